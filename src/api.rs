@@ -1,0 +1,11 @@
+//! The public API, `logitd.v1`, generated from `proto/logitd/v1/sampler.proto`.
+
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+mod generated {
+    tonic::include_proto!("logitd.v1");
+}
+
+pub use generated::*;
+
+/// The encoded `FileDescriptorSet` of the API, for reflection.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/logitd_descriptor.bin"));

@@ -1,0 +1,24 @@
+//! The function that a row of logits is put through, to the bit.
+//!
+//! Everything whose order could matter is an integer. A token's weight is a 64-bit fixed-point
+//! *mass*, so sums are associative, and no thread count, SIMD width, batch or chip can change a
+//! result. Floating point appears only element by element, in a fixed sequence of correctly rounded
+//! IEEE binary32 operations.
+//!
+//! A row passes through the files of this folder in this order: [`key`] (the total order of tokens),
+//! [`mass`] (temperature, and the weight of each token), [`cut`] (how many tokens top-k, top-p and
+//! min-p keep), [`philox`] and [`draw`] (which of the kept tokens is drawn), [`logprob`].
+//!
+//! These are the scalar definitions. Backends compute the same bits in whatever way is fast.
+//! Nothing here knows anything but `core`, `half` (widening) and `libm` (the logarithm of
+//! [`logprob`] and of one host constant).
+
+pub mod cut;
+pub mod draw;
+pub mod key;
+pub mod logprob;
+pub mod mass;
+pub mod philox;
+
+/// Version of the function. A result can be replayed by any build with the same number.
+pub const VERSION: u32 = 1;

@@ -1,0 +1,121 @@
+//! The oracle: sorts the row and does what the definition says, one sentence at a time.
+//!
+//! It takes the order, the masses and the random bits from [`crate::arithmetic`], and works out cuts
+//! and draws by itself, so that it stays an independent opinion. It is never optimised.
+
+use super::{Backend, DeviceError, DeviceInfo};
+use crate::arithmetic::logprob::logprob;
+use crate::arithmetic::mass::{Scale, UNIT, mass};
+use crate::arithmetic::{key::key32, philox::token_bits};
+use crate::batch::{Draw, Outcome, Results, Row, RowStatus, Slot};
+
+/// The oracle as a backend, one row after another on the calling thread.
+#[derive(Debug)]
+pub struct Reference {
+    device: DeviceInfo,
+}
+
+impl Default for Reference {
+    fn default() -> Self {
+        let device = DeviceInfo {
+            id: "reference".into(),
+            name: "sort-based oracle".into(),
+            isa: "none".into(),
+            threads: 1,
+        };
+        Self { device }
+    }
+}
+
+impl Backend for Reference {
+    fn device(&self) -> &DeviceInfo {
+        &self.device
+    }
+
+    fn sample(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), DeviceError> {
+        results.reset(rows);
+        for (row, slot) in rows.iter().zip(results.slots()) {
+            sample_row(row, slot);
+        }
+        Ok(())
+    }
+}
+
+fn sample_row(row: &Row<'_>, slot: Slot<'_>) {
+    let x: Vec<f32> = (0..row.vocab_size()).map(|token| row.logit(token)).collect();
+    let status = status(&x);
+    if status != RowStatus::Ok {
+        *slot.outcome = Outcome::failed(status);
+        return;
+    }
+
+    // Every candidate, in the total order.
+    let mut order: Vec<usize> = (0..x.len()).filter(|&i| x[i] > f32::NEG_INFINITY).collect();
+    order.sort_by_key(|&i| (std::cmp::Reverse(key32(x[i])), i));
+    let first = order[0];
+    let max = x[first];
+
+    let params = row.params();
+    if params.is_greedy() {
+        *slot.outcome = Outcome { status, kept: 1, kept_mass: UNIT };
+        slot.draws.fill(Draw { token: first as u32, logprob: 0.0 });
+        return;
+    }
+
+    let scale = Scale::new(params.temperature());
+    let masses: Vec<u64> = order.iter().map(|&i| mass(x[i], max, scale)).collect();
+
+    let n_k = params.top_k().map_or(order.len(), |k| order.len().min(k as usize));
+    let n_p = params.top_p().map_or(order.len(), |p| nucleus(&masses[..n_k], p));
+    let n_m = params.min_p().map_or(order.len(), |p| {
+        let least = (libm::log(f64::from(p)) * f64::from(params.temperature())) as f32;
+        order.iter().take_while(|&&i| x[i] - max >= least).count()
+    });
+    let kept = n_k.min(n_p).min(n_m);
+    let kept_mass: u64 = masses[..kept].iter().sum();
+
+    // The kept tokens by ascending id, each with its mass.
+    let mut by_id: Vec<(usize, u64)> = order.into_iter().zip(masses).take(kept).collect();
+    by_id.sort_unstable();
+    for (draw, place) in slot.draws.iter_mut().enumerate() {
+        let bits = token_bits(params.seed(), params.position(), draw as u32);
+        let target = (u128::from(bits) * u128::from(kept_mass)) >> 64;
+        let mut cumulative = 0;
+        let &(token, _) = by_id
+            .iter()
+            .find(|(_, mass)| {
+                cumulative += u128::from(*mass);
+                cumulative > target
+            })
+            .expect("the target is below the kept mass");
+        *place = Draw { token: token as u32, logprob: logprob(x[token], max, scale, kept_mass) };
+    }
+    *slot.outcome = Outcome { status, kept: kept as u32, kept_mass };
+}
+
+fn status(x: &[f32]) -> RowStatus {
+    if x.iter().any(|x| x.is_nan()) {
+        RowStatus::Nan
+    } else if x.contains(&f32::INFINITY) {
+        RowStatus::PositiveInfinity
+    } else if x.iter().all(|&x| x == f32::NEG_INFINITY) {
+        RowStatus::NoCandidate
+    } else {
+        RowStatus::Ok
+    }
+}
+
+/// The least number of first tokens whose mass is at least `p` of all of `masses`, and at least 1.
+fn nucleus(masses: &[u64], p: f32) -> usize {
+    let fraction = (f64::from(p) * 2f64.powi(64)) as u128;
+    let total: u128 = masses.iter().map(|&m| u128::from(m)).sum();
+    let target = (fraction * total).div_ceil(1 << 64).max(1);
+    let mut cumulative = 0;
+    1 + masses
+        .iter()
+        .take_while(|&&m| {
+            cumulative += u128::from(m);
+            cumulative < target
+        })
+        .count()
+}

@@ -1,0 +1,315 @@
+//! Rows and their results, as the backends see them.
+//!
+//! A [`Row`] borrows its logits as the little-endian bytes they arrived in, at any alignment: a
+//! backend reads them in place or copies them once. A [`Results`] is a flat table that is reused
+//! from batch to batch, so that sampling allocates nothing in steady state.
+
+use crate::params::SamplingParams;
+use half::{bf16, f16};
+use std::fmt;
+
+/// The largest vocabulary a row can have: 2^20 tokens, so that a row's mass stays within 2^60.
+pub const VOCAB_SIZE_MAX: u32 = 1 << 20;
+
+/// How logits are stored. All are widened to f32 exactly, subnormals included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Dtype {
+    /// IEEE binary16.
+    F16 = 0,
+    /// The upper half of a binary32.
+    Bf16 = 1,
+    /// IEEE binary32.
+    F32 = 2,
+}
+
+impl Dtype {
+    /// Every dtype.
+    pub const ALL: [Self; 3] = [Self::F16, Self::Bf16, Self::F32];
+
+    /// Bytes a logit.
+    pub const fn size_bytes(self) -> usize {
+        match self {
+            Self::F16 | Self::Bf16 => 2,
+            Self::F32 => 4,
+        }
+    }
+
+    /// The name used by flags and files: `f16`, `bf16` or `f32`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::F32 => "f32",
+        }
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// One row of logits and what to do with it.
+#[derive(Clone, Copy, Debug)]
+pub struct Row<'a> {
+    dtype: Dtype,
+    vocab_size: u32,
+    logits: &'a [u8],
+    params: SamplingParams,
+}
+
+impl<'a> Row<'a> {
+    /// A row of `logits.len() / dtype.size_bytes()` tokens.
+    pub fn new(dtype: Dtype, logits: &'a [u8], params: SamplingParams) -> Result<Self, RowError> {
+        let size = dtype.size_bytes();
+        let vocab_size = logits.len() / size;
+        if !logits.len().is_multiple_of(size) {
+            return Err(RowError::Torn { bytes: logits.len(), dtype });
+        }
+        if !(1..=VOCAB_SIZE_MAX as usize).contains(&vocab_size) {
+            return Err(RowError::VocabSize(vocab_size));
+        }
+        Ok(Self { dtype, vocab_size: vocab_size as u32, logits, params })
+    }
+
+    /// How the logits are stored.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// The number of tokens, 1 to [`VOCAB_SIZE_MAX`].
+    pub fn vocab_size(&self) -> u32 {
+        self.vocab_size
+    }
+
+    /// `vocab_size` little-endian values, at any alignment.
+    pub fn logits(&self) -> &'a [u8] {
+        self.logits
+    }
+
+    /// What to do with it.
+    pub fn params(&self) -> &SamplingParams {
+        &self.params
+    }
+
+    /// The logit of one token, widened.
+    ///
+    /// # Panics
+    /// If `token` is not below [`vocab_size`](Self::vocab_size).
+    pub fn logit(&self, token: u32) -> f32 {
+        let i = token as usize;
+        match self.dtype {
+            Dtype::F16 => f16::from_bits(self.bits16(i)).to_f32(),
+            Dtype::Bf16 => bf16::from_bits(self.bits16(i)).to_f32(),
+            Dtype::F32 => {
+                let at = i * 4;
+                f32::from_le_bytes(self.logits[at..at + 4].try_into().expect("four bytes"))
+            }
+        }
+    }
+
+    fn bits16(&self, i: usize) -> u16 {
+        u16::from_le_bytes(self.logits[i * 2..i * 2 + 2].try_into().expect("two bytes"))
+    }
+}
+
+/// Why bytes are not a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RowError {
+    /// The byte count is not a whole number of logits.
+    #[error("{bytes} bytes are not a whole number of {dtype} logits of {} bytes", dtype.size_bytes())]
+    Torn {
+        /// The bytes given.
+        bytes: usize,
+        /// What they were said to be.
+        dtype: Dtype,
+    },
+    /// No token, or too many.
+    #[error("vocab_size is {0}; allowed: 1 to {VOCAB_SIZE_MAX}")]
+    VocabSize(usize),
+}
+
+/// What became of a row.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum RowStatus {
+    /// It has a token.
+    #[default]
+    Ok = 0,
+    /// A logit is NaN.
+    Nan = 1,
+    /// A logit is +inf, and none is NaN.
+    PositiveInfinity = 2,
+    /// Every logit is -inf.
+    NoCandidate = 3,
+}
+
+impl RowStatus {
+    /// The name used by the API and the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "OK",
+            Self::Nan => "NAN",
+            Self::PositiveInfinity => "POSITIVE_INFINITY",
+            Self::NoCandidate => "NO_CANDIDATE",
+        }
+    }
+}
+
+impl fmt::Display for RowStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What is said once about a row. `kept` and `kept_mass` are 0 unless the status is OK.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Whether the row has a token, and why not.
+    pub status: RowStatus,
+    /// How many tokens the cuts left.
+    pub kept: u32,
+    /// Their mass, in units of 2^-40 of the first token's.
+    pub kept_mass: u64,
+}
+
+impl Outcome {
+    /// A row without a token.
+    pub const fn failed(status: RowStatus) -> Self {
+        Self { status, kept: 0, kept_mass: 0 }
+    }
+}
+
+/// One drawn token. Equal means equal in every bit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Draw {
+    /// The token's id.
+    pub token: u32,
+    /// Natural logarithm of its probability among the kept tokens.
+    pub logprob: f32,
+}
+
+impl PartialEq for Draw {
+    fn eq(&self, other: &Self) -> bool {
+        self.token == other.token && self.logprob.to_bits() == other.logprob.to_bits()
+    }
+}
+
+impl Eq for Draw {}
+
+/// The results of a batch, in the order of its rows.
+#[derive(Clone, Debug, Default)]
+pub struct Results {
+    outcomes: Vec<Outcome>,
+    /// Where each row's draws end; they start where the row before ends.
+    ends: Vec<u32>,
+    draws: Vec<Draw>,
+}
+
+impl Results {
+    /// Makes room for these rows, keeping the memory of earlier batches.
+    pub fn reset(&mut self, rows: &[Row<'_>]) {
+        self.outcomes.clear();
+        self.outcomes.resize(rows.len(), Outcome::default());
+        self.ends.clear();
+        let mut end = 0;
+        self.ends.extend(rows.iter().map(|row| {
+            end += row.params().draws();
+            end
+        }));
+        self.draws.clear();
+        self.draws.resize(end as usize, Draw::default());
+    }
+
+    /// The place of each row's result, to be written independently (by several threads, say).
+    pub fn slots(&mut self) -> impl Iterator<Item = Slot<'_>> {
+        let mut rest = self.draws.as_mut_slice();
+        let mut start = 0;
+        self.outcomes.iter_mut().zip(&self.ends).map(move |(outcome, &end)| {
+            let (draws, after) = std::mem::take(&mut rest).split_at_mut((end - start) as usize);
+            (rest, start) = (after, end);
+            Slot { outcome, draws }
+        })
+    }
+
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        self.outcomes.len()
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.outcomes.is_empty()
+    }
+
+    /// The result of one row.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row(&self, i: usize) -> RowResult<'_> {
+        let outcome = self.outcomes[i];
+        let start = if i == 0 { 0 } else { self.ends[i - 1] };
+        let draws = match outcome.status {
+            RowStatus::Ok => &self.draws[start as usize..self.ends[i] as usize],
+            _ => &[],
+        };
+        RowResult { outcome, draws }
+    }
+
+    /// Every row's result, in order.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = RowResult<'_>> {
+        (0..self.len()).map(|i| self.row(i))
+    }
+}
+
+/// Where a backend writes the result of one row.
+#[derive(Debug)]
+pub struct Slot<'a> {
+    /// Said once.
+    pub outcome: &'a mut Outcome,
+    /// One place a draw; left as it is where the status is not OK.
+    pub draws: &'a mut [Draw],
+}
+
+/// The result of one row. Equal means equal in every bit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowResult<'a> {
+    /// Said once.
+    pub outcome: Outcome,
+    /// One a draw asked for; none where the status is not OK.
+    pub draws: &'a [Draw],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::params::ParamsSpec;
+
+    #[test]
+    fn results_of_rows_do_not_overlap() {
+        let params = |draws| ParamsSpec { draws, ..Default::default() }.parse(|| 0).unwrap();
+        let logits = [0; 6];
+        let rows = [3, 1, 2].map(|n| Row::new(Dtype::F16, &logits, params(n)).unwrap());
+        let mut results = Results::default();
+        results.reset(&rows);
+        for (i, slot) in results.slots().enumerate() {
+            slot.draws.fill(Draw { token: i as u32, logprob: 0.0 });
+            slot.outcome.status = if i == 1 { RowStatus::Nan } else { RowStatus::Ok };
+        }
+        let lengths: Vec<_> = results.iter().map(|r| r.draws.len()).collect();
+        assert_eq!(lengths, [3, 0, 2]);
+        assert!(results.row(2).draws.iter().all(|d| d.token == 2));
+    }
+
+    #[test]
+    fn bytes_that_are_not_a_row_are_refused() {
+        let params = ParamsSpec::default().parse(|| 0).unwrap();
+        let error = |dtype, bytes: &[u8]| Row::new(dtype, bytes, params).unwrap_err();
+        assert_eq!(error(Dtype::F32, &[0; 6]), RowError::Torn { bytes: 6, dtype: Dtype::F32 });
+        assert_eq!(error(Dtype::F16, &[]), RowError::VocabSize(0));
+        let long = vec![0; (VOCAB_SIZE_MAX as usize + 1) * 2];
+        assert_eq!(error(Dtype::Bf16, &long), RowError::VocabSize(VOCAB_SIZE_MAX as usize + 1));
+    }
+}

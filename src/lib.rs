@@ -1,0 +1,11 @@
+//! Exact, replayable token sampling: logits in, tokens out, the same bits on every machine.
+
+#![warn(missing_docs)]
+#![deny(unsafe_code)]
+
+pub mod api;
+pub mod arithmetic;
+pub mod backend;
+pub mod batch;
+pub mod cli;
+pub mod params;

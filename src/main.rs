@@ -1,0 +1,7 @@
+//! The `logitd` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    logitd::cli::main()
+}
