@@ -9,3 +9,4 @@ pub mod backend;
 pub mod batch;
 pub mod cli;
 pub mod params;
+pub mod verify;
