@@ -8,5 +8,6 @@ pub mod arithmetic;
 pub mod backend;
 pub mod batch;
 pub mod cli;
+pub mod generate;
 pub mod params;
 pub mod verify;
