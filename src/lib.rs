@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod arithmetic;
+pub mod assets;
 pub mod backend;
 pub mod batch;
 pub mod cli;
