@@ -11,4 +11,3 @@ pub mod batch;
 pub mod cli;
 pub mod generate;
 pub mod params;
-pub mod verify;
