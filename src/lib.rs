@@ -10,4 +10,5 @@ pub mod backend;
 pub mod batch;
 pub mod cli;
 pub mod generate;
+pub mod npy;
 pub mod params;
