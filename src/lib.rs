@@ -9,5 +9,6 @@ pub mod assets;
 pub mod backend;
 pub mod batch;
 pub mod cli;
+pub mod generate;
 pub mod npy;
 pub mod params;
