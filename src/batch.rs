@@ -7,6 +7,7 @@
 use crate::params::SamplingParams;
 use half::{bf16, f16};
 use std::fmt;
+use std::ops::Range;
 
 /// The largest vocabulary a row can have: 2^20 tokens, so that a row's mass stays within 2^60.
 pub const VOCAB_SIZE_MAX: u32 = 1 << 20;
@@ -234,6 +235,19 @@ impl Results {
         })
     }
 
+    /// Adds a copy of some rows of another table.
+    ///
+    /// # Panics
+    /// If `other` does not have them.
+    pub fn extend_from(&mut self, other: &Self, rows: Range<usize>) {
+        let start = if rows.start == 0 { 0 } else { other.ends[rows.start - 1] };
+        let end = if rows.end == 0 { 0 } else { other.ends[rows.end - 1] };
+        let base = self.draws.len() as u32;
+        self.outcomes.extend_from_slice(&other.outcomes[rows.clone()]);
+        self.ends.extend(other.ends[rows].iter().map(|end| base + (end - start)));
+        self.draws.extend_from_slice(&other.draws[start as usize..end as usize]);
+    }
+
     /// The number of rows.
     pub fn len(&self) -> usize {
         self.outcomes.len()
@@ -301,6 +315,12 @@ mod tests {
         let lengths: Vec<_> = results.iter().map(|r| r.draws.len()).collect();
         assert_eq!(lengths, [3, 0, 2]);
         assert!(results.row(2).draws.iter().all(|d| d.token == 2));
+
+        let mut pieced = Results::default();
+        pieced.extend_from(&results, 2..3);
+        pieced.extend_from(&results, 1..1);
+        pieced.extend_from(&results, 0..2);
+        assert!(pieced.iter().eq([2, 0, 1].map(|i| results.row(i))));
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod assets;
 pub mod backend;
 pub mod batch;
 pub mod cli;
+pub mod engine;
 pub mod generate;
 pub mod npy;
 pub mod params;

@@ -1,0 +1,205 @@
+//! The bound on everything accepted: permits, counted in rows and in bytes.
+//!
+//! A [`Permit`] is taken whole or refused at once, never waited for. It goes with the request that it
+//! was taken for and gives back what it holds when it is dropped, so every way a request can end
+//! (answered, cancelled, expired, failed) releases it exactly once. A permit also keeps
+//! [`drained`](Permits::drained) from resolving, even one of nothing: the worker holds such a one
+//! between freeing a request's room and answering it.
+
+use super::{Refused, Resource};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// The shortest wait a refused caller is told.
+const RETRY_AFTER_MIN: Duration = Duration::from_millis(1);
+
+/// What may be held at once, and the longest wait that a refusal may name.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub rows: usize,
+    pub bytes: usize,
+    pub retry_after_max: Duration,
+}
+
+/// The pool that permits are taken from.
+#[derive(Debug)]
+pub(super) struct Permits {
+    limits: Limits,
+    state: Mutex<State>,
+    /// Told whenever the last permit of a draining pool is dropped.
+    drained: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    rows: usize,
+    bytes: usize,
+    /// Permits out, those of nothing included.
+    permits: usize,
+    draining: bool,
+    rate: Rate,
+}
+
+impl Permits {
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, state: Mutex::default(), drained: Notify::new() }
+    }
+
+    /// Takes both amounts or neither.
+    pub fn take(self: &Arc<Self>, rows: usize, bytes: usize) -> Result<Permit, Refused> {
+        let mut state = self.lock();
+        if state.draining {
+            return Err(Refused::Draining);
+        }
+        state.fit(&self.limits, rows, bytes)?;
+        state.rows += rows;
+        state.bytes += bytes;
+        state.permits += 1;
+        Ok(Permit { pool: Arc::clone(self), rows, bytes })
+    }
+
+    /// A permit of nothing, which is never refused: what it is held for belongs to work that was
+    /// accepted.
+    pub fn hold(self: &Arc<Self>) -> Permit {
+        self.lock().permits += 1;
+        Permit { pool: Arc::clone(self), rows: 0, bytes: 0 }
+    }
+
+    /// From now on nothing is accepted.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.draining = true;
+        if state.permits == 0 {
+            self.drained.notify_waiters();
+        }
+    }
+
+    /// Resolves when no permit is out. Meant for after [`close`](Self::close).
+    pub async fn drained(&self) {
+        loop {
+            // Listens before it looks, so that no news falls between the two.
+            let news = self.drained.notified();
+            if self.lock().permits == 0 {
+                return;
+            }
+            news.await;
+        }
+    }
+
+    /// Tells how long a device was busy with how much; refusals are estimated from it.
+    pub fn served(&self, rows: usize, bytes: usize, busy: Duration, devices: usize) {
+        self.lock().rate.add(rows, bytes, busy.div_f64(devices.max(1) as f64));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing in here panics half way through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Whether this much more may be held.
+    fn fit(&self, limits: &Limits, rows: usize, bytes: usize) -> Result<(), Refused> {
+        for (what, asked, limit) in
+            [(Resource::QueueRows, rows, limits.rows), (Resource::QueueBytes, bytes, limits.bytes)]
+        {
+            if asked > limit {
+                return Err(Refused::TooLarge { what, limit, asked });
+            }
+        }
+        for (what, asked, limit, held, pace) in [
+            (Resource::QueueRows, rows, limits.rows, self.rows, self.rate.row()),
+            (Resource::QueueBytes, bytes, limits.bytes, self.bytes, self.rate.byte()),
+        ] {
+            if asked > limit - held {
+                // When what was asked for will fit; but not before half of what waits is done, or
+                // everybody refused now comes back for the same few places.
+                let ahead = (asked - (limit - held)).max(held / 2);
+                let seconds = pace * ahead as f64;
+                let retry_after = Duration::try_from_secs_f64(seconds)
+                    .unwrap_or_default()
+                    .max(RETRY_AFTER_MIN)
+                    .min(limits.retry_after_max);
+                return Err(Refused::Overloaded { what, limit, asked, retry_after });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Room for rows and bytes, given back when dropped.
+#[derive(Debug)]
+pub struct Permit {
+    pool: Arc<Permits>,
+    rows: usize,
+    bytes: usize,
+}
+
+impl Permit {
+    /// Rows held.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Bytes of logits held.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Holds other amounts from now on: all of the change happens, or none. Shrinking is never
+    /// refused, and neither is growing once the engine drains: the request was accepted before.
+    pub fn resize(&mut self, rows: usize, bytes: usize) -> Result<(), Refused> {
+        let pool = Arc::clone(&self.pool);
+        let mut state = pool.lock();
+        let (others_rows, others_bytes) = (state.rows - self.rows, state.bytes - self.bytes);
+        if rows > self.rows || bytes > self.bytes {
+            let others = State { rows: others_rows, bytes: others_bytes, ..*state };
+            others.fit(&pool.limits, rows, bytes)?;
+        }
+        state.rows = others_rows + rows;
+        state.bytes = others_bytes + bytes;
+        (self.rows, self.bytes) = (rows, bytes);
+        Ok(())
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut state = self.pool.lock();
+        state.rows -= self.rows;
+        state.bytes -= self.bytes;
+        state.permits -= 1;
+        if state.permits == 0 && state.draining {
+            self.pool.drained.notify_waiters();
+        }
+    }
+}
+
+/// The recent rate of service: sums in which every addition takes an eighth off what was before, so
+/// that long batches weigh more than short ones and old ones fade.
+#[derive(Clone, Copy, Debug, Default)]
+struct Rate {
+    rows: f64,
+    bytes: f64,
+    busy_seconds: f64,
+}
+
+impl Rate {
+    fn add(&mut self, rows: usize, bytes: usize, busy: Duration) {
+        let add = |sum: &mut f64, x: f64| *sum = *sum * 0.875 + x;
+        add(&mut self.rows, rows as f64);
+        add(&mut self.bytes, bytes as f64);
+        add(&mut self.busy_seconds, busy.as_secs_f64());
+    }
+
+    /// Seconds a row, or NaN as long as nothing is known.
+    fn row(&self) -> f64 {
+        self.busy_seconds / self.rows
+    }
+
+    /// Seconds a byte, or NaN as long as nothing is known.
+    fn byte(&self) -> f64 {
+        self.busy_seconds / self.bytes
+    }
+}

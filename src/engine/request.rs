@@ -1,0 +1,180 @@
+//! What goes into the engine and what comes out.
+
+use crate::backend::{DeviceError, DeviceInfo};
+use crate::batch::{Dtype, Results, Row, RowError};
+use crate::params::SamplingParams;
+use bytes::Bytes;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Rows to sample, all answered together.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// At least one. They may differ in everything.
+    pub rows: Vec<RequestRow>,
+    /// After this moment nobody wants the answer any more.
+    pub deadline: Option<Instant>,
+    /// Who goes first when some must wait.
+    pub priority: Priority,
+}
+
+impl Request {
+    /// Bytes of logits in all rows.
+    pub fn bytes(&self) -> usize {
+        self.rows.iter().map(|row| row.logits().len()).sum()
+    }
+}
+
+/// One row that owns its logits. One that exists is valid: it is a [`Row`] whenever asked.
+#[derive(Clone, Debug)]
+pub struct RequestRow {
+    dtype: Dtype,
+    logits: Bytes,
+    params: SamplingParams,
+}
+
+impl RequestRow {
+    /// A row of `logits.len() / dtype.size_bytes()` tokens; refused where [`Row::new`] is.
+    pub fn new(dtype: Dtype, logits: Bytes, params: SamplingParams) -> Result<Self, RowError> {
+        Row::new(dtype, &logits, params)?;
+        Ok(Self { dtype, logits, params })
+    }
+
+    /// The row as backends see it.
+    pub fn as_row(&self) -> Row<'_> {
+        Row::new(self.dtype, &self.logits, self.params).expect("checked when it was made")
+    }
+
+    /// The logits, little-endian.
+    pub fn logits(&self) -> &Bytes {
+        &self.logits
+    }
+
+    /// What to do with it.
+    pub fn params(&self) -> &SamplingParams {
+        &self.params
+    }
+}
+
+/// Who goes first when some must wait. Within a priority the order is that of arrival.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Priority {
+    /// After all others.
+    Low,
+    /// The default.
+    #[default]
+    Normal,
+    /// Before all others.
+    High,
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug)]
+pub struct Completed {
+    /// One a row, in the order of the request.
+    pub results: Results,
+    /// Where the time went.
+    pub timings: Timings,
+    /// What sampled the rows; with a request that was split over several, the last of them.
+    pub device: Arc<DeviceInfo>,
+}
+
+/// Where the time of a request went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    /// From acceptance to the start of its batch; of a request that was split, its first.
+    pub queue: Duration,
+    /// Copying logits to the device; 0 where they are read in place. A split request's add up.
+    pub copy: Duration,
+    /// Computing its batch. A split request's batches add up.
+    pub compute: Duration,
+}
+
+/// Why a request was not taken. Nothing has been done for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// There is no room at present.
+    #[error(
+        "{asked} more {what} than fit at present: {limit} may wait or be sampled at once \
+         ({}); try again in {} ms", what.limit_name(), retry_after.as_millis()
+    )]
+    Overloaded {
+        /// What there is too little of.
+        what: Resource,
+        /// How much of it may be held at once.
+        limit: usize,
+        /// How much of it was asked for.
+        asked: usize,
+        /// When to try again, estimated from the recent rate of service.
+        retry_after: Duration,
+    },
+    /// There will never be room.
+    #[error("{asked} {what} can never fit: the limit is {limit} ({})", what.limit_name())]
+    TooLarge {
+        /// What was asked too much of.
+        what: Resource,
+        /// How much of it there is.
+        limit: usize,
+        /// How much of it was asked for.
+        asked: usize,
+    },
+    /// The deadline had passed when the request came.
+    #[error("the deadline passed before the request was queued")]
+    DeadlineExceeded,
+    /// There are no rows in it.
+    #[error("a request needs at least one row")]
+    Empty,
+    /// The engine takes no more work.
+    #[error("the server is shutting down")]
+    Draining,
+    /// Every device has failed.
+    #[error("no device is left to sample on")]
+    NoDevice,
+}
+
+/// What can run out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Resource {
+    /// Rows waiting or being sampled.
+    QueueRows,
+    /// Bytes of logits waiting or being sampled.
+    QueueBytes,
+    /// Bytes of logits in one batch: a row must fit one.
+    BatchBytes,
+}
+
+impl Resource {
+    /// The name of the limit, as in the configuration.
+    pub const fn limit_name(self) -> &'static str {
+        match self {
+            Self::QueueRows => "queue_rows_max",
+            Self::QueueBytes => "queue_bytes_max",
+            Self::BatchBytes => "batch_bytes_max",
+        }
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::QueueRows => "rows",
+            Self::QueueBytes => "bytes of logits",
+            Self::BatchBytes => "bytes of logits in one row",
+        })
+    }
+}
+
+/// Why an accepted request has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The deadline passed while it waited.
+    #[error("the deadline passed while the request waited for a device")]
+    DeadlineExceeded,
+    /// The engine was stopped before the request ran.
+    #[error("the server stopped before the request ran")]
+    Cancelled,
+    /// A device failed under it, and nothing was left to run it on.
+    #[error("{0}, and no other device is left")]
+    Device(DeviceError),
+}
