@@ -1,0 +1,259 @@
+//! Two backends as one: every batch runs on both, and the first differing row is reported with all
+//! that is needed to replay it.
+//!
+//! Equal means equal in every bit: status, kept, kept_mass, and token and logprob of every draw.
+
+use super::{Backend, DeviceError, DeviceInfo};
+use crate::batch::{Draw, Dtype, Outcome, Results, Row, RowResult};
+use crate::npy;
+use crate::params::SamplingParams;
+use std::fmt;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Runs two backends and answers for the first. A difference is a [`DeviceError`].
+pub struct Dual {
+    a: Box<dyn Backend>,
+    b: Box<dyn Backend>,
+    device: DeviceInfo,
+    results_b: Results,
+    difference: Option<Difference>,
+}
+
+impl Dual {
+    /// A backend that answers as `a` does where `b` agrees.
+    pub fn new(a: Box<dyn Backend>, b: Box<dyn Backend>) -> Self {
+        let id = format!("{}={}", a.device().id, b.device().id);
+        let device = DeviceInfo { id, ..a.device().clone() };
+        Self { a, b, device, results_b: Results::default(), difference: None }
+    }
+
+    /// The first difference of the last batch, if there was one.
+    pub fn difference(&self) -> Option<&Difference> {
+        self.difference.as_ref()
+    }
+}
+
+impl Backend for Dual {
+    fn device(&self) -> &DeviceInfo {
+        &self.device
+    }
+
+    fn sample(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), DeviceError> {
+        self.difference = None;
+        self.a.sample(rows, results)?;
+        self.b.sample(rows, &mut self.results_b)?;
+        self.difference = first_difference(rows, results, &self.results_b);
+        match &self.difference {
+            None => Ok(()),
+            // Such reasons are logged, so logits and seeds stay out of it.
+            Some(difference) => Err(DeviceError {
+                device: self.device.id.clone(),
+                reason: format!("they differ in row {}", difference.row_index),
+            }),
+        }
+    }
+}
+
+/// The first row in which two tables of results differ, a row that only one of them has included.
+pub fn first_difference(rows: &[Row<'_>], a: &Results, b: &Results) -> Option<Difference> {
+    let get = |results: &Results, i| (i < results.len()).then(|| Answer::new(results.row(i)));
+    let differs = |i| match (i < a.len(), i < b.len()) {
+        (true, true) => a.row(i) != b.row(i),
+        _ => true,
+    };
+    let row_index = (0..rows.len()).find(|&i| differs(i))?;
+    let row = &rows[row_index];
+    Some(Difference {
+        row_index,
+        dtype: row.dtype(),
+        vocab_size: row.vocab_size(),
+        params: *row.params(),
+        logits: row.logits().to_vec(),
+        a: get(a, row_index),
+        b: get(b, row_index),
+    })
+}
+
+/// A row on which two backends disagree: what went in, and what came out of each.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Difference {
+    /// Its place in the batch.
+    pub row_index: usize,
+    /// How its logits are stored.
+    pub dtype: Dtype,
+    /// Tokens.
+    pub vocab_size: u32,
+    /// Its parameters, the seed included.
+    pub params: SamplingParams,
+    /// `vocab_size` little-endian values.
+    pub logits: Vec<u8>,
+    /// What the first said; `None` where it has no such row.
+    pub a: Option<Answer>,
+    /// What the second said.
+    pub b: Option<Answer>,
+}
+
+impl Difference {
+    /// Writes `NAME.npy`, `NAME.params.jsonl` and `NAME.txt` into a folder: the row, its parameters,
+    /// and both answers with the command that replays it. Returns the path of the last.
+    ///
+    /// The row and its seed are what somebody sampled: keep the folder as private as they are.
+    pub fn write(&self, folder: &Path, name: &str) -> io::Result<PathBuf> {
+        std::fs::create_dir_all(folder)?;
+        let path = |end: &str| folder.join(format!("{name}.{end}"));
+        npy::write(&path("npy"), self.dtype, self.vocab_size, &self.logits)?;
+        std::fs::write(path("params.jsonl"), format!("{}\n", self.params_json()))?;
+        let text = path("txt");
+        let mut file = std::fs::File::create(&text)?;
+        writeln!(file, "{self}\n\nreplay: logitd sample --logits {name}.npy {}", self.flags(name))?;
+        Ok(text)
+    }
+
+    /// The parameters as one JSON object, keys as in the API. Values read back to the same bits.
+    pub fn params_json(&self) -> serde_json::Value {
+        let params = &self.params;
+        serde_json::json!({
+            "temperature": params.temperature(),
+            "top_k": params.top_k().unwrap_or(0),
+            "top_p": params.top_p().unwrap_or(1.0),
+            "min_p": params.min_p().unwrap_or(0.0),
+            "seed": params.seed(),
+            "position": params.position(),
+            "draws": params.draws(),
+        })
+    }
+
+    fn flags(&self, name: &str) -> String {
+        // numpy has no bf16, so a file of it does not say what it holds.
+        let dtype = if self.dtype == Dtype::Bf16 { "--dtype bf16 " } else { "" };
+        format!("{dtype}--params {name}.params.jsonl")
+    }
+}
+
+/// Says everything but the logits.
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { row_index, dtype, vocab_size, .. } = self;
+        writeln!(f, "row {row_index} ({dtype}, vocab_size {vocab_size}), {}", self.params_json())?;
+        write_answer(f, "a", self.a.as_ref(), self.b.as_ref())?;
+        f.write_str("\n")?;
+        write_answer(f, "b", self.b.as_ref(), self.a.as_ref())
+    }
+}
+
+/// One line. Of the draws, the first that the other does not have alike.
+fn write_answer(
+    f: &mut fmt::Formatter<'_>,
+    name: &str,
+    own: Option<&Answer>,
+    other: Option<&Answer>,
+) -> fmt::Result {
+    let Some(Answer { outcome, draws }) = own else {
+        return write!(f, "  {name}: no such row");
+    };
+    let Outcome { status, kept, kept_mass } = outcome;
+    write!(f, "  {name}: {status}, kept {kept}, kept_mass {kept_mass}")?;
+    let others = other.map_or(&[][..], |answer| &answer.draws);
+    let differing = (0..draws.len()).find(|&i| others.get(i) != Some(&draws[i])).unwrap_or(0);
+    if let Some(Draw { token, logprob }) = draws.get(differing) {
+        let bits = logprob.to_bits();
+        write!(f, ", draw {differing}: token {token}, logprob {logprob} ({bits:#010x})")?;
+    }
+    Ok(())
+}
+
+/// The result of one row, owned. Equal means equal in every bit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Said once.
+    pub outcome: Outcome,
+    /// One a draw asked for; none where the status is not OK.
+    pub draws: Vec<Draw>,
+}
+
+impl Answer {
+    fn new(result: RowResult<'_>) -> Self {
+        Self { outcome: result.outcome, draws: result.draws.to_vec() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::reference::Reference;
+    use crate::npy::{Declared, LogitsFile};
+    use crate::params::ParamsSpec;
+
+    /// The oracle, with one bit of one logprob flipped in the given row.
+    struct Wrong(Reference, usize);
+
+    impl Backend for Wrong {
+        fn device(&self) -> &DeviceInfo {
+            self.0.device()
+        }
+
+        fn sample(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), DeviceError> {
+            self.0.sample(rows, results)?;
+            let draw = results.slots().nth(self.1).unwrap().draws.last_mut().unwrap();
+            draw.logprob = f32::from_bits(draw.logprob.to_bits() ^ 1);
+            Ok(())
+        }
+    }
+
+    fn params(draws: u32) -> SamplingParams {
+        let spec = ParamsSpec { temperature: 0.7, top_p: 0.9, draws, ..Default::default() };
+        spec.parse(|| u64::MAX).unwrap()
+    }
+
+    #[test]
+    fn agreement_answers_as_the_first_does() {
+        let logits: Vec<u8> = (0..60).collect();
+        let rows = [Row::new(Dtype::Bf16, &logits, params(3)).unwrap(); 4];
+        let mut dual = Dual::new(Box::<Reference>::default(), Box::<Reference>::default());
+        let (mut results, mut expected) = (Results::default(), Results::default());
+        dual.sample(&rows, &mut results).unwrap();
+        Reference::default().sample(&rows, &mut expected).unwrap();
+        assert!(results.iter().eq(expected.iter()));
+        assert_eq!(dual.difference(), None);
+    }
+
+    #[test]
+    fn one_flipped_bit_is_found_and_can_be_replayed_from_the_files() {
+        let logits: Vec<u8> = (0..60).collect();
+        let rows = [Row::new(Dtype::Bf16, &logits, params(3)).unwrap(); 4];
+        let mut dual =
+            Dual::new(Box::<Reference>::default(), Box::new(Wrong(Reference::default(), 2)));
+        let error = dual.sample(&rows, &mut Results::default()).unwrap_err();
+        assert_eq!(error.to_string(), "device reference=reference failed: they differ in row 2");
+
+        let difference = dual.difference().unwrap();
+        assert_eq!((difference.row_index, difference.vocab_size), (2, 30));
+        assert!(difference.to_string().contains("draw 2: token"), "{difference}");
+        assert!(difference.to_string().contains("18446744073709551615"), "{difference}");
+
+        let folder = tempfile::tempdir().unwrap();
+        difference.write(folder.path(), "first").unwrap();
+        let declared = Declared { dtype: Some(Dtype::Bf16), vocab_size: None };
+        let mut file = LogitsFile::open(&folder.path().join("first.npy"), declared).unwrap();
+        let mut read = Vec::new();
+        file.read(0..1, &mut read).unwrap();
+        assert_eq!(read, logits);
+        let json = std::fs::read(folder.path().join("first.params.jsonl")).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(json["seed"], u64::MAX);
+        assert_eq!(json["temperature"].as_f64().unwrap() as f32, 0.7);
+    }
+
+    #[test]
+    fn a_missing_row_is_a_difference() {
+        let logits = [0; 4];
+        let rows = [Row::new(Dtype::F32, &logits, params(1)).unwrap(); 2];
+        let (mut a, mut b) = (Results::default(), Results::default());
+        Reference::default().sample(&rows, &mut a).unwrap();
+        Reference::default().sample(&rows[..1], &mut b).unwrap();
+        let difference = first_difference(&rows, &a, &b).unwrap();
+        assert_eq!((difference.row_index, difference.b), (1, None));
+        assert_eq!(first_difference(&rows[..1], &a, &b), None);
+    }
+}
