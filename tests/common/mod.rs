@@ -1,0 +1,16 @@
+//! What the suites share: cases, the backends under test, and the one helper that holds any two
+//! backends to the same bits.
+
+// Every suite is a crate of its own that uses its own part of this.
+#![allow(dead_code, unused_imports)]
+
+pub mod candidates;
+pub mod case;
+pub mod compare;
+pub mod known;
+pub mod real;
+pub mod shrink;
+
+pub use candidates::candidates;
+pub use case::Case;
+pub use compare::Panel;
