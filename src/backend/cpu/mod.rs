@@ -1,0 +1,224 @@
+//! The CPU as a device: one algorithm over vector instructions, chosen once at start.
+
+mod row;
+
+use super::{Backend, DeviceError, DeviceInfo};
+use crate::batch::{Results, Row};
+use std::fmt;
+use std::str::FromStr;
+
+/// A family of vector instructions that the rows are sampled with.
+///
+/// Every one gives the same bits. What this machine has is chosen at run time; a flag forces one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Isa {
+    /// Plain Rust, as the target's baseline compiles it. Runs everywhere.
+    Portable,
+    /// x86-64 with AVX2, FMA and F16C: 256 bits.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ, VL and VBMI2, and what [`Isa::Avx2`] needs: 512 bits.
+    Avx512,
+}
+
+impl Isa {
+    /// Every one, slowest first.
+    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+
+    /// The fastest one that this machine has.
+    pub fn detect() -> Self {
+        Self::supported().last().expect("portable code runs everywhere")
+    }
+
+    /// Those that this machine has, slowest first.
+    pub fn supported() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|isa| isa.is_supported())
+    }
+
+    /// Whether this machine has it.
+    pub fn is_supported(self) -> bool {
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                Self::Avx2.is_supported()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && is_x86_feature_detected!("avx512vbmi2")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            _ => false,
+        }
+    }
+
+    /// The name used by flags and reports: `portable`, `avx2` or `avx512`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Isa {
+    type Err = UnknownIsa;
+
+    fn from_str(name: &str) -> Result<Self, UnknownIsa> {
+        Self::ALL.into_iter().find(|isa| isa.name() == name).ok_or_else(|| UnknownIsa(name.into()))
+    }
+}
+
+/// A name that is no instruction set's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("instruction set {0:?} is unknown; there are: portable, avx2, avx512")]
+pub struct UnknownIsa(pub String);
+
+/// How a [`Cpu`] computes. The default is the best this machine offers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// The instructions to use; `None` detects them.
+    pub isa: Option<Isa>,
+    /// Threads to compute with, the caller's among them. 0 is one for each processor.
+    pub threads: usize,
+}
+
+/// Why there is no [`Cpu`].
+#[derive(Debug, thiserror::Error)]
+pub enum CpuError {
+    /// The instructions asked for are not here.
+    #[error(
+        "this machine cannot run isa {isa}; it supports: {supported} (leave isa out to detect)"
+    )]
+    UnsupportedIsa {
+        /// What was asked for.
+        isa: Isa,
+        /// What there is, separated by commas.
+        supported: String,
+    },
+    /// The operating system gives no threads.
+    #[error("cannot start {threads} threads: {reason}; ask for fewer")]
+    Threads {
+        /// How many were asked for.
+        threads: usize,
+        /// What was said.
+        reason: String,
+    },
+}
+
+/// The CPU backend. Owned by one worker thread; it computes on that thread and on its own.
+pub struct Cpu {
+    device: DeviceInfo,
+    scratch: row::Scratch,
+}
+
+impl Cpu {
+    /// Checks the instructions and starts the threads.
+    pub fn new(options: CpuOptions) -> Result<Self, CpuError> {
+        let isa = options.isa.unwrap_or_else(Isa::detect);
+        if !isa.is_supported() {
+            let supported: Vec<_> = Isa::supported().map(Isa::name).collect();
+            return Err(CpuError::UnsupportedIsa { isa, supported: supported.join(", ") });
+        }
+        let device = DeviceInfo {
+            id: "cpu".into(),
+            name: chip_name(),
+            isa: isa.name().into(),
+            threads: match options.threads {
+                0 => std::thread::available_parallelism().map_or(1, usize::from),
+                n => n,
+            },
+        };
+        Ok(Self { device, scratch: row::Scratch::default() })
+    }
+}
+
+impl fmt::Debug for Cpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cpu").field("device", &self.device).finish_non_exhaustive()
+    }
+}
+
+impl Backend for Cpu {
+    fn device(&self) -> &DeviceInfo {
+        &self.device
+    }
+
+    fn sample(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), DeviceError> {
+        results.reset(rows);
+        for (row, slot) in rows.iter().zip(results.slots()) {
+            row::sample(row, &mut self.scratch, slot);
+        }
+        Ok(())
+    }
+}
+
+/// What the operating system calls the chip, or else its architecture.
+fn chip_name() -> String {
+    let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    info.lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(field, _)| field.trim() == "model name")
+        .map_or_else(|| std::env::consts::ARCH.into(), |(_, name)| name.trim().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::reference::Reference;
+    use crate::batch::Dtype;
+    use crate::params::ParamsSpec;
+
+    #[test]
+    fn small_rows_equal_the_reference_on_every_isa() {
+        let bits: Vec<u16> =
+            (0..3000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 17) as u16 & 0xbfff).collect();
+        let bytes: Vec<u8> = bits.iter().flat_map(|b| b.to_le_bytes()).collect();
+        let mut rows = Vec::new();
+        for (i, len) in [1, 2, 31, 32, 33, 600, 3000].into_iter().enumerate() {
+            for (top_k, top_p, min_p) in
+                [(0, 1.0, 0.0), (7, 1.0, 0.0), (0, 0.9, 0.0), (50, 0.7, 0.1)]
+            {
+                let spec = ParamsSpec {
+                    temperature: 0.3,
+                    top_k,
+                    top_p,
+                    min_p,
+                    draws: 3,
+                    position: i as u64,
+                    ..Default::default()
+                };
+                let params = spec.parse(|| 7).unwrap();
+                rows.push(Row::new(Dtype::F16, &bytes[..len * 2], params).unwrap());
+            }
+        }
+        let (mut expected, mut got) = (Results::default(), Results::default());
+        Reference::default().sample(&rows, &mut expected).unwrap();
+        for isa in Isa::supported() {
+            let options = CpuOptions { isa: Some(isa), threads: 1 };
+            Cpu::new(options).unwrap().sample(&rows, &mut got).unwrap();
+            assert!(expected.iter().eq(got.iter()), "{isa}");
+        }
+    }
+
+    #[test]
+    fn names_round_trip_and_others_are_refused() {
+        for isa in Isa::ALL {
+            assert_eq!(isa.to_string().parse(), Ok(isa));
+        }
+        assert!("sse9".parse::<Isa>().unwrap_err().to_string().contains("\"sse9\""));
+    }
+}
