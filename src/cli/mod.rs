@@ -1,13 +1,20 @@
 //! The command line: one file a command.
 
+mod answer;
 pub mod bench;
 pub mod demo;
+mod device;
 pub mod info;
+mod params;
+mod progress;
+mod rows;
 pub mod sample;
+mod sampler;
 pub mod serve;
 pub mod verify;
 
-use clap::{Parser, Subcommand};
+use crate::batch::Dtype;
+use clap::{Parser, Subcommand, ValueEnum};
 use std::error::Error;
 use std::process::ExitCode;
 
@@ -47,4 +54,25 @@ pub fn main() -> ExitCode {
         eprintln!("logitd: {error}");
         ExitCode::from(2)
     })
+}
+
+/// A dtype as a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DtypeArg {
+    /// IEEE binary16
+    F16,
+    /// bfloat16
+    Bf16,
+    /// IEEE binary32
+    F32,
+}
+
+impl From<DtypeArg> for Dtype {
+    fn from(arg: DtypeArg) -> Self {
+        match arg {
+            DtypeArg::F16 => Self::F16,
+            DtypeArg::Bf16 => Self::Bf16,
+            DtypeArg::F32 => Self::F32,
+        }
+    }
 }

@@ -1,12 +1,135 @@
 //! `logitd sample`: samples a file of logits, in process or on a server.
 
-use super::Outcome;
+use super::answer::Printer;
+use super::device::DeviceArgs;
+use super::params::ParamsArgs;
+use super::progress::Progress;
+use super::rows::RowList;
+use super::sampler::{Batch, Local, Sampler};
+use super::{DtypeArg, Outcome};
+use crate::assets::TokenTexts;
+use crate::npy::{Declared, LogitsFile};
+use crate::params::ParamsSpec;
+use std::error::Error;
+use std::io::{BufWriter, IsTerminal, stderr, stdout};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
 
-/// Sample the rows of a .npy file.
+/// Sample the rows of a file of logits, in this process or on a running server
+///
+/// Reads an array of logits, one row a token to sample, and prints a token a row. The same logits,
+/// parameters and seed give the same bits here, on a server, on any instruction set, in any batch.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(after_long_help = EXAMPLES)]
+pub struct Args {
+    /// A .npy file of [rows, vocab_size] or [vocab_size] (f16 or f32, or bf16 as 16-bit words), C
+    /// order, little-endian; or a raw file of such values. Rows are read as they are needed
+    #[arg(long, value_name = "FILE")]
+    logits: PathBuf,
+
+    /// What the values are, where the file does not say: bf16 for an array of 16-bit words
+    #[arg(long, value_enum)]
+    dtype: Option<DtypeArg>,
+
+    /// Tokens a row, for a raw file: 1 to 1048576
+    #[arg(long, value_name = "N")]
+    vocab_size: Option<u32>,
+
+    /// Sample these rows only, numbered from 0
+    #[arg(long, value_name = "3,5-9")]
+    rows: Option<RowList>,
+
+    #[command(flatten, next_help_heading = "Sampling parameters")]
+    params: ParamsArgs,
+
+    #[command(flatten, next_help_heading = "Where")]
+    device: DeviceArgs,
+
+    /// Print a line of JSON a row (a draw, where there are several) instead of a table
+    #[arg(long, help_heading = "Output")]
+    json: bool,
+
+    /// A JSON array of strings, the text of every token by id; adds the text to the output
+    #[arg(long, value_name = "FILE.json", help_heading = "Output")]
+    tokens: Option<PathBuf>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  logitd sample --logits logits.npy --temperature 0.8 --top-k 50 --seed 7
+  logitd sample --logits bf16.npy --dtype bf16 --params params.jsonl --json
+  logitd sample --logits logits.npy --target http://127.0.0.1:50051
+
+  A line of params.jsonl:  {\"temperature\": 0.7, \"top_p\": 0.9, \"seed\": 42, \"position\": 17}
+  A line of the answer:    {\"row\":0,\"status\":\"OK\",\"token\":563,\"logprob\":-1.3,\"kept\":50,\"seed\":42}
+
+A row whose status is not OK (NAN, POSITIVE_INFINITY, NO_CANDIDATE) has no token; the others are
+unaffected, and the exit code is 0.";
 
 /// Runs the command.
-pub fn run(_args: Args) -> Outcome {
-    Err("not built yet".into())
+pub fn run(args: Args) -> Outcome {
+    let declared = Declared { dtype: args.dtype.map(Into::into), vocab_size: args.vocab_size };
+    let named = |error: &dyn std::fmt::Display| format!("{}: {error}", args.logits.display());
+    let file = LogitsFile::open(&args.logits, declared).map_err(|e| named(&e))?;
+    let rows = match args.rows {
+        Some(rows) => rows.within(file.rows())?,
+        None => RowList::all(file.rows()),
+    };
+    let specs = args.params.specs(rows.len())?;
+    let tokens = args.tokens.as_deref().map(read_tokens).transpose()?;
+    let sampler: Box<dyn Sampler> = Box::new(Local::new(args.device.open()?));
+    let draws_max = specs.iter().map(|spec| spec.draws).max().unwrap_or(1);
+    let seed_max = specs.iter().try_fold(0, |max, spec| spec.seed.map(|seed| seed.max(max)));
+    let out = BufWriter::new(stdout().lock());
+    let printer = Printer::new(out, args.json, tokens, file.rows() - 1, draws_max, seed_max);
+    sample(file, &rows, &specs, sampler, printer, !args.json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn sample(
+    mut file: LogitsFile,
+    rows: &RowList,
+    specs: &[ParamsSpec],
+    mut sampler: Box<dyn Sampler>,
+    mut printer: Printer<impl std::io::Write>,
+    summary: bool,
+) -> Result<(), Box<dyn Error>> {
+    let start = Instant::now();
+    // Rows that appear on the terminal are progress enough.
+    let mut progress = (!stdout().is_terminal()).then(|| Progress::new(rows.len() as u64, "rows"));
+    let mut rest = specs;
+    printer.begin()?;
+    for run in rows.runs(sampler.rows_max(file.row_bytes())?) {
+        let (params, after) = rest.split_at(run.len());
+        rest = after;
+        let mut logits = Vec::new();
+        file.read(run.clone(), &mut logits)?;
+        let (dtype, vocab_size) = (file.dtype(), file.vocab_size());
+        let answers = sampler.sample(Batch { dtype, vocab_size, logits, params })?;
+        for ((row, answer), spec) in run.clone().zip(&answers).zip(params) {
+            printer.row(row, spec.draws, answer)?;
+        }
+        if let Some(progress) = &mut progress {
+            progress.advance(run.len() as u64);
+        }
+    }
+    printer.end()?;
+    drop(progress);
+    if summary && stderr().is_terminal() {
+        let (rows, name, took) = (rows.len(), sampler.name(), start.elapsed());
+        eprintln!(
+            "{rows} rows of {} {} logits, {name}, {took:.1?}",
+            file.vocab_size(),
+            file.dtype()
+        );
+    }
+    Ok(())
+}
+
+fn read_tokens(path: &Path) -> Result<TokenTexts, Box<dyn Error>> {
+    let json = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    TokenTexts::from_json(&json).map_err(|e| {
+        format!("{}: {e}; a JSON array of strings is wanted, token 0 first", path.display()).into()
+    })
 }

@@ -1,0 +1,190 @@
+//! What became of the rows, as a table for people or as JSON for programs.
+
+use crate::assets::TokenTexts;
+use crate::batch::{Draw, RowStatus};
+use serde::Serialize;
+use std::io::{self, Write};
+
+/// What became of one row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// Whether it has tokens, and why not.
+    pub status: RowStatus,
+    /// One a draw; none unless the status is OK.
+    pub draws: Vec<Draw>,
+    /// How many tokens the cuts left.
+    pub kept: u32,
+    /// The seed that was used.
+    pub seed: u64,
+}
+
+/// How answers are written.
+pub struct Printer<W> {
+    out: W,
+    json: bool,
+    tokens: Option<TokenTexts>,
+    columns: Columns,
+}
+
+/// The widths of the table's columns; without `draw` where no row has several.
+#[derive(Clone, Copy)]
+struct Columns {
+    row: usize,
+    draw: Option<usize>,
+    seed: usize,
+}
+
+/// Statuses stand where a row has none of these three.
+const STATUS: usize = 6;
+const TOKEN: usize = 9;
+const LOGPROB: usize = 15;
+const KEPT: usize = 9;
+
+/// A line of JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    row: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    draw: Option<usize>,
+    status: &'static str,
+    token: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
+    logprob: Option<f32>,
+    kept: u32,
+    seed: u64,
+}
+
+impl<W: Write> Printer<W> {
+    /// Writes to `out`: a line of JSON a draw, or a table. `row_max` is the last row's number and
+    /// `draws_max` the most draws that a row has; `seed_max` is the largest seed, if all are known.
+    pub fn new(
+        out: W,
+        json: bool,
+        tokens: Option<TokenTexts>,
+        row_max: usize,
+        draws_max: u32,
+        seed_max: Option<u64>,
+    ) -> Self {
+        let digits = |n: u64| n.to_string().len();
+        let columns = Columns {
+            row: digits(row_max as u64).max(3),
+            draw: (draws_max > 1).then(|| digits(u64::from(draws_max) - 1).max(4)),
+            seed: digits(seed_max.unwrap_or(u64::MAX)).max(4),
+        };
+        Self { out, json, tokens, columns }
+    }
+
+    /// Writes what goes above all rows.
+    pub fn begin(&mut self) -> io::Result<()> {
+        if self.json {
+            return Ok(());
+        }
+        let Columns { row, draw, seed } = self.columns;
+        write!(self.out, "{:>row$}", "row")?;
+        if let Some(draw) = draw {
+            write!(self.out, "  {:>draw$}", "draw")?;
+        }
+        write!(
+            self.out,
+            "  {:<STATUS$}{:>TOKEN$}{:>LOGPROB$}{:>KEPT$}  {:>seed$}",
+            "status", "token", "logprob", "kept", "seed"
+        )?;
+        writeln!(self.out, "{}", if self.tokens.is_some() { "  text" } else { "" })
+    }
+
+    /// Writes one row: a line for each of the `draws` that were asked for, tokens or not.
+    pub fn row(&mut self, row: usize, draws: u32, answer: &Answer) -> io::Result<()> {
+        (0..draws as usize).try_for_each(|draw| match self.json {
+            true => self.json_line(row, draw, answer),
+            false => self.table_line(row, draw, answer),
+        })
+    }
+
+    /// Writes everything out.
+    pub fn end(mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+
+    fn json_line(&mut self, row: usize, draw: usize, answer: &Answer) -> io::Result<()> {
+        let drawn = answer.draws.get(draw);
+        let line = Line {
+            row,
+            draw: self.columns.draw.map(|_| draw),
+            status: answer.status.name(),
+            token: drawn.map(|d| d.token),
+            text: drawn.and_then(|d| self.tokens.as_ref()?.get(d.token)),
+            logprob: drawn.map(|d| d.logprob),
+            kept: answer.kept,
+            seed: answer.seed,
+        };
+        serde_json::to_writer(&mut self.out, &line)?;
+        writeln!(self.out)
+    }
+
+    fn table_line(&mut self, row: usize, draw: usize, answer: &Answer) -> io::Result<()> {
+        let columns = self.columns;
+        write!(self.out, "{row:>0$}", columns.row)?;
+        if let Some(width) = columns.draw {
+            write!(self.out, "  {draw:>width$}")?;
+        }
+        match answer.draws.get(draw) {
+            Some(d) => write!(
+                self.out,
+                "  {:<STATUS$}{:>TOKEN$}{:>LOGPROB$}",
+                answer.status.name(),
+                d.token,
+                d.logprob
+            )?,
+            None => {
+                let width = STATUS + TOKEN + LOGPROB;
+                write!(self.out, "  {:<width$}", answer.status.name())?;
+            }
+        }
+        write!(self.out, "{:>KEPT$}  {:>2$}", answer.kept, answer.seed, columns.seed)?;
+        let text = answer.draws.get(draw).and_then(|d| self.tokens.as_ref()?.get(d.token));
+        writeln!(self.out, "{}", text.map(|text| format!("  {text:?}")).unwrap_or_default())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn print(json: bool, draws: u32) -> String {
+        let tokens = TokenTexts::from_json(br#"["a", "\n"]"#).unwrap();
+        let mut out = Vec::new();
+        let mut printer = Printer::new(&mut out, json, Some(tokens), 12, draws, Some(77));
+        let draw = |token| Draw { token, logprob: -0.1 };
+        let drawn = (0..draws).map(draw).collect();
+        let ok = Answer { status: RowStatus::Ok, draws: drawn, kept: 5, seed: 77 };
+        let status = RowStatus::PositiveInfinity;
+        let failed = Answer { status, draws: Vec::new(), kept: 0, seed: 1 };
+        printer.begin().unwrap();
+        printer.row(3, draws, &ok).unwrap();
+        printer.row(12, draws, &failed).unwrap();
+        printer.end().unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_table() {
+        let expected = "\
+row  draw  status    token        logprob     kept  seed  text
+  3     0  OK            0           -0.1        5    77  \"a\"
+  3     1  OK            1           -0.1        5    77  \"\\n\"
+ 12     0  POSITIVE_INFINITY                     0     1
+ 12     1  POSITIVE_INFINITY                     0     1
+";
+        assert_eq!(print(false, 2), expected);
+    }
+
+    #[test]
+    fn lines_of_json() {
+        let expected = r#"{"row":3,"status":"OK","token":0,"text":"a","logprob":-0.1,"kept":5,"seed":77}
+{"row":12,"status":"POSITIVE_INFINITY","token":null,"logprob":null,"kept":0,"seed":1}
+"#;
+        assert_eq!(print(true, 1), expected);
+        assert!(print(true, 2).starts_with(r#"{"row":3,"draw":0,"status":"OK","#));
+    }
+}

@@ -1,0 +1,85 @@
+//! What turns rows into answers for the command line: a device of this process, or a server.
+
+use super::answer::Answer;
+use super::params;
+use crate::backend::Backend;
+use crate::batch::{Dtype, Results, Row};
+use crate::params::{ParamsSpec, SamplingParams};
+use std::error::Error;
+
+/// Bytes of logits read at a time when this process samples them.
+const LOCAL_BYTES_MAX: usize = 64 << 20;
+/// Rows sampled at a time when this process does it.
+const LOCAL_ROWS_MAX: usize = 4096;
+
+/// Rows that belong together.
+pub struct Batch<'a> {
+    /// How the logits are stored.
+    pub dtype: Dtype,
+    /// Tokens a row.
+    pub vocab_size: u32,
+    /// The rows, one after another.
+    pub logits: Vec<u8>,
+    /// One a row.
+    pub params: &'a [ParamsSpec],
+}
+
+/// Something that samples batches of at most [`rows_max`](Self::rows_max) rows.
+pub trait Sampler {
+    /// For people: what samples, and where.
+    fn name(&self) -> String;
+
+    /// How many rows of so many bytes a batch may have, 1 or more.
+    fn rows_max(&self, row_bytes: usize) -> Result<usize, Box<dyn Error>>;
+
+    /// The answers, in the order of the rows.
+    fn sample(&mut self, batch: Batch<'_>) -> Result<Vec<Answer>, Box<dyn Error>>;
+}
+
+/// A device of this process.
+pub struct Local {
+    backend: Box<dyn Backend>,
+    results: Results,
+}
+
+impl Local {
+    /// Samples on that device.
+    pub fn new(backend: Box<dyn Backend>) -> Self {
+        Self { backend, results: Results::default() }
+    }
+}
+
+impl Sampler for Local {
+    fn name(&self) -> String {
+        let device = self.backend.device();
+        match device.threads {
+            0 => format!("{} ({})", device.id, device.isa),
+            1 => format!("{} ({}, 1 thread)", device.id, device.isa),
+            n => format!("{} ({}, {n} threads)", device.id, device.isa),
+        }
+    }
+
+    fn rows_max(&self, row_bytes: usize) -> Result<usize, Box<dyn Error>> {
+        Ok((LOCAL_BYTES_MAX / row_bytes).clamp(1, LOCAL_ROWS_MAX))
+    }
+
+    fn sample(&mut self, batch: Batch<'_>) -> Result<Vec<Answer>, Box<dyn Error>> {
+        let parsed: Vec<SamplingParams> =
+            batch.params.iter().map(|&spec| params::parse(spec)).collect::<Result<_, _>>()?;
+        let row_bytes = batch.vocab_size as usize * batch.dtype.size_bytes();
+        let rows: Vec<Row<'_>> = batch
+            .logits
+            .chunks_exact(row_bytes)
+            .zip(&parsed)
+            .map(|(logits, &params)| Row::new(batch.dtype, logits, params))
+            .collect::<Result<_, _>>()?;
+        self.backend.sample(&rows, &mut self.results)?;
+        let answer = |(result, params): (crate::batch::RowResult<'_>, &SamplingParams)| Answer {
+            status: result.outcome.status,
+            draws: result.draws.to_vec(),
+            kept: result.outcome.kept,
+            seed: params.seed(),
+        };
+        Ok(self.results.iter().zip(&parsed).map(answer).collect())
+    }
+}
