@@ -52,19 +52,16 @@ impl Panel {
         Self { candidates, ..Self::default() }
     }
 
-    /// Compares one batch; the oracle samples it once.
-    pub fn compare(&mut self, cases: &[Case]) -> Result<(), String> {
+    /// Compares one batch, which the oracle samples once. The first difference: which candidate,
+    /// and which row.
+    pub fn differs(&mut self, cases: &[Case]) -> Option<(usize, usize)> {
         let placed: Vec<_> = cases.iter().map(Case::place).collect();
         let rows: Vec<_> = placed.iter().map(|p| p.row()).collect();
         sample(&mut self.oracle, &rows, &mut self.expected);
-        for candidate in &mut self.candidates {
+        self.candidates.iter_mut().enumerate().find_map(|(which, candidate)| {
             sample(candidate.as_mut(), &rows, &mut self.got);
-            if let Some(at) = first_difference(&self.expected, &self.got) {
-                let (oracle, candidate) = (&mut self.oracle, candidate.as_mut());
-                return Err(report(oracle, candidate, cases, at, &self.expected, &self.got));
-            }
-        }
-        Ok(())
+            first_difference(&self.expected, &self.got).map(|at| (which, at))
+        })
     }
 
     /// Compares one batch.
@@ -73,8 +70,9 @@ impl Panel {
     /// With a report if any backend differs.
     #[track_caller]
     pub fn check(&mut self, cases: &[Case]) {
-        if let Err(report) = self.compare(cases) {
-            panic!("{report}");
+        if let Some((which, at)) = self.differs(cases) {
+            let candidate = self.candidates[which].as_mut();
+            panic!("{}", report(&mut self.oracle, candidate, cases, at, &self.expected, &self.got));
         }
     }
 
