@@ -1,15 +1,26 @@
-//! Which device computes, as flags.
+//! Which device computes, as flags and as the names that `verify` compares.
 
+use crate::backend::cpu::{Cpu, CpuOptions, Isa};
 use crate::backend::{Backend, reference::Reference};
 use clap::ValueEnum;
 use std::error::Error;
+use std::fmt;
+use std::str::FromStr;
 
 /// What computes, and how.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DeviceArgs {
-    /// What computes, where no --target does
+    /// What computes
     #[arg(long, value_enum, default_value_t = Device::Auto)]
     pub device: Device,
+
+    /// Vector instructions of the processor [default: the best that this machine has]
+    #[arg(long, value_enum)]
+    pub isa: Option<Isa>,
+
+    /// Threads of the processor; 0 is one for each core
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub threads: usize,
 }
 
 /// What computes.
@@ -26,6 +37,93 @@ pub enum Device {
 impl DeviceArgs {
     /// The chosen device, ready to work.
     pub fn open(&self) -> Result<Box<dyn Backend>, Box<dyn Error>> {
-        Ok(Box::new(Reference::default()))
+        let name = match self.device {
+            Device::Auto | Device::Cpu => BackendName::Cpu(self.isa),
+            Device::Reference => match self.isa {
+                Some(isa) => {
+                    return Err(format!(
+                        "--isa {isa} is for the processor, and --device is reference; leave one out"
+                    )
+                    .into());
+                }
+                None => BackendName::Reference,
+            },
+        };
+        name.open(self.threads)
+    }
+}
+
+/// A backend by name: `reference`, `cpu`, `cpu:portable`, `cpu:avx2`, `cpu:avx512`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendName {
+    /// The oracle.
+    Reference,
+    /// The processor, with these instructions or the best ones.
+    Cpu(Option<Isa>),
+}
+
+impl BackendName {
+    /// The backend, ready to work. `threads` is for the processor; 0 is one for each core.
+    pub fn open(self, threads: usize) -> Result<Box<dyn Backend>, Box<dyn Error>> {
+        Ok(match self {
+            Self::Reference => Box::<Reference>::default(),
+            Self::Cpu(isa) => Box::new(Cpu::new(CpuOptions { isa, threads })?),
+        })
+    }
+}
+
+impl FromStr for BackendName {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let (device, isa) = match name.split_once(':') {
+            Some((device, isa)) => (device, Some(isa.parse().map_err(|_| wrong())?)),
+            None => (name, None),
+        };
+        match (device, isa) {
+            ("reference", None) => Ok(Self::Reference),
+            ("cpu", isa) => Ok(Self::Cpu(isa)),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+impl fmt::Display for BackendName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reference => f.write_str("reference"),
+            Self::Cpu(None) => f.write_str("cpu"),
+            Self::Cpu(Some(isa)) => write!(f, "cpu:{isa}"),
+        }
+    }
+}
+
+fn wrong() -> String {
+    "there are: reference, cpu, cpu:portable, cpu:avx2, cpu:avx512".into()
+}
+
+/// What a backend is and runs on, for people: `cpu (avx512, 8 threads)`.
+pub fn describe(backend: &dyn Backend) -> String {
+    let device = backend.device();
+    match (device.isa.as_str(), device.threads) {
+        ("none", _) => device.id.clone(),
+        (isa, 0) => format!("{} ({isa})", device.id),
+        (isa, 1) => format!("{} ({isa}, 1 thread)", device.id),
+        (isa, threads) => format!("{} ({isa}, {threads} threads)", device.id),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_shown() {
+        for name in ["reference", "cpu", "cpu:portable", "cpu:avx2", "cpu:avx512"] {
+            assert_eq!(name.parse::<BackendName>().unwrap().to_string(), name);
+        }
+        for name in ["", "gpu", "cpu:", "cpu:neon", "reference:avx2"] {
+            assert!(name.parse::<BackendName>().unwrap_err().contains("cpu:avx2"), "{name}");
+        }
     }
 }

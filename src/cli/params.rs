@@ -59,18 +59,26 @@ impl ParamsArgs {
             flags.parse(|| 0).map_err(|error| format!("--{}", flagged(&error.to_string())))?;
             return Ok(vec![flags; rows]);
         };
-        let lines = read(path, flags)?;
-        match lines[..] {
-            [one] => Ok(vec![one; rows]),
-            _ if lines.len() == rows => Ok(lines),
-            _ => Err(format!(
-                "{}: holds {} parameter sets, and {rows} rows are to be sampled; give one a row, or \
-                 one for all",
-                path.display(),
-                lines.len()
-            )
-            .into()),
-        }
+        read(path, flags, rows)
+    }
+}
+
+/// The parameters of `rows` rows, from a file with one set a line, or a single one for all rows.
+pub fn read(
+    path: &Path,
+    flags: ParamsSpec,
+    rows: usize,
+) -> Result<Vec<ParamsSpec>, Box<dyn Error>> {
+    let lines = lines(path, flags)?;
+    match lines[..] {
+        [one] => Ok(vec![one; rows]),
+        _ if lines.len() == rows => Ok(lines),
+        _ => Err(format!(
+            "{}: holds {} parameter sets, and there are {rows} rows; give one a row, or one for all",
+            path.display(),
+            lines.len()
+        )
+        .into()),
     }
 }
 
@@ -102,7 +110,7 @@ struct Line {
     draws: Option<u32>,
 }
 
-fn read(path: &Path, flags: ParamsSpec) -> Result<Vec<ParamsSpec>, Box<dyn Error>> {
+fn lines(path: &Path, flags: ParamsSpec) -> Result<Vec<ParamsSpec>, Box<dyn Error>> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
     text.lines()
         .enumerate()

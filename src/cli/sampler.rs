@@ -1,6 +1,7 @@
 //! What turns rows into answers for the command line: a device of this process, or a server.
 
 use super::answer::Answer;
+use super::device::describe;
 use super::params;
 use crate::backend::Backend;
 use crate::batch::{Dtype, Results, Row};
@@ -51,12 +52,7 @@ impl Local {
 
 impl Sampler for Local {
     fn name(&self) -> String {
-        let device = self.backend.device();
-        match device.threads {
-            0 => format!("{} ({})", device.id, device.isa),
-            1 => format!("{} ({}, 1 thread)", device.id, device.isa),
-            n => format!("{} ({}, {n} threads)", device.id, device.isa),
-        }
+        describe(&*self.backend)
     }
 
     fn rows_max(&self, row_bytes: usize) -> Result<usize, Box<dyn Error>> {
