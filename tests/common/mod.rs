@@ -7,6 +7,8 @@
 pub mod candidates;
 pub mod case;
 pub mod compare;
+#[cfg(unix)]
+pub mod guarded;
 pub mod known;
 pub mod real;
 pub mod shrink;
