@@ -1,13 +1,24 @@
 //! The backends under test, each in every variant that this machine can run.
 
-use logitd::backend::{Backend, reference::Reference};
+use logitd::backend::Backend;
+use logitd::backend::cpu::{Cpu, CpuOptions, Isa};
 
 /// Threads that a variant runs with: alone, as many as rows are split over, and an odd number.
-pub const THREADS: [usize; 3] = [1, 2, 3];
+const THREADS: [usize; 3] = [1, 2, 3];
 
 /// Every backend that must return the oracle's bits. A new one is a line here.
 pub fn candidates() -> Vec<Box<dyn Backend>> {
-    vec![Box::new(Reference::default())]
+    let mut all: Vec<Box<dyn Backend>> = Vec::new();
+    all.extend(cpus());
+    all
+}
+
+fn cpus() -> impl Iterator<Item = Box<dyn Backend>> {
+    let options = Isa::supported()
+        .flat_map(|isa| THREADS.map(|threads| CpuOptions { isa: Some(isa), threads }));
+    options.map(|options| -> Box<dyn Backend> {
+        Box::new(Cpu::new(options).expect("a supported instruction set and a few threads"))
+    })
 }
 
 /// How reports call a backend.
