@@ -1,0 +1,461 @@
+//! The arrows between the rooms of the house point one way, and what is dangerous stays where it is
+//! looked for. Each rule is also shown a violation that it must catch.
+//!
+//! The sources are read as tokens, so comments and strings do not count; `#[cfg(test)]` modules may
+//! reach further than the code they test, except for `unsafe`.
+
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use std::path::Path;
+
+/// Which rooms (the modules of the crate root) a room may know.
+const ROOMS: &[(&str, &[&str])] = &[
+    ("arithmetic", &[]),
+    ("params", &["arithmetic"]),
+    ("batch", &["params", "arithmetic"]),
+    ("npy", &["batch"]),
+    ("assets", &["batch"]),
+    ("generate", &["batch", "params", "arithmetic"]),
+    ("backend", &["npy", "batch", "params", "arithmetic"]),
+    ("engine", &["backend", "batch", "params"]),
+    ("plane", &["batch"]),
+    ("api", &[]),
+    ("client", &["api"]),
+    ("load", &["client", "api"]),
+    ("config", &["engine", "backend", "batch", "params"]),
+    ("server", &["config", "plane", "engine", "backend", "batch", "params", "arithmetic", "api"]),
+    (
+        "cli",
+        &[
+            "server",
+            "config",
+            "client",
+            "load",
+            "api",
+            "plane",
+            "engine",
+            "backend",
+            "generate",
+            "assets",
+            "npy",
+            "batch",
+            "params",
+            "arithmetic",
+        ],
+    ),
+    ("main", &["cli"]),
+];
+
+/// Crates that are only for some places: a crate is named by the start of its name.
+const CRATES: &[(&str, &[&str])] = &[
+    ("tonic", &["server", "client", "api", "load"]),
+    ("prost", &["server", "client", "api"]),
+    ("tokio", &["engine", "server", "client", "load", "cli", "plane"]),
+    ("clap", &["cli", "config", "backend/cpu/mod.rs"]),
+    ("rayon", &["backend/cpu"]),
+    ("cudarc", &["backend/cuda"]),
+];
+
+/// All that the arithmetic stands on.
+const ARITHMETIC_CRATES: &[&str] = &["core", "half", "libm"];
+/// Where `unsafe` may be: vector instructions, devices, and memory that others share.
+const UNSAFE: &[&str] = &["backend/cpu/", "backend/cuda/", "plane/"];
+/// The oracle works out cuts and draws by itself, to stay an independent opinion.
+const NOT_FOR_REFERENCE: &[[&str; 2]] = &[["arithmetic", "cut"], ["arithmetic", "draw"]];
+
+#[test]
+fn every_arrow_points_the_right_way() {
+    let files = sources();
+    assert!(files.len() > 20, "only {} files found", files.len());
+    let violations: Vec<String> = files.iter().flat_map(violations).collect();
+    assert!(violations.is_empty(), "\n{}", violations.join("\n"));
+}
+
+#[test]
+fn every_room_has_its_arrows_and_they_make_no_circle() {
+    for file in sources().iter().filter(|file| file.path != "lib.rs") {
+        let room = file.room();
+        assert!(allowed(room).is_some(), "{}: say in ROOMS whom `{room}` may know", file.path);
+    }
+    // A room may only know rooms that stand before it, so there is no way back.
+    for (place, (room, knows)) in ROOMS.iter().enumerate() {
+        for known in *knows {
+            let before = ROOMS[..place].iter().any(|(other, _)| other == known);
+            assert!(before, "{room} knows {known}, which does not stand before it");
+        }
+    }
+}
+
+/// A file of `src/`.
+struct Source {
+    /// Its path below `src/`, with `/`.
+    path: String,
+    text: String,
+}
+
+impl Source {
+    fn room(&self) -> &str {
+        let first = self.path.split('/').next().expect("a path has a part");
+        first.strip_suffix(".rs").unwrap_or(first)
+    }
+
+    /// The path of the module, from the crate root.
+    fn module(&self) -> Vec<String> {
+        let path = self.path.strip_suffix(".rs").unwrap_or(&self.path);
+        let parts = path.split('/').filter(|part| !["mod", "lib", "main"].contains(part));
+        parts.map(str::to_owned).collect()
+    }
+
+    fn is_in(&self, places: &[&str]) -> bool {
+        places.iter().any(|place| {
+            let place = place.trim_end_matches('/');
+            let rest = self.path.strip_prefix(place);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '.']))
+        })
+    }
+}
+
+fn sources() -> Vec<Source> {
+    fn walk(folder: &Path, root: &Path, found: &mut Vec<Source>) {
+        let entries = folder.read_dir().unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
+        for entry in entries {
+            let path = entry.expect("an entry of a folder").path();
+            if path.is_dir() {
+                walk(&path, root, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let below = path.strip_prefix(root).expect("found below it");
+                let text = std::fs::read_to_string(&path).expect("a source file is text");
+                found.push(Source { path: below.to_string_lossy().replace('\\', "/"), text });
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    walk(&root, &root, &mut found);
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found
+}
+
+fn allowed(room: &str) -> Option<&'static [&'static str]> {
+    ROOMS.iter().find(|(name, _)| *name == room).map(|(_, knows)| *knows)
+}
+
+/// Every rule, over one file.
+fn violations(file: &Source) -> Vec<String> {
+    let tokens: TokenStream =
+        file.text.parse().unwrap_or_else(|e| panic!("{} is not Rust: {e}", file.path));
+    let mut code = Vec::new();
+    paths(&without_tests(tokens.clone()), &[], &mut code);
+    let mut found = Vec::new();
+    let mut complain = |line: usize, what: String| {
+        found.push(format!("src/{}:{line}: {what}", file.path));
+    };
+    let knows = allowed(file.room()).unwrap_or_default();
+    for path in &code {
+        let written = path.parts.join("::");
+        match file.resolve(&path.parts) {
+            Some(inside) => {
+                let room = inside.first().map_or("", |room| room.as_str());
+                let other = room != file.room() && allowed(room).is_some();
+                if other && file.path != "lib.rs" && !knows.contains(&room) {
+                    complain(path.line, format!("{} may not know {room}: {written}", file.room()));
+                }
+                let starts =
+                    |path: &&[&str; 2]| inside.iter().zip(path.iter()).all(|(a, b)| a == b);
+                let forbidden = NOT_FOR_REFERENCE.iter().find(starts);
+                if file.path == "backend/reference.rs" && inside.len() > 1 && forbidden.is_some() {
+                    complain(path.line, format!("the oracle works this out itself: {written}"));
+                }
+            }
+            None => {
+                let root = path.parts[0].as_str();
+                for (start, places) in CRATES.iter().filter(|(start, _)| is_of(root, start)) {
+                    if !file.is_in(places) {
+                        complain(path.line, format!("{start} belongs in {places:?}: {written}"));
+                    }
+                }
+                let stranger = path.is_use || NOT_IN_CORE.contains(&root);
+                if file.room() == "arithmetic" && stranger && !ARITHMETIC_CRATES.contains(&root) {
+                    complain(path.line, format!("the arithmetic knows no such crate: {written}"));
+                }
+            }
+        }
+    }
+    let mut lines = Vec::new();
+    unsafe_lines(tokens, &mut lines);
+    for line in lines {
+        if !file.is_in(UNSAFE) {
+            complain(line, format!("unsafe belongs in {UNSAFE:?}"));
+        } else if !is_justified(&file.text, line) {
+            complain(line, "unsafe without a SAFETY comment above it".into());
+        }
+    }
+    found
+}
+
+/// Crates that could be named in a path without a `use`.
+const NOT_IN_CORE: &[&str] = &["std", "alloc", "logitd", "bytes", "serde", "rayon", "tracing"];
+
+/// `tonic` and `tonic_types` are of `tonic`; `tonics` is not.
+fn is_of(name: &str, start: &str) -> bool {
+    name.strip_prefix(start).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+}
+
+/// A path as it is written, groups of a `use` spread out.
+struct Written {
+    parts: Vec<String>,
+    line: usize,
+    /// Whether it stands in a `use` declaration.
+    is_use: bool,
+}
+
+impl Source {
+    /// The path from the crate root, if it leads into this crate by a word that says so.
+    fn resolve(&self, parts: &[String]) -> Option<Vec<String>> {
+        let mut at = match parts[0].as_str() {
+            "crate" | "logitd" => Vec::new(),
+            "self" | "super" => self.module(),
+            _ => return None,
+        };
+        for part in parts {
+            match part.as_str() {
+                "crate" | "logitd" | "self" => (),
+                "super" => drop(at.pop()),
+                name => at.push(name.to_owned()),
+            }
+        }
+        Some(at)
+    }
+}
+
+/// Collects every path; `prefix` is what a group of a `use` continues.
+fn paths(tokens: &[TokenTree], prefix: &[String], found: &mut Vec<Written>) {
+    let mut in_use = !prefix.is_empty();
+    let mut i = 0;
+    while i < tokens.len() {
+        match &tokens[i] {
+            TokenTree::Ident(word) if word == "use" => in_use = true,
+            // The new name of a `use` is not a path.
+            TokenTree::Ident(word) if word == "as" && in_use => i += 1,
+            TokenTree::Ident(first) => {
+                let mut parts = prefix.to_vec();
+                parts.push(first.to_string());
+                let line = first.span().start().line;
+                let mut group = None;
+                while is_path_separator(&tokens[i + 1..]) {
+                    match tokens.get(i + 3) {
+                        Some(TokenTree::Ident(next)) => parts.push(next.to_string()),
+                        Some(TokenTree::Group(g)) if g.delimiter() == Delimiter::Brace => {
+                            group = Some(g.stream());
+                        }
+                        _ => break,
+                    }
+                    i += 3;
+                    if group.is_some() {
+                        break;
+                    }
+                }
+                match group {
+                    Some(group) => {
+                        let inner: Vec<TokenTree> = group.into_iter().collect();
+                        paths(&inner, &parts, found);
+                    }
+                    None if in_use || parts.len() > 1 => {
+                        found.push(Written { parts, line, is_use: in_use });
+                    }
+                    None => (),
+                }
+            }
+            TokenTree::Punct(mark) if mark.as_char() == ';' => in_use = false,
+            TokenTree::Group(group) => {
+                let inner: Vec<TokenTree> = group.stream().into_iter().collect();
+                paths(&inner, &[], found);
+            }
+            _ => (),
+        }
+        i += 1;
+    }
+}
+
+fn is_path_separator(tokens: &[TokenTree]) -> bool {
+    let colon =
+        |t: Option<&TokenTree>| matches!(t, Some(TokenTree::Punct(p)) if p.as_char() == ':');
+    colon(tokens.first()) && colon(tokens.get(1))
+}
+
+/// Leaves out what follows a `#[cfg(test)]`, up to the end of its block or its semicolon.
+fn without_tests(tokens: TokenStream) -> Vec<TokenTree> {
+    let mut kept: Vec<TokenTree> = Vec::new();
+    let mut tokens = tokens.into_iter();
+    while let Some(token) = tokens.next() {
+        let is_test = matches!(&token, TokenTree::Group(g) if g.delimiter() == Delimiter::Bracket
+            && g.stream().to_string().replace(' ', "") == "cfg(test)");
+        if !is_test {
+            kept.push(token);
+            continue;
+        }
+        let ends = |t: &TokenTree| match t {
+            TokenTree::Group(group) => group.delimiter() == Delimiter::Brace,
+            TokenTree::Punct(mark) => mark.as_char() == ';',
+            _ => false,
+        };
+        let _ = tokens.by_ref().find(ends);
+    }
+    kept
+}
+
+fn unsafe_lines(tokens: TokenStream, lines: &mut Vec<usize>) {
+    for token in tokens {
+        match token {
+            TokenTree::Ident(word) if word == "unsafe" => lines.push(word.span().start().line),
+            TokenTree::Group(group) => unsafe_lines(group.stream(), lines),
+            _ => (),
+        }
+    }
+}
+
+/// Whether the comment that ends right above the statement with `unsafe` in that line (or one in the
+/// line itself) says why it is sound. A function says what it asks of its caller, under `# Safety`.
+fn is_justified(text: &str, line: usize) -> bool {
+    let lines: Vec<&str> = text.lines().collect();
+    let says = |line: &str| line.contains("SAFETY:") || line.contains("# Safety");
+    let is_comment = |line: &str| line.trim_start().starts_with("//");
+    let above = lines[..line - 1].iter().rev();
+    // The statement may have begun a few lines earlier, and attributes stand between.
+    let mut comment = above.skip_while(|line| !is_comment(line) && !ends_a_statement(line));
+    says(lines[line - 1]) || comment.by_ref().take_while(|line| is_comment(line)).any(|l| says(l))
+}
+
+fn ends_a_statement(line: &str) -> bool {
+    let line = line.trim_end();
+    line.is_empty() || line.ends_with([';', '}'])
+}
+
+/// Each rule catches what it is for.
+mod planted {
+    use super::*;
+
+    fn caught(path: &str, text: &str) -> Vec<String> {
+        violations(&Source { path: path.into(), text: text.into() })
+    }
+
+    fn assert_caught(path: &str, text: &str, what: &str) {
+        let found = caught(path, text);
+        assert!(found.len() == 1 && found[0].contains(what), "{path}: {text}\n{found:?}");
+    }
+
+    fn assert_clean(path: &str, text: &str) {
+        assert_eq!(caught(path, text), [""; 0], "{path}: {text}");
+    }
+
+    #[test]
+    fn an_arrow_that_points_back() {
+        for text in [
+            "use crate::server::Server;",
+            "use crate::{batch::Row, server};",
+            "use crate::{batch::{Row, Results}, server::{Server as S}};",
+            "fn f() { crate::server::run() }",
+            "fn f() { assert!(crate::server::on()) }",
+            "use super::server::Server;",
+            "fn f(x: &crate::server::X) {}",
+        ] {
+            assert_caught("engine/mod.rs", text, "engine may not know server");
+        }
+        assert_caught("engine/a/b.rs", "use super::super::super::server::X;", "server");
+        assert_caught("batch.rs", "use super::backend::Backend;", "batch may not know backend");
+        assert_caught("client/mod.rs", "use crate::batch::Row;", "client may not know batch");
+        assert_caught("engine/mod.rs", "use crate::batch::Row;\n\nuse crate::cli;", ":3: ");
+    }
+
+    #[test]
+    fn but_not_one_that_points_forward_or_is_not_code() {
+        for text in [
+            "use crate::backend::{Backend, cpu::Cpu};",
+            "use super::batch::Row; use self::server::X;",
+            "// use crate::server::X;\nconst T: &str = \"crate::server\";",
+            "/// See [`crate::server`].\nfn f() {}",
+            "#[cfg(test)]\nmod tests { use crate::server::X; }",
+        ] {
+            assert_clean("engine/mod.rs", text);
+        }
+        assert_caught(
+            "engine/mod.rs",
+            "#[cfg(test)]\nuse crate::cli;\nuse crate::server;",
+            "engine may not know server",
+        );
+    }
+
+    #[test]
+    fn a_crate_in_the_wrong_room() {
+        for (path, text, what) in [
+            ("engine/mod.rs", "fn f() -> tonic::Status { todo() }", "tonic belongs"),
+            ("cli/demo.rs", "use tonic_types::StatusExt;", "tonic belongs"),
+            ("backend/mod.rs", "use tokio::sync::Mutex;", "tokio belongs"),
+            ("params.rs", "use tokio_util::sync::X;", "tokio belongs"),
+            ("backend/dual.rs", "use ::cudarc::driver::X;", "cudarc belongs"),
+            ("backend/cpu/cudarc.rs", "use cudarc::driver::X;", "cudarc belongs"),
+            ("engine/mod.rs", "#[derive(clap::Args)] struct A;", "clap belongs"),
+        ] {
+            assert_caught(path, text, what);
+        }
+        assert_clean(
+            "server/service.rs",
+            "use tonic::Status; use tokio::time; use tonic_types::X;",
+        );
+        assert_clean("backend/cuda/mod.rs", "use cudarc::driver::X;");
+    }
+
+    #[test]
+    fn a_stranger_in_the_arithmetic() {
+        for text in ["use std::f32;", "fn f() { std::process::exit(1) }", "use rayon;"] {
+            assert!(!caught("arithmetic/mass.rs", text).is_empty(), "{text}");
+        }
+        assert_caught("arithmetic/mass.rs", "use crate::batch::Row;", "may not know batch");
+        assert_clean(
+            "arithmetic/mass.rs",
+            "use super::key::key32; use half::f16; use core::f64; fn f() { libm::log(f64::MAX) }",
+        );
+    }
+
+    #[test]
+    fn an_oracle_that_copies() {
+        for text in [
+            "use crate::arithmetic::cut;",
+            "use crate::arithmetic::{mass::mass, draw::target};",
+            "fn f() { crate::arithmetic::cut::top_p_target(1, 2) }",
+        ] {
+            assert_caught("backend/reference.rs", text, "works this out itself");
+        }
+        assert_clean("backend/reference.rs", "use crate::{arithmetic::key::key32, batch::Draw};");
+        assert_clean("backend/cpu/mod.rs", "use crate::arithmetic::cut;");
+    }
+
+    #[test]
+    fn unsafe_in_the_wrong_place_or_without_a_reason() {
+        let reasoned = "fn f() {\n    // SAFETY: checked above.\n    unsafe { g() }\n}";
+        assert_clean("backend/cpu/avx2.rs", reasoned);
+        assert_clean("plane/shared.rs", reasoned);
+        assert_caught("backend/dual.rs", reasoned, "unsafe belongs in");
+        let in_tests = format!("#[cfg(test)]\nmod tests {{ {reasoned} }}");
+        assert_caught("engine/mod.rs", &in_tests, "unsafe belongs in");
+        for text in [
+            "fn f() { unsafe { g() } }",
+            "// SAFETY: of something else.\nlet a = 1;\nlet b = unsafe { g() };",
+            "// SAFETY: far away.\n\nlet b = unsafe { g() };",
+            "/// Fast.\npub unsafe fn f() {}",
+        ] {
+            assert_caught("backend/cpu/avx2.rs", text, "without a SAFETY comment");
+        }
+        for text in [
+            "// SAFETY: long\n// reasons.\nlet b: u64 =\n    unsafe { g() };",
+            "/// # Safety\n/// AVX2 must be there.\n#[inline]\npub unsafe fn f() {}",
+            "let b = unsafe { g() }; // SAFETY: so.",
+        ] {
+            assert_clean("backend/cpu/avx2.rs", text);
+        }
+    }
+
+    #[test]
+    fn a_room_without_arrows() {
+        assert!(allowed("attic").is_none());
+    }
+}
