@@ -16,6 +16,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     std::fs::write(out.join("logitd_descriptor.bin"), prost::Message::encode_to_vec(&bare))?;
 
     // Payloads as `Bytes`: slices of the buffer that a message was received in, not copies.
-    tonic_prost_build::configure().bytes(".").compile_fds(descriptors)?;
+    tonic_prost_build::configure()
+        .bytes(".")
+        .codec_path("crate::api::Codec")
+        .compile_fds(descriptors)?;
     Ok(())
 }

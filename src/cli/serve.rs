@@ -1,12 +1,96 @@
 //! `logitd serve`: the daemon.
 
 use super::Outcome;
+use crate::config::Config;
+use crate::engine::Engine;
+use crate::server::{Server, metrics, telemetry};
+use std::process::ExitCode;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Serve sampling over gRPC.
+///
+/// Every flag is also a variable (LOGITD_QUEUE_ROWS_MAX) and a key of the file that --config names
+/// (queue_rows_max). On SIGTERM or SIGINT the server drains: nothing accepted is dropped. A second
+/// signal stops it at once.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    #[command(flatten)]
+    config: Box<Config>,
+}
 
 /// Runs the command.
-pub fn run(_args: Args) -> Outcome {
-    Err("not built yet".into())
+pub fn run(args: Args) -> Outcome {
+    // Read again: the file sets defaults, and the settings are checked as a whole.
+    drop(args);
+    let config = match Config::from_args(std::env::args_os().skip(1)) {
+        Ok(config) => config,
+        Err(crate::config::ConfigError::Args(error)) => error.exit(),
+        Err(error) => return Err(error.into()),
+    };
+    telemetry::install(&config.telemetry)?;
+    // So many connections need more descriptors than a shell usually allows.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+    let signals = Signals::new()?;
+    metrics::install();
+    let server = Server::bind(config.clone()).await?;
+    let engine = Engine::start(config.engine(), config.device.open());
+    for state in engine.devices() {
+        let device = state.info;
+        tracing::info!(
+            id = device.id,
+            name = device.name,
+            isa = device.isa,
+            threads = device.threads,
+            "device"
+        );
+    }
+    if let Some(address) = server.metrics_address() {
+        tracing::info!(address = %format!("http://{address}/metrics"), "metrics");
+    }
+    for address in server.targets() {
+        tracing::info!(address, "listening");
+    }
+    server.run(engine, signals.first()).await?;
+    Ok(())
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Resolves at the first signal; from then on the next one ends the process.
+    async fn first(mut self) {
+        let code = self.next().await;
+        tracing::info!(signal = code, "asked to stop");
+        tokio::spawn(async move {
+            let code = self.next().await;
+            tracing::warn!(signal = code, "asked to stop again: leaving at once");
+            // As a shell reports a process that the signal has ended.
+            std::process::exit(128 + code);
+        });
+    }
+
+    async fn next(&mut self) -> i32 {
+        tokio::select! {
+            _ = self.terminate.recv() => SignalKind::terminate().as_raw_value(),
+            _ = self.interrupt.recv() => SignalKind::interrupt().as_raw_value(),
+        }
+    }
 }

@@ -1,10 +1,13 @@
 //! The public API, `logitd.v1`, generated from `proto/logitd/v1/sampler.proto`.
 
+mod codec;
+
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 mod generated {
     tonic::include_proto!("logitd.v1");
 }
 
+pub use codec::{Codec, PARAMS_MAX};
 pub use generated::*;
 
 /// The encoded `FileDescriptorSet` of the API, for reflection.

@@ -1,0 +1,177 @@
+//! Targets, TLS and tokens.
+
+use super::{Client, Error, Options};
+use crate::api::sampler_service_client::SamplerServiceClient;
+use std::error::Error as _;
+use std::path::PathBuf;
+use std::time::Duration;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
+use tonic::{Request, Status};
+
+/// The largest answer taken. A server's limits keep its answers far below.
+const RESPONSE_BYTES_MAX: usize = 64 << 20;
+/// Flow-control windows: answers are small, but many may be on their way.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A connection to be made. Made by [`Client::builder`].
+#[derive(Clone, Debug)]
+pub struct Builder {
+    target: String,
+    tls: Option<ClientTlsConfig>,
+    token: Option<String>,
+    options: Options,
+    connect_timeout: Duration,
+}
+
+impl Builder {
+    pub(super) fn new(target: String) -> Self {
+        Self {
+            target,
+            tls: None,
+            token: None,
+            options: Options::default(),
+            connect_timeout: CONNECT_TIMEOUT,
+        }
+    }
+
+    /// Certificates, PEM, that a server of `https://` must be certified by.
+    pub fn tls_roots(mut self, pem: impl AsRef<[u8]>) -> Self {
+        let tls = self.tls.take().unwrap_or_default();
+        self.tls = Some(tls.ca_certificate(Certificate::from_pem(pem)));
+        self
+    }
+
+    /// This client's certificate chain and key, PEM, for servers that ask for one.
+    pub fn tls_identity(mut self, cert_pem: impl AsRef<[u8]>, key_pem: impl AsRef<[u8]>) -> Self {
+        let tls = self.tls.take().unwrap_or_default();
+        self.tls = Some(tls.identity(Identity::from_pem(cert_pem, key_pem)));
+        self
+    }
+
+    /// The name in the server's certificate, where it is not the target's host.
+    pub fn tls_domain(mut self, name: impl Into<String>) -> Self {
+        let tls = self.tls.take().unwrap_or_default();
+        self.tls = Some(tls.domain_name(name));
+        self
+    }
+
+    /// A bearer token.
+    pub fn token(mut self, token: impl Into<String>) -> Self {
+        self.token = Some(token.into());
+        self
+    }
+
+    /// How long each attempt of a call may take; the server gives up by then too. Default: no limit.
+    /// Streams have no limit.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.options.timeout = Some(timeout);
+        self
+    }
+
+    /// How often [`Client::sample`] asks again when the server has no room, each time after as long as
+    /// the server says. Default 0.
+    pub fn retries_max(mut self, retries_max: u32) -> Self {
+        self.options.retries_max = retries_max;
+        self
+    }
+
+    /// How long connecting may take. Default 10 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Connects.
+    pub async fn connect(self) -> Result<Client, Error> {
+        let bearer = Bearer::new(self.token.as_deref())?;
+        let channel = self.endpoint()?.connect().await.map_err(|error| Error::Connect {
+            target: self.target.clone(),
+            reason: deepest(&error),
+        })?;
+        let service = SamplerServiceClient::with_interceptor(channel, bearer)
+            .max_decoding_message_size(RESPONSE_BYTES_MAX)
+            // Refused by the server, which says what it takes.
+            .max_encoding_message_size(usize::MAX);
+        Ok(Client { service, options: self.options })
+    }
+
+    fn endpoint(&self) -> Result<Endpoint, Error> {
+        let wrong = |reason: String| Error::Target(format!("{}: {reason}", self.target));
+        let uri = match self.target.split_once("://") {
+            Some(("http" | "https", _)) => self.target.clone(),
+            Some((scheme, _)) if scheme != "unix" => {
+                return Err(wrong("write http://HOST:PORT, https://HOST:PORT or unix:PATH".into()));
+            }
+            _ => match self.target.strip_prefix("unix:") {
+                Some(path) => unix_uri(path).map_err(wrong)?,
+                None => format!("http://{}", self.target),
+            },
+        };
+        let endpoint = Endpoint::new(uri).map_err(|e| wrong(deepest(&e)))?;
+        let endpoint = match (&self.tls, self.target.starts_with("https://")) {
+            (Some(tls), true) => {
+                endpoint.tls_config(tls.clone()).map_err(|e| wrong(deepest(&e)))?
+            }
+            (None, true) => {
+                return Err(wrong("https needs tls_roots to know the server by".into()));
+            }
+            (Some(_), false) => return Err(wrong("TLS options go with https:// only".into())),
+            (None, false) => endpoint,
+        };
+        endpoint
+            .connect_timeout(self.connect_timeout)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .user_agent(concat!("logitd/", env!("CARGO_PKG_VERSION")))
+            .map_err(|e| wrong(e.to_string()))
+    }
+}
+
+/// `unix:PATH` as the transport wants it: with an absolute path.
+fn unix_uri(path: &str) -> Result<String, String> {
+    let path = path.strip_prefix("//").unwrap_or(path);
+    let path: PathBuf = std::path::absolute(path).map_err(|e| e.to_string())?;
+    let path = path.to_str().ok_or("the path is not UTF-8")?;
+    Ok(format!("unix://{path}"))
+}
+
+/// The innermost reason, which says most.
+fn deepest(error: &tonic::transport::Error) -> String {
+    let mut reason = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        reason = inner.to_string();
+        source = inner.source();
+    }
+    reason
+}
+
+/// Adds the token to every call.
+#[derive(Clone, Debug)]
+pub(super) struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Bearer {
+    fn new(token: Option<&str>) -> Result<Self, Error> {
+        let header = |token: &str| {
+            let mut value: MetadataValue<Ascii> = format!("Bearer {token}")
+                .parse()
+                .map_err(|_| Error::Target("the token is not visible ASCII".into()))?;
+            value.set_sensitive(true);
+            Ok(value)
+        };
+        token.map(header).transpose().map(Self)
+    }
+}
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}

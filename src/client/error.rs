@@ -1,0 +1,58 @@
+//! What can go wrong, as a client sees it.
+
+use std::time::Duration;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+/// Why there is no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The target, or an option that does not go with it.
+    #[error("{0}")]
+    Target(String),
+    /// There is no connection.
+    #[error("cannot connect to {target}: {reason}")]
+    Connect {
+        /// What was connected to.
+        target: String,
+        /// What the system said.
+        reason: String,
+    },
+    /// The server's answer is an error.
+    #[error("{}: {}", .0.code(), .0.message())]
+    Status(Box<Status>),
+    /// The stream is over: the other side has ended it, or is gone.
+    #[error("the stream is closed")]
+    Closed,
+}
+
+impl Error {
+    /// The gRPC code, where the server gave one.
+    pub fn code(&self) -> Option<Code> {
+        match self {
+            Self::Status(status) => Some(status.code()),
+            _ => None,
+        }
+    }
+
+    /// When to try again: said by a server that has no room at present.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status(status) => status.get_details_retry_info()?.retry_delay,
+            _ => None,
+        }
+    }
+
+    /// The wrong fields, each with what is allowed.
+    pub fn violations(&self) -> Vec<(String, String)> {
+        let Self::Status(status) = self else { return vec![] };
+        let Some(bad_request) = status.get_details_bad_request() else { return vec![] };
+        bad_request.field_violations.into_iter().map(|v| (v.field, v.description)).collect()
+    }
+}
+
+impl From<Status> for Error {
+    fn from(status: Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}

@@ -1,0 +1,124 @@
+//! A client: connects, samples, streams.
+//!
+//! It knows nothing but the generated API ([`crate::api`]).
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), logitd::client::Error> {
+//! use logitd::api::{Dtype, SampleRequest, SamplingParams};
+//! use logitd::client::Client;
+//!
+//! let client = Client::connect("http://127.0.0.1:50051").await?;
+//! let logits: Vec<u8> = [0.5f32, 2.0, 1.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+//! let response = client
+//!     .sample(SampleRequest {
+//!         dtype: Dtype::F32.into(),
+//!         vocab_size: 3,
+//!         logits: logits.into(),
+//!         params: vec![SamplingParams { temperature: Some(0.7), top_k: 2, ..Default::default() }],
+//!         ..Default::default()
+//!     })
+//!     .await?;
+//! println!("token {:?}, seed {}", response.rows[0].token, response.rows[0].seed);
+//! # Ok(())
+//! # }
+//! ```
+
+mod connect;
+mod error;
+mod split;
+mod stream;
+
+pub use connect::Builder;
+pub use error::Error;
+pub use split::split;
+pub use stream::{SampleReceiver, SampleSender, SampleStream};
+
+use crate::api::sampler_service_client::SamplerServiceClient;
+use crate::api::{GetInfoRequest, GetInfoResponse, RowResult, SampleRequest, SampleResponse};
+use connect::Bearer;
+use std::time::Duration;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+
+type Service = SamplerServiceClient<InterceptedService<Channel, Bearer>>;
+
+/// A connection to a server. Cheap to clone; clones share the connection, which is made again when it
+/// breaks.
+#[derive(Clone, Debug)]
+pub struct Client {
+    service: Service,
+    options: Options,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Options {
+    /// How long each attempt may take.
+    timeout: Option<Duration>,
+    /// How often an overloaded server is asked again.
+    retries_max: u32,
+}
+
+impl Client {
+    /// Connects to `http://HOST:PORT`, `HOST:PORT` or `unix:PATH`. For TLS and tokens see
+    /// [`builder`](Self::builder).
+    pub async fn connect(target: impl Into<String>) -> Result<Self, Error> {
+        Self::builder(target).connect().await
+    }
+
+    /// A connection with options.
+    pub fn builder(target: impl Into<String>) -> Builder {
+        Builder::new(target.into())
+    }
+
+    /// The server's version, devices, limits and planes.
+    pub async fn info(&self) -> Result<GetInfoResponse, Error> {
+        let request = self.request(GetInfoRequest {});
+        Ok(self.service.clone().get_info(request).await?.into_inner())
+    }
+
+    /// Samples one batch, which must be within the server's limits; see [`sample_all`](Self::sample_all)
+    /// for larger ones.
+    ///
+    /// A server that has no room says when to try again; with [`Builder::retries_max`] that is done.
+    pub async fn sample(&self, request: SampleRequest) -> Result<SampleResponse, Error> {
+        let mut attempt = 0;
+        loop {
+            let sent = self.request(request.clone());
+            let error = match self.service.clone().sample(sent).await {
+                Ok(response) => return Ok(response.into_inner()),
+                Err(status) => Error::from(status),
+            };
+            match error.retry_after() {
+                Some(delay) if attempt < self.options.retries_max => {
+                    attempt += 1;
+                    tokio::time::sleep(delay).await;
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+
+    /// Samples a batch of any size: it is [split](fn@split) into requests within the server's limits,
+    /// which are sampled one after another. One result a row, in the order of the rows.
+    pub async fn sample_all(&self, request: SampleRequest) -> Result<Vec<RowResult>, Error> {
+        let limits = self.info().await?.limits.unwrap_or_default();
+        let mut rows = Vec::new();
+        for request in split(request, &limits) {
+            rows.extend(self.sample(request).await?.rows);
+        }
+        Ok(rows)
+    }
+
+    /// Opens a stream: many requests in flight on one call.
+    pub async fn stream(&self) -> Result<SampleStream, Error> {
+        SampleStream::open(self.service.clone()).await
+    }
+
+    fn request<T>(&self, message: T) -> tonic::Request<T> {
+        let mut request = tonic::Request::new(message);
+        if let Some(timeout) = self.options.timeout {
+            request.set_timeout(timeout);
+        }
+        request
+    }
+}

@@ -1,0 +1,471 @@
+//! Flags, environment and an optional file, as one validated [`Config`].
+//!
+//! Every setting is a flag of `logitd serve` (`--queue-rows-max`), a variable
+//! (`LOGITD_QUEUE_ROWS_MAX`) and a key of the TOML file that `--config` names (`queue_rows_max`); the
+//! first of these that is given counts, then the default. The flags are the only list: the file's
+//! values take the place of their defaults, and pass through the same parsers.
+
+mod file;
+mod values;
+
+pub use values::Address;
+
+use crate::backend::{Backend, reference::Reference};
+use crate::engine::EngineConfig;
+use clap::{Args, Command, FromArgMatches, ValueEnum};
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+use values::{bytes, count, count32, duration, fraction, timeout};
+
+/// Everything about a server that can be set. Valid once made by [`Config::from_args`].
+#[derive(Clone, Debug, Args)]
+pub struct Config {
+    /// TOML file with settings: keys are the flags' names with underscores (listen, queue_rows_max).
+    /// Flags and variables go before the file
+    #[arg(long = "config", id = "config", value_name = "FILE", env = "LOGITD_CONFIG")]
+    pub file: Option<PathBuf>,
+
+    /// Where to listen: IP:PORT (port 0 takes a free one) or unix:PATH. Repeatable
+    #[arg(
+        long,
+        value_name = "ADDRESS",
+        env = "LOGITD_LISTEN",
+        default_value = "127.0.0.1:50051",
+        value_delimiter = ','
+    )]
+    pub listen: Vec<Address>,
+
+    /// What computes, and how
+    #[command(flatten, next_help_heading = "Device")]
+    pub device: DeviceConfig,
+
+    /// How much work is taken on
+    #[command(flatten, next_help_heading = "Work")]
+    pub work: WorkConfig,
+
+    /// What clients may hold open
+    #[command(flatten, next_help_heading = "Connections")]
+    pub connections: ConnectionConfig,
+
+    /// Who may come in
+    #[command(flatten, next_help_heading = "Security")]
+    pub security: SecurityConfig,
+
+    /// How to leave
+    #[command(flatten, next_help_heading = "Drain (on SIGTERM or SIGINT)")]
+    pub drain: DrainConfig,
+
+    /// How to be seen
+    #[command(flatten, next_help_heading = "Telemetry")]
+    pub telemetry: TelemetryConfig,
+}
+
+/// What computes, and how.
+#[derive(Clone, Debug, Args)]
+pub struct DeviceConfig {
+    /// What computes
+    #[arg(long, env = "LOGITD_DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+}
+
+/// What computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DeviceChoice {
+    /// The best this machine has.
+    Auto,
+    /// The processor.
+    Cpu,
+    /// The slow oracle that everything else is checked against.
+    Reference,
+}
+
+/// How much work is taken on.
+#[derive(Clone, Debug, Args)]
+pub struct WorkConfig {
+    /// Rows in one batch of the device
+    #[arg(long, value_name = "N", env = "LOGITD_BATCH_ROWS_MAX", default_value = "1024", value_parser = count32)]
+    pub batch_rows_max: u32,
+
+    /// Bytes of logits in one batch of the device
+    #[arg(long, value_name = "BYTES", env = "LOGITD_BATCH_BYTES_MAX", default_value = "256MiB", value_parser = bytes)]
+    pub batch_bytes_max: usize,
+
+    /// How long a batch waits for company while the device is free, in microseconds
+    #[arg(long, value_name = "US", env = "LOGITD_BATCH_DELAY_US", default_value_t = 0)]
+    pub batch_delay_us: u32,
+
+    /// Rows waiting or being sampled, of all clients together
+    #[arg(long, value_name = "N", env = "LOGITD_QUEUE_ROWS_MAX", default_value = "16384", value_parser = count)]
+    pub queue_rows_max: usize,
+
+    /// Bytes of requests waiting or being sampled, of all clients together
+    #[arg(long, value_name = "BYTES", env = "LOGITD_QUEUE_BYTES_MAX", default_value = "1GiB", value_parser = bytes)]
+    pub queue_bytes_max: usize,
+
+    /// The longest wait that a refused client is asked for
+    #[arg(
+        long,
+        value_name = "TIME",
+        env = "LOGITD_RETRY_AFTER_MAX",
+        default_value = "1s",
+        value_parser = timeout
+    )]
+    pub retry_after_max: Duration,
+
+    /// Rows in one request
+    #[arg(long, value_name = "N", env = "LOGITD_REQUEST_ROWS_MAX", default_value = "1024", value_parser = count32)]
+    pub request_rows_max: u32,
+
+    /// Draws in one request, of all its rows together
+    #[arg(long, value_name = "N", env = "LOGITD_REQUEST_DRAWS_MAX", default_value = "65536", value_parser = count32)]
+    pub request_draws_max: u32,
+
+    /// Encoded bytes of one message, logits included
+    #[arg(long, value_name = "BYTES", env = "LOGITD_MESSAGE_BYTES_MAX", default_value = "16MiB", value_parser = bytes)]
+    pub message_bytes_max: usize,
+
+    /// How long a message may take to arrive once it has begun
+    #[arg(long, value_name = "TIME", env = "LOGITD_RECEIVE_TIMEOUT", default_value = "30s", value_parser = timeout)]
+    pub receive_timeout: Duration,
+
+    /// Share of device batches that is computed again on the processor in idle time, and compared
+    #[arg(long, value_name = "SHARE", env = "LOGITD_VERIFY_FRACTION", default_value = "0", value_parser = fraction)]
+    pub verify_fraction: f64,
+
+    /// Take a device out when such a comparison finds a difference
+    #[arg(long, env = "LOGITD_VERIFY_STRICT", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub verify_strict: bool,
+}
+
+/// What clients may hold open.
+#[derive(Clone, Debug, Args)]
+pub struct ConnectionConfig {
+    /// Connections at once; one more is closed as it comes
+    #[arg(long, value_name = "N", env = "LOGITD_CONNECTIONS_MAX", default_value = "4096", value_parser = count)]
+    pub connections_max: usize,
+
+    /// Streams and unary calls at once on one connection
+    #[arg(long, value_name = "N", env = "LOGITD_CONNECTION_STREAMS_MAX", default_value = "128", value_parser = count32)]
+    pub connection_streams_max: u32,
+
+    /// Unanswered requests on one stream; no more is read until one is answered
+    #[arg(long, value_name = "N", env = "LOGITD_STREAM_REQUESTS_MAX", default_value = "64", value_parser = count32)]
+    pub stream_requests_max: u32,
+
+    /// How long a stream's answers may wait for a client that does not read before the stream ends
+    #[arg(long, value_name = "TIME", env = "LOGITD_STREAM_STALL_TIMEOUT", default_value = "30s", value_parser = timeout)]
+    pub stream_stall_timeout: Duration,
+
+    /// How long a new connection may take to begin to talk (TLS, then HTTP/2)
+    #[arg(long, value_name = "TIME", env = "LOGITD_HANDSHAKE_TIMEOUT", default_value = "10s", value_parser = timeout)]
+    pub handshake_timeout: Duration,
+
+    /// How often a silent connection is asked whether it lives
+    #[arg(long, value_name = "TIME", env = "LOGITD_KEEPALIVE_INTERVAL", default_value = "60s", value_parser = timeout)]
+    pub keepalive_interval: Duration,
+
+    /// How long it may take to answer
+    #[arg(long, value_name = "TIME", env = "LOGITD_KEEPALIVE_TIMEOUT", default_value = "20s", value_parser = timeout)]
+    pub keepalive_timeout: Duration,
+
+    /// Bytes of a request's headers
+    #[arg(long, value_name = "BYTES", env = "LOGITD_HEADER_BYTES_MAX", default_value = "16KiB", value_parser = bytes)]
+    pub header_bytes_max: usize,
+
+    /// Bytes of one HTTP/2 frame: 16KiB to 16MiB - 1
+    #[arg(long, value_name = "BYTES", env = "LOGITD_FRAME_BYTES_MAX", default_value = "1MiB", value_parser = bytes)]
+    pub frame_bytes_max: usize,
+
+    /// HTTP/2 flow-control window of a stream, up to 2GiB - 1
+    #[arg(long, value_name = "BYTES", env = "LOGITD_STREAM_WINDOW_BYTES", default_value = "8MiB", value_parser = bytes)]
+    pub stream_window_bytes: usize,
+
+    /// HTTP/2 flow-control window of a connection, up to 2GiB - 1
+    #[arg(long, value_name = "BYTES", env = "LOGITD_CONNECTION_WINDOW_BYTES", default_value = "16MiB", value_parser = bytes)]
+    pub connection_window_bytes: usize,
+}
+
+/// Who may come in.
+#[derive(Clone, Debug, Args)]
+pub struct SecurityConfig {
+    /// Server certificate chain, PEM. With --tls-key it turns TLS on for every TCP address
+    #[arg(long, value_name = "FILE", env = "LOGITD_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// The certificate's private key, PEM
+    #[arg(long, value_name = "FILE", env = "LOGITD_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
+
+    /// Certificate authorities for clients, PEM. Clients must then show a certificate (mutual TLS)
+    #[arg(long, value_name = "FILE", env = "LOGITD_TLS_CLIENT_CA")]
+    pub tls_client_ca: Option<PathBuf>,
+
+    /// Bearer tokens, one a line, each with an optional name after a space. Sampling and GetInfo then
+    /// need one; health does not
+    #[arg(long, value_name = "FILE", env = "LOGITD_TOKENS_FILE")]
+    pub tokens_file: Option<PathBuf>,
+
+    /// Rows of one token's requests, waiting or being sampled
+    #[arg(long, value_name = "N", env = "LOGITD_TOKEN_ROWS_MAX", default_value = "4096", value_parser = count)]
+    pub token_rows_max: usize,
+
+    /// Listen beyond this host without TLS
+    #[arg(long, env = "LOGITD_INSECURE", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    pub insecure: bool,
+}
+
+/// How to leave.
+#[derive(Clone, Debug, Args)]
+pub struct DrainConfig {
+    /// How long work is still taken after health says no, so that balancers can notice
+    #[arg(long, value_name = "TIME", env = "LOGITD_DRAIN_DELAY", default_value = "0s", value_parser = duration)]
+    pub drain_delay: Duration,
+
+    /// How long accepted work may then take
+    #[arg(long, value_name = "TIME", env = "LOGITD_DRAIN_TIMEOUT", default_value = "30s", value_parser = timeout)]
+    pub drain_timeout: Duration,
+}
+
+/// How to be seen.
+#[derive(Clone, Debug, Args)]
+pub struct TelemetryConfig {
+    /// Serve Prometheus metrics at http://ADDRESS/metrics. Off unless given
+    #[arg(long, value_name = "IP:PORT", env = "LOGITD_METRICS_LISTEN")]
+    pub metrics_listen: Option<SocketAddr>,
+
+    /// How log lines look. What is logged is set by RUST_LOG (default info)
+    #[arg(long, env = "LOGITD_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+
+    /// Send traces to this OpenTelemetry collector (gRPC), as in http://127.0.0.1:4317
+    #[arg(long, value_name = "URL", env = "LOGITD_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+impl Default for Config {
+    /// The defaults, whatever the environment says.
+    fn default() -> Self {
+        let command = command().mut_args(|arg| arg.env(None::<&str>));
+        Self::from_command(command, &["serve".into()]).expect("the defaults are valid")
+    }
+}
+
+impl Config {
+    /// Reads `args` (the first is the program's name), the environment, and the file they name.
+    pub fn from_args(
+        args: impl IntoIterator<Item = impl Into<OsString>>,
+    ) -> Result<Self, ConfigError> {
+        let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+        Self::from_command(command(), &args)
+    }
+
+    fn from_command(command: Command, args: &[OsString]) -> Result<Self, ConfigError> {
+        let parse = |command: Command| {
+            let matches = command.try_get_matches_from(args)?;
+            Self::from_arg_matches(&matches)
+        };
+        let mut config = parse(command.clone())?;
+        if let Some(path) = &config.file {
+            config = parse(file::apply(command, path)?)?;
+        }
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Whether TCP connections speak TLS.
+    pub fn tls(&self) -> bool {
+        self.security.tls_cert.is_some()
+    }
+
+    /// The engine's share of the settings.
+    pub fn engine(&self) -> EngineConfig {
+        EngineConfig {
+            batch_rows_max: self.work.batch_rows_max as usize,
+            batch_bytes_max: self.work.batch_bytes_max,
+            queue_rows_max: self.work.queue_rows_max,
+            queue_bytes_max: self.work.queue_bytes_max,
+            batch_delay: Duration::from_micros(self.work.batch_delay_us.into()),
+            retry_after_max: self.work.retry_after_max,
+        }
+    }
+
+    /// What no single parser can see.
+    fn validate(&self) -> Result<(), ConfigError> {
+        let wrong = |text: String| Err(ConfigError::Invalid(text));
+        let security = &self.security;
+        if security.tls_cert.is_some() != security.tls_key.is_some() {
+            return wrong("--tls-cert and --tls-key need each other".into());
+        }
+        if security.tls_client_ca.is_some() && !self.tls() {
+            return wrong("--tls-client-ca needs --tls-cert and --tls-key".into());
+        }
+        if let Some(open) = self.listen.iter().find(|address| !address.is_local())
+            && !self.tls()
+            && !security.insecure
+        {
+            return wrong(format!(
+                "--listen {open} can be reached from other hosts, without encryption; give --tls-cert and \
+                 --tls-key, or --insecure if the network is trusted"
+            ));
+        }
+        for (flag, value, low, high) in [
+            ("--frame-bytes-max", self.connections.frame_bytes_max, 16 << 10, (16 << 20) - 1),
+            ("--stream-window-bytes", self.connections.stream_window_bytes, 1, (2 << 30) - 1),
+            (
+                "--connection-window-bytes",
+                self.connections.connection_window_bytes,
+                1,
+                (2 << 30) - 1,
+            ),
+            ("--header-bytes-max", self.connections.header_bytes_max, 1 << 10, 1 << 20),
+            ("--message-bytes-max", self.work.message_bytes_max, 1, u32::MAX as usize),
+        ] {
+            if !(low..=high).contains(&value) {
+                return wrong(format!("{flag} is {value}; allowed: {low} to {high}"));
+            }
+        }
+        for (flag, value, larger_flag, larger) in [
+            (
+                "--message-bytes-max",
+                self.work.message_bytes_max,
+                "--queue-bytes-max",
+                self.work.queue_bytes_max,
+            ),
+            (
+                "--request-rows-max",
+                self.work.request_rows_max as usize,
+                "--queue-rows-max",
+                self.work.queue_rows_max,
+            ),
+        ] {
+            if value > larger {
+                return wrong(format!(
+                    "{flag} is {value}, but {larger_flag} is {larger}: such a request could never be taken; \
+                     lower the first or raise the second"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl DeviceConfig {
+    /// Makes the backends that were asked for.
+    pub fn open(&self) -> Vec<Box<dyn Backend>> {
+        vec![Box::<Reference>::default()]
+    }
+}
+
+/// Why there is no [`Config`].
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A flag, a variable or a value of the file that cannot be read; or help was asked for.
+    #[error(transparent)]
+    Args(#[from] clap::Error),
+    /// The file.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Settings that do not go together.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+fn command() -> Command {
+    Config::augment_args(Command::new("serve"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Config, ConfigError> {
+        Config::from_args(["serve"].iter().chain(args))
+    }
+
+    fn parse_file(text: &str, args: &[&str]) -> Result<Config, ConfigError> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("logitd.toml");
+        std::fs::write(&path, text).unwrap();
+        parse(&[&["--config", path.to_str().unwrap()], args].concat())
+    }
+
+    #[test]
+    fn every_flag_has_its_variable() {
+        for arg in command().get_arguments().filter(|arg| arg.get_id() != "help") {
+            let flag = arg.get_long().expect("a long flag");
+            let variable = format!("LOGITD_{}", flag.to_uppercase().replace('-', "_"));
+            assert_eq!(arg.get_env(), Some(variable.as_ref()), "--{flag}");
+            assert_eq!(arg.get_id().as_str(), flag.replace('-', "_"), "the file's key");
+        }
+    }
+
+    #[test]
+    fn a_flag_goes_before_the_file_and_the_file_before_the_default() {
+        let text = "queue_rows_max = 2000\nqueue_bytes_max = \"64MiB\"\nverify_strict = true\n\
+                    listen = [\"127.0.0.1:1\", \"unix:/tmp/a\"]\nverify_fraction = 0.5\n";
+        let config = parse_file(text, &["--queue-bytes-max=32MiB"]).unwrap();
+        assert_eq!(config.work.queue_rows_max, 2000);
+        assert_eq!(config.work.queue_bytes_max, 32 << 20);
+        assert_eq!(config.work.request_rows_max, 1024);
+        assert!(config.work.verify_strict);
+        assert_eq!(config.listen.len(), 2);
+        assert_eq!(config.work.verify_fraction, 0.5);
+    }
+
+    #[test]
+    fn a_wrong_file_is_refused_by_name() {
+        for (text, expected) in [
+            ("queue_row_max = 1", "queue_row_max"),
+            ("config = \"x\"", "config"),
+            ("queue_rows_max = 0", "queue-rows-max"),
+            ("queue_rows_max = [1, 2]", "queue_rows_max"),
+            ("queue_rows_max = ", "logitd.toml"),
+            ("[work]\nqueue_rows_max = 1", "work"),
+        ] {
+            let error = parse_file(text, &[]).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+        let error = parse(&["--config", "/no/such/file"]).unwrap_err().to_string();
+        assert!(error.contains("/no/such/file"), "{error}");
+    }
+
+    #[test]
+    fn the_open_network_needs_tls_or_consent() {
+        let open = "--listen=0.0.0.0:50051";
+        let error = parse(&[open]).unwrap_err().to_string();
+        assert!(error.contains("0.0.0.0:50051") && error.contains("--insecure"), "{error}");
+        assert!(parse(&[open, "--insecure"]).is_ok());
+        assert!(parse(&[open, "--insecure=false"]).is_err());
+        assert!(parse(&[open, "--tls-cert=a", "--tls-key=b"]).is_ok());
+        assert!(parse(&["--tls-cert=a"]).is_err());
+        assert!(parse(&["--tls-client-ca=a"]).is_err());
+    }
+
+    #[test]
+    fn limits_that_contradict_each_other_are_refused() {
+        for args in [
+            ["--queue-bytes-max=1MiB", "--message-bytes-max=2MiB"],
+            ["--queue-rows-max=10", "--request-rows-max=11"],
+            ["--frame-bytes-max=16MiB", "--insecure"],
+            ["--stream-window-bytes=2GiB", "--insecure"],
+        ] {
+            assert!(matches!(parse(&args), Err(ConfigError::Invalid(_))), "{args:?}");
+        }
+    }
+}

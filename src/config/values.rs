@@ -1,0 +1,151 @@
+//! The types of values that flags, variables and the file share, each with the one way to write it.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Where to listen: `127.0.0.1:50051`, `[::1]:50051`, or `unix:/run/logitd.sock`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// An IP address and port; port 0 takes a free one.
+    Tcp(SocketAddr),
+    /// The path of a Unix socket.
+    Unix(PathBuf),
+}
+
+impl Address {
+    /// Whether only this host can reach it.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+
+    /// As the client takes it: `http://127.0.0.1:50051` (or `https`), or `unix:PATH`.
+    pub fn target(&self, tls: bool) -> String {
+        match self {
+            Self::Tcp(address) => format!("{}://{address}", if tls { "https" } else { "http" }),
+            Self::Unix(_) => self.to_string(),
+        }
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            if path.is_empty() {
+                return Err("unix: needs a path, as in unix:/run/logitd.sock".into());
+            }
+            return Ok(Self::Unix(path.into()));
+        }
+        text.parse().map(Self::Tcp).map_err(|_| {
+            "write IP:PORT (127.0.0.1:50051, [::1]:50051), or unix:PATH for a Unix socket".into()
+        })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A count that is at least 1.
+pub fn count(text: &str) -> Result<usize, String> {
+    let value: usize = digits(text)?;
+    if value == 0 { Err("must be at least 1".into()) } else { Ok(value) }
+}
+
+/// As [`count`], within 32 bits.
+pub fn count32(text: &str) -> Result<u32, String> {
+    u32::try_from(count(text)?).map_err(|_| format!("must be at most {}", u32::MAX))
+}
+
+/// A number of bytes: `1048576`, `64KiB`, `16MiB`, `2GiB`; at least 1.
+pub fn bytes(text: &str) -> Result<usize, String> {
+    let (number, shift) = match text {
+        _ if text.ends_with("KiB") => (&text[..text.len() - 3], 10),
+        _ if text.ends_with("MiB") => (&text[..text.len() - 3], 20),
+        _ if text.ends_with("GiB") => (&text[..text.len() - 3], 30),
+        _ => (text, 0),
+    };
+    let number = count(number.trim_end())
+        .map_err(|error| format!("{error} (write bytes, or a number with KiB, MiB or GiB)"))?;
+    number.checked_mul(1 << shift).ok_or_else(|| "is more than this machine can address".into())
+}
+
+/// A span of time: `250us`, `20ms`, `30s`, `5m`, or `0`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let unit_us = match unit.trim_start() {
+        "us" => 1,
+        "ms" => 1_000,
+        "s" => 1_000_000,
+        "m" => 60_000_000,
+        "" if number == "0" => 1,
+        _ => return Err("write a whole number with us, ms, s or m, as in 30s".into()),
+    };
+    let us = digits(number)? as u64;
+    us.checked_mul(unit_us).map(Duration::from_micros).ok_or_else(|| "is too long".into())
+}
+
+/// A span of time above 0.
+pub fn timeout(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("must be above 0".into()),
+        timeout => Ok(timeout),
+    }
+}
+
+/// A share: 0 to 1.
+pub fn fraction(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(value) if (0.0..=1.0).contains(&value) => Ok(value),
+        _ => Err("must be a number from 0 to 1".into()),
+    }
+}
+
+fn digits(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| "is not a whole number".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times_are_written_with_units() {
+        assert_eq!(bytes("16MiB"), Ok(16 << 20));
+        assert_eq!(bytes("7"), Ok(7));
+        assert_eq!(bytes("2 GiB"), Ok(2 << 30));
+        assert_eq!(duration("250us"), Ok(Duration::from_micros(250)));
+        assert_eq!(duration("0"), Ok(Duration::ZERO));
+        assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        for wrong in ["", "16MB", "-1", "0", "99999999999GiB", "1e3"] {
+            assert!(bytes(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["", "5", "s", "-1s", "1.5s", "99999999999999999999s", "9999999999999999m"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+        assert!(timeout("0s").is_err());
+    }
+
+    #[test]
+    fn addresses_are_read_as_they_are_shown() {
+        for text in ["127.0.0.1:0", "[::1]:50051", "unix:/run/logitd.sock"] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+        assert!("localhost".parse::<Address>().is_err());
+        assert!("unix:".parse::<Address>().is_err());
+        assert!(!"0.0.0.0:1".parse::<Address>().unwrap().is_local());
+    }
+}

@@ -1,0 +1,181 @@
+//! Bearer tokens: who may sample, and how much of the queue one of them may fill.
+
+use super::error::Error;
+use http::HeaderMap;
+use http::header::AUTHORIZATION;
+use std::collections::HashSet;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use subtle::ConstantTimeEq;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The longest token. All are compared at this length, so that the time tells nothing.
+pub const TOKEN_BYTES_MAX: usize = 256;
+
+/// What a token that is full is told. Its rows are its own to wait for, so there is no better guess.
+const RETRY_AFTER: Duration = Duration::from_millis(20);
+
+/// The tokens of a server.
+#[derive(Debug)]
+pub struct Tokens(Vec<Arc<Token>>);
+
+/// One token. Shown by its name only.
+pub struct Token {
+    name: String,
+    secret: Secret,
+    rows_max: usize,
+    rows: Arc<Semaphore>,
+}
+
+/// Padded with zeros, and its length.
+type Secret = ([u8; TOKEN_BYTES_MAX], u64);
+
+/// Room for rows that a token's request holds until it is answered.
+pub type TokenRows = OwnedSemaphorePermit;
+
+impl Tokens {
+    /// Reads a file: a token a line, then spaces and a name if it has one. Empty lines and lines that
+    /// begin with `#` are skipped.
+    pub fn read(path: &Path, rows_max: usize) -> Result<Self, String> {
+        let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+        Self::parse(&text, rows_max).map_err(|e| format!("{}: {e}", path.display()))
+    }
+
+    fn parse(text: &str, rows_max: usize) -> Result<Self, String> {
+        let mut tokens: Vec<Arc<Token>> = Vec::new();
+        let mut seen = HashSet::new();
+        for (number, line) in text.lines().map(str::trim).enumerate() {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let number = number + 1;
+            let (token, name) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+            let name = if name.is_empty() { format!("line {number}") } else { name.trim().into() };
+            let secret = secret(token.as_bytes()).ok_or_else(|| {
+                format!(
+                    "line {number}: a token has {} bytes; allowed: up to {TOKEN_BYTES_MAX}",
+                    token.len()
+                )
+            })?;
+            if !seen.insert(token) {
+                return Err(format!("line {number}: the same token again"));
+            }
+            let rows = Arc::new(Semaphore::new(rows_max));
+            tokens.push(Arc::new(Token { name, secret, rows_max, rows }));
+        }
+        if tokens.is_empty() {
+            return Err("no token in it, so nobody could come in".into());
+        }
+        Ok(Self(tokens))
+    }
+
+    /// Whose call this is.
+    pub fn check(&self, headers: &HeaderMap) -> Result<Arc<Token>, Error> {
+        let header =
+            headers.get(AUTHORIZATION).ok_or(Error::Unauthenticated("no token was sent"))?;
+        let given = header
+            .as_bytes()
+            .split_at_checked("Bearer ".len())
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"Bearer "))
+            .ok_or(Error::Unauthenticated("the authorization is not a bearer token"))?
+            .1;
+        let unknown = Error::Unauthenticated("the token is not known");
+        let given = secret(given).ok_or(unknown.clone())?;
+        // Every token is looked at, whichever matches.
+        let matching = self.0.iter().fold(None, |found, token| {
+            let same = token.secret.0.ct_eq(&given.0) & token.secret.1.ct_eq(&given.1);
+            if bool::from(same) { Some(token) } else { found }
+        });
+        matching.cloned().ok_or(unknown)
+    }
+}
+
+impl Token {
+    /// For logs.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Room for this many rows, at once or not at all.
+    pub fn reserve(&self, rows: usize) -> Result<TokenRows, Error> {
+        let over = || Error::OverLimit {
+            what: "rows in the request",
+            value: rows as u64,
+            limit: self.rows_max as u64,
+            name: "token_rows_max",
+            way_out: "send several requests",
+        };
+        if rows > self.rows_max {
+            return Err(over());
+        }
+        let wanted = u32::try_from(rows).map_err(|_| over())?;
+        Arc::clone(&self.rows).try_acquire_many_owned(wanted).map_err(|_| Error::TokenBusy {
+            token: self.name.clone(),
+            held: self.rows_max - self.rows.available_permits(),
+            asked: rows,
+            limit: self.rows_max,
+            retry_after: RETRY_AFTER,
+        })
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Token").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+fn secret(token: &[u8]) -> Option<Secret> {
+    let mut padded = [0; TOKEN_BYTES_MAX];
+    padded.get_mut(..token.len())?.copy_from_slice(token);
+    Some((padded, token.len() as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(authorization: &str) -> HeaderMap {
+        HeaderMap::from_iter([(AUTHORIZATION, authorization.parse().unwrap())])
+    }
+
+    #[test]
+    fn a_token_is_known_by_all_of_its_bytes() {
+        let tokens = Tokens::parse("# ours\nalpha  Ann\n\nbeta\n", 4).unwrap();
+        assert_eq!(tokens.check(&headers("Bearer alpha")).unwrap().name(), "Ann");
+        assert_eq!(tokens.check(&headers("bearer beta")).unwrap().name(), "line 4");
+        for wrong in
+            ["Bearer alph", "Bearer alphaa", "Bearer ", "alpha", "Basic alpha", "Bearer Ann"]
+        {
+            let error = tokens.check(&headers(wrong)).unwrap_err();
+            assert!(matches!(error, Error::Unauthenticated(_)), "{wrong}");
+        }
+        assert!(tokens.check(&headers(&format!("Bearer {}", "a".repeat(300)))).is_err());
+        assert!(tokens.check(&HeaderMap::new()).is_err());
+    }
+
+    #[test]
+    fn a_token_holds_no_more_rows_than_it_may() {
+        let tokens = Tokens::parse("alpha", 4).unwrap();
+        let token = tokens.check(&headers("Bearer alpha")).unwrap();
+        let held = token.reserve(3).unwrap();
+        assert!(matches!(
+            token.reserve(2),
+            Err(Error::TokenBusy { held: 3, asked: 2, limit: 4, .. })
+        ));
+        assert!(matches!(token.reserve(5), Err(Error::OverLimit { value: 5, limit: 4, .. })));
+        drop(held);
+        assert!(token.reserve(4).is_ok());
+    }
+
+    #[test]
+    fn a_file_without_a_usable_token_is_refused() {
+        assert!(Tokens::parse("# none\n", 1).is_err());
+        assert!(Tokens::parse("a\na b", 1).is_err());
+        assert!(Tokens::parse(&"a".repeat(257), 1).is_err());
+        let shown = format!("{:?}", Tokens::parse("hunter2 Bob", 1).unwrap());
+        assert!(shown.contains("Bob") && !shown.contains("hunter2"), "{shown}");
+    }
+}

@@ -1,0 +1,206 @@
+//! From sockets to HTTP/2: accepting, TLS, limits and keepalive.
+
+use super::listen::{Connection, Listener};
+use super::metrics;
+use crate::config::Config;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tower::ServiceExt;
+
+/// How long to wait when the system has no more file descriptors or memory for a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The least a client sends before it has spoken HTTP/2: the preface and an empty SETTINGS frame.
+const FIRST_BYTES: usize = 24 + 9;
+
+/// What all connections of a server have in common.
+pub struct Connections {
+    http: http2::Builder<TokioExecutor>,
+    routes: Routes,
+    tls: Option<TlsAcceptor>,
+    places: Arc<Semaphore>,
+    handshake_timeout: Duration,
+    /// Finish what has begun, begin nothing new.
+    pub draining: CancellationToken,
+    /// Stop at once.
+    pub killed: CancellationToken,
+    /// One a connection.
+    pub tasks: TaskTracker,
+}
+
+impl Connections {
+    /// Serves `routes` on connections that stay within these limits.
+    pub fn new(
+        config: &Config,
+        routes: Routes,
+        tls: Option<TlsAcceptor>,
+        draining: CancellationToken,
+    ) -> Self {
+        let limits = &config.connections;
+        // Validated to fit.
+        let window = |bytes: usize| bytes as u32;
+        let mut http = http2::Builder::new(TokioExecutor::new());
+        http.timer(TokioTimer::new())
+            .max_frame_size(window(limits.frame_bytes_max))
+            .initial_stream_window_size(window(limits.stream_window_bytes))
+            .initial_connection_window_size(window(limits.connection_window_bytes))
+            .max_concurrent_streams(limits.connection_streams_max)
+            .max_header_list_size(window(limits.header_bytes_max))
+            .keep_alive_interval(limits.keepalive_interval)
+            .keep_alive_timeout(limits.keepalive_timeout);
+        Self {
+            http,
+            routes,
+            tls,
+            places: Arc::new(Semaphore::new(limits.connections_max)),
+            handshake_timeout: limits.handshake_timeout,
+            draining,
+            killed: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        }
+    }
+
+    /// Accepts until the server drains; then the socket is closed.
+    pub async fn accept(self: Arc<Self>, listener: Listener) {
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.draining.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok(connection) => self.admit(connection),
+                // The client left before it was accepted.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::warn!(%error, address = %listener.address, "cannot accept connections");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn admit(self: &Arc<Self>, connection: Connection) {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            metrics::connection_refused();
+            tracing::warn!("connection refused: --connections-max are open");
+            return;
+        };
+        let this = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let killed = this.killed.clone();
+            killed.run_until_cancelled(this.serve(connection)).await;
+            drop(place);
+        });
+    }
+
+    async fn serve(&self, connection: Connection) {
+        match (&self.tls, connection) {
+            (Some(tls), connection @ Connection::Tcp(_)) => {
+                match timeout(self.handshake_timeout, tls.accept(connection)).await {
+                    Ok(Ok(io)) => self.serve_http(io).await,
+                    Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+                    Err(_) => tracing::debug!("TLS handshake timed out"),
+                }
+            }
+            (_, connection) => self.serve_http(connection).await,
+        }
+    }
+
+    async fn serve_http(&self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+        let received = Arc::new(AtomicUsize::new(0));
+        let io = TokioIo::new(Counted { io, received: Arc::clone(&received) });
+        let routes =
+            self.routes.clone().map_request(|request: http::Request<_>| request.map(Body::new));
+        let mut connection =
+            std::pin::pin!(self.http.serve_connection(io, TowerToHyperService::new(routes)));
+        let mut draining = std::pin::pin!(self.draining.cancelled());
+        let mut silent = std::pin::pin!(tokio::time::sleep(self.handshake_timeout));
+        let (mut leaving, mut spoken) = (false, false);
+        loop {
+            tokio::select! {
+                result = &mut connection => {
+                    if let Err(error) = result {
+                        tracing::debug!(%error, "connection ended");
+                    }
+                    return;
+                }
+                () = &mut draining, if !leaving => {
+                    connection.as_mut().graceful_shutdown();
+                    leaving = true;
+                }
+                () = &mut silent, if !spoken => {
+                    spoken = received.load(Ordering::Relaxed) >= FIRST_BYTES;
+                    if !spoken {
+                        tracing::debug!("connection said nothing");
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Counts the bytes received.
+struct Counted<T> {
+    io: T,
+    received: Arc<AtomicUsize>,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let result = Pin::new(&mut self.io).poll_read(cx, buf);
+        self.received.fetch_add(buf.filled().len() - before, Ordering::Relaxed);
+        result
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,322 @@
+//! Between messages and the domain: requests in, responses out, and the one table from errors to
+//! gRPC statuses.
+//!
+//! A request is checked whole, so that its sender hears of every wrong field at once. Its logits are
+//! cut into rows where they lie; nothing is copied.
+
+use super::error::{Error, Violation};
+use crate::api;
+use crate::arithmetic;
+use crate::batch::{Dtype, RowResult, RowStatus, VOCAB_SIZE_MAX};
+use crate::config::Config;
+use crate::engine::{Completed, Failure, Priority, Refused, RequestRow};
+use crate::params::{DRAWS_MAX, ParamsSpec, SamplingParams};
+use bytes::Bytes;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt};
+
+/// The most wrong fields listed in one refusal: details travel in a header, and clients bound those.
+const VIOLATIONS_MAX: usize = 24;
+
+/// What a request asks for, checked.
+#[derive(Debug)]
+pub struct Batch {
+    /// At least one.
+    pub rows: Vec<RequestRow>,
+    /// Who goes first.
+    pub priority: Priority,
+}
+
+impl Batch {
+    /// Bytes of logits.
+    pub fn bytes(&self) -> usize {
+        self.rows.iter().map(|row| row.logits().len()).sum()
+    }
+}
+
+/// Checks a request against the API and these limits, and cuts it into rows.
+pub fn batch(request: api::SampleRequest, limits: &api::Limits) -> Result<Batch, Error> {
+    let mut wrong = Violations::default();
+    let dtype = wrong.keep("dtype", dtype(request.dtype));
+    let priority = wrong.keep("priority", priority(request.priority));
+    let vocab_size = wrong.keep("vocab_size", vocab_size(request.vocab_size));
+
+    // How many rows there are is known only once dtype and vocab_size are.
+    let layout = dtype.zip(vocab_size).and_then(|(dtype, vocab_size)| {
+        let rows = wrong.keep("logits", row_count(request.logits.len(), dtype, vocab_size))?;
+        Some((dtype, vocab_size, rows))
+    });
+    if let Some((_, _, rows)) = layout {
+        within(
+            "rows in the request",
+            rows as u64,
+            limits.request_rows_max.into(),
+            "request_rows_max",
+        )?;
+        if !matches!(request.params.len(), 0 | 1) && request.params.len() != rows {
+            let given = request.params.len();
+            wrong.add(
+                "params",
+                format!("{given} for {rows} rows; allowed: none, 1 for all, or one a row"),
+            );
+        }
+    }
+
+    let specs: Vec<ParamsSpec> = match request.params.as_slice() {
+        [] => vec![ParamsSpec::default()],
+        params => params.iter().map(spec).collect(),
+    };
+    for (i, spec) in specs.iter().enumerate() {
+        wrong.params(i, *spec);
+    }
+    let (Some((dtype, vocab_size, rows)), Some(priority), true) = (layout, priority, wrong.none())
+    else {
+        return Err(wrong.into_error());
+    };
+
+    let spec_of = |row: usize| if specs.len() == 1 { specs[0] } else { specs[row] };
+    let draws = (0..rows).map(|row| u64::from(spec_of(row).draws)).sum();
+    within("draws in the request", draws, limits.request_draws_max.into(), "request_draws_max")?;
+
+    let mut seeds = fresh_seeds((0..rows).filter(|&row| spec_of(row).seed.is_none()).count())?;
+    let row_bytes = vocab_size * dtype.size_bytes();
+    let rows = (0..rows).map(|row| {
+        let params = parse(row, spec_of(row), || seeds.next().expect("one a row without"))?;
+        let logits = request.logits.slice(row * row_bytes..(row + 1) * row_bytes);
+        RequestRow::new(dtype, logits, params).map_err(|e| Error::invalid("logits", e.to_string()))
+    });
+    Ok(Batch { rows: rows.collect::<Result<_, _>>()?, priority })
+}
+
+/// The answer to a request that was sampled with these parameters, one a row.
+pub fn response(done: &Completed, params: &[SamplingParams]) -> api::SampleResponse {
+    let us = |time: std::time::Duration| time.as_micros() as u64;
+    api::SampleResponse {
+        rows: done
+            .results
+            .iter()
+            .zip(params)
+            .map(|(result, params)| row_result(result, params))
+            .collect(),
+        timings: Some(api::Timings {
+            queue_us: us(done.timings.queue),
+            copy_us: us(done.timings.copy),
+            compute_us: us(done.timings.compute),
+        }),
+        device: done.device.id.clone(),
+        arithmetic_version: arithmetic::VERSION,
+        plane: api::Plane::Inline.into(),
+    }
+}
+
+/// What `GetInfo` says of the limits.
+pub fn limits(config: &Config) -> api::Limits {
+    let work = &config.work;
+    api::Limits {
+        vocab_size_max: VOCAB_SIZE_MAX,
+        draws_max: DRAWS_MAX,
+        request_rows_max: work.request_rows_max,
+        request_draws_max: work.request_draws_max,
+        message_bytes_max: work.message_bytes_max as u64,
+        queue_rows_max: work.queue_rows_max as u64,
+        queue_bytes_max: work.queue_bytes_max as u64,
+        batch_rows_max: work.batch_rows_max,
+        batch_bytes_max: work.batch_bytes_max as u64,
+        stream_requests_max: config.connections.stream_requests_max,
+        connection_streams_max: config.connections.connection_streams_max,
+    }
+}
+
+/// The table from errors to statuses. No other place makes a status of a request.
+pub fn status(error: &Error) -> Status {
+    use Error as E;
+    let mut details = ErrorDetails::new();
+    let code = match error {
+        E::Invalid(violations) => {
+            details.set_bad_request(field_violations(violations));
+            Code::InvalidArgument
+        }
+        E::OverLimit { name, limit, .. } => {
+            details.set_quota_failure(vec![quota(name, *limit, error)]);
+            Code::OutOfRange
+        }
+        E::Refused(Refused::TooLarge { what, limit, .. }) => {
+            details.set_quota_failure(vec![quota(what.limit_name(), *limit as u64, error)]);
+            Code::OutOfRange
+        }
+        E::Refused(Refused::Overloaded { what, limit, retry_after, .. }) => {
+            details.set_retry_info(Some(*retry_after));
+            details.set_quota_failure(vec![quota(what.limit_name(), *limit as u64, error)]);
+            Code::ResourceExhausted
+        }
+        E::TokenBusy { limit, retry_after, .. } => {
+            details.set_retry_info(Some(*retry_after));
+            details.set_quota_failure(vec![quota("token_rows_max", *limit as u64, error)]);
+            Code::ResourceExhausted
+        }
+        E::Refused(Refused::Empty) => {
+            details.add_bad_request_violation("logits", error.to_string());
+            Code::InvalidArgument
+        }
+        E::Refused(Refused::DeadlineExceeded)
+        | E::Failed(Failure::DeadlineExceeded)
+        | E::ReceiveTimeout(_) => Code::DeadlineExceeded,
+        E::Refused(Refused::Draining | Refused::NoDevice)
+        | E::Failed(Failure::Cancelled)
+        | E::StreamDraining
+        | E::NoSeed(_) => Code::Unavailable,
+        E::Failed(Failure::Device(_)) => Code::Internal,
+        E::Unauthenticated(_) => Code::Unauthenticated,
+        E::Stalled(_) => Code::Aborted,
+    };
+    Status::with_error_details(code, error.to_string(), details)
+}
+
+/// A refusal or failure as an answer on a stream.
+pub fn stream_error(error: &Error) -> api::StreamError {
+    let status = status(error);
+    api::StreamError {
+        code: status.code().into(),
+        message: status.message().into(),
+        status_details: Bytes::copy_from_slice(status.details()),
+    }
+}
+
+fn dtype(value: i32) -> Result<Dtype, String> {
+    match api::Dtype::try_from(value) {
+        Ok(api::Dtype::F16) => Ok(Dtype::F16),
+        Ok(api::Dtype::Bf16) => Ok(Dtype::Bf16),
+        Ok(api::Dtype::F32) => Ok(Dtype::F32),
+        _ => Err(format!("is {value}; allowed: DTYPE_F16 (1), DTYPE_BF16 (2), DTYPE_F32 (3)")),
+    }
+}
+
+fn priority(value: i32) -> Result<Priority, String> {
+    match api::Priority::try_from(value) {
+        Ok(api::Priority::Low) => Ok(Priority::Low),
+        Ok(api::Priority::Normal | api::Priority::Unspecified) => Ok(Priority::Normal),
+        Ok(api::Priority::High) => Ok(Priority::High),
+        Err(_) => Err(format!("is {value}; allowed: 0 (normal), 1 (low), 2 (normal), 3 (high)")),
+    }
+}
+
+fn vocab_size(value: u32) -> Result<usize, String> {
+    match value {
+        1..=VOCAB_SIZE_MAX => Ok(value as usize),
+        _ => Err(format!("is {value}; allowed: 1 to {VOCAB_SIZE_MAX}")),
+    }
+}
+
+fn row_count(bytes: usize, dtype: Dtype, vocab_size: usize) -> Result<usize, String> {
+    let row_bytes = vocab_size * dtype.size_bytes();
+    if bytes == 0 || !bytes.is_multiple_of(row_bytes) {
+        return Err(format!(
+            "has {bytes} bytes; allowed: one or more rows of {row_bytes} bytes ({vocab_size} {dtype} logits)"
+        ));
+    }
+    Ok(bytes / row_bytes)
+}
+
+fn spec(params: &api::SamplingParams) -> ParamsSpec {
+    let default = ParamsSpec::default();
+    ParamsSpec {
+        temperature: params.temperature.unwrap_or(default.temperature),
+        top_k: params.top_k,
+        top_p: params.top_p.unwrap_or(default.top_p),
+        min_p: params.min_p,
+        seed: params.seed,
+        position: params.position,
+        draws: params.draws.unwrap_or(default.draws),
+    }
+}
+
+fn parse(i: usize, spec: ParamsSpec, seed: impl FnOnce() -> u64) -> Result<SamplingParams, Error> {
+    spec.parse(seed).map_err(|e| Error::invalid(format!("params[{i}].{}", e.field), e.to_string()))
+}
+
+/// So many seeds from the operating system, which is asked once.
+fn fresh_seeds(count: usize) -> Result<impl Iterator<Item = u64>, Error> {
+    let mut bytes = vec![0; count * 8];
+    getrandom::fill(&mut bytes).map_err(|e| Error::NoSeed(e.to_string()))?;
+    let seeds: Vec<_> =
+        bytes.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
+    Ok(seeds.into_iter())
+}
+
+fn within(what: &'static str, value: u64, limit: u64, name: &'static str) -> Result<(), Error> {
+    if value > limit {
+        let way_out = "send several requests";
+        return Err(Error::OverLimit { what, value, limit, name, way_out });
+    }
+    Ok(())
+}
+
+fn row_result(result: RowResult<'_>, params: &SamplingParams) -> api::RowResult {
+    let status = match result.outcome.status {
+        RowStatus::Ok => api::RowStatus::Ok,
+        RowStatus::Nan => api::RowStatus::Nan,
+        RowStatus::PositiveInfinity => api::RowStatus::PositiveInfinity,
+        RowStatus::NoCandidate => api::RowStatus::NoCandidate,
+    };
+    let draw = |draw: &crate::batch::Draw| api::Draw { token: draw.token, logprob: draw.logprob };
+    let first = result.draws.first();
+    api::RowResult {
+        status: status.into(),
+        token: first.map(|draw| draw.token),
+        logprob: first.map(|draw| draw.logprob),
+        kept: result.outcome.kept,
+        kept_mass: result.outcome.kept_mass,
+        seed: params.seed(),
+        draws: if params.draws() > 1 { result.draws.iter().map(draw).collect() } else { vec![] },
+    }
+}
+
+fn field_violations(violations: &[Violation]) -> Vec<FieldViolation> {
+    let listed = violations.iter().take(VIOLATIONS_MAX);
+    listed.map(|v| FieldViolation::new(&v.field, &v.description)).collect()
+}
+
+fn quota(name: &str, limit: u64, error: &Error) -> QuotaViolation {
+    QuotaViolation {
+        quota_metric: name.into(),
+        quota_value: limit as i64,
+        ..QuotaViolation::new(name, error.to_string())
+    }
+}
+
+/// Wrong fields as they are found.
+#[derive(Default)]
+struct Violations(Vec<Violation>);
+
+impl Violations {
+    fn none(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn add(&mut self, field: impl Into<String>, description: String) {
+        self.0.push(Violation { field: field.into(), description });
+    }
+
+    /// What a check gave, or a note of what it found.
+    fn keep<T>(&mut self, field: &str, checked: Result<T, String>) -> Option<T> {
+        checked.map_err(|description| self.add(field, format!("{field} {description}"))).ok()
+    }
+
+    /// Every wrong parameter of one set: each is replaced by its default until the rest is right.
+    fn params(&mut self, i: usize, mut spec: ParamsSpec) {
+        let default = ParamsSpec::default();
+        while let Err(error) = spec.parse(|| 0) {
+            self.add(format!("params[{i}].{}", error.field), error.to_string());
+            match error.field {
+                "temperature" => spec.temperature = default.temperature,
+                "top_p" => spec.top_p = default.top_p,
+                "min_p" => spec.min_p = default.min_p,
+                _ => spec = default,
+            }
+        }
+    }
+
+    fn into_error(self) -> Error {
+        Error::Invalid(self.0)
+    }
+}

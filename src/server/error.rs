@@ -1,0 +1,95 @@
+//! Everything a request can be answered with instead of tokens.
+
+use crate::engine::{Failure, Refused};
+use std::time::Duration;
+
+/// Why a request has no response. [`convert::status`](super::convert::status) is the one table from
+/// here to gRPC.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Error {
+    /// Fields that are wrong, whatever the load; at least one.
+    #[error("{}", first_of(.0))]
+    Invalid(Vec<Violation>),
+    /// More than one request may have.
+    #[error("{what} is {value}; this server allows {limit} ({}); {way_out}", flag(name))]
+    OverLimit {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much.
+        value: u64,
+        /// How much is allowed.
+        limit: u64,
+        /// The limit's name in `GetInfo` and the configuration.
+        name: &'static str,
+        /// What the client can do.
+        way_out: &'static str,
+    },
+    /// The engine did not take it.
+    #[error("{0}")]
+    Refused(#[from] Refused),
+    /// The engine took it, and could not answer.
+    #[error("{0}")]
+    Failed(#[from] Failure),
+    /// The token holds as much as it may.
+    #[error("token {token} has {held} rows waiting or being sampled, and {asked} more exceed its {limit} \
+             (--token-rows-max); try again in {} ms", retry_after.as_millis())]
+    TokenBusy {
+        /// The token's name.
+        token: String,
+        /// Rows of its requests in flight.
+        held: usize,
+        /// Rows of this request.
+        asked: usize,
+        /// What it may hold.
+        limit: usize,
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// No token, or not one that is known.
+    #[error("{0}; send one of the server's tokens as `authorization: Bearer TOKEN`")]
+    Unauthenticated(&'static str),
+    /// The message did not arrive in time.
+    #[error("the message did not arrive within {} ms (--receive-timeout)", .0.as_millis())]
+    ReceiveTimeout(Duration),
+    /// The client does not read what it asked for.
+    #[error("the stream's answers were not read for {} ms (--stream-stall-timeout)", .0.as_millis())]
+    Stalled(Duration),
+    /// The stream's server is leaving; everything answered so far is all it will answer.
+    #[error("the server is shutting down; every request without an answer was not taken")]
+    StreamDraining,
+    /// The operating system has no random bytes.
+    #[error("the operating system gave no seed ({0}); give seeds in the request")]
+    NoSeed(String),
+}
+
+/// A field that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Its path in the message: `params[3].temperature`.
+    pub field: String,
+    /// The value and the allowed range.
+    pub description: String,
+}
+
+impl Error {
+    /// One wrong field.
+    pub fn invalid(field: impl Into<String>, description: impl Into<String>) -> Self {
+        Self::Invalid(vec![Violation { field: field.into(), description: description.into() }])
+    }
+}
+
+/// `queue_rows_max` as the flag `--queue-rows-max`; limits of the arithmetic have none.
+fn flag(name: &str) -> String {
+    format!("--{}", name.replace('_', "-"))
+}
+
+fn first_of(violations: &[Violation]) -> String {
+    match violations {
+        [] => "invalid request".into(),
+        [only] => format!("{}: {}", only.field, only.description),
+        [first, rest @ ..] => {
+            let more = rest.len();
+            format!("{}: {} (and {more} more, see the details)", first.field, first.description)
+        }
+    }
+}

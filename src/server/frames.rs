@@ -1,0 +1,387 @@
+//! The body of a call, watched message by message as it comes off the wire.
+//!
+//! A gRPC message says its length before its payload. There, before the payload is read into memory,
+//! its permit is taken: a message over the size limit or over the server's capacity is never stored.
+//! A unary call is answered with the refusal at once. On a stream the payload is read past, all but
+//! the request's id, and a message with nothing but that id takes its place: it finds the refusal where
+//! the others find their permit (see [`Admissions`]), and the stream lives on.
+//!
+//! A message that has begun must arrive in time, so announcing much and sending little gains nothing.
+
+use super::convert;
+use super::error::Error;
+use crate::api::SampleStreamRequest;
+use crate::engine::{Engine, Permit};
+use bytes::{BufMut, Bytes, BytesMut};
+use http_body::{Body, Frame};
+use prost::Message;
+use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::time::Sleep;
+use tonic::Status;
+
+/// Compression flag and length.
+const HEADER_BYTES: usize = 5;
+
+/// The permits, or refusals, of the messages that were passed on but not yet handled, in their order.
+#[derive(Clone, Debug, Default)]
+pub struct Admissions(Arc<Mutex<VecDeque<Result<Permit, Error>>>>);
+
+impl Admissions {
+    /// That of the next message.
+    pub fn next(&self) -> Option<Result<Permit, Error>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+
+    fn add(&self, admission: Result<Permit, Error>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(admission);
+    }
+}
+
+/// What a message must stay within.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// Encoded bytes of a message.
+    pub message_bytes_max: usize,
+    /// From a message's begin to its end.
+    pub receive_timeout: Duration,
+}
+
+/// Whether a call has one request or many.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// One.
+    Unary,
+    /// Any number.
+    Stream,
+}
+
+/// A call's body with its messages admitted one by one.
+pub struct Messages<B> {
+    body: B,
+    engine: Engine,
+    bounds: Bounds,
+    shape: Shape,
+    admissions: Admissions,
+    state: State,
+    /// Received and not yet looked at.
+    rest: Bytes,
+    /// When the message that has begun must be here.
+    timer: Option<Pin<Box<Sleep>>>,
+    any: bool,
+}
+
+enum State {
+    /// Between messages, or in the header of one.
+    Header(BytesMut),
+    /// So much of the payload is still to come.
+    Payload(usize),
+    /// The payload of a refused request of a stream is read past.
+    Refused { left: usize, id: IdScanner, error: Error },
+    /// An error was given; nothing follows.
+    Over,
+}
+
+impl<B> Messages<B> {
+    /// Watches `body`.
+    pub fn new(
+        body: B,
+        engine: Engine,
+        bounds: Bounds,
+        shape: Shape,
+        admissions: Admissions,
+    ) -> Self {
+        Self {
+            body,
+            engine,
+            bounds,
+            shape,
+            admissions,
+            state: State::Header(BytesMut::new()),
+            rest: Bytes::new(),
+            timer: None,
+            any: false,
+        }
+    }
+
+    /// Takes as much as can be told from what is there; `None` when more must be received.
+    fn step(&mut self) -> Option<Result<Bytes, Error>> {
+        match &mut self.state {
+            State::Header(header) => {
+                let missing = HEADER_BYTES - header.len();
+                header.extend_from_slice(&self.rest.split_to(missing.min(self.rest.len())));
+                if header.len() < HEADER_BYTES {
+                    return None;
+                }
+                let header = std::mem::take(header).freeze();
+                self.admit(header).transpose()
+            }
+            State::Payload(left) => {
+                let chunk = self.rest.split_to((*left).min(self.rest.len()));
+                *left -= chunk.len();
+                if *left == 0 {
+                    self.next_message();
+                }
+                (!chunk.is_empty()).then_some(Ok(chunk))
+            }
+            State::Refused { left, id, error } => {
+                let chunk = self.rest.split_to((*left).min(self.rest.len()));
+                *left -= chunk.len();
+                id.read(&chunk);
+                if *left > 0 {
+                    return None;
+                }
+                self.admissions.add(Err(error.clone()));
+                let stand_in = only_id(id.id);
+                self.next_message();
+                Some(Ok(stand_in))
+            }
+            State::Over => None,
+        }
+    }
+
+    /// A message of this header begins: finds room for it, before any of it is kept.
+    fn admit(&mut self, header: Bytes) -> Result<Option<Bytes>, Error> {
+        self.any = true;
+        let length = u32::from_be_bytes(header[1..].try_into().expect("four bytes")) as usize;
+        let admission =
+            self.within_size(length).and_then(|()| Ok(self.engine.reserve(0, length)?));
+        match admission {
+            Ok(permit) => {
+                self.admissions.add(Ok(permit));
+                match length {
+                    0 => self.next_message(),
+                    _ => self.state = State::Payload(length),
+                }
+                Ok(Some(header))
+            }
+            Err(error) if self.shape == Shape::Stream => {
+                self.state = State::Refused { left: length, id: IdScanner::default(), error };
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn within_size(&self, length: usize) -> Result<(), Error> {
+        if length > self.bounds.message_bytes_max {
+            return Err(Error::OverLimit {
+                what: "the message's length in bytes",
+                value: length as u64,
+                limit: self.bounds.message_bytes_max as u64,
+                name: "message_bytes_max",
+                way_out: "send fewer rows at a time",
+            });
+        }
+        Ok(())
+    }
+
+    fn next_message(&mut self) {
+        self.state = State::Header(BytesMut::new());
+        self.timer = None;
+    }
+
+    fn can_step(&self) -> bool {
+        !self.rest.is_empty() || matches!(self.state, State::Refused { left: 0, .. })
+    }
+
+    /// Whether nothing of a message is missing.
+    fn at_boundary(&self) -> bool {
+        matches!(&self.state, State::Header(header) if header.is_empty())
+    }
+
+    /// Whether the client owes us something: the rest of a message, or the only one.
+    fn waiting(&self) -> bool {
+        !self.at_boundary() || (self.shape == Shape::Unary && !self.any)
+    }
+
+    fn fail(&mut self, error: &Error) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        self.state = State::Over;
+        Poll::Ready(Some(Err(convert::status(error))))
+    }
+
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.waiting() {
+            return false;
+        }
+        let timeout = self.bounds.receive_timeout;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
+        timer.as_mut().poll(cx).is_ready()
+    }
+}
+
+impl<B> Body for Messages<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        loop {
+            if matches!(this.state, State::Over) {
+                return Poll::Ready(None);
+            }
+            while this.can_step() {
+                match this.step() {
+                    Some(Ok(chunk)) => return Poll::Ready(Some(Ok(Frame::data(chunk)))),
+                    Some(Err(error)) => return this.fail(&error),
+                    None => {}
+                }
+            }
+            match Pin::new(&mut this.body).poll_frame(cx) {
+                Poll::Pending if this.poll_late(cx) => {
+                    return this.fail(&Error::ReceiveTimeout(this.bounds.receive_timeout));
+                }
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => this.rest = data,
+                    Err(other) => return Poll::Ready(Some(Ok(other))),
+                },
+                Poll::Ready(Some(Err(error))) => {
+                    this.state = State::Over;
+                    // The client reset the call, or its connection broke.
+                    return Poll::Ready(Some(Err(Status::cancelled(error.to_string()))));
+                }
+                Poll::Ready(None) if this.waiting() => {
+                    return this
+                        .fail(&Error::invalid("message", "ends before its announced length"));
+                }
+                Poll::Ready(None) => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+/// A message of a stream that has an id and no request, with its header.
+fn only_id(id: u64) -> Bytes {
+    let message = SampleStreamRequest { id, request: None };
+    let mut bytes = BytesMut::with_capacity(HEADER_BYTES + message.encoded_len());
+    bytes.put_u8(0);
+    bytes.put_u32(message.encoded_len() as u32);
+    bytes.put(message.encode_to_vec().as_slice());
+    bytes.freeze()
+}
+
+/// Finds the `id` (field 1, a varint) of an encoded message, in pieces of any size, keeping no other
+/// part of it. What is not a message has the id found up to there, or 0.
+#[derive(Debug, Default)]
+struct IdScanner {
+    id: u64,
+    at: At,
+    /// The varint being read, and how far.
+    value: u64,
+    shift: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+enum At {
+    #[default]
+    Tag,
+    Varint {
+        is_id: bool,
+    },
+    Length,
+    Skip(u64),
+    /// Not a message; the rest is ignored.
+    Broken,
+}
+
+impl IdScanner {
+    fn read(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() && self.at != At::Broken {
+            let step = match self.at {
+                At::Skip(left) => {
+                    let step = left.min(bytes.len() as u64);
+                    self.skip(left - step);
+                    step as usize
+                }
+                _ => {
+                    self.varint_byte(bytes[0]);
+                    1
+                }
+            };
+            bytes = &bytes[step..];
+        }
+    }
+
+    fn varint_byte(&mut self, byte: u8) {
+        self.value |= u64::from(byte & 0x7f) << self.shift;
+        self.shift += 7;
+        if byte & 0x80 != 0 {
+            if self.shift > 63 {
+                self.at = At::Broken;
+            }
+            return;
+        }
+        let value = std::mem::take(&mut self.value);
+        self.shift = 0;
+        match self.at {
+            At::Tag => self.tag(value),
+            At::Varint { is_id } => {
+                if is_id {
+                    self.id = value;
+                }
+                self.at = At::Tag;
+            }
+            At::Length => self.skip(value),
+            At::Skip(_) | At::Broken => {}
+        }
+    }
+
+    fn tag(&mut self, tag: u64) {
+        match tag & 7 {
+            0 => self.at = At::Varint { is_id: tag >> 3 == 1 },
+            1 => self.skip(8),
+            2 => self.at = At::Length,
+            5 => self.skip(4),
+            _ => self.at = At::Broken,
+        }
+    }
+
+    fn skip(&mut self, bytes: u64) {
+        self.at = if bytes == 0 { At::Tag } else { At::Skip(bytes) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::SampleRequest;
+
+    #[test]
+    fn the_id_of_a_message_is_found_in_pieces_of_any_size() {
+        let request = SampleRequest { logits: vec![8; 300].into(), ..Default::default() };
+        for id in [0, 1, 127, 128, u64::MAX] {
+            let message =
+                SampleStreamRequest { id, request: Some(request.clone()) }.encode_to_vec();
+            for size in [1, 2, 3, 7, message.len()] {
+                let mut scanner = IdScanner::default();
+                message.chunks(size).for_each(|piece| scanner.read(piece));
+                assert_eq!(scanner.id, id, "in pieces of {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_id_is_found_after_other_fields_and_not_in_garbage() {
+        let mut scanner = IdScanner::default();
+        // Field 2, 3 bytes that look like an id; field 3, fixed 32 bits; field 1.
+        scanner.read(&[0x12, 3, 8, 5, 8, 0x1d, 8, 9, 8, 9, 8, 77]);
+        assert_eq!(scanner.id, 77);
+        for garbage in [[0xff; 32], [0x0f; 32], [0x80; 32]] {
+            let mut scanner = IdScanner::default();
+            scanner.read(&garbage);
+            assert_eq!(scanner.id, 0);
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! Counters and histograms, and the port that Prometheus reads them from.
+//!
+//! Every number is recorded where the fact is known: queue, batches and rows in the engine, calls and
+//! bytes here. The recorder is one for the process; servers that share a process share the numbers.
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tonic::Code;
+
+/// How often recorded values are folded into their histograms when nobody scrapes.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// Scrapes at once; one more is closed as it comes.
+const SCRAPES_MAX: usize = 16;
+/// How long a scrape may take.
+const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// 10 us to 10 s, three a decade.
+const SECONDS: [f64; 19] = [
+    1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0,
+    2.0, 5.0, 10.0,
+];
+/// Powers of two, up to the largest batch there is by default.
+const ROWS: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
+
+static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
+
+/// Installs the recorder of this process, the first time; before engines start, or they miss it.
+///
+/// Something else that records `metrics` in this process is left in place, and then nothing is
+/// rendered here.
+pub fn install() -> &'static PrometheusHandle {
+    RECORDER.get_or_init(|| {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets(&SECONDS)
+            .and_then(|builder| builder.set_buckets_for_metric(Matcher::Full("logitd_batch_rows".into()), &ROWS))
+            .expect("the buckets are not empty")
+            .build_recorder();
+        let handle = recorder.handle();
+        if metrics::set_global_recorder(recorder).is_err() {
+            tracing::warn!("another metrics recorder is installed; /metrics stays empty");
+        }
+        describe();
+        let upkeep = handle.clone();
+        // A thread, not a task: it outlives whichever runtime asked first.
+        let started = std::thread::Builder::new().name("logitd-metrics".into()).spawn(move || {
+            loop {
+                std::thread::sleep(UPKEEP_INTERVAL);
+                upkeep.run_upkeep();
+            }
+        });
+        if let Err(error) = started {
+            tracing::warn!(%error, "no thread for metrics upkeep; histograms grow until they are scraped");
+        }
+        handle
+    })
+}
+
+fn describe() {
+    describe_counter!(
+        "logitd_requests_total",
+        "Requests by gRPC code, those of streams one by one"
+    );
+    describe_counter!("logitd_rows_total", "Rows sampled, by status and device");
+    describe_counter!("logitd_batches_total", "Batches run");
+    describe_histogram!("logitd_batch_rows", "Rows in a batch");
+    describe_gauge!("logitd_queue_rows", "Rows waiting");
+    describe_histogram!(
+        "logitd_queue_wait_seconds",
+        Unit::Seconds,
+        "From acceptance to the start of the batch"
+    );
+    describe_histogram!("logitd_copy_seconds", Unit::Seconds, "Copying a batch to the device");
+    describe_histogram!("logitd_compute_seconds", Unit::Seconds, "Computing a batch");
+    describe_histogram!(
+        "logitd_request_seconds",
+        Unit::Seconds,
+        "From a request's arrival to its answer"
+    );
+    describe_counter!("logitd_bytes_total", Unit::Bytes, "Bytes of logits received, by plane");
+    describe_counter!(
+        "logitd_parity_mismatches_total",
+        "Rows that a device and the processor sampled differently"
+    );
+    describe_gauge!("logitd_device_up", "1 where the device takes work");
+    describe_counter!("logitd_connections_refused_total", "Connections beyond --connections-max");
+}
+
+/// A request under way: it counts, and its time is taken, when it is done. One that is dropped before
+/// that was cancelled.
+#[derive(Debug)]
+pub struct RequestWatch {
+    begun: Instant,
+    /// Only failures count.
+    quiet: bool,
+    done: bool,
+}
+
+impl RequestWatch {
+    /// Begins a request.
+    pub fn begin() -> Self {
+        Self { begun: Instant::now(), quiet: false, done: false }
+    }
+
+    /// Begins a call that is not itself a request, so that it counts only if it fails.
+    pub fn begin_quiet() -> Self {
+        Self { quiet: true, ..Self::begin() }
+    }
+
+    /// It ended like this.
+    pub fn done(mut self, code: Code) {
+        self.record(code);
+    }
+
+    fn record(&mut self, code: Code) {
+        self.done = true;
+        if self.quiet && code == Code::Ok {
+            return;
+        }
+        counter!("logitd_requests_total", "code" => name(code)).increment(1);
+        histogram!("logitd_request_seconds").record(self.begun.elapsed());
+    }
+}
+
+impl Drop for RequestWatch {
+    fn drop(&mut self) {
+        if !self.done {
+            self.record(Code::Cancelled);
+        }
+    }
+}
+
+/// Logits came in as bytes of a request.
+pub fn inline_bytes(bytes: usize) {
+    counter!("logitd_bytes_total", "plane" => "inline").increment(bytes as u64);
+}
+
+/// There was no place for a connection.
+pub fn connection_refused() {
+    counter!("logitd_connections_refused_total").increment(1);
+}
+
+/// Answers `GET /metrics`, until dropped.
+pub async fn serve(listener: TcpListener) {
+    let handle = install();
+    let scrapes = Arc::new(Semaphore::new(SCRAPES_MAX));
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept on the metrics port");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&scrapes).try_acquire_owned() else { continue };
+        tokio::spawn(async move {
+            let service = hyper::service::service_fn(move |request| answer(handle, request));
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .keep_alive(false)
+                .serve_connection(TokioIo::new(stream), service);
+            let _ = tokio::time::timeout(SCRAPE_TIMEOUT, connection).await;
+            drop(place);
+        });
+    }
+}
+
+/// Binds the metrics port.
+pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+async fn answer(
+    handle: &'static PrometheusHandle,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (status, content_type, body) = match (request.method(), request.uri().path()) {
+        (&Method::GET, "/metrics") => {
+            (StatusCode::OK, "text/plain; version=0.0.4", handle.render())
+        }
+        _ => (StatusCode::NOT_FOUND, "text/plain", "GET /metrics\n".into()),
+    };
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    let content_type = http::HeaderValue::from_static(content_type);
+    response.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
+    Ok(response)
+}
+
+/// A code as gRPC spells it.
+fn name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

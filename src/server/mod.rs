@@ -1,0 +1,266 @@
+//! The gRPC server: connections in, work to the engine, answers out.
+//!
+//! A call comes through [`connection`] (sockets, TLS, HTTP/2), then [`admission`] (who calls, until
+//! when), and its body through [`frames`], where each message gets its permit before it is read. The
+//! handlers in [`service`] and [`stream`] convert ([`convert`]), submit and await.
+
+mod admission;
+mod auth;
+mod connection;
+pub mod convert;
+mod error;
+mod frames;
+mod listen;
+pub mod metrics;
+mod service;
+mod stream;
+pub mod telemetry;
+mod tls;
+
+pub use auth::TOKEN_BYTES_MAX;
+pub use error::{Error, Violation};
+pub use listen::{ListenError, Listeners};
+
+use crate::api::{self, sampler_service_server::SERVICE_NAME};
+use crate::config::Config;
+use crate::engine::Engine;
+use admission::Admission;
+use auth::Tokens;
+use connection::Connections;
+use frames::Bounds;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
+
+/// How long connections may linger once every call is answered, so that the last bytes get out.
+const LINGER: Duration = Duration::from_secs(1);
+/// A health check's message is a service's name.
+const HEALTH_MESSAGE_BYTES_MAX: usize = 4 << 10;
+
+/// What all calls of a server share.
+struct Shared {
+    engine: Engine,
+    limits: api::Limits,
+    bounds: Bounds,
+    stream_stall_timeout: Duration,
+    tokens: Option<Tokens>,
+    /// Finish what has begun, begin nothing new.
+    draining: CancellationToken,
+    /// One a call, until its answer has left.
+    active: TaskTracker,
+}
+
+/// A server that is ready to run: files are read, sockets are bound.
+pub struct Server {
+    config: Config,
+    listeners: Listeners,
+    metrics: Option<tokio::net::TcpListener>,
+    tls: Option<tokio_rustls::TlsAcceptor>,
+    tokens: Option<Tokens>,
+}
+
+/// Why a server cannot run, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// An address.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The metrics address.
+    #[error("cannot listen on --metrics-listen {address}: {reason}")]
+    Metrics {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        reason: String,
+    },
+    /// A file of certificates, keys or tokens.
+    #[error("{0}")]
+    File(String),
+    /// Calls were cut off.
+    #[error("{calls} calls were still unanswered after --drain-timeout ({} ms)", timeout.as_millis())]
+    DrainTimeout {
+        /// How many.
+        calls: usize,
+        /// How long they had.
+        timeout: Duration,
+    },
+}
+
+/// Serves on `listeners` until `shutdown` resolves, then drains. See [`Server`] to bind and run in two
+/// steps.
+pub async fn run(
+    config: Config,
+    engine: Engine,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServerError> {
+    Server::bind(config).await?.run(engine, shutdown).await
+}
+
+impl Server {
+    /// Binds every address and reads every file that the settings name. Call it within a Tokio runtime.
+    pub async fn bind(config: Config) -> Result<Self, ServerError> {
+        let security = &config.security;
+        let tls = tls::acceptor(security).map_err(ServerError::File)?;
+        let tokens = security
+            .tokens_file
+            .as_ref()
+            .map(|path| Tokens::read(path, security.token_rows_max))
+            .transpose()
+            .map_err(ServerError::File)?;
+        let metrics = match config.telemetry.metrics_listen {
+            None => None,
+            Some(address) => Some(
+                metrics::bind(address)
+                    .await
+                    .map_err(|e| ServerError::Metrics { address, reason: e.to_string() })?,
+            ),
+        };
+        let listeners = Listeners::bind(&config.listen)?;
+        Ok(Self { config, listeners, metrics, tls, tokens })
+    }
+
+    /// The addresses, with the ports that were taken where 0 was asked for.
+    pub fn addresses(&self) -> Vec<crate::config::Address> {
+        self.listeners.addresses()
+    }
+
+    /// The same as a client takes them: `http://127.0.0.1:50051`, `unix:/run/logitd.sock`.
+    pub fn targets(&self) -> Vec<String> {
+        self.addresses().iter().map(|address| address.target(self.tls.is_some())).collect()
+    }
+
+    /// Where metrics are served.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
+    /// Serves until `shutdown` resolves, then drains: health says no, `--drain-delay` passes, sockets
+    /// close, every call that has begun is answered (within `--drain-timeout`), connections close.
+    pub async fn run(
+        self,
+        engine: Engine,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), ServerError> {
+        let Self { config, listeners, metrics, tls, tokens } = self;
+        let scraped = metrics.map(|listener| tokio::spawn(metrics::serve(listener)));
+        let shared = Arc::new(Shared {
+            engine: engine.clone(),
+            limits: convert::limits(&config),
+            bounds: Bounds {
+                message_bytes_max: config.work.message_bytes_max,
+                receive_timeout: config.work.receive_timeout,
+            },
+            stream_stall_timeout: config.connections.stream_stall_timeout,
+            tokens,
+            draining: CancellationToken::new(),
+            active: TaskTracker::new(),
+        });
+        let health = HealthReporter::new();
+        set_health(&health, ServingStatus::Serving).await;
+        let connections = Arc::new(Connections::new(
+            &config,
+            routes(&shared, &health),
+            tls,
+            shared.draining.clone(),
+        ));
+        for listener in listeners.0 {
+            connections.tasks.spawn(Arc::clone(&connections).accept(listener));
+        }
+
+        let healthy = follow_devices(&engine, &health);
+        tokio::select! {
+            () = shutdown => {}
+            () = healthy => {}
+        }
+        let result = drain(&config, &shared, &health, &connections).await;
+        if let Some(scraped) = scraped {
+            scraped.abort();
+        }
+        result
+    }
+}
+
+fn routes(shared: &Arc<Shared>, health: &HealthReporter) -> Routes {
+    let health = HealthServer::new(HealthService::from_health_reporter(health.clone()))
+        .max_decoding_message_size(HEALTH_MESSAGE_BYTES_MAX);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(api::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    Routes::new(Admission::new(Arc::clone(shared)))
+        .add_service(health)
+        .add_service(reflection().build_v1().expect("compiled descriptors"))
+        // What grpcurl and many other tools still ask for.
+        .add_service(reflection().build_v1alpha().expect("compiled descriptors"))
+        .prepare()
+}
+
+/// The sampler's health is that of its devices: it serves as long as one is up.
+async fn follow_devices(engine: &Engine, health: &HealthReporter) {
+    let mut devices = engine.watch_devices();
+    loop {
+        let up = devices.borrow_and_update().iter().any(|device| device.up);
+        let status = if up { ServingStatus::Serving } else { ServingStatus::NotServing };
+        set_health(health, status).await;
+        if devices.changed().await.is_err() {
+            // No more news; the engine lives as long as we hold it.
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// For the server as a whole (the empty name) and for its service.
+async fn set_health(health: &HealthReporter, status: ServingStatus) {
+    for service in ["", SERVICE_NAME] {
+        health.set_service_status(service, status).await;
+    }
+}
+
+async fn drain(
+    config: &Config,
+    shared: &Shared,
+    health: &HealthReporter,
+    connections: &Connections,
+) -> Result<(), ServerError> {
+    tracing::info!("draining");
+    set_health(health, ServingStatus::NotServing).await;
+    tokio::time::sleep(config.drain.drain_delay).await;
+
+    // Sockets close; connections are told to go away, and streams to end.
+    shared.draining.cancel();
+    connections.tasks.close();
+    let deadline = Instant::now() + config.drain.drain_timeout;
+    shared.active.close();
+    let closed = async {
+        loop {
+            shared.active.wait().await;
+            // Everything is answered. Connections that only watch health, or never said a word,
+            // would stay for ever; a call that was under way to us keeps the others open.
+            let linger = Instant::now() + LINGER;
+            if timeout_at(linger, connections.tasks.wait()).await.is_ok()
+                || shared.active.is_empty()
+            {
+                return;
+            }
+        }
+    };
+    let closed = timeout_at(deadline, closed).await;
+    let calls = shared.active.len();
+    connections.killed.cancel();
+    connections.tasks.wait().await;
+    shared.engine.drain().await;
+    if closed.is_err() && calls > 0 {
+        return Err(ServerError::DrainTimeout { calls, timeout: config.drain.drain_timeout });
+    }
+    tracing::info!("drained");
+    Ok(())
+}

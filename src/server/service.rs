@@ -1,0 +1,103 @@
+//! The handlers: each takes a message, hands it on, and converts what comes back.
+
+use super::admission::Call;
+use super::error::Error;
+use super::stream::{self, Answers};
+use super::{Shared, convert, metrics};
+use crate::api::sampler_service_server::SamplerService;
+use crate::api::{
+    Device, GetInfoRequest, GetInfoResponse, Plane, SampleRequest, SampleResponse,
+    SampleStreamRequest,
+};
+use crate::arithmetic;
+use crate::engine;
+use crate::engine::Permit;
+use crate::params::SamplingParams;
+use std::sync::Arc;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Implements the API over the engine.
+#[derive(Clone)]
+pub struct Sampler {
+    shared: Arc<Shared>,
+}
+
+impl Sampler {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+}
+
+#[tonic::async_trait]
+impl SamplerService for Sampler {
+    type SampleStreamStream = Answers;
+
+    async fn sample(
+        &self,
+        mut request: Request<SampleRequest>,
+    ) -> Result<Response<SampleResponse>, Status> {
+        let call = call(&mut request)?;
+        let sampled = match call.admissions.next() {
+            Some(Ok(permit)) => sample(&self.shared, &call, permit, request.into_inner()).await,
+            Some(Err(error)) => Err(error),
+            None => return Err(unadmitted()),
+        };
+        sampled.map(Response::new).map_err(|error| convert::status(&error))
+    }
+
+    async fn sample_stream(
+        &self,
+        mut request: Request<Streaming<SampleStreamRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        let call = call(&mut request)?;
+        Ok(Response::new(stream::serve(Arc::clone(&self.shared), call, request.into_inner())))
+    }
+
+    async fn get_info(
+        &self,
+        _: Request<GetInfoRequest>,
+    ) -> Result<Response<GetInfoResponse>, Status> {
+        let device = |state: engine::DeviceState| Device {
+            id: state.info.id.clone(),
+            name: state.info.name.clone(),
+            isa: state.info.isa.clone(),
+            threads: state.info.threads as u32,
+            up: state.up,
+        };
+        Ok(Response::new(GetInfoResponse {
+            version: env!("CARGO_PKG_VERSION").into(),
+            arithmetic_version: arithmetic::VERSION,
+            devices: self.shared.engine.devices().into_iter().map(device).collect(),
+            limits: Some(self.shared.limits),
+            planes: vec![Plane::Inline.into()],
+        }))
+    }
+}
+
+/// Samples one request, of a unary call or of a stream, with the permit its message was let in with.
+pub(super) async fn sample(
+    shared: &Shared,
+    call: &Call,
+    mut permit: Permit,
+    request: SampleRequest,
+) -> Result<SampleResponse, Error> {
+    let batch = convert::batch(request, &shared.limits)?;
+    permit.resize(batch.rows.len(), batch.bytes())?;
+    metrics::inline_bytes(batch.bytes());
+    let _token_rows =
+        call.token.as_ref().map(|token| token.reserve(batch.rows.len())).transpose()?;
+    let params: Vec<SamplingParams> = batch.rows.iter().map(|row| *row.params()).collect();
+    let request =
+        engine::Request { rows: batch.rows, deadline: call.deadline, priority: batch.priority };
+    let done = shared.engine.submit(permit, request)?.await?;
+    Ok(convert::response(&done, &params))
+}
+
+fn call<T>(request: &mut Request<T>) -> Result<Call, Status> {
+    request.extensions_mut().remove().ok_or_else(unadmitted)
+}
+
+/// The handlers stand behind [`Admission`](super::admission::Admission), which admits every message.
+fn unadmitted() -> Status {
+    Status::internal("a message came past admission")
+}

@@ -1,0 +1,203 @@
+//! `SampleStream`: many requests in flight on one call.
+//!
+//! The reader takes a place for each request before it reads it, so that a stream has a bounded number
+//! of requests anywhere; the place is free again when the answer has been handed to the transport. A
+//! client that stops reading its answers therefore stops being read, and after the stall timeout its
+//! stream ends: whatever of it still waits is cancelled.
+
+use super::admission::Call;
+use super::error::Error;
+use super::metrics::RequestWatch;
+use super::service::sample;
+use super::{Shared, convert};
+use crate::api::sample_stream_response::Result as Outcome;
+use crate::api::{SampleStreamRequest, SampleStreamResponse};
+use crate::engine::Permit;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_stream::Stream;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{Code, Status, Streaming};
+use tracing::Instrument;
+
+/// Answers ready for the transport. More would only be memory: the others wait in their tasks.
+const READY_MAX: usize = 1;
+
+/// Starts to serve a stream; what it returns are its answers, in the order of their completion.
+pub fn serve(shared: Arc<Shared>, call: Call, requests: Streaming<SampleStreamRequest>) -> Answers {
+    let (answers, ready) = mpsc::channel(READY_MAX);
+    let outbox = Outbox { ready: Some(ready), end: None, taken: Instant::now() };
+    let stream = Arc::new(Requests {
+        shared,
+        call,
+        outbox: Mutex::new(outbox),
+        stalled: CancellationToken::new(),
+    });
+    let hung_up = CancellationToken::new();
+    let reading =
+        hung_up.clone().run_until_cancelled_owned(read(Arc::clone(&stream), answers, requests));
+    tokio::spawn(reading.in_current_span());
+    Answers { stream, _hang_up: hung_up.drop_guard() }
+}
+
+/// The answers of a stream. Dropping them, which the transport does when the client hangs up, cancels
+/// what has no answer yet.
+pub struct Answers {
+    stream: Arc<Requests>,
+    _hang_up: DropGuard,
+}
+
+impl Stream for Answers {
+    type Item = Result<SampleStreamResponse, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut outbox = self.stream.outbox();
+        outbox.taken = Instant::now();
+        if let Some(ready) = &mut outbox.ready {
+            match ready.poll_recv(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Some(answer)) => return Poll::Ready(Some(Ok(answer.response))),
+                Poll::Ready(None) => outbox.ready = None,
+            }
+        }
+        Poll::Ready(outbox.end.take().map(Err))
+    }
+}
+
+/// One answer, with the place on the stream that its request had.
+struct Answer {
+    response: SampleStreamResponse,
+    _place: OwnedSemaphorePermit,
+}
+
+struct Outbox {
+    ready: Option<mpsc::Receiver<Answer>>,
+    /// What the stream ends with, where that is not success.
+    end: Option<Status>,
+    /// When the transport last asked for an answer.
+    taken: Instant,
+}
+
+/// What the reader and the requests of one stream share.
+struct Requests {
+    shared: Arc<Shared>,
+    call: Call,
+    outbox: Mutex<Outbox>,
+    /// The client does not read.
+    stalled: CancellationToken,
+}
+
+/// Reads until the client is done, the server drains, or the client no longer reads.
+async fn read(
+    stream: Arc<Requests>,
+    answers: mpsc::Sender<Answer>,
+    mut requests: Streaming<SampleStreamRequest>,
+) {
+    let places = Arc::new(Semaphore::new(stream.shared.limits.stream_requests_max as usize));
+    // Dropped with this future, and every request in it.
+    let mut work = JoinSet::new();
+    let end = loop {
+        while work.try_join_next().is_some() {}
+        let next = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, requests.message().await)
+        };
+        let (place, message) = tokio::select! {
+            biased;
+            () = stream.stalled.cancelled() => break None,
+            () = stream.shared.draining.cancelled() => break Some(convert::status(&Error::StreamDraining)),
+            next = next => next,
+        };
+        match (place, message) {
+            (Ok(place), Ok(Some(message))) => {
+                // Taken here, where messages are in order.
+                let admission = stream.call.admissions.next();
+                let request =
+                    Arc::clone(&stream).answer(message, admission, place, answers.clone());
+                work.spawn(request.in_current_span());
+            }
+            // Not a message, too late, or cut short: nothing after it can be read.
+            (_, Err(status)) => break Some(status),
+            (Err(_), _) | (_, Ok(None)) => break None,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = stream.stalled.cancelled() => stream.end_stalled(),
+        () = async { while work.join_next().await.is_some() {} } => stream.outbox().end = end,
+    }
+}
+
+impl Requests {
+    async fn answer(
+        self: Arc<Self>,
+        message: SampleStreamRequest,
+        admission: Option<Result<Permit, Error>>,
+        place: OwnedSemaphorePermit,
+        answers: mpsc::Sender<Answer>,
+    ) {
+        let watch = RequestWatch::begin();
+        let outcome = match (admission, message.request) {
+            (Some(Ok(permit)), Some(request)) => {
+                sample(&self.shared, &self.call, permit, request).await
+            }
+            (Some(Err(refused)), _) => Err(refused),
+            (_, None) => Err(Error::invalid("request", "is missing")),
+            (None, _) => Err(Error::invalid("message", "came past admission")),
+        };
+        let result = match outcome {
+            Ok(response) => {
+                watch.done(Code::Ok);
+                Outcome::Response(response)
+            }
+            Err(error) => {
+                let error = convert::stream_error(&error);
+                watch.done(Code::from(error.code));
+                Outcome::Error(error)
+            }
+        };
+        let response = SampleStreamResponse { id: message.id, result: Some(result) };
+        self.send(answers, Answer { response, _place: place }).await;
+    }
+
+    /// Waits for the transport to take earlier answers, as long as it takes any.
+    async fn send(&self, answers: mpsc::Sender<Answer>, answer: Answer) {
+        let mut room = std::pin::pin!(answers.reserve());
+        let mut since = Instant::now();
+        loop {
+            let stall = since + self.shared.stream_stall_timeout;
+            tokio::select! {
+                biased;
+                room = &mut room => {
+                    if let Ok(room) = room {
+                        room.send(answer);
+                    }
+                    return;
+                }
+                () = tokio::time::sleep_until(stall) => {
+                    let taken = self.outbox().taken;
+                    if taken <= since {
+                        return self.stalled.cancel();
+                    }
+                    since = taken;
+                }
+            }
+        }
+    }
+
+    /// Keeps nothing but the reason; the transport asks for it if the client ever reads again.
+    fn end_stalled(&self) {
+        let mut outbox = self.outbox();
+        outbox.ready = None;
+        outbox.end = Some(convert::status(&Error::Stalled(self.shared.stream_stall_timeout)));
+    }
+
+    fn outbox(&self) -> MutexGuard<'_, Outbox> {
+        // Nothing panics half way through a change.
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
