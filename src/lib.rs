@@ -15,4 +15,6 @@ pub mod engine;
 pub mod generate;
 pub mod npy;
 pub mod params;
+pub mod recheck;
 pub mod server;
+pub mod trace;

@@ -1,0 +1,302 @@
+//! Checks answers of the API against a local backend: the same request, sampled again, must give the
+//! same bits.
+//!
+//! An answer carries the seeds that were used, so it can be checked anywhere and at any time, whatever
+//! computed it.
+
+use crate::api::{self, SampleRequest, SampleResponse};
+use crate::arithmetic;
+use crate::backend::{Backend, DeviceError};
+use crate::batch::{Dtype, Results, Row, RowError, RowResult, RowStatus};
+use crate::params::{ParamsError, ParamsSpec};
+use std::fmt;
+
+/// Samples the rows of `request` with the seeds that `answer` names and compares every bit.
+/// Returns each row that differs. `results` is working memory.
+pub fn recheck(
+    backend: &mut dyn Backend,
+    request: &SampleRequest,
+    answer: &SampleResponse,
+    results: &mut Results,
+) -> Result<Vec<Difference>, RecheckError> {
+    let (ours, theirs) = (arithmetic::VERSION, answer.arithmetic_version);
+    if ours != theirs {
+        return Err(RecheckError::ArithmeticVersion { ours, theirs });
+    }
+    let rows = rows(request, answer)?;
+    if rows.len() != answer.rows.len() {
+        let (expected, got) = (format!("{} rows", rows.len()), format!("{}", answer.rows.len()));
+        return Ok(vec![Difference { row: 0, field: "rows", expected, got }]);
+    }
+    backend.sample(&rows, results)?;
+    let each = results.iter().zip(&answer.rows).zip(&rows).enumerate();
+    Ok(each.filter_map(|(i, ((ours, theirs), row))| difference(i, &ours, theirs, row)).collect())
+}
+
+/// The rows of a request, as a backend takes them. Where a request leaves the seed to the server, it is
+/// taken from the answer.
+pub fn rows<'a>(
+    request: &'a SampleRequest,
+    answer: &SampleResponse,
+) -> Result<Vec<Row<'a>>, RecheckError> {
+    let dtype = match request.dtype() {
+        api::Dtype::F16 => Dtype::F16,
+        api::Dtype::Bf16 => Dtype::Bf16,
+        api::Dtype::F32 => Dtype::F32,
+        api::Dtype::Unspecified => return Err(RecheckError::Dtype(request.dtype)),
+    };
+    let row_bytes = request.vocab_size as usize * dtype.size_bytes();
+    if row_bytes == 0 || !request.logits.len().is_multiple_of(row_bytes) {
+        return Err(RecheckError::Length { bytes: request.logits.len(), row_bytes });
+    }
+    let count = request.logits.len() / row_bytes;
+    if request.params.len() > 1 && request.params.len() != count {
+        return Err(RecheckError::Params { params: request.params.len(), rows: count });
+    }
+    let defaults = api::SamplingParams::default();
+    let one = |(i, logits): (usize, &'a [u8])| {
+        let params = match request.params.as_slice() {
+            [] => &defaults,
+            [same] => same,
+            each => &each[i],
+        };
+        let used = answer.rows.get(i).map_or(0, |row| row.seed);
+        Ok(Row::new(dtype, logits, spec(params).parse(|| used)?)?)
+    };
+    request.logits.chunks_exact(row_bytes).enumerate().map(one).collect()
+}
+
+/// The answer that a server with this backend would give, timings and device apart.
+pub fn answer(
+    backend: &mut dyn Backend,
+    request: &SampleRequest,
+    results: &mut Results,
+) -> Result<SampleResponse, RecheckError> {
+    let rows = rows(request, &SampleResponse::default())?;
+    backend.sample(&rows, results)?;
+    let row = |(row, result): (&Row<'_>, RowResult<'_>)| api::RowResult {
+        status: proto_status(result.outcome.status).into(),
+        token: result.draws.first().map(|draw| draw.token),
+        logprob: result.draws.first().map(|draw| draw.logprob),
+        kept: result.outcome.kept,
+        kept_mass: result.outcome.kept_mass,
+        seed: row.params().seed(),
+        draws: match result.draws {
+            [_] => Vec::new(),
+            draws => {
+                draws.iter().map(|d| api::Draw { token: d.token, logprob: d.logprob }).collect()
+            }
+        },
+    };
+    Ok(SampleResponse {
+        rows: rows.iter().zip(results.iter()).map(row).collect(),
+        arithmetic_version: arithmetic::VERSION,
+        plane: api::Plane::Inline.into(),
+        ..Default::default()
+    })
+}
+
+/// What is different in a row, first of all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The row's place in its request.
+    pub row: usize,
+    /// The first field that differs, by its name in the API.
+    pub field: &'static str,
+    /// What the local backend says.
+    pub expected: String,
+    /// What the answer says.
+    pub got: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { row, field, expected, got } = self;
+        write!(f, "row {row}: {field} is {got}; expected {expected}")
+    }
+}
+
+/// Why an answer cannot be checked.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum RecheckError {
+    /// Two versions of the arithmetic need not agree.
+    #[error(
+        "answered with version {theirs} of the sampling arithmetic, and this program has version {ours}; \
+         use the logitd that has version {theirs}"
+    )]
+    ArithmeticVersion {
+        /// Of this program.
+        ours: u32,
+        /// Of the answer.
+        theirs: u32,
+    },
+    /// The request names no dtype that is known here.
+    #[error("the request's dtype is {0}; known: 1 (F16), 2 (BF16), 3 (F32)")]
+    Dtype(i32),
+    /// The request's logits are no whole rows.
+    #[error("{bytes} bytes of logits are not whole rows of {row_bytes} bytes")]
+    Length {
+        /// Bytes held.
+        bytes: usize,
+        /// Bytes a row.
+        row_bytes: usize,
+    },
+    /// The request's parameters do not match its rows.
+    #[error("{params} parameter sets for {rows} rows; one for all or one a row is wanted")]
+    Params {
+        /// Sets given.
+        params: usize,
+        /// Rows given.
+        rows: usize,
+    },
+    /// A parameter of the request is out of range.
+    #[error(transparent)]
+    Value(#[from] ParamsError),
+    /// A row of the request is none.
+    #[error(transparent)]
+    Row(#[from] RowError),
+    /// The local backend failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+fn spec(params: &api::SamplingParams) -> ParamsSpec {
+    let default = ParamsSpec::default();
+    ParamsSpec {
+        temperature: params.temperature.unwrap_or(default.temperature),
+        top_k: params.top_k,
+        top_p: params.top_p.unwrap_or(default.top_p),
+        min_p: params.min_p,
+        seed: params.seed,
+        position: params.position,
+        draws: params.draws.unwrap_or(default.draws),
+    }
+}
+
+fn difference(
+    i: usize,
+    ours: &RowResult<'_>,
+    theirs: &api::RowResult,
+    row: &Row<'_>,
+) -> Option<Difference> {
+    let differs = |field, expected: String, got: String| {
+        (expected != got).then_some(Difference { row: i, field, expected, got })
+    };
+    let outcome = ours.outcome;
+    let first = ours.draws.first();
+    differs("status", proto_status(outcome.status).as_str_name().into(), {
+        theirs.status().as_str_name().into()
+    })
+    .or_else(|| differs("kept", outcome.kept.to_string(), theirs.kept.to_string()))
+    .or_else(|| differs("kept_mass", outcome.kept_mass.to_string(), theirs.kept_mass.to_string()))
+    .or_else(|| differs("token", shown(first.map(|d| d.token)), shown(theirs.token)))
+    .or_else(|| {
+        let (ours, theirs) = (first.map(|d| d.logprob), theirs.logprob);
+        differs("logprob", shown_bits(ours), shown_bits(theirs))
+    })
+    .or_else(|| {
+        // A single draw is said in `token` and `logprob` alone.
+        let several: Vec<_> = if ours.draws.len() > 1 { ours.draws.to_vec() } else { Vec::new() };
+        let expected = several.iter().map(|d| shown_draw(d.token, d.logprob));
+        let got = theirs.draws.iter().map(|d| shown_draw(d.token, d.logprob));
+        differs("draws", expected.collect::<String>(), got.collect::<String>())
+    })
+    .or_else(|| differs("seed", row.params().seed().to_string(), theirs.seed.to_string()))
+}
+
+fn proto_status(status: RowStatus) -> api::RowStatus {
+    match status {
+        RowStatus::Ok => api::RowStatus::Ok,
+        RowStatus::Nan => api::RowStatus::Nan,
+        RowStatus::PositiveInfinity => api::RowStatus::PositiveInfinity,
+        RowStatus::NoCandidate => api::RowStatus::NoCandidate,
+    }
+}
+
+fn shown(value: Option<u32>) -> String {
+    value.map_or_else(|| "absent".into(), |value| value.to_string())
+}
+
+fn shown_bits(value: Option<f32>) -> String {
+    value.map_or_else(|| "absent".into(), |x| format!("{x} ({:#010x})", x.to_bits()))
+}
+
+fn shown_draw(token: u32, logprob: f32) -> String {
+    format!("{token} {}; ", shown_bits(Some(logprob)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::reference::Reference;
+
+    fn request() -> SampleRequest {
+        let logits: Vec<u8> =
+            (0..3 * 16).flat_map(|i| (i as f32 * 0.3).sin().to_le_bytes()).collect();
+        let params =
+            |draws, seed| api::SamplingParams { draws: Some(draws), seed, ..Default::default() };
+        SampleRequest {
+            dtype: api::Dtype::F32.into(),
+            vocab_size: 16,
+            logits: logits.into(),
+            params: vec![params(1, Some(5)), params(3, Some(6)), params(1, None)],
+            ..Default::default()
+        }
+    }
+
+    fn check(answer: &SampleResponse) -> Result<Vec<Difference>, RecheckError> {
+        recheck(&mut Reference::default(), &request(), answer, &mut Results::default())
+    }
+
+    fn right() -> SampleResponse {
+        let mut answer =
+            answer(&mut Reference::default(), &request(), &mut Results::default()).unwrap();
+        // As if the server had taken a seed from the operating system.
+        answer.rows[2].seed = 77;
+        let mut seeded = request();
+        seeded.params[2].seed = Some(77);
+        let third = self::answer(&mut Reference::default(), &seeded, &mut Results::default());
+        answer.rows[2] = third.unwrap().rows[2].clone();
+        answer
+    }
+
+    #[test]
+    fn a_right_answer_has_no_difference() {
+        assert_eq!(check(&right()), Ok(vec![]));
+    }
+
+    #[test]
+    fn every_wrong_field_is_found_in_its_row() {
+        type Fault = (&'static str, usize, fn(&mut SampleResponse));
+        let faults: [Fault; 9] = [
+            ("token", 0, |a| a.rows[0].token = a.rows[0].token.map(|token| token ^ 1)),
+            ("token", 2, |a| a.rows[2].token = None),
+            ("logprob", 1, |a| {
+                a.rows[1].logprob = a.rows[1].logprob.map(|x| f32::from_bits(x.to_bits() ^ 1));
+            }),
+            ("kept", 2, |a| a.rows[2].kept += 1),
+            ("kept_mass", 0, |a| a.rows[0].kept_mass += 1),
+            ("status", 1, |a| a.rows[1].status = api::RowStatus::Nan.into()),
+            ("draws", 1, |a| a.rows[1].draws[2].token ^= 1),
+            ("draws", 0, |a| a.rows[0].draws.push(api::Draw::default())),
+            ("seed", 0, |a| a.rows[0].seed += 1),
+        ];
+        for (field, row, spoil) in faults {
+            let mut answer = right();
+            spoil(&mut answer);
+            let found = check(&answer).unwrap();
+            assert_eq!(found.len(), 1, "{field}: {found:?}");
+            assert_eq!((found[0].field, found[0].row), (field, row));
+        }
+    }
+
+    #[test]
+    fn a_missing_row_and_another_arithmetic_are_said() {
+        let mut answer = right();
+        answer.rows.pop();
+        assert_eq!(check(&answer).unwrap()[0].field, "rows");
+        answer.arithmetic_version = 9;
+        let error = check(&answer).unwrap_err();
+        assert_eq!(error, RecheckError::ArithmeticVersion { ours: arithmetic::VERSION, theirs: 9 });
+    }
+}

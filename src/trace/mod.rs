@@ -1,0 +1,71 @@
+//! Recorded traffic: requests and their answers in a file, to be sent again or checked again.
+//!
+//! `logitd serve --record FILE` writes one, `logitd load --replay FILE` sends its requests at their
+//! recorded pace, and `logitd verify --recorded FILE` samples them again and compares every bit,
+//! wherever and on whatever they were computed.
+//!
+//! **A trace holds logits and seeds**: whoever has it can tell which tokens were drawn. Files are made
+//! readable by their owner only.
+//!
+//! # Format
+//!
+//! Sixteen bytes, [`MAGIC`], then frames: a length (u32, little-endian), the CRC-32 of that length and of
+//! what follows it (u32), and so many bytes of a [`Frame`](format) message. Frames are only ever appended. A server that
+//! dies leaves at most one torn frame, at the end; [`Reader`] says where, and everything before it is
+//! read. Each run of a server is a session, so that a file can be continued.
+//!
+//! A row of real logits is noise in its lower bytes and far from it in the upper ones: a record's logits
+//! are split into planes (all first bytes, all second bytes, and so on) and then compressed with zstd,
+//! which makes f16 rows a quarter smaller at a gigabyte a second. Where it gains nothing they are stored
+//! as they came.
+
+mod format;
+mod reader;
+mod recorder;
+mod verify;
+
+pub use format::{MAGIC, Session};
+pub use reader::{Damage, ReadError, Reader};
+pub use recorder::{Recorder, RecorderOptions, RecorderStats};
+pub use verify::{Mismatch, Verdict, verify};
+
+use crate::api::{SampleRequest, SampleResponse, StreamError};
+use std::time::Duration;
+
+/// One recorded request and what came of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// When it arrived, from the start of its session; to the microsecond.
+    pub arrival: Duration,
+    /// From its arrival to its answer; to the microsecond.
+    pub took: Duration,
+    /// What was asked.
+    pub request: SampleRequest,
+    /// What was answered, or with what it was refused.
+    pub result: Result<SampleResponse, StreamError>,
+}
+
+impl Entry {
+    /// The request, asking for the very bits of its answer: where the seed was left to the server, it is
+    /// now the one that the server took.
+    pub fn seeded_request(&self) -> SampleRequest {
+        let mut request = self.request.clone();
+        let Ok(answer) = &self.result else { return request };
+        if !request.params.is_empty() && request.params.iter().all(|params| params.seed.is_some()) {
+            return request;
+        }
+        let params = |i: usize| match self.request.params.as_slice() {
+            [] => Default::default(),
+            [same] => *same,
+            each => each.get(i).copied().unwrap_or_default(),
+        };
+        request.params = (answer.rows.iter().enumerate())
+            .map(|(i, row)| {
+                let mut params = params(i);
+                params.seed.get_or_insert(row.seed);
+                params
+            })
+            .collect();
+        request
+    }
+}

@@ -1,0 +1,428 @@
+//! Writes a trace while a server works, and never makes it wait.
+
+use super::Entry;
+use super::format::{Encoder, MAGIC, Session};
+use super::reader::{ReadError, Reader};
+use crate::api::{SampleRequest, SampleResponse, StreamError};
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+/// How much is recorded, and where.
+#[derive(Clone, Debug)]
+pub struct RecorderOptions {
+    /// The file. An existing trace is continued; anything else that exists is refused.
+    pub path: PathBuf,
+    /// Share of the requests that is recorded, evenly spread: 0 to 1.
+    pub fraction: f64,
+    /// Bytes of logits that may wait for the disk. What comes when they are used up is dropped and counted.
+    pub buffer_bytes_max: u64,
+    /// Size of the file beyond which nothing more is recorded; what comes then is dropped and counted.
+    pub file_bytes_max: u64,
+}
+
+impl RecorderOptions {
+    /// Everything, with 256 MiB of buffer and 64 GiB of file.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            fraction: 1.0,
+            buffer_bytes_max: 256 << 20,
+            file_bytes_max: 64 << 30,
+        }
+    }
+}
+
+/// Records requests and answers: [`record`](Self::record) takes no longer than putting them into a
+/// bounded buffer, from which a thread writes them. What the disk cannot keep up with is dropped and
+/// counted, and the serving goes on.
+///
+/// Dropped, it writes what it has taken; [`finish`](Self::finish) does so and says how it went.
+#[derive(Debug)]
+pub struct Recorder {
+    shared: Arc<Shared>,
+    queue: Option<SyncSender<Entry>>,
+    thread: Option<JoinHandle<()>>,
+    started: Instant,
+}
+
+/// What a recorder has done so far.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecorderStats {
+    /// Requests in the file.
+    pub recorded: u64,
+    /// Bytes of the file.
+    pub file_bytes: u64,
+    /// Requests that were to be recorded and are not: the buffer or the file was full, or the disk failed.
+    pub dropped: u64,
+    /// Why nothing more is written, where that is so.
+    pub failure: Option<String>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    options: RecorderOptions,
+    /// Requests that were offered.
+    offered: AtomicU64,
+    recorded: AtomicU64,
+    dropped: AtomicU64,
+    file_bytes: AtomicU64,
+    /// Bytes of logits between `record` and the disk.
+    buffered_bytes: AtomicU64,
+    failure: Mutex<Option<String>>,
+}
+
+impl Recorder {
+    /// Opens the file, readable by its owner only, begins a session in it, and starts the thread.
+    pub fn start(options: RecorderOptions) -> Result<Self, ReadError> {
+        let (file, mut at) = open(&options.path)?;
+        let mut file = BufWriter::with_capacity(1 << 20, file);
+        let mut encoder = Encoder::default();
+        let since_1970 =
+            SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let session = encoder.session(Session {
+            started_unix_us: u64::try_from(since_1970.as_micros()).unwrap_or(u64::MAX),
+            server_version: env!("CARGO_PKG_VERSION").into(),
+        });
+        file.write_all(session)?;
+        file.flush()?;
+        at += session.len() as u64;
+
+        let shared = Arc::new(Shared {
+            options,
+            offered: AtomicU64::new(0),
+            recorded: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            file_bytes: AtomicU64::new(at),
+            buffered_bytes: AtomicU64::new(0),
+            failure: Mutex::new(None),
+        });
+        let (queue, entries) = sync_channel(QUEUE_ENTRIES_MAX);
+        let writer = Writer { shared: shared.clone(), file, encoder };
+        let thread =
+            std::thread::Builder::new().name("trace".into()).spawn(move || writer.run(&entries))?;
+        Ok(Self { shared, queue: Some(queue), thread: Some(thread), started: Instant::now() })
+    }
+
+    /// Takes a request and what came of it. Returns at once; whether it was taken.
+    pub fn record(
+        &self,
+        arrived: Instant,
+        request: &SampleRequest,
+        result: Result<&SampleResponse, &StreamError>,
+    ) -> bool {
+        if !self.shared.chosen() {
+            return false;
+        }
+        let bytes = request.logits.len() as u64;
+        let full =
+            self.shared.file_bytes.load(Ordering::Relaxed) >= self.shared.options.file_bytes_max;
+        if full || !self.shared.reserve(bytes) {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        let entry = Entry {
+            arrival: arrived.saturating_duration_since(self.started),
+            took: arrived.elapsed(),
+            // Logits are counted references: nothing large is copied here.
+            request: request.clone(),
+            result: result.cloned().map_err(Clone::clone),
+        };
+        let queue = self.queue.as_ref().expect("there until it is dropped");
+        match queue.try_send(entry) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
+                self.shared.buffered_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+                false
+            }
+        }
+    }
+
+    /// What it has done so far.
+    pub fn stats(&self) -> RecorderStats {
+        self.shared.stats()
+    }
+
+    /// Writes what it has taken, to the disk itself, and says how it went.
+    pub fn finish(mut self) -> RecorderStats {
+        self.join();
+        self.shared.stats()
+    }
+
+    fn join(&mut self) {
+        drop(self.queue.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            self.shared.fail("the thread that writes it panicked".into());
+        }
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.join();
+    }
+}
+
+impl Shared {
+    /// Whether this request is among the fraction: every tenth, say, and not one in ten by chance.
+    fn chosen(&self) -> bool {
+        let n = self.offered.fetch_add(1, Ordering::Relaxed) as f64;
+        let share = |n: f64| (n * self.options.fraction).floor();
+        share(n + 1.0) > share(n)
+    }
+
+    fn reserve(&self, bytes: u64) -> bool {
+        let max = self.options.buffer_bytes_max;
+        let more = |held: u64| held.checked_add(bytes).filter(|&held| held <= max);
+        self.buffered_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    fn stats(&self) -> RecorderStats {
+        RecorderStats {
+            recorded: self.recorded.load(Ordering::Relaxed),
+            file_bytes: self.file_bytes.load(Ordering::Relaxed),
+            dropped: self.dropped.load(Ordering::Relaxed),
+            failure: self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+
+    fn fail(&self, reason: String) {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+    }
+}
+
+/// Entries between `record` and the disk, whatever their size.
+const QUEUE_ENTRIES_MAX: usize = 4096;
+/// How long what was written may stay in this program's memory.
+const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The thread's side.
+struct Writer {
+    shared: Arc<Shared>,
+    file: BufWriter<File>,
+    encoder: Encoder,
+}
+
+impl Writer {
+    fn run(mut self, entries: &Receiver<Entry>) {
+        let mut outcome = Ok(());
+        loop {
+            match entries.recv_timeout(FLUSH_INTERVAL) {
+                Ok(entry) => {
+                    let bytes = entry.request.logits.len() as u64;
+                    if outcome.is_ok() {
+                        outcome = self.write(entry);
+                    } else {
+                        self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+                    }
+                    self.shared.buffered_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                }
+                Err(RecvTimeoutError::Timeout) if outcome.is_ok() => outcome = self.file.flush(),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if let Err(error) = &outcome {
+                self.shared.fail(error.to_string());
+            }
+        }
+        if let Err(error) =
+            outcome.and_then(|()| self.file.flush()).and_then(|()| self.file.get_ref().sync_all())
+        {
+            self.shared.fail(error.to_string());
+        }
+    }
+
+    fn write(&mut self, entry: Entry) -> io::Result<()> {
+        let frame = self.encoder.entry(entry);
+        self.file.write_all(frame)?;
+        self.shared.file_bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
+        self.shared.recorded.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// The file, ready for appending, and its length: new, or an existing trace without its torn tail.
+fn open(path: &Path) -> Result<(File, u64), ReadError> {
+    let mut new = OpenOptions::new();
+    match new.write(true).create_new(true).mode(0o600).open(path) {
+        Ok(mut file) => {
+            file.write_all(MAGIC)?;
+            return Ok((file, MAGIC.len() as u64));
+        }
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error.into()),
+        Err(_) => {}
+    }
+    let end = Reader::open(path)?.whole_bytes()?;
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    file.set_len(end)?;
+    file.seek(SeekFrom::Start(end))?;
+    Ok((file, end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::Damage;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn request(n: u8) -> SampleRequest {
+        let logits: Vec<u8> = (0..200u8).map(|i| i.wrapping_mul(97) ^ n).collect();
+        SampleRequest { dtype: 1, vocab_size: 100, logits: logits.into(), ..Default::default() }
+    }
+
+    fn response(n: u8) -> SampleResponse {
+        SampleResponse { device: n.to_string(), ..Default::default() }
+    }
+
+    fn record(recorder: &Recorder, n: u8) -> bool {
+        recorder.record(Instant::now(), &request(n), Ok(&response(n)))
+    }
+
+    /// A trace of three entries.
+    fn trace(path: &Path) {
+        let recorder = Recorder::start(RecorderOptions::new(path)).unwrap();
+        assert!((0..3).all(|n| record(&recorder, n)));
+        assert_eq!(recorder.finish().recorded, 3);
+    }
+
+    fn read(path: &Path) -> Vec<Result<Entry, ReadError>> {
+        Reader::open(path).unwrap().collect()
+    }
+
+    #[test]
+    fn what_is_recorded_is_read_and_only_by_its_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.trace");
+        let recorder = Recorder::start(RecorderOptions::new(&path)).unwrap();
+        let error = StreamError { code: 8, message: "full".into(), ..Default::default() };
+        record(&recorder, 0);
+        recorder.record(Instant::now(), &request(1), Err(&error));
+        let stats = recorder.finish();
+        let metadata = std::fs::metadata(&path).unwrap();
+        assert_eq!((stats.recorded, stats.dropped, stats.failure), (2, 0, None));
+        assert_eq!(stats.file_bytes, metadata.len());
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+
+        let entries: Vec<Entry> = read(&path).into_iter().map(Result::unwrap).collect();
+        assert_eq!((&entries[0].request, &entries[0].result), (&request(0), &Ok(response(0))));
+        assert_eq!((&entries[1].request, &entries[1].result), (&request(1), &Err(error)));
+    }
+
+    /// Cut off anywhere, the entries before the cut are read and the tear is said; continued, the file is
+    /// whole again.
+    #[test]
+    fn a_torn_tail_costs_one_entry_wherever_it_is_torn() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("whole.trace");
+        trace(&path);
+        let whole = std::fs::read(&path).unwrap();
+        let torn = dir.path().join("torn.trace");
+        let mut tears = 0;
+        for cut in MAGIC.len()..whole.len() {
+            std::fs::write(&torn, &whole[..cut]).unwrap();
+            let items = read(&torn);
+            let (entries, rest): (Vec<_>, Vec<_>) = items.into_iter().partition(Result::is_ok);
+            assert!(entries.len() < 3 && rest.len() <= 1, "cut at {cut}");
+            for error in &rest {
+                assert!(
+                    matches!(error, Err(ReadError::Damage(Damage { torn: true, .. }))),
+                    "cut at {cut}: {error:?}"
+                );
+            }
+            tears += rest.len();
+            if cut % 61 == 0 {
+                trace(&torn);
+                let all = read(&torn);
+                assert_eq!(all.len(), entries.len() + 3);
+                assert!(all.iter().all(Result::is_ok), "cut at {cut}");
+            }
+        }
+        assert!(tears > 100, "{tears}");
+    }
+
+    #[test]
+    fn a_flipped_bit_costs_one_entry() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.trace");
+        trace(&path);
+        let whole = std::fs::read(&path).unwrap();
+        // In the logits of the second entry.
+        let at = whole.windows(200).position(|w| *w == request(1).logits[..]).unwrap() + 99;
+        let mut spoilt = whole.clone();
+        spoilt[at] ^= 1;
+        std::fs::write(&path, &spoilt).unwrap();
+        let items = read(&path);
+        assert_eq!(items.len(), 3);
+        assert!(items[0].is_ok() && items[2].is_ok());
+        assert!(matches!(&items[1], Err(ReadError::Damage(damage)) if !damage.torn));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_dropped_and_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let start = |name: &str, change: fn(&mut RecorderOptions)| {
+            let mut options = RecorderOptions::new(dir.path().join(name));
+            change(&mut options);
+            Recorder::start(options).unwrap()
+        };
+        let buffer = start("buffer", |o| o.buffer_bytes_max = 199);
+        assert!(!record(&buffer, 0));
+        assert_eq!(buffer.finish().dropped, 1);
+
+        let file = start("file", |o| o.file_bytes_max = 1);
+        assert!(!record(&file, 0));
+        assert_eq!(file.finish().dropped, 1);
+
+        let tenth = start("tenth", |o| o.fraction = 0.1);
+        let taken = (0..100).filter(|&n| record(&tenth, n)).count();
+        assert_eq!((taken, tenth.finish().recorded), (10, 10));
+    }
+
+    #[test]
+    fn a_full_disk_stops_the_recording_and_nothing_else() {
+        let full = Path::new("/dev/full");
+        if !full.exists() {
+            eprintln!("skipped: this system has no /dev/full");
+            return;
+        }
+        let shared = Arc::new(Shared {
+            options: RecorderOptions::new(full),
+            offered: AtomicU64::new(0),
+            recorded: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            file_bytes: AtomicU64::new(0),
+            buffered_bytes: AtomicU64::new(0),
+            failure: Mutex::new(None),
+        });
+        let file = BufWriter::with_capacity(64, OpenOptions::new().write(true).open(full).unwrap());
+        let (queue, entries) = sync_channel(10);
+        let writer = Writer { shared: shared.clone(), file, encoder: Encoder::default() };
+        let thread = std::thread::spawn(move || writer.run(&entries));
+        let recorder =
+            Recorder { shared, queue: Some(queue), thread: Some(thread), started: Instant::now() };
+        record(&recorder, 0);
+        record(&recorder, 1);
+        let stats = recorder.finish();
+        assert_eq!(stats.recorded, 0);
+        assert!(stats.failure.is_some());
+    }
+
+    #[test]
+    fn other_files_are_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("notes.txt");
+        std::fs::write(&path, "do not touch me, I am not a trace").unwrap();
+        let error = Recorder::start(RecorderOptions::new(&path)).unwrap_err();
+        assert!(matches!(error, ReadError::NoTrace));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "do not touch me, I am not a trace");
+    }
+}
