@@ -4,6 +4,7 @@ use super::Outcome;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::server::{Server, metrics, telemetry};
+use std::error::Error;
 use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -27,20 +28,17 @@ pub fn run(args: Args) -> Outcome {
         Err(crate::config::ConfigError::Args(error)) => error.exit(),
         Err(error) => return Err(error.into()),
     };
-    telemetry::install(&config.telemetry)?;
-    // So many connections need more descriptors than a shell usually allows.
-    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        tracing::warn!(%error, "the limit of open files stays as it is");
-    }
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(serve(config))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+async fn serve(config: Config) -> Result<(), Box<dyn Error>> {
+    let _telemetry = telemetry::install(&config.telemetry)?;
+    raise_open_files();
     let signals = Signals::new()?;
     metrics::install();
     let server = Server::bind(config.clone()).await?;
-    let engine = Engine::start(config.engine(), config.device.open());
+    let engine = Engine::start(config.engine(), config.device.open()?);
     for state in engine.devices() {
         let device = state.info;
         tracing::info!(
@@ -59,6 +57,13 @@ async fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     }
     server.run(engine, signals.first()).await?;
     Ok(())
+}
+
+/// As many connections as are allowed need more descriptors than a shell usually gives.
+fn raise_open_files() {
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// SIGTERM and SIGINT.

@@ -10,7 +10,9 @@ mod values;
 
 pub use values::Address;
 
-use crate::backend::{Backend, reference::Reference};
+use crate::backend::Backend;
+use crate::backend::cpu::{Cpu, CpuError, CpuOptions, Isa};
+use crate::backend::reference::Reference;
 use crate::engine::EngineConfig;
 use clap::{Args, Command, FromArgMatches, ValueEnum};
 use std::ffi::OsString;
@@ -68,6 +70,14 @@ pub struct DeviceConfig {
     /// What computes
     #[arg(long, env = "LOGITD_DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
+
+    /// Instructions the processor computes with; the best there are unless given
+    #[arg(long, env = "LOGITD_ISA")]
+    pub isa: Option<Isa>,
+
+    /// Threads the processor computes with; 0 is one for each core
+    #[arg(long, value_name = "N", env = "LOGITD_THREADS", default_value_t = 0)]
+    pub threads: usize,
 }
 
 /// What computes.
@@ -362,8 +372,14 @@ impl Config {
 
 impl DeviceConfig {
     /// Makes the backends that were asked for.
-    pub fn open(&self) -> Vec<Box<dyn Backend>> {
-        vec![Box::<Reference>::default()]
+    pub fn open(&self) -> Result<Vec<Box<dyn Backend>>, CpuError> {
+        let backend: Box<dyn Backend> = match self.device {
+            DeviceChoice::Auto | DeviceChoice::Cpu => {
+                Box::new(Cpu::new(CpuOptions { isa: self.isa, threads: self.threads })?)
+            }
+            DeviceChoice::Reference => Box::<Reference>::default(),
+        };
+        Ok(vec![backend])
     }
 }
 

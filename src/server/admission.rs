@@ -6,7 +6,7 @@
 use super::auth::Token;
 use super::error::Error;
 use super::frames::{Admissions, Messages, Shape};
-use super::metrics::RequestWatch;
+use super::metrics::{self, RequestWatch};
 use super::{Shared, convert, telemetry};
 use crate::api::sampler_service_server::SamplerServiceServer;
 use crate::server::service::Sampler;
@@ -23,7 +23,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 /// What is known of a call besides its messages.
 #[derive(Clone, Debug)]
@@ -97,7 +97,9 @@ impl Service<Request<Body>> for Admission {
         let answer = self.inner.call(Request::from_parts(parts, Body::new(body)));
         let work = async move {
             let response = answer.await?;
-            watch.done(code(&response));
+            let code = code(&response);
+            Span::current().record("code", metrics::code_name(code));
+            watch.done(code);
             // The call lasts until its answer has left.
             Ok(response.map(|body| Body::new(Answer { body, _active: active })))
         };

@@ -129,7 +129,7 @@ impl RequestWatch {
         if self.quiet && code == Code::Ok {
             return;
         }
-        counter!("logitd_requests_total", "code" => name(code)).increment(1);
+        counter!("logitd_requests_total", "code" => code_name(code)).increment(1);
         histogram!("logitd_request_seconds").record(self.begun.elapsed());
     }
 }
@@ -201,7 +201,7 @@ async fn answer(
 }
 
 /// A code as gRPC spells it.
-fn name(code: Code) -> &'static str {
+pub fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",

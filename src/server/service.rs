@@ -84,6 +84,7 @@ pub(super) async fn sample(
     let batch = convert::batch(request, &shared.limits)?;
     permit.resize(batch.rows.len(), batch.bytes())?;
     metrics::inline_bytes(batch.bytes());
+    tracing::Span::current().record("rows", batch.rows.len());
     let _token_rows =
         call.token.as_ref().map(|token| token.reserve(batch.rows.len())).transpose()?;
     let params: Vec<SamplingParams> = batch.rows.iter().map(|row| *row.params()).collect();

@@ -7,7 +7,7 @@
 
 use super::admission::Call;
 use super::error::Error;
-use super::metrics::RequestWatch;
+use super::metrics::{self, RequestWatch};
 use super::service::sample;
 use super::{Shared, convert};
 use crate::api::sample_stream_response::Result as Outcome;
@@ -22,7 +22,8 @@ use tokio::time::Instant;
 use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Status, Streaming};
-use tracing::Instrument;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 /// Answers ready for the transport. More would only be memory: the others wait in their tasks.
 const READY_MAX: usize = 1;
@@ -116,9 +117,11 @@ async fn read(
             (Ok(place), Ok(Some(message))) => {
                 // Taken here, where messages are in order.
                 let admission = stream.call.admissions.next();
+                let span =
+                    tracing::info_span!("request", id = message.id, rows = Empty, code = Empty);
                 let request =
                     Arc::clone(&stream).answer(message, admission, place, answers.clone());
-                work.spawn(request.in_current_span());
+                work.spawn(request.instrument(span));
             }
             // Not a message, too late, or cut short: nothing after it can be read.
             (_, Err(status)) => break Some(status),
@@ -149,17 +152,15 @@ impl Requests {
             (_, None) => Err(Error::invalid("request", "is missing")),
             (None, _) => Err(Error::invalid("message", "came past admission")),
         };
-        let result = match outcome {
-            Ok(response) => {
-                watch.done(Code::Ok);
-                Outcome::Response(response)
-            }
+        let (code, result) = match outcome {
+            Ok(response) => (Code::Ok, Outcome::Response(response)),
             Err(error) => {
                 let error = convert::stream_error(&error);
-                watch.done(Code::from(error.code));
-                Outcome::Error(error)
+                (Code::from(error.code), Outcome::Error(error))
             }
         };
+        Span::current().record("code", metrics::code_name(code));
+        watch.done(code);
         let response = SampleStreamResponse { id: message.id, result: Some(result) };
         self.send(answers, Answer { response, _place: place }).await;
     }

@@ -1,16 +1,35 @@
 //! Logs and traces. Nothing here ever sees seeds or logits.
+//!
+//! A call is a span. A W3C `traceparent` makes it part of its caller's trace: the trace id is in every
+//! log line of the call, and with `--otlp-endpoint` the span is sent to a collector as the caller's
+//! child.
 
 use super::auth::Token;
 use crate::config::{LogFormat, TelemetryConfig};
 use http::HeaderMap;
-use tracing::Span;
-use tracing_subscriber::filter::EnvFilter;
+use opentelemetry::propagation::{Extractor, TextMapPropagator};
+use opentelemetry::trace::{TraceContextExt, TracerProvider};
+use opentelemetry_otlp::{SpanExporter, WithExportConfig};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing::{Span, field};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+use tracing_subscriber::filter::{EnvFilter, LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
-/// Logs go to stderr from here on, as RUST_LOG says (default `info`).
-pub fn install(config: &TelemetryConfig) -> Result<(), String> {
+/// Keeps telemetry going; dropping it sends what has not been sent.
+#[must_use = "traces are sent as long as this lives"]
+#[derive(Debug)]
+pub struct Telemetry {
+    traces: Option<SdkTracerProvider>,
+}
+
+/// From here on logs go to stderr as RUST_LOG says (default `info`), and traces to the collector, if
+/// there is one. Call it once, within a Tokio runtime.
+pub fn install(config: &TelemetryConfig) -> Result<Telemetry, String> {
     let filter = match std::env::var("RUST_LOG") {
         Ok(text) if !text.is_empty() => {
             EnvFilter::try_new(&text).map_err(|e| format!("RUST_LOG is {text:?}: {e}"))?
@@ -22,22 +41,59 @@ pub fn install(config: &TelemetryConfig) -> Result<(), String> {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
+    let traces = config.otlp_endpoint.as_deref().map(tracer_provider).transpose()?;
+    let spans = traces.as_ref().map(|provider| {
+        // Our own spans only: the exporter's would beget more of themselves.
+        tracing_opentelemetry::layer()
+            .with_tracer(provider.tracer("logitd"))
+            .with_filter(Targets::new().with_target("logitd", LevelFilter::INFO))
+    });
     tracing_subscriber::registry()
         .with(lines.with_filter(filter))
+        .with(spans)
         .try_init()
-        .map_err(|e| format!("cannot install the log: {e}"))
+        .map_err(|e| format!("cannot install the log: {e}"))?;
+    Ok(Telemetry { traces })
 }
 
-/// The span of a call. A W3C `traceparent` makes it part of the caller's trace.
+impl Drop for Telemetry {
+    fn drop(&mut self) {
+        if let Some(traces) = &self.traces
+            && let Err(error) = traces.shutdown()
+        {
+            tracing::warn!(%error, "the last traces were not sent");
+        }
+    }
+}
+
+fn tracer_provider(endpoint: &str) -> Result<SdkTracerProvider, String> {
+    let exporter = SpanExporter::builder()
+        .with_tonic()
+        .with_endpoint(endpoint)
+        .build()
+        .map_err(|e| format!("--otlp-endpoint {endpoint}: {e}"))?;
+    let resource = Resource::builder().with_service_name("logitd").build();
+    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
+}
+
+/// The span of a call.
 pub fn span(method: &'static str, headers: &HeaderMap, token: Option<&Token>) -> Span {
     let span = tracing::info_span!(
         "call",
         method,
-        trace_id = tracing::field::Empty,
-        token = tracing::field::Empty
+        trace_id = field::Empty,
+        token = field::Empty,
+        rows = field::Empty,
+        code = field::Empty,
     );
-    if let Some(trace_id) = trace_id(headers) {
-        span.record("trace_id", trace_id);
+    if headers.contains_key("traceparent") {
+        let parent = TraceContextPropagator::new().extract(&Headers(headers));
+        let context = parent.span().span_context().clone();
+        if context.is_valid() {
+            span.record("trace_id", field::display(context.trace_id()));
+            // Fails only where spans are not sent anywhere.
+            let _ = span.set_parent(parent);
+        }
     }
     if let Some(token) = token {
         span.record("token", token.name());
@@ -45,11 +101,14 @@ pub fn span(method: &'static str, headers: &HeaderMap, token: Option<&Token>) ->
     span
 }
 
-/// The trace id of a `traceparent` header: `00-<32 hex digits>-<16 hex digits>-<2 hex digits>`.
-fn trace_id(headers: &HeaderMap) -> Option<&str> {
-    let parent = headers.get("traceparent")?.to_str().ok()?;
-    let mut parts = parent.split('-');
-    let (_version, trace_id) = (parts.next()?, parts.next()?);
-    let hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
-    (trace_id.len() == 32 && trace_id.bytes().all(hex)).then_some(trace_id)
+struct Headers<'a>(&'a HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(http::HeaderName::as_str).collect()
+    }
 }
