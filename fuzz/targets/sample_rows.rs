@@ -1,0 +1,85 @@
+//! Any bytes as parameters and a row: refused by name, or sampled alike by the oracle and the CPU
+//! backend on every instruction set of this machine.
+
+#![no_main]
+
+mod common;
+
+use libfuzzer_sys::fuzz_target;
+use logitd::backend::cpu::{Cpu, CpuOptions, Isa};
+use logitd::backend::{Backend, reference::Reference};
+use logitd::batch::{Dtype, Results, Row};
+use logitd::generate;
+use logitd::params::{ParamsSpec, SamplingParams};
+use std::sync::{LazyLock, Mutex};
+
+/// Bytes before the logits.
+const HEADER: usize = 35;
+
+static BACKENDS: LazyLock<Mutex<Vec<Box<dyn Backend>>>> = LazyLock::new(|| {
+    let cpu = |isa| Cpu::new(CpuOptions { isa: Some(isa), threads: 1 }).expect("it is supported");
+    let cpus = Isa::supported().map(|isa| Box::new(cpu(isa)) as Box<dyn Backend>);
+    Mutex::new(cpus.collect())
+});
+
+fuzz_target!(
+    init: common::plant("sample_rows", (0..200).map(|i| generated(i))),
+    |data: &[u8]| {
+        let Some((dtype, spec, logits)) = read(data) else { return };
+        let params = match spec.parse(|| 0) {
+            Ok(params) => params,
+            Err(error) => {
+                assert!(error.to_string().starts_with(error.field), "{error}");
+                return;
+            }
+        };
+        match Row::new(dtype, logits, params) {
+            Ok(row) => sample(&row),
+            Err(_) => assert!(logits.is_empty() || !logits.len().is_multiple_of(dtype.size_bytes())),
+        }
+    }
+);
+
+fn sample(row: &Row<'_>) {
+    let (mut expected, mut got) = (Results::default(), Results::default());
+    Reference::default().sample(&[*row], &mut expected).expect("the oracle does not fail");
+    for backend in BACKENDS.lock().expect("a panic ends the process").iter_mut() {
+        backend.sample(&[*row], &mut got).expect("a CPU does not fail");
+        assert_eq!(expected.row(0), got.row(0), "{:?} {row:?}", backend.device());
+    }
+}
+
+/// Dtype (1 byte), temperature, top_k, top_p, min_p (4 each), seed, position (8 each), draws (2), and
+/// the rest is logits; all little-endian.
+fn read(data: &[u8]) -> Option<(Dtype, ParamsSpec, &[u8])> {
+    let (header, logits) = data.split_at_checked(HEADER)?;
+    let dtype = Dtype::ALL[usize::from(header[0]) % 3];
+    let u32_at = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four"));
+    let u64_at = |at: usize| u64::from_le_bytes(header[at..at + 8].try_into().expect("eight"));
+    let spec = ParamsSpec {
+        temperature: f32::from_bits(u32_at(1)),
+        top_k: u32_at(5),
+        top_p: f32::from_bits(u32_at(9)),
+        min_p: f32::from_bits(u32_at(13)),
+        seed: Some(u64_at(17)),
+        position: u64_at(25),
+        draws: u16::from_le_bytes([header[33], header[34]]).into(),
+    };
+    Some((dtype, spec, logits))
+}
+
+/// A generated row as `read` takes it.
+fn generated(index: u64) -> Vec<u8> {
+    let case = generate::case(1, index, 200);
+    let params: &SamplingParams = &case.params;
+    let mut data = vec![case.dtype as u8];
+    data.extend(params.temperature().to_le_bytes());
+    data.extend(params.top_k().unwrap_or(0).to_le_bytes());
+    data.extend(params.top_p().unwrap_or(1.0).to_le_bytes());
+    data.extend(params.min_p().unwrap_or(0.0).to_le_bytes());
+    data.extend(params.seed().to_le_bytes());
+    data.extend(params.position().to_le_bytes());
+    data.extend((params.draws().min(16) as u16).to_le_bytes());
+    data.extend(case.logits);
+    data
+}
