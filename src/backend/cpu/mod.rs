@@ -1,9 +1,26 @@
 //! The CPU as a device: one algorithm over vector instructions, chosen once at start.
 
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod blocks;
+mod bracket;
+mod collect;
+mod cut;
+mod element;
+mod list;
+mod mass;
+mod portable;
 mod row;
+mod scan;
+mod search;
+mod simd;
 
 use super::{Backend, DeviceError, DeviceInfo};
-use crate::batch::{Results, Row};
+use crate::batch::{Dtype, Results, Row, Slot};
+use row::Scratch;
+use simd::Simd;
 use std::fmt;
 use std::str::FromStr;
 
@@ -122,7 +139,8 @@ pub enum CpuError {
 /// The CPU backend. Owned by one worker thread; it computes on that thread and on its own.
 pub struct Cpu {
     device: DeviceInfo,
-    scratch: row::Scratch,
+    isa: Isa,
+    scratch: Scratch,
 }
 
 impl Cpu {
@@ -142,7 +160,7 @@ impl Cpu {
                 n => n,
             },
         };
-        Ok(Self { device, scratch: row::Scratch::default() })
+        Ok(Self { device, isa, scratch: Scratch::default() })
     }
 }
 
@@ -160,9 +178,34 @@ impl Backend for Cpu {
     fn sample(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), DeviceError> {
         results.reset(rows);
         for (row, slot) in rows.iter().zip(results.slots()) {
-            row::sample(row, &mut self.scratch, slot);
+            sample_row(self.isa, row, &mut self.scratch, slot);
         }
         Ok(())
+    }
+}
+
+/// Chooses the code for a row: the one place where instruction sets and dtypes are told apart.
+fn sample_row(isa: Isa, row: &Row<'_>, scratch: &mut Scratch, slot: Slot<'_>) {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => {
+            let s = avx512::Avx512::new().expect("the backend has checked for it");
+            sample_dtype(s, row, scratch, slot);
+        }
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => {
+            let s = avx2::Avx2::new().expect("the backend has checked for it");
+            sample_dtype(s, row, scratch, slot);
+        }
+        _ => sample_dtype(portable::Portable, row, scratch, slot),
+    }
+}
+
+fn sample_dtype<S: Simd>(s: S, row: &Row<'_>, scratch: &mut Scratch, slot: Slot<'_>) {
+    match row.dtype() {
+        Dtype::F16 => row::sample::<S, element::F16>(s, row, scratch, slot),
+        Dtype::Bf16 => row::sample::<S, element::Bf16>(s, row, scratch, slot),
+        Dtype::F32 => row::sample::<S, element::F32>(s, row, scratch, slot),
     }
 }
 
@@ -179,7 +222,6 @@ fn chip_name() -> String {
 mod tests {
     use super::*;
     use crate::backend::reference::Reference;
-    use crate::batch::Dtype;
     use crate::params::ParamsSpec;
 
     #[test]

@@ -1,109 +1,256 @@
-//! One row, without sorting it.
+//! One row, from its logits to its draws.
+//!
+//! ```text
+//! scan: the maximum of every block; NaN, +inf, nothing but -inf end here
+//! greedy: the first token that equals the maximum
+//! find the cut (search.rs): the last kept token
+//! weigh the kept tokens, by id: a short list of them, or the blocks of the row
+//! for each draw: the list entry, or the block and then the token in it, where the mass is reached
+//! ```
 
-use crate::arithmetic::cut::{min_p_distance, top_p_fraction, top_p_target};
+use super::blocks::{BLOCK, Blocks, Filler, Tail};
+use super::collect::{Collect, CountFrom};
+use super::cut::Cut;
+use super::element::Element;
+use super::list::{List, Weigh};
+use super::mass::Weights;
+use super::scan::{Scan, Scanned};
+use super::search::{Kept, Search};
+use super::simd::Simd;
 use crate::arithmetic::draw::target;
-use crate::arithmetic::key::key32;
 use crate::arithmetic::logprob::logprob;
-use crate::arithmetic::mass::{Scale, UNIT, mass};
+use crate::arithmetic::mass::{Scale, UNIT};
 use crate::arithmetic::philox::token_bits;
 use crate::batch::{Draw, Outcome, Row, RowStatus, Slot};
+use crate::params::SamplingParams;
 
-/// Memory that outlives a row.
-#[derive(Debug, Default)]
+/// Memory that is kept from row to row. One for each thread.
 pub struct Scratch {
-    /// Key and inverted id: greater comes first.
-    ranks: Vec<u64>,
-    kept: Vec<(u32, u64)>,
+    tail: Box<Tail>,
+    /// The maximum of every block, in the row's format.
+    raw_maxima: Vec<u8>,
+    pub(super) found: Found,
+    /// The kept tokens of one block.
+    block: List,
+    /// Sums of masses.
+    prefix: Vec<u64>,
+    pending: Vec<Pending>,
+}
+
+/// What is known of a row while its cut is searched.
+#[derive(Default)]
+pub struct Found {
+    /// The maximum of every block.
+    pub maxima: List,
+    /// Tokens from all over the row.
+    pub sample: List,
+    /// Tokens around the cut, or all that are kept.
+    pub list: List,
+    /// A mass for every block: first of all its tokens, in the end of those kept.
+    pub masses: Vec<u64>,
+    /// The number of tokens with one certain logit, for every block.
+    pub ties: Vec<u32>,
+}
+
+/// A draw that has found its block.
+#[derive(Clone, Copy)]
+struct Pending {
+    block: u32,
+    draw: u32,
+    /// What is left of its target there.
+    target: u64,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Self {
+            tail: Box::new([0; BLOCK * 4]),
+            raw_maxima: Vec::new(),
+            found: Found::default(),
+            block: List::default(),
+            prefix: Vec::new(),
+            pending: Vec::new(),
+        }
+    }
 }
 
 /// Samples one row.
-pub fn sample(row: &Row<'_>, scratch: &mut Scratch, slot: Slot<'_>) {
-    let ranks = &mut scratch.ranks;
-    ranks.clear();
-    let (mut nan, mut infinite) = (false, false);
-    for token in 0..row.vocab_size() {
-        let x = row.logit(token);
-        nan |= x.is_nan();
-        infinite |= x == f32::INFINITY;
-        if x > f32::NEG_INFINITY {
-            ranks.push(u64::from(key32(x)) << 32 | u64::from(!token));
-        }
-    }
-    let status = match () {
-        () if nan => RowStatus::Nan,
-        () if infinite => RowStatus::PositiveInfinity,
-        () if ranks.is_empty() => RowStatus::NoCandidate,
-        () => RowStatus::Ok,
-    };
-    if status != RowStatus::Ok {
-        *slot.outcome = Outcome::failed(status);
-        return;
-    }
-    let first = id(*ranks.iter().max().expect("there is a candidate"));
-    let max = row.logit(first);
+pub fn sample<S: Simd, E: Element>(s: S, row: &Row<'_>, scratch: &mut Scratch, slot: Slot<'_>) {
+    let Slot { outcome, draws } = slot;
     let params = row.params();
-    if params.is_greedy() {
-        *slot.outcome = Outcome { status, kept: 1, kept_mass: UNIT };
-        slot.draws.fill(Draw { token: first, logprob: 0.0 });
+    let scanned = scan::<S, E>(s, row, scratch);
+    let status = status::<E>(scanned);
+    if status != RowStatus::Ok {
+        *outcome = Outcome::failed(status);
         return;
     }
-    let scale = Scale::new(params.temperature());
-    let weigh = |rank: u64| mass(row.logit(id(rank)), max, scale);
+    let blocks = Blocks::<E>::new(row.logits(), &mut scratch.tail, Filler::NegativeInfinity);
+    let max = E::value(scanned.first_key) + 0.0;
+    load_maxima::<S, E>(s, &scratch.raw_maxima, blocks.len(), &mut scratch.found.maxima);
 
-    let mut kept = ranks.as_mut_slice();
-    if let Some(k) = params.top_k()
-        && (k as usize) < kept.len()
-    {
-        kept.select_nth_unstable_by(k as usize - 1, |a, b| b.cmp(a));
-        kept = &mut kept[..k as usize];
+    if params.is_greedy() {
+        let token = first_token(s, blocks, &scratch.found.maxima, max, &mut scratch.block);
+        *outcome = Outcome { status, kept: 1, kept_mass: UNIT };
+        draws.fill(Draw { token, logprob: 0.0 });
+        return;
     }
-    let n_p = params.top_p().map_or(kept.len(), |p| {
-        let total = kept.iter().map(|&rank| weigh(rank)).sum();
-        nucleus(kept, top_p_target(top_p_fraction(p), total), weigh)
-    });
-    kept = &mut kept[..n_p];
-    scratch.kept.clear();
-    let least =
-        params.min_p().map_or(f32::NEG_INFINITY, |p| min_p_distance(p, params.temperature()));
-    scratch.kept.extend(
-        kept.iter()
-            .filter(|&&rank| row.logit(id(rank)) - max >= least)
-            .map(|&rank| (id(rank), weigh(rank))),
-    );
-    scratch.kept.sort_unstable();
-    let mut kept_mass = 0;
-    for (_, mass) in &mut scratch.kept {
-        kept_mass += *mass;
-        *mass = kept_mass;
-    }
-    for (draw, place) in slot.draws.iter_mut().enumerate() {
-        let target = target(token_bits(params.seed(), params.position(), draw as u32), kept_mass);
-        let at = scratch.kept.partition_point(|&(_, cumulative)| cumulative <= target);
-        let token = scratch.kept[at].0;
-        *place = Draw { token, logprob: logprob(row.logit(token), max, scale, kept_mass) };
-    }
-    *slot.outcome = Outcome { status, kept: scratch.kept.len() as u32, kept_mass };
+
+    let weights = Weights { max, scale: Scale::new(params.temperature()) };
+    let search = Search { s, blocks, weights, params, vocab_size: row.vocab_size() };
+    let kept = search.run(&mut scratch.found);
+    let Scratch { found, block, prefix, pending, .. } = scratch;
+    *outcome = match kept {
+        Kept::List => {
+            let masses = (0..found.list.len()).map(|i| found.list.mass(i));
+            let kept_mass = accumulate(prefix, masses);
+            for (draw, place) in draws.iter_mut().enumerate() {
+                let i = prefix.partition_point(|&sum| sum <= nth_target(params, draw, kept_mass));
+                *place = drawn(found.list.ids()[i], found.list.x()[i], weights, kept_mass);
+            }
+            Outcome { status, kept: found.list.len() as u32, kept_mass }
+        }
+        Kept::Blocks { cut, count } => {
+            let kept = match count {
+                Some(count) => count,
+                None => candidates::<S, E>(s, blocks, row.vocab_size(), scanned),
+            };
+            let kept_mass = accumulate(prefix, found.masses.iter().copied());
+            find_blocks(params, prefix, draws.len(), pending);
+            draw_in_blocks(s, blocks, weights, cut, &found.maxima, block, prefix, pending, draws);
+            Outcome { status, kept: kept as u32, kept_mass }
+        }
+    };
 }
 
-fn id(rank: u64) -> u32 {
-    !(rank as u32)
+fn scan<S: Simd, E: Element>(s: S, row: &Row<'_>, scratch: &mut Scratch) -> Scanned {
+    // Filled up with a logit of its own, the last block has no -inf that the row has not.
+    let blocks = Blocks::<E>::new(row.logits(), &mut scratch.tail, Filler::Repeat);
+    scratch.raw_maxima.resize(blocks.len() * E::SIZE, 0);
+    s.run(Scan { blocks, range: 0..blocks.len(), maxima: &mut scratch.raw_maxima })
 }
 
-/// Moves the shortest prefix (in the total order) with at least `target` mass to the front.
-fn nucleus(mut ranks: &mut [u64], mut target: u64, weigh: impl Fn(u64) -> u64) -> usize {
-    let mut kept = 0;
-    while ranks.len() > 1 {
-        let half = ranks.len() / 2;
-        ranks.select_nth_unstable_by(half - 1, |a, b| b.cmp(a));
-        let (above, below) = ranks.split_at_mut(half);
-        let mass: u64 = above.iter().map(|&rank| weigh(rank)).sum();
-        if mass >= target {
-            ranks = above;
-        } else {
-            target -= mass;
-            kept += half;
-            ranks = below;
+fn status<E: Element>(scanned: Scanned) -> RowStatus {
+    if scanned.first_key > E::INFINITY || scanned.max_unsigned > negative_infinity::<E>() {
+        RowStatus::Nan
+    } else if scanned.first_key == E::INFINITY {
+        RowStatus::PositiveInfinity
+    } else if scanned.first_key < -E::INFINITY {
+        RowStatus::NoCandidate
+    } else {
+        RowStatus::Ok
+    }
+}
+
+/// The bits of -inf.
+fn negative_infinity<E: Element>() -> u32 {
+    E::INFINITY as u32 | 1 << (E::SIZE * 8 - 1)
+}
+
+/// Widens the maxima, so that they can be used as a list.
+fn load_maxima<S: Simd, E: Element>(s: S, raw: &[u8], count: usize, maxima: &mut List) {
+    struct Load<'a, E>(&'a [u8], &'a mut List, std::marker::PhantomData<E>);
+    impl<S: Simd, E: Element> super::simd::Kernel<S> for Load<'_, E> {
+        type Output = ();
+        #[inline(always)]
+        fn call(self, s: S) {
+            for logits in self.0.chunks_exact(S::LANES * E::SIZE) {
+                self.1.push_all(s, E::widen(s, logits));
+            }
         }
     }
-    kept + 1
+    let whole = count / S::LANES * S::LANES;
+    maxima.reset(count);
+    s.run(Load::<E>(&raw[..whole * E::SIZE], maxima, std::marker::PhantomData));
+    for logit in raw[whole * E::SIZE..].chunks_exact(E::SIZE) {
+        maxima.push_one(E::read(logit), 0);
+    }
+    maxima.seal();
+}
+
+/// The number of tokens above -inf.
+fn candidates<S: Simd, E: Element>(
+    s: S,
+    blocks: Blocks<'_, E>,
+    vocab_size: u32,
+    scanned: Scanned,
+) -> u64 {
+    if scanned.max_unsigned != negative_infinity::<E>() {
+        return u64::from(vocab_size);
+    }
+    s.run(CountFrom { blocks, range: 0..blocks.len(), least: E::value(-E::INFINITY) })
+}
+
+/// The first token of the total order.
+fn first_token<S: Simd, E: Element>(
+    s: S,
+    blocks: Blocks<'_, E>,
+    maxima: &List,
+    max: f32,
+    list: &mut List,
+) -> u32 {
+    let block = maxima.x().iter().position(|&x| x == max).expect("the maximum is some block's");
+    let range = block..block + 1;
+    list.reset(BLOCK);
+    s.run(Collect { blocks, range, maxima: maxima.x(), cut: Cut::ties(max), limit: 0, list });
+    list.ids()[0]
+}
+
+/// Writes the sums of ever more masses, and returns the sum of all.
+fn accumulate(prefix: &mut Vec<u64>, masses: impl Iterator<Item = u64>) -> u64 {
+    prefix.clear();
+    let mut sum = 0;
+    prefix.extend(masses.map(|mass| {
+        sum += mass;
+        sum
+    }));
+    sum
+}
+
+fn nth_target(params: &SamplingParams, draw: usize, kept_mass: u64) -> u64 {
+    target(token_bits(params.seed(), params.position(), draw as u32), kept_mass)
+}
+
+fn drawn(token: u32, x: f32, weights: Weights, kept_mass: u64) -> Draw {
+    Draw { token, logprob: logprob(x, weights.max, weights.scale, kept_mass) }
+}
+
+/// Finds the block of every draw, and sorts the draws by block, so that each is weighed once.
+fn find_blocks(params: &SamplingParams, prefix: &[u64], draws: usize, pending: &mut Vec<Pending>) {
+    let kept_mass = *prefix.last().expect("a row has a block");
+    pending.clear();
+    pending.extend((0..draws).map(|draw| {
+        let target = nth_target(params, draw, kept_mass);
+        let block = prefix.partition_point(|&sum| sum <= target);
+        let before = if block == 0 { 0 } else { prefix[block - 1] };
+        Pending { block: block as u32, draw: draw as u32, target: target - before }
+    }));
+    pending.sort_unstable_by_key(|pending| pending.block);
+}
+
+#[expect(clippy::too_many_arguments)]
+fn draw_in_blocks<S: Simd, E: Element>(
+    s: S,
+    blocks: Blocks<'_, E>,
+    weights: Weights,
+    cut: Cut,
+    maxima: &List,
+    list: &mut List,
+    prefix: &mut Vec<u64>,
+    pending: &[Pending],
+    draws: &mut [Draw],
+) {
+    let kept_mass = *prefix.last().expect("a row has a block");
+    for pending in pending.chunk_by(|a, b| a.block == b.block) {
+        let block = pending[0].block as usize;
+        let range = block..block + 1;
+        list.reset(BLOCK);
+        s.run(Collect { blocks, range, maxima: maxima.x(), cut, limit: BLOCK, list });
+        list.seal();
+        s.run(Weigh { list, weights });
+        accumulate(prefix, (0..list.len()).map(|i| list.mass(i)));
+        for &Pending { draw, target, .. } in pending {
+            let i = prefix.partition_point(|&sum| sum <= target);
+            draws[draw as usize] = drawn(list.ids()[i], list.x()[i], weights, kept_mass);
+        }
+    }
 }

@@ -1,0 +1,342 @@
+//! The operations in AVX2, FMA and F16C: 256-bit vectors.
+#![allow(unsafe_code)] // vector instructions, and loads and stores of whole vectors
+
+use super::Isa;
+use super::simd::{Kernel, Simd};
+use std::arch::x86_64::*;
+
+const LANES: usize = 8;
+
+/// Proof that this machine has AVX2, FMA and F16C.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx2(());
+
+impl Avx2 {
+    /// The proof, if this machine has the instructions.
+    pub fn new() -> Option<Self> {
+        Isa::Avx2.is_supported().then_some(Self(()))
+    }
+}
+
+/// Calls intrinsics. SAFETY, of every use: `self` exists only where [`Avx2::new`] has detected the
+/// instructions, and the intrinsics within touch no memory.
+macro_rules! simd {
+    ($($body:tt)*) => {
+        // SAFETY: see the macro.
+        unsafe { $($body)* }
+    };
+}
+
+impl Simd for Avx2 {
+    const LANES: usize = LANES;
+
+    type F = __m256;
+    type I = __m256i;
+    type H = __m256i;
+    type M = __m256;
+    type W = __m256i;
+
+    #[inline(always)]
+    fn run<K: Kernel<Self>>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx2,fma,f16c,popcnt,bmi1,bmi2")]
+        fn with_features<K: Kernel<Avx2>>(s: Avx2, kernel: K) -> K::Output {
+            kernel.call(s)
+        }
+        // SAFETY: `self` exists only where the instructions were detected.
+        unsafe { with_features(self, kernel) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m256 {
+        simd!(_mm256_set1_ps(x))
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> __m256 {
+        let from: &[f32; LANES] = from.first_chunk().expect("a whole vector");
+        // SAFETY: the array has 32 bytes; alignment is not needed.
+        unsafe { _mm256_loadu_ps(from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn load_f16(self, from: &[u8]) -> __m256 {
+        let from: &[u8; 16] = from.first_chunk().expect("a whole vector");
+        // SAFETY: the array has 16 bytes; alignment is not needed.
+        unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, from: &[u8]) -> __m256 {
+        let from: &[u8; 16] = from.first_chunk().expect("a whole vector");
+        // SAFETY: the array has 16 bytes; alignment is not needed.
+        unsafe {
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.as_ptr().cast()));
+            _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low))
+        }
+    }
+
+    #[inline(always)]
+    fn load_f32(self, from: &[u8]) -> __m256 {
+        self.as_floats(self.load_bits32(from))
+    }
+
+    #[inline(always)]
+    fn store(self, x: __m256, to: &mut [f32]) {
+        let to: &mut [f32; LANES] = to.first_chunk_mut().expect("a whole vector");
+        // SAFETY: the array has 32 bytes; alignment is not needed.
+        unsafe { _mm256_storeu_ps(to.as_mut_ptr(), x) }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m256, b: __m256) -> __m256 {
+        simd!(_mm256_sub_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m256, b: __m256) -> __m256 {
+        simd!(_mm256_mul_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m256, b: __m256) -> __m256 {
+        simd!(_mm256_max_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn fma(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        simd!(_mm256_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn fms(self, a: __m256, b: __m256, c: __m256) -> __m256 {
+        simd!(_mm256_fmsub_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn scale(self, p: __m256, t: __m256) -> __m256 {
+        simd!({
+            let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(t));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent))
+        })
+    }
+
+    #[inline(always)]
+    fn truncate(self, x: __m256) -> __m256i {
+        simd!(_mm256_cvttps_epi32(x))
+    }
+
+    #[inline(always)]
+    fn float(self, i: __m256i) -> __m256 {
+        simd!(_mm256_cvtepi32_ps(i))
+    }
+
+    #[inline(always)]
+    fn ge(self, a: __m256, b: __m256) -> __m256 {
+        simd!(_mm256_cmp_ps::<_CMP_GE_OQ>(a, b))
+    }
+
+    #[inline(always)]
+    fn eq(self, a: __m256, b: __m256) -> __m256 {
+        simd!(_mm256_cmp_ps::<_CMP_EQ_OQ>(a, b))
+    }
+
+    #[inline(always)]
+    fn bits(self, m: __m256) -> u32 {
+        simd!(_mm256_movemask_ps(m) as u32)
+    }
+
+    #[inline(always)]
+    fn keep(self, m: __m256, i: __m256i) -> __m256i {
+        simd!(_mm256_and_si256(_mm256_castps_si256(m), i))
+    }
+
+    #[inline(always)]
+    fn splat_u32(self, x: u32) -> __m256i {
+        simd!(_mm256_set1_epi32(x as i32))
+    }
+
+    #[inline(always)]
+    fn iota(self) -> Self::I {
+        self.load_u32(&std::array::from_fn::<u32, LANES, _>(|i| i as u32))
+    }
+
+    #[inline(always)]
+    fn load_u32(self, from: &[u32]) -> __m256i {
+        let from: &[u32; LANES] = from.first_chunk().expect("a whole vector");
+        // SAFETY: the array has 32 bytes; alignment is not needed.
+        unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn load_bits32(self, from: &[u8]) -> __m256i {
+        let from: &[u8; 32] = from.first_chunk().expect("a whole vector");
+        // SAFETY: the array has 32 bytes; alignment is not needed.
+        unsafe { _mm256_loadu_si256(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn as_floats(self, i: __m256i) -> __m256 {
+        simd!(_mm256_castsi256_ps(i))
+    }
+
+    #[inline(always)]
+    fn store_u32(self, i: __m256i, to: &mut [u32]) {
+        let to: &mut [u32; LANES] = to.first_chunk_mut().expect("a whole vector");
+        // SAFETY: the array has 32 bytes; alignment is not needed.
+        unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), i) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m256i, b: __m256i) -> __m256i {
+        simd!(_mm256_add_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn max_i32(self, a: __m256i, b: __m256i) -> __m256i {
+        simd!(_mm256_max_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn min_u32(self, a: __m256i, b: __m256i) -> __m256i {
+        simd!(_mm256_min_epu32(a, b))
+    }
+
+    #[inline(always)]
+    fn max_u32(self, a: __m256i, b: __m256i) -> __m256i {
+        simd!(_mm256_max_epu32(a, b))
+    }
+
+    #[inline(always)]
+    fn first_key32(self, max_signed: __m256i, min_unsigned: __m256i) -> i32 {
+        let (mut max, mut min) = ([0; LANES], [0; LANES]);
+        self.store_u32(max_signed, &mut max);
+        self.store_u32(min_unsigned, &mut min);
+        let max = max.into_iter().fold(i32::MIN, |max, i| max.max(i as i32));
+        let min = min.into_iter().fold(u32::MAX, u32::min);
+        if max < 0 { (min ^ 0x7fff_ffff) as i32 } else { max }
+    }
+
+    #[inline(always)]
+    fn reduce_max_u32(self, i: __m256i) -> u32 {
+        let mut lanes = [0; LANES];
+        self.store_u32(i, &mut lanes);
+        lanes.into_iter().fold(0, u32::max)
+    }
+
+    #[inline(always)]
+    fn load_bits16(self, from: &[u8]) -> __m256i {
+        self.load_bits32(from)
+    }
+
+    #[inline(always)]
+    fn splat_u16(self, x: u16) -> __m256i {
+        simd!(_mm256_set1_epi16(x as i16))
+    }
+
+    #[inline(always)]
+    fn max_i16(self, a: __m256i, b: __m256i) -> __m256i {
+        simd!(_mm256_max_epi16(a, b))
+    }
+
+    #[inline(always)]
+    fn min_u16(self, a: __m256i, b: __m256i) -> __m256i {
+        simd!(_mm256_min_epu16(a, b))
+    }
+
+    #[inline(always)]
+    fn max_u16(self, a: __m256i, b: __m256i) -> __m256i {
+        simd!(_mm256_max_epu16(a, b))
+    }
+
+    #[inline(always)]
+    fn first_key16(self, max_signed: __m256i, min_unsigned: __m256i) -> i16 {
+        simd!({
+            let negative = _mm256_srai_epi16::<15>(max_signed);
+            let flip = _mm256_set1_epi16(0x7fff);
+            let turned =
+                _mm256_blendv_epi8(_mm256_xor_si256(max_signed, flip), min_unsigned, negative);
+            // The one horizontal instruction finds an unsigned minimum: the order is turned round.
+            (self.min_of_u16(turned) ^ 0x7fff) as i16
+        })
+    }
+
+    #[inline(always)]
+    fn reduce_max_u16(self, h: __m256i) -> u16 {
+        !self.min_of_u16(simd!(_mm256_xor_si256(h, _mm256_set1_epi16(-1))))
+    }
+
+    #[inline(always)]
+    fn gt_i16(self, h: __m256i, flip: __m256i, bound: __m256i) -> u32 {
+        simd!({
+            let greater = _mm256_cmpgt_epi16(_mm256_xor_si256(h, flip), bound);
+            let bytes = _mm_packs_epi16(
+                _mm256_castsi256_si128(greater),
+                _mm256_extracti128_si256::<1>(greater),
+            );
+            _mm_movemask_epi8(bytes) as u32
+        })
+    }
+
+    #[inline(always)]
+    fn no_sum(self) -> __m256i {
+        simd!(_mm256_setzero_si256())
+    }
+
+    #[inline(always)]
+    fn widen_add(self, w: __m256i, i: __m256i) -> __m256i {
+        simd!({
+            let even = _mm256_and_si256(i, _mm256_set1_epi64x(0xffff_ffff));
+            let odd = _mm256_srli_epi64::<32>(i);
+            _mm256_add_epi64(w, _mm256_add_epi64(even, odd))
+        })
+    }
+
+    #[inline(always)]
+    fn total(self, w: __m256i) -> u64 {
+        simd!({
+            let pair = _mm_add_epi64(_mm256_castsi256_si128(w), _mm256_extracti128_si256::<1>(w));
+            let sum = _mm_add_epi64(pair, _mm_unpackhi_epi64(pair, pair));
+            _mm_cvtsi128_si64(sum) as u64
+        })
+    }
+
+    #[inline(always)]
+    fn compress(self, bits: u32, x: __m256, to: &mut [f32]) {
+        let order = self.load_u32(&ORDER[bits as usize & 255]);
+        self.store(simd!(_mm256_permutevar8x32_ps(x, order)), to);
+    }
+
+    #[inline(always)]
+    fn compress_u32(self, bits: u32, i: __m256i, to: &mut [u32]) {
+        let order = self.load_u32(&ORDER[bits as usize & 255]);
+        self.store_u32(simd!(_mm256_permutevar8x32_epi32(i, order)), to);
+    }
+}
+
+impl Avx2 {
+    #[inline(always)]
+    fn min_of_u16(self, h: __m256i) -> u16 {
+        simd!({
+            let half = _mm_min_epu16(_mm256_castsi256_si128(h), _mm256_extracti128_si256::<1>(h));
+            _mm_extract_epi16::<0>(_mm_minpos_epu16(half)) as u16
+        })
+    }
+}
+
+/// For each set of lanes: their numbers in order, then zeros.
+static ORDER: [[u32; LANES]; 256] = {
+    let mut table = [[0; LANES]; 256];
+    let mut bits = 0;
+    while bits < 256 {
+        let (mut lane, mut n) = (0, 0);
+        while lane < LANES {
+            if bits >> lane & 1 == 1 {
+                table[bits][n] = lane as u32;
+                n += 1;
+            }
+            lane += 1;
+        }
+        bits += 1;
+    }
+    table
+};

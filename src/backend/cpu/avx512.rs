@@ -1,0 +1,315 @@
+//! The operations in AVX-512: 512-bit vectors and mask registers.
+#![allow(unsafe_code)] // vector instructions, and loads and stores of whole vectors
+
+use super::Isa;
+use super::simd::{Kernel, Simd};
+use std::arch::x86_64::*;
+
+const LANES: usize = 16;
+
+/// Proof that this machine has AVX-512 F, BW, DQ, VL and VBMI2.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx512(());
+
+impl Avx512 {
+    /// The proof, if this machine has the instructions.
+    pub fn new() -> Option<Self> {
+        Isa::Avx512.is_supported().then_some(Self(()))
+    }
+}
+
+/// Calls intrinsics. SAFETY, of every use: `self` exists only where [`Avx512::new`] has detected
+/// the instructions, and the intrinsics within touch no memory.
+macro_rules! simd {
+    ($($body:tt)*) => {
+        // SAFETY: see the macro.
+        unsafe { $($body)* }
+    };
+}
+
+impl Simd for Avx512 {
+    const LANES: usize = LANES;
+
+    type F = __m512;
+    type I = __m512i;
+    type H = __m512i;
+    type M = __mmask16;
+    type W = __m512i;
+
+    #[inline(always)]
+    fn run<K: Kernel<Self>>(self, kernel: K) -> K::Output {
+        #[target_feature(
+            enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi2,fma,f16c,popcnt,bmi1,bmi2"
+        )]
+        fn with_features<K: Kernel<Avx512>>(s: Avx512, kernel: K) -> K::Output {
+            kernel.call(s)
+        }
+        // SAFETY: `self` exists only where the instructions were detected.
+        unsafe { with_features(self, kernel) }
+    }
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        simd!(_mm512_set1_ps(x))
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32]) -> __m512 {
+        let from: &[f32; LANES] = from.first_chunk().expect("a whole vector");
+        // SAFETY: the array has 64 bytes; alignment is not needed.
+        unsafe { _mm512_loadu_ps(from.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn load_f16(self, from: &[u8]) -> __m512 {
+        let from: &[u8; 32] = from.first_chunk().expect("a whole vector");
+        // SAFETY: the array has 32 bytes; alignment is not needed.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, from: &[u8]) -> __m512 {
+        let from: &[u8; 32] = from.first_chunk().expect("a whole vector");
+        // SAFETY: the array has 32 bytes; alignment is not needed.
+        unsafe {
+            let low = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(low))
+        }
+    }
+
+    #[inline(always)]
+    fn load_f32(self, from: &[u8]) -> __m512 {
+        self.as_floats(self.load_bits32(from))
+    }
+
+    #[inline(always)]
+    fn store(self, x: __m512, to: &mut [f32]) {
+        let to: &mut [f32; LANES] = to.first_chunk_mut().expect("a whole vector");
+        // SAFETY: the array has 64 bytes; alignment is not needed.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), x) }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        simd!(_mm512_sub_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        simd!(_mm512_mul_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        simd!(_mm512_max_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        simd!(_mm512_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn fms(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        simd!(_mm512_fmsub_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn scale(self, p: __m512, t: __m512) -> __m512 {
+        simd!({
+            let exponent = _mm512_slli_epi32::<23>(_mm512_castps_si512(t));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), exponent))
+        })
+    }
+
+    #[inline(always)]
+    fn truncate(self, x: __m512) -> __m512i {
+        simd!(_mm512_cvttps_epi32(x))
+    }
+
+    #[inline(always)]
+    fn float(self, i: __m512i) -> __m512 {
+        simd!(_mm512_cvtepi32_ps(i))
+    }
+
+    #[inline(always)]
+    fn ge(self, a: __m512, b: __m512) -> __mmask16 {
+        simd!(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(a, b))
+    }
+
+    #[inline(always)]
+    fn eq(self, a: __m512, b: __m512) -> __mmask16 {
+        simd!(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b))
+    }
+
+    #[inline(always)]
+    fn bits(self, m: __mmask16) -> u32 {
+        u32::from(m)
+    }
+
+    #[inline(always)]
+    fn keep(self, m: __mmask16, i: __m512i) -> __m512i {
+        simd!(_mm512_maskz_mov_epi32(m, i))
+    }
+
+    #[inline(always)]
+    fn splat_u32(self, x: u32) -> __m512i {
+        simd!(_mm512_set1_epi32(x as i32))
+    }
+
+    #[inline(always)]
+    fn iota(self) -> Self::I {
+        self.load_u32(&std::array::from_fn::<u32, LANES, _>(|i| i as u32))
+    }
+
+    #[inline(always)]
+    fn load_u32(self, from: &[u32]) -> __m512i {
+        let from: &[u32; LANES] = from.first_chunk().expect("a whole vector");
+        // SAFETY: the array has 64 bytes; alignment is not needed.
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn load_bits32(self, from: &[u8]) -> __m512i {
+        let from: &[u8; 64] = from.first_chunk().expect("a whole vector");
+        // SAFETY: the array has 64 bytes; alignment is not needed.
+        unsafe { _mm512_loadu_si512(from.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn as_floats(self, i: __m512i) -> __m512 {
+        simd!(_mm512_castsi512_ps(i))
+    }
+
+    #[inline(always)]
+    fn store_u32(self, i: __m512i, to: &mut [u32]) {
+        let to: &mut [u32; LANES] = to.first_chunk_mut().expect("a whole vector");
+        // SAFETY: the array has 64 bytes; alignment is not needed.
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), i) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512i, b: __m512i) -> __m512i {
+        simd!(_mm512_add_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn max_i32(self, a: __m512i, b: __m512i) -> __m512i {
+        simd!(_mm512_max_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn min_u32(self, a: __m512i, b: __m512i) -> __m512i {
+        simd!(_mm512_min_epu32(a, b))
+    }
+
+    #[inline(always)]
+    fn max_u32(self, a: __m512i, b: __m512i) -> __m512i {
+        simd!(_mm512_max_epu32(a, b))
+    }
+
+    #[inline(always)]
+    fn first_key32(self, max_signed: __m512i, min_unsigned: __m512i) -> i32 {
+        simd!({
+            let negative = _mm512_movepi32_mask(max_signed);
+            let flip = _mm512_set1_epi32(0x7fff_ffff);
+            let keys = _mm512_mask_xor_epi32(max_signed, negative, min_unsigned, flip);
+            _mm512_reduce_max_epi32(keys)
+        })
+    }
+
+    #[inline(always)]
+    fn reduce_max_u32(self, i: __m512i) -> u32 {
+        simd!(_mm512_reduce_max_epu32(i))
+    }
+
+    #[inline(always)]
+    fn load_bits16(self, from: &[u8]) -> __m512i {
+        self.load_bits32(from)
+    }
+
+    #[inline(always)]
+    fn splat_u16(self, x: u16) -> __m512i {
+        simd!(_mm512_set1_epi16(x as i16))
+    }
+
+    #[inline(always)]
+    fn max_i16(self, a: __m512i, b: __m512i) -> __m512i {
+        simd!(_mm512_max_epi16(a, b))
+    }
+
+    #[inline(always)]
+    fn min_u16(self, a: __m512i, b: __m512i) -> __m512i {
+        simd!(_mm512_min_epu16(a, b))
+    }
+
+    #[inline(always)]
+    fn max_u16(self, a: __m512i, b: __m512i) -> __m512i {
+        simd!(_mm512_max_epu16(a, b))
+    }
+
+    #[inline(always)]
+    fn first_key16(self, max_signed: __m512i, min_unsigned: __m512i) -> i16 {
+        simd!({
+            let negative = _mm512_movepi16_mask(max_signed);
+            let flip = _mm512_set1_epi16(0x7fff);
+            let keys =
+                _mm512_mask_mov_epi16(max_signed, negative, _mm512_xor_si512(min_unsigned, flip));
+            // The one horizontal instruction finds an unsigned minimum: turn the order round.
+            let turned = _mm512_xor_si512(keys, flip);
+            (self.min_of_u16(turned) ^ 0x7fff) as i16
+        })
+    }
+
+    #[inline(always)]
+    fn reduce_max_u16(self, h: __m512i) -> u16 {
+        !self.min_of_u16(simd!(_mm512_xor_si512(h, _mm512_set1_epi16(-1))))
+    }
+
+    #[inline(always)]
+    fn gt_i16(self, h: __m512i, flip: __m512i, bound: __m512i) -> u32 {
+        simd!(_mm512_cmpgt_epi16_mask(_mm512_xor_si512(h, flip), bound))
+    }
+
+    #[inline(always)]
+    fn no_sum(self) -> __m512i {
+        simd!(_mm512_setzero_si512())
+    }
+
+    #[inline(always)]
+    fn widen_add(self, w: __m512i, i: __m512i) -> __m512i {
+        simd!({
+            let even = _mm512_and_si512(i, _mm512_set1_epi64(0xffff_ffff));
+            let odd = _mm512_srli_epi64::<32>(i);
+            _mm512_add_epi64(w, _mm512_add_epi64(even, odd))
+        })
+    }
+
+    #[inline(always)]
+    fn total(self, w: __m512i) -> u64 {
+        simd!(_mm512_reduce_add_epi64(w) as u64)
+    }
+
+    #[inline(always)]
+    fn compress(self, bits: u32, x: __m512, to: &mut [f32]) {
+        self.store(simd!(_mm512_maskz_compress_ps(bits as __mmask16, x)), to);
+    }
+
+    #[inline(always)]
+    fn compress_u32(self, bits: u32, i: __m512i, to: &mut [u32]) {
+        self.store_u32(simd!(_mm512_maskz_compress_epi32(bits as __mmask16, i)), to);
+    }
+}
+
+impl Avx512 {
+    #[inline(always)]
+    fn min_of_u16(self, h: __m512i) -> u16 {
+        simd!({
+            let half =
+                _mm256_min_epu16(_mm512_castsi512_si256(h), _mm512_extracti64x4_epi64::<1>(h));
+            let quarter =
+                _mm_min_epu16(_mm256_castsi256_si128(half), _mm256_extracti128_si256::<1>(half));
+            _mm_extract_epi16::<0>(_mm_minpos_epu16(quarter)) as u16
+        })
+    }
+}

@@ -1,0 +1,158 @@
+//! Passes that find tokens by their logits, in the row's own format: 32 f16 a vector of AVX-512.
+//!
+//! A vector costs a load and three instructions where it has no hit. A hit is widened and
+//! compressed into a list; lists are short, or else [`Between`] has found that they must be long.
+
+use super::blocks::{BLOCK, Blocks};
+use super::cut::Cut;
+use super::element::Element;
+use super::list::List;
+use super::simd::{Kernel, Simd};
+use std::ops::Range;
+
+/// Appends to `list` the tokens that a cut keeps. Stops early when the list has more than `limit`,
+/// by less than a block.
+pub struct Collect<'a, E> {
+    pub blocks: Blocks<'a, E>,
+    pub range: Range<usize>,
+    /// The greatest logit of each block of the row; a block without a kept token is not read.
+    pub maxima: &'a [f32],
+    pub cut: Cut,
+    pub limit: usize,
+    pub list: &'a mut List,
+}
+
+impl<S: Simd, E: Element> Kernel<S> for Collect<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self, s: S) {
+        let Self { cut, list, .. } = self;
+        for (i, block) in self.blocks.range(self.range) {
+            let Some(least) = cut.least_in_block::<E>(i) else { continue };
+            if self.maxima[i] < least {
+                continue;
+            }
+            if list.len() > self.limit {
+                return;
+            }
+            let bound = E::bound(s, least);
+            for_hits::<S, E>(s, i, block, bound, |bits, x, id| list.push(s, bits, x, id));
+            let dropped = cut.dropped_ties::<E>(i, block);
+            if dropped > 0 {
+                list.drop_last_ties(cut.least, dropped as usize);
+            }
+        }
+    }
+}
+
+/// Appends to `list` the tokens with `least <= x < end`, and counts those from `end` on.
+pub struct Between<'a, E> {
+    pub blocks: Blocks<'a, E>,
+    pub range: Range<usize>,
+    /// The greatest logit of each block of the row.
+    pub maxima: &'a [f32],
+    pub least: f32,
+    pub end: f32,
+    pub list: &'a mut List,
+}
+
+impl<S: Simd, E: Element> Kernel<S> for Between<'_, E> {
+    /// The count from `end` on.
+    type Output = u64;
+
+    #[inline(always)]
+    fn call(self, s: S) -> u64 {
+        let end = s.splat(self.end);
+        let bound = E::bound(s, self.least);
+        let mut count = 0;
+        for (i, block) in self.blocks.range(self.range) {
+            if self.maxima[i] < self.least {
+                continue;
+            }
+            for_hits::<S, E>(s, i, block, bound, |bits, x, id| {
+                let beyond = s.bits(s.ge(x, end));
+                count += u64::from((bits & beyond).count_ones());
+                self.list.push(s, bits & !beyond, x, id);
+            });
+        }
+        count
+    }
+}
+
+/// Counts the tokens with `x >= least`.
+pub struct CountFrom<'a, E> {
+    pub blocks: Blocks<'a, E>,
+    pub range: Range<usize>,
+    pub least: f32,
+}
+
+impl<S: Simd, E: Element> Kernel<S> for CountFrom<'_, E> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn call(self, s: S) -> u64 {
+        let bound = E::bound(s, self.least);
+        self.blocks.range(self.range).map(|(_, block)| count::<S, E>(s, block, bound)).sum()
+    }
+}
+
+/// Counts the tokens of every block of `range` that equal `x`.
+pub struct Ties<'a, E> {
+    pub blocks: Blocks<'a, E>,
+    pub range: Range<usize>,
+    pub x: f32,
+    /// One for each block of `range`.
+    pub counts: &'a mut [u32],
+}
+
+impl<S: Simd, E: Element> Kernel<S> for Ties<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self, s: S) {
+        let from = E::bound(s, self.x);
+        let above = super::cut::above::<E>(self.x).map(|x| E::bound(s, x));
+        for ((_, block), ties) in self.blocks.range(self.range).zip(self.counts) {
+            let more = above.map_or(0, |bound| count::<S, E>(s, block, bound));
+            *ties = (count::<S, E>(s, block, from) - more) as u32;
+        }
+    }
+}
+
+#[inline(always)]
+fn count<S: Simd, E: Element>(s: S, block: &[u8], bound: super::element::Bound<S, E>) -> u64 {
+    let bytes = S::LANES * 4;
+    (0..BLOCK * E::SIZE / bytes)
+        .map(|i| E::at_least(s, E::raw(s, &block[i * bytes..]), bound).count_ones())
+        .sum::<u32>()
+        .into()
+}
+
+/// Calls `found` with the lanes, logits and ids of the tokens of a block that reach a bound.
+#[inline(always)]
+fn for_hits<S: Simd, E: Element>(
+    s: S,
+    index: usize,
+    block: &[u8],
+    bound: super::element::Bound<S, E>,
+    mut found: impl FnMut(u32, S::F, S::I),
+) {
+    let lanes = E::raw_lanes::<S>();
+    let part_bytes = S::LANES * E::SIZE;
+    for i in 0..BLOCK / lanes {
+        let vector = &block[i * lanes * E::SIZE..];
+        let hits = E::at_least(s, E::raw(s, vector), bound);
+        if hits == 0 {
+            continue;
+        }
+        for part in 0..lanes / S::LANES {
+            let bits = hits >> (part * S::LANES) & (u32::MAX >> (32 - S::LANES));
+            if bits != 0 {
+                let first_id = (index * BLOCK + i * lanes + part * S::LANES) as u32;
+                let ids = s.add(s.iota(), s.splat_u32(first_id));
+                found(bits, E::widen(s, &vector[part * part_bytes..]), ids);
+            }
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Short lists of tokens, and the places where they are cut.
+//!
+//! A list holds the logits, ids and masses of some tokens, ids ascending. The same list type serves
+//! the candidates of a cut, a sample of the row, and the maxima of its blocks.
+
+use super::cut::Cut;
+use super::element::Element;
+use super::mass::{Split, Sum, Weigher, Weights};
+use super::simd::{Kernel, Simd};
+
+/// Room after the last token, so that whole vectors can be written and read there.
+const SLACK: usize = 16;
+
+/// Some tokens of a row, ids ascending.
+#[derive(Debug, Default)]
+pub struct List {
+    len: usize,
+    /// Logits; -inf for at least [`SLACK`] places after the last, where [`List::seal`] was called.
+    x: Vec<f32>,
+    id: Vec<u32>,
+    /// Masses are `high * 2^16 + low`.
+    high: Vec<u32>,
+    low: Vec<u32>,
+}
+
+impl List {
+    /// Makes room for this many tokens, and forgets all there are.
+    pub fn reset(&mut self, capacity: usize) {
+        self.len = 0;
+        let capacity = capacity + SLACK;
+        if self.x.len() < capacity {
+            self.x.resize(capacity, f32::NEG_INFINITY);
+            self.id.resize(capacity, 0);
+            self.high.resize(capacity, 0);
+            self.low.resize(capacity, 0);
+        }
+    }
+
+    /// The number of tokens.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Their logits.
+    pub fn x(&self) -> &[f32] {
+        &self.x[..self.len]
+    }
+
+    /// Their ids.
+    pub fn ids(&self) -> &[u32] {
+        &self.id[..self.len]
+    }
+
+    /// The mass of one of them, once they were weighed.
+    #[inline(always)]
+    pub fn mass(&self, i: usize) -> u64 {
+        (u64::from(self.high[i]) << 16) + u64::from(self.low[i])
+    }
+
+    /// Appends the lanes of a vector whose bit is set.
+    #[inline(always)]
+    pub fn push<S: Simd>(&mut self, s: S, bits: u32, x: S::F, id: S::I) {
+        s.compress(bits, x, &mut self.x[self.len..]);
+        s.compress_u32(bits, id, &mut self.id[self.len..]);
+        self.len += bits.count_ones() as usize;
+    }
+
+    /// Appends logits whose ids do not matter.
+    #[inline(always)]
+    pub fn push_all<S: Simd>(&mut self, s: S, x: S::F) {
+        s.store(x, &mut self.x[self.len..]);
+        self.len += S::LANES;
+    }
+
+    /// Appends one token.
+    pub fn push_one(&mut self, x: f32, id: u32) {
+        self.x[self.len] = x;
+        self.id[self.len] = id;
+        self.len += 1;
+    }
+
+    /// Takes out the last `n` tokens that equal `x`.
+    pub fn drop_last_ties(&mut self, x: f32, n: usize) {
+        let from = (0..self.len).rev().filter(|&i| self.x[i] == x).nth(n - 1).expect("n ties");
+        let mut kept = from;
+        for i in from..self.len {
+            (self.x[kept], self.id[kept]) = (self.x[i], self.id[i]);
+            kept += usize::from(self.x[i] != x);
+        }
+        self.len = kept;
+    }
+
+    /// Drops everything from the `len`th token on.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
+    /// Ends the appending: what follows the last token compares as less than every candidate.
+    pub fn seal(&mut self) {
+        self.x[self.len..self.len + SLACK].fill(f32::NEG_INFINITY);
+    }
+
+    /// Keeps only what a cut keeps. Masses move along.
+    pub fn retain(&mut self, cut: Cut) {
+        let mut kept = 0;
+        for i in 0..self.len {
+            (self.x[kept], self.id[kept]) = (self.x[i], self.id[i]);
+            (self.high[kept], self.low[kept]) = (self.high[i], self.low[i]);
+            kept += usize::from(cut.keeps(self.x[i], self.id[i]));
+        }
+        self.len = kept;
+        self.seal();
+    }
+
+    /// The id of the `nth` token (from 1) that equals `x`.
+    pub fn nth_tie(&self, x: f32, nth: u64) -> Option<u32> {
+        let ties = self.x().iter().zip(self.ids()).filter(|(y, _)| **y == x);
+        ties.map(|(_, &id)| id).nth(nth as usize - 1)
+    }
+}
+
+/// Computes the masses of a sealed list, and their sum.
+pub struct Weigh<'a> {
+    pub list: &'a mut List,
+    pub weights: Weights,
+}
+
+impl<S: Simd> Kernel<S> for Weigh<'_> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn call(self, s: S) -> u64 {
+        let List { len, x, high, low, .. } = self.list;
+        let weigher = Weigher::for_any(s, self.weights);
+        let mut total = 0;
+        for start in (0..*len).step_by(64 * S::LANES) {
+            let mut sum = Sum::new(s);
+            for i in (start..(*len).min(start + 64 * S::LANES)).step_by(S::LANES) {
+                let mass: Split<S> = weigher.split(s, s.load(&x[i..]));
+                s.store_u32(mass.high, &mut high[i..]);
+                s.store_u32(mass.low, &mut low[i..]);
+                sum.add(s, mass);
+            }
+            total += sum.total(s);
+        }
+        total
+    }
+}
+
+/// Counts the tokens of a sealed list that are at least `least`.
+pub struct Count<'a> {
+    pub list: &'a List,
+    pub least: f32,
+}
+
+impl<S: Simd> Kernel<S> for Count<'_> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn call(self, s: S) -> u64 {
+        let least = s.splat(self.least);
+        let count = |i| u64::from(s.bits(s.ge(s.load(&self.list.x[i..]), least)).count_ones());
+        (0..self.list.len).step_by(S::LANES).map(count).sum()
+    }
+}
+
+/// Sums the masses of the tokens of a sealed and weighed list that are at least `least`.
+pub struct MassOf<'a> {
+    pub list: &'a List,
+    pub least: f32,
+}
+
+impl<S: Simd> Kernel<S> for MassOf<'_> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn call(self, s: S) -> u64 {
+        let List { len, x, high, low, .. } = self.list;
+        let least = s.splat(self.least);
+        let mut total = 0;
+        for start in (0..*len).step_by(64 * S::LANES) {
+            let mut sum = Sum::new(s);
+            for i in (start..(*len).min(start + 64 * S::LANES)).step_by(S::LANES) {
+                let m = s.ge(s.load(&x[i..]), least);
+                let mass = Split { high: s.load_u32(&high[i..]), low: s.load_u32(&low[i..]) };
+                sum.add_where(s, m, mass);
+            }
+            total += sum.total(s);
+        }
+        total
+    }
+}
+
+/// What tokens are measured by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// One each.
+    Count,
+    /// Their mass.
+    Mass,
+}
+
+impl List {
+    /// How much of a sealed list is at least `least`.
+    pub fn measure<S: Simd>(&self, s: S, by: By, least: f32) -> u64 {
+        match by {
+            By::Count => s.run(Count { list: self, least }),
+            By::Mass => s.run(MassOf { list: self, least }),
+        }
+    }
+
+    /// The greatest logit such that it and everything above measure at least `want`. It is one of
+    /// the list's logits. `None` if the whole list measures less.
+    ///
+    /// Bisects the keys, so a call costs at most 16 or 32 passes over the list, and no sort.
+    pub fn border<S: Simd, E: Element>(&self, s: S, by: By, want: u64, max: f32) -> Option<f32> {
+        let (mut below, mut above) = (-E::INFINITY, E::key(max) + 1);
+        if self.measure(s, by, E::value(below)) < want {
+            return None;
+        }
+        // Invariant: enough from `below` on, too little from `above` on.
+        while below + 1 < above {
+            let middle = below.midpoint(above);
+            if self.measure(s, by, E::value(middle)) >= want {
+                below = middle;
+            } else {
+                above = middle;
+            }
+        }
+        // Adding +0.0 makes a zero positive.
+        Some(E::value(below) + 0.0)
+    }
+}

@@ -1,0 +1,74 @@
+//! The one pass that reads a row from memory: the maximum of every block, and what forbids sampling.
+//!
+//! ```text
+//! for each block: maximum of its logits
+//! note NaN, +inf, -inf
+//! ```
+//!
+//! 1. Per vector one load and three integer instructions on the bits as they are: the signed
+//!    maximum, the unsigned minimum (the maximum, where all are negative) and the unsigned maximum.
+//! 2. The signed maximum of a row with +inf or a positive NaN is at least +inf's bits; the unsigned
+//!    maximum of one with a negative NaN is above -inf's. So no logit is tested by itself.
+//!
+//! 128,256 f16 are 4,008 vectors of AVX-512: 12,000 instructions on two ports and 4,000 loads, about
+//! 2 us beside the 9 that the memory needs.
+
+use super::blocks::{BLOCK, Blocks};
+use super::element::Element;
+use super::simd::{Kernel, Simd};
+use std::ops::Range;
+
+/// The pass. `maxima` gets one logit for each block of `range`, in the row's own format.
+pub struct Scan<'a, E> {
+    pub blocks: Blocks<'a, E>,
+    pub range: Range<usize>,
+    pub maxima: &'a mut [u8],
+}
+
+/// What the pass found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scanned {
+    /// The key of the greatest logit.
+    pub first_key: i32,
+    /// The greatest bits as unsigned integer: those of the most negative logit, if one is negative.
+    pub max_unsigned: u32,
+}
+
+impl Scanned {
+    /// Of no token.
+    pub const NOTHING: Self = Self { first_key: i32::MIN, max_unsigned: 0 };
+
+    /// Of two parts of a row.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            first_key: self.first_key.max(other.first_key),
+            max_unsigned: self.max_unsigned.max(other.max_unsigned),
+        }
+    }
+}
+
+impl<S: Simd, E: Element> Kernel<S> for Scan<'_, E> {
+    type Output = Scanned;
+
+    #[inline(always)]
+    fn call(self, s: S) -> Scanned {
+        let vector = S::LANES * 4;
+        let mut first_key = i32::MIN;
+        let mut max_unsigned = E::raw_splat(s, 0);
+        let outputs = self.maxima.chunks_exact_mut(E::SIZE);
+        for ((_, block), output) in self.blocks.range(self.range).zip(outputs) {
+            let mut max_signed = E::raw_splat(s, 1 << (E::SIZE * 8 - 1));
+            let mut min_unsigned = E::raw_splat(s, u32::MAX);
+            for i in 0..BLOCK / E::raw_lanes::<S>() {
+                let raw = E::raw(s, &block[i * vector..]);
+                max_signed = E::max_signed(s, max_signed, raw);
+                min_unsigned = E::min_unsigned(s, min_unsigned, raw);
+                max_unsigned = E::max_unsigned(s, max_unsigned, raw);
+            }
+            let key = E::first_key(s, max_signed, min_unsigned);
+            E::write(key, output);
+            first_key = first_key.max(key);
+        }
+        Scanned { first_key, max_unsigned: E::reduce_max_unsigned(s, max_unsigned) }
+    }
+}
