@@ -136,11 +136,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn eq(self, a: __m256, b: __m256) -> __m256 {
-        simd!(_mm256_cmp_ps::<_CMP_EQ_OQ>(a, b))
-    }
-
-    #[inline(always)]
     fn bits(self, m: __m256) -> u32 {
         simd!(_mm256_movemask_ps(m) as u32)
     }

@@ -138,11 +138,6 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn eq(self, a: __m512, b: __m512) -> __mmask16 {
-        simd!(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b))
-    }
-
-    #[inline(always)]
     fn bits(self, m: __mmask16) -> u32 {
         u32::from(m)
     }

@@ -93,7 +93,11 @@ impl<S: Simd, E: Element> Kernel<S> for CountFrom<'_, E> {
     #[inline(always)]
     fn call(self, s: S) -> u64 {
         let bound = E::bound(s, self.least);
-        self.blocks.range(self.range).map(|(_, block)| count::<S, E>(s, block, bound)).sum()
+        let mut sum = 0;
+        for (_, block) in self.blocks.range(self.range) {
+            sum += count::<S, E>(s, block, bound);
+        }
+        sum
     }
 }
 
@@ -123,10 +127,11 @@ impl<S: Simd, E: Element> Kernel<S> for Ties<'_, E> {
 #[inline(always)]
 fn count<S: Simd, E: Element>(s: S, block: &[u8], bound: super::element::Bound<S, E>) -> u64 {
     let bytes = S::LANES * 4;
-    (0..BLOCK * E::SIZE / bytes)
-        .map(|i| E::at_least(s, E::raw(s, &block[i * bytes..]), bound).count_ones())
-        .sum::<u32>()
-        .into()
+    let mut count = 0;
+    for i in 0..BLOCK * E::SIZE / bytes {
+        count += E::at_least(s, E::raw(s, &block[i * bytes..]), bound).count_ones();
+    }
+    u64::from(count)
 }
 
 /// Calls `found` with the lanes, logits and ids of the tokens of a block that reach a bound.

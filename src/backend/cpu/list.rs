@@ -90,11 +90,6 @@ impl List {
         self.len = kept;
     }
 
-    /// Drops everything from the `len`th token on.
-    pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len);
-    }
-
     /// Ends the appending: what follows the last token compares as less than every candidate.
     pub fn seal(&mut self) {
         self.x[self.len..self.len + SLACK].fill(f32::NEG_INFINITY);
@@ -159,8 +154,11 @@ impl<S: Simd> Kernel<S> for Count<'_> {
     #[inline(always)]
     fn call(self, s: S) -> u64 {
         let least = s.splat(self.least);
-        let count = |i| u64::from(s.bits(s.ge(s.load(&self.list.x[i..]), least)).count_ones());
-        (0..self.list.len).step_by(S::LANES).map(count).sum()
+        let mut count = 0;
+        for i in (0..self.list.len).step_by(S::LANES) {
+            count += u64::from(s.bits(s.ge(s.load(&self.list.x[i..]), least)).count_ones());
+        }
+        count
     }
 }
 

@@ -110,11 +110,6 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn eq(self, a: Self::F, b: Self::F) -> Self::M {
-        from_fn(|i| if a[i] == b[i] { u32::MAX } else { 0 })
-    }
-
-    #[inline(always)]
     fn bits(self, m: Self::M) -> u32 {
         (0..LANES).fold(0, |bits, i| bits | (m[i] & 1) << i)
     }

@@ -211,7 +211,8 @@ fn nth_target(params: &SamplingParams, draw: usize, kept_mass: u64) -> u64 {
 }
 
 fn drawn(token: u32, x: f32, weights: Weights, kept_mass: u64) -> Draw {
-    Draw { token, logprob: logprob(x, weights.max, weights.scale, kept_mass) }
+    // `weights.max` is not -0.0; with x = -0.0, the logprob of the only token would be.
+    Draw { token, logprob: logprob(x + 0.0, weights.max, weights.scale, kept_mass) }
 }
 
 /// Finds the block of every draw, and sorts the draws by block, so that each is weighed once.

@@ -70,8 +70,6 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn float(self, i: Self::I) -> Self::F;
     /// Where `a >= b`. False for NaN.
     fn ge(self, a: Self::F, b: Self::F) -> Self::M;
-    /// Where `a == b`, so that -0.0 equals +0.0. False for NaN.
-    fn eq(self, a: Self::F, b: Self::F) -> Self::M;
 
     /// One bit a lane, the first lane in bit 0.
     fn bits(self, m: Self::M) -> u32;
