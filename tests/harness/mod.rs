@@ -2,17 +2,20 @@
 
 #![allow(dead_code)] // Each test binary uses its own part.
 
+pub mod backends;
+pub mod raw;
+
 use bytes::Bytes;
-use logitd::api::{Dtype, RowResult, SampleRequest, SamplingParams};
+use logitd::api::{Dtype, Limits, RowResult, SampleRequest, SamplingParams};
+use logitd::backend::Backend;
 use logitd::backend::reference::Reference;
-use logitd::backend::{Backend, DeviceError, DeviceInfo};
 use logitd::batch::{self, Results, Row, RowStatus};
 use logitd::client::Client;
 use logitd::config::Config;
 use logitd::engine::Engine;
 use logitd::params::ParamsSpec;
 use logitd::server::{Server, ServerError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
@@ -21,6 +24,7 @@ pub struct TestServer {
     pub targets: Vec<String>,
     pub metrics: Option<std::net::SocketAddr>,
     pub engine: Engine,
+    pub limits: Limits,
     stop: oneshot::Sender<()>,
     done: JoinHandle<Result<(), ServerError>>,
 }
@@ -40,6 +44,7 @@ impl TestServer {
         let config = Config::from_args(args).expect("valid flags");
         logitd::server::metrics::install();
         let engine = Engine::start(config.engine(), backends);
+        let limits = logitd::server::convert::limits(&config);
         let server = Server::bind(config).await.expect("bound");
         let (targets, metrics) = (server.targets(), server.metrics_address());
         let (stop, stopped) = oneshot::channel::<()>();
@@ -47,7 +52,7 @@ impl TestServer {
             let _ = stopped.await;
         };
         let done = tokio::spawn(server.run(engine.clone(), shutdown));
-        Self { targets, metrics, engine, stop, done }
+        Self { targets, metrics, engine, limits, stop, done }
     }
 
     pub fn target(&self) -> &str {
@@ -63,6 +68,13 @@ impl TestServer {
         Client::connect(self.target()).await.expect("connected")
     }
 
+    /// Waits until nothing is accepted and unanswered.
+    pub async fn idle(&self) {
+        let (rows, bytes) = (self.limits.queue_rows_max, self.limits.queue_bytes_max);
+        let free = || self.engine.reserve(rows as usize, bytes as usize).is_ok();
+        until("every permit is back", free).await;
+    }
+
     /// Asks it to stop.
     pub fn stop(self) -> JoinHandle<Result<(), ServerError>> {
         let _ = self.stop.send(());
@@ -70,40 +82,16 @@ impl TestServer {
     }
 }
 
-/// Takes a fixed time a row, whatever the processor is busy with, and answers as `Reference` does.
-pub struct Paced {
-    pub row_time: Duration,
-    pub inner: Reference,
-}
-
-impl Paced {
-    pub fn boxed(row_time: Duration) -> Box<dyn Backend> {
-        Box::new(Self { row_time, inner: Reference::default() })
-    }
-}
-
-impl Backend for Paced {
-    fn device(&self) -> &DeviceInfo {
-        self.inner.device()
-    }
-
-    fn sample(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), DeviceError> {
-        let result = self.inner.sample(rows, results);
-        std::thread::sleep(self.row_time * rows.len() as u32);
-        result
-    }
-}
-
-/// Fails at once, as a device does that is gone.
-pub struct Broken(pub Reference);
-
-impl Backend for Broken {
-    fn device(&self) -> &DeviceInfo {
-        self.0.device()
-    }
-
-    fn sample(&mut self, _: &[Row<'_>], _: &mut Results) -> Result<(), DeviceError> {
-        Err(DeviceError { device: "reference".into(), reason: "it is gone".into() })
+/// Waits for something that must come to be so.
+#[track_caller]
+pub fn until(what: &str, so: impl Fn() -> bool) -> impl Future<Output = ()> {
+    let place = std::panic::Location::caller();
+    async move {
+        let patience = Instant::now() + Duration::from_secs(20);
+        while !so() {
+            assert!(Instant::now() < patience, "{place}: waited in vain until {what}");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 }
 

@@ -1,0 +1,144 @@
+//! Backends with habits: slow, counted, stopped, broken.
+
+use logitd::backend::reference::Reference;
+use logitd::backend::{Backend, DeviceError, DeviceInfo};
+use logitd::batch::{Results, Row};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+/// Answers as `Reference` does, and takes a fixed time a row whatever the processor is busy with.
+pub struct Paced {
+    inner: Reference,
+    row_time: Duration,
+    log: Log,
+}
+
+/// What a paced backend has done so far.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Done>>);
+
+#[derive(Clone, Copy, Default)]
+pub struct Done {
+    /// Rows sampled.
+    pub rows: usize,
+    /// Time between batches, without that before the first.
+    pub idle: Duration,
+    last: Option<Instant>,
+}
+
+impl Log {
+    pub fn read(&self) -> Done {
+        *self.0.lock().unwrap()
+    }
+}
+
+impl Paced {
+    pub fn boxed(row_time: Duration) -> (Box<dyn Backend>, Log) {
+        let log = Log::default();
+        (Box::new(Self { inner: Reference::default(), row_time, log: log.clone() }), log)
+    }
+}
+
+impl Backend for Paced {
+    fn device(&self) -> &DeviceInfo {
+        self.inner.device()
+    }
+
+    fn sample(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), DeviceError> {
+        let begun = Instant::now();
+        let result = self.inner.sample(rows, results);
+        std::thread::sleep((self.row_time * rows.len() as u32).saturating_sub(begun.elapsed()));
+        let mut done = self.log.0.lock().unwrap();
+        done.rows += rows.len();
+        let idle = done.last.map_or(Duration::ZERO, |last| begun - last);
+        done.idle += idle;
+        done.last = Some(Instant::now());
+        result
+    }
+}
+
+/// Answers as `Reference` does, but only once its gate is open.
+pub struct Gated {
+    inner: Reference,
+    gate: Gate,
+}
+
+/// Holds a gated backend. Opens when dropped, so that a failed test does not hang.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<GateState>, Condvar)>);
+
+#[derive(Default)]
+struct GateState {
+    open: bool,
+    batches: usize,
+    rows: usize,
+}
+
+impl Gated {
+    pub fn boxed() -> (Box<dyn Backend>, Gate) {
+        let gate = Gate::default();
+        (Box::new(Self { inner: Reference::default(), gate: gate.clone() }), gate)
+    }
+}
+
+impl Gate {
+    pub fn open(&self) {
+        self.0.0.lock().unwrap().open = true;
+        self.0.1.notify_all();
+    }
+
+    /// Batches that have reached the backend.
+    pub fn batches(&self) -> usize {
+        self.0.0.lock().unwrap().batches
+    }
+
+    /// Rows in them.
+    pub fn rows(&self) -> usize {
+        self.0.0.lock().unwrap().rows
+    }
+
+    /// Waits until the backend holds a batch.
+    pub async fn reached(&self) {
+        super::until("a batch reaches the backend", || self.batches() > 0).await;
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        // The backend's own clone is the other one.
+        if Arc::strong_count(&self.0) <= 2 {
+            self.open();
+        }
+    }
+}
+
+impl Backend for Gated {
+    fn device(&self) -> &DeviceInfo {
+        self.inner.device()
+    }
+
+    fn sample(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), DeviceError> {
+        let mut state = self.gate.0.0.lock().unwrap();
+        state.batches += 1;
+        state.rows += rows.len();
+        while !state.open {
+            state = self.gate.0.1.wait(state).unwrap();
+        }
+        drop(state);
+        self.inner.sample(rows, results)
+    }
+}
+
+/// Fails at once, as a device does that is gone.
+#[derive(Default)]
+pub struct Broken(Reference);
+
+impl Backend for Broken {
+    fn device(&self) -> &DeviceInfo {
+        self.0.device()
+    }
+
+    fn sample(&mut self, _: &[Row<'_>], _: &mut Results) -> Result<(), DeviceError> {
+        Err(DeviceError { device: "reference".into(), reason: "it is gone".into() })
+    }
+}
