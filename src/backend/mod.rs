@@ -5,6 +5,7 @@ pub mod dual;
 pub mod reference;
 
 use crate::batch::{Results, Row};
+use std::time::Duration;
 
 /// Something that samples batches. A worker thread owns it.
 pub trait Backend: Send {
@@ -15,6 +16,11 @@ pub trait Backend: Send {
     ///
     /// A row with NaN, +inf or no candidate gets a status; only the device itself can fail.
     fn sample(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), DeviceError>;
+
+    /// How long the last batch took to be copied to the device; 0 where rows are read in place.
+    fn copy_time(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// What a backend runs on.

@@ -1,19 +1,33 @@
 //! Queues requests, forms batches while the devices are busy, and hands each request its own rows.
 //!
 //! A caller [reserves](Engine::reserve) room, [submits](Engine::submit) its request and awaits the
-//! [`Ticket`]. One worker thread a device takes whatever waits when the device falls free, samples it
-//! as one batch, and answers every request in it.
+//! [`Ticket`]. The request waits in `queue`; one thread a device (`worker`) takes whatever waits when
+//! the device falls free, samples it as one batch and answers every request in it; one more thread
+//! (`timer`) answers requests whose deadline passes first. What is accepted is bounded by `permits`,
+//! and every accepted request is answered, whatever happens to the devices.
+//!
+//! There is one lock around the queue, held for as long as it takes to add a request or to form a
+//! batch. Nothing is dropped, answered or computed under it.
 
+mod list;
+mod metrics;
 mod permits;
+mod queue;
 mod request;
+mod timer;
+mod verify;
+mod work;
 mod worker;
 
 pub use permits::Permit;
 pub use request::{Completed, Failure, Priority, Refused, Request, RequestRow, Resource, Timings};
+pub use verify::Verify;
 
 use crate::backend::{Backend, DeviceInfo};
+use list::Key;
+use metrics::Metrics;
 use permits::{Limits, Permits};
-use std::collections::VecDeque;
+use queue::{Budget, Queue, Ready};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -21,7 +35,8 @@ use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
-use worker::{Work, Worker};
+use work::{Answer, Work};
+use worker::{Device, Worker};
 
 /// Every limit of the engine. Limits of 0 count as 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +51,9 @@ pub struct EngineConfig {
     pub queue_bytes_max: usize,
     /// How long a batch that is not full waits for more.
     pub batch_delay: Duration,
+    /// How many batches in a row may take nothing from the first request of a priority, because
+    /// higher ones or smaller rows fill them. Then it opens the next.
+    pub passed_over_max: u32,
     /// The longest wait that a refusal may ask for.
     pub retry_after_max: Duration,
 }
@@ -48,6 +66,7 @@ impl Default for EngineConfig {
             queue_rows_max: 4096,
             queue_bytes_max: 1 << 30,
             batch_delay: Duration::ZERO,
+            passed_over_max: 8,
             retry_after_max: Duration::from_secs(1),
         }
     }
@@ -59,11 +78,13 @@ pub struct Devices {
     /// One worker thread each.
     pub backends: Vec<Box<dyn Backend>>,
     /// Makes the backend that takes over when the last of them has failed.
-    pub fallback: Option<Fallback>,
+    pub fallback: Option<MakeBackend>,
+    /// Whether some batches are computed twice and compared.
+    pub verify: Option<Verify>,
 }
 
 /// Makes a backend when one is needed.
-pub type Fallback = Box<dyn FnOnce() -> Box<dyn Backend> + Send>;
+pub type MakeBackend = Box<dyn FnOnce() -> Box<dyn Backend> + Send>;
 
 impl From<Vec<Box<dyn Backend>>> for Devices {
     fn from(backends: Vec<Box<dyn Backend>>) -> Self {
@@ -91,34 +112,28 @@ pub struct Engine {
 impl Engine {
     /// Starts one thread a backend. Install the metrics recorder before, or metrics go nowhere.
     pub fn start(config: EngineConfig, devices: impl Into<Devices>) -> Engine {
-        let devices = devices.into();
-        let states = devices
-            .backends
-            .iter()
-            .map(|b| DeviceState { info: Arc::new(b.device().clone()), up: true })
-            .collect();
-        let shared = Arc::new(Shared {
-            permits: Arc::new(Permits::new(Limits {
-                rows: config.queue_rows_max.max(1),
-                bytes: config.queue_bytes_max.max(1),
-                retry_after_max: config.retry_after_max,
-            })),
-            config,
-            state: Mutex::default(),
-            work: Condvar::new(),
-            devices: watch::Sender::new(states),
+        let Devices { mut backends, mut fallback, verify } = devices.into();
+        if backends.is_empty() {
+            backends.extend(fallback.take().map(|make| make()));
+        }
+        let devices: Vec<_> = backends.iter().map(|b| Device::new(b.device())).collect();
+        let shared = Arc::new(Shared::new(config, &devices, fallback));
+        if devices.is_empty() {
+            shared.permits.close(Refused::NoDevice);
+        }
+
+        let mut handles = Vec::new();
+        let sampler = verify.map(|verify| {
+            let (sampler, handle) = verify::start(&shared, verify);
+            handles.push(handle);
+            sampler
         });
-        let handles = devices
-            .backends
-            .into_iter()
-            .map(|backend| {
-                let worker = Worker::new(Arc::clone(&shared), backend);
-                std::thread::Builder::new()
-                    .name("logitd-worker".into())
-                    .spawn(move || worker.run())
-                    .expect("a thread can be started")
-            })
-            .collect();
+        for (backend, device) in backends.into_iter().zip(devices) {
+            let worker = Worker::new(Arc::clone(&shared), backend, device, sampler.clone());
+            handles.push(spawn("logitd-worker", move || worker.run()));
+        }
+        let timer = Arc::clone(&shared);
+        handles.push(spawn("logitd-timer", move || timer::run(timer)));
         Engine { threads: Arc::new(Threads { shared, handles }) }
     }
 
@@ -131,34 +146,24 @@ impl Engine {
     /// Queues a request. The permit is resized to it if it differs.
     pub fn submit(&self, mut permit: Permit, request: Request) -> Result<Ticket, Refused> {
         let shared = self.shared();
-        if request.rows.is_empty() {
-            return Err(Refused::Empty);
-        }
         let now = Instant::now();
-        if request.deadline.is_some_and(|deadline| deadline <= now) {
-            return Err(Refused::DeadlineExceeded);
-        }
-        let limit = shared.config.batch_bytes_max.max(1);
-        let asked = request.rows.iter().map(|row| row.logits().len()).max().unwrap_or(0);
-        if asked > limit {
-            return Err(Refused::TooLarge { what: Resource::BatchBytes, limit, asked });
-        }
-        let (rows, bytes) = (request.rows.len(), request.bytes());
+        let (rows, bytes) = shared.check(&request, now)?;
         if (rows, bytes) != (permit.rows(), permit.bytes()) {
             permit.resize(rows, bytes)?;
         }
-        let (answer, ticket) = oneshot::channel();
-        let work = Work { request, permit, answer, accepted: now };
-        shared.lock().queue.push_back(work);
-        shared.work.notify_one();
-        Ok(Ticket { answer: ticket })
+        let (work, answer) = Work::new(request, permit, now);
+        let key = shared.push(work, now)?;
+        Ok(Ticket { shared: Arc::clone(shared), key, answer, answered: false })
     }
 
     /// Takes no more work, and resolves when everything accepted has been answered. A permit counts as
     /// accepted: its request may still come.
     pub async fn drain(&self) {
-        self.shared().permits.close();
-        self.shared().permits.drained().await;
+        let shared = self.shared();
+        shared.permits.close(Refused::Draining);
+        shared.lock().queue.end_delay(Instant::now());
+        shared.work.notify_all();
+        shared.permits.drained().await;
     }
 
     /// What it computes with, and how that fares.
@@ -179,14 +184,31 @@ impl Engine {
 /// Resolves to the answer. Dropping it cancels: a request that waits leaves the queue and frees its
 /// permits; one that runs is finished for nobody.
 pub struct Ticket {
-    answer: oneshot::Receiver<Result<Completed, Failure>>,
+    shared: Arc<Shared>,
+    key: Key,
+    answer: oneshot::Receiver<Answer>,
+    answered: bool,
 }
 
 impl Future for Ticket {
-    type Output = Result<Completed, Failure>;
+    type Output = Answer;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.answer).poll(cx).map(|answer| answer.unwrap_or(Err(Failure::Cancelled)))
+    /// # Panics
+    /// If it has been ready before.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+        let answer = Pin::new(&mut self.answer).poll(cx);
+        self.answered = answer.is_ready();
+        // A sender that is dropped unused was part of an engine that stopped.
+        answer.map(|answer| answer.unwrap_or(Err(Failure::Cancelled)))
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.answer.close();
+            self.shared.cancel(self.key);
+        }
     }
 }
 
@@ -194,23 +216,157 @@ impl Future for Ticket {
 struct Shared {
     config: EngineConfig,
     permits: Arc<Permits>,
-    state: Mutex<State>,
-    /// Told when there is work, or none will ever come.
-    work: Condvar,
+    metrics: Metrics,
     devices: watch::Sender<Vec<DeviceState>>,
+    state: Mutex<State>,
+    /// Told when there is work, or when a worker has to look up.
+    work: Condvar,
+    /// Told when a deadline comes before all others.
+    timer: Condvar,
+}
+
+struct State {
+    queue: Queue<Arc<Work>>,
+    /// Workers that sleep and have not been signalled.
+    idle: usize,
+    /// Signals on their way to a sleeping worker.
+    signals: usize,
+    /// Devices that take work.
+    up: usize,
+    fallback: Option<MakeBackend>,
+    /// When the timer wakes by itself.
+    timer_at: Option<Instant>,
+    stopped: bool,
 }
 
 impl Shared {
+    fn new(config: EngineConfig, devices: &[Arc<Device>], fallback: Option<MakeBackend>) -> Self {
+        let metrics = Metrics::new();
+        let up = |device: &Arc<Device>| {
+            device.metrics.up.set(1.0);
+            DeviceState { info: Arc::clone(&device.info), up: true }
+        };
+        let permits = Permits::new(Limits {
+            rows: config.queue_rows_max.max(1),
+            bytes: config.queue_bytes_max.max(1),
+            retry_after_max: config.retry_after_max,
+        });
+        let state = State {
+            queue: Queue::new(queue::Config {
+                budget: Budget {
+                    rows: config.batch_rows_max.max(1),
+                    bytes: config.batch_bytes_max.max(1),
+                },
+                delay: config.batch_delay,
+                passed_over_max: config.passed_over_max,
+            }),
+            idle: 0,
+            signals: 0,
+            up: devices.len(),
+            fallback,
+            timer_at: None,
+            stopped: false,
+        };
+        Self {
+            config,
+            permits: Arc::new(permits),
+            metrics,
+            devices: watch::Sender::new(devices.iter().map(up).collect()),
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            timer: Condvar::new(),
+        }
+    }
+
+    /// The rows and bytes of a request that can be queued.
+    fn check(&self, request: &Request, now: Instant) -> Result<(usize, usize), Refused> {
+        if request.deadline.is_some_and(|deadline| deadline <= now) {
+            return Err(Refused::DeadlineExceeded);
+        }
+        let limit = self.config.batch_bytes_max.max(1);
+        let sizes = request.rows.iter().map(|row| row.logits().len());
+        match sizes.clone().max() {
+            None => Err(Refused::Empty),
+            Some(asked) if asked > limit => {
+                Err(Refused::TooLarge { what: Resource::BatchBytes, limit, asked })
+            }
+            Some(_) => Ok((request.rows.len(), sizes.sum())),
+        }
+    }
+
+    fn push(&self, work: Arc<Work>, now: Instant) -> Result<Key, Refused> {
+        let (priority, deadline) = (work.priority, work.deadline);
+        let mut state = self.lock();
+        if state.up == 0 || state.stopped {
+            let refused = if state.stopped { Refused::Draining } else { Refused::NoDevice };
+            drop(state);
+            return Err(refused);
+        }
+        let was = state.queue.ready(now);
+        let key = state.queue.push(work, priority, deadline, now);
+        self.gauge(&state);
+        // A worker that sleeps until a batch is due need not wake for less.
+        let ready = state.queue.ready(now);
+        let wake = (ready == Ready::Now || ready != was) && state.wake();
+        let wake_timer = deadline.is_some_and(|d| state.timer_at.is_none_or(|at| d < at));
+        if wake_timer {
+            state.timer_at = deadline;
+        }
+        drop(state);
+        if wake {
+            self.work.notify_one();
+        }
+        if wake_timer {
+            self.timer.notify_one();
+        }
+        Ok(key)
+    }
+
+    /// Takes a request out whose ticket is gone.
+    fn cancel(&self, key: Key) {
+        let mut removed = Vec::new();
+        let mut state = self.lock();
+        removed.extend(state.queue.cancel(key));
+        if state.queue.has_returned() {
+            state.queue.cancel_returned(|work| work.is_wanted(), &mut removed);
+        }
+        self.gauge(&state);
+        drop(state);
+    }
+
+    /// Ends everything that waits, now and later.
+    fn stop(&self) {
+        let mut waiting = Vec::new();
+        let mut state = self.lock();
+        state.stopped = true;
+        state.queue.clear(&mut waiting);
+        self.gauge(&state);
+        drop(state);
+        self.work.notify_all();
+        self.timer.notify_all();
+        waiting.into_iter().for_each(|work| work.fail(Failure::Cancelled));
+    }
+
+    fn gauge(&self, state: &State) {
+        self.metrics.queue_rows.set(state.queue.waiting().rows as f64);
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics half way through a change of the state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-#[derive(Default)]
-struct State {
-    queue: VecDeque<Work>,
-    stopped: bool,
+impl State {
+    /// Picks one sleeping worker to be woken, if there is one.
+    fn wake(&mut self) -> bool {
+        let any = self.idle > 0;
+        if any {
+            self.idle -= 1;
+            self.signals += 1;
+        }
+        any
+    }
 }
 
 /// The threads, joined when the last handle goes.
@@ -221,13 +377,18 @@ struct Threads {
 
 impl Drop for Threads {
     fn drop(&mut self) {
-        self.shared.lock().stopped = true;
-        self.shared.work.notify_all();
-        for handle in self.handles.drain(..) {
-            // The last handle may go on one of these threads, with a task that it wakes.
-            if handle.thread().id() != std::thread::current().id() {
+        self.shared.stop();
+        // The last handle may go on one of these threads, with a task that it wakes: then they end
+        // behind our back.
+        let own = std::thread::current().id();
+        if self.handles.iter().all(|handle| handle.thread().id() != own) {
+            for handle in self.handles.drain(..) {
                 let _ = handle.join();
             }
         }
     }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {
+    std::thread::Builder::new().name(name.into()).spawn(run).expect("a thread can be started")
 }

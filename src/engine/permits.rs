@@ -27,7 +27,7 @@ pub(super) struct Limits {
 pub(super) struct Permits {
     limits: Limits,
     state: Mutex<State>,
-    /// Told whenever the last permit of a draining pool is dropped.
+    /// Told whenever the last permit of a closed pool is dropped.
     drained: Notify,
 }
 
@@ -37,7 +37,8 @@ struct State {
     bytes: usize,
     /// Permits out, those of nothing included.
     permits: usize,
-    draining: bool,
+    /// Why nothing more is taken.
+    closed: Option<Refused>,
     rate: Rate,
 }
 
@@ -49,8 +50,8 @@ impl Permits {
     /// Takes both amounts or neither.
     pub fn take(self: &Arc<Self>, rows: usize, bytes: usize) -> Result<Permit, Refused> {
         let mut state = self.lock();
-        if state.draining {
-            return Err(Refused::Draining);
+        if let Some(refused) = state.closed {
+            return Err(refused);
         }
         state.fit(&self.limits, rows, bytes)?;
         state.rows += rows;
@@ -66,10 +67,10 @@ impl Permits {
         Permit { pool: Arc::clone(self), rows: 0, bytes: 0 }
     }
 
-    /// From now on nothing is accepted.
-    pub fn close(&self) {
+    /// From now on nothing is accepted, for this reason.
+    pub fn close(&self, refused: Refused) {
         let mut state = self.lock();
-        state.draining = true;
+        state.closed = Some(refused);
         if state.permits == 0 {
             self.drained.notify_waiters();
         }
@@ -170,7 +171,7 @@ impl Drop for Permit {
         state.rows -= self.rows;
         state.bytes -= self.bytes;
         state.permits -= 1;
-        if state.permits == 0 && state.draining {
+        if state.permits == 0 && state.closed.is_some() {
             self.pool.drained.notify_waiters();
         }
     }

@@ -1,0 +1,468 @@
+//! The queue against a plain model: lists of ranges, searched from the front.
+
+use super::*;
+use proptest::prelude::*;
+use std::rc::Rc;
+
+#[derive(Debug)]
+struct Request {
+    id: usize,
+    sizes: Vec<usize>,
+    priority: Priority,
+    deadline: Option<Instant>,
+}
+
+impl Item for Rc<Request> {
+    fn rows(&self) -> usize {
+        self.sizes.len()
+    }
+
+    fn row_bytes(&self, row: usize) -> usize {
+        self.sizes[row]
+    }
+}
+
+const BUDGET: Budget = Budget { rows: 8, bytes: 100 };
+
+fn queue(delay: Duration) -> Queue<Rc<Request>> {
+    Queue::new(Config { budget: BUDGET, delay, passed_over_max: 3 })
+}
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Push {
+        sizes: Vec<usize>,
+        priority: Priority,
+        deadline_ms: Option<u64>,
+    },
+    Cancel(usize),
+    Advance {
+        ms: u64,
+    },
+    Expire,
+    Take,
+    /// Returns the last batch if that has not been done.
+    GiveBack,
+}
+
+fn priority() -> impl Strategy<Value = Priority> {
+    prop_oneof![1 => Just(Priority::Low), 2 => Just(Priority::Normal), 1 => Just(Priority::High)]
+}
+
+fn sizes() -> impl Strategy<Value = Vec<usize>> {
+    prop_oneof![
+        3 => (1..40usize, 1..4usize).prop_map(|(size, rows)| vec![size; rows]),
+        1 => (1..15usize, 1..40usize).prop_map(|(size, rows)| vec![size; rows]),
+        1 => proptest::collection::vec(0..=BUDGET.bytes, 1..30),
+    ]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => (sizes(), priority(), proptest::option::weighted(0.3, 1..20u64))
+            .prop_map(|(sizes, priority, deadline_ms)| Op::Push { sizes, priority, deadline_ms }),
+        1 => (0..100usize).prop_map(Op::Cancel),
+        1 => (1..5u64).prop_map(|ms| Op::Advance { ms }),
+        1 => Just(Op::Expire),
+        4 => Just(Op::Take),
+        1 => Just(Op::GiveBack),
+    ]
+}
+
+/// What should be waiting: entries in order of arrival, and what is known about each.
+struct Model {
+    queue: Queue<Rc<Request>>,
+    now: Instant,
+    requests: Vec<(Rc<Request>, Key)>,
+    waiting: Vec<Waiting>,
+    last_batch: Vec<Part<Rc<Request>>>,
+    /// For each request, how often each row was taken, less how often it was given back.
+    taken: Vec<Vec<i32>>,
+    cancelled: Vec<usize>,
+}
+
+#[derive(Clone)]
+struct Waiting {
+    request: Rc<Request>,
+    rows: Range<usize>,
+    started: bool,
+    returned: bool,
+}
+
+impl Waiting {
+    fn next_bytes(&self) -> usize {
+        self.request.sizes[self.rows.start]
+    }
+}
+
+impl Model {
+    fn new(delay: Duration) -> Self {
+        Self {
+            queue: queue(delay),
+            now: Instant::now(),
+            requests: Vec::new(),
+            waiting: Vec::new(),
+            last_batch: Vec::new(),
+            taken: Vec::new(),
+            cancelled: Vec::new(),
+        }
+    }
+
+    fn run(&mut self, op: Op) {
+        match op {
+            Op::Push { sizes, priority, deadline_ms } => {
+                let deadline = deadline_ms.map(|n| self.now + ms(n));
+                self.push(sizes, priority, deadline);
+            }
+            Op::Cancel(i) if !self.requests.is_empty() => self.cancel(i % self.requests.len()),
+            Op::Advance { ms: n } => self.now += ms(n),
+            Op::Expire => {
+                let mut expired = Vec::new();
+                self.queue.expire(self.now, &mut expired);
+                self.expect_expired(expired);
+            }
+            Op::Take => self.take(),
+            Op::GiveBack => self.give_back(),
+            Op::Cancel(_) => {}
+        }
+        self.compare();
+    }
+
+    fn push(&mut self, sizes: Vec<usize>, priority: Priority, deadline: Option<Instant>) {
+        let id = self.requests.len();
+        let rows = 0..sizes.len();
+        self.taken.push(vec![0; sizes.len()]);
+        let request = Rc::new(Request { id, sizes, priority, deadline });
+        let key = self.queue.push(Rc::clone(&request), priority, deadline, self.now);
+        self.requests.push((Rc::clone(&request), key));
+        self.waiting.push(Waiting { request, rows, started: false, returned: false });
+    }
+
+    fn cancel(&mut self, id: usize) {
+        self.cancelled.push(id);
+        let at = self.waiting.iter().position(|w| w.request.id == id && !w.returned);
+        let expected = at.map(|at| self.waiting.remove(at).request.id);
+        let cancelled = self.queue.cancel(self.requests[id].1).map(|request| request.id);
+        assert_eq!(cancelled, expected);
+        if self.queue.has_returned() {
+            let mut removed = Vec::new();
+            self.queue.cancel_returned(|request| request.id != id, &mut removed);
+            let before = self.waiting.len();
+            self.waiting.retain(|w| !(w.returned && w.request.id == id));
+            assert_eq!(removed.len(), before - self.waiting.len());
+        }
+    }
+
+    fn expect_expired(&mut self, expired: Vec<Rc<Request>>) {
+        let is_over = |w: &Waiting| w.request.deadline.is_some_and(|d| d <= self.now);
+        let mut expected: Vec<_> =
+            self.waiting.iter().filter(|w| is_over(w)).map(|w| w.request.id).collect();
+        self.waiting.retain(|w| !is_over(w));
+        let mut expired: Vec<_> = expired.iter().map(|request| request.id).collect();
+        expected.sort();
+        expired.sort();
+        assert_eq!(expired, expected);
+    }
+
+    fn take(&mut self) {
+        let (mut parts, mut expired) = (Vec::new(), Vec::new());
+        self.queue.take_batch(self.now, &mut parts, &mut expired);
+        self.expect_expired(expired);
+
+        let mut room = BUDGET;
+        for part in &parts {
+            let id = part.item.id;
+            let at = self
+                .waiting
+                .iter()
+                .position(|w| w.request.id == id && w.rows.start == part.rows.start)
+                .expect("a part continues what waits");
+            assert!(!part.rows.is_empty() && part.rows.end <= self.waiting[at].rows.end);
+            if !self.waiting[at].started {
+                // Whoever came before and has not begun could not have had this place.
+                let overtaken = self.waiting[..at].iter().filter(|w| {
+                    w.request.priority == part.item.priority && !w.started && !w.returned
+                });
+                for w in overtaken {
+                    assert!(w.next_bytes() > room.bytes, "{} overtook {}", id, w.request.id);
+                }
+            }
+            for row in part.rows.clone() {
+                self.taken[id][row] += 1;
+                assert!(room.fits(part.item.sizes[row]), "over the budget");
+                room.take(part.item.sizes[row]);
+            }
+            self.waiting[at].started = true;
+            self.waiting[at].rows.start = part.rows.end;
+            if self.waiting[at].rows.is_empty() {
+                self.waiting.remove(at);
+            }
+        }
+        for w in &self.waiting {
+            assert!(!room.fits(w.next_bytes()), "the batch left {} behind", w.request.id);
+        }
+        self.last_batch = parts;
+    }
+
+    fn give_back(&mut self) {
+        for part in std::mem::take(&mut self.last_batch).into_iter().rev() {
+            for row in part.rows.clone() {
+                self.taken[part.item.id][row] -= 1;
+            }
+            let Part { item, rows } = part.clone();
+            self.waiting.push(Waiting { request: item, rows, started: true, returned: true });
+            let (priority, deadline) = (part.item.priority, part.item.deadline);
+            self.queue.give_back(part, priority, deadline, self.now);
+        }
+    }
+
+    fn compare(&self) {
+        let rows = self.waiting.iter().map(|w| w.rows.len()).sum();
+        let bytes =
+            self.waiting.iter().map(|w| w.request.sizes[w.rows.clone()].iter().sum::<usize>());
+        let bytes = bytes.sum();
+        assert_eq!(self.queue.waiting(), Budget { rows, bytes });
+        let deadline = self.waiting.iter().filter_map(|w| w.request.deadline).min();
+        assert_eq!(self.queue.next_deadline(), deadline);
+        let is_empty = self.queue.ready(self.now) == Ready::Empty;
+        assert_eq!(is_empty, self.waiting.is_empty());
+    }
+}
+
+proptest! {
+    #[test]
+    fn nothing_is_lost_doubled_reordered_or_left_behind(
+        ops in proptest::collection::vec(op(), 1..80),
+    ) {
+        let mut model = Model::new(ms(2));
+        for op in ops {
+            model.run(op);
+        }
+        // Whatever is left comes out, each row once.
+        model.run(Op::Expire);
+        for _ in 0..100_000 {
+            if model.waiting.is_empty() {
+                break;
+            }
+            model.run(Op::Take);
+            prop_assert!(!model.last_batch.is_empty());
+        }
+        prop_assert!(model.waiting.is_empty());
+        for ((request, _), taken) in model.requests.iter().zip(&model.taken) {
+            prop_assert!(taken.iter().all(|&n| n == 0 || n == 1), "{request:?}: {taken:?}");
+            // Rows that never ran belong to requests that expired or were cancelled.
+            let ended_early = taken.contains(&0);
+            let expired = request.deadline.is_some_and(|d| d <= model.now);
+            prop_assert!(!ended_early || expired || model.cancelled.contains(&request.id));
+        }
+    }
+
+    #[test]
+    fn a_request_starts_within_as_many_batches_as_there_are_requests_ahead_and_one(
+        batches in proptest::collection::vec(proptest::collection::vec(sizes(), 0..6), 1..30),
+    ) {
+        let mut queue = queue(Duration::ZERO);
+        let now = Instant::now();
+        let (mut taken, mut start_by) = (0, Vec::new());
+        // How many entries of each request wait, as the queue sees it.
+        let mut rows_left: Vec<usize> = Vec::new();
+        let mut batches = batches.into_iter();
+        loop {
+            let pushed = batches.next();
+            let done = pushed.is_none();
+            for sizes in pushed.unwrap_or_default() {
+                let ahead = rows_left.iter().filter(|&&left| left > 0).count();
+                start_by.push(Some(taken + ahead + 1));
+                rows_left.push(sizes.len());
+                let id = start_by.len() - 1;
+                let request = Request { id, sizes, priority: Priority::Normal, deadline: None };
+                queue.push(Rc::new(request), Priority::Normal, None, now);
+            }
+            let mut parts = Vec::new();
+            queue.take_batch(now, &mut parts, &mut Vec::new());
+            taken += 1;
+            for part in &parts {
+                rows_left[part.item.id] -= part.rows.len();
+                if let Some(by) = start_by[part.item.id].take() {
+                    prop_assert!(taken <= by, "{} started in {taken}, not by {by}", part.item.id);
+                }
+            }
+            if done && parts.is_empty() {
+                break;
+            }
+        }
+        prop_assert!(start_by.iter().all(Option::is_none));
+    }
+}
+
+/// A queue at work: `push` with defaults, and the ids of batches.
+struct Bench {
+    queue: Queue<Rc<Request>>,
+    now: Instant,
+    keys: Vec<Key>,
+}
+
+impl Bench {
+    fn new(delay: Duration) -> Self {
+        Self { queue: queue(delay), now: Instant::now(), keys: Vec::new() }
+    }
+
+    fn push(&mut self, rows: usize, row_bytes: usize, priority: Priority) -> usize {
+        self.push_until(rows, row_bytes, priority, None)
+    }
+
+    fn push_until(
+        &mut self,
+        rows: usize,
+        row_bytes: usize,
+        priority: Priority,
+        deadline: Option<Instant>,
+    ) -> usize {
+        let id = self.keys.len();
+        let request = Rc::new(Request { id, sizes: vec![row_bytes; rows], priority, deadline });
+        self.keys.push(self.queue.push(request, priority, deadline, self.now));
+        id
+    }
+
+    /// The next batch: ids and rows.
+    fn take(&mut self) -> Vec<(usize, Range<usize>)> {
+        let mut parts = Vec::new();
+        self.queue.take_batch(self.now, &mut parts, &mut Vec::new());
+        parts.into_iter().map(|part| (part.item.id, part.rows)).collect()
+    }
+}
+
+use Priority::{High, Low, Normal};
+
+#[test]
+fn a_higher_priority_goes_first_and_within_one_the_first_to_come() {
+    let mut bench = Bench::new(Duration::ZERO);
+    for priority in [Low, Normal, High, Low, Normal, High] {
+        bench.push(1, 1, priority);
+    }
+    assert_eq!(bench.take(), [2, 5, 1, 4, 0, 3].map(|id| (id, 0..1)));
+}
+
+#[test]
+fn a_request_larger_than_a_batch_takes_turns_with_those_behind_it() {
+    let mut bench = Bench::new(Duration::ZERO);
+    bench.push(20, 1, Normal);
+    bench.push(3, 1, Normal);
+    bench.push(20, 1, Normal);
+    assert_eq!(bench.take(), [(0, 0..8)]);
+    assert_eq!(bench.take(), [(1, 0..3), (2, 0..5)]);
+    // The turn of 2 goes on where it was cut off.
+    assert_eq!(bench.take(), [(2, 5..8), (0, 8..13)]);
+    assert_eq!(bench.take(), [(0, 13..16), (2, 8..13)]);
+    assert_eq!(bench.take(), [(2, 13..16), (0, 16..20), (2, 16..17)]);
+    assert_eq!(bench.take(), [(2, 17..20)]);
+    assert_eq!(bench.queue.ready(bench.now), Ready::Empty);
+}
+
+#[test]
+fn smaller_rows_fill_what_a_large_one_leaves_and_it_is_first_in_the_next_batch() {
+    let mut bench = Bench::new(Duration::ZERO);
+    bench.push(1, 70, Normal);
+    bench.push(2, 60, Normal);
+    bench.push(1, 30, Normal);
+    bench.push(1, 30, Normal);
+    assert_eq!(bench.take(), [(0, 0..1), (2, 0..1)]);
+    assert_eq!(bench.take(), [(1, 0..1), (3, 0..1)]);
+    assert_eq!(bench.take(), [(1, 1..2)]);
+}
+
+#[test]
+fn the_front_of_a_low_list_is_passed_over_a_bounded_number_of_times() {
+    let mut bench = Bench::new(Duration::ZERO);
+    let low = bench.push(2, 1, Low);
+    let normal = bench.push(1, 1, Normal);
+    for _ in 0..3 {
+        let high = bench.push(8, 1, High);
+        assert_eq!(bench.take(), [(high, 0..8)]);
+    }
+    // Both have waited as long; the higher goes first, and the batch is filled as always.
+    let high = bench.push(8, 1, High);
+    assert_eq!(bench.take(), [(normal, 0..1), (low, 0..2), (high, 0..5)]);
+    assert_eq!(bench.take(), [(high, 5..8)]);
+}
+
+#[test]
+fn a_large_row_of_low_priority_is_not_starved_by_rows_that_leave_too_little_room() {
+    let mut bench = Bench::new(Duration::ZERO);
+    let large = bench.push(1, 100, Low);
+    let small = bench.push(1, 10, Low);
+    let first = bench.push(1, 20, High);
+    assert_eq!(bench.take(), [(first, 0..1), (small, 0..1)]);
+    for _ in 0..2 {
+        let high = bench.push(1, 20, High);
+        assert_eq!(bench.take(), [(high, 0..1)]);
+    }
+    bench.push(1, 20, High);
+    assert_eq!(bench.take(), [(large, 0..1)]);
+}
+
+#[test]
+fn without_a_delay_whatever_waits_is_due() {
+    let mut bench = Bench::new(Duration::ZERO);
+    assert_eq!(bench.queue.ready(bench.now), Ready::Empty);
+    bench.push(1, 1, Normal);
+    assert_eq!(bench.queue.ready(bench.now), Ready::Now);
+}
+
+#[test]
+fn with_a_delay_a_batch_waits_for_the_first_to_come_or_until_it_is_full() {
+    let mut bench = Bench::new(ms(10));
+    let start = bench.now;
+    bench.push(1, 1, Normal);
+    assert_eq!(bench.queue.ready(bench.now), Ready::At(start + ms(10)));
+    bench.now += ms(4);
+    bench.push(6, 1, High);
+    assert_eq!(bench.queue.ready(bench.now), Ready::At(start + ms(10)));
+    assert_eq!(bench.queue.ready(start + ms(10)), Ready::Now);
+    bench.push(3, 1, Low);
+    assert_eq!(bench.queue.ready(bench.now), Ready::Now, "full");
+    bench.take();
+    assert_eq!(bench.queue.waiting().rows, 2);
+    assert_eq!(bench.queue.ready(bench.now), Ready::Now, "left behind by a batch");
+}
+
+#[test]
+fn a_request_that_would_expire_during_the_delay_is_due_at_once() {
+    let mut bench = Bench::new(ms(10));
+    bench.push_until(1, 1, Normal, Some(bench.now + ms(11)));
+    assert_eq!(bench.queue.ready(bench.now), Ready::At(bench.now + ms(10)));
+    bench.push_until(1, 1, Normal, Some(bench.now + ms(10)));
+    assert_eq!(bench.queue.ready(bench.now), Ready::Now);
+}
+
+#[test]
+fn a_drain_ends_the_delay() {
+    let mut bench = Bench::new(ms(10));
+    bench.push(1, 1, Normal);
+    bench.queue.end_delay(bench.now);
+    assert_eq!(bench.queue.ready(bench.now), Ready::Now);
+    bench.take();
+    bench.push(1, 1, Normal);
+    assert_eq!(bench.queue.ready(bench.now), Ready::Now);
+}
+
+#[test]
+fn what_was_given_back_is_first_again() {
+    let mut bench = Bench::new(ms(10));
+    bench.push(6, 1, Normal);
+    bench.push(6, 1, Normal);
+    bench.push(1, 1, Normal);
+    let mut parts = Vec::new();
+    bench.queue.take_batch(bench.now, &mut parts, &mut Vec::new());
+    for part in parts.into_iter().rev() {
+        bench.queue.give_back(part, Normal, None, bench.now);
+    }
+    assert_eq!(bench.queue.ready(bench.now), Ready::Now);
+    assert_eq!(bench.take(), [(0, 0..6), (1, 0..2)]);
+    assert_eq!(bench.take(), [(1, 2..6), (2, 0..1)]);
+    assert!(!bench.queue.has_returned());
+}
