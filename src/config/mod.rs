@@ -106,6 +106,11 @@ pub struct WorkConfig {
     #[arg(long, value_name = "US", env = "LOGITD_BATCH_DELAY_US", default_value_t = 0)]
     pub batch_delay_us: u32,
 
+    /// Batches in a row that may take nothing of the first request of a priority; it then opens the
+    /// next, so that low priorities get their share under load
+    #[arg(long, value_name = "N", env = "LOGITD_PASSED_OVER_MAX", default_value = "8", value_parser = count32)]
+    pub passed_over_max: u32,
+
     /// Rows waiting or being sampled, of all clients together
     #[arg(long, value_name = "N", env = "LOGITD_QUEUE_ROWS_MAX", default_value = "16384", value_parser = count)]
     pub queue_rows_max: usize,
@@ -306,6 +311,7 @@ impl Config {
             queue_rows_max: self.work.queue_rows_max,
             queue_bytes_max: self.work.queue_bytes_max,
             batch_delay: Duration::from_micros(self.work.batch_delay_us.into()),
+            passed_over_max: self.work.passed_over_max,
             retry_after_max: self.work.retry_after_max,
         }
     }
