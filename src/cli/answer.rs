@@ -14,6 +14,8 @@ pub struct Answer {
     pub draws: Vec<Draw>,
     /// How many tokens the cuts left.
     pub kept: u32,
+    /// Their mass, in units of 2^-40 of the first token's.
+    pub kept_mass: u64,
     /// The seed that was used.
     pub seed: u64,
 }
@@ -24,6 +26,7 @@ pub struct Printer<W> {
     json: bool,
     tokens: Option<TokenTexts>,
     columns: Columns,
+    begun: bool,
 }
 
 /// The widths of the table's columns; without `draw` where no row has several.
@@ -72,14 +75,28 @@ impl<W: Write> Printer<W> {
             draw: (draws_max > 1).then(|| digits(u64::from(draws_max) - 1).max(4)),
             seed: digits(seed_max.unwrap_or(u64::MAX)).max(4),
         };
-        Self { out, json, tokens, columns }
+        Self { out, json, tokens, columns, begun: false }
     }
 
-    /// Writes what goes above all rows.
-    pub fn begin(&mut self) -> io::Result<()> {
-        if self.json {
-            return Ok(());
+    /// Writes one row: a line for each of the `draws` that were asked for, tokens or not.
+    pub fn row(&mut self, row: usize, draws: u32, answer: &Answer) -> io::Result<()> {
+        if !self.begun && !self.json {
+            self.head()?;
         }
+        self.begun = true;
+        (0..draws as usize).try_for_each(|draw| match self.json {
+            true => self.json_line(row, draw, answer),
+            false => self.table_line(row, draw, answer),
+        })
+    }
+
+    /// Writes everything out.
+    pub fn end(mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+
+    /// What goes above all rows; written with the first, so that an error stands alone.
+    fn head(&mut self) -> io::Result<()> {
         let Columns { row, draw, seed } = self.columns;
         write!(self.out, "{:>row$}", "row")?;
         if let Some(draw) = draw {
@@ -91,19 +108,6 @@ impl<W: Write> Printer<W> {
             "status", "token", "logprob", "kept", "seed"
         )?;
         writeln!(self.out, "{}", if self.tokens.is_some() { "  text" } else { "" })
-    }
-
-    /// Writes one row: a line for each of the `draws` that were asked for, tokens or not.
-    pub fn row(&mut self, row: usize, draws: u32, answer: &Answer) -> io::Result<()> {
-        (0..draws as usize).try_for_each(|draw| match self.json {
-            true => self.json_line(row, draw, answer),
-            false => self.table_line(row, draw, answer),
-        })
-    }
-
-    /// Writes everything out.
-    pub fn end(mut self) -> io::Result<()> {
-        self.out.flush()
     }
 
     fn json_line(&mut self, row: usize, draw: usize, answer: &Answer) -> io::Result<()> {
@@ -157,10 +161,9 @@ mod tests {
         let mut printer = Printer::new(&mut out, json, Some(tokens), 12, draws, Some(77));
         let draw = |token| Draw { token, logprob: -0.1 };
         let drawn = (0..draws).map(draw).collect();
-        let ok = Answer { status: RowStatus::Ok, draws: drawn, kept: 5, seed: 77 };
+        let ok = Answer { status: RowStatus::Ok, draws: drawn, kept: 5, kept_mass: 9, seed: 77 };
         let status = RowStatus::PositiveInfinity;
-        let failed = Answer { status, draws: Vec::new(), kept: 0, seed: 1 };
-        printer.begin().unwrap();
+        let failed = Answer { status, draws: Vec::new(), kept: 0, kept_mass: 0, seed: 1 };
         printer.row(3, draws, &ok).unwrap();
         printer.row(12, draws, &failed).unwrap();
         printer.end().unwrap();

@@ -1,57 +1,10 @@
-//! Which device computes, as flags and as the names that `verify` compares.
+//! Backends by the names that `verify` compares, and as people read them.
 
 use crate::backend::cpu::{Cpu, CpuOptions, Isa};
 use crate::backend::{Backend, reference::Reference};
-use clap::ValueEnum;
 use std::error::Error;
 use std::fmt;
 use std::str::FromStr;
-
-/// What computes, and how.
-#[derive(Clone, Debug, clap::Args)]
-pub struct DeviceArgs {
-    /// What computes
-    #[arg(long, value_enum, default_value_t = Device::Auto)]
-    pub device: Device,
-
-    /// Vector instructions of the processor [default: the best that this machine has]
-    #[arg(long, value_enum)]
-    pub isa: Option<Isa>,
-
-    /// Threads of the processor; 0 is one for each core
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub threads: usize,
-}
-
-/// What computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Device {
-    /// The best that this machine has
-    Auto,
-    /// The processor
-    Cpu,
-    /// The slow, sort-based oracle that everything else is checked against
-    Reference,
-}
-
-impl DeviceArgs {
-    /// The chosen device, ready to work.
-    pub fn open(&self) -> Result<Box<dyn Backend>, Box<dyn Error>> {
-        let name = match self.device {
-            Device::Auto | Device::Cpu => BackendName::Cpu(self.isa),
-            Device::Reference => match self.isa {
-                Some(isa) => {
-                    return Err(format!(
-                        "--isa {isa} is for the processor, and --device is reference; leave one out"
-                    )
-                    .into());
-                }
-                None => BackendName::Reference,
-            },
-        };
-        name.open(self.threads)
-    }
-}
 
 /// A backend by name: `reference`, `cpu`, `cpu:portable`, `cpu:avx2`, `cpu:avx512`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,12 +1,161 @@
-//! `logitd info`: says what this machine offers.
+//! `logitd info`: says what this machine, or a running server, offers.
 
 use super::Outcome;
+use super::target::TargetArgs;
+use super::text::grouped;
+use crate::api::{Device, GetInfoResponse, Limits};
+use crate::arithmetic;
+use crate::backend::cpu::{Cpu, CpuOptions, Isa};
+use crate::backend::reference::Reference;
+use crate::backend::{Backend, DeviceInfo};
+use crate::config::Config;
+use crate::server::convert;
+use anstyle::Style;
+use serde_json::{Value, json};
+use std::error::Error;
+use std::io::Write;
+use std::process::ExitCode;
 
-/// Show devices, instruction sets and limits.
+/// Show devices, instruction sets and limits, of this machine or of a running server
+///
+/// Without --target it says what `logitd serve` would have here: the devices, the vector instructions
+/// that are here and those that are used, and the limits with the flags that set them.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+#[command(after_long_help = EXAMPLES)]
+pub struct Args {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten, next_help_heading = "Ask a server")]
+    target: TargetArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  logitd info
+  logitd info --json
+  logitd info --target unix:/run/logitd.sock
+
+Exit code: 0 fine, 2 an error.";
+
+const TITLE: Style = Style::new().bold();
+const QUIET: Style = Style::new().dimmed();
 
 /// Runs the command.
-pub fn run(_args: Args) -> Outcome {
-    Err("not built yet".into())
+pub fn run(args: Args) -> Outcome {
+    let mut out = anstream::stdout().lock();
+    let remote = args.target.connect()?;
+    let info = match &remote {
+        Some(remote) => remote.info().clone(),
+        None => local()?,
+    };
+    if args.json {
+        writeln!(out, "{}", as_json(&info, remote.is_none()))?;
+    } else {
+        print(&mut out, &info, remote.is_none())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a server here would say.
+fn local() -> Result<GetInfoResponse, Box<dyn Error>> {
+    // No flags: the defaults, or what the environment says.
+    let config = Config::from_args(["logitd"])?;
+    let cpu = Cpu::new(CpuOptions::default())?;
+    let oracle = Reference::default();
+    let device = |info: &DeviceInfo| Device {
+        id: info.id.clone(),
+        name: info.name.clone(),
+        isa: info.isa.clone(),
+        threads: u32::try_from(info.threads).unwrap_or(u32::MAX),
+        up: true,
+    };
+    Ok(GetInfoResponse {
+        version: env!("CARGO_PKG_VERSION").into(),
+        arithmetic_version: arithmetic::VERSION,
+        devices: vec![device(cpu.device()), device(oracle.device())],
+        limits: Some(convert::limits(&config)),
+        planes: Vec::new(),
+    })
+}
+
+/// Each limit by its name in the API, with its value, and the flag that sets it.
+fn limits(limits: &Limits) -> [(&'static str, u64, Option<&'static str>); 11] {
+    let l = limits;
+    [
+        ("vocab_size_max", l.vocab_size_max.into(), None),
+        ("draws_max", l.draws_max.into(), None),
+        ("request_rows_max", l.request_rows_max.into(), Some("--request-rows-max")),
+        ("request_draws_max", l.request_draws_max.into(), Some("--request-draws-max")),
+        ("message_bytes_max", l.message_bytes_max, Some("--message-bytes-max")),
+        ("queue_rows_max", l.queue_rows_max, Some("--queue-rows-max")),
+        ("queue_bytes_max", l.queue_bytes_max, Some("--queue-bytes-max")),
+        ("batch_rows_max", l.batch_rows_max.into(), Some("--batch-rows-max")),
+        ("batch_bytes_max", l.batch_bytes_max, Some("--batch-bytes-max")),
+        ("stream_requests_max", l.stream_requests_max.into(), Some("--stream-requests-max")),
+        (
+            "connection_streams_max",
+            l.connection_streams_max.into(),
+            Some("--connection-streams-max"),
+        ),
+    ]
+}
+
+fn as_json(info: &GetInfoResponse, here: bool) -> Value {
+    let devices: Vec<Value> = info
+        .devices
+        .iter()
+        .map(|device| {
+            json!({
+                "id": device.id,
+                "name": device.name,
+                "isa": device.isa,
+                "threads": device.threads,
+                "up": device.up,
+            })
+        })
+        .collect();
+    let mut object = json!({
+        "version": info.version,
+        "arithmetic_version": info.arithmetic_version,
+        "devices": devices,
+        "limits": Value::from_iter(
+            limits(&info.limits.unwrap_or_default()).map(|(name, value, _)| (name, value)),
+        ),
+    });
+    if here {
+        let supported: Vec<_> = Isa::supported().map(Isa::name).collect();
+        object["isa"] = json!({ "detected": Isa::detect().name(), "supported": supported });
+        object["kernel_tier"] = "cpu".into();
+    }
+    object
+}
+
+fn print(out: &mut impl Write, info: &GetInfoResponse, here: bool) -> std::io::Result<()> {
+    let GetInfoResponse { version, arithmetic_version, devices, .. } = info;
+    writeln!(out, "{TITLE}logitd {version}{TITLE:#}, sampling arithmetic {arithmetic_version}\n")?;
+    writeln!(out, "{TITLE}Devices{TITLE:#}")?;
+    for Device { id, name, isa, threads, up } in devices {
+        let mut facts = vec![name.clone()];
+        facts.extend((isa != "none").then(|| isa.clone()));
+        facts.extend((isa != "none" && *threads > 0).then(|| format!("{threads} threads")));
+        facts.extend((!up).then(|| "DOWN".into()));
+        writeln!(out, "  {id:<12}{}", facts.join(", "))?;
+    }
+    if here {
+        let isas: Vec<String> = Isa::ALL
+            .iter()
+            .map(|&isa| format!("{isa} {}", if isa.is_supported() { "yes" } else { "no" }))
+            .collect();
+        writeln!(out, "\n{TITLE}Instructions{TITLE:#}\n  {}", isas.join(", "))?;
+        writeln!(out, "  {} is used; --isa takes another", Isa::detect())?;
+        writeln!(out, "\n{TITLE}Kernels{TITLE:#}\n  cpu: no code for a GPU in this build")?;
+    }
+    writeln!(out, "\n{TITLE}Limits{TITLE:#}")?;
+    for (name, value, flag) in limits(&info.limits.unwrap_or_default()) {
+        let flag = flag.unwrap_or("fixed");
+        writeln!(out, "  {name:<24}{:>16}  {QUIET}{flag}{QUIET:#}", grouped(value))?;
+    }
+    Ok(())
 }

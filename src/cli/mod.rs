@@ -2,6 +2,7 @@
 
 mod answer;
 pub mod bench;
+mod chart;
 pub mod demo;
 mod device;
 pub mod info;
@@ -11,24 +12,49 @@ mod rows;
 pub mod sample;
 mod sampler;
 pub mod serve;
+mod target;
+mod text;
 pub mod verify;
 
 use crate::batch::Dtype;
+use anstyle::{AnsiColor, Style};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::error::Error;
+use std::io;
 use std::process::ExitCode;
 
 /// What a command ends with. `Ok` with a failing code is a verdict (a difference was found);
 /// `Err` is a reason why there is none.
 pub type Outcome = Result<ExitCode, Box<dyn Error>>;
 
-/// Samples tokens from logits: exactly, replayably, the same bits on every machine.
+/// Samples tokens from logits: exactly, replayably, the same bits on every machine
+///
+/// A daemon that takes batches of f16, bf16 or f32 logits over gRPC and returns tokens, and the tools
+/// around it. The same logits, parameters and seed give the same token and the same logprob on every
+/// processor, in every batch, on any number of threads.
 #[derive(Debug, Parser)]
-#[command(name = "logitd", version, about, max_term_width = 100)]
+#[command(
+    name = "logitd",
+    version,
+    max_term_width = 100,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = AFTER_HELP
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+const AFTER_HELP: &str = "\
+First steps:
+  logitd demo                                      see it work, on real logits
+  logitd serve                                     listen on 127.0.0.1:50051
+  logitd sample --logits logits.npy --top-k 50     sample a file, here or on a server
+  logitd verify                                    check this machine, bit for bit
+
+Exit code: 0 fine, 1 a verdict (a difference was found), 2 an error.
+`logitd COMMAND --help` explains every flag of a command.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -51,9 +77,19 @@ pub fn main() -> ExitCode {
         Command::Info(args) => info::run(args),
     };
     outcome.unwrap_or_else(|error| {
-        eprintln!("logitd: {error}");
+        // Whoever read the output has what he wanted: `logitd sample .. | head`.
+        if error.downcast_ref().is_some_and(is_broken_pipe) {
+            return ExitCode::SUCCESS;
+        }
+        anstream::eprintln!("{ERROR}logitd:{ERROR:#} {error}");
         ExitCode::from(2)
     })
+}
+
+const ERROR: Style = AnsiColor::Red.on_default().bold();
+
+fn is_broken_pipe(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::BrokenPipe
 }
 
 /// A dtype as a flag.

@@ -1,13 +1,15 @@
 //! `logitd sample`: samples a file of logits, in process or on a server.
 
 use super::answer::Printer;
-use super::device::DeviceArgs;
 use super::params::ParamsArgs;
 use super::progress::Progress;
 use super::rows::RowList;
 use super::sampler::{Batch, Local, Sampler};
+use super::target::TargetArgs;
 use super::{DtypeArg, Outcome};
 use crate::assets::TokenTexts;
+use crate::backend::Backend;
+use crate::config::{DeviceChoice, DeviceConfig};
 use crate::npy::{Declared, LogitsFile};
 use crate::params::ParamsSpec;
 use std::error::Error;
@@ -43,8 +45,11 @@ pub struct Args {
     #[command(flatten, next_help_heading = "Sampling parameters")]
     params: ParamsArgs,
 
-    #[command(flatten, next_help_heading = "Where")]
-    device: DeviceArgs,
+    #[command(flatten, next_help_heading = "In this process")]
+    device: DeviceConfig,
+
+    #[command(flatten, next_help_heading = "On a server")]
+    target: TargetArgs,
 
     /// Print a line of JSON a row (a draw, where there are several) instead of a table
     #[arg(long, help_heading = "Output")]
@@ -78,13 +83,42 @@ pub fn run(args: Args) -> Outcome {
     };
     let specs = args.params.specs(rows.len())?;
     let tokens = args.tokens.as_deref().map(read_tokens).transpose()?;
-    let sampler: Box<dyn Sampler> = Box::new(Local::new(args.device.open()?));
+    let sampler: Box<dyn Sampler> = match args.target.connect()? {
+        Some(remote) => {
+            elsewhere(&args.device)?;
+            Box::new(remote)
+        }
+        None => Box::new(Local::new(here(&args.device)?)),
+    };
     let draws_max = specs.iter().map(|spec| spec.draws).max().unwrap_or(1);
     let seed_max = specs.iter().try_fold(0, |max, spec| spec.seed.map(|seed| seed.max(max)));
     let out = BufWriter::new(stdout().lock());
     let printer = Printer::new(out, args.json, tokens, file.rows() - 1, draws_max, seed_max);
     sample(file, &rows, &specs, sampler, printer, !args.json)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The device of this process that the flags name.
+fn here(config: &DeviceConfig) -> Result<Box<dyn Backend>, Box<dyn Error>> {
+    if let (DeviceChoice::Reference, Some(isa)) = (config.device, config.isa) {
+        return Err(format!(
+            "--isa {isa} is for the processor, and --device is reference; leave one out"
+        )
+        .into());
+    }
+    Ok(config.open()?.swap_remove(0))
+}
+
+/// Flags for this process say nothing to a server; a wish that is dropped in silence is worse than an
+/// error.
+fn elsewhere(device: &DeviceConfig) -> Result<(), Box<dyn Error>> {
+    let DeviceConfig { device, isa, threads } = device;
+    if *device == DeviceChoice::Auto && isa.is_none() && *threads == 0 {
+        return Ok(());
+    }
+    Err("--device, --isa and --threads are for this process, and --target samples on a server, which has \
+         its own; leave them out"
+        .into())
 }
 
 fn sample(
@@ -99,14 +133,13 @@ fn sample(
     // Rows that appear on the terminal are progress enough.
     let mut progress = (!stdout().is_terminal()).then(|| Progress::new(rows.len() as u64, "rows"));
     let mut rest = specs;
-    printer.begin()?;
-    for run in rows.runs(sampler.rows_max(file.row_bytes())?) {
+    for run in rows.runs(sampler.rows_max(file.row_bytes())) {
         let (params, after) = rest.split_at(run.len());
         rest = after;
         let mut logits = Vec::new();
         file.read(run.clone(), &mut logits)?;
         let (dtype, vocab_size) = (file.dtype(), file.vocab_size());
-        let answers = sampler.sample(Batch { dtype, vocab_size, logits, params })?;
+        let answers = sampler.sample(Batch { dtype, vocab_size, logits: logits.into(), params })?;
         for ((row, answer), spec) in run.clone().zip(&answers).zip(params) {
             printer.row(row, spec.draws, answer)?;
         }

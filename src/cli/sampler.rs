@@ -6,6 +6,7 @@ use super::params;
 use crate::backend::Backend;
 use crate::batch::{Dtype, Results, Row};
 use crate::params::{ParamsSpec, SamplingParams};
+use bytes::Bytes;
 use std::error::Error;
 
 /// Bytes of logits read at a time when this process samples them.
@@ -20,7 +21,7 @@ pub struct Batch<'a> {
     /// Tokens a row.
     pub vocab_size: u32,
     /// The rows, one after another.
-    pub logits: Vec<u8>,
+    pub logits: Bytes,
     /// One a row.
     pub params: &'a [ParamsSpec],
 }
@@ -31,7 +32,7 @@ pub trait Sampler {
     fn name(&self) -> String;
 
     /// How many rows of so many bytes a batch may have, 1 or more.
-    fn rows_max(&self, row_bytes: usize) -> Result<usize, Box<dyn Error>>;
+    fn rows_max(&self, row_bytes: usize) -> usize;
 
     /// The answers, in the order of the rows.
     fn sample(&mut self, batch: Batch<'_>) -> Result<Vec<Answer>, Box<dyn Error>>;
@@ -55,8 +56,8 @@ impl Sampler for Local {
         describe(&*self.backend)
     }
 
-    fn rows_max(&self, row_bytes: usize) -> Result<usize, Box<dyn Error>> {
-        Ok((LOCAL_BYTES_MAX / row_bytes).clamp(1, LOCAL_ROWS_MAX))
+    fn rows_max(&self, row_bytes: usize) -> usize {
+        (LOCAL_BYTES_MAX / row_bytes).clamp(1, LOCAL_ROWS_MAX)
     }
 
     fn sample(&mut self, batch: Batch<'_>) -> Result<Vec<Answer>, Box<dyn Error>> {
@@ -74,6 +75,7 @@ impl Sampler for Local {
             status: result.outcome.status,
             draws: result.draws.to_vec(),
             kept: result.outcome.kept,
+            kept_mass: result.outcome.kept_mass,
             seed: params.seed(),
         };
         Ok(self.results.iter().zip(&parsed).map(answer).collect())

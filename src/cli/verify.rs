@@ -7,6 +7,7 @@
 use super::device::{BackendName, describe};
 use super::params;
 use super::progress::Progress;
+use super::text::grouped;
 use super::{DtypeArg, Outcome};
 use crate::backend::Backend;
 use crate::backend::dual::{Difference, first_difference};
@@ -16,6 +17,7 @@ use crate::npy::{Declared, LogitsFile};
 use crate::params::{ParamsSpec, SamplingParams};
 use std::error::Error;
 use std::fmt::Write as _;
+use std::io::{Write as _, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -100,7 +102,8 @@ pub fn run(args: Args) -> Outcome {
     let start = Instant::now();
     let mut a = args.a.open(args.threads)?;
     let mut b = args.b.open(args.threads)?;
-    println!("{} against {}", describe(&*a), describe(&*b));
+    let mut out = stdout();
+    writeln!(out, "{} against {}", describe(&*a), describe(&*b))?;
     let (total, pieces) = pieces(&args)?;
     let progress = Progress::new(total, "rows");
     let verdict = compare(pieces, &mut *a, &mut *b, progress)?;
@@ -119,11 +122,11 @@ pub fn run(args: Args) -> Outcome {
     );
     match found {
         None => {
-            println!("{counts}: 0 differences");
+            writeln!(out, "{counts}: 0 differences")?;
             Ok(ExitCode::SUCCESS)
         }
         Some(found) => {
-            println!("{counts}: a DIFFERENCE\n{}", found.report(&args));
+            writeln!(out, "{counts}: a DIFFERENCE\n{}", found.report(&args))?;
             Ok(ExitCode::FAILURE)
         }
     }
@@ -357,19 +360,6 @@ fn aimed(seed: u64, row: u64, dtype: Dtype, logits: &[u8]) -> Vec<SamplingParams
         .collect()
 }
 
-/// `1234567` as `1,234,567`.
-fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -458,10 +448,5 @@ mod tests {
             .map(|batch| batch.unwrap().len())
             .collect();
         assert_eq!(sizes, [2, 1, 1, 1, 1]);
-    }
-
-    #[test]
-    fn digits_are_grouped() {
-        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
     }
 }
