@@ -1,0 +1,99 @@
+// What crosses between the host and the kernels. `src/backend/cuda/abi.rs` holds the other copy; both
+// assert sizes and offsets, so that neither can change alone.
+#pragma once
+
+namespace logitd {
+
+using u8 = unsigned char;
+using u16 = unsigned short;
+using u32 = unsigned int;
+using i32 = int;
+using u64 = unsigned long long;
+
+// How logits are stored: `Dtype` in src/batch.rs.
+enum Dtype : u32 { F16 = 0, BF16 = 1, F32 = 2 };
+
+// What became of a row: `RowStatus` in src/batch.rs.
+enum RowStatus : u32 { OK = 0, NOT_A_NUMBER = 1, POSITIVE_INFINITY = 2, NO_CANDIDATE = 3 };
+
+// Bits of RowDescriptor::flags.
+enum RowFlags : u32 { GREEDY = 1, TOP_P = 2, MIN_P = 4 };
+
+// One row of a batch: where its logits lie and what to do with it. Rows of one launch share nothing.
+struct RowDescriptor {
+    u64 logits;            // address of token 0, aligned to its dtype; nothing outside the row is read
+    u64 seed;
+    u64 position;
+    u64 top_p_fraction;    // cut::top_p_fraction; meaningless without TOP_P
+    u32 vocab_size;        // 1 to 2^20
+    u32 dtype;             // Dtype
+    u32 top_k;             // 0 disables
+    u32 flags;             // RowFlags
+    float c;               // mass::Scale
+    float dmin;
+    float min_p_distance;  // cut::min_p_distance; meaningless without MIN_P
+    u32 draws;             // 1 to 1024
+    u32 first_draw;        // where this row's draws stand among those of the batch
+    u32 reserved;
+};
+static_assert(sizeof(RowDescriptor) == 72, "see abi.rs");
+static_assert(__builtin_offsetof(RowDescriptor, top_p_fraction) == 24, "see abi.rs");
+static_assert(__builtin_offsetof(RowDescriptor, vocab_size) == 32, "see abi.rs");
+static_assert(__builtin_offsetof(RowDescriptor, flags) == 44, "see abi.rs");
+static_assert(__builtin_offsetof(RowDescriptor, min_p_distance) == 56, "see abi.rs");
+static_assert(__builtin_offsetof(RowDescriptor, first_draw) == 64, "see abi.rs");
+
+// What the kernels say once about a row. All but `status` are 0 unless it is OK.
+struct RowOutcome {
+    u64 kept_mass;
+    u32 status;  // RowStatus
+    u32 kept;
+    u32 max;     // bits of the row's maximum; either zero is +0.0
+    u32 reserved;
+};
+static_assert(sizeof(RowOutcome) == 24, "see abi.rs");
+static_assert(__builtin_offsetof(RowOutcome, status) == 8, "see abi.rs");
+static_assert(__builtin_offsetof(RowOutcome, max) == 16, "see abi.rs");
+
+// One draw. The host turns the logit into a logprob.
+struct RowDraw {
+    u32 token;
+    u32 logit;  // bits of its logit; either zero is +0.0
+};
+static_assert(sizeof(RowDraw) == 8, "see abi.rs");
+
+// The one argument of a launch. `team_blocks` blocks share each row; the grid has rows * team_blocks.
+struct Batch {
+    u64 rows;             // RowDescriptor[row_count]
+    u64 outcomes;         // RowOutcome[row_count]
+    u64 draws;            // RowDraw[all draws of the batch]
+    u64 control;          // Control, zero before the launch and after it
+    u64 scratch;          // Scratch[row_count] of work.cuh, zero likewise but for its lists
+    u64 tiles;            // u64[row_count][2][tile_capacity]: maxima and masses
+    u32 row_count;
+    u32 team_blocks;
+    u32 tile_capacity;    // the most tiles of any row of the batch: see view_of
+    u32 stage_bytes;      // shared memory for a block's slice of its row; 0: read it again instead
+};
+static_assert(sizeof(Batch) == 64, "see abi.rs");
+static_assert(__builtin_offsetof(Batch, row_count) == 48, "see abi.rs");
+static_assert(__builtin_offsetof(Batch, stage_bytes) == 60, "see abi.rs");
+
+// Counters of a launch whose blocks take their places in the order in which they start.
+struct Control {
+    u32 ticket;
+    u32 finished;
+};
+
+// What `logitd_probe` is given and what it answers: whether the compiler kept to the arithmetic.
+struct Probe {
+    float a, b, c;      // in: a * b + c
+    float tiny;         // in: a subnormal
+    float sum;          // out: a * b + c in plain operators, which must be rounded twice
+    float fused;        // out: the same, fused
+    float half_tiny;    // out: tiny * 0.5, which must not be flushed to zero
+    float quotient;     // out: a / b, correctly rounded
+};
+static_assert(sizeof(Probe) == 32, "see abi.rs");
+
+}  // namespace logitd

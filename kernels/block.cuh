@@ -1,0 +1,102 @@
+// What the threads of one block do together: sums, prefix sums, a maximum, a sort. Every function is
+// called by all threads of the block, and ends with a barrier, so that its memory can be used again.
+#pragma once
+#include "abi.cuh"
+#include "isa.cuh"
+#include "logits.cuh"
+
+#ifndef LOGITD_THREADS
+#define LOGITD_THREADS 256
+#endif
+
+namespace logitd {
+namespace {
+
+constexpr u32 THREADS = LOGITD_THREADS;
+constexpr u32 WARPS = THREADS / LANES;
+static_assert(THREADS % LANES == 0 && WARPS <= LANES, "a block is 1 to 32 full warps");
+
+DEVICE u32 thread_index() { return threadIdx.x; }
+DEVICE u32 warp_index() { return threadIdx.x / LANES; }
+DEVICE u32 lane_index() { return threadIdx.x % LANES; }
+
+// The barrier that one of the faults leaves out, to prove that the tests notice.
+DEVICE void scan_barrier() {
+#ifndef LOGITD_FAULT_BARRIER
+    __syncthreads();
+#endif
+}
+
+// The sum of the values of all threads before this one; `total` is that of all threads.
+// `partial` has room for WARPS values.
+DEVICE u64 block_scan(u64 value, u64* partial, u64& total) {
+    u64 inclusive = value;
+#pragma unroll
+    for (u32 step = 1; step < LANES; step *= 2) {
+        const u64 before = __shfl_up_sync(FULL_WARP, inclusive, step);
+        if (lane_index() >= step) inclusive += before;
+    }
+    if (lane_index() == LANES - 1) partial[warp_index()] = inclusive;
+    scan_barrier();
+    u64 before_warp = 0;
+    total = 0;
+    for (u32 warp = 0; warp < WARPS; warp++) {
+        if (warp == warp_index()) before_warp = total;
+        total += partial[warp];
+    }
+    __syncthreads();
+    return before_warp + inclusive - value;
+}
+
+DEVICE u64 block_sum(u64 value, u64* partial) {
+    u64 total;
+    block_scan(value, partial, total);
+    return total;
+}
+
+DEVICE u64 block_max(u64 value, u64* partial) {
+#pragma unroll
+    for (u32 step = LANES / 2; step > 0; step /= 2) {
+        const u64 other = __shfl_xor_sync(FULL_WARP, value, step);
+        if (other > value) value = other;
+    }
+    if (lane_index() == 0) partial[warp_index()] = value;
+    __syncthreads();
+    for (u32 warp = 0; warp < WARPS; warp++) {
+        if (partial[warp] > value) value = partial[warp];
+    }
+    __syncthreads();
+    return value;
+}
+
+// Sorts `size` values (a power of two) in shared memory, ascending.
+//
+// A bitonic network: thread p compares the p-th pair at each distance. Pairs at distances up to LANES
+// lie within the 2 * LANES values that a warp's 32 pairs cover, so between two of those the warp alone
+// waits.
+DEVICE void block_sort(u64* values, u32 size) {
+    for (u32 run = 2; run <= size; run *= 2) {
+        for (u32 distance = run / 2; distance > 0; distance /= 2) {
+            for (u32 pair = thread_index(); pair < size / 2; pair += THREADS) {
+                const u32 low = 2 * pair - (pair & (distance - 1));
+                const u32 high = low + distance;
+                const bool ascending = (low & run) == 0;
+                const u64 a = values[low], b = values[high];
+                if ((a > b) == ascending) {
+                    values[low] = b;
+                    values[high] = a;
+                }
+            }
+            const u32 next = distance > 1 ? distance / 2 : run < size ? run : size;
+            if (distance <= LANES && next <= LANES) {
+                __syncwarp();
+            } else {
+                __syncthreads();
+            }
+        }
+    }
+    __syncthreads();
+}
+
+}  // namespace
+}  // namespace logitd

@@ -1,0 +1,138 @@
+// Few candidates: one block sorts them by the total order, cuts, sorts what is left by id, and draws.
+#pragma once
+#include "cut.cuh"
+#include "draw.cuh"
+#include "many.cuh"
+#include "philox.cuh"
+#include "work.cuh"
+
+namespace logitd {
+namespace {
+
+// Lists the tokens with keys from `key` on that the cut keeps, in no order. Returns how many there are; if
+// that is more than LIST, the list is not complete, and the number is only known to be above LIST.
+// Ends with a barrier of the team. `attempt` is 0 for a row's first list, 1 for its second.
+template <class D, bool CLUSTER>
+DEVICE u32 list_candidates(Work<D, CLUSTER>& work, Cut cut, u32 key, u32 attempt) {
+    const float least = value_of<D>(key);
+    u32* listed = &work.team.control->listed[attempt];
+    u64* list = work.scratch->list;
+    const bool everything = cut.key <= Keys<D>::CANDIDATE_MIN && cut.id == EVERY_ID;
+    for (u32 tile = work.first_tile + warp_index(); tile < work.last_tile; tile += WARPS) {
+        if (work.tile_keys[tile] < key) continue;
+        float x[SHARE];
+        widen_share<D>(read_again<D>(work, tile), x);
+        if (!everything) apply_cut<D>(work, cut, tile, x);
+        u32 count = 0;
+#pragma unroll
+        for (u32 i = 0; i < SHARE; i++) count += x[i] >= least;
+        u32 inclusive = count;
+#pragma unroll
+        for (u32 step = 1; step < LANES; step *= 2) {
+            const u32 other = __shfl_up_sync(FULL_WARP, inclusive, step);
+            if (lane_index() >= step) inclusive += other;
+        }
+        u32 base = 0;
+        if (lane_index() == LANES - 1) base = atomicAdd(listed, inclusive);
+        base = __shfl_sync(FULL_WARP, base, LANES - 1);
+        if (base > LIST) break;
+        u32 place = base + inclusive - count;
+        const u32 id = first_id<D>(work, tile);
+#pragma unroll
+        for (u32 i = 0; i < SHARE; i++) {
+            if (!(x[i] >= least)) continue;
+            // Ascending, these are in the total order.
+            if (place < LIST) list[place] = static_cast<u64>(~key_of<D>(x[i])) << 32 | (id + i);
+            place++;
+        }
+    }
+    work.team.sync();
+    return __ldcg(listed);
+}
+
+// The part of a list of `count` that is this thread's: neighbours.
+DEVICE Run share_of(u32 count) {
+    const u32 length = (count + THREADS - 1) / THREADS;
+    const u32 begin = min(thread_index() * length, count);
+    return {begin, min(begin + length, count)};
+}
+
+DEVICE u32 power_of_two_from(u32 count) { return count < 2 ? 2 : 1u << (32 - __clz(static_cast<int>(count - 1))); }
+
+DEVICE void pad_and_sort(u64* list, u32 count) {
+    const u32 size = power_of_two_from(count);
+    for (u32 i = count + thread_index(); i < size; i += THREADS) list[i] = ~0ull;
+    __syncthreads();
+    block_sort(list, size);
+}
+
+// Finishes a row whose first `count` tokens of the total order, at least as many as are kept, are listed.
+// `mass_k` is the mass that top-k left, or 0 where the listed ones make it up. One block does this.
+template <class D, bool CLUSTER>
+DEVICE Total finish_few(const Batch& batch, const Work<D, CLUSTER>& work, u32 count, u64 mass_k) {
+    const RowDescriptor* row = work.row;
+    u64* list = work.shared->few.list;
+    u64* prefix = work.shared->few.prefix;
+    u64* partial = work.shared->partial;
+    for (u32 i = thread_index(); i < count; i += THREADS) list[i] = __ldcg(work.scratch->list + i);
+    pad_and_sort(list, count);
+
+    // How many are kept. Each cut keeps a prefix, so a token that passes all of them is in every prefix.
+    if (row->top_k > 0) count = min(count, row->top_k);
+    const Run run = share_of(count);
+    u64 sum = 0;
+    for (u32 i = run.begin; i < run.end; i++) {
+        sum += mass(value_of<D>(~static_cast<u32>(list[i] >> 32)), work.max, work.scale);
+    }
+    u64 total;
+    u64 before = block_scan(sum, partial, total);
+    const bool nucleus = row->flags & TOP_P;
+    const u64 target = nucleus ? top_p_target(row->top_p_fraction, mass_k > 0 ? mass_k : total) : ~0ull;
+    u64 kept = 0, kept_mass = 0;
+    for (u32 i = run.begin; i < run.end; i++) {
+        const float x = value_of<D>(~static_cast<u32>(list[i] >> 32));
+        const bool passes = before < target &&
+                            !(row->flags & MIN_P && !min_p_keeps(x, work.max, row->min_p_distance));
+        const u64 m = mass(x, work.max, work.scale);
+        before += m;
+        if (passes) {
+            kept++;
+            kept_mass += m;
+        }
+    }
+    kept = block_sum(kept, partial);
+    kept_mass = block_sum(kept_mass, partial);
+
+    // The kept ones by id, and the mass up to each.
+    count = static_cast<u32>(kept);
+    for (u32 i = thread_index(); i < count; i += THREADS) list[i] = list[i] << 32 | ~static_cast<u32>(list[i] >> 32);
+    pad_and_sort(list, count);
+    const Run part = share_of(count);
+    sum = 0;
+    for (u32 i = part.begin; i < part.end; i++) sum += mass(value_of<D>(static_cast<u32>(list[i])), work.max, work.scale);
+    u64 running = block_scan(sum, partial, total);
+    for (u32 i = part.begin; i < part.end; i++) {
+        running += mass(value_of<D>(static_cast<u32>(list[i])), work.max, work.scale);
+        prefix[i] = running;
+    }
+    __syncthreads();
+
+    for (u32 draw = thread_index(); draw < row->draws; draw += THREADS) {
+        const u64 drawn = draw_target(token_bits(row->seed, row->position, draw), kept_mass);
+        u32 low = 0, high = count - 1;  // the first whose prefix exceeds it is among these
+        while (low < high) {
+            const u32 middle = (low + high) / 2;
+            if (prefix[middle] > drawn) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        const u64 token = list[low];
+        write_draw(batch, row, draw, static_cast<u32>(token >> 32), value_of<D>(static_cast<u32>(token)));
+    }
+    return {kept_mass, count};
+}
+
+}  // namespace
+}  // namespace logitd
