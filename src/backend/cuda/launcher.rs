@@ -1,0 +1,170 @@
+//! Rows in, launches out, results back: the host's half of the kernels, the same for every driver.
+
+use super::abi::{Batch, RowDescriptor, RowDraw, RowOutcome};
+use super::driver::{Driver, Launch};
+use super::plan::{Layout, Shape, draws_at};
+use crate::arithmetic::logprob::logprob;
+use crate::arithmetic::mass::Scale;
+use crate::backend::{Backend, DeviceError, DeviceInfo};
+use crate::batch::{Draw, Outcome, Results, Row, RowStatus, Slot};
+use std::collections::VecDeque;
+use std::mem::size_of;
+use std::ops::Range;
+
+/// A backend over a driver.
+///
+/// A batch is cut into launches that fit the driver's slots. While one launch runs, the rows of the next
+/// are copied into another slot, so that copying and computing overlap.
+pub struct Launcher<D> {
+    driver: D,
+    layouts: Vec<Layout>,
+    flights: VecDeque<Flight>,
+}
+
+/// A launch on its way: which slot it is in and which rows it has.
+struct Flight {
+    slot: usize,
+    rows: Range<usize>,
+}
+
+impl<D: Driver> Launcher<D> {
+    /// A backend over a driver that is ready to work.
+    pub fn new(driver: D) -> Self {
+        let slots = driver.slots();
+        let layouts = (0..slots).map(|_| Layout::default()).collect();
+        Self { driver, layouts, flights: VecDeque::with_capacity(slots) }
+    }
+
+    /// The driver.
+    pub fn driver(&self) -> &D {
+        &self.driver
+    }
+
+    /// Launches everything, taking results as slots are needed again.
+    fn run(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), String> {
+        let mut slots = results.slots();
+        let mut next = 0;
+        let mut slot = 0;
+        while next < rows.len() {
+            if self.flights.len() == self.layouts.len() {
+                self.land(rows, &mut slots)?;
+            }
+            let taken = self.take_off(slot, &rows[next..])?;
+            self.flights.push_back(Flight { slot, rows: next..next + taken });
+            next += taken;
+            slot = (slot + 1) % self.layouts.len();
+        }
+        while !self.flights.is_empty() {
+            self.land(rows, &mut slots)?;
+        }
+        Ok(())
+    }
+
+    /// Starts a launch of as many rows as fit.
+    fn take_off(&mut self, slot: usize, rows: &[Row<'_>]) -> Result<usize, String> {
+        let properties = *self.driver.properties();
+        let layout = &mut self.layouts[slot];
+        let taken = layout.fill(rows, self.driver.capacity(), properties.packing);
+        let addresses = self.driver.addresses(slot);
+        let input = self.driver.input(slot);
+        for (i, row) in rows[..taken].iter().enumerate() {
+            let at = layout.logits_at[i];
+            let address = addresses.input + at as u64;
+            let descriptor = RowDescriptor::new(row, address, layout.first_draws[i]);
+            input[i * size_of::<RowDescriptor>()..][..size_of::<RowDescriptor>()]
+                .copy_from_slice(descriptor.as_bytes());
+            input[at..at + row.logits().len()].copy_from_slice(row.logits());
+        }
+        let shape = Shape::choose(layout, &properties);
+        let batch = Batch {
+            rows: addresses.input,
+            outcomes: addresses.output,
+            draws: addresses.output + draws_at(taken) as u64,
+            control: addresses.control,
+            scratch: addresses.scratch,
+            tiles: addresses.tiles,
+            row_count: taken as u32,
+            team_blocks: shape.team_blocks,
+            tile_capacity: layout.tile_capacity as u32,
+            stage_bytes: shape.stage_bytes,
+        };
+        let launch = Launch {
+            batch,
+            shared_bytes: shape.shared_bytes,
+            input_bytes: layout.input_bytes,
+            output_bytes: draws_at(taken) + layout.draws * size_of::<RowDraw>(),
+        };
+        self.driver.start(slot, &launch)?;
+        Ok(taken)
+    }
+
+    /// Waits for the launch that was started first and takes its results.
+    fn land<'r>(
+        &mut self,
+        rows: &[Row<'_>],
+        slots: &mut impl Iterator<Item = Slot<'r>>,
+    ) -> Result<(), String> {
+        let Flight { slot, rows: range } =
+            self.flights.pop_front().expect("a launch is on its way");
+        let layout = &self.layouts[slot];
+        let output = self.driver.finish(slot)?;
+        let (outcomes, draws) = output.split_at(draws_at(range.len()));
+        let (outcomes, _) = outcomes.as_chunks();
+        let (draws, _) = draws.as_chunks();
+        for (i, row) in rows[range].iter().enumerate() {
+            let place = slots.next().expect("as many places as rows");
+            let first = layout.first_draws[i] as usize;
+            let draws = &draws[first..first + place.draws.len()];
+            take_row(row, &RowOutcome::from_bytes(&outcomes[i]), draws, place)?;
+        }
+        Ok(())
+    }
+}
+
+impl<D: Driver> Backend for Launcher<D> {
+    fn device(&self) -> &DeviceInfo {
+        self.driver.device()
+    }
+
+    fn sample(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), DeviceError> {
+        results.reset(rows);
+        // Whatever an earlier failure left behind is not waited for: a failed device has no more work.
+        self.flights.clear();
+        self.run(rows, results)
+            .map_err(|reason| DeviceError { device: self.device().id.clone(), reason })
+    }
+}
+
+/// Turns what the kernels said of a row into its result. What cannot be is the device's failure.
+fn take_row(
+    row: &Row<'_>,
+    outcome: &RowOutcome,
+    draws: &[[u8; size_of::<RowDraw>()]],
+    place: Slot<'_>,
+) -> Result<(), String> {
+    let Some(status) = outcome.row_status() else {
+        return Err(format!("it returned the status {}, which there is not", outcome.status));
+    };
+    if status != RowStatus::Ok {
+        *place.outcome = Outcome::failed(status);
+        return Ok(());
+    }
+    *place.outcome = Outcome { status, kept: outcome.kept, kept_mass: outcome.kept_mass };
+    let params = row.params();
+    let greedy = params.is_greedy();
+    let scale = Scale::new(if greedy { 1.0 } else { params.temperature() });
+    let max = f32::from_bits(outcome.max);
+    for (draw, bytes) in place.draws.iter_mut().zip(draws) {
+        let RowDraw { token, logit } = RowDraw::from_bytes(bytes);
+        if token >= row.vocab_size() {
+            return Err(format!("it returned token {token} of {}", row.vocab_size()));
+        }
+        // Both zeros come back as +0.0, so a token that ties with the maximum is at distance +0.0. By the
+        // definition -0.0 may be at distance -0.0 from +0.0, but then two tokens are kept, whose
+        // logarithm is not zero, and no sign is left to differ.
+        let x = f32::from_bits(logit);
+        let logprob = if greedy { 0.0 } else { logprob(x, max, scale, outcome.kept_mass) };
+        *draw = Draw { token, logprob };
+    }
+    Ok(())
+}

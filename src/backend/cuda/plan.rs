@@ -1,0 +1,293 @@
+//! How a launch is laid out: how many blocks share a row, and how much memory that takes.
+
+use super::abi::{RowDescriptor, RowDraw, RowOutcome};
+use crate::batch::Row;
+use std::mem::size_of;
+
+/// Tokens of a tile, the unit in which the kernels read a row.
+pub const TILE: usize = 256;
+/// The most blocks that share a row: what a thread-block cluster can have on every chip that has them.
+pub const TEAM_BLOCKS_MAX: u32 = 8;
+/// Every part of a buffer starts at a multiple of this, so that rows are read 16 bytes at a time and no
+/// two parts share a cache line.
+const PART_ALIGN: usize = 128;
+
+/// The numbers a build of the kernels was compiled with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Geometry {
+    /// Threads a block.
+    pub threads: u32,
+    /// Candidates that one block sorts.
+    pub list: u32,
+    /// Bins of a histogram of counts.
+    pub count_bins: u32,
+    /// Bins of a histogram of counts and masses.
+    pub mass_bins: u32,
+    /// Shared memory a block, before tile keys and the staged slice.
+    pub shared_bytes: u64,
+    /// Scratch memory a row.
+    pub scratch_bytes: u64,
+}
+
+/// Which kernel a launch runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// Blocks that meet at a counter in global memory: any chip.
+    Grid,
+    /// Thread-block clusters: compute capability 9.0 and later.
+    Cluster,
+}
+
+/// What the planner knows of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Properties {
+    /// What its kernels were compiled with.
+    pub geometry: Geometry,
+    /// Which kernel it runs.
+    pub kernel: Kernel,
+    /// Blocks of it that run at once without a staged slice, on the whole device.
+    pub resident_blocks: u32,
+    /// The most shared memory that a block can have.
+    pub shared_bytes_max: u32,
+    /// How the rows of a launch are laid out.
+    pub packing: Packing,
+    /// Blocks a row instead of the planner's choice.
+    pub team_blocks: Option<u32>,
+    /// Whether slices are staged in shared memory where they fit, instead of the planner's choice.
+    pub stage: Option<bool>,
+}
+
+/// How rows lie in a launch's input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Packing {
+    /// Each at a multiple of 128 bytes.
+    Aligned,
+    /// Each at the next multiple of its dtype's size, one logit after the row before: as callers that
+    /// own device memory may lay them out.
+    Tight,
+}
+
+/// What fits a launch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Rows.
+    pub rows: usize,
+    /// Descriptors and logits together, in bytes. At least one row of the largest kind.
+    pub input_bytes: usize,
+    /// Draws of all rows.
+    pub draws: usize,
+    /// Tiles of all rows, each counted as the row that has the most.
+    pub tiles: usize,
+}
+
+impl Capacity {
+    /// Bytes that come back from a launch.
+    pub fn output_bytes(&self) -> usize {
+        draws_at(self.rows) + self.draws * size_of::<RowDraw>()
+    }
+
+    /// Bytes of the tiles.
+    pub fn tiles_bytes(&self) -> usize {
+        self.tiles * 2 * size_of::<u64>()
+    }
+}
+
+/// The rows of one launch, laid out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// Where each row's logits start in the input.
+    pub logits_at: Vec<usize>,
+    /// Where each row's draws start among all.
+    pub first_draws: Vec<u32>,
+    /// Draws of all rows.
+    pub draws: usize,
+    /// Length of the input.
+    pub input_bytes: usize,
+    /// The most tiles of any row.
+    pub tile_capacity: usize,
+    /// Bytes of the longest slice of a row that a block of a team of one would have.
+    row_bytes_max: usize,
+    /// Whether a row's every mass is needed.
+    weighs_everything: bool,
+}
+
+impl Layout {
+    /// Lays out as many of the first rows as fit, keeping the memory of earlier layouts. At least one
+    /// does, whatever the capacity says, if there is any.
+    pub fn fill(&mut self, rows: &[Row<'_>], capacity: &Capacity, packing: Packing) -> usize {
+        self.logits_at.clear();
+        self.first_draws.clear();
+        (self.draws, self.tile_capacity, self.row_bytes_max) = (0, 0, 0);
+        self.weighs_everything = false;
+        // Descriptors are as many as there could be, so that the logits' place is known at once.
+        let rows = &rows[..rows.len().min(capacity.rows)];
+        let mut end = (rows.len() * size_of::<RowDescriptor>()).next_multiple_of(PART_ALIGN);
+        for row in rows {
+            let size = row.dtype().size_bytes();
+            let start = match packing {
+                Packing::Aligned => end.next_multiple_of(PART_ALIGN),
+                Packing::Tight => end.next_multiple_of(size) + size,
+            };
+            let row_end = start + row.logits().len();
+            let lead = start % 16 / size;
+            let tiles = (lead + row.vocab_size() as usize).div_ceil(TILE).max(self.tile_capacity);
+            let draws = self.draws + row.params().draws() as usize;
+            let fits = row_end <= capacity.input_bytes
+                && draws <= capacity.draws
+                && tiles * (self.logits_at.len() + 1) <= capacity.tiles;
+            if !fits && !self.logits_at.is_empty() {
+                break;
+            }
+            self.logits_at.push(start);
+            self.first_draws.push(self.draws as u32);
+            (self.draws, self.tile_capacity, end) = (draws, tiles, row_end);
+            self.row_bytes_max = self.row_bytes_max.max(tiles * TILE * size);
+            self.weighs_everything |= !row.params().is_greedy() && row.params().top_k().is_none();
+        }
+        self.input_bytes = end;
+        self.logits_at.len()
+    }
+}
+
+/// How a layout is launched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// Blocks that share a row.
+    pub team_blocks: u32,
+    /// Shared memory a block.
+    pub shared_bytes: u32,
+    /// How much of it holds the block's slice of its row; 0: none.
+    pub stage_bytes: u32,
+}
+
+impl Shape {
+    /// Chooses for a layout.
+    pub fn choose(layout: &Layout, properties: &Properties) -> Self {
+        let team_blocks = properties.team_blocks.unwrap_or_else(|| team_blocks(layout, properties));
+        let keys = (layout.tile_capacity * size_of::<u32>()).next_multiple_of(16);
+        let base = properties.geometry.shared_bytes as usize + keys;
+        // A block's tiles are those of its row shared out, rounded up; each as large as the largest.
+        let tile_bytes = layout.row_bytes_max / layout.tile_capacity.max(1);
+        let slice = layout.tile_capacity.div_ceil(team_blocks as usize) * tile_bytes;
+        let wanted = properties.stage.unwrap_or_else(|| worth_staging(layout, properties));
+        let fits = base + slice <= properties.shared_bytes_max as usize;
+        let stage = if wanted && fits { slice } else { 0 };
+        Self { team_blocks, shared_bytes: (base + stage) as u32, stage_bytes: stage as u32 }
+    }
+}
+
+/// As many blocks a row as the device has room for, but no warp without a tile.
+fn team_blocks(layout: &Layout, properties: &Properties) -> u32 {
+    let rows = layout.logits_at.len().max(1) as u32;
+    let warps = properties.geometry.threads / 32;
+    let fits = |team: u32| {
+        rows * team <= properties.resident_blocks
+            && (team - 1) * warps < layout.tile_capacity as u32
+    };
+    let mut team = 1;
+    while team < TEAM_BLOCKS_MAX && fits(team * 2) {
+        team *= 2;
+    }
+    team
+}
+
+/// A second look at every token is worth keeping the row in shared memory, where clusters have it; rows
+/// with top-k look again at a few tiles only, which the L2 cache still has.
+fn worth_staging(layout: &Layout, properties: &Properties) -> bool {
+    properties.kernel == Kernel::Cluster && layout.weighs_everything
+}
+
+/// Where the draws start in a launch's output, after the outcomes.
+pub fn draws_at(rows: usize) -> usize {
+    (rows * size_of::<RowOutcome>()).next_multiple_of(PART_ALIGN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::Dtype;
+    use crate::params::{ParamsSpec, SamplingParams};
+
+    const GEOMETRY: Geometry = Geometry {
+        threads: 256,
+        list: 1024,
+        count_bins: 4096,
+        mass_bins: 1024,
+        shared_bytes: 16 << 10,
+        scratch_bytes: 64 << 10,
+    };
+
+    /// A chip with 132 multiprocessors, two blocks to each.
+    const LARGE: Properties = Properties {
+        geometry: GEOMETRY,
+        kernel: Kernel::Cluster,
+        resident_blocks: 264,
+        shared_bytes_max: 227 << 10,
+        packing: Packing::Aligned,
+        team_blocks: None,
+        stage: None,
+    };
+
+    const CAPACITY: Capacity =
+        Capacity { rows: 512, input_bytes: 64 << 20, draws: 1 << 16, tiles: 1 << 20 };
+
+    fn params(top_k: u32, draws: u32) -> SamplingParams {
+        ParamsSpec { top_k, draws, ..Default::default() }.parse(|| 0).unwrap()
+    }
+
+    fn shape(rows: usize, vocab_size: usize, top_k: u32) -> Shape {
+        let logits = vec![0; vocab_size * 2];
+        let rows = vec![Row::new(Dtype::F16, &logits, params(top_k, 1)).unwrap(); rows];
+        let mut layout = Layout::default();
+        assert_eq!(layout.fill(&rows, &CAPACITY, Packing::Aligned), rows.len());
+        Shape::choose(&layout, &LARGE)
+    }
+
+    #[test]
+    fn few_rows_are_split_and_many_are_not() {
+        assert_eq!(shape(1, 128_256, 50).team_blocks, 8);
+        assert_eq!(shape(64, 128_256, 50).team_blocks, 4);
+        assert_eq!(shape(128, 128_256, 50).team_blocks, 2);
+        assert_eq!(shape(200, 128_256, 50).team_blocks, 1);
+        assert_eq!(shape(1, 100, 50).team_blocks, 1);
+        assert_eq!(shape(1, 256 * 9, 50).team_blocks, 2);
+    }
+
+    #[test]
+    fn slices_are_staged_where_every_mass_is_needed_and_they_fit() {
+        assert_eq!(shape(64, 128_256, 50).stage_bytes, 0);
+        assert_eq!(shape(64, 128_256, 0).stage_bytes, 501_usize.div_ceil(4) as u32 * 512);
+        assert_eq!(shape(200, 128_256, 0).stage_bytes, 0, "one block cannot hold 256.5 KB");
+    }
+
+    #[test]
+    fn rows_that_do_not_fit_wait_for_the_next_launch() {
+        let logits = vec![0; 5000 * 2];
+        let rows = vec![Row::new(Dtype::Bf16, &logits, params(0, 3)).unwrap(); 9];
+        let mut layout = Layout::default();
+        let mut fill = |change: fn(&mut Capacity)| {
+            let mut capacity = CAPACITY;
+            change(&mut capacity);
+            layout.fill(&rows, &capacity, Packing::Aligned)
+        };
+        assert_eq!(fill(|_| ()), 9);
+        assert_eq!(fill(|c| c.rows = 4), 4);
+        assert_eq!(fill(|c| c.draws = 8), 2);
+        assert_eq!(fill(|c| c.tiles = 63), 3, "20 tiles each");
+        assert_eq!(fill(|c| c.input_bytes = 52_000), 5);
+        assert_eq!(fill(|c| c.draws = 0), 1, "one row is always taken");
+    }
+
+    #[test]
+    fn rows_packed_tightly_do_not_touch() {
+        let logits = [0; 12];
+        let rows = [Dtype::F16, Dtype::F32, Dtype::Bf16]
+            .map(|dtype| Row::new(dtype, &logits, params(0, 1)).unwrap());
+        let mut layout = Layout::default();
+        layout.fill(&rows, &CAPACITY, Packing::Tight);
+        assert_eq!(layout.logits_at, [256 + 2, 256 + 20, 256 + 34]);
+        layout.fill(&rows, &CAPACITY, Packing::Aligned);
+        assert_eq!(layout.logits_at, [256, 384, 512]);
+    }
+}
