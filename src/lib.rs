@@ -18,3 +18,8 @@ pub mod params;
 pub mod recheck;
 pub mod server;
 pub mod trace;
+
+/// Compiles the example of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

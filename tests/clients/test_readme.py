@@ -1,0 +1,68 @@
+"""What README.md says about the server: its example, its flags and defaults, its metrics."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import unittest
+
+from daemon import Daemon
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def section(title: str) -> str:
+    return re.search(rf"^## {title}\n(.*?)(?=^## |\Z)", README, re.M | re.S)[1]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+class Readme(unittest.TestCase):
+    def test_the_example_answers_as_printed(self):
+        api = section("The API")
+        command, = blocks(api, "sh")
+        expected, = (json.loads(block) for block in blocks(api, "json"))
+        with Daemon() as daemon:
+            command = command.replace("127.0.0.1:50051", daemon.host)
+            done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        answer = json.loads(done.stdout)
+        del answer["timings"]
+        self.assertEqual(answer, expected)
+
+    def test_every_default_in_the_table_of_limits_is_the_real_one(self):
+        help_text = self.help("serve")
+        table = re.findall(r"^\| `(--[a-z-]+)` \| (\S+) \|", section("Limits"), re.M)
+        self.assertGreater(len(table), 15)
+        for flag, default in table:
+            entry = re.search(rf"^ +{flag} <.*?(?=^ +--|\Z)", help_text, re.M | re.S)
+            self.assertIsNotNone(entry, f"{flag} is not a flag of serve")
+            self.assertIn(f"[default: {default}]", entry[0], flag)
+
+    def test_every_flag_it_names_exists(self):
+        known = set().union(*(re.findall(r"--[a-z][a-z-]+", self.help(command))
+                              for command in ["serve", "sample", "info"]))
+        others = {"--release", "--protocol", "--http2-prior-knowledge", "--help"}
+        named = set(re.findall(r"--[a-z][a-z0-9-]+", README)) - others
+        self.assertEqual(named - known, set())
+
+    def test_the_commands_are_all_there_are(self):
+        named = re.findall(r"^\| `(\w+)[ `]", section("The command line"), re.M)
+        real = re.findall(r"^  (\w+) {2,}", self.help().split("Commands:")[1].split("Options:")[0], re.M)
+        self.assertEqual(sorted(named), sorted(set(real) - {"help"}))
+
+    def test_the_metrics_are_all_there_are(self):
+        named = set(re.findall(r"^\| `(logitd_\w+)", section("Metrics"), re.M))
+        source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.rs"))
+        described = set(re.findall(r'describe_\w+!\(\s*"(logitd_\w+)"', source))
+        self.assertGreater(len(described), 10)
+        self.assertEqual(named, described)
+
+    def help(self, *command: str) -> str:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("LOGITD_")}
+        return subprocess.run([os.environ["LOGITD"], *command, "--help"], env=environment, check=True,
+                              capture_output=True, text=True, timeout=60).stdout
