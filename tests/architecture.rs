@@ -16,13 +16,18 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("assets", &["batch"]),
     ("generate", &["batch", "params", "arithmetic"]),
     ("backend", &["npy", "batch", "params", "arithmetic"]),
+    ("api", &[]),
+    ("recheck", &["api", "backend", "batch", "params", "arithmetic"]),
+    ("trace", &["recheck", "api", "backend", "batch", "params"]),
     ("engine", &["backend", "batch", "params"]),
     ("plane", &["batch"]),
-    ("api", &[]),
     ("client", &["api"]),
-    ("load", &["client", "api"]),
+    ("load", &["client", "trace", "api"]),
     ("config", &["engine", "backend", "batch", "params"]),
-    ("server", &["config", "plane", "engine", "backend", "batch", "params", "arithmetic", "api"]),
+    (
+        "server",
+        &["config", "trace", "plane", "engine", "backend", "batch", "params", "arithmetic", "api"],
+    ),
     (
         "cli",
         &[
@@ -48,7 +53,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 /// Crates that are only for some places: a crate is named by the start of its name.
 const CRATES: &[(&str, &[&str])] = &[
     ("tonic", &["server", "client", "api", "load"]),
-    ("prost", &["server", "client", "api"]),
+    ("prost", &["server", "client", "api", "trace"]),
     ("tokio", &["engine", "server", "client", "load", "cli", "plane"]),
     ("clap", &["cli", "config", "backend/cpu/mod.rs"]),
     ("rayon", &["backend/cpu"]),

@@ -164,25 +164,22 @@ fn expect_independent(cases: Vec<(Case, independent::Expect)>) {
     }
 }
 
+/// With `LOGITD_RENEW_VECTORS` set, writes them instead.
 #[test]
 fn carried_vectors_are_fresh() {
+    let renew = std::env::var_os("LOGITD_RENEW_VECTORS").is_some();
     for (file, fresh) in fresh_vectors() {
+        if renew {
+            std::fs::write(known::path(file), &fresh).expect("tests/vectors can be written");
+        }
         let carried = std::fs::read_to_string(known::path(file)).unwrap_or_default();
         let same = carried == fresh;
         assert!(
             same,
             "tests/vectors/{file} is not what the reference gives now. If the cases were meant to change \
-             run this; if the arithmetic was, raise arithmetic::VERSION and run this:\n\n    cargo test \
-             --release --test golden -- --ignored renew_carried_vectors\n"
+             run this; if the arithmetic was, raise arithmetic::VERSION and run this:\n\n    \
+             LOGITD_RENEW_VECTORS=1 cargo test --release --test golden carried_vectors_are_fresh\n"
         );
-    }
-}
-
-#[test]
-#[ignore = "writes tests/vectors; run it to renew them"]
-fn renew_carried_vectors() {
-    for (file, fresh) in fresh_vectors() {
-        std::fs::write(known::path(file), fresh).expect("tests/vectors can be written");
     }
 }
 

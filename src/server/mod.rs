@@ -9,7 +9,8 @@ mod auth;
 mod connection;
 pub mod convert;
 mod error;
-mod frames;
+#[doc(hidden)] // Open for the fuzz target of the decoder, not for users.
+pub mod frames;
 mod listen;
 pub mod metrics;
 mod service;
