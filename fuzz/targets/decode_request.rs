@@ -1,0 +1,252 @@
+//! Any bytes as the body of a call, in pieces of any size: through the server's watch over messages,
+//! the decoder, the validator and, where there is something to sample, the engine.
+//!
+//! Nothing may panic; whoever sends nonsense is told that it is the sender's doing (INTERNAL only for a
+//! wrong compression flag, where gRPC asks for it); and when it is over, every permit is back.
+
+#![no_main]
+
+mod common;
+
+use bytes::Bytes;
+use libfuzzer_sys::fuzz_target;
+use logitd::api::{self, Codec, SampleRequest, SampleResponse, SampleStreamRequest};
+use logitd::backend::{Backend, reference::Reference};
+use logitd::engine::{Engine, EngineConfig, Permit, Request};
+use logitd::params::{ParamsSpec, SamplingParams};
+use logitd::server::frames::{Admissions, Bounds, Messages, Shape};
+use logitd::server::{Error, convert};
+use prost::Message;
+use std::pin::Pin;
+use std::sync::LazyLock;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
+use tonic::codec::{Codec as _, Streaming};
+use tonic::{Code, Status};
+
+const ROWS_MAX: usize = 8;
+const MESSAGE_BYTES_MAX: usize = 1200;
+/// Less than a message may have, so that this refusal is met as well.
+const QUEUE_BYTES_MAX: usize = 1000;
+
+/// Small limits, so that small inputs meet them.
+static LIMITS: api::Limits = api::Limits {
+    vocab_size_max: logitd::batch::VOCAB_SIZE_MAX,
+    draws_max: logitd::params::DRAWS_MAX,
+    request_rows_max: 6,
+    request_draws_max: 2048,
+    message_bytes_max: MESSAGE_BYTES_MAX as u64,
+    queue_rows_max: ROWS_MAX as u64,
+    queue_bytes_max: QUEUE_BYTES_MAX as u64,
+    batch_rows_max: ROWS_MAX as u32,
+    batch_bytes_max: QUEUE_BYTES_MAX as u64,
+    stream_requests_max: 4,
+    connection_streams_max: 4,
+};
+
+static RUNTIME: LazyLock<Runtime> =
+    LazyLock::new(|| Builder::new_current_thread().enable_time().build().expect("a runtime"));
+
+static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
+    let config = EngineConfig {
+        batch_rows_max: ROWS_MAX,
+        batch_bytes_max: QUEUE_BYTES_MAX,
+        queue_rows_max: ROWS_MAX,
+        queue_bytes_max: QUEUE_BYTES_MAX,
+        ..Default::default()
+    };
+    Engine::start(config, vec![Box::new(Reference::default()) as Box<dyn Backend>])
+});
+
+fuzz_target!(init: common::plant("decode_request", seeds()), |data: &[u8]| {
+    let Some((&plan, wire)) = data.split_first() else { return };
+    let piece = [1, 2, 7, 100, usize::MAX][usize::from(plan >> 1) % 5];
+    RUNTIME.block_on(async {
+        match plan & 1 {
+            0 => unary(wire, piece).await,
+            _ => stream(wire, piece).await,
+        }
+    });
+    let all = ENGINE.reserve(ROWS_MAX, QUEUE_BYTES_MAX);
+    assert!(all.is_ok(), "a permit was not given back: {:?}", all.err());
+});
+
+async fn unary(wire: &[u8], piece: usize) {
+    let admissions = Admissions::default();
+    let body = body(wire, piece, Shape::Unary, &admissions);
+    let decoder = Codec::<SampleResponse, SampleRequest>::default().decoder();
+    let mut messages = Streaming::new_request(decoder, body, None, Some(MESSAGE_BYTES_MAX));
+    match messages.message().await {
+        Ok(Some(request)) => {
+            let permit = admissions.next().expect("every message is admitted");
+            if let Err(error) = sample(permit, request).await {
+                expect_told(&convert::status(&error));
+            }
+        }
+        Ok(None) => (),
+        Err(status) => expect_told(&status),
+    }
+}
+
+async fn stream(wire: &[u8], piece: usize) {
+    let admissions = Admissions::default();
+    let body = body(wire, piece, Shape::Stream, &admissions);
+    let decoder = Codec::<api::SampleStreamResponse, SampleStreamRequest>::default().decoder();
+    let mut messages = Streaming::new_request(decoder, body, None, Some(MESSAGE_BYTES_MAX));
+    loop {
+        match messages.message().await {
+            Ok(Some(message)) => {
+                let permit = admissions.next().expect("every message is admitted");
+                let request = message.request.unwrap_or_default();
+                if let Err(error) = sample(permit, request).await {
+                    let told = convert::stream_error(&error);
+                    expect_told(&Status::new(Code::from(told.code), told.message));
+                }
+            }
+            Ok(None) => return,
+            Err(status) => return expect_told(&status),
+        }
+    }
+}
+
+/// What the server does with a message.
+async fn sample(permit: Result<Permit, Error>, request: SampleRequest) -> Result<(), Error> {
+    let mut permit = permit?;
+    let sent = request.clone();
+    let batch = convert::batch(request, &LIMITS)?;
+    let bytes: usize = batch.rows.iter().map(|row| row.logits().len()).sum();
+    assert_eq!(bytes, sent.logits.len(), "every byte belongs to a row");
+    assert!(!batch.rows.is_empty());
+    permit.resize(batch.rows.len(), batch.bytes())?;
+    let params: Vec<SamplingParams> = batch.rows.iter().map(|row| *row.params()).collect();
+    for params in &params {
+        check_params(params, &sent);
+    }
+    let request = Request { rows: batch.rows, deadline: None, priority: batch.priority };
+    let done = ENGINE.submit(permit, request)?.await?;
+    let response = convert::response(&done, &params);
+    assert_eq!(response.rows.len(), params.len());
+    let encoded = response.encode_to_vec();
+    assert_eq!(SampleResponse::decode(&*encoded).as_ref(), Ok(&response));
+    Ok(())
+}
+
+/// What was accepted is in range, and was sent.
+fn check_params(params: &SamplingParams, sent: &SampleRequest) {
+    let spec = ParamsSpec {
+        temperature: params.temperature(),
+        top_k: params.top_k().unwrap_or(0),
+        top_p: params.top_p().unwrap_or(1.0),
+        min_p: params.min_p().unwrap_or(0.0),
+        seed: Some(params.seed()),
+        position: params.position(),
+        draws: params.draws(),
+    };
+    assert_eq!(spec.parse(|| 0).as_ref(), Ok(params));
+    let position = |sent: &api::SamplingParams| sent.position == params.position();
+    assert!(sent.params.is_empty() || sent.params.iter().any(position));
+}
+
+/// The sender's own doing, said in words.
+fn expect_told(status: &Status) {
+    let own = [Code::InvalidArgument, Code::OutOfRange, Code::ResourceExhausted];
+    let flag = status.code() == Code::Internal && status.message().contains("compress");
+    assert!(own.contains(&status.code()) || flag, "{status:?}");
+    assert!(!status.message().is_empty(), "{status:?}");
+}
+
+fn body(wire: &[u8], piece: usize, shape: Shape, admissions: &Admissions) -> Messages<Pieces> {
+    let bounds =
+        Bounds { message_bytes_max: MESSAGE_BYTES_MAX, receive_timeout: Duration::from_secs(3600) };
+    let pieces = Pieces { rest: Bytes::copy_from_slice(wire), piece };
+    Messages::new(pieces, ENGINE.clone(), bounds, shape, admissions.clone())
+}
+
+/// A body that comes in pieces of one size.
+struct Pieces {
+    rest: Bytes,
+    piece: usize,
+}
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Status>>> {
+        if self.rest.is_empty() {
+            return Poll::Ready(None);
+        }
+        let size = self.piece.min(self.rest.len());
+        Poll::Ready(Some(Ok(http_body::Frame::data(self.rest.split_to(size)))))
+    }
+}
+
+/// Requests right and wrong, alone, two on a stream, cut short, and announced too large.
+fn seeds() -> Vec<Vec<u8>> {
+    let good = SampleRequest {
+        dtype: api::Dtype::F16.into(),
+        vocab_size: 4,
+        logits: vec![0, 0x3c, 0, 0x40, 0, 0, 0, 0xfc].repeat(3).into(),
+        params: vec![api::SamplingParams {
+            temperature: Some(0.8),
+            top_k: 3,
+            top_p: Some(0.9),
+            min_p: 0.05,
+            seed: Some(7),
+            position: 3,
+            draws: Some(5),
+        }],
+        priority: api::Priority::High.into(),
+    };
+    let with = |change: fn(&mut SampleRequest)| {
+        let mut request = good.clone();
+        change(&mut request);
+        request
+    };
+    let requests = [
+        good.clone(),
+        with(|r| r.params = vec![]),
+        with(|r| r.params = vec![r.params[0]; 3]),
+        with(|r| r.params = vec![api::SamplingParams::default(); 2]),
+        with(|r| r.dtype = api::Dtype::Bf16.into()),
+        with(|r| (r.dtype, r.vocab_size) = (api::Dtype::F32.into(), 2)),
+        with(|r| r.dtype = 99),
+        with(|r| r.priority = -1),
+        with(|r| r.vocab_size = 0),
+        with(|r| r.vocab_size = u32::MAX),
+        with(|r| r.vocab_size = 1),
+        with(|r| r.logits = vec![0; 7].into()),
+        with(|r| r.logits = vec![0xff; 8].into()),
+        with(|r| r.logits = vec![0; 1100].into()),
+        with(|r| r.params[0].temperature = Some(f32::NAN)),
+        with(|r| r.params[0].top_p = Some(0.0)),
+        with(|r| r.params[0].min_p = 2.0),
+        with(|r| r.params[0].draws = Some(1025)),
+        SampleRequest::default(),
+    ];
+    let mut seeds = Vec::new();
+    for (i, request) in requests.into_iter().enumerate() {
+        let unary = framed(&request.encode_to_vec());
+        let one = SampleStreamRequest { id: i as u64, request: Some(request) };
+        let two = framed(&one.encode_to_vec()).repeat(2);
+        let pieces = (i % 5) as u8 * 2;
+        seeds.push([&[pieces], &*unary].concat());
+        seeds.push([&[pieces], &unary[..unary.len() - 1]].concat());
+        seeds.push([&[pieces + 1], &*two].concat());
+    }
+    seeds.push(vec![0, 0, 0xff, 0xff, 0xff, 0xff, 1, 2, 3]);
+    seeds.push(vec![1, 0, 0, 0, 8, 0, 1, 2, 3]);
+    seeds.push(vec![0, 1, 0, 0, 0, 2, 8, 1]);
+    seeds.push(vec![0, 7, 0, 0, 0, 0]);
+    seeds
+}
+
+/// A message as it is on the wire: not compressed, its length, itself.
+fn framed(message: &[u8]) -> Vec<u8> {
+    let length = (message.len() as u32).to_be_bytes();
+    [&[0], &length[..], message].concat()
+}
