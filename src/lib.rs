@@ -16,6 +16,7 @@ pub mod generate;
 pub mod npy;
 pub mod params;
 pub mod recheck;
+pub mod plane;
 pub mod server;
 pub mod trace;
 

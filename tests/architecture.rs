@@ -20,7 +20,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("recheck", &["api", "backend", "batch", "params", "arithmetic"]),
     ("trace", &["recheck", "api", "backend", "batch", "params"]),
     ("engine", &["backend", "batch", "params"]),
-    ("plane", &["batch"]),
+    ("plane", &["api"]),
     ("client", &["api"]),
     ("load", &["client", "trace", "api"]),
     ("config", &["engine", "backend", "batch", "params"]),

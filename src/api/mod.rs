@@ -1,6 +1,7 @@
 //! The public API, `logitd.v1`, generated from `proto/logitd/v1/sampler.proto`.
 
 mod codec;
+pub mod shm;
 
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 mod generated {

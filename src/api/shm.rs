@@ -1,0 +1,115 @@
+//! The part of the API that is not protobuf: how a client on the same host hands over memory.
+//!
+//! A client makes a memfd of `slot_count * slot_stride_bytes` bytes, seals it against shrinking and
+//! growing, connects to the server's control socket (a Unix stream socket) and sends a [`Register`]
+//! frame with the descriptor attached (`SCM_RIGHTS`). The server answers with a [`Registered`] frame:
+//! an unguessable id, good on this connection's host for this user for as long as the connection
+//! lives, or the reason why not. Closing the connection takes all of its regions away.
+//!
+//! A region is an array of slots. A slot is a [`SLOT_HEADER_BYTES`] header, whose first eight bytes
+//! are the *generation*, followed by logits. To use a slot, write the logits, then store a generation
+//! that the slot has not had before (release order), then name `{region, slot, generation,
+//! length_bytes}` in a request. The slot is the server's until the answer has come. The server checks
+//! the generation before and after it reads: a slot that was rewritten meanwhile is refused.
+//!
+//! All integers are little-endian.
+
+/// First bytes of every frame: `lgtd`.
+pub const MAGIC: u32 = u32::from_le_bytes(*b"lgtd");
+/// Version of this layout.
+pub const VERSION: u32 = 1;
+/// Bytes before the logits of a slot.
+pub const SLOT_HEADER_BYTES: usize = 64;
+/// A slot's stride is a multiple of this.
+pub const SLOT_ALIGN_BYTES: usize = 64;
+/// Bytes of a region's id.
+pub const REGION_ID_BYTES: usize = 16;
+
+/// What a client sends, with the memfd attached: 24 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Register {
+    /// Header and logits of one slot.
+    pub slot_stride_bytes: u64,
+    /// Slots in the region.
+    pub slot_count: u32,
+}
+
+impl Register {
+    /// Bytes on the wire.
+    pub const BYTES: usize = 24;
+
+    /// The frame.
+    pub fn encode(&self) -> [u8; Self::BYTES] {
+        let mut frame = [0; Self::BYTES];
+        frame[..4].copy_from_slice(&MAGIC.to_le_bytes());
+        frame[4..8].copy_from_slice(&VERSION.to_le_bytes());
+        frame[8..16].copy_from_slice(&self.slot_stride_bytes.to_le_bytes());
+        frame[16..20].copy_from_slice(&self.slot_count.to_le_bytes());
+        frame
+    }
+
+    /// Parses a frame; the reason says what was expected.
+    pub fn decode(frame: &[u8; Self::BYTES]) -> Result<Self, String> {
+        let word =
+            |at: usize| u32::from_le_bytes(frame[at..at + 4].try_into().expect("four bytes"));
+        if word(0) != MAGIC {
+            return Err(format!("the frame starts with {:#010x}, not {MAGIC:#010x}", word(0)));
+        }
+        if word(4) != VERSION {
+            return Err(format!("version {}, this server speaks {VERSION}", word(4)));
+        }
+        let stride = frame[8..16].try_into().expect("eight bytes");
+        Ok(Self { slot_stride_bytes: u64::from_le_bytes(stride), slot_count: word(16) })
+    }
+}
+
+/// What the server answers: 16 bytes of id, or 16 zeros, a u32 length, and that many bytes of reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Registered {
+    /// The region's id.
+    Accepted([u8; REGION_ID_BYTES]),
+    /// Why there is none. At most [`Self::REASON_BYTES_MAX`] bytes.
+    Refused(String),
+}
+
+impl Registered {
+    /// Longest reason on the wire.
+    pub const REASON_BYTES_MAX: usize = 512;
+
+    /// The frame.
+    pub fn encode(&self) -> Vec<u8> {
+        match self {
+            Self::Accepted(id) => [id.as_slice(), &[0; 4]].concat(),
+            Self::Refused(reason) => {
+                let mut end = reason.len().min(Self::REASON_BYTES_MAX);
+                while !reason.is_char_boundary(end) {
+                    end -= 1;
+                }
+                let length = (end as u32).to_le_bytes();
+                [&[0; REGION_ID_BYTES], length.as_slice(), &reason.as_bytes()[..end]].concat()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_come_back_as_they_went() {
+        let register = Register { slot_stride_bytes: 1 << 33, slot_count: 7 };
+        assert_eq!(Register::decode(&register.encode()), Ok(register));
+        let mut old = register.encode();
+        old[4] = 9;
+        assert!(Register::decode(&old).unwrap_err().contains("version 9"));
+        assert!(Register::decode(&[0; 24]).unwrap_err().contains("starts with"));
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_between_characters() {
+        let frame = Registered::Refused("é".repeat(400)).encode();
+        assert_eq!(frame.len(), 20 + Registered::REASON_BYTES_MAX);
+        assert!(std::str::from_utf8(&frame[20..]).is_ok());
+    }
+}
