@@ -15,8 +15,8 @@ pub mod engine;
 pub mod generate;
 pub mod npy;
 pub mod params;
-pub mod recheck;
 pub mod plane;
+pub mod recheck;
 pub mod server;
 pub mod trace;
 

@@ -23,7 +23,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("plane", &["api"]),
     ("client", &["api"]),
     ("load", &["client", "trace", "api"]),
-    ("config", &["engine", "backend", "batch", "params"]),
+    ("config", &["plane", "engine", "backend", "batch", "params"]),
     (
         "server",
         &["config", "trace", "plane", "engine", "backend", "batch", "params", "arithmetic", "api"],
@@ -35,6 +35,8 @@ const ROOMS: &[(&str, &[&str])] = &[
             "config",
             "client",
             "load",
+            "trace",
+            "recheck",
             "api",
             "plane",
             "engine",
@@ -63,7 +65,7 @@ const CRATES: &[(&str, &[&str])] = &[
 /// All that the arithmetic stands on.
 const ARITHMETIC_CRATES: &[&str] = &["core", "half", "libm"];
 /// Where `unsafe` may be: vector instructions, devices, and memory that others share.
-const UNSAFE: &[&str] = &["backend/cpu/", "backend/cuda/", "plane/"];
+const UNSAFE: &[&str] = &["backend/cpu/", "backend/cuda/", "plane/", "client/region.rs"];
 /// The oracle works out cuts and draws by itself, to stay an independent opinion.
 const NOT_FOR_REFERENCE: &[[&str; 2]] = &[["arithmetic", "cut"], ["arithmetic", "draw"]];
 

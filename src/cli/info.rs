@@ -77,6 +77,7 @@ fn local() -> Result<GetInfoResponse, Box<dyn Error>> {
         devices: vec![device(cpu.device()), device(oracle.device())],
         limits: Some(convert::limits(&config)),
         planes: Vec::new(),
+        ..Default::default()
     })
 }
 

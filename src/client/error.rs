@@ -18,6 +18,14 @@ pub enum Error {
         /// What the system said.
         reason: String,
     },
+    /// Memory could not be shared.
+    #[error("cannot share memory over {control}: {reason}")]
+    Region {
+        /// The control socket.
+        control: String,
+        /// What the server or the system said.
+        reason: String,
+    },
     /// The server's answer is an error.
     #[error("{}: {}", .0.code(), .0.message())]
     Status(Box<Status>),

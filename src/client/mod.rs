@@ -25,11 +25,13 @@
 
 mod connect;
 mod error;
+mod region;
 mod split;
 mod stream;
 
 pub use connect::Builder;
 pub use error::Error;
+pub use region::Region;
 pub use split::split;
 pub use stream::{SampleReceiver, SampleSender, SampleStream};
 

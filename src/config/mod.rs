@@ -14,6 +14,7 @@ use crate::backend::Backend;
 use crate::backend::cpu::{Cpu, CpuError, CpuOptions, Isa};
 use crate::backend::reference::Reference;
 use crate::engine::EngineConfig;
+use crate::plane::shm::ShmLimits;
 use clap::{Args, Command, FromArgMatches, ValueEnum};
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -54,6 +55,10 @@ pub struct Config {
     /// Who may come in
     #[command(flatten, next_help_heading = "Security")]
     pub security: SecurityConfig,
+
+    /// Memory instead of bytes, for callers on this host
+    #[command(flatten, next_help_heading = "Shared memory")]
+    pub shm: ShmConfig,
 
     /// How to leave
     #[command(flatten, next_help_heading = "Drain (on SIGTERM or SIGINT)")]
@@ -231,6 +236,47 @@ pub struct SecurityConfig {
     pub insecure: bool,
 }
 
+/// Memory instead of bytes, for callers on this host.
+#[derive(Clone, Debug, Args)]
+pub struct ShmConfig {
+    /// Unix socket where callers hand over shared memory: unix:PATH. Off unless given; needs a unix:
+    /// address to listen on, which the requests come over
+    #[arg(long, value_name = "ADDRESS", env = "LOGITD_SHM")]
+    pub shm: Option<Address>,
+
+    /// Connections to that socket; others wait
+    #[arg(long, value_name = "N", env = "LOGITD_SHM_CONNECTIONS_MAX", default_value = "256", value_parser = count)]
+    pub shm_connections_max: usize,
+
+    /// Regions of one process
+    #[arg(long, value_name = "N", env = "LOGITD_SHM_REGIONS_PER_PEER_MAX", default_value = "16", value_parser = count)]
+    pub shm_regions_per_peer_max: usize,
+
+    /// Slots of one region
+    #[arg(long, value_name = "N", env = "LOGITD_SHM_SLOTS_MAX", default_value = "1024", value_parser = count32)]
+    pub shm_slots_max: u32,
+
+    /// Bytes that one process shares
+    #[arg(long, value_name = "BYTES", env = "LOGITD_SHM_BYTES_PER_PEER_MAX", default_value = "1GiB", value_parser = bytes)]
+    pub shm_bytes_per_peer_max: usize,
+
+    /// Bytes that all processes share
+    #[arg(long, value_name = "BYTES", env = "LOGITD_SHM_BYTES_MAX", default_value = "4GiB", value_parser = bytes)]
+    pub shm_bytes_max: usize,
+}
+
+impl ShmConfig {
+    /// The plane's share of the settings.
+    pub fn limits(&self) -> ShmLimits {
+        ShmLimits {
+            regions_per_peer_max: self.shm_regions_per_peer_max,
+            bytes_per_peer_max: self.shm_bytes_per_peer_max as u64,
+            bytes_max: self.shm_bytes_max as u64,
+            slots_per_region_max: self.shm_slots_max,
+        }
+    }
+}
+
 /// How to leave.
 #[derive(Clone, Debug, Args)]
 pub struct DrainConfig {
@@ -334,6 +380,19 @@ impl Config {
                 "--listen {open} can be reached from other hosts, without encryption; give --tls-cert and \
                  --tls-key, or --insecure if the network is trusted"
             ));
+        }
+        match &self.shm.shm {
+            Some(Address::Tcp(address)) => {
+                return wrong(format!(
+                    "--shm {address} is not a Unix socket, and memory goes over nothing else; write unix:PATH"
+                ));
+            }
+            Some(path) if !self.listen.iter().any(|a| matches!(a, Address::Unix(_))) => {
+                return wrong(format!(
+                    "--shm {path} needs a Unix socket for the requests too; add --listen unix:PATH"
+                ));
+            }
+            _ => {}
         }
         for (flag, value, low, high) in [
             ("--frame-bytes-max", self.connections.frame_bytes_max, 16 << 10, (16 << 20) - 1),

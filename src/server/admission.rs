@@ -9,6 +9,7 @@ use super::frames::{Admissions, Messages, Shape};
 use super::metrics::{self, RequestWatch};
 use super::{Shared, convert, telemetry};
 use crate::api::sampler_service_server::SamplerServiceServer;
+use crate::plane::shm::Peer;
 use crate::server::service::Sampler;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
@@ -32,6 +33,8 @@ pub struct Call {
     pub deadline: Option<Instant>,
     /// Whose it is, where tokens are asked for.
     pub token: Option<Arc<Token>>,
+    /// Which process it comes from, where it came over a Unix socket.
+    pub peer: Option<Peer>,
     /// The permits of its messages.
     pub admissions: Admissions,
 }
@@ -53,10 +56,12 @@ impl Admission {
         Self { shared, inner }
     }
 
-    fn call_of(&self, headers: &HeaderMap) -> Result<Call, Error> {
+    fn call_of(&self, request: &Request<Body>) -> Result<Call, Error> {
+        let headers = request.headers();
+        let peer = request.extensions().get().copied();
         let token = self.shared.tokens.as_ref().map(|tokens| tokens.check(headers)).transpose()?;
         let deadline = timeout(headers)?.and_then(|timeout| Instant::now().checked_add(timeout));
-        Ok(Call { deadline, token, admissions: Admissions::default() })
+        Ok(Call { deadline, token, peer, admissions: Admissions::default() })
     }
 }
 
@@ -77,7 +82,7 @@ impl Service<Request<Body>> for Admission {
         let method = Method::of(request.uri().path());
         let watch =
             if method.counted { RequestWatch::begin() } else { RequestWatch::begin_quiet() };
-        let call = match self.call_of(request.headers()) {
+        let call = match self.call_of(&request) {
             Ok(call) => call,
             Err(error) => {
                 let status = convert::status(&error);

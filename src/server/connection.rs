@@ -3,6 +3,7 @@
 use super::listen::{Connection, Listener};
 use super::metrics;
 use crate::config::Config;
+use crate::plane::shm::Peer;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -113,20 +114,33 @@ impl Connections {
         match (&self.tls, connection) {
             (Some(tls), connection @ Connection::Tcp(_)) => {
                 match timeout(self.handshake_timeout, tls.accept(connection)).await {
-                    Ok(Ok(io)) => self.serve_http(io).await,
+                    Ok(Ok(io)) => self.serve_http(io, None).await,
                     Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
                     Err(_) => tracing::debug!("TLS handshake timed out"),
                 }
             }
-            (_, connection) => self.serve_http(connection).await,
+            (_, connection) => {
+                let peer = connection.peer();
+                self.serve_http(connection, peer).await;
+            }
         }
     }
 
-    async fn serve_http(&self, io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    /// `peer` is who the kernel says is at the other end, which it says of Unix sockets only.
+    async fn serve_http(
+        &self,
+        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        peer: Option<Peer>,
+    ) {
         let received = Arc::new(AtomicUsize::new(0));
         let io = TokioIo::new(Counted { io, received: Arc::clone(&received) });
-        let routes =
-            self.routes.clone().map_request(|request: http::Request<_>| request.map(Body::new));
+        let routes = self.routes.clone().map_request(move |request: http::Request<_>| {
+            let mut request = request.map(Body::new);
+            if let Some(peer) = peer {
+                request.extensions_mut().insert(peer);
+            }
+            request
+        });
         let mut connection =
             std::pin::pin!(self.http.serve_connection(io, TowerToHyperService::new(routes)));
         let mut draining = std::pin::pin!(self.draining.cancelled());

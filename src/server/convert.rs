@@ -11,6 +11,7 @@ use crate::batch::{Dtype, RowResult, RowStatus, VOCAB_SIZE_MAX};
 use crate::config::Config;
 use crate::engine::{Completed, Failure, Priority, Refused, RequestRow};
 use crate::params::{DRAWS_MAX, ParamsSpec, SamplingParams};
+use crate::plane::shm::{ShmError, SlotRef};
 use bytes::Bytes;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt};
@@ -89,7 +90,11 @@ pub fn batch(request: api::SampleRequest, limits: &api::Limits) -> Result<Batch,
 }
 
 /// The answer to a request that was sampled with these parameters, one a row.
-pub fn response(done: &Completed, params: &[SamplingParams]) -> api::SampleResponse {
+pub fn response(
+    done: &Completed,
+    params: &[SamplingParams],
+    plane: api::Plane,
+) -> api::SampleResponse {
     let us = |time: std::time::Duration| time.as_micros() as u64;
     api::SampleResponse {
         rows: done
@@ -105,8 +110,18 @@ pub fn response(done: &Completed, params: &[SamplingParams]) -> api::SampleRespo
         }),
         device: done.device.id.clone(),
         arithmetic_version: arithmetic::VERSION,
-        plane: api::Plane::Inline.into(),
+        plane: plane.into(),
     }
+}
+
+/// The slot that a request names.
+pub fn slot(slot: &api::SlotRef) -> Result<SlotRef, Error> {
+    let region = slot.region.as_ref().try_into().map_err(|_| {
+        let bytes = slot.region.len();
+        Error::invalid("slot.region", format!("has {bytes} bytes; allowed: 16, as registered"))
+    })?;
+    let api::SlotRef { slot, generation, length_bytes, .. } = *slot;
+    Ok(SlotRef { region, slot, generation, length_bytes })
 }
 
 /// What `GetInfo` says of the limits.
@@ -154,6 +169,12 @@ pub fn status(error: &Error) -> Status {
             details.set_quota_failure(vec![quota("token_rows_max", *limit as u64, error)]);
             Code::ResourceExhausted
         }
+        E::Shm(ShmError::Bounds { field, .. }) => {
+            details.add_bad_request_violation(format!("slot.{field}"), error.to_string());
+            Code::InvalidArgument
+        }
+        E::Shm(ShmError::UnknownRegion) => Code::NotFound,
+        E::Shm(_) | E::NoShm(_) => Code::FailedPrecondition,
         E::Refused(Refused::Empty) => {
             details.add_bad_request_violation("logits", error.to_string());
             Code::InvalidArgument

@@ -1,6 +1,7 @@
 //! Everything a request can be answered with instead of tokens.
 
 use crate::engine::{Failure, Refused};
+use crate::plane::shm::ShmError;
 use std::time::Duration;
 
 /// Why a request has no response. [`convert::status`](super::convert::status) is the one table from
@@ -30,6 +31,12 @@ pub enum Error {
     /// The engine took it, and could not answer.
     #[error("{0}")]
     Failed(#[from] Failure),
+    /// The slot that a request names gave no logits.
+    #[error("{0}")]
+    Shm(#[from] ShmError),
+    /// The request wants a plane that this connection does not have.
+    #[error("slot: shared memory is not offered here; {0}")]
+    NoShm(&'static str),
     /// The token holds as much as it may.
     #[error("token {token} has {held} rows waiting or being sampled, and {asked} more exceed its {limit} \
              (--token-rows-max); try again in {} ms", retry_after.as_millis())]

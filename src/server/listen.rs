@@ -1,6 +1,7 @@
 //! Where connections come from: TCP and Unix sockets.
 
 use crate::config::Address;
+use crate::plane::shm::Peer;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
@@ -76,6 +77,14 @@ impl Listener {
         }
     }
 
+    /// The socket where memory is handed over, and its file.
+    pub fn bind_control(path: &Path) -> Result<(UnixListener, SocketFile), ListenError> {
+        bind_unix(path).map_err(|error| ListenError {
+            address: Address::Unix(path.into()),
+            reason: error.to_string(),
+        })
+    }
+
     /// The next connection.
     pub async fn accept(&self) -> io::Result<Connection> {
         match &self.socket {
@@ -144,7 +153,7 @@ impl Drop for PrivateDirectory {
 
 /// A socket's file, removed when dropped unless it is no longer ours.
 #[derive(Debug)]
-struct SocketFile {
+pub(super) struct SocketFile {
     path: PathBuf,
     inode: u64,
 }
@@ -173,6 +182,15 @@ fn inode(path: &Path) -> io::Result<u64> {
 pub(super) enum Connection {
     Tcp(TcpStream),
     Unix(UnixStream),
+}
+
+impl Connection {
+    /// Who is at the other end, where the kernel says so.
+    pub fn peer(&self) -> Option<Peer> {
+        let Self::Unix(stream) = self else { return None };
+        let credentials = stream.peer_cred().ok()?;
+        Some(Peer { uid: credentials.uid(), pid: credentials.pid()? })
+    }
 }
 
 macro_rules! forward {

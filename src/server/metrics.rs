@@ -3,6 +3,7 @@
 //! Every number is recorded where the fact is known: queue, batches and rows in the engine, calls and
 //! bytes here. The recorder is one for the process; servers that share a process share the numbers.
 
+use crate::api::Plane;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -142,9 +143,13 @@ impl Drop for RequestWatch {
     }
 }
 
-/// Logits came in as bytes of a request.
-pub fn inline_bytes(bytes: usize) {
-    counter!("logitd_bytes_total", "plane" => "inline").increment(bytes as u64);
+/// Logits came in.
+pub fn plane_bytes(plane: Plane, bytes: usize) {
+    let plane = match plane {
+        Plane::SharedMemory => "shared_memory",
+        Plane::Inline | Plane::Unspecified => "inline",
+    };
+    counter!("logitd_bytes_total", "plane" => plane).increment(bytes as u64);
 }
 
 /// There was no place for a connection.

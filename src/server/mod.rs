@@ -23,12 +23,14 @@ pub use error::{Error, Violation};
 pub use listen::{ListenError, Listeners};
 
 use crate::api::{self, sampler_service_server::SERVICE_NAME};
-use crate::config::Config;
+use crate::config::{Address, Config};
 use crate::engine::Engine;
+use crate::plane::{control, pool::Pool, shm::Registry};
 use admission::Admission;
 use auth::Tokens;
 use connection::Connections;
 use frames::Bounds;
+use listen::Listener;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -53,10 +55,25 @@ struct Shared {
     bounds: Bounds,
     stream_stall_timeout: Duration,
     tokens: Option<Tokens>,
+    shm: Option<SharedMemory>,
     /// Finish what has begun, begin nothing new.
     draining: CancellationToken,
     /// One a call, until its answer has left.
     active: TaskTracker,
+}
+
+/// Memory that callers on this host share with the server.
+struct SharedMemory {
+    registry: Arc<Registry>,
+    pool: Pool,
+    /// Where it is handed over, as clients are told.
+    control: String,
+}
+
+/// The socket where memory is handed over, bound; its file goes with it.
+struct ControlSocket {
+    listener: tokio::net::UnixListener,
+    _file: listen::SocketFile,
 }
 
 /// A server that is ready to run: files are read, sockets are bound.
@@ -66,6 +83,7 @@ pub struct Server {
     metrics: Option<tokio::net::TcpListener>,
     tls: Option<tokio_rustls::TlsAcceptor>,
     tokens: Option<Tokens>,
+    control: Option<ControlSocket>,
 }
 
 /// Why a server cannot run, or did not end well.
@@ -125,7 +143,14 @@ impl Server {
             ),
         };
         let listeners = Listeners::bind(&config.listen)?;
-        Ok(Self { config, listeners, metrics, tls, tokens })
+        let control = match &config.shm.shm {
+            Some(Address::Unix(path)) => {
+                let (listener, file) = Listener::bind_control(path)?;
+                Some(ControlSocket { listener, _file: file })
+            }
+            _ => None,
+        };
+        Ok(Self { config, listeners, metrics, tls, tokens, control })
     }
 
     /// The addresses, with the ports that were taken where 0 was asked for.
@@ -150,7 +175,7 @@ impl Server {
         engine: Engine,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServerError> {
-        let Self { config, listeners, metrics, tls, tokens } = self;
+        let Self { config, listeners, metrics, tls, tokens, control } = self;
         let scraped = metrics.map(|listener| tokio::spawn(metrics::serve(listener)));
         let shared = Arc::new(Shared {
             engine: engine.clone(),
@@ -161,6 +186,11 @@ impl Server {
             },
             stream_stall_timeout: config.connections.stream_stall_timeout,
             tokens,
+            shm: config.shm.shm.as_ref().map(|control| SharedMemory {
+                registry: Arc::new(Registry::new(config.shm.limits())),
+                pool: Pool::new(config.work.queue_bytes_max),
+                control: control.to_string(),
+            }),
             draining: CancellationToken::new(),
             active: TaskTracker::new(),
         });
@@ -176,12 +206,25 @@ impl Server {
             connections.tasks.spawn(Arc::clone(&connections).accept(listener));
         }
 
+        // Regions stay until the last call that may name one has been answered.
+        let handed_over = CancellationToken::new();
+        if let (Some(control), Some(shm)) = (control, &shared.shm) {
+            let registry = Arc::clone(&shm.registry);
+            let connections_max = config.shm.shm_connections_max;
+            let stop = handed_over.clone();
+            tokio::spawn(async move {
+                let ControlSocket { listener, _file } = control;
+                control::serve(listener, registry, connections_max, stop).await;
+            });
+        }
+
         let healthy = follow_devices(&engine, &health);
         tokio::select! {
             () = shutdown => {}
             () = healthy => {}
         }
         let result = drain(&config, &shared, &health, &connections).await;
+        handed_over.cancel();
         if let Some(scraped) = scraped {
             scraped.abort();
         }

@@ -16,6 +16,10 @@ use crate::params::SamplingParams;
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
 
+/// Slots up to this size are copied where the call is handled: some 50 us. Larger ones would hold up
+/// the calls behind them.
+const COPY_INLINE_BYTES_MAX: usize = 512 << 10;
+
 /// Implements the API over the engine.
 #[derive(Clone)]
 pub struct Sampler {
@@ -69,8 +73,20 @@ impl SamplerService for Sampler {
             arithmetic_version: arithmetic::VERSION,
             devices: self.shared.engine.devices().into_iter().map(device).collect(),
             limits: Some(self.shared.limits),
-            planes: vec![Plane::Inline.into()],
+            planes: self.planes(),
+            shm_control: self
+                .shared
+                .shm
+                .as_ref()
+                .map_or_else(String::new, |shm| shm.control.clone()),
         }))
+    }
+}
+
+impl Sampler {
+    fn planes(&self) -> Vec<i32> {
+        let shared_memory = self.shared.shm.as_ref().map(|_| Plane::SharedMemory);
+        [Some(Plane::Inline), shared_memory].into_iter().flatten().map(i32::from).collect()
     }
 }
 
@@ -79,11 +95,12 @@ pub(super) async fn sample(
     shared: &Shared,
     call: &Call,
     mut permit: Permit,
-    request: SampleRequest,
+    mut request: SampleRequest,
 ) -> Result<SampleResponse, Error> {
+    let plane = fetch(shared, call, &mut permit, &mut request).await?;
     let batch = convert::batch(request, &shared.limits)?;
     permit.resize(batch.rows.len(), batch.bytes())?;
-    metrics::inline_bytes(batch.bytes());
+    metrics::plane_bytes(plane, batch.bytes());
     tracing::Span::current().record("rows", batch.rows.len());
     let _token_rows =
         call.token.as_ref().map(|token| token.reserve(batch.rows.len())).transpose()?;
@@ -91,7 +108,37 @@ pub(super) async fn sample(
     let request =
         engine::Request { rows: batch.rows, deadline: call.deadline, priority: batch.priority };
     let done = shared.engine.submit(permit, request)?.await?;
-    Ok(convert::response(&done, &params))
+    Ok(convert::response(&done, &params, plane))
+}
+
+/// Puts the logits of a slot in the place of bytes on the wire; from there on both are the same.
+async fn fetch(
+    shared: &Shared,
+    call: &Call,
+    permit: &mut Permit,
+    request: &mut SampleRequest,
+) -> Result<Plane, Error> {
+    let Some(slot) = request.slot.take() else { return Ok(Plane::Inline) };
+    if !request.logits.is_empty() {
+        let bytes = request.logits.len();
+        let text = format!("has {bytes} bytes beside a slot; allowed: one or the other");
+        return Err(Error::invalid("logits", text));
+    }
+    let shm = shared.shm.as_ref().ok_or(Error::NoShm("the server has no --shm socket"))?;
+    let peer = call.peer.ok_or(Error::NoShm("call over the server's Unix socket"))?;
+    let slot = convert::slot(&slot)?;
+    let bytes = usize::try_from(slot.length_bytes).unwrap_or(usize::MAX);
+    permit.resize(permit.rows(), bytes)?;
+    let (registry, pool) = (Arc::clone(&shm.registry), shm.pool.clone());
+    let read = move || registry.read(slot, peer, &pool);
+    let buffer = if bytes <= COPY_INLINE_BYTES_MAX {
+        read()?
+    } else {
+        let read = tokio::task::spawn_blocking(read).await;
+        read.map_err(|_| Error::NoShm("the server is shutting down"))??
+    };
+    request.logits = buffer.freeze();
+    Ok(Plane::SharedMemory)
 }
 
 fn call<T>(request: &mut Request<T>) -> Result<Call, Status> {
