@@ -22,6 +22,10 @@ def blocks(text: str, language: str) -> list[str]:
 
 
 class Readme(unittest.TestCase):
+    def test_the_rust_it_asks_for_is_the_one_that_cargo_asks_for(self):
+        needed = re.search(r'^rust-version = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.M)[1]
+        self.assertIn(f"With Rust {needed} or later", README)
+
     def test_the_example_answers_as_printed(self):
         api = section("The API")
         command, = blocks(api, "sh")
