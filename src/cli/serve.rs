@@ -38,7 +38,7 @@ async fn serve(config: Config) -> Result<(), Box<dyn Error>> {
     let signals = Signals::new()?;
     metrics::install();
     let server = Server::bind(config.clone()).await?;
-    let engine = Engine::start(config.engine(), config.device.open()?);
+    let engine = Engine::start(config.engine(), config.devices()?);
     for state in engine.devices() {
         let device = state.info;
         tracing::info!(

@@ -5,6 +5,7 @@
 //! first of these that is given counts, then the default. The flags are the only list: the file's
 //! values take the place of their defaults, and pass through the same parsers.
 
+mod devices;
 mod file;
 mod values;
 
@@ -157,6 +158,15 @@ pub struct WorkConfig {
     /// Take a device out when such a comparison finds a difference
     #[arg(long, env = "LOGITD_VERIFY_STRICT", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub verify_strict: bool,
+
+    /// Write the differing row, with its logits and seed, into this directory, to be replayed with
+    /// logitd sample. Nothing is written unless given: the files hold what clients sampled
+    #[arg(long, value_name = "DIR", env = "LOGITD_VERIFY_DUMP_DIR")]
+    pub verify_dump_dir: Option<PathBuf>,
+
+    /// Differing rows written at most
+    #[arg(long, value_name = "N", env = "LOGITD_VERIFY_DUMPS_MAX", default_value = "16", value_parser = count32)]
+    pub verify_dumps_max: u32,
 }
 
 /// What clients may hold open.
