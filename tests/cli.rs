@@ -312,6 +312,23 @@ fn logprobs_keep_their_bits() {
 }
 
 #[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let folder = Folder::new();
+    let file = folder.npy("a.npy", Dtype::F32, &rows(50, 10));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_logitd"))
+        .args(["sample", "--json", "--logits", &file, "--draws", "1024"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.starts_with("{\"row\":0"), "{line}");
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr), (Some(0), vec![]));
+}
+
+#[test]
 fn texts_of_tokens_are_shown() {
     let folder = Folder::new();
     let file = folder.npy("a.npy", Dtype::F32, &[vec![0.0, 5.0]]);

@@ -56,7 +56,7 @@ impl Chart {
         let (label, number) = (width * 3 / 10, 4);
         let room = width - label - number - 2;
         let facts = format!(
-            "{} kept, {} different",
+            "{} kept, {} distinct",
             grouped(u64::from(self.kept)),
             grouped(self.tokens.len() as u64)
         );

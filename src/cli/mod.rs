@@ -77,7 +77,7 @@ pub fn main() -> ExitCode {
         Command::Info(args) => info::run(args),
     };
     outcome.unwrap_or_else(|error| {
-        // Whoever read the output has what he wanted: `logitd sample .. | head`.
+        // Whoever read the output has enough of it: `logitd sample .. | head`.
         if error.downcast_ref().is_some_and(is_broken_pipe) {
             return ExitCode::SUCCESS;
         }

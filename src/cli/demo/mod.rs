@@ -202,7 +202,7 @@ impl<W: Write> Page<W> {
     fn speed(&mut self, server: &mut dyn Sampler) -> Result<(), Box<dyn Error>> {
         let ParamsSpec { temperature, top_k, top_p, .. } = speed::PARAMS;
         self.section(&format!(
-            "Speed: temperature {temperature}, top_k {top_k}, top_p {top_p}, median"
+            "Speed: rows of 512 KiB, temperature {temperature}, top_k {top_k}, top_p {top_p}, median"
         ))?;
         let mut cpu = Local::new(BackendName::Cpu(None).open(0)?);
         let samplers: [(&str, &mut dyn Sampler); 2] =
@@ -266,7 +266,7 @@ fn charted(args: &Args) -> usize {
 
 /// ` like 72   have 55 ..` in one line, with what was kept and drawn at its end.
 fn summary(chart: &Chart, width: usize) -> String {
-    let facts = format!("{} kept, {} different", chart.kept(), chart.distinct());
+    let facts = format!("{} kept, {} distinct", chart.kept(), chart.distinct());
     let room = width - facts.len() - 4;
     let mut line = String::new();
     for (text, count) in chart.most_frequent() {

@@ -4,21 +4,19 @@
 //! into batches of mixed rows. A batch depends on nothing but where it begins, so that a difference
 //! which shows only among certain batchmates is replayed as well.
 
+mod compare;
+mod pieces;
+
 use super::device::{BackendName, describe};
-use super::params;
 use super::progress::Progress;
 use super::text::grouped;
 use super::{DtypeArg, Outcome};
-use crate::backend::Backend;
-use crate::backend::dual::{Difference, first_difference};
-use crate::batch::{Dtype, Results, Row, VOCAB_SIZE_MAX};
-use crate::generate::{self, Random};
-use crate::npy::{Declared, LogitsFile};
-use crate::params::{ParamsSpec, SamplingParams};
-use std::error::Error;
+use crate::batch::{Dtype, VOCAB_SIZE_MAX};
+use compare::{Found, Verdict, compare};
+use pieces::pieces;
 use std::fmt::Write as _;
 use std::io::{Write as _, stdout};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -90,13 +88,6 @@ Examples:
 
 Exit code: 0 no difference, 1 a difference, 2 an error.";
 
-/// Rows of a batch, unless they are large.
-const BATCH_ROWS_MAX: usize = 64;
-/// Bytes of logits of a batch, unless it is a single row.
-const BATCH_BYTES_MAX: usize = 16 << 20;
-/// Parameter sets for each row of a file.
-const SETS: u64 = 8;
-
 /// Runs the command.
 pub fn run(args: Args) -> Outcome {
     let start = Instant::now();
@@ -130,95 +121,6 @@ pub fn run(args: Args) -> Outcome {
             Ok(ExitCode::FAILURE)
         }
     }
-}
-
-/// What was compared, and what was found.
-struct Verdict {
-    rows: u64,
-    draws: u64,
-    logits: u64,
-    found: Option<Found>,
-}
-
-/// The first difference.
-struct Found {
-    difference: Difference,
-    /// Where its row comes from.
-    origin: String,
-    /// The batch it shows in: the number of its first piece, and how many there are.
-    batch: (u64, usize),
-}
-
-/// One row of logits, and the parameter sets to sample it with.
-struct Piece {
-    origin: String,
-    dtype: Dtype,
-    logits: Vec<u8>,
-    params: Vec<SamplingParams>,
-}
-
-/// Runs both backends over everything, up to the first difference.
-fn compare(
-    pieces: impl Iterator<Item = Result<Piece, Box<dyn Error>>>,
-    a: &mut dyn Backend,
-    b: &mut dyn Backend,
-    mut progress: Progress,
-) -> Result<Verdict, Box<dyn Error>> {
-    let mut verdict = Verdict { rows: 0, draws: 0, logits: 0, found: None };
-    let mut first = 0;
-    for batch in batches(pieces) {
-        let batch = batch?;
-        let rows = rows(&batch)?;
-        let found = differ(&rows, a, b)?;
-        let compared = found.as_ref().map_or(rows.len(), |difference| difference.row_index + 1);
-        for row in &rows[..compared] {
-            verdict.rows += 1;
-            verdict.draws += u64::from(row.params().draws());
-            verdict.logits += u64::from(row.vocab_size());
-        }
-        if let Some(difference) = found {
-            verdict.found = Some(locate(difference, &batch, first, a, b)?);
-            break;
-        }
-        first += batch.len() as u64;
-        progress.advance(rows.len() as u64);
-    }
-    Ok(verdict)
-}
-
-/// Finds out whether a difference shows without its batchmates.
-fn locate(
-    difference: Difference,
-    batch: &[Piece],
-    first: u64,
-    a: &mut dyn Backend,
-    b: &mut dyn Backend,
-) -> Result<Found, Box<dyn Error>> {
-    let mut before = 0;
-    let piece = batch
-        .iter()
-        .position(|piece| {
-            before += piece.params.len();
-            difference.row_index < before
-        })
-        .expect("the row is one of the batch");
-    let alone = differ(&rows(&batch[piece..=piece])?, a, b)?;
-    let (difference, batch_rows) = match alone {
-        Some(alone) => (alone, (first + piece as u64, 1)),
-        None => (difference, (first, batch.len())),
-    };
-    Ok(Found { difference, origin: batch[piece].origin.clone(), batch: batch_rows })
-}
-
-fn differ(
-    rows: &[Row<'_>],
-    a: &mut dyn Backend,
-    b: &mut dyn Backend,
-) -> Result<Option<Difference>, Box<dyn Error>> {
-    let (mut of_a, mut of_b) = (Results::default(), Results::default());
-    a.sample(rows, &mut of_a)?;
-    b.sample(rows, &mut of_b)?;
-    Ok(first_difference(rows, &of_a, &of_b))
 }
 
 impl Found {
@@ -259,112 +161,12 @@ impl Found {
     }
 }
 
-/// Batches of neighbouring pieces, within the budgets above.
-fn batches(
-    pieces: impl Iterator<Item = Result<Piece, Box<dyn Error>>>,
-) -> impl Iterator<Item = Result<Vec<Piece>, Box<dyn Error>>> {
-    let mut pieces = pieces.peekable();
-    std::iter::from_fn(move || {
-        let mut batch = Vec::new();
-        let (mut rows, mut bytes) = (0, 0);
-        loop {
-            let piece = pieces.next_if(|piece| match piece {
-                Ok(piece) => {
-                    rows += piece.params.len();
-                    bytes += piece.logits.len();
-                    batch.is_empty() || (rows <= BATCH_ROWS_MAX && bytes <= BATCH_BYTES_MAX)
-                }
-                Err(_) => batch.is_empty(),
-            });
-            match piece {
-                Some(Ok(piece)) => batch.push(piece),
-                Some(Err(error)) => return Some(Err(error)),
-                None => return (!batch.is_empty()).then_some(Ok(batch)),
-            }
-        }
-    })
-}
-
-fn rows(batch: &[Piece]) -> Result<Vec<Row<'_>>, Box<dyn Error>> {
-    let of = |piece| {
-        let Piece { dtype, logits, params, .. }: &Piece = piece;
-        params.iter().map(|&params| Row::new(*dtype, logits, params))
-    };
-    Ok(batch.iter().flat_map(of).collect::<Result<_, _>>()?)
-}
-
-type Pieces = Box<dyn Iterator<Item = Result<Piece, Box<dyn Error>>>>;
-
-/// What is to be compared, and how many rows it is.
-fn pieces(args: &Args) -> Result<(u64, Pieces), Box<dyn Error>> {
-    if !args.logits.is_empty() {
-        return from_files(args);
-    }
-    let (seed, cap, first) = (args.seed, args.vocab_size_max, args.first_row);
-    let end = first
-        .checked_add(args.rows)
-        .ok_or_else(|| format!("--first-row {first} and --rows {} pass 2^64", args.rows))?;
-    let pieces = (first..end).map(move |index| {
-        let case = generate::case(seed, index, cap);
-        let origin = format!("row {index} of seed {seed}, values {:?}", case.values);
-        Ok(Piece { origin, dtype: case.dtype, logits: case.logits, params: vec![case.params] })
-    });
-    Ok((args.rows, Box::new(pieces)))
-}
-
-fn from_files(args: &Args) -> Result<(u64, Pieces), Box<dyn Error>> {
-    let declared = Declared { dtype: args.dtype.map(Into::into), vocab_size: args.vocab_size };
-    let mut total = 0;
-    let mut all: Vec<Pieces> = Vec::new();
-    for path in &args.logits {
-        let file = LogitsFile::open(path, declared)
-            .map_err(|error| format!("{}: {error}", path.display()))?;
-        let count = file.rows();
-        let given = match &args.params {
-            Some(params) => Some(params::read(params, ParamsSpec::default(), count)?),
-            None => None,
-        };
-        total += count as u64 * if given.is_some() { 1 } else { SETS };
-        all.push(file_pieces(path, file, given, args.seed));
-    }
-    Ok((total, Box::new(all.into_iter().flatten())))
-}
-
-fn file_pieces(
-    path: &Path,
-    mut file: LogitsFile,
-    given: Option<Vec<ParamsSpec>>,
-    seed: u64,
-) -> Pieces {
-    let path = path.display().to_string();
-    Box::new((0..file.rows()).map(move |row| {
-        let mut logits = Vec::new();
-        file.read(row..row + 1, &mut logits)?;
-        let dtype = file.dtype();
-        let params = match &given {
-            Some(given) => vec![params::parse(given[row])?],
-            None => aimed(seed, row as u64, dtype, &logits),
-        };
-        Ok(Piece { origin: format!("row {row} of {path}"), dtype, logits, params })
-    }))
-}
-
-/// Parameter sets whose cuts fall on or beside the borders of these logits.
-fn aimed(seed: u64, row: u64, dtype: Dtype, logits: &[u8]) -> Vec<SamplingParams> {
-    let mut random = Random::new(seed, row);
-    (0..SETS)
-        .map(|_| {
-            let temperature = generate::temperature(&mut random);
-            generate::params(&mut random, dtype, logits, temperature)
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::backend::reference::Reference;
-    use crate::backend::{DeviceError, DeviceInfo};
+    use crate::backend::{Backend, DeviceError, DeviceInfo};
+    use crate::batch::{Results, Row};
     use clap::Parser;
 
     /// The oracle, wrong in one bit of one draw of every row of 999 tokens or more: always, or only
@@ -433,20 +235,5 @@ mod tests {
             let again = verdict(&args(&written), 1).found.expect("the written row differs");
             assert_eq!(again.difference.a, found.difference.a);
         }
-    }
-
-    #[test]
-    fn batches_keep_to_their_budgets() {
-        let piece = |rows: usize, bytes: usize| Piece {
-            origin: String::new(),
-            dtype: Dtype::F16,
-            logits: vec![0; bytes],
-            params: vec![ParamsSpec::default().parse(|| 0).unwrap(); rows],
-        };
-        let pieces = [(8, 2), (56, 2), (1, 2), (1, BATCH_BYTES_MAX + 2), (100, 2), (1, 2)];
-        let sizes: Vec<_> = batches(pieces.iter().map(|&(r, b)| Ok(piece(r, b))))
-            .map(|batch| batch.unwrap().len())
-            .collect();
-        assert_eq!(sizes, [2, 1, 1, 1, 1]);
     }
 }
