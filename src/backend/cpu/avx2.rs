@@ -47,6 +47,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch(self, at: &[u8], ahead: usize) {
+        simd!(_mm_prefetch::<_MM_HINT_T0>(at.as_ptr().wrapping_add(ahead).cast()))
+    }
+
+    #[inline(always)]
     fn splat(self, x: f32) -> __m256 {
         simd!(_mm256_set1_ps(x))
     }

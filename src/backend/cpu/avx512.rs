@@ -49,6 +49,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch(self, at: &[u8], ahead: usize) {
+        simd!(_mm_prefetch::<_MM_HINT_T0>(at.as_ptr().wrapping_add(ahead).cast()))
+    }
+
+    #[inline(always)]
     fn splat(self, x: f32) -> __m512 {
         simd!(_mm512_set1_ps(x))
     }

@@ -4,7 +4,7 @@
 //! compressed into a list; lists are short, or else [`Between`] has found that they must be long.
 
 use super::blocks::{BLOCK, Blocks};
-use super::cut::Cut;
+use super::cut::{Cut, LeastByBlock};
 use super::element::Element;
 use super::list::List;
 use super::simd::{Kernel, Simd};
@@ -28,8 +28,9 @@ impl<S: Simd, E: Element> Kernel<S> for Collect<'_, E> {
     #[inline(always)]
     fn call(self, s: S) {
         let Self { cut, list, .. } = self;
+        let least_by_block = LeastByBlock::new::<E>(cut);
         for (i, block) in self.blocks.range(self.range) {
-            let Some(least) = cut.least_in_block::<E>(i) else { continue };
+            let least = least_by_block.of(i);
             if self.maxima[i] < least {
                 continue;
             }

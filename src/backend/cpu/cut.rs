@@ -24,19 +24,6 @@ impl Cut {
         Self { least, last_id: u32::MAX }
     }
 
-    /// Whether a token is kept.
-    #[inline(always)]
-    pub fn keeps(self, x: f32, id: u32) -> bool {
-        x > self.least || x == self.least && id <= self.last_id
-    }
-
-    /// The least logit kept in a block: ties are kept only up to the block of the last one.
-    #[inline(always)]
-    pub fn least_in_block<E: Element>(self, block: usize) -> Option<f32> {
-        let ties = block as u32 <= self.last_id / BLOCK as u32;
-        if ties { Some(self.least) } else { above::<E>(self.least) }
-    }
-
     /// How many tokens of a block equal `least` but are beyond the last one kept, in the one block
     /// where some are kept and others not.
     #[inline(always)]
@@ -56,6 +43,29 @@ impl Cut {
             Some(std::cmp::Ordering::Equal) if other.last_id < self.last_id => other,
             _ => self,
         }
+    }
+}
+
+/// The least logit that a cut keeps, by block: ties are kept only up to the block of the last one.
+#[derive(Clone, Copy)]
+pub struct LeastByBlock {
+    ties: f32,
+    ties_end: usize,
+    /// +inf where nothing finite is above the ties.
+    above: f32,
+}
+
+impl LeastByBlock {
+    /// Of a cut.
+    pub fn new<E: Element>(cut: Cut) -> Self {
+        let above = above::<E>(cut.least).unwrap_or(f32::INFINITY);
+        Self { ties: cut.least, ties_end: cut.last_id as usize / BLOCK + 1, above }
+    }
+
+    /// In one block.
+    #[inline(always)]
+    pub fn of(self, block: usize) -> f32 {
+        if block < self.ties_end { self.ties } else { self.above }
     }
 }
 

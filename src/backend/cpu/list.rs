@@ -3,7 +3,7 @@
 //! A list holds the logits, ids and masses of some tokens, ids ascending. The same list type serves
 //! the candidates of a cut, a sample of the row, and the maxima of its blocks.
 
-use super::cut::Cut;
+use super::cut::{Cut, above};
 use super::element::Element;
 use super::mass::{Split, Sum, Weigher, Weights};
 use super::simd::{Kernel, Simd};
@@ -96,21 +96,80 @@ impl List {
     }
 
     /// Keeps only what a cut keeps. Masses move along.
-    pub fn retain(&mut self, cut: Cut) {
-        let mut kept = 0;
-        for i in 0..self.len {
-            (self.x[kept], self.id[kept]) = (self.x[i], self.id[i]);
-            (self.high[kept], self.low[kept]) = (self.high[i], self.low[i]);
-            kept += usize::from(cut.keeps(self.x[i], self.id[i]));
-        }
-        self.len = kept;
+    pub fn retain<S: Simd, E: Element>(&mut self, s: S, cut: Cut) {
+        // Ids ascend: up to one place ties are kept, from there on they are not.
+        let ties_end = self.ids().partition_point(|&id| id <= cut.last_id);
+        let above = above::<E>(cut.least).unwrap_or(f32::INFINITY);
+        s.run(Retain { list: self, least: cut.least, ties_end, above });
         self.seal();
     }
+}
 
-    /// The id of the `nth` token (from 1) that equals `x`.
-    pub fn nth_tie(&self, x: f32, nth: u64) -> Option<u32> {
-        let ties = self.x().iter().zip(self.ids()).filter(|(y, _)| **y == x);
-        ties.map(|(_, &id)| id).nth(nth as usize - 1)
+/// Keeps the tokens from `above` on, and up to `ties_end` those from `least` on.
+struct Retain<'a> {
+    list: &'a mut List,
+    least: f32,
+    ties_end: usize,
+    above: f32,
+}
+
+impl<S: Simd> Kernel<S> for Retain<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self, s: S) {
+        let List { len, x, id, high, low } = self.list;
+        let (least, above) = (s.splat(self.least), s.splat(self.above));
+        let mut kept = 0;
+        for i in (0..*len).step_by(S::LANES) {
+            let y = s.load(&x[i..]);
+            let ties = s.bits(s.ge(y, least)) & lanes_below::<S>(self.ties_end.saturating_sub(i));
+            let bits = (ties | s.bits(s.ge(y, above))) & lanes_below::<S>(*len - i);
+            // A vector is written after it was read, and no further than it reaches.
+            s.compress(bits, y, &mut x[kept..]);
+            for values in [&mut *id, &mut *high, &mut *low] {
+                s.compress_u32(bits, s.load_u32(&values[i..]), &mut values[kept..]);
+            }
+            kept += bits.count_ones() as usize;
+        }
+        *len = kept;
+    }
+}
+
+/// One bit for each of the first `n` lanes, or for all.
+#[inline(always)]
+fn lanes_below<S: Simd>(n: usize) -> u32 {
+    if n < S::LANES { (1 << n) - 1 } else { u32::MAX >> (32 - S::LANES) }
+}
+
+/// Finds the id of the `nth` token (from 1) of a sealed list that equals `x`.
+pub struct NthTie<'a> {
+    pub list: &'a List,
+    pub x: f32,
+    pub nth: u64,
+}
+
+impl<S: Simd> Kernel<S> for NthTie<'_> {
+    type Output = Option<u32>;
+
+    #[inline(always)]
+    fn call(self, s: S) -> Option<u32> {
+        let List { len, x, id, .. } = self.list;
+        let tie = s.splat(self.x);
+        let mut rest = self.nth as u32;
+        for i in (0..*len).step_by(S::LANES) {
+            let y = s.load(&x[i..]);
+            let mut ties = s.bits(s.ge(y, tie)) & s.bits(s.ge(tie, y));
+            if ties.count_ones() < rest {
+                rest -= ties.count_ones();
+                continue;
+            }
+            for _ in 1..rest {
+                ties &= ties - 1;
+            }
+            return Some(id[i + ties.trailing_zeros() as usize]);
+        }
+        None
     }
 }
 

@@ -19,7 +19,7 @@
 //! at 2.9 GHz; 27 where all are split.
 
 use super::blocks::{BLOCK, Blocks, widened};
-use super::cut::Cut;
+use super::cut::{Cut, LeastByBlock};
 use super::element::Element;
 use super::simd::{Kernel, Simd};
 use crate::arithmetic::mass::{C, ROUND, Scale};
@@ -253,10 +253,11 @@ impl<S: Simd, E: Element> Kernel<S> for KeptMasses<'_, E> {
     #[inline(always)]
     fn call(self, s: S) -> u64 {
         let weigher = Weigher::for_any(s, self.weights);
+        let least_by_block = LeastByBlock::new::<E>(self.cut);
         let mut kept = 0;
         for ((i, block), mass) in self.blocks.range(self.range).zip(self.masses) {
             *mass = 0;
-            let Some(least) = self.cut.least_in_block::<E>(i) else { continue };
+            let least = least_by_block.of(i);
             if self.maxima[i] < least {
                 continue;
             }

@@ -164,6 +164,15 @@ impl Cpu {
     }
 }
 
+impl Cpu {
+    /// Reads the logits of every row once, with the same instructions and threads as
+    /// [`sample`](Backend::sample): the floor that a benchmark compares with. The result depends on
+    /// nearly every byte and means nothing.
+    pub fn read(&mut self, rows: &[Row<'_>]) -> u32 {
+        rows.iter().fold(0, |sum, row| sum ^ dispatch(self.isa, scan::Read(row.logits())))
+    }
+}
+
 impl fmt::Debug for Cpu {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cpu").field("device", &self.device).finish_non_exhaustive()
@@ -178,34 +187,54 @@ impl Backend for Cpu {
     fn sample(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), DeviceError> {
         results.reset(rows);
         for (row, slot) in rows.iter().zip(results.slots()) {
-            sample_row(self.isa, row, &mut self.scratch, slot);
+            dispatch(self.isa, SampleRow { row, scratch: &mut self.scratch, slot });
         }
         Ok(())
     }
 }
 
-/// Chooses the code for a row: the one place where instruction sets and dtypes are told apart.
-fn sample_row(isa: Isa, row: &Row<'_>, scratch: &mut Scratch, slot: Slot<'_>) {
+/// Something to be done with the instructions of some set.
+trait Task {
+    type Output;
+    fn run<S: Simd>(self, s: S) -> Self::Output;
+}
+
+/// Chooses the code: the one place where instruction sets are told apart.
+fn dispatch<T: Task>(isa: Isa, task: T) -> T::Output {
     match isa {
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => {
-            let s = avx512::Avx512::new().expect("the backend has checked for it");
-            sample_dtype(s, row, scratch, slot);
-        }
+        Isa::Avx512 => task.run(avx512::Avx512::new().expect("the backend has checked for it")),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => {
-            let s = avx2::Avx2::new().expect("the backend has checked for it");
-            sample_dtype(s, row, scratch, slot);
-        }
-        _ => sample_dtype(portable::Portable, row, scratch, slot),
+        Isa::Avx2 => task.run(avx2::Avx2::new().expect("the backend has checked for it")),
+        _ => task.run(portable::Portable),
     }
 }
 
-fn sample_dtype<S: Simd>(s: S, row: &Row<'_>, scratch: &mut Scratch, slot: Slot<'_>) {
-    match row.dtype() {
-        Dtype::F16 => row::sample::<S, element::F16>(s, row, scratch, slot),
-        Dtype::Bf16 => row::sample::<S, element::Bf16>(s, row, scratch, slot),
-        Dtype::F32 => row::sample::<S, element::F32>(s, row, scratch, slot),
+/// Samples one row.
+struct SampleRow<'a, 'b> {
+    row: &'a Row<'a>,
+    scratch: &'a mut Scratch,
+    slot: Slot<'b>,
+}
+
+impl Task for SampleRow<'_, '_> {
+    type Output = ();
+
+    fn run<S: Simd>(self, s: S) {
+        let Self { row, scratch, slot } = self;
+        match row.dtype() {
+            Dtype::F16 => row::sample::<S, element::F16>(s, row, scratch, slot),
+            Dtype::Bf16 => row::sample::<S, element::Bf16>(s, row, scratch, slot),
+            Dtype::F32 => row::sample::<S, element::F32>(s, row, scratch, slot),
+        }
+    }
+}
+
+impl Task for scan::Read<'_> {
+    type Output = u32;
+
+    fn run<S: Simd>(self, s: S) -> u32 {
+        s.run(self)
     }
 }
 

@@ -24,6 +24,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn prefetch(self, at: &[u8], ahead: usize) {
+        let _ = (at, ahead);
+    }
+
+    #[inline(always)]
     fn splat(self, x: f32) -> Self::F {
         [x; LANES]
     }

@@ -22,7 +22,7 @@ use super::bracket::Bracket;
 use super::collect::{Between, Collect, Ties};
 use super::cut::{Cut, above};
 use super::element::Element;
-use super::list::{By, List, Weigh};
+use super::list::{By, List, NthTie, Weigh};
 use super::mass::{BlockMasses, KeptMasses, Weights};
 use super::row::Found;
 use super::simd::{Kernel, Simd};
@@ -34,6 +34,14 @@ use crate::params::SamplingParams;
 const LISTED_BLOCKS: usize = 4;
 /// Tokens that top-k's list may have before ties are suspected.
 const LIST_MAX: usize = 8192;
+/// The share of a row that may be listed rather than bracketed.
+const LIST_SHARE: f64 = 1.0 / 10.0;
+/// The share of a row from which on it pays to look for a better bound before listing it.
+const TIGHTEN_SHARE: f64 = 1.0 / 40.0;
+/// The share of the mass that block maxima may have in a row that a sample describes.
+const HEAVY_SHARE: f64 = 0.1;
+/// Half the width of a guessed range, in standard deviations.
+const DEVIATIONS: f64 = 2.5;
 /// Tokens sampled in a block.
 const SAMPLED: usize = 16;
 
@@ -131,16 +139,17 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
         if let Some(k) = k
             && let Some(x) = list.border::<S, E>(self.s, By::Count, k, self.weights.max)
         {
-            list.retain(self.tie_cut(By::Count, k, x, list));
+            list.retain::<S, E>(self.s, self.tie_cut(By::Count, k, x, list));
         }
         let total = self.s.run(Weigh { list, weights: self.weights });
         if let Some(p) = self.params.top_p() {
             let want = top_p_target(top_p_fraction(p), total);
             let x = list.border::<S, E>(self.s, By::Mass, want, self.weights.max);
-            list.retain(self.tie_cut(By::Mass, want, x.expect("the target is a part"), list));
+            let x = x.expect("the target is a part");
+            list.retain::<S, E>(self.s, self.tie_cut(By::Mass, want, x, list));
         }
         if let Some(cut) = self.min_p_cut() {
-            list.retain(cut);
+            list.retain::<S, E>(self.s, cut);
         }
     }
 
@@ -148,7 +157,8 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
     fn tie_cut(&self, by: By, want: u64, x: f32, list: &List) -> Cut {
         let before = above::<E>(x).map_or(0, |x| list.measure(self.s, by, x));
         let nth = (want - before).div_ceil(self.each(by, x));
-        Cut { least: x, last_id: list.nth_tie(x, nth).expect("the list reaches its border") }
+        let last_id = self.s.run(NthTie { list, x, nth });
+        Cut { least: x, last_id: last_id.expect("the list reaches its border") }
     }
 
     /// What one token measures.
@@ -259,21 +269,53 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
     fn nucleus(&self, p: f32, top_k: Option<Settled>, found: &mut Found) -> (Cut, Kept) {
         let fraction = top_p_fraction(p);
         self.take_sample(found);
-        let mut want = None;
-        if top_k.is_some() || !self.looks_flat(p, found) {
-            match top_k {
-                Some(top_k) => drop(self.weigh_kept(top_k.cut, found)),
-                None => self.weigh_blocks(found),
-            }
-            let total = found.masses.iter().sum();
-            let target = top_p_target(fraction, total);
-            let least = self.nucleus_bound(total - target, found);
-            if self.sampled_share(least, found) < 1.0 / 16.0 {
-                return (self.list_nucleus(least, target, found), Kept::List);
-            }
-            want = Some(target);
+        if top_k.is_none()
+            && let Some(range) = self.guess_flat_nucleus(p, found)
+        {
+            return self.bracket(|total| top_p_target(fraction, total), range, found);
         }
-        let mut range = self.guess_nucleus(p, found);
+        match top_k {
+            Some(top_k) => drop(self.weigh_kept(top_k.cut, found)),
+            None => self.weigh_blocks(found),
+        }
+        let total: u64 = found.masses.iter().sum();
+        let want = top_p_target(fraction, total);
+        let spare = total - want;
+        let least = self.nucleus_bound(spare, found);
+        if self.sampled_share(least, found) > TIGHTEN_SHARE {
+            let range = self.guess_nucleus(spare, found);
+            if self.sampled_share(range.low, found) > LIST_SHARE {
+                return self.bracket(|_| want, range, found);
+            }
+            if range.low > least
+                && let Some(cut) = self.list_nucleus(range.low, want, found)
+            {
+                return (cut, Kept::List);
+            }
+        }
+        let cut = self.list_nucleus(least, want, found);
+        (cut.expect("the bound is below the border"), Kept::List)
+    }
+
+    /// The nucleus whose tokens all are `least` or above, left in the list; `None` if there is more.
+    fn list_nucleus(&self, least: f32, want: u64, found: &mut Found) -> Option<Cut> {
+        found.list.reset(self.vocab_size as usize + BLOCK);
+        self.collect(Cut::ties(least), usize::MAX, found);
+        let list = &mut found.list;
+        self.s.run(Weigh { list, weights: self.weights });
+        let x = list.border::<S, E>(self.s, By::Mass, want, self.weights.max)?;
+        let cut = self.tie_cut(By::Mass, want, x, list);
+        list.retain::<S, E>(self.s, cut);
+        Some(cut)
+    }
+
+    /// The nucleus whose border is likely in a range. `want` is its mass, given that of all tokens.
+    fn bracket(
+        &self,
+        want: impl Fn(u64) -> u64,
+        mut range: Range,
+        found: &mut Found,
+    ) -> (Cut, Kept) {
         loop {
             let Found { list, masses, .. } = found;
             list.reset(self.vocab_size as usize + BLOCK);
@@ -289,29 +331,17 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
             });
             list.seal();
             let listed = self.s.run(Weigh { list, weights: self.weights });
-            let want = want.unwrap_or_else(|| top_p_target(fraction, bracketed.mass));
             let above = masses.iter().sum();
-            match self.locate(By::Mass, want, above, listed, range, found) {
+            match self.locate(By::Mass, want(bracketed.mass), above, listed, range, found) {
                 Located::At { cut, place } => {
-                    let count = bracketed.count_above + self.keep_until(cut, place, found);
+                    let count =
+                        bracketed.count_above.wrapping_add(self.keep_until(cut, place, found));
                     return (cut, Kept::Blocks { cut, count: Some(count) });
                 }
                 Located::Elsewhere(other) => range = other,
                 Located::Nowhere => unreachable!("the target is a part of the candidates' mass"),
             }
         }
-    }
-
-    /// The cut of a nucleus whose tokens all are `least` or above; they are left in the list.
-    fn list_nucleus(&self, least: f32, want: u64, found: &mut Found) -> Cut {
-        found.list.reset(self.vocab_size as usize + BLOCK);
-        self.collect(Cut::ties(least), usize::MAX, found);
-        let list = &mut found.list;
-        self.s.run(Weigh { list, weights: self.weights });
-        let x = list.border::<S, E>(self.s, By::Mass, want, self.weights.max);
-        let cut = self.tie_cut(By::Mass, want, x.expect("the bound is below the border"), list);
-        list.retain(cut);
-        cut
     }
 
     /// A logit such that all tokens below it have at most `spare` mass.
@@ -425,7 +455,7 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
                 dropped.wrapping_neg()
             }
             Place::Between => {
-                list.retain(cut);
+                list.retain::<S, E>(self.s, cut);
                 add(list, masses)
             }
             Place::Low { kept } => {
@@ -456,20 +486,6 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
         count as f64 / found.sample.len() as f64
     }
 
-    /// Whether a nucleus would be too long a list.
-    fn looks_flat(&self, p: f32, found: &Found) -> bool {
-        let Weights { max, scale } = self.weights;
-        let sampled = found.sample.measure(self.s, By::Mass, E::value(-E::INFINITY)) as f64;
-        // The heaviest tokens escape a sample; the maxima of the blocks have them.
-        let heavy: f64 =
-            found.maxima.x().iter().map(|x| f64::from((x - max) * scale.c).exp2()).sum();
-        let total =
-            sampled / found.sample.len() as f64 * f64::from(self.vocab_size) + heavy * UNIT as f64;
-        let spare_each = (1.0 - f64::from(p)) * total / f64::from(self.vocab_size) / UNIT as f64;
-        let x = max + (spare_each.log2() / f64::from(scale.c)) as f32;
-        self.sampled_share(x, found) > 1.0 / 8.0
-    }
-
     /// A range that most likely has the `k`th largest logit.
     fn guess_count(&self, k: u64, sample: &List) -> Range {
         let expected = k as f64 * sample.len() as f64 / f64::from(self.vocab_size);
@@ -477,21 +493,45 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
         self.guess(By::Count, expected - margin, expected + margin, sample)
     }
 
-    /// A range that most likely has the border of the nucleus.
+    /// A range that most likely has the border of a nucleus, before any mass is known: only where
+    /// no few tokens have much of the mass, and the range is short.
     ///
     /// What the sample estimates is the share of the mass below the border. Its variance has two
     /// parts: which of the tokens below are sampled, each with at most the border's mass; and
     /// how much mass was sampled at all.
-    fn guess_nucleus(&self, p: f32, found: &Found) -> Range {
+    fn guess_flat_nucleus(&self, p: f32, found: &Found) -> Option<Range> {
+        let Weights { max, scale } = self.weights;
         let sample = &found.sample;
-        let (p, rest) = (f64::from(p), 1.0 - f64::from(p));
         let total = sample.measure(self.s, By::Mass, E::value(-E::INFINITY)) as f64;
-        let want = (p * total) as u64;
-        let middle = sample.border::<S, E>(self.s, By::Mass, want.max(1), self.weights.max);
-        let each = middle.map_or(1.0, |x| self.weights.mass(x) as f64);
-        let deviation = (rest * each * total + rest * rest * UNIT as f64 * total).sqrt();
-        let margin = 2.5 * deviation + each;
-        self.guess(By::Mass, p * total - margin, p * total + margin, sample)
+        // Heavy tokens escape a sample; the maxima of the blocks have the heaviest.
+        let heavy = |x: &f32| f64::from((x - max) * scale.c).exp2();
+        let heavy = found.maxima.x().iter().map(heavy).sum::<f64>() * UNIT as f64;
+        if heavy * sample.len() as f64 > HEAVY_SHARE * total * f64::from(self.vocab_size) {
+            return None;
+        }
+        let (p, rest) = (f64::from(p), 1.0 - f64::from(p));
+        let middle = sample.border::<S, E>(self.s, By::Mass, (p * total) as u64, max)?;
+        let each = self.weights.mass(middle) as f64;
+        let variance = (rest * each + rest * rest * UNIT as f64) * total;
+        let margin = DEVIATIONS * variance.sqrt() + each;
+        let range = self.guess(By::Mass, p * total - margin, p * total + margin, sample);
+        let share = self.sampled_share(range.low, found) - self.sampled_share(range.end(), found);
+        (share <= LIST_SHARE).then_some(range)
+    }
+
+    /// A range that most likely has the border of the nucleus with `spare` mass below it.
+    ///
+    /// The tokens below are many and light, so what is sampled of them tells their mass well,
+    /// wherever the rest of the row's mass is.
+    fn guess_nucleus(&self, spare: u64, found: &Found) -> Range {
+        let sample = &found.sample;
+        let total = sample.measure(self.s, By::Mass, E::value(-E::INFINITY)) as f64;
+        let below = spare as f64 * sample.len() as f64 / f64::from(self.vocab_size);
+        let want = (total - below).max(1.0) as u64;
+        let middle = sample.border::<S, E>(self.s, By::Mass, want, self.weights.max);
+        let each = middle.map_or(0.0, |x| self.weights.mass(x) as f64);
+        let margin = DEVIATIONS * (below * each).sqrt() + each;
+        self.guess(By::Mass, total - below - margin, total - below + margin, sample)
     }
 
     fn guess(&self, by: By, high: f64, low: f64, sample: &List) -> Range {

@@ -39,6 +39,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Runs a kernel, compiled with these instructions.
     fn run<K: Kernel<Self>>(self, kernel: K) -> K::Output;
 
+    /// Asks for the cache line `ahead` bytes after the start of `at`, which need not exist.
+    fn prefetch(self, at: &[u8], ahead: usize);
+
     /// The same value in every lane.
     fn splat(self, x: f32) -> Self::F;
     /// The first `LANES` values.
