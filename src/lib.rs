@@ -13,6 +13,7 @@ pub mod client;
 pub mod config;
 pub mod engine;
 pub mod generate;
+pub mod load;
 pub mod npy;
 pub mod params;
 pub mod plane;

@@ -6,8 +6,8 @@
 
 use crate::api::{self, SampleRequest, SampleResponse};
 use crate::arithmetic;
-use crate::backend::{Backend, DeviceError};
-use crate::batch::{Dtype, Results, Row, RowError, RowResult, RowStatus};
+use crate::backend::{Backend, DeviceError, dual};
+use crate::batch::{Draw, Dtype, Outcome, Results, Row, RowError, RowResult, RowStatus};
 use crate::params::{ParamsError, ParamsSpec};
 use std::fmt;
 
@@ -23,14 +23,18 @@ pub fn recheck(
     if ours != theirs {
         return Err(RecheckError::ArithmeticVersion { ours, theirs });
     }
-    let rows = rows(request, answer)?;
-    if rows.len() != answer.rows.len() {
-        let (expected, got) = (format!("{} rows", rows.len()), format!("{}", answer.rows.len()));
-        return Ok(vec![Difference { row: 0, field: "rows", expected, got }]);
+    let expected = sampled(backend, &rows(request, answer)?, results)?;
+    Ok(compare(&expected, &answer.rows))
+}
+
+/// Compares every bit of two lists of results. Returns each row that differs.
+pub fn compare(expected: &[api::RowResult], got: &[api::RowResult]) -> Vec<Difference> {
+    if expected.len() != got.len() {
+        let (expected, got) = (expected.len().to_string(), got.len().to_string());
+        return vec![Difference { row: 0, field: "rows", expected, got }];
     }
-    backend.sample(&rows, results)?;
-    let each = results.iter().zip(&answer.rows).zip(&rows).enumerate();
-    Ok(each.filter_map(|(i, ((ours, theirs), row))| difference(i, &ours, theirs, row)).collect())
+    let pairs = expected.iter().zip(got).enumerate();
+    pairs.filter_map(|(row, (expected, got))| difference(row, expected, got)).collect()
 }
 
 /// The rows of a request, as a backend takes them. Where a request leaves the seed to the server, it is
@@ -73,26 +77,35 @@ pub fn answer(
     results: &mut Results,
 ) -> Result<SampleResponse, RecheckError> {
     let rows = rows(request, &SampleResponse::default())?;
-    backend.sample(&rows, results)?;
-    let row = |(row, result): (&Row<'_>, RowResult<'_>)| api::RowResult {
-        status: proto_status(result.outcome.status).into(),
-        token: result.draws.first().map(|draw| draw.token),
-        logprob: result.draws.first().map(|draw| draw.logprob),
-        kept: result.outcome.kept,
-        kept_mass: result.outcome.kept_mass,
-        seed: row.params().seed(),
-        draws: match result.draws {
-            [_] => Vec::new(),
-            draws => {
-                draws.iter().map(|d| api::Draw { token: d.token, logprob: d.logprob }).collect()
-            }
-        },
-    };
     Ok(SampleResponse {
-        rows: rows.iter().zip(results.iter()).map(row).collect(),
+        rows: sampled(backend, &rows, results)?,
         arithmetic_version: arithmetic::VERSION,
         plane: api::Plane::Inline.into(),
         ..Default::default()
+    })
+}
+
+/// A row whose answer differs, with its logits, its parameters and both answers: what is needed to
+/// sample it again. `a` is what this backend says, `b` is the answer.
+pub fn replayable(
+    backend: &mut dyn Backend,
+    request: &SampleRequest,
+    answer: &SampleResponse,
+    row_index: usize,
+) -> Result<dual::Difference, RecheckError> {
+    let rows = rows(request, answer)?;
+    let row = rows.get(row_index).ok_or(RecheckError::Row(RowError::VocabSize(0)))?;
+    let mut results = Results::default();
+    backend.sample(std::slice::from_ref(row), &mut results)?;
+    let ours = results.row(0);
+    Ok(dual::Difference {
+        row_index,
+        dtype: row.dtype(),
+        vocab_size: row.vocab_size(),
+        params: *row.params(),
+        logits: row.logits().to_vec(),
+        a: Some(dual::Answer { outcome: ours.outcome, draws: ours.draws.to_vec() }),
+        b: answer.rows.get(row_index).map(said),
     })
 }
 
@@ -173,35 +186,67 @@ fn spec(params: &api::SamplingParams) -> ParamsSpec {
     }
 }
 
-fn difference(
-    i: usize,
-    ours: &RowResult<'_>,
-    theirs: &api::RowResult,
-    row: &Row<'_>,
-) -> Option<Difference> {
-    let differs = |field, expected: String, got: String| {
-        (expected != got).then_some(Difference { row: i, field, expected, got })
+/// The results of these rows, as an answer says them.
+fn sampled(
+    backend: &mut dyn Backend,
+    rows: &[Row<'_>],
+    results: &mut Results,
+) -> Result<Vec<api::RowResult>, DeviceError> {
+    backend.sample(rows, results)?;
+    let row = |(row, result): (&Row<'_>, RowResult<'_>)| api::RowResult {
+        status: proto_status(result.outcome.status).into(),
+        token: result.draws.first().map(|draw| draw.token),
+        logprob: result.draws.first().map(|draw| draw.logprob),
+        kept: result.outcome.kept,
+        kept_mass: result.outcome.kept_mass,
+        seed: row.params().seed(),
+        draws: match result.draws {
+            // A single draw is said in `token` and `logprob` alone.
+            [_] => Vec::new(),
+            draws => {
+                draws.iter().map(|d| api::Draw { token: d.token, logprob: d.logprob }).collect()
+            }
+        },
     };
-    let outcome = ours.outcome;
-    let first = ours.draws.first();
-    differs("status", proto_status(outcome.status).as_str_name().into(), {
-        theirs.status().as_str_name().into()
-    })
-    .or_else(|| differs("kept", outcome.kept.to_string(), theirs.kept.to_string()))
-    .or_else(|| differs("kept_mass", outcome.kept_mass.to_string(), theirs.kept_mass.to_string()))
-    .or_else(|| differs("token", shown(first.map(|d| d.token)), shown(theirs.token)))
-    .or_else(|| {
-        let (ours, theirs) = (first.map(|d| d.logprob), theirs.logprob);
-        differs("logprob", shown_bits(ours), shown_bits(theirs))
-    })
-    .or_else(|| {
-        // A single draw is said in `token` and `logprob` alone.
-        let several: Vec<_> = if ours.draws.len() > 1 { ours.draws.to_vec() } else { Vec::new() };
-        let expected = several.iter().map(|d| shown_draw(d.token, d.logprob));
-        let got = theirs.draws.iter().map(|d| shown_draw(d.token, d.logprob));
-        differs("draws", expected.collect::<String>(), got.collect::<String>())
-    })
-    .or_else(|| differs("seed", row.params().seed().to_string(), theirs.seed.to_string()))
+    Ok(rows.iter().zip(results.iter()).map(row).collect())
+}
+
+fn difference(row: usize, a: &api::RowResult, b: &api::RowResult) -> Option<Difference> {
+    let logprob = |row: &api::RowResult| row.logprob.map(f32::to_bits);
+    let draw = |draw: &api::Draw| (draw.token, draw.logprob.to_bits());
+    let draws_differ = !a.draws.iter().map(draw).eq(b.draws.iter().map(draw));
+    let (field, expected, got) = if a.status != b.status {
+        ("status", a.status().as_str_name().into(), b.status().as_str_name().into())
+    } else if a.kept != b.kept {
+        ("kept", a.kept.to_string(), b.kept.to_string())
+    } else if a.kept_mass != b.kept_mass {
+        ("kept_mass", a.kept_mass.to_string(), b.kept_mass.to_string())
+    } else if a.token != b.token {
+        ("token", shown(a.token), shown(b.token))
+    } else if logprob(a) != logprob(b) {
+        ("logprob", shown_bits(a.logprob), shown_bits(b.logprob))
+    } else if draws_differ {
+        ("draws", shown_draws(&a.draws), shown_draws(&b.draws))
+    } else if a.seed != b.seed {
+        ("seed", a.seed.to_string(), b.seed.to_string())
+    } else {
+        return None;
+    };
+    Some(Difference { row, field, expected, got })
+}
+
+/// What an answer says of a row.
+fn said(row: &api::RowResult) -> dual::Answer {
+    let status = match row.status() {
+        api::RowStatus::Nan => RowStatus::Nan,
+        api::RowStatus::PositiveInfinity => RowStatus::PositiveInfinity,
+        api::RowStatus::NoCandidate => RowStatus::NoCandidate,
+        api::RowStatus::Ok | api::RowStatus::Unspecified => RowStatus::Ok,
+    };
+    let first = row.token.zip(row.logprob).map(|(token, logprob)| Draw { token, logprob });
+    let several = row.draws.iter().map(|d| Draw { token: d.token, logprob: d.logprob });
+    let draws = if row.draws.is_empty() { first.into_iter().collect() } else { several.collect() };
+    dual::Answer { outcome: Outcome { status, kept: row.kept, kept_mass: row.kept_mass }, draws }
 }
 
 fn proto_status(status: RowStatus) -> api::RowStatus {
@@ -221,8 +266,9 @@ fn shown_bits(value: Option<f32>) -> String {
     value.map_or_else(|| "absent".into(), |x| format!("{x} ({:#010x})", x.to_bits()))
 }
 
-fn shown_draw(token: u32, logprob: f32) -> String {
-    format!("{token} {}; ", shown_bits(Some(logprob)))
+fn shown_draws(draws: &[api::Draw]) -> String {
+    let one = |draw: &api::Draw| format!("{} {}", draw.token, shown_bits(Some(draw.logprob)));
+    draws.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -22,7 +22,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("engine", &["backend", "batch", "params"]),
     ("plane", &["api"]),
     ("client", &["api"]),
-    ("load", &["client", "trace", "api"]),
+    (
+        "load",
+        &["trace", "recheck", "client", "api", "backend", "npy", "batch", "params", "arithmetic"],
+    ),
     ("config", &["plane", "engine", "backend", "batch", "params"]),
     (
         "server",
@@ -54,7 +57,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 
 /// Crates that are only for some places: a crate is named by the start of its name.
 const CRATES: &[(&str, &[&str])] = &[
-    ("tonic", &["server", "client", "api", "load"]),
+    ("tonic", &["server", "client", "api"]),
     ("prost", &["server", "client", "api", "trace"]),
     ("tokio", &["engine", "server", "client", "load", "cli", "plane"]),
     ("clap", &["cli", "config", "backend/cpu/mod.rs"]),

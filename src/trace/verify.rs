@@ -1,9 +1,9 @@
 //! Checks the answers in a trace.
 
 use super::{Damage, ReadError, Reader};
-use crate::backend::Backend;
-use crate::batch::{Dtype, Results, Row};
-use crate::recheck::{Difference, RecheckError, recheck, rows};
+use crate::backend::{Backend, dual};
+use crate::batch::Results;
+use crate::recheck::{Difference, RecheckError, recheck, replayable};
 use std::path::Path;
 
 /// What checking a trace has shown.
@@ -36,12 +36,8 @@ pub struct Mismatch {
     pub device: String,
     /// What differs.
     pub difference: Difference,
-    /// The row's parameters, seed and all.
-    pub params: crate::params::SamplingParams,
-    /// How its logits are stored.
-    pub dtype: Dtype,
-    /// Its logits, little-endian.
-    pub logits: Vec<u8>,
+    /// The row with its parameters and both answers.
+    pub replayable: dual::Difference,
 }
 
 /// Samples every recorded request again on `backend` and compares every bit of its answer. `progress` is
@@ -74,10 +70,14 @@ pub fn verify(
                 verdict.rows_compared += answer.rows.len() as u64;
                 verdict.rows_different += differences.len() as u64;
                 if let (None, Some(difference)) = (&verdict.first, differences.into_iter().next()) {
-                    let rows = rows(&entry.request, answer).unwrap_or_default();
-                    let row = rows.get(difference.row);
-                    verdict.first =
-                        row.map(|row| mismatch(request, &answer.device, difference, row));
+                    let replay = replayable(backend, &entry.request, answer, difference.row);
+                    let device = answer.device.clone();
+                    verdict.first = replay.ok().map(|replayable| Mismatch {
+                        request,
+                        device,
+                        difference,
+                        replayable,
+                    });
                 }
             }
             Err(reason) => {
@@ -89,17 +89,6 @@ pub fn verify(
         progress(bytes, done);
     }
     Ok(verdict)
-}
-
-fn mismatch(request: u64, device: &str, difference: Difference, row: &Row<'_>) -> Mismatch {
-    Mismatch {
-        request,
-        device: device.into(),
-        difference,
-        params: *row.params(),
-        dtype: row.dtype(),
-        logits: row.logits().to_vec(),
-    }
 }
 
 #[cfg(test)]
@@ -162,8 +151,9 @@ mod tests {
             (first.request, first.difference.row, first.difference.field),
             (6, 1, "logprob")
         );
-        assert_eq!(first.logits, request(6).logits[128..]);
-        assert_eq!(first.params.seed(), 6);
+        assert_eq!(first.replayable.logits, request(6).logits[128..]);
+        assert_eq!(first.replayable.params.seed(), 6);
+        assert_ne!(first.replayable.a, first.replayable.b);
     }
 
     #[test]

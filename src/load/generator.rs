@@ -1,0 +1,291 @@
+//! Requests made from a seed, over logits that were prepared before the first is sent.
+//!
+//! All rows lie one after another in one block of memory. A request of n rows is n neighbours somewhere
+//! in it: a slice, so that making a request costs neither a copy nor arithmetic on logits, and does not
+//! compete with sending it.
+
+use super::random::{below, bits};
+use super::shape::RowsDistribution;
+use crate::api;
+use crate::batch::Dtype;
+use crate::npy::{Declared, LogitsFile};
+use bytes::Bytes;
+use half::{bf16, f16};
+use std::io;
+use std::path::Path;
+
+/// What requests are made of. Lists are picked from, row by row, each list on its own.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Rows a request.
+    pub rows: RowsDistribution,
+    /// 0, or 1e-4 to 1e4.
+    pub temperature: Vec<f32>,
+    /// 0 is off.
+    pub top_k: Vec<u32>,
+    /// Above 0, up to 1.
+    pub top_p: Vec<f32>,
+    /// 0 to 1.
+    pub min_p: Vec<f32>,
+    /// 1 to 1024.
+    pub draws: Vec<u32>,
+    /// Who goes first under load.
+    pub priority: api::Priority,
+    /// Everything that is picked is a function of this and of the request's index.
+    pub seed: u64,
+}
+
+/// Rows of logits to make requests from: a bounded number, however long the run is.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    dtype: Dtype,
+    vocab_size: u32,
+    rows: u32,
+    logits: Bytes,
+}
+
+impl Pool {
+    /// `rows` rows (1 or more) as a model might give them: a bell curve with a few likely tokens.
+    pub fn generate(dtype: Dtype, vocab_size: u32, rows: u32, seed: u64) -> Self {
+        let mut logits = Vec::with_capacity(rows as usize * row_bytes(dtype, vocab_size));
+        for row in 0..rows {
+            for token in 0..vocab_size {
+                let value = value(bits(seed ^ POOL_SEED, u64::from(row), token));
+                match dtype {
+                    Dtype::F16 => logits.extend(f16::from_f32(value).to_le_bytes()),
+                    Dtype::Bf16 => logits.extend(bf16::from_f32(value).to_le_bytes()),
+                    Dtype::F32 => logits.extend(value.to_le_bytes()),
+                }
+            }
+        }
+        Self { dtype, vocab_size, rows, logits: logits.into() }
+    }
+
+    /// The first rows of files of one dtype and vocabulary, `rows_max` of them at most.
+    pub fn read(paths: &[impl AsRef<Path>], declared: Declared, rows_max: u32) -> io::Result<Self> {
+        let mut pool: Option<Self> = None;
+        let mut logits = Vec::new();
+        for path in paths.iter().map(AsRef::as_ref) {
+            let error = |text: String| io::Error::other(format!("{}: {text}", path.display()));
+            let mut file = LogitsFile::open(path, declared).map_err(|e| error(e.to_string()))?;
+            let (dtype, vocab_size) = (file.dtype(), file.vocab_size());
+            let pool =
+                pool.get_or_insert(Self { dtype, vocab_size, rows: 0, logits: Bytes::new() });
+            if (pool.dtype, pool.vocab_size) != (dtype, vocab_size) {
+                return Err(error(format!(
+                    "holds {dtype} rows of {vocab_size} tokens, and the files before it {} rows of {}; \
+                     give files of one kind",
+                    pool.dtype, pool.vocab_size
+                )));
+            }
+            let rows = file.rows().min((rows_max - pool.rows) as usize);
+            file.read(0..rows, &mut logits).map_err(|e| error(e.to_string()))?;
+            pool.rows += rows as u32;
+        }
+        let mut pool = pool.ok_or_else(|| io::Error::other("no file"))?;
+        pool.logits = logits.into();
+        Ok(pool)
+    }
+
+    /// How the logits are stored.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// Tokens a row.
+    pub fn vocab_size(&self) -> u32 {
+        self.vocab_size
+    }
+
+    /// Rows in the pool.
+    pub fn rows(&self) -> u32 {
+        self.rows
+    }
+}
+
+/// Makes requests: [`request`](Self::request) is a pure function of the index.
+#[derive(Debug)]
+pub struct Generator {
+    shape: Shape,
+    pool: Pool,
+    /// The pool's rows, and behind the last one the first ones again, so that every row can be
+    /// followed by as many as a request has.
+    logits: Bytes,
+}
+
+impl Generator {
+    /// Copies as many rows of the pool as the largest request needs behind its end.
+    pub fn new(shape: Shape, pool: Pool) -> Self {
+        let row_bytes = row_bytes(pool.dtype, pool.vocab_size);
+        let total = pool.logits.len() + (shape.rows.rows_max() as usize - 1) * row_bytes;
+        let mut logits = Vec::with_capacity(total);
+        while logits.len() < total {
+            let more = pool.logits.len().min(total - logits.len());
+            logits.extend_from_slice(&pool.logits[..more]);
+        }
+        Self { shape, pool, logits: logits.into() }
+    }
+
+    /// The rows that requests are made of.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// The row of the pool that request `index` begins with.
+    pub fn first_row(&self, index: u64) -> u32 {
+        below(bits(self.shape.seed, index, 2), u64::from(self.pool.rows)) as u32
+    }
+
+    /// Request `index`. Every row has its own seed.
+    pub fn request(&self, index: u64) -> api::SampleRequest {
+        let rows = self.shape.rows.rows(self.shape.seed, index);
+        let row_bytes = row_bytes(self.pool.dtype, self.pool.vocab_size);
+        let start = self.first_row(index) as usize * row_bytes;
+        api::SampleRequest {
+            dtype: proto_dtype(self.pool.dtype).into(),
+            vocab_size: self.pool.vocab_size,
+            logits: self.logits.slice(start..start + rows as usize * row_bytes),
+            params: (0..rows).map(|row| self.params(index, row)).collect(),
+            priority: self.shape.priority.into(),
+        }
+    }
+
+    fn params(&self, index: u64, row: u32) -> api::SamplingParams {
+        let shape = &self.shape;
+        // Eight numbers a row, behind the eight of the request.
+        let number = |n| bits(shape.seed, index, 8 + row * 8 + n);
+        api::SamplingParams {
+            temperature: Some(pick(&shape.temperature, || number(0))),
+            top_k: pick(&shape.top_k, || number(1)),
+            top_p: Some(pick(&shape.top_p, || number(2))),
+            min_p: pick(&shape.min_p, || number(3)),
+            draws: Some(pick(&shape.draws, || number(4))),
+            seed: Some(number(5)),
+            ..Default::default()
+        }
+    }
+}
+
+/// The API's name of a dtype.
+pub(super) fn proto_dtype(dtype: Dtype) -> api::Dtype {
+    match dtype {
+        Dtype::F16 => api::Dtype::F16,
+        Dtype::Bf16 => api::Dtype::Bf16,
+        Dtype::F32 => api::Dtype::F32,
+    }
+}
+
+/// So that logits and parameters of one seed have nothing in common.
+const POOL_SEED: u64 = u64::from_be_bytes(*b"pool row");
+
+fn row_bytes(dtype: Dtype, vocab_size: u32) -> usize {
+    vocab_size as usize * dtype.size_bytes()
+}
+
+fn pick<T: Copy>(choices: &[T], bits: impl FnOnce() -> u64) -> T {
+    match choices {
+        [only] => *only,
+        _ => choices[below(bits(), choices.len() as u64) as usize],
+    }
+}
+
+/// A sum of three 16-bit numbers is close to a bell curve; one token in 4096 is lifted out of it.
+fn value(bits: u64) -> f32 {
+    let sum: u64 = (0..3).map(|i| (bits >> (16 * i)) & 0xffff).sum();
+    let bell = sum as f32 / 65536.0 - 1.5;
+    let lift = bits >> 48;
+    if lift < 16 { 8.0 + lift as f32 * 0.5 + bell } else { bell * 4.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::npy;
+    use std::collections::HashSet;
+
+    fn shape(rows: &str) -> Shape {
+        Shape {
+            rows: rows.parse().unwrap(),
+            temperature: vec![0.0, 0.5, 1.0],
+            top_k: vec![0, 50],
+            top_p: vec![0.9, 1.0],
+            min_p: vec![0.0, 0.1],
+            draws: vec![1, 3],
+            priority: api::Priority::Low,
+            seed: 7,
+        }
+    }
+
+    fn generator(rows: &str) -> Generator {
+        Generator::new(shape(rows), Pool::generate(Dtype::F16, 100, 5, 7))
+    }
+
+    #[test]
+    fn a_request_is_a_function_of_its_index() {
+        let (a, b) = (generator("1..9"), generator("1..9"));
+        assert_eq!(a.request(41), b.request(41));
+        assert_ne!(a.request(41), a.request(42));
+    }
+
+    #[test]
+    fn a_request_holds_whole_neighbouring_rows_of_the_pool_and_a_seed_for_each() {
+        let generator = generator("1..9");
+        for index in 0..200 {
+            let request = generator.request(index);
+            let rows = request.params.len();
+            assert_eq!(request.logits.len(), rows * 200);
+            for row in 0..rows {
+                let at = (generator.first_row(index) as usize + row) % 5 * 200;
+                let expected = &generator.pool.logits[at..at + 200];
+                assert_eq!(&request.logits[row * 200..][..200], expected);
+            }
+            let seeds: HashSet<_> = request.params.iter().map(|params| params.seed).collect();
+            assert_eq!(seeds.len(), rows);
+        }
+    }
+
+    #[test]
+    fn every_combination_of_parameters_comes_up() {
+        let generator = generator("8");
+        let seen: HashSet<_> = (0..200)
+            .flat_map(|index| generator.request(index).params)
+            .map(|p| {
+                let bits = |x: f32| x.to_bits();
+                (
+                    bits(p.temperature.unwrap()),
+                    p.top_k,
+                    bits(p.top_p.unwrap()),
+                    bits(p.min_p),
+                    p.draws,
+                )
+            })
+            .collect();
+        assert_eq!(seen.len(), 3 * 2 * 2 * 2 * 2);
+    }
+
+    #[test]
+    fn making_a_request_copies_no_logits() {
+        let generator = generator("3");
+        let request = generator.request(0);
+        assert!(generator.logits.as_ptr_range().contains(&request.logits.as_ptr()));
+    }
+
+    #[test]
+    fn files_are_read_up_to_the_limit_and_must_agree() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        npy::write(&path("a.npy"), Dtype::F16, 3, &[1; 12]).unwrap();
+        npy::write(&path("b.npy"), Dtype::F16, 3, &[2; 12]).unwrap();
+        npy::write(&path("c.npy"), Dtype::F16, 2, &[3; 12]).unwrap();
+        let read = |names: &[&str], rows_max| {
+            let paths: Vec<_> = names.iter().map(|name| path(name)).collect();
+            Pool::read(&paths, Declared::default(), rows_max)
+        };
+        let pool = read(&["a.npy", "b.npy"], 3).unwrap();
+        assert_eq!((pool.dtype(), pool.vocab_size(), pool.rows()), (Dtype::F16, 3, 3));
+        assert_eq!(pool.logits[..], [vec![1; 12], vec![2; 6]].concat());
+        let error = read(&["a.npy", "c.npy"], 9).unwrap_err().to_string();
+        assert!(error.contains("c.npy: holds f16 rows of 2 tokens"), "{error}");
+        assert!(read(&["d.npy"], 9).unwrap_err().to_string().contains("d.npy"));
+    }
+}

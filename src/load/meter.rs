@@ -1,0 +1,302 @@
+//! What a run has measured: counts and histograms.
+//!
+//! Tasks write into shards, so that they seldom meet; the run drains the shards at every tick, and adds
+//! what it finds to the window and to the whole.
+
+use super::target::{Code, Failure};
+use crate::api::{RowStatus, SampleResponse, Timings};
+use hdrhistogram::Histogram;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The name under which requests count that were not answered in time.
+pub const NO_ANSWER: &str = "NO_ANSWER";
+
+/// The three moments of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Moments {
+    /// When it should have been sent: by the schedule, or, in a closed loop, when its worker was free.
+    pub due: Instant,
+    /// When it was sent.
+    pub sent: Instant,
+    /// When its answer, or what came instead, was there.
+    pub answered: Instant,
+}
+
+/// What was counted and timed over some time.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    /// How many.
+    pub counts: Counts,
+    /// How long.
+    pub times: Times,
+}
+
+/// How many requests came to which end.
+#[derive(Clone, Debug, Default)]
+pub struct Counts {
+    /// Requests that were answered with results.
+    pub answered: u64,
+    /// Their rows.
+    pub rows: u64,
+    /// The bytes of their logits.
+    pub bytes: u64,
+    /// Rows among them that have no token, because of their logits.
+    pub rows_without_token: u64,
+    /// Requests that the server had no room for (RESOURCE_EXHAUSTED).
+    pub refused: u64,
+    /// Everything else that came instead of an answer, by code; [`NO_ANSWER`] is our own timeout.
+    pub errors: BTreeMap<&'static str, u64>,
+    /// The first message of each code, refusals too.
+    pub messages: BTreeMap<&'static str, String>,
+    /// Requests that were due but never sent, because too many were unanswered.
+    pub overflow: u64,
+    /// Answers by the device and the plane that they name.
+    pub devices: BTreeMap<String, u64>,
+    /// When the last good answer came.
+    pub last_answer: Option<Instant>,
+}
+
+impl Counts {
+    /// Requests that are accounted for in any way.
+    pub fn requests(&self) -> u64 {
+        self.answered + self.refused + self.errors_total() + self.overflow
+    }
+
+    /// Requests that failed, refusals and overflow apart.
+    pub fn errors_total(&self) -> u64 {
+        self.errors.values().sum()
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.answered += other.answered;
+        self.rows += other.rows;
+        self.bytes += other.bytes;
+        self.rows_without_token += other.rows_without_token;
+        self.refused += other.refused;
+        self.overflow += other.overflow;
+        other.errors.iter().for_each(|(name, n)| *self.errors.entry(name).or_default() += n);
+        for (name, message) in &other.messages {
+            self.messages.entry(name).or_insert_with(|| message.clone());
+        }
+        for (device, n) in &other.devices {
+            *self.devices.entry(device.clone()).or_default() += n;
+        }
+        self.last_answer = self.last_answer.max(other.last_answer);
+    }
+
+    /// The name is looked up before it is made: an answer then costs no allocation.
+    fn add_device(&mut self, answer: &SampleResponse) {
+        let plane = answer.plane().as_str_name().trim_start_matches("PLANE_");
+        let known = self.devices.iter_mut().find(|(name, _)| {
+            name.split_once(" via ").is_some_and(|(d, p)| d == answer.device && p == plane)
+        });
+        match known {
+            Some((_, n)) => *n += 1,
+            None => {
+                self.devices.insert(format!("{} via {plane}", answer.device), 1);
+            }
+        }
+    }
+}
+
+/// How long requests took. In nanoseconds, but what the server says is in microseconds.
+#[derive(Clone, Debug)]
+pub struct Times {
+    /// From sending to the answer.
+    pub service: Histogram<u64>,
+    /// From when it was due to the answer.
+    pub response: Histogram<u64>,
+    /// From when it was due to sending: how late the generator itself was.
+    pub lag: Histogram<u64>,
+    /// From when it was due to the refusal.
+    pub refusal: Histogram<u64>,
+    /// Waiting for a batch, as the server says.
+    pub queue_us: Histogram<u64>,
+    /// Copying to the device, as the server says.
+    pub copy_us: Histogram<u64>,
+    /// Computing, as the server says.
+    pub compute_us: Histogram<u64>,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        let histogram = |high, digits| Histogram::new_with_bounds(1, high, digits).expect("valid");
+        let nanoseconds = || histogram(HOUR_NS, 3);
+        let microseconds = || histogram(HOUR_NS / 1000, 2);
+        Self {
+            service: nanoseconds(),
+            response: nanoseconds(),
+            lag: nanoseconds(),
+            refusal: nanoseconds(),
+            queue_us: microseconds(),
+            copy_us: microseconds(),
+            compute_us: microseconds(),
+        }
+    }
+}
+
+impl Times {
+    fn all_mut(&mut self) -> [&mut Histogram<u64>; 7] {
+        let Self { service, response, lag, refusal, queue_us, copy_us, compute_us } = self;
+        [service, response, lag, refusal, queue_us, copy_us, compute_us]
+    }
+
+    fn all(&self) -> [&Histogram<u64>; 7] {
+        let Self { service, response, lag, refusal, queue_us, copy_us, compute_us } = self;
+        [service, response, lag, refusal, queue_us, copy_us, compute_us]
+    }
+}
+
+impl Tally {
+    /// Counts an answer to a request of `bytes` of logits.
+    pub fn answer(&mut self, moments: Moments, bytes: usize, answer: &SampleResponse) {
+        let counts = &mut self.counts;
+        counts.answered += 1;
+        counts.rows += answer.rows.len() as u64;
+        counts.bytes += bytes as u64;
+        let failed = answer.rows.iter().filter(|row| row.status() != RowStatus::Ok);
+        counts.rows_without_token += failed.count() as u64;
+        counts.add_device(answer);
+        counts.last_answer = counts.last_answer.max(Some(moments.answered));
+
+        let Moments { due, sent, answered } = moments;
+        let times = &mut self.times;
+        record(&mut times.service, answered - sent);
+        record(&mut times.response, answered - due);
+        record(&mut times.lag, sent - due);
+        let Timings { queue_us, copy_us, compute_us } = answer.timings.unwrap_or_default();
+        times.queue_us.saturating_record(queue_us);
+        times.copy_us.saturating_record(copy_us);
+        times.compute_us.saturating_record(compute_us);
+    }
+
+    /// Counts what came instead of an answer.
+    pub fn failure(&mut self, moments: Moments, failure: Failure) {
+        let name = failure.code.name();
+        if failure.code == Code::RESOURCE_EXHAUSTED {
+            self.counts.refused += 1;
+            record(&mut self.times.refusal, moments.answered - moments.due);
+        } else {
+            *self.counts.errors.entry(name).or_default() += 1;
+        }
+        self.counts.messages.entry(name).or_insert(failure.message);
+    }
+
+    /// Counts a request that was not answered within `timeout`.
+    pub fn timeout(&mut self, timeout: Duration) {
+        *self.counts.errors.entry(NO_ANSWER).or_default() += 1;
+        let message = || format!("no answer within {timeout:?} (--timeout)");
+        self.counts.messages.entry(NO_ANSWER).or_insert_with(message);
+    }
+
+    /// Adds what another tally holds.
+    pub fn merge(&mut self, other: &Self) {
+        self.counts.add(&other.counts);
+        for (ours, theirs) in self.times.all_mut().into_iter().zip(other.times.all()) {
+            ours.add(theirs).expect("the same bounds");
+        }
+    }
+
+    /// Forgets everything but keeps the memory of the histograms.
+    pub fn clear(&mut self) {
+        self.counts = Counts::default();
+        self.times.all_mut().into_iter().for_each(Histogram::reset);
+    }
+}
+
+/// Tallies that many tasks write to.
+#[derive(Debug)]
+pub(super) struct Meter {
+    shards: Box<[Mutex<Tally>]>,
+    next: AtomicUsize,
+}
+
+impl Meter {
+    pub(super) fn new(shards: usize) -> Self {
+        let shards = (0..shards).map(|_| Mutex::default()).collect();
+        Self { shards, next: AtomicUsize::new(0) }
+    }
+
+    /// Lets `write` count in one of the shards.
+    pub(super) fn count(&self, write: impl FnOnce(&mut Tally)) {
+        let at = self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len();
+        write(&mut self.shards[at].lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Moves what the shards hold to `into`.
+    pub(super) fn drain(&self, into: &mut Tally) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            into.merge(&shard);
+            shard.clear();
+        }
+    }
+}
+
+/// Longer times count as an hour.
+const HOUR_NS: u64 = 3_600_000_000_000;
+
+fn record(histogram: &mut Histogram<u64>, time: Duration) {
+    histogram.saturating_record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{Plane, RowResult};
+
+    fn moments(due_ms: u64, sent_ms: u64, answered_ms: u64) -> Moments {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        Moments { due: at(due_ms), sent: at(sent_ms), answered: at(answered_ms) }
+    }
+
+    fn answer(statuses: &[RowStatus]) -> SampleResponse {
+        let row = |&status: &RowStatus| RowResult { status: status.into(), ..Default::default() };
+        SampleResponse {
+            rows: statuses.iter().map(row).collect(),
+            device: "cpu".into(),
+            plane: Plane::Inline.into(),
+            timings: Some(Timings { queue_us: 3, copy_us: 0, compute_us: 40 }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn every_end_is_counted_once_and_draining_loses_nothing() {
+        let meter = Meter::new(3);
+        for _ in 0..10 {
+            meter.count(|t| {
+                t.answer(moments(0, 5, 25), 100, &answer(&[RowStatus::Ok, RowStatus::Nan]));
+            });
+            let refusal = Failure::new(Code::RESOURCE_EXHAUSTED, "queue_rows_max");
+            meter.count(|t| t.failure(moments(0, 1, 2), refusal));
+            meter.count(|t| t.failure(moments(0, 1, 2), Failure::new(Code::UNAVAILABLE, "gone")));
+            meter.count(|t| t.timeout(Duration::from_secs(1)));
+            meter.count(|t| t.counts.overflow += 1);
+        }
+        let mut tally = Tally::default();
+        meter.drain(&mut tally);
+        meter.drain(&mut tally);
+
+        let counts = &tally.counts;
+        assert_eq!((counts.answered, counts.refused, counts.overflow), (10, 10, 10));
+        assert_eq!((counts.rows, counts.rows_without_token, counts.bytes), (20, 10, 1000));
+        assert_eq!(counts.errors, BTreeMap::from([("UNAVAILABLE", 10), (NO_ANSWER, 10)]));
+        assert_eq!(counts.messages["RESOURCE_EXHAUSTED"], "queue_rows_max");
+        assert_eq!(counts.devices, BTreeMap::from([("cpu via INLINE".into(), 10)]));
+        assert_eq!((counts.requests(), counts.errors_total()), (50, 20));
+
+        let times = &tally.times;
+        let close = |histogram: &Histogram<u64>, ms: u64| {
+            histogram.len() == 10 && histogram.max().abs_diff(ms * 1_000_000) < ms * 1000
+        };
+        assert!(close(&times.service, 20) && close(&times.response, 25) && close(&times.lag, 5));
+        assert!(close(&times.refusal, 2));
+        assert_eq!((times.queue_us.max(), times.compute_us.max()), (3, 40));
+    }
+}
