@@ -147,6 +147,7 @@ impl Generator {
             logits: self.logits.slice(start..start + rows as usize * row_bytes),
             params: (0..rows).map(|row| self.params(index, row)).collect(),
             priority: self.shape.priority.into(),
+            ..Default::default()
         }
     }
 
