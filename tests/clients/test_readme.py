@@ -1,4 +1,4 @@
-"""What README.md says about the server: its example, its flags and defaults, its metrics."""
+"""What README.md and ARCHITECTURE.md say: the example, flags and defaults, metrics, files and functions."""
 
 import json
 import os
@@ -11,6 +11,7 @@ from daemon import Daemon
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "README.md").read_text()
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 
 
 def section(title: str) -> str:
@@ -70,3 +71,18 @@ class Readme(unittest.TestCase):
         environment = {k: v for k, v in os.environ.items() if not k.startswith("LOGITD_")}
         return subprocess.run([os.environ["LOGITD"], *command, "--help"], env=environment, check=True,
                               capture_output=True, text=True, timeout=60).stdout
+
+
+class Architecture(unittest.TestCase):
+    def test_every_file_it_names_is_there(self):
+        named = set(re.findall(r"`([\w./]+(?:\.rs|\.py|\.md|/))`", ARCHITECTURE))
+        self.assertGreater(len(named), 40)
+        folders = [ROOT, ROOT / "src", ROOT / "src" / "backend" / "cpu", ROOT / "src" / "backend"]
+        missing = {name for name in named if not any((folder / name).exists() for folder in folders)}
+        self.assertEqual(missing, set())
+
+    def test_every_function_it_names_is_there(self):
+        sources = "".join(path.read_text() for path in (ROOT / "src").rglob("*.rs"))
+        named = set(re.findall(r"`[A-Z]?\w+::(\w+)`", ARCHITECTURE)) - {"cut", "draw", "Error"}
+        self.assertGreater(len(named), 12)
+        self.assertEqual({name for name in named if not re.search(rf"\bfn {name}\b", sources)}, set())
