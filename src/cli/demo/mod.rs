@@ -230,7 +230,7 @@ impl<W: Write> Page<W> {
         let isas: Vec<_> = Isa::supported().map(Isa::name).collect();
         writeln!(
             self.out,
-            "{TITLE}Parity:{TITLE:#} {} rows, {} draws, {} against the reference: {differences} differences",
+            "{TITLE}Parity:{TITLE:#} {} rows, {} draws, {} vs reference: {differences} differences",
             questions.len(),
             grouped(draws as u64),
             isas.join("/"),
