@@ -62,7 +62,7 @@ fn every_pattern_in_every_lane() {
 }
 
 fn every_pattern(copies: usize) {
-    let mut panel = Panel::default();
+    let mut panel = Panel::of_one_thread();
     for dtype in SIXTEEN_BITS {
         for temperature in TEMPERATURES {
             let spec = ParamsSpec { temperature, seed: Some(3), ..Default::default() };

@@ -358,6 +358,27 @@ fn real_rows() {
     }
 }
 
+/// Every kind of value in rows of tens of thousands of tokens, where backends sample, guess and
+/// split; cuts aimed at each row.
+#[test]
+fn every_kind_of_value_in_rows_of_many_blocks() {
+    let mut panel = Panel::default();
+    for (i, values) in Values::ALL.into_iter().enumerate() {
+        for (j, dtype) in Dtype::ALL.into_iter().enumerate() {
+            let mut random = Random::new(seed(), (i * 3 + j) as u64);
+            let vocab_size = [9_000, 20_001, 65_537][(i + j) % 3];
+            let temperature = [0.1, 0.8, 1.5, 10.0, 1e3][(i + j) % 5];
+            let logits = values.logits(&mut random, dtype, vocab_size, temperature);
+            let case = |_| {
+                let params = generate::params(&mut random, dtype, &logits, temperature);
+                let name = format!("{values:?}, stream ({}, {})", seed(), i * 3 + j);
+                Case::new(name, dtype, logits.clone(), spec(&params))
+            };
+            panel.check(&(0..12).map(case).collect::<Vec<_>>());
+        }
+    }
+}
+
 /// What makes single large rows different: counters that overflow, splits over threads.
 #[test]
 fn the_largest_rows() {

@@ -29,6 +29,8 @@ pub enum Values {
     Descending,
     /// Runs of one value, about as long as a block of a vectorised pass.
     Runs,
+    /// A flat crowd with clumps of neighbours far above or below it: a sample of the row misleads.
+    Clumps,
     /// At distances below the maximum where a mass is 0, 1 or a few units.
     Cliff,
     /// The ends of the dtype's range, so that distances overflow, its least magnitudes, and -inf.
@@ -53,7 +55,7 @@ pub enum Values {
 
 impl Values {
     /// Every kind.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Model,
         Self::Coarse,
         Self::FewLevels,
@@ -65,6 +67,7 @@ impl Values {
         Self::Ascending,
         Self::Descending,
         Self::Runs,
+        Self::Clumps,
         Self::Cliff,
         Self::Extreme,
         Self::Masked,
@@ -133,6 +136,7 @@ impl Values {
                 let levels = format.encode(model(random, n.div_ceil(run)));
                 (0..n).map(|i| levels[i / run]).collect()
             }
+            Self::Clumps => format.encode(clumps(random, n)),
             Self::Cliff => {
                 // ln(2^40) = 27.7: the masses around this distance are the last units.
                 let mut distance = || -temperature * (24.0 + 6.0 * random.unit());
@@ -198,6 +202,18 @@ fn model(random: &mut Random, n: usize) -> Vec<f32> {
     for _ in 0..random.below(8) {
         let likely = centre + width * (4.0 + 2.0 * random.unit());
         put(&mut x, random, likely);
+    }
+    x
+}
+
+fn clumps(random: &mut Random, n: usize) -> Vec<f32> {
+    let width = random.pick(&[0.0, 0.01, 1.0]);
+    let mut x: Vec<f32> = (0..n).map(|_| width * random.bell()).collect();
+    for _ in 0..1 + random.below(12) {
+        let size = random.pick(&[1, 8, 16, 32, 100]);
+        let start = random.below(n as u64) as usize;
+        let offset = random.pick(&[-8.0, 2.0, 5.0, 8.0]);
+        x[start..n.min(start + size)].iter_mut().for_each(|x| *x += offset);
     }
     x
 }

@@ -52,6 +52,12 @@ impl Panel {
         Self { candidates, ..Self::default() }
     }
 
+    /// The oracle against one of each kind, for what no number of threads can change.
+    pub fn of_one_thread() -> Self {
+        let all = candidates().into_iter();
+        Self::of(all.filter(|candidate| candidate.device().threads <= 1).collect())
+    }
+
     /// Compares one batch, which the oracle samples once. The first difference: which candidate,
     /// and which row.
     pub fn differs(&mut self, cases: &[Case]) -> Option<(usize, usize)> {
