@@ -93,6 +93,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn add_floats(self, a: Self::F, b: Self::F) -> Self::F {
+        simd!(_mm256_add_ps(a, b))
+    }
+
+    #[inline(always)]
     fn sub(self, a: __m256, b: __m256) -> __m256 {
         simd!(_mm256_sub_ps(a, b))
     }
@@ -148,6 +153,11 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn keep(self, m: __m256, i: __m256i) -> __m256i {
         simd!(_mm256_and_si256(_mm256_castps_si256(m), i))
+    }
+
+    #[inline(always)]
+    fn keep_floats(self, m: Self::M, x: Self::F) -> Self::F {
+        simd!(_mm256_and_ps(m, x))
     }
 
     #[inline(always)]
@@ -311,6 +321,33 @@ impl Simd for Avx2 {
         let order = self.load_u32(&ORDER[bits as usize & 255]);
         self.store_u32(simd!(_mm256_permutevar8x32_epi32(i, order)), to);
     }
+
+    #[inline(always)]
+    fn compress_bits16(self, bits: u32, h: __m256i, to: &mut [u8]) {
+        let halves = simd!([_mm256_castsi256_si128(h), _mm256_extracti128_si256::<1>(h)]);
+        let mut at = 0;
+        for (half, bits) in halves.into_iter().zip([bits & 255, bits >> 8 & 255]) {
+            let order = &BYTE_ORDER[bits as usize];
+            let to: &mut [u8; 16] = to[at..].first_chunk_mut().expect("half a vector");
+            // SAFETY: both arrays have 16 bytes; alignment is not needed.
+            unsafe {
+                let order = _mm_loadu_si128(order.as_ptr().cast());
+                _mm_storeu_si128(to.as_mut_ptr().cast(), _mm_shuffle_epi8(half, order));
+            }
+            at += 2 * bits.count_ones() as usize;
+        }
+    }
+
+    #[inline(always)]
+    fn compress_bits32(self, bits: u32, i: __m256i, to: &mut [u8]) {
+        let order = self.load_u32(&ORDER[bits as usize & 255]);
+        let to: &mut [u8; 32] = to.first_chunk_mut().expect("a whole vector");
+        // SAFETY: the array has 32 bytes; alignment is not needed.
+        unsafe {
+            let compressed = _mm256_permutevar8x32_epi32(i, order);
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), compressed);
+        }
+    }
 }
 
 impl Avx2 {
@@ -335,6 +372,22 @@ static ORDER: [[u32; LANES]; 256] = {
                 n += 1;
             }
             lane += 1;
+        }
+        bits += 1;
+    }
+    table
+};
+
+/// [`ORDER`] for 16-bit lanes, as bytes.
+static BYTE_ORDER: [[u8; 16]; 256] = {
+    let mut table = [[0; 16]; 256];
+    let mut bits = 0;
+    while bits < 256 {
+        let mut n = 0;
+        while n < LANES {
+            table[bits][2 * n] = 2 * ORDER[bits][n] as u8;
+            table[bits][2 * n + 1] = 2 * ORDER[bits][n] as u8 + 1;
+            n += 1;
         }
         bits += 1;
     }

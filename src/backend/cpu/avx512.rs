@@ -95,6 +95,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn add_floats(self, a: Self::F, b: Self::F) -> Self::F {
+        simd!(_mm512_add_ps(a, b))
+    }
+
+    #[inline(always)]
     fn sub(self, a: __m512, b: __m512) -> __m512 {
         simd!(_mm512_sub_ps(a, b))
     }
@@ -150,6 +155,11 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn keep(self, m: __mmask16, i: __m512i) -> __m512i {
         simd!(_mm512_maskz_mov_epi32(m, i))
+    }
+
+    #[inline(always)]
+    fn keep_floats(self, m: Self::M, x: Self::F) -> Self::F {
+        simd!(_mm512_maskz_mov_ps(m, x))
     }
 
     #[inline(always)]
@@ -299,9 +309,26 @@ impl Simd for Avx512 {
     fn compress_u32(self, bits: u32, i: __m512i, to: &mut [u32]) {
         self.store_u32(simd!(_mm512_maskz_compress_epi32(bits as __mmask16, i)), to);
     }
+
+    #[inline(always)]
+    fn compress_bits16(self, bits: u32, h: __m512i, to: &mut [u8]) {
+        self.store_bits(simd!(_mm512_maskz_compress_epi16(bits, h)), to);
+    }
+
+    #[inline(always)]
+    fn compress_bits32(self, bits: u32, i: __m512i, to: &mut [u8]) {
+        self.store_bits(simd!(_mm512_maskz_compress_epi32(bits as __mmask16, i)), to);
+    }
 }
 
 impl Avx512 {
+    #[inline(always)]
+    fn store_bits(self, i: __m512i, to: &mut [u8]) {
+        let to: &mut [u8; 64] = to.first_chunk_mut().expect("a whole vector");
+        // SAFETY: the array has 64 bytes; alignment is not needed.
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), i) }
+    }
+
     #[inline(always)]
     fn min_of_u16(self, h: __m512i) -> u16 {
         simd!({

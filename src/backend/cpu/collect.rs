@@ -1,7 +1,7 @@
 //! Passes that find tokens by their logits, in the row's own format: 32 f16 a vector of AVX-512.
 //!
 //! A vector costs a load and three instructions where it has no hit. A hit is widened and
-//! compressed into a list; lists are short, or else [`Between`] has found that they must be long.
+//! compressed into a list; lists are short.
 
 use super::blocks::{BLOCK, Blocks};
 use super::cut::{Cut, LeastByBlock};
@@ -44,40 +44,6 @@ impl<S: Simd, E: Element> Kernel<S> for Collect<'_, E> {
                 list.drop_last_ties(cut.least, dropped as usize);
             }
         }
-    }
-}
-
-/// Appends to `list` the tokens with `least <= x < end`, and counts those from `end` on.
-pub struct Between<'a, E> {
-    pub blocks: Blocks<'a, E>,
-    pub range: Range<usize>,
-    /// The greatest logit of each block of the row.
-    pub maxima: &'a [f32],
-    pub least: f32,
-    pub end: f32,
-    pub list: &'a mut List,
-}
-
-impl<S: Simd, E: Element> Kernel<S> for Between<'_, E> {
-    /// The count from `end` on.
-    type Output = u64;
-
-    #[inline(always)]
-    fn call(self, s: S) -> u64 {
-        let end = s.splat(self.end);
-        let bound = E::bound(s, self.least);
-        let mut count = 0;
-        for (i, block) in self.blocks.range(self.range) {
-            if self.maxima[i] < self.least {
-                continue;
-            }
-            for_hits::<S, E>(s, i, block, bound, |bits, x, id| {
-                let beyond = s.bits(s.ge(x, end));
-                count += u64::from((bits & beyond).count_ones());
-                self.list.push(s, bits & !beyond, x, id);
-            });
-        }
-        count
     }
 }
 

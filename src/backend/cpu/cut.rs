@@ -14,11 +14,6 @@ pub struct Cut {
 }
 
 impl Cut {
-    /// Keeps every candidate.
-    pub fn none<E: Element>() -> Self {
-        Self::ties(E::value(-E::INFINITY))
-    }
-
     /// Keeps `least` and everything above.
     pub fn ties(least: f32) -> Self {
         Self { least, last_id: u32::MAX }
@@ -90,7 +85,6 @@ mod tests {
                 assert_eq!(loose.tighter(tight), tight);
             }
         }
-        assert_eq!(cuts[1].tighter(Cut::none::<F16>()), cuts[1]);
     }
 
     #[test]

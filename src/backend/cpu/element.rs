@@ -14,6 +14,8 @@ pub trait Element: Copy + Send + Sync + 'static {
     const SIZE: usize;
     /// The key of +inf; NaN lies beyond it, and beyond -inf's on the other side.
     const INFINITY: i32;
+    /// The bits of -inf.
+    const NEGATIVE_INFINITY: u32 = Self::INFINITY as u32 | 1 << (Self::SIZE * 8 - 1);
     /// As many logits as fill a vector, as they are stored.
     type Raw<S: Simd>: Copy;
 
@@ -49,6 +51,9 @@ pub trait Element: Copy + Send + Sync + 'static {
     fn first_key<S: Simd>(s: S, max_signed: Self::Raw<S>, min_unsigned: Self::Raw<S>) -> i32;
     /// The greatest lane as unsigned integer: the most negative logit's bits if one is negative.
     fn reduce_max_unsigned<S: Simd>(s: S, raw: Self::Raw<S>) -> u32;
+    /// Writes the logits whose bit is set next to each other; what follows them in a vector's bytes
+    /// is left undefined.
+    fn compress<S: Simd>(s: S, bits: u32, raw: Self::Raw<S>, to: &mut [u8]);
     /// Prepares a comparison with [`at_least`](Self::at_least).
     fn bound<S: Simd>(s: S, least: f32) -> Bound<S, Self>;
     /// One bit a logit of a full vector: whether it is `least` or more. None is NaN.
@@ -137,6 +142,11 @@ macro_rules! sixteen_bits {
             #[inline(always)]
             fn reduce_max_unsigned<S: Simd>(s: S, raw: S::H) -> u32 {
                 u32::from(s.reduce_max_u16(raw))
+            }
+
+            #[inline(always)]
+            fn compress<S: Simd>(s: S, bits: u32, raw: S::H, to: &mut [u8]) {
+                s.compress_bits16(bits, raw, to);
             }
 
             #[inline(always)]
@@ -236,6 +246,11 @@ impl Element for F32 {
     #[inline(always)]
     fn reduce_max_unsigned<S: Simd>(s: S, raw: S::I) -> u32 {
         s.reduce_max_u32(raw)
+    }
+
+    #[inline(always)]
+    fn compress<S: Simd>(s: S, bits: u32, raw: S::I, to: &mut [u8]) {
+        s.compress_bits32(bits, raw, to);
     }
 
     #[inline(always)]

@@ -3,13 +3,66 @@
 //! A list holds the logits, ids and masses of some tokens, ids ascending. The same list type serves
 //! the candidates of a cut, a sample of the row, and the maxima of its blocks.
 
-use super::cut::{Cut, above};
+use super::blocks::BLOCK;
+use super::cut::above;
 use super::element::Element;
 use super::mass::{Split, Sum, Weigher, Weights};
 use super::simd::{Kernel, Simd};
+use std::marker::PhantomData;
+use std::ops::Range;
 
 /// Room after the last token, so that whole vectors can be written and read there.
 const SLACK: usize = 16;
+
+/// A list, and those that the other threads make parts of it in.
+#[derive(Debug, Default)]
+pub struct Lists {
+    /// The list.
+    pub list: List,
+    more: Vec<List>,
+    /// How many of them are in use.
+    more_len: usize,
+}
+
+impl Lists {
+    /// A list for each run: the first is the one that the others are to be joined to.
+    pub fn split<R: Iterator<Item = Range<usize>> + Clone>(
+        &mut self,
+        runs: R,
+        reset: impl Fn(&mut List, &Range<usize>),
+        reset_first: impl FnOnce(&mut List),
+    ) -> impl Iterator<Item = (Range<usize>, &mut List)> {
+        self.more_len = runs.clone().count() - 1;
+        if self.more.len() < self.more_len {
+            self.more.resize_with(self.more_len, List::default);
+        }
+        reset_first(&mut self.list);
+        for (list, run) in self.more.iter_mut().zip(runs.clone().skip(1)) {
+            reset(list, &run);
+        }
+        runs.zip(std::iter::once(&mut self.list).chain(&mut self.more))
+    }
+
+    /// The same, to be pushed to raw; no more than there are in `blocks`.
+    pub fn split_raw<E: Element>(
+        &mut self,
+        runs: impl Iterator<Item = Range<usize>> + Clone,
+        blocks: usize,
+    ) -> impl Iterator<Item = (Range<usize>, &mut List)> {
+        self.split(
+            runs,
+            |list, run| list.reset_raw::<E>(run.len() * BLOCK),
+            move |list| list.reset_raw::<E>(blocks * BLOCK),
+        )
+    }
+
+    /// Appends the other lists to the first.
+    pub fn join(&mut self, append: impl Fn(&mut List, &List)) {
+        for other in &self.more[..self.more_len] {
+            append(&mut self.list, other);
+        }
+    }
+}
 
 /// Some tokens of a row, ids ascending.
 #[derive(Debug, Default)]
@@ -21,18 +74,30 @@ pub struct List {
     /// Masses are `high * 2^16 + low`.
     high: Vec<u32>,
     low: Vec<u32>,
+    /// Logits as they are stored, by a pass that had no time to widen them: see [`List::widen`].
+    raw: Vec<u8>,
+    raw_len: usize,
 }
 
 impl List {
     /// Makes room for this many tokens, and forgets all there are.
     pub fn reset(&mut self, capacity: usize) {
-        self.len = 0;
+        (self.len, self.raw_len) = (0, 0);
         let capacity = capacity + SLACK;
         if self.x.len() < capacity {
             self.x.resize(capacity, f32::NEG_INFINITY);
             self.id.resize(capacity, 0);
             self.high.resize(capacity, 0);
             self.low.resize(capacity, 0);
+        }
+    }
+
+    /// Makes room for this many tokens that are pushed raw, and forgets all there are.
+    pub fn reset_raw<E: Element>(&mut self, capacity: usize) {
+        (self.len, self.raw_len) = (0, 0);
+        let bytes = capacity * E::SIZE + 4 * SLACK;
+        if self.raw.len() < bytes {
+            self.raw.resize(bytes, 0);
         }
     }
 
@@ -65,18 +130,55 @@ impl List {
         self.len += bits.count_ones() as usize;
     }
 
-    /// Appends logits whose ids do not matter.
+    /// Appends those of a vector of logits whose bit is set, as they are.
     #[inline(always)]
-    pub fn push_all<S: Simd>(&mut self, s: S, x: S::F) {
-        s.store(x, &mut self.x[self.len..]);
-        self.len += S::LANES;
+    pub fn push_raw<S: Simd, E: Element>(&mut self, s: S, bits: u32, raw: E::Raw<S>) {
+        E::compress(s, bits, raw, &mut self.raw[self.raw_len..]);
+        self.raw_len += bits.count_ones() as usize * E::SIZE;
     }
 
-    /// Appends one token.
-    pub fn push_one(&mut self, x: f32, id: u32) {
-        self.x[self.len] = x;
-        self.id[self.len] = id;
-        self.len += 1;
+    /// The bytes pushed raw.
+    #[inline(always)]
+    pub fn raw_len(&self) -> usize {
+        self.raw_len
+    }
+
+    /// Appends the tokens of another list, whose ids are greater. Masses are not kept.
+    pub fn append(&mut self, other: &Self) {
+        let end = self.len + other.len;
+        self.x[self.len..end].copy_from_slice(other.x());
+        self.id[self.len..end].copy_from_slice(other.ids());
+        self.len = end;
+    }
+
+    /// Appends what was pushed raw to another list.
+    pub fn append_raw(&mut self, other: &Self) {
+        let end = self.raw_len + other.raw_len;
+        self.raw[self.raw_len..end].copy_from_slice(&other.raw[..other.raw_len]);
+        self.raw_len = end;
+    }
+
+    /// Makes tokens of everything pushed raw. `counts` says how many came from each block of the
+    /// row; the ids are those of the first token of the block. Seals the list.
+    pub fn widen<S: Simd, E: Element>(&mut self, s: S, counts: &[u32]) {
+        let (raw, len) = (std::mem::take(&mut self.raw), self.raw_len / E::SIZE);
+        self.reset(len);
+        s.run(Widen::<E> { raw: &raw, len, list: self, element: PhantomData });
+        self.raw = raw;
+        let mut end = 0;
+        for (block, &count) in counts.iter().enumerate() {
+            let start = end;
+            end += count as usize;
+            self.id[start..end].fill((block * BLOCK) as u32);
+        }
+        self.seal();
+    }
+
+    /// Adds the mass of each token to its block's.
+    pub fn add_to_blocks(&self, masses: &mut [u64]) {
+        for (i, &id) in self.ids().iter().enumerate() {
+            masses[id as usize / BLOCK] += self.mass(i);
+        }
     }
 
     /// Takes out the last `n` tokens that equal `x`.
@@ -95,13 +197,39 @@ impl List {
         self.x[self.len..self.len + SLACK].fill(f32::NEG_INFINITY);
     }
 
-    /// Keeps only what a cut keeps. Masses move along.
-    pub fn retain<S: Simd, E: Element>(&mut self, s: S, cut: Cut) {
-        // Ids ascend: up to one place ties are kept, from there on they are not.
-        let ties_end = self.ids().partition_point(|&id| id <= cut.last_id);
-        let above = above::<E>(cut.least).unwrap_or(f32::INFINITY);
-        s.run(Retain { list: self, least: cut.least, ties_end, above });
+    /// Keeps the tokens above `least`, and of those equal to it the ones before the `ties_end`th
+    /// token of the list. Masses move along.
+    pub fn retain<S: Simd, E: Element>(&mut self, s: S, least: f32, ties_end: usize) {
+        let above = above::<E>(least).unwrap_or(f32::INFINITY);
+        s.run(Retain { list: self, least, ties_end, above });
         self.seal();
+    }
+
+    /// Where the `nth` token (from 1) that equals `x` is in a sealed list.
+    pub fn nth_tie<S: Simd>(&self, s: S, x: f32, nth: u64) -> usize {
+        s.run(NthTie { list: self, x, nth }).expect("the list has as many")
+    }
+}
+
+/// Appends stored logits to a list, without ids.
+pub struct Widen<'a, E> {
+    /// At least `len` of them, and bytes to fill up a vector.
+    pub raw: &'a [u8],
+    pub len: usize,
+    pub list: &'a mut List,
+    pub element: PhantomData<E>,
+}
+
+impl<S: Simd, E: Element> Kernel<S> for Widen<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self, s: S) {
+        let List { len, x, .. } = self.list;
+        for i in (0..self.len).step_by(S::LANES) {
+            s.store(E::widen(s, &self.raw[i * E::SIZE..]), &mut x[*len + i..]);
+        }
+        *len += self.len;
     }
 }
 
@@ -118,7 +246,7 @@ impl<S: Simd> Kernel<S> for Retain<'_> {
 
     #[inline(always)]
     fn call(self, s: S) {
-        let List { len, x, id, high, low } = self.list;
+        let List { len, x, id, high, low, .. } = self.list;
         let (least, above) = (s.splat(self.least), s.splat(self.above));
         let mut kept = 0;
         for i in (0..*len).step_by(S::LANES) {
@@ -142,32 +270,32 @@ fn lanes_below<S: Simd>(n: usize) -> u32 {
     if n < S::LANES { (1 << n) - 1 } else { u32::MAX >> (32 - S::LANES) }
 }
 
-/// Finds the id of the `nth` token (from 1) of a sealed list that equals `x`.
-pub struct NthTie<'a> {
-    pub list: &'a List,
-    pub x: f32,
-    pub nth: u64,
+/// Finds the `nth` token (from 1) of a sealed list that equals `x`.
+struct NthTie<'a> {
+    list: &'a List,
+    x: f32,
+    nth: u64,
 }
 
 impl<S: Simd> Kernel<S> for NthTie<'_> {
-    type Output = Option<u32>;
+    type Output = Option<usize>;
 
     #[inline(always)]
-    fn call(self, s: S) -> Option<u32> {
-        let List { len, x, id, .. } = self.list;
+    fn call(self, s: S) -> Option<usize> {
+        let List { len, x, .. } = self.list;
         let tie = s.splat(self.x);
-        let mut rest = self.nth as u32;
+        let mut rest = self.nth;
         for i in (0..*len).step_by(S::LANES) {
             let y = s.load(&x[i..]);
             let mut ties = s.bits(s.ge(y, tie)) & s.bits(s.ge(tie, y));
-            if ties.count_ones() < rest {
-                rest -= ties.count_ones();
+            if u64::from(ties.count_ones()) < rest {
+                rest -= u64::from(ties.count_ones());
                 continue;
             }
             for _ in 1..rest {
                 ties &= ties - 1;
             }
-            return Some(id[i + ties.trailing_zeros() as usize]);
+            return Some(i + ties.trailing_zeros() as usize);
         }
         None
     }
@@ -267,24 +395,36 @@ impl List {
     }
 
     /// The greatest logit such that it and everything above measure at least `want`. It is one of
-    /// the list's logits. `None` if the whole list measures less.
-    ///
-    /// Bisects the keys, so a call costs at most 16 or 32 passes over the list, and no sort.
-    pub fn border<S: Simd, E: Element>(&self, s: S, by: By, want: u64, max: f32) -> Option<f32> {
-        let (mut below, mut above) = (-E::INFINITY, E::key(max) + 1);
-        if self.measure(s, by, E::value(below)) < want {
-            return None;
-        }
-        // Invariant: enough from `below` on, too little from `above` on.
-        while below + 1 < above {
-            let middle = below.midpoint(above);
-            if self.measure(s, by, E::value(middle)) >= want {
-                below = middle;
-            } else {
-                above = middle;
-            }
-        }
-        // Adding +0.0 makes a zero positive.
-        Some(E::value(below) + 0.0)
+    /// the list's logits, and between `low` and `high`. `None` if the whole list measures less.
+    pub fn border<S: Simd, E: Element>(
+        &self,
+        s: S,
+        by: By,
+        want: u64,
+        low: f32,
+        high: f32,
+    ) -> Option<f32> {
+        bisect::<E>(low, high, |least| self.measure(s, by, least) >= want)
     }
+}
+
+/// The greatest value of a dtype between two finite ones (both included) from which on there is
+/// `enough`. `None` if there is not from the low one on. At most 16 or 32 steps.
+pub fn bisect<E: Element>(low: f32, high: f32, enough: impl Fn(f32) -> bool) -> Option<f32> {
+    let (mut below, mut above) = (E::key(low), E::key(high) + 1);
+    if !enough(E::value(below)) {
+        return None;
+    }
+    // Invariant: enough from `below` on, too little from `above` on.
+    while below + 1 < above {
+        let middle = below.midpoint(above);
+        if enough(E::value(middle)) { below = middle } else { above = middle }
+    }
+    // Adding +0.0 makes a zero positive.
+    Some(E::value(below) + 0.0)
+}
+
+/// The least finite value of a dtype.
+pub fn lowest<E: Element>() -> f32 {
+    E::value(-E::INFINITY)
 }

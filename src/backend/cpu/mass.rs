@@ -13,17 +13,12 @@
 //! 2. A mass has up to 41 bits, a lane 32. Where the block's maximum shows that all its masses stay
 //!    below 1.42 * 2^27, sixteen of them add up in a lane ([`Weights::size_of`] says which).
 //!    Elsewhere a mass is split, exactly, in `high * 2^16 + low`: five instructions more.
-//! 3. Where the maximum shows that all masses are 0, nothing is computed.
 //!
-//! 128,256 tokens are 8,016 vectors of AVX-512: 128,000 instructions on two ports, 64,000 cycles, 22 us
-//! at 2.9 GHz; 27 where all are split.
+//! The passes that sum masses up are in [`weigh`](super::weigh).
 
-use super::blocks::{BLOCK, Blocks, widened};
-use super::cut::{Cut, LeastByBlock};
 use super::element::Element;
-use super::simd::{Kernel, Simd};
+use super::simd::Simd;
 use crate::arithmetic::mass::{C, ROUND, Scale};
-use std::ops::Range;
 
 /// Weighs the tokens of one row.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +28,9 @@ pub struct Weights {
     /// Its temperature.
     pub scale: Scale,
 }
+
+/// Where `d * c` is less, `n` is at most -41, and the mass is 0.
+const NOTHING_BELOW: f32 = -40.75;
 
 /// What is known of the masses of a block from the greatest logit among them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +49,15 @@ impl Weights {
         crate::arithmetic::mass::mass(x, self.max, self.scale)
     }
 
+    /// A logit such that everything below it has no mass.
+    pub fn least_with_mass<E: Element>(&self) -> f32 {
+        let lowest = E::value(-E::INFINITY);
+        let x = self.max + (NOTHING_BELOW - 0.25) / self.scale.c;
+        let x = if x > lowest { E::value(E::key(x)) } else { lowest };
+        // Rounding to the dtype may have gone up, far from zero by more than the quarter.
+        if self.size_of(x) == Size::Nothing { x } else { lowest }
+    }
+
     /// How large masses can be where no logit exceeds `max_of_block`.
     ///
     /// A mass is below `1.42 * 2^(40 + n)`, where `n` is `d * c` rounded; all roundings are monotone.
@@ -58,7 +65,7 @@ impl Weights {
     pub fn size_of(&self, max_of_block: f32) -> Size {
         let exponent = (max_of_block - self.max) * self.scale.c;
         match exponent {
-            e if e < -41.5 => Size::Nothing,
+            e if e < NOTHING_BELOW => Size::Nothing,
             e if e < -13.5 => Size::Small,
             _ => Size::Any,
         }
@@ -127,8 +134,9 @@ impl<S: Simd> Weigher<S> {
         Split { high, low: s.truncate(s.mul(rest, self.two_to_16)) }
     }
 
+    /// The mass (or 2^-16 of it) before it is truncated.
     #[inline(always)]
-    fn power(&self, s: S, x: S::F) -> S::F {
+    pub fn power(&self, s: S, x: S::F) -> S::F {
         let d = s.max(s.sub(x, self.max), self.dmin);
         let t = s.fma(d, self.c, self.round);
         let n = s.sub(t, self.round);
@@ -175,102 +183,5 @@ impl<S: Simd> Sum<S> {
         let high = s.total(s.widen_add(s.no_sum(), self.high));
         let low = s.total(s.widen_add(s.no_sum(), self.low));
         (high << 16) + low
-    }
-}
-
-/// The mass of every block of `range`.
-pub struct BlockMasses<'a, E> {
-    pub blocks: Blocks<'a, E>,
-    pub range: Range<usize>,
-    /// The greatest logit of each block of the row.
-    pub maxima: &'a [f32],
-    pub weights: Weights,
-    /// One for each block of `range`.
-    pub masses: &'a mut [u64],
-}
-
-impl<S: Simd, E: Element> Kernel<S> for BlockMasses<'_, E> {
-    type Output = ();
-
-    #[inline(always)]
-    fn call(self, s: S) {
-        let small = Weigher::for_small(s, self.weights);
-        let any = Weigher::for_any(s, self.weights);
-        for ((i, block), mass) in self.blocks.range(self.range).zip(self.masses) {
-            *mass = match self.weights.size_of(self.maxima[i]) {
-                Size::Nothing => 0,
-                Size::Small => small_block::<S, E>(s, block, &small),
-                Size::Any => any_block::<S, E>(s, block, &any),
-            };
-        }
-    }
-}
-
-#[inline(always)]
-fn small_block<S: Simd, E: Element>(s: S, block: &[u8], weigher: &Weigher<S>) -> u64 {
-    /// Vectors of small masses that add up in 32 bits.
-    const RUN: usize = 16;
-    let mut sum = s.no_sum();
-    let run_bytes = RUN * S::LANES * E::SIZE;
-    for run in block.chunks_exact(run_bytes) {
-        let mut lanes = s.splat_u32(0);
-        for i in 0..RUN {
-            let x = E::widen(s, &run[i * S::LANES * E::SIZE..]);
-            lanes = s.add(lanes, weigher.small(s, x));
-        }
-        sum = s.widen_add(sum, lanes);
-    }
-    s.total(sum)
-}
-
-#[inline(always)]
-fn any_block<S: Simd, E: Element>(s: S, block: &[u8], weigher: &Weigher<S>) -> u64 {
-    let mut sum = Sum::new(s);
-    for x in widened::<S, E>(s, block) {
-        sum.add(s, weigher.split(s, x));
-    }
-    sum.total(s)
-}
-
-const _: () = assert!(BLOCK / 8 <= 128, "a block's split masses must add up in 32 bits");
-
-/// The mass of the kept tokens of every block, and how many they are.
-pub struct KeptMasses<'a, E> {
-    pub blocks: Blocks<'a, E>,
-    pub range: Range<usize>,
-    /// The greatest logit of each block of the row.
-    pub maxima: &'a [f32],
-    pub weights: Weights,
-    pub cut: Cut,
-    /// One for each block of `range`.
-    pub masses: &'a mut [u64],
-}
-
-impl<S: Simd, E: Element> Kernel<S> for KeptMasses<'_, E> {
-    /// The number of kept tokens.
-    type Output = u64;
-
-    #[inline(always)]
-    fn call(self, s: S) -> u64 {
-        let weigher = Weigher::for_any(s, self.weights);
-        let least_by_block = LeastByBlock::new::<E>(self.cut);
-        let mut kept = 0;
-        for ((i, block), mass) in self.blocks.range(self.range).zip(self.masses) {
-            *mass = 0;
-            let least = least_by_block.of(i);
-            if self.maxima[i] < least {
-                continue;
-            }
-            let mut sum = Sum::new(s);
-            for x in widened::<S, E>(s, block) {
-                let m = s.ge(x, s.splat(least));
-                sum.add_where(s, m, weigher.split(s, x));
-                kept += u64::from(s.bits(m).count_ones());
-            }
-            let dropped = self.cut.dropped_ties::<E>(i, block);
-            kept -= dropped;
-            *mass = sum.total(s) - dropped * self.weights.mass(self.cut.least);
-        }
-        kept
     }
 }

@@ -10,12 +10,17 @@ mod collect;
 mod cut;
 mod element;
 mod list;
+mod locate;
 mod mass;
+mod nucleus;
 mod portable;
 mod row;
+mod sample;
 mod scan;
 mod search;
 mod simd;
+mod team;
+mod weigh;
 
 use super::{Backend, DeviceError, DeviceInfo};
 use crate::batch::{Dtype, Results, Row, Slot};
@@ -23,6 +28,9 @@ use row::Scratch;
 use simd::Simd;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use team::Team;
 
 /// A family of vector instructions that the rows are sampled with.
 ///
@@ -140,7 +148,9 @@ pub enum CpuError {
 pub struct Cpu {
     device: DeviceInfo,
     isa: Isa,
-    scratch: Scratch,
+    team: Team,
+    /// One for each thread.
+    scratch: Vec<Mutex<Scratch>>,
 }
 
 impl Cpu {
@@ -151,25 +161,58 @@ impl Cpu {
             let supported: Vec<_> = Isa::supported().map(Isa::name).collect();
             return Err(CpuError::UnsupportedIsa { isa, supported: supported.join(", ") });
         }
-        let device = DeviceInfo {
-            id: "cpu".into(),
-            name: chip_name(),
-            isa: isa.name().into(),
-            threads: match options.threads {
-                0 => std::thread::available_parallelism().map_or(1, usize::from),
-                n => n,
-            },
+        let threads = match options.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n,
         };
-        Ok(Self { device, isa, scratch: Scratch::default() })
+        let device =
+            DeviceInfo { id: "cpu".into(), name: chip_name(), isa: isa.name().into(), threads };
+        let scratch = (0..threads).map(|_| Mutex::default()).collect();
+        Ok(Self { device, isa, team: Team::new(threads)?, scratch })
     }
-}
 
-impl Cpu {
     /// Reads the logits of every row once, with the same instructions and threads as
     /// [`sample`](Backend::sample): the floor that a benchmark compares with. The result depends on
     /// nearly every byte and means nothing.
     pub fn read(&mut self, rows: &[Row<'_>]) -> u32 {
-        rows.iter().fold(0, |sum, row| sum ^ dispatch(self.isa, scan::Read(row.logits())))
+        let sum = AtomicU32::new(0);
+        let next = AtomicUsize::new(0);
+        self.team.each(0..self.team.threads(), |_| {
+            while let Some(row) = rows.get(next.fetch_add(1, Relaxed)) {
+                sum.fetch_xor(dispatch(self.isa, scan::Read(row.logits())), Relaxed);
+            }
+        });
+        sum.into_inner()
+    }
+
+    /// Each thread takes one row after another.
+    fn spread<'a>(
+        &self,
+        rows: &[Row<'_>],
+        slots: impl Iterator<Item = Slot<'a>> + Send,
+        threads: usize,
+    ) {
+        let queue = Mutex::new(rows.iter().enumerate().zip(slots));
+        self.team.each(&self.scratch[..threads], |scratch| {
+            let mut scratch = scratch.lock().expect("no other thread panicked");
+            loop {
+                let row = queue.lock().expect("no other thread panicked").next();
+                let Some(((i, row), slot)) = row else { return };
+                // Most likely; a wrong guess costs little.
+                let next = rows.get(i + threads);
+                let scratch = &mut *scratch;
+                dispatch(self.isa, SampleRow { team: &Team::ALONE, row, next, scratch, slot });
+            }
+        });
+    }
+
+    /// All threads share each row.
+    fn share<'a>(&mut self, rows: &[Row<'_>], slots: impl Iterator<Item = Slot<'a>>) {
+        let scratch = self.scratch[0].get_mut().expect("no other thread panicked");
+        for ((i, row), slot) in rows.iter().enumerate().zip(slots) {
+            let next = rows.get(i + 1);
+            dispatch(self.isa, SampleRow { team: &self.team, row, next, scratch, slot });
+        }
     }
 }
 
@@ -186,12 +229,24 @@ impl Backend for Cpu {
 
     fn sample(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), DeviceError> {
         results.reset(rows);
-        for (row, slot) in rows.iter().zip(results.slots()) {
-            dispatch(self.isa, SampleRow { row, scratch: &mut self.scratch, slot });
+        let threads = self.team.threads();
+        let tokens = |row: &Row<'_>| row.vocab_size() as usize;
+        let shareable = rows.iter().any(|row| tokens(row) >= SHARED_TOKENS_MIN);
+        if threads > 1 && rows.len() < threads && shareable {
+            self.share(rows, results.slots());
+        } else {
+            // A thread that is woken for less is awake too late.
+            let worth = rows.iter().map(tokens).sum::<usize>() / TOKENS_MIN;
+            self.spread(rows, results.slots(), threads.min(rows.len()).min(worth).max(1));
         }
         Ok(())
     }
 }
+
+/// Rows of fewer tokens are not shared between threads.
+const SHARED_TOKENS_MIN: usize = 1 << 17;
+/// The tokens that a thread is woken for.
+const TOKENS_MIN: usize = 1 << 16;
 
 /// Something to be done with the instructions of some set.
 trait Task {
@@ -212,7 +267,10 @@ fn dispatch<T: Task>(isa: Isa, task: T) -> T::Output {
 
 /// Samples one row.
 struct SampleRow<'a, 'b> {
+    team: &'a Team,
     row: &'a Row<'a>,
+    /// The row that this thread samples next.
+    next: Option<&'a Row<'a>>,
     scratch: &'a mut Scratch,
     slot: Slot<'b>,
 }
@@ -221,11 +279,12 @@ impl Task for SampleRow<'_, '_> {
     type Output = ();
 
     fn run<S: Simd>(self, s: S) {
-        let Self { row, scratch, slot } = self;
+        let Self { team, row, next, scratch, slot } = self;
+        let next = next.map_or(&[][..], Row::logits);
         match row.dtype() {
-            Dtype::F16 => row::sample::<S, element::F16>(s, row, scratch, slot),
-            Dtype::Bf16 => row::sample::<S, element::Bf16>(s, row, scratch, slot),
-            Dtype::F32 => row::sample::<S, element::F32>(s, row, scratch, slot),
+            Dtype::F16 => row::sample::<S, element::F16>(s, team, row, next, scratch, slot),
+            Dtype::Bf16 => row::sample::<S, element::Bf16>(s, team, row, next, scratch, slot),
+            Dtype::F32 => row::sample::<S, element::F32>(s, team, row, next, scratch, slot),
         }
     }
 }

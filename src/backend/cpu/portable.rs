@@ -61,6 +61,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn add_floats(self, a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|i| a[i] + b[i])
+    }
+
+    #[inline(always)]
     fn sub(self, a: Self::F, b: Self::F) -> Self::F {
         from_fn(|i| a[i] - b[i])
     }
@@ -122,6 +127,11 @@ impl Simd for Portable {
     #[inline(always)]
     fn keep(self, m: Self::M, i: Self::I) -> Self::I {
         from_fn(|n| m[n] & i[n])
+    }
+
+    #[inline(always)]
+    fn keep_floats(self, m: Self::M, x: Self::F) -> Self::F {
+        from_fn(|i| f32::from_bits(m[i] & x[i].to_bits()))
     }
 
     #[inline(always)]
@@ -264,6 +274,28 @@ impl Simd for Portable {
         let mut n = 0;
         for (lane, i) in i.into_iter().enumerate() {
             to[n & (LANES - 1)] = i;
+            n += (bits >> lane & 1) as usize;
+        }
+    }
+
+    #[inline(always)]
+    fn compress_bits16(self, bits: u32, h: Self::H, to: &mut [u8]) {
+        let to: &mut [u8; 4 * LANES] = to.first_chunk_mut().expect("a whole vector");
+        let mut n = 0;
+        for (lane, h) in h.into_iter().enumerate() {
+            let at = 2 * (n & (2 * LANES - 1));
+            to[at..at + 2].copy_from_slice(&h.to_le_bytes());
+            n += (bits >> lane & 1) as usize;
+        }
+    }
+
+    #[inline(always)]
+    fn compress_bits32(self, bits: u32, i: Self::I, to: &mut [u8]) {
+        let to: &mut [u8; 4 * LANES] = to.first_chunk_mut().expect("a whole vector");
+        let mut n = 0;
+        for (lane, i) in i.into_iter().enumerate() {
+            let at = 4 * (n & (LANES - 1));
+            to[at..at + 4].copy_from_slice(&i.to_le_bytes());
             n += (bits >> lane & 1) as usize;
         }
     }

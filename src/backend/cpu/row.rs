@@ -12,17 +12,24 @@ use super::blocks::{BLOCK, Blocks, Filler, Tail};
 use super::collect::{Collect, CountFrom};
 use super::cut::Cut;
 use super::element::Element;
-use super::list::{List, Weigh};
+use super::list::{List, Lists, Weigh, Widen, lowest};
 use super::mass::Weights;
+use super::sample::Sample;
 use super::scan::{Scan, Scanned};
 use super::search::{Kept, Search};
 use super::simd::Simd;
+use super::team::{Team, parts};
 use crate::arithmetic::draw::target;
 use crate::arithmetic::logprob::logprob;
 use crate::arithmetic::mass::{Scale, UNIT};
 use crate::arithmetic::philox::token_bits;
 use crate::batch::{Draw, Outcome, Row, RowStatus, Slot};
 use crate::params::SamplingParams;
+use std::marker::PhantomData;
+use std::sync::Mutex;
+
+/// Blocks that are worth a thread's while to scan.
+const SCAN_BLOCKS_MIN: usize = 512;
 
 /// Memory that is kept from row to row. One for each thread.
 pub struct Scratch {
@@ -43,11 +50,13 @@ pub struct Found {
     /// The maximum of every block.
     pub maxima: List,
     /// Tokens from all over the row.
-    pub sample: List,
+    pub sample: Sample,
     /// Tokens around the cut, or all that are kept.
-    pub list: List,
+    pub lists: Lists,
     /// A mass for every block: first of all its tokens, in the end of those kept.
     pub masses: Vec<u64>,
+    /// How many tokens were listed from every block.
+    pub counts: Vec<u32>,
     /// The number of tokens with one certain logit, for every block.
     pub ties: Vec<u32>,
 }
@@ -74,11 +83,19 @@ impl Default for Scratch {
     }
 }
 
-/// Samples one row.
-pub fn sample<S: Simd, E: Element>(s: S, row: &Row<'_>, scratch: &mut Scratch, slot: Slot<'_>) {
+/// Samples one row, with the threads of a team. `next` is what they will read next: they fetch it
+/// while they are busy with other things.
+pub fn sample<S: Simd, E: Element>(
+    s: S,
+    team: &Team,
+    row: &Row<'_>,
+    next: &[u8],
+    scratch: &mut Scratch,
+    slot: Slot<'_>,
+) {
     let Slot { outcome, draws } = slot;
     let params = row.params();
-    let scanned = scan::<S, E>(s, row, scratch);
+    let scanned = scan::<S, E>(s, team, row, scratch);
     let status = status::<E>(scanned);
     if status != RowStatus::Ok {
         *outcome = Outcome::failed(status);
@@ -96,18 +113,19 @@ pub fn sample<S: Simd, E: Element>(s: S, row: &Row<'_>, scratch: &mut Scratch, s
     }
 
     let weights = Weights { max, scale: Scale::new(params.temperature()) };
-    let search = Search { s, blocks, weights, params, vocab_size: row.vocab_size() };
+    let search = Search { s, team, blocks, weights, params, vocab_size: row.vocab_size(), next };
     let kept = search.run(&mut scratch.found);
     let Scratch { found, block, prefix, pending, .. } = scratch;
     *outcome = match kept {
         Kept::List => {
-            let masses = (0..found.list.len()).map(|i| found.list.mass(i));
+            let masses = (0..found.lists.list.len()).map(|i| found.lists.list.mass(i));
             let kept_mass = accumulate(prefix, masses);
             for (draw, place) in draws.iter_mut().enumerate() {
                 let i = prefix.partition_point(|&sum| sum <= nth_target(params, draw, kept_mass));
-                *place = drawn(found.list.ids()[i], found.list.x()[i], weights, kept_mass);
+                *place =
+                    drawn(found.lists.list.ids()[i], found.lists.list.x()[i], weights, kept_mass);
             }
-            Outcome { status, kept: found.list.len() as u32, kept_mass }
+            Outcome { status, kept: found.lists.list.len() as u32, kept_mass }
         }
         Kept::Blocks { cut, count } => {
             let kept = match count {
@@ -122,15 +140,24 @@ pub fn sample<S: Simd, E: Element>(s: S, row: &Row<'_>, scratch: &mut Scratch, s
     };
 }
 
-fn scan<S: Simd, E: Element>(s: S, row: &Row<'_>, scratch: &mut Scratch) -> Scanned {
+fn scan<S: Simd, E: Element>(s: S, team: &Team, row: &Row<'_>, scratch: &mut Scratch) -> Scanned {
     // Filled up with a logit of its own, the last block has no -inf that the row has not.
     let blocks = Blocks::<E>::new(row.logits(), &mut scratch.tail, Filler::Repeat);
-    scratch.raw_maxima.resize(blocks.len() * E::SIZE, 0);
-    s.run(Scan { blocks, range: 0..blocks.len(), maxima: &mut scratch.raw_maxima })
+    // And bytes to fill up a vector.
+    scratch.raw_maxima.resize(blocks.len() * E::SIZE + 64, 0);
+    let maxima = &mut scratch.raw_maxima[..blocks.len() * E::SIZE];
+    let scanned = Mutex::new(Scanned::NOTHING);
+    let runs = team.runs(blocks.len(), SCAN_BLOCKS_MIN);
+    team.each(parts(runs, E::SIZE, maxima), |(range, maxima)| {
+        let part = s.run(Scan { blocks, range, maxima });
+        let mut scanned = scanned.lock().expect("no other thread panicked");
+        *scanned = scanned.and(part);
+    });
+    scanned.into_inner().expect("no other thread panicked")
 }
 
 fn status<E: Element>(scanned: Scanned) -> RowStatus {
-    if scanned.first_key > E::INFINITY || scanned.max_unsigned > negative_infinity::<E>() {
+    if scanned.first_key > E::INFINITY || scanned.max_unsigned > E::NEGATIVE_INFINITY {
         RowStatus::Nan
     } else if scanned.first_key == E::INFINITY {
         RowStatus::PositiveInfinity
@@ -141,29 +168,10 @@ fn status<E: Element>(scanned: Scanned) -> RowStatus {
     }
 }
 
-/// The bits of -inf.
-fn negative_infinity<E: Element>() -> u32 {
-    E::INFINITY as u32 | 1 << (E::SIZE * 8 - 1)
-}
-
 /// Widens the maxima, so that they can be used as a list.
 fn load_maxima<S: Simd, E: Element>(s: S, raw: &[u8], count: usize, maxima: &mut List) {
-    struct Load<'a, E>(&'a [u8], &'a mut List, std::marker::PhantomData<E>);
-    impl<S: Simd, E: Element> super::simd::Kernel<S> for Load<'_, E> {
-        type Output = ();
-        #[inline(always)]
-        fn call(self, s: S) {
-            for logits in self.0.chunks_exact(S::LANES * E::SIZE) {
-                self.1.push_all(s, E::widen(s, logits));
-            }
-        }
-    }
-    let whole = count / S::LANES * S::LANES;
     maxima.reset(count);
-    s.run(Load::<E>(&raw[..whole * E::SIZE], maxima, std::marker::PhantomData));
-    for logit in raw[whole * E::SIZE..].chunks_exact(E::SIZE) {
-        maxima.push_one(E::read(logit), 0);
-    }
+    s.run(Widen::<E> { raw, len: count, list: maxima, element: PhantomData });
     maxima.seal();
 }
 
@@ -174,10 +182,10 @@ fn candidates<S: Simd, E: Element>(
     vocab_size: u32,
     scanned: Scanned,
 ) -> u64 {
-    if scanned.max_unsigned != negative_infinity::<E>() {
+    if scanned.max_unsigned != E::NEGATIVE_INFINITY {
         return u64::from(vocab_size);
     }
-    s.run(CountFrom { blocks, range: 0..blocks.len(), least: E::value(-E::INFINITY) })
+    s.run(CountFrom { blocks, range: 0..blocks.len(), least: lowest::<E>() })
 }
 
 /// The first token of the total order.

@@ -37,6 +37,19 @@ pub struct Scanned {
     pub max_unsigned: u32,
 }
 
+impl Scanned {
+    /// Of no token.
+    pub const NOTHING: Self = Self { first_key: i32::MIN, max_unsigned: 0 };
+
+    /// Of two parts of a row.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            first_key: self.first_key.max(other.first_key),
+            max_unsigned: self.max_unsigned.max(other.max_unsigned),
+        }
+    }
+}
+
 impl<S: Simd, E: Element> Kernel<S> for Scan<'_, E> {
     type Output = Scanned;
 

@@ -54,6 +54,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn load_f32(self, from: &[u8]) -> Self::F;
     /// Writes `LANES` values.
     fn store(self, x: Self::F, to: &mut [f32]);
+    /// `a + b`.
+    fn add_floats(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a - b`.
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a * b`.
@@ -78,6 +80,9 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn bits(self, m: Self::M) -> u32;
     /// The lanes where `m`, and 0 elsewhere.
     fn keep(self, m: Self::M, i: Self::I) -> Self::I;
+
+    /// The same for floats.
+    fn keep_floats(self, m: Self::M, x: Self::F) -> Self::F;
 
     /// The same value in every lane.
     fn splat_u32(self, x: u32) -> Self::I;
@@ -133,4 +138,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn compress(self, bits: u32, x: Self::F, to: &mut [f32]);
     /// The same for integers.
     fn compress_u32(self, bits: u32, i: Self::I, to: &mut [u32]);
+    /// The same for 16-bit lanes, to `4 * LANES` bytes, little-endian.
+    fn compress_bits16(self, bits: u32, h: Self::H, to: &mut [u8]);
+    /// The same for 32-bit lanes.
+    fn compress_bits32(self, bits: u32, i: Self::I, to: &mut [u8]);
 }
