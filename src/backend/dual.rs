@@ -98,9 +98,10 @@ impl Difference {
     /// Writes `NAME.npy`, `NAME.params.jsonl` and `NAME.txt` into a folder: the row, its parameters,
     /// and both answers with the command that replays it. Returns the path of the last.
     ///
-    /// The row and its seed are what somebody sampled: keep the folder as private as they are.
+    /// The row and its seed are what somebody sampled. A folder that is made for them is open to
+    /// nobody else, where the system knows such a thing; keep others as private.
     pub fn write(&self, folder: &Path, name: &str) -> io::Result<PathBuf> {
-        std::fs::create_dir_all(folder)?;
+        create_private(folder)?;
         let path = |end: &str| folder.join(format!("{name}.{end}"));
         npy::write(&path("npy"), self.dtype, self.vocab_size, &self.logits)?;
         std::fs::write(path("params.jsonl"), format!("{}\n", self.params_json()))?;
@@ -129,6 +130,13 @@ impl Difference {
         let dtype = if self.dtype == Dtype::Bf16 { "--dtype bf16 " } else { "" };
         format!("{dtype}--params {name}.params.jsonl")
     }
+}
+
+fn create_private(folder: &Path) -> io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(folder)
 }
 
 /// Says everything but the logits.

@@ -151,7 +151,8 @@ pub struct WorkConfig {
     #[arg(long, value_name = "TIME", env = "LOGITD_RECEIVE_TIMEOUT", default_value = "30s", value_parser = timeout)]
     pub receive_timeout: Duration,
 
-    /// Share of device batches that is computed again on the processor in idle time, and compared
+    /// Share of device batches that is computed again on the processor in idle time, and compared.
+    /// Up to two batches are held for it beyond what the queue may hold
     #[arg(long, value_name = "SHARE", env = "LOGITD_VERIFY_FRACTION", default_value = "0", value_parser = fraction)]
     pub verify_fraction: f64,
 

@@ -204,3 +204,77 @@ impl Rate {
         self.busy_seconds / self.bytes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(rows: usize, bytes: usize) -> Arc<Permits> {
+        let retry_after_max = Duration::from_millis(500);
+        Arc::new(Permits::new(Limits { rows, bytes, retry_after_max }))
+    }
+
+    fn retry_after(pool: &Arc<Permits>, rows: usize, bytes: usize) -> (Resource, Duration) {
+        match pool.take(rows, bytes).unwrap_err() {
+            Refused::Overloaded { what, retry_after, .. } => (what, retry_after),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_refusal_takes_nothing() {
+        let pool = pool(10, 100);
+        let _held = pool.take(5, 60).unwrap();
+        assert_eq!(retry_after(&pool, 5, 41).0, Resource::QueueBytes);
+        assert_eq!(retry_after(&pool, 6, 40).0, Resource::QueueRows);
+        assert!(pool.take(5, 40).is_ok());
+    }
+
+    #[test]
+    fn the_wait_is_estimated_from_the_recent_rate_within_bounds() {
+        let ms = Duration::from_millis;
+        let pool = pool(100, 1000);
+        let held = pool.take(100, 0).unwrap();
+        assert_eq!(retry_after(&pool, 1, 0).1, RETRY_AFTER_MIN, "nothing is known");
+
+        // 1 ms a row: half of what is held has to be done, or as much as was asked for.
+        pool.served(1000, 0, ms(1000), 1);
+        assert_eq!(retry_after(&pool, 1, 0).1, ms(50));
+        assert_eq!(retry_after(&pool, 80, 0).1, ms(80));
+        // A device that is eight times as slow soon counts more; two of them less.
+        for _ in 0..100 {
+            pool.served(1000, 0, ms(8000), 1);
+        }
+        assert_eq!(retry_after(&pool, 1, 0).1.as_millis(), 400);
+        for _ in 0..100 {
+            pool.served(1000, 0, ms(8000), 2);
+        }
+        assert_eq!(retry_after(&pool, 1, 0).1.as_millis(), 200);
+        pool.served(1, 0, ms(1_000_000), 1);
+        assert_eq!(retry_after(&pool, 1, 0).1, ms(500), "the limit");
+
+        drop(held);
+        let _held = pool.take(0, 1000).unwrap();
+        for _ in 0..100 {
+            pool.served(1, 1000, ms(100), 1);
+        }
+        assert_eq!(retry_after(&pool, 0, 700).1.as_millis(), 70);
+    }
+
+    #[tokio::test]
+    async fn drained_means_that_nothing_is_held_not_even_an_empty_permit() {
+        let pool = pool(1, 1);
+        let (permit, hold) = (pool.take(1, 1).unwrap(), pool.hold());
+        pool.close(Refused::Draining);
+        assert_eq!(pool.take(0, 0).unwrap_err(), Refused::Draining);
+        let waiting = tokio::spawn({
+            let pool = Arc::clone(&pool);
+            async move { pool.drained().await }
+        });
+        drop(permit);
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        drop(hold);
+        waiting.await.unwrap();
+    }
+}

@@ -26,6 +26,8 @@ const WAITING_MAX: usize = 1;
 const ROWS_AT_ONCE: usize = 16;
 
 /// Which batches are computed twice, and what follows from a difference.
+///
+/// Up to two batches are held for it beyond what the queue may hold.
 pub struct Verify {
     /// The share of batches, 0 to 1.
     pub fraction: f64,

@@ -228,6 +228,11 @@ impl Model {
         assert_eq!(self.queue.waiting(), Budget { rows, bytes });
         let deadline = self.waiting.iter().filter_map(|w| w.request.deadline).min();
         assert_eq!(self.queue.next_deadline(), deadline);
+        let mut next_sizes = BTreeMap::new();
+        for w in &self.waiting {
+            *next_sizes.entry(w.next_bytes()).or_default() += 1;
+        }
+        assert_eq!(self.queue.next_sizes, next_sizes);
         let is_empty = self.queue.ready(self.now) == Ready::Empty;
         assert_eq!(is_empty, self.waiting.is_empty());
     }
