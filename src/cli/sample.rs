@@ -23,7 +23,7 @@ use std::time::Instant;
 /// Reads an array of logits, one row a token to sample, and prints a token a row. The same logits,
 /// parameters and seed give the same bits here, on a server, on any instruction set, in any batch.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = EXAMPLES)]
+#[command(after_long_help = EXAMPLES, allow_negative_numbers = true)]
 pub struct Args {
     /// A .npy file of [rows, vocab_size] or [vocab_size] (f16 or f32, or bf16 as 16-bit words), C
     /// order, little-endian; or a raw file of such values. Rows are read as they are needed

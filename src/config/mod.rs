@@ -392,6 +392,11 @@ impl Config {
                  --tls-key, or --insecure if the network is trusted"
             ));
         }
+        if let (DeviceChoice::Reference, Some(isa)) = (self.device.device, self.device.isa) {
+            return wrong(format!(
+                "--isa {isa} is for the processor; --device reference has one way to compute; drop one of them"
+            ));
+        }
         match &self.shm.shm {
             Some(Address::Tcp(address)) => {
                 return wrong(format!(
@@ -556,6 +561,9 @@ mod tests {
             ["--queue-rows-max=10", "--request-rows-max=11"],
             ["--frame-bytes-max=16MiB", "--insecure"],
             ["--stream-window-bytes=2GiB", "--insecure"],
+            ["--device=reference", "--isa=portable"],
+            ["--shm=unix:/run/shm", "--listen=127.0.0.1:0"],
+            ["--shm=127.0.0.1:1", "--listen=unix:/run/logitd"],
         ] {
             assert!(matches!(parse(&args), Err(ConfigError::Invalid(_))), "{args:?}");
         }

@@ -20,10 +20,10 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts the server that `logitd serve` would be, and connects to it.
+    /// Starts the server that `logitd serve` would be, and connects to it. The environment has no say:
+    /// settings of a real server (certificates, tokens) would shut the demo out of its own.
     pub fn start() -> Result<Self, Box<dyn Error>> {
-        let config =
-            Config::from_args(["logitd", "--listen", "127.0.0.1:0", "--drain-delay", "0"])?;
+        let config = Config { listen: vec!["127.0.0.1:0".parse()?], ..Config::default() };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let server = runtime.block_on(Server::bind(config.clone()))?;
         let target = server.targets().into_iter().next().ok_or("the server has no address")?;
