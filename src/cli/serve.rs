@@ -55,8 +55,12 @@ async fn serve(config: Config) -> Result<(), Box<dyn Error>> {
     for address in server.targets() {
         tracing::info!(address, "listening");
     }
-    server.run(engine, signals.first()).await?;
-    Ok(())
+    let result = server.run(engine.clone(), signals.first()).await;
+    if result.is_err() {
+        // Its threads may hang in a device, and would be waited for.
+        std::mem::forget(engine);
+    }
+    Ok(result?)
 }
 
 /// As many connections as are allowed need more descriptors than a shell usually gives.

@@ -3,8 +3,12 @@
 use super::{Error, Service};
 use crate::api::sample_stream_response::Result as Outcome;
 use crate::api::{SampleRequest, SampleResponse, SampleStreamRequest, SampleStreamResponse};
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::Stream;
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tonic::{Code, Status, Streaming};
 
 /// Requests handed to the transport before [`SampleSender::send`] waits for it.
@@ -23,10 +27,12 @@ pub struct SampleStream {
 impl SampleStream {
     pub(super) async fn open(mut service: Service) -> Result<Self, Error> {
         let (requests, sent) = mpsc::channel(SENT_AHEAD);
-        let answers = service.sample_stream(ReceiverStream::new(sent)).await?.into_inner();
+        let hung_up = CancellationToken::new();
+        let outgoing = Outgoing { sent, hung_up: Box::pin(hung_up.clone().cancelled_owned()) };
+        let answers = service.sample_stream(outgoing).await?.into_inner();
         Ok(Self {
             sender: SampleSender { requests, next_id: 0 },
-            receiver: SampleReceiver { answers },
+            receiver: SampleReceiver { answers, _hang_up: hung_up.drop_guard() },
         })
     }
 
@@ -69,6 +75,7 @@ impl SampleSender {
 #[derive(Debug)]
 pub struct SampleReceiver {
     answers: Streaming<SampleStreamResponse>,
+    _hang_up: DropGuard,
 }
 
 impl SampleReceiver {
@@ -87,5 +94,24 @@ impl SampleReceiver {
             None => return Some(Err(Status::internal("an answer without a result").into())),
         };
         Some(Ok((answer.id, result)))
+    }
+}
+
+/// The requests on their way. They end when the sender is dropped, and also when the receiver is: as
+/// long as one direction is open, the transport would not tell the server that the other is gone.
+struct Outgoing {
+    sent: mpsc::Receiver<SampleStreamRequest>,
+    hung_up: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl Stream for Outgoing {
+    type Item = SampleStreamRequest;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.hung_up.as_mut().poll(cx).is_ready() {
+            self.sent.close();
+            return Poll::Ready(None);
+        }
+        self.sent.poll_recv(cx)
     }
 }

@@ -5,10 +5,11 @@
 
 use super::auth::Token;
 use super::error::Error;
-use super::frames::{Admissions, Messages, Shape};
+use super::frames::{Admissions, Bounds, Messages, Shape};
 use super::metrics::{self, RequestWatch};
 use super::{Shared, convert, telemetry};
 use crate::api::sampler_service_server::SamplerServiceServer;
+use crate::engine::Engine;
 use crate::plane::shm::Peer;
 use crate::server::service::Sampler;
 use bytes::Bytes;
@@ -25,6 +26,9 @@ use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 use tracing::{Instrument, Span};
+
+/// A message that carries no work is a question, and small.
+const QUESTION_BYTES_MAX: usize = 4 << 10;
 
 /// What is known of a call besides its messages.
 #[derive(Clone, Debug)]
@@ -96,14 +100,14 @@ impl Service<Request<Body>> for Admission {
         let (mut parts, body) = request.into_parts();
         let admissions = call.admissions.clone();
         parts.extensions.insert(call);
-        let engine = self.shared.engine.clone();
-        let body =
-            Messages::new(body, engine, self.shared.bounds.clone(), method.shape, admissions);
+        let (engine, bounds) = method.admission(&self.shared);
+        let body = Messages::new(body, engine, bounds, method.shape, admissions);
         let answer = self.inner.call(Request::from_parts(parts, Body::new(body)));
         let work = async move {
             let response = answer.await?;
             let code = code(&response);
             Span::current().record("code", metrics::code_name(code));
+            tracing::debug!("answered");
             watch.done(code);
             // The call lasts until its answer has left.
             Ok(response.map(|body| Body::new(Answer { body, _active: active })))
@@ -139,22 +143,35 @@ impl http_body::Body for Answer {
 }
 
 /// What must be known of a method before it runs.
+#[derive(Clone, Copy, PartialEq)]
 struct Method {
     name: &'static str,
     shape: Shape,
     /// Whether the call is a request; a stream's requests are counted one by one.
     counted: bool,
+    /// Whether its messages carry work, and need permits.
+    works: bool,
 }
 
 impl Method {
     fn of(path: &str) -> Self {
-        let (name, shape) = match path.rsplit('/').next() {
-            Some("Sample") => ("Sample", Shape::Unary),
-            Some("SampleStream") => ("SampleStream", Shape::Stream),
-            Some("GetInfo") => ("GetInfo", Shape::Unary),
-            _ => ("unknown", Shape::Unary),
-        };
-        Self { name, shape, counted: name == "Sample" }
+        let method = |name, shape, counted, works| Self { name, shape, counted, works };
+        match path.rsplit('/').next() {
+            Some("Sample") => method("Sample", Shape::Unary, true, true),
+            Some("SampleStream") => method("SampleStream", Shape::Stream, false, true),
+            Some("GetInfo") => method("GetInfo", Shape::Unary, false, false),
+            _ => method("unknown", Shape::Unary, false, false),
+        }
+    }
+
+    /// Who gives its messages their permits, and what they must stay within. A server that has no room,
+    /// or no device, still says what it is.
+    fn admission(self, shared: &Shared) -> (Option<Engine>, Bounds) {
+        if self.works {
+            return (Some(shared.engine.clone()), shared.bounds.clone());
+        }
+        let message_bytes_max = shared.bounds.message_bytes_max.min(QUESTION_BYTES_MAX);
+        (None, Bounds { message_bytes_max, ..shared.bounds })
     }
 }
 

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::Semaphore;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +25,9 @@ use tower::ServiceExt;
 
 /// How long to wait when the system has no more file descriptors or memory for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a client may keep sending to a connection that is over.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// The least a client sends before it has spoken HTTP/2: the preface and an empty SETTINGS frame.
 const FIRST_BYTES: usize = 24 + 9;
@@ -132,8 +135,19 @@ impl Connections {
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         peer: Option<Peer>,
     ) {
-        let received = Arc::new(AtomicUsize::new(0));
-        let io = TokioIo::new(Counted { io, received: Arc::clone(&received) });
+        let (watched, watch) = Watched::new(io);
+        self.speak_http(watched, &watch.received, peer).await;
+        if let Ok(io) = watch.released.await {
+            linger(io).await;
+        }
+    }
+
+    async fn speak_http(
+        &self,
+        io: Watched<impl AsyncRead + AsyncWrite + Unpin + Send + 'static>,
+        received: &AtomicUsize,
+        peer: Option<Peer>,
+    ) {
         let routes = self.routes.clone().map_request(move |request: http::Request<_>| {
             let mut request = request.map(Body::new);
             if let Some(peer) = peer {
@@ -141,8 +155,9 @@ impl Connections {
             }
             request
         });
-        let mut connection =
-            std::pin::pin!(self.http.serve_connection(io, TowerToHyperService::new(routes)));
+        let mut connection = std::pin::pin!(
+            self.http.serve_connection(TokioIo::new(io), TowerToHyperService::new(routes))
+        );
         let mut draining = std::pin::pin!(self.draining.cancelled());
         let mut silent = std::pin::pin!(tokio::time::sleep(self.handshake_timeout));
         let (mut leaving, mut spoken) = (false, false);
@@ -170,32 +185,74 @@ impl Connections {
     }
 }
 
-/// Counts the bytes received.
-struct Counted<T> {
-    io: T,
-    received: Arc<AtomicUsize>,
+/// Says goodbye, and reads past what the client still sends. Closing on unread bytes would reset the
+/// connection, and a reset makes the client forget answers that it has not read yet.
+async fn linger(mut io: impl AsyncRead + AsyncWrite + Unpin) {
+    let read = async {
+        let _ = io.shutdown().await;
+        let mut rest = [0; 4096];
+        while io.read(&mut rest).await.is_ok_and(|read| read > 0) {}
+    };
+    let _ = timeout(LINGER, read).await;
 }
 
-impl<T: AsyncRead + Unpin> AsyncRead for Counted<T> {
+/// Counts the bytes received, and is given back when HTTP is done with it.
+struct Watched<T> {
+    /// There until dropped.
+    io: Option<T>,
+    received: Arc<AtomicUsize>,
+    release: Option<oneshot::Sender<T>>,
+}
+
+/// The other end of a [`Watched`].
+struct Watch<T> {
+    received: Arc<AtomicUsize>,
+    released: oneshot::Receiver<T>,
+}
+
+impl<T> Watched<T> {
+    fn new(io: T) -> (Self, Watch<T>) {
+        let (release, released) = oneshot::channel();
+        let received = Arc::new(AtomicUsize::new(0));
+        let watch = Watch { received: Arc::clone(&received), released };
+        (Self { io: Some(io), received, release: Some(release) }, watch)
+    }
+}
+
+impl<T: Unpin> Watched<T> {
+    fn io(&mut self) -> Pin<&mut T> {
+        Pin::new(self.io.as_mut().expect("there until dropped"))
+    }
+}
+
+impl<T> Drop for Watched<T> {
+    fn drop(&mut self) {
+        if let (Some(io), Some(release)) = (self.io.take(), self.release.take()) {
+            let _ = release.send(io);
+        }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let result = Pin::new(&mut self.io).poll_read(cx, buf);
+        let result = self.io().poll_read(cx, buf);
         self.received.fetch_add(buf.filled().len() - before, Ordering::Relaxed);
         result
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for Watched<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        self.io().poll_write(cx, buf)
     }
 
     fn poll_write_vectored(
@@ -203,18 +260,18 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<T> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        self.io().poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        self.io.as_ref().is_some_and(AsyncWrite::is_write_vectored)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        self.io().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        self.io().poll_shutdown(cx)
     }
 }

@@ -63,7 +63,8 @@ pub enum Shape {
 /// A call's body with its messages admitted one by one.
 pub struct Messages<B> {
     body: B,
-    engine: Engine,
+    /// Gives the permits; none where messages are too small to need any.
+    engine: Option<Engine>,
     bounds: Bounds,
     shape: Shape,
     admissions: Admissions,
@@ -87,14 +88,15 @@ enum State {
 }
 
 impl<B> Messages<B> {
-    /// Watches `body`.
+    /// Watches `body`. Without an engine its messages get no permits, and must be small by their bounds.
     pub fn new(
         body: B,
-        engine: Engine,
+        engine: impl Into<Option<Engine>>,
         bounds: Bounds,
         shape: Shape,
         admissions: Admissions,
     ) -> Self {
+        let engine = engine.into();
         Self {
             body,
             engine,
@@ -148,11 +150,11 @@ impl<B> Messages<B> {
     fn admit(&mut self, header: Bytes) -> Result<Option<Bytes>, Error> {
         self.any = true;
         let length = u32::from_be_bytes(header[1..].try_into().expect("four bytes")) as usize;
-        let admission =
-            self.within_size(length).and_then(|()| Ok(self.engine.reserve(0, length)?));
-        match admission {
+        match self.within_size(length).and_then(|()| self.permit(length)) {
             Ok(permit) => {
-                self.admissions.add(Ok(permit));
+                if let Some(permit) = permit {
+                    self.admissions.add(Ok(permit));
+                }
                 match length {
                     0 => self.next_message(),
                     _ => self.state = State::Payload(length),
@@ -165,6 +167,10 @@ impl<B> Messages<B> {
             }
             Err(error) => Err(error),
         }
+    }
+
+    fn permit(&self, length: usize) -> Result<Option<Permit>, Error> {
+        Ok(self.engine.as_ref().map(|engine| engine.reserve(0, length)).transpose()?)
     }
 
     fn within_size(&self, length: usize) -> Result<(), Error> {

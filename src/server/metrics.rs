@@ -10,7 +10,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, histogram};
+use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::convert::Infallible;
 use std::io;
@@ -72,31 +72,17 @@ pub fn install() -> &'static PrometheusHandle {
 fn describe() {
     describe_counter!(
         "logitd_requests_total",
-        "Requests by gRPC code, those of streams one by one"
+        "Requests by gRPC code, those of streams one by one."
     );
-    describe_counter!("logitd_rows_total", "Rows sampled, by status and device");
-    describe_counter!("logitd_batches_total", "Batches run");
-    describe_histogram!("logitd_batch_rows", "Rows in a batch");
-    describe_gauge!("logitd_queue_rows", "Rows waiting");
-    describe_histogram!(
-        "logitd_queue_wait_seconds",
-        Unit::Seconds,
-        "From acceptance to the start of the batch"
-    );
-    describe_histogram!("logitd_copy_seconds", Unit::Seconds, "Copying a batch to the device");
-    describe_histogram!("logitd_compute_seconds", Unit::Seconds, "Computing a batch");
     describe_histogram!(
         "logitd_request_seconds",
         Unit::Seconds,
-        "From a request's arrival to its answer"
+        "From a request's arrival to its answer."
     );
-    describe_counter!("logitd_bytes_total", Unit::Bytes, "Bytes of logits received, by plane");
-    describe_counter!(
-        "logitd_parity_mismatches_total",
-        "Rows that a device and the processor sampled differently"
-    );
-    describe_gauge!("logitd_device_up", "1 where the device takes work");
-    describe_counter!("logitd_connections_refused_total", "Connections beyond --connections-max");
+    describe_counter!("logitd_bytes_total", Unit::Bytes, "Bytes of logits received, by plane.");
+    describe_counter!("logitd_connections_refused_total", "Connections beyond --connections-max.");
+    // There from the first scrape on, so that a rate does not miss its first event.
+    counter!("logitd_connections_refused_total").increment(0);
 }
 
 /// A request under way: it counts, and its time is taken, when it is done. One that is dropped before
@@ -117,7 +103,7 @@ impl RequestWatch {
 
     /// Begins a call that is not itself a request, so that it counts only if it fails.
     pub fn begin_quiet() -> Self {
-        Self { quiet: true, ..Self::begin() }
+        Self { begun: Instant::now(), quiet: true, done: false }
     }
 
     /// It ended like this.

@@ -160,6 +160,7 @@ impl Requests {
             }
         };
         Span::current().record("code", metrics::code_name(code));
+        tracing::debug!("answered");
         watch.done(code);
         let response = SampleStreamResponse { id: message.id, result: Some(result) };
         self.send(answers, Answer { response, _place: place }).await;

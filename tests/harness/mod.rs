@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Each test binary uses its own part.
 
 pub mod backends;
+pub mod daemon;
 pub mod raw;
 
 use bytes::Bytes;

@@ -20,7 +20,8 @@ type Body = BoxBody<Bytes, Infallible>;
 /// One HTTP/2 connection.
 pub struct Raw {
     requests: http2::SendRequest<Body>,
-    connection: JoinHandle<()>,
+    /// The connection's own, to break it off.
+    socket: std::net::TcpStream,
 }
 
 /// What a call ended with.
@@ -39,21 +40,24 @@ impl Raw {
     /// The server may send so many bytes that are not read, a stream.
     pub async fn with_window(address: &str, bytes: u32) -> Self {
         let socket = TcpStream::connect(address).await.expect("connected");
+        let socket = socket.into_std().unwrap();
+        let handle = socket.try_clone().unwrap();
+        let socket = TcpStream::from_std(socket).unwrap();
         socket.set_nodelay(true).unwrap();
         let (requests, connection) = http2::Builder::new(TokioExecutor::new())
             .initial_stream_window_size(bytes)
             .handshake(TokioIo::new(socket))
             .await
             .expect("HTTP/2");
-        let connection = tokio::spawn(async move {
+        tokio::spawn(async move {
             let _ = connection.await;
         });
-        Self { requests, connection }
+        Self { requests, socket: handle }
     }
 
     /// Breaks the connection, as a client does that dies.
     pub fn break_off(self) {
-        self.connection.abort();
+        self.socket.shutdown(std::net::Shutdown::Both).unwrap();
     }
 
     /// Calls with a whole body.

@@ -1,0 +1,147 @@
+//! The real binary as a child process.
+
+use serde_json::Value;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// `logitd serve` with JSON logs, on a free port unless the flags say where. Killed when dropped.
+pub struct Daemon {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+    target: String,
+    metrics: Option<String>,
+}
+
+impl Daemon {
+    pub async fn start(flags: &[&str]) -> Self {
+        Self::start_with(flags, &[]).await
+    }
+
+    pub async fn start_with(flags: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = command(flags);
+        command.envs(variables.iter().copied()).arg("--log-format=json");
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the daemon starts");
+        let stderr = child.stderr.take().expect("piped");
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&lines);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                kept.lock().unwrap().push(line);
+            }
+        });
+        let mut daemon = Self { child, lines, target: String::new(), metrics: None };
+        super::until("the daemon listens", || daemon.find("listening").is_some()).await;
+        daemon.target = daemon.find("listening").unwrap()["address"].as_str().unwrap().into();
+        daemon.metrics =
+            daemon.find("metrics").map(|event| event["address"].as_str().unwrap().to_owned());
+        daemon
+    }
+
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// Sends a signal, by its name without SIG.
+    pub fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    }
+
+    /// Waits for its end; `None` if a signal ended it.
+    pub async fn exit_code(&mut self) -> Option<i32> {
+        let patience = std::time::Instant::now() + std::time::Duration::from_secs(40);
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(std::time::Instant::now() < patience, "it does not end:\n{}", self.log());
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        };
+        status.code()
+    }
+
+    /// Everything logged.
+    pub fn log(&self) -> String {
+        self.lines.lock().unwrap().join("\n")
+    }
+
+    pub fn log_has(&self, words: &str) -> bool {
+        self.log().contains(words)
+    }
+
+    /// Waits for a message.
+    pub async fn logged(&self, message: &str) {
+        super::until(message, || self.find(message).is_some()).await;
+    }
+
+    fn find(&self, message: &str) -> Option<Value> {
+        let lines = self.lines.lock().unwrap();
+        let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        events.into_iter().find(|event| event["message"] == message)
+    }
+
+    /// The metrics as Prometheus reads them.
+    pub async fn scrape(&self) -> String {
+        let url = self.metrics.as_ref().expect("--metrics-listen was given");
+        let address =
+            url.strip_prefix("http://").and_then(|rest| rest.strip_suffix("/metrics")).unwrap();
+        let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request =
+            format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        socket.read_to_string(&mut text).await.unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").expect("an HTTP response");
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+        body.to_owned()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What a daemon that does not start says. It must exit with 2.
+pub fn refused(flags: &[&str]) -> String {
+    let output = command(flags).output().expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{flags:?}: {said}");
+    said
+}
+
+fn command(flags: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_logitd"));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("LOGITD_") || name == "RUST_LOG" {
+            command.env_remove(name);
+        }
+    }
+    command.arg("serve");
+    if !flags.iter().any(|flag| flag.starts_with("--listen")) {
+        command.arg("--listen=127.0.0.1:0");
+    }
+    command.args(flags);
+    command
+}
+
+/// The value of a sample; labels may stand in any order in what is asked for.
+pub fn value(text: &str, name: &str) -> f64 {
+    let key = |name: &str| {
+        let (metric, labels) = name.split_once('{').unwrap_or((name, "}"));
+        let mut labels: Vec<String> =
+            labels.trim_end_matches('}').split(',').map(str::to_owned).collect();
+        labels.sort();
+        (metric.to_owned(), labels)
+    };
+    let found = text
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.rsplit_once(' '))
+        .find(|(candidate, _)| key(candidate) == key(name));
+    found.unwrap_or_else(|| panic!("no {name} in\n{text}")).1.parse().unwrap()
+}
