@@ -1,0 +1,146 @@
+//! What is timed.
+
+use crate::params::ParamsSpec;
+use clap::ValueEnum;
+
+/// A set of parameters over rows of some values. The temperature is 0.8 where it is not said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Case {
+    /// Temperature 0
+    Greedy,
+    /// top_k 50, top_p 0.95
+    TopKTopP,
+    /// top_p 0.95
+    TopP,
+    /// No cut
+    Temperature,
+    /// min_p 0.05
+    MinP,
+    /// top_k 1000
+    #[value(name = "top_k_1000")]
+    TopK1000,
+    /// top_k 20000, top_p 0.95
+    #[value(name = "top_k_20000_top_p")]
+    TopK20000TopP,
+    /// top_p 0.95 at temperature 1.5: nuclei of a few thousand tokens
+    #[value(name = "top_p_t1.5")]
+    TopPWarm,
+    /// top_p 0.95 at temperature 3: nuclei of a third of the row
+    #[value(name = "top_p_t3")]
+    TopPHot,
+    /// No cut, 1,024 draws a row
+    #[value(name = "draws_1024")]
+    Draws,
+    /// top_p 0.95 at temperature 10, flat
+    #[value(name = "top_p_t10")]
+    TopPFlat,
+    /// No cut at temperature 10, flat
+    #[value(name = "temperature_t10")]
+    TemperatureFlat,
+    /// top_k 50, top_p 0.95 over rows of one value
+    ConstantTopKTopP,
+    /// top_p 0.95 over rows of one value
+    ConstantTopP,
+    /// No cut over rows of one value
+    ConstantTemperature,
+    /// top_k 50, top_p 0.95 over rows from a normal distribution, at temperature 1
+    NormalTopKTopP,
+    /// top_p 0.95 over rows from a normal distribution, at temperature 1
+    NormalTopP,
+    /// No cut over rows from a normal distribution, at temperature 1
+    NormalTemperature,
+}
+
+/// What rows are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Values {
+    /// Logits of a language model.
+    Real,
+    /// One value.
+    Constant,
+    /// N(0, 1).
+    Normal,
+}
+
+impl Values {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Real, Self::Constant, Self::Normal];
+}
+
+impl Case {
+    /// Every case, in the order of the report.
+    pub const ALL: &[Self] = &[
+        Self::Greedy,
+        Self::TopKTopP,
+        Self::TopP,
+        Self::Temperature,
+        Self::MinP,
+        Self::TopK1000,
+        Self::TopK20000TopP,
+        Self::TopPWarm,
+        Self::TopPHot,
+        Self::Draws,
+        Self::TopPFlat,
+        Self::TemperatureFlat,
+        Self::ConstantTopKTopP,
+        Self::ConstantTopP,
+        Self::ConstantTemperature,
+        Self::NormalTopKTopP,
+        Self::NormalTopP,
+        Self::NormalTemperature,
+    ];
+
+    /// The name used by flags and reports.
+    pub fn name(self) -> String {
+        self.to_possible_value().expect("no case is hidden").get_name().to_owned()
+    }
+
+    /// What its rows are made of.
+    pub fn values(self) -> Values {
+        match self {
+            Self::ConstantTopKTopP | Self::ConstantTopP | Self::ConstantTemperature => {
+                Values::Constant
+            }
+            Self::NormalTopKTopP | Self::NormalTopP | Self::NormalTemperature => Values::Normal,
+            _ => Values::Real,
+        }
+    }
+
+    /// Its parameters.
+    pub fn params(self) -> ParamsSpec {
+        let at = |temperature| ParamsSpec { temperature, ..ParamsSpec::default() };
+        let top_p = |temperature| ParamsSpec { top_p: 0.95, ..at(temperature) };
+        let top_k = |top_k, temperature| ParamsSpec { top_k, ..top_p(temperature) };
+        match self {
+            Self::Greedy => at(0.0),
+            Self::TopKTopP | Self::ConstantTopKTopP => top_k(50, 0.8),
+            Self::TopP | Self::ConstantTopP => top_p(0.8),
+            Self::Temperature | Self::ConstantTemperature => at(0.8),
+            Self::MinP => ParamsSpec { min_p: 0.05, ..at(0.8) },
+            Self::TopK1000 => ParamsSpec { top_k: 1000, ..at(0.8) },
+            Self::TopK20000TopP => top_k(20_000, 0.8),
+            Self::TopPWarm => top_p(1.5),
+            Self::TopPHot => top_p(3.0),
+            Self::Draws => ParamsSpec { draws: 1024, ..at(0.8) },
+            Self::TopPFlat => top_p(10.0),
+            Self::TemperatureFlat => at(10.0),
+            Self::NormalTopKTopP => top_k(50, 1.0),
+            Self::NormalTopP => top_p(1.0),
+            Self::NormalTemperature => at(1.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_case_is_listed_once_and_valid() {
+        assert_eq!(Case::ALL, Case::value_variants());
+        for case in Case::ALL {
+            assert!(case.params().parse(|| 0).is_ok(), "{}", case.name());
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! `logitd bench`: times sampling against one read of the same memory.
+//!
+//! Rows are laid out one after another in one buffer. A pass samples every row of it as one batch,
+//! and is followed by a pass that only reads it, with the same instructions and threads: that is
+//! the floor, and what a pass took is compared with the read beside it, because machines drift.
+//! Medians of all passes are printed. *Out of cache*, the buffer is far larger than the caches of
+//! the cores; *in cache*, a batch of one row a thread is sampled again and again.
+//!
+//! Before anything is timed, some rows of every case are compared with the reference, bit by bit.
+
+mod cases;
+mod measure;
+mod report;
+mod rows;
+
+use super::progress::Progress;
+use super::{DtypeArg, Outcome};
+use crate::backend::cpu::{Cpu, CpuOptions, Isa};
+use crate::batch::{Dtype, VOCAB_SIZE_MAX};
+use cases::{Case, Values};
+use measure::Subject;
+use report::Report;
+use rows::Rows;
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Time sampling against one read of the same memory
+///
+/// Every case is first compared with the reference, bit by bit, on some of its rows.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  logitd bench                                   every case, on one thread and on all
+  logitd bench --case top_p --isa avx2           one case with other instructions
+  logitd bench --logits logits.npy --threads 1   rows of your own
+  logitd bench --json > record.jsonl             one object a line")]
+pub struct Args {
+    /// Vector instructions; repeatable [default: the best that this machine has]
+    #[arg(long, value_enum)]
+    isa: Vec<Isa>,
+
+    /// Threads; repeatable; 0 is one for each core [default: 1 and 0]
+    #[arg(long, value_name = "N")]
+    threads: Vec<usize>,
+
+    /// Rows of a pass out of cache
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    rows: u32,
+
+    /// Tokens a row: the first ones of real rows, which are repeated where they are shorter
+    #[arg(long, value_name = "N", default_value_t = 128_256, value_parser = clap::value_parser!(u32).range(1..=i64::from(VOCAB_SIZE_MAX)))]
+    vocab_size: u32,
+
+    /// What the logits are converted to
+    #[arg(long, value_enum, default_value_t = DtypeArg::F16)]
+    dtype: DtypeArg,
+
+    /// Which cases; repeatable [default: all]
+    #[arg(long, value_enum)]
+    case: Vec<Case>,
+
+    /// Real rows: a .npy file, or raw values with --file-dtype [default: the rows that logitd carries]
+    #[arg(long, value_name = "FILE")]
+    logits: Option<PathBuf>,
+
+    /// What the values of the file are, where it does not say
+    #[arg(long, value_enum, requires = "logits")]
+    file_dtype: Option<DtypeArg>,
+
+    /// Passes that a median is taken of
+    #[arg(long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    passes: u32,
+
+    /// Print one object a line instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: Args) -> Outcome {
+    let mut subjects = subjects(&args)?;
+    let cases = if args.case.is_empty() { Case::ALL.to_vec() } else { args.case.clone() };
+    let mut report = Report::new(args.json);
+    let mut progress = Progress::new((cases.len() * subjects.len()) as u64, "measurements");
+
+    // Values one after another: there is room for one buffer, not for all.
+    for values in Values::ALL {
+        let cases: Vec<_> = cases.iter().copied().filter(|case| case.values() == values).collect();
+        if cases.is_empty() {
+            continue;
+        }
+        let rows = make_rows(values, &args)?;
+        if report.is_empty() {
+            report.head(&rows, &subjects);
+        }
+        for case in cases {
+            for subject in &mut subjects {
+                let batch = rows.batch(case.params());
+                measure::check(case, &batch, subject)?;
+                for measurement in measure::measure(case, &batch, subject, args.passes as usize)? {
+                    report.line(&measurement)?;
+                }
+                progress.advance(1);
+            }
+        }
+    }
+    report.end();
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The backends to be timed: every set of instructions with every number of threads.
+fn subjects(args: &Args) -> Result<Vec<Subject>, Box<dyn Error>> {
+    let isas = if args.isa.is_empty() { vec![Isa::detect()] } else { args.isa.clone() };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut threads = if args.threads.is_empty() { vec![1, 0] } else { args.threads.clone() };
+    threads.iter_mut().filter(|n| **n == 0).for_each(|n| *n = cores);
+    threads.dedup();
+    let mut subjects = Vec::new();
+    for isa in isas {
+        for &threads in &threads {
+            subjects.push(Subject::new(Cpu::new(CpuOptions { isa: Some(isa), threads })?));
+        }
+    }
+    Ok(subjects)
+}
+
+fn make_rows(values: Values, args: &Args) -> Result<Rows, Box<dyn Error>> {
+    let count = args.rows as usize;
+    let (dtype, vocab_size) = (args.dtype.into(), args.vocab_size);
+    match (values, &args.logits) {
+        (Values::Real, Some(path)) => {
+            Rows::from_file(path, args.file_dtype.map(Dtype::from), dtype, vocab_size, count)
+        }
+        (Values::Real, None) => Ok(Rows::carried(dtype, vocab_size, count)),
+        (Values::Constant, _) => Ok(Rows::constant(dtype, vocab_size, count)),
+        (Values::Normal, _) => Ok(Rows::normal(dtype, vocab_size, count)),
+    }
+}
