@@ -6,6 +6,7 @@ mod chart;
 pub mod demo;
 mod device;
 pub mod info;
+pub mod load;
 mod params;
 mod progress;
 mod rows;
@@ -63,6 +64,7 @@ enum Command {
     Sample(sample::Args),
     Verify(verify::Args),
     Bench(bench::Args),
+    Load(Box<load::LoadArgs>),
     Info(info::Args),
 }
 
@@ -74,6 +76,7 @@ pub fn main() -> ExitCode {
         Command::Sample(args) => sample::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Load(args) => load::run_command(*args),
         Command::Info(args) => info::run(args),
     };
     outcome.unwrap_or_else(|error| {

@@ -26,6 +26,13 @@ pub struct TargetArgs {
     #[arg(long, value_name = "ADDR")]
     pub target: Option<String>,
 
+    #[command(flatten)]
+    servers: ServerArgs,
+}
+
+/// How to reach a server that asks who calls.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ServerArgs {
     /// PEM file of certificates to know an https:// server by
     #[arg(long, value_name = "FILE", requires = "target")]
     tls_ca: Option<PathBuf>,
@@ -47,7 +54,15 @@ impl TargetArgs {
     /// The server, if one is named.
     pub fn connect(&self) -> Result<Option<Remote>, Box<dyn Error>> {
         let Some(target) = &self.target else { return Ok(None) };
-        let mut builder = Client::builder(target.clone()).retries_max(RETRIES_MAX);
+        let builder = self.servers.builder(target)?.retries_max(RETRIES_MAX);
+        Remote::connect(target, builder).map(Some)
+    }
+}
+
+impl ServerArgs {
+    /// A connection to be made, with what these flags say.
+    pub fn builder(&self, target: &str) -> Result<client::Builder, Box<dyn Error>> {
+        let mut builder = Client::builder(target);
         if let Some(path) = &self.tls_ca {
             builder = builder.tls_roots(read(path)?);
         }
@@ -57,7 +72,7 @@ impl TargetArgs {
         if let Some(path) = &self.token_file {
             builder = builder.token(String::from_utf8(read(path)?)?.trim());
         }
-        Remote::connect(target, builder).map(Some)
+        Ok(builder)
     }
 }
 

@@ -7,7 +7,7 @@
 
 mod devices;
 mod file;
-mod values;
+pub(crate) mod values;
 
 pub use values::Address;
 

@@ -97,6 +97,11 @@ impl Pool {
         self.vocab_size
     }
 
+    /// Bytes a row.
+    pub fn row_bytes(&self) -> usize {
+        row_bytes(self.dtype, self.vocab_size)
+    }
+
     /// Rows in the pool.
     pub fn rows(&self) -> u32 {
         self.rows

@@ -2,7 +2,7 @@
 //!
 //! A [`Source`] makes requests (from a seed, from files of logits, or from a recorded trace), [`run`]
 //! sends them to a [`Target`] at their [`Pace`] and accounts for every one of them, a [`Checker`]
-//! samples a share of them again afterwards, and a summary says what was measured.
+//! samples a share of them again afterwards, and a [`Summary`] says what was measured.
 //!
 //! Two times are taken of each answer. The **service time** runs from when the request was sent. The
 //! **response time** runs from when it was due, so that it has in it what a caller would have waited
@@ -14,8 +14,10 @@ mod meter;
 mod random;
 mod run;
 mod schedule;
+mod servers;
 mod shape;
 mod source;
+mod summary;
 mod target;
 
 pub use check::{CheckOptions, Checked, Checker, Wrong};
@@ -23,6 +25,8 @@ pub use generator::{Generator, Pool, Shape};
 pub use meter::{Counts, Moments, NO_ANSWER, Tally, Times};
 pub use run::{Clock, Measured, Pace, Plan, Tick, Window, run};
 pub use schedule::{Arrivals, Schedule};
+pub use servers::{Route, Servers};
 pub use shape::{ROWS_MAX, RowsDistribution};
 pub use source::{Lost, Source};
+pub use summary::{FailureSummary, Latency, PaceSummary, ServerTimes, Summary};
 pub use target::{Code, Failure, Target};

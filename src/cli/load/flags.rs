@@ -1,0 +1,625 @@
+//! The flags of `logitd load`.
+
+use crate::api::Priority;
+use crate::backend::Backend;
+use crate::backend::cpu::{Cpu, CpuOptions};
+use crate::backend::reference::Reference;
+use crate::batch::VOCAB_SIZE_MAX;
+use crate::cli::DtypeArg;
+use crate::cli::target::ServerArgs;
+use crate::config::values::{duration, fraction, timeout};
+use crate::load::{Arrivals, Pace, Pool, RowsDistribution, Shape};
+use crate::npy::Declared;
+use crate::params::ParamsSpec;
+use clap::ValueEnum;
+use std::error::Error;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Send requests to running servers, measure, and check the answers
+///
+/// CLOSED LOOP (--concurrency, the default): each worker sends its next request when the last is
+/// answered. It finds out how much a server can do. A server that stalls stops the workers too, so
+/// stalls hardly show in its times.
+///
+/// OPEN LOOP (--rate): requests are sent when a schedule says, whatever the server does, as many
+/// independent callers would. It finds out how long callers wait at that rate. What is due while too
+/// many requests are unanswered is not sent, but counted as overflow.
+///
+/// Two times are shown. SERVICE is from sending a request to its answer. RESPONSE is from when it was
+/// due, so that waiting behind a stall, or for the generator itself, is in it. LAG is how late requests
+/// were sent.
+///
+/// Every request is a function of --seed and its number: the same command sends the same requests.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Args {
+    /// A running server: http://HOST:PORT, https://HOST:PORT or unix:PATH. Repeatable: requests go to
+    /// all of them in turn
+    #[arg(
+        long = "target",
+        id = "target",
+        value_name = "ADDR",
+        default_value = "http://127.0.0.1:50051"
+    )]
+    targets: Vec<String>,
+
+    /// How to reach servers that ask who calls.
+    #[command(flatten)]
+    pub servers: ServerArgs,
+
+    /// Connections to each target
+    #[arg(long, value_name = "N", default_value = "1", value_parser = count::<1, 4096>)]
+    pub connections: usize,
+
+    /// A call a request, or one stream a connection for all requests
+    #[arg(long, value_enum, default_value_t = Rpc::Unary)]
+    pub rpc: Rpc,
+
+    /// How logits travel: in the message, or in memory shared with a server on this machine (target
+    /// unix:PATH, server with --shm). Writing them there counts as service time
+    #[arg(long, value_enum, default_value_t = Plane::Inline)]
+    pub plane: Plane,
+
+    /// Requests whose logits lie in shared memory at once, for each connection of an open loop
+    #[arg(long, value_name = "N", default_value = "16", value_parser = count::<1, 4096>)]
+    pub shm_slots: usize,
+
+    /// Closed loop with N workers [default: 8, unless --rate or --replay is given]
+    #[arg(long, value_name = "N", value_parser = count::<1, 65_536>, conflicts_with = "rate",
+        help_heading = "Pace")]
+    concurrency: Option<usize>,
+
+    /// Open loop: requests a second
+    #[arg(long, value_name = "R", value_parser = positive, help_heading = "Pace")]
+    rate: Option<f64>,
+
+    /// How an open loop spreads its requests
+    #[arg(long, value_enum, default_value_t = ArrivalsArg::Poisson, help_heading = "Pace")]
+    arrivals: ArrivalsArg,
+
+    /// Several runs, one after another, each with its own warm-up: rate:100,200,400 or
+    /// concurrency:1,2,4, or FROM..TO/N for N points from one to the other, as in rate:100..6400/7
+    #[arg(long, value_name = "POINTS", conflicts_with_all = ["rate", "concurrency", "replay"],
+        help_heading = "Pace")]
+    sweep: Option<Sweep>,
+
+    /// How long to measure [default: 10s; with --requests or --replay, until they are sent]
+    #[arg(long, value_name = "TIME", value_parser = timeout, help_heading = "Pace")]
+    duration: Option<Duration>,
+
+    /// How long to send before measuring [default: a tenth of the duration, 2s at most; with
+    /// --requests or --replay, 0]
+    #[arg(long, value_name = "TIME", value_parser = duration, help_heading = "Pace")]
+    warmup: Option<Duration>,
+
+    /// Send N requests at most
+    #[arg(long = "requests", value_name = "N", help_heading = "Pace")]
+    pub requests_max: Option<u64>,
+
+    /// Begin with request number N
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        conflicts_with = "replay",
+        help_heading = "Pace"
+    )]
+    pub skip: u64,
+
+    /// How long a request waits for its answer. It then counts as NO_ANSWER
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = timeout, help_heading = "Pace")]
+    pub timeout: Duration,
+
+    /// Unanswered requests of an open loop; what is due beyond it is not sent, and counts as overflow
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = count::<1, 1_000_000>,
+        help_heading = "Pace")]
+    pub outstanding_max: usize,
+
+    /// How long a worker of a closed loop rests after a failure
+    #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = duration, help_heading = "Pace")]
+    pub failure_pause: Duration,
+
+    /// Rows a request: 8, or 1..64 (uniform), or 1:70,8:20,16..64:10 (with weights), or
+    /// geometric:4..64 (mean 4, at most 64)
+    #[arg(long, value_name = "ROWS", default_value = "1", help_heading = "Requests")]
+    rows: RowsDistribution,
+
+    /// Tokens a row: 1 to 1048576 [default: 128256, or that of the files]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(VOCAB_SIZE_MAX)),
+        help_heading = "Requests")]
+    vocab_size: Option<u32>,
+
+    /// How logits are stored [default: f16, or that of the files]
+    #[arg(long, value_enum, help_heading = "Requests")]
+    dtype: Option<DtypeArg>,
+
+    /// Take the rows from this file, as `sample` reads it. Repeatable
+    #[arg(long, value_name = "FILE", help_heading = "Requests")]
+    pub logits: Vec<PathBuf>,
+
+    /// Different rows to prepare; requests are slices of them. Of files, the first N
+    #[arg(long, value_name = "N", default_value = "64", value_parser = count::<1, 1_048_576>,
+        help_heading = "Requests")]
+    pool_rows: usize,
+
+    /// 0 is greedy. Of a list, each row takes one; so for the other parameters
+    #[arg(
+        long,
+        value_name = "T,..",
+        default_value = "0.8",
+        value_delimiter = ',',
+        help_heading = "Requests"
+    )]
+    temperature: Vec<f32>,
+
+    /// 0 is off
+    #[arg(
+        long,
+        value_name = "K,..",
+        default_value = "50",
+        value_delimiter = ',',
+        help_heading = "Requests"
+    )]
+    top_k: Vec<u32>,
+
+    /// 1 is off
+    #[arg(
+        long,
+        value_name = "P,..",
+        default_value = "0.95",
+        value_delimiter = ',',
+        help_heading = "Requests"
+    )]
+    top_p: Vec<f32>,
+
+    /// 0 is off
+    #[arg(
+        long,
+        value_name = "P,..",
+        default_value = "0",
+        value_delimiter = ',',
+        help_heading = "Requests"
+    )]
+    min_p: Vec<f32>,
+
+    /// Draws a row
+    #[arg(
+        long,
+        value_name = "N,..",
+        default_value = "1",
+        value_delimiter = ',',
+        help_heading = "Requests"
+    )]
+    draws: Vec<u32>,
+
+    /// Who goes first under load
+    #[arg(long, value_enum, default_value_t = PriorityArg::Normal, help_heading = "Requests")]
+    priority: PriorityArg,
+
+    /// Everything that is random comes from this: 0 to 2^64 - 1
+    #[arg(long, value_name = "S", default_value_t = 0, help_heading = "Requests")]
+    pub seed: u64,
+
+    /// Send the requests of this trace (logitd serve --record FILE), at the pace they came, with the
+    /// seeds that were used; with --concurrency, as fast as they are answered
+    #[arg(long, value_name = "FILE",
+        conflicts_with_all = ["rate", "logits", "rows", "vocab_size", "dtype", "requests_max"],
+        help_heading = "Replay")]
+    pub replay: Option<PathBuf>,
+
+    /// Replay so many times as fast
+    #[arg(long, value_name = "X", default_value = "1", value_parser = positive, requires = "replay",
+        help_heading = "Replay")]
+    speed: f64,
+
+    /// Check this share of the answers, to the bit: sampled again here, or, of a replay, against the
+    /// recorded answer. 0 to 1
+    #[arg(long, value_name = "SHARE", value_parser = fraction, help_heading = "Check")]
+    check: Option<f64>,
+
+    /// What to sample again with: the slow oracle, or this machine's processor path
+    #[arg(long, value_enum, default_value_t = CheckWith::Reference, help_heading = "Check")]
+    pub check_with: CheckWith,
+
+    /// Check while the run goes on, on one thread, and not after it: for long runs
+    #[arg(long, help_heading = "Check")]
+    pub check_live: bool,
+
+    /// Rows that may wait for their check; answers beyond it are skipped, and counted
+    #[arg(long, value_name = "N", default_value = "4096", value_parser = count::<1, 16_777_216>,
+        help_heading = "Check")]
+    pub check_rows_max: usize,
+
+    /// Where the first wrong row is written, as logitd-difference.npy, .params.jsonl and .txt
+    #[arg(long, value_name = "DIR", help_heading = "Check")]
+    pub dump: Option<PathBuf>,
+
+    /// Print one JSON object and no table
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+
+    /// Write a page with plots, which needs no network to be looked at
+    #[arg(long, value_name = "FILE.html", help_heading = "Output")]
+    pub report: Option<PathBuf>,
+
+    /// No progress
+    #[arg(long, help_heading = "Output")]
+    pub quiet: bool,
+
+    /// Exit with 1 if a request failed (refusals are not failures)
+    #[arg(long, help_heading = "Output")]
+    pub fail_on_errors: bool,
+
+    /// Exit with 1 if a request was refused or could not be sent
+    #[arg(long, help_heading = "Output")]
+    pub fail_on_refusals: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  logitd load --duration 10s                      how much, with 8 at once
+  logitd load --rate 500 --rows 1:70,8:20,64:10   how long callers wait at 500 requests a second
+  logitd load --sweep rate:100..6400/7 --report load.html
+  logitd load --target unix:/run/logitd.sock --plane shm --rows 64 --concurrency 2
+  logitd load --check 0.01 --temperature 0,0.8,1.2 --top-k 0,50
+  logitd load --replay today.trace --speed 2 --check 1
+
+Answers are checked when the run is over, so that checking takes nothing from what is measured.
+
+Exit code: 0 fine; 1 a wrong answer, or what --fail-on-errors and --fail-on-refusals name; 2 it could
+not run.";
+
+/// How requests are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Rpc {
+    /// Sample: a call a request
+    Unary,
+    /// SampleStream: one stream a connection, pipelined
+    Stream,
+}
+
+/// How logits travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Plane {
+    /// As bytes in the message
+    Inline,
+    /// In shared memory
+    Shm,
+}
+
+/// How an open loop spreads its requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ArrivalsArg {
+    /// Independent of each other, as many callers are
+    Poisson,
+    /// One every 1/rate seconds
+    Constant,
+}
+
+/// Who goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PriorityArg {
+    /// After all others
+    Low,
+    /// The default
+    Normal,
+    /// Before all others
+    High,
+}
+
+/// What answers are checked against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CheckWith {
+    /// The slow, sort-based oracle
+    Reference,
+    /// This machine's processor path, some hundred times as fast
+    Cpu,
+}
+
+impl CheckWith {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reference => "reference",
+            Self::Cpu => "cpu",
+        }
+    }
+
+    /// What makes one.
+    pub fn factory(self) -> fn() -> Box<dyn Backend> {
+        match self {
+            Self::Reference => || Box::<Reference>::default(),
+            Self::Cpu => || {
+                let options = CpuOptions { threads: 1, ..Default::default() };
+                Box::new(Cpu::new(options).expect("every machine has the portable path"))
+            },
+        }
+    }
+}
+
+/// The points of several runs.
+#[derive(Clone, Debug, PartialEq)]
+enum Sweep {
+    Rates(Vec<f64>),
+    Concurrencies(Vec<usize>),
+}
+
+impl std::str::FromStr for Sweep {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            Some(("rate", rest)) => Ok(Self::Rates(points(rest, positive)?)),
+            Some(("concurrency", rest)) => {
+                let points = points(rest, |n| count::<1, 65_536>(n).map(|n| n as f64))?;
+                let mut counts: Vec<usize> = points.iter().map(|n| n.round() as usize).collect();
+                counts.dedup();
+                Ok(Self::Concurrencies(counts))
+            }
+            _ => {
+                Err("write rate:100,200,400 or concurrency:1,2,4, or FROM..TO/N for the list"
+                    .into())
+            }
+        }
+    }
+}
+
+/// `A,B,C`, or `FROM..TO/N`: N points, each as many times the one before.
+fn points(text: &str, one: impl Fn(&str) -> Result<f64, String>) -> Result<Vec<f64>, String> {
+    let Some((from, rest)) = text.split_once("..") else {
+        return text.split(',').map(&one).collect();
+    };
+    let (to, n) = rest.split_once('/').ok_or("a range lacks its number of points: FROM..TO/N")?;
+    let (from, to, n) = (one(from)?, one(to)?, count::<2, 100>(n)?);
+    let step = (to / from).powf(1.0 / (n - 1) as f64);
+    let point = |i: usize| if i == n - 1 { to } else { from * step.powi(i as i32) };
+    // Three digits say enough: 316 and not 316.22776601683796.
+    let rounded = |x: f64| {
+        let unit = 10f64.powf(x.log10().floor() - 2.0);
+        ((x / unit).round() * unit * 1e9).round() / 1e9
+    };
+    Ok((0..n).map(|i| rounded(point(i))).collect())
+}
+
+/// How long a run without another end lasts.
+const DURATION: Duration = Duration::from_secs(10);
+/// The longest warm-up that nobody asked for.
+const WARMUP_MAX: Duration = Duration::from_secs(2);
+/// Longer than any run, and within what a clock can add.
+const NO_END: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Bytes of prepared logits.
+const POOL_BYTES_MAX: u64 = 8 << 30;
+
+impl Args {
+    /// What no single parser can see.
+    pub fn validate(&self) -> Result<(), Box<dyn Error>> {
+        if self.plane == Plane::Shm {
+            if let Some(other) = self.targets.iter().find(|target| !target.starts_with("unix:")) {
+                return Err(
+                    format!("--plane shm needs targets of unix:PATH; {other} is another").into()
+                );
+            }
+            if self.rpc == Rpc::Stream {
+                return Err("--plane shm goes with --rpc unary".into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Where requests go.
+    pub fn targets(&self) -> Vec<String> {
+        self.targets.clone()
+    }
+
+    /// Connections, of all targets together.
+    pub fn lanes(&self) -> usize {
+        self.connections * self.targets.len()
+    }
+
+    /// One for each run.
+    pub fn paces(&self) -> Vec<Pace> {
+        let arrivals = match self.arrivals {
+            ArrivalsArg::Poisson => Arrivals::Poisson,
+            ArrivalsArg::Constant => Arrivals::Constant,
+        };
+        let open = |&rate: &f64| Pace::Open { rate, arrivals, seed: self.seed };
+        let closed = |&concurrency: &usize| Pace::Closed { concurrency };
+        match (&self.sweep, self.rate, self.concurrency) {
+            (Some(Sweep::Rates(rates)), ..) => rates.iter().map(open).collect(),
+            (Some(Sweep::Concurrencies(counts)), ..) => counts.iter().map(closed).collect(),
+            (_, Some(rate), _) => vec![open(&rate)],
+            (_, _, Some(concurrency)) => vec![closed(&concurrency)],
+            _ if self.replay.is_some() => vec![Pace::Recorded { speed: self.speed }],
+            _ => vec![closed(&8)],
+        }
+    }
+
+    fn has_its_own_end(&self) -> bool {
+        self.requests_max.is_some() || self.replay.is_some()
+    }
+
+    /// How long to measure.
+    pub fn duration(&self) -> Duration {
+        self.duration.unwrap_or(if self.has_its_own_end() { NO_END } else { DURATION })
+    }
+
+    /// How long to send before that.
+    pub fn warmup(&self) -> Duration {
+        self.warmup.unwrap_or_else(|| match self.has_its_own_end() {
+            true => Duration::ZERO,
+            false => (self.duration() / 10).min(WARMUP_MAX),
+        })
+    }
+
+    /// The share of answers to check, if any.
+    pub fn check(&self) -> Option<f64> {
+        self.check.filter(|fraction| *fraction > 0.0)
+    }
+
+    /// What requests are made of, and the rows for them.
+    pub fn requests(&self) -> Result<(Shape, Pool), Box<dyn Error>> {
+        self.check_params()?;
+        let pool = self.pool()?;
+        let shape = Shape {
+            rows: self.rows.clone(),
+            temperature: self.temperature.clone(),
+            top_k: self.top_k.clone(),
+            top_p: self.top_p.clone(),
+            min_p: self.min_p.clone(),
+            draws: self.draws.clone(),
+            priority: match self.priority {
+                PriorityArg::Low => Priority::Low,
+                PriorityArg::Normal => Priority::Normal,
+                PriorityArg::High => Priority::High,
+            },
+            seed: self.seed,
+        };
+        Ok((shape, pool))
+    }
+
+    fn pool(&self) -> Result<Pool, Box<dyn Error>> {
+        let dtype = self.dtype.map(Into::into);
+        let rows = self.pool_rows as u32;
+        let (row_bytes, pool) = if self.logits.is_empty() {
+            let dtype = dtype.unwrap_or(crate::batch::Dtype::F16);
+            let vocab_size = self.vocab_size.unwrap_or(VOCAB_SIZE);
+            let row_bytes = u64::from(vocab_size) * dtype.size_bytes() as u64;
+            self.affordable(row_bytes)?;
+            (row_bytes, Pool::generate(dtype, vocab_size, rows, self.seed))
+        } else {
+            let declared = Declared { dtype, vocab_size: self.vocab_size };
+            let pool = Pool::read(&self.logits, declared, rows)?;
+            (pool.row_bytes() as u64, pool)
+        };
+        self.affordable(row_bytes)?;
+        Ok(pool)
+    }
+
+    /// Whether the rows to prepare fit into memory, by a wide margin.
+    fn affordable(&self, row_bytes: u64) -> Result<(), Box<dyn Error>> {
+        let rows = self.pool_rows as u64 + u64::from(self.rows.rows_max());
+        let bytes = rows * row_bytes;
+        if bytes > POOL_BYTES_MAX {
+            return Err(format!(
+                "--pool-rows {} and requests of up to {} rows are {bytes} bytes of logits to prepare; \
+                 allowed: {POOL_BYTES_MAX}; lower one of them",
+                self.pool_rows,
+                self.rows.rows_max()
+            )
+            .into());
+        }
+        Ok(())
+    }
+
+    /// Each value of each list, by the ranges of the API.
+    fn check_params(&self) -> Result<(), Box<dyn Error>> {
+        let check = |change: &mut dyn FnMut(&mut ParamsSpec)| {
+            let mut spec = ParamsSpec::default();
+            change(&mut spec);
+            spec.parse(|| 0)
+                .map(drop)
+                .map_err(|e| format!("--{}", e.to_string().replacen('_', "-", 1)))
+        };
+        self.temperature.iter().try_for_each(|&x| check(&mut |spec| spec.temperature = x))?;
+        self.top_p.iter().try_for_each(|&x| check(&mut |spec| spec.top_p = x))?;
+        self.min_p.iter().try_for_each(|&x| check(&mut |spec| spec.min_p = x))?;
+        self.draws.iter().try_for_each(|&x| check(&mut |spec| spec.draws = x))?;
+        Ok(())
+    }
+}
+
+/// Tokens a row where nothing else is said: that of a widespread vocabulary.
+const VOCAB_SIZE: u32 = 128_256;
+
+/// A whole number from LOW to HIGH.
+fn count<const LOW: usize, const HIGH: usize>(text: &str) -> Result<usize, String> {
+    let number = text.trim().parse().ok().filter(|n| (LOW..=HIGH).contains(n));
+    number.ok_or_else(|| format!("allowed: {LOW} to {HIGH}"))
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let number = text.trim().parse().ok().filter(|x: &f64| *x > 0.0 && *x <= 1e9);
+    number.ok_or_else(|| "allowed: above 0, up to 1000000000".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{CommandFactory, Parser};
+
+    #[derive(Parser)]
+    struct Wrapper {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn parse(flags: &str) -> Result<Args, clap::Error> {
+        Wrapper::try_parse_from(format!("load {flags}").split_whitespace()).map(|w| w.args)
+    }
+
+    fn args(flags: &str) -> Args {
+        parse(flags).unwrap()
+    }
+
+    #[test]
+    fn the_flags_are_sound() {
+        Wrapper::command().debug_assert();
+    }
+
+    #[test]
+    fn the_pace_follows_from_the_flags() {
+        assert_eq!(args("").paces(), [Pace::Closed { concurrency: 8 }]);
+        let arrivals = Arrivals::Constant;
+        let open = |rate| Pace::Open { rate, arrivals, seed: 3 };
+        let flags = "--arrivals constant --seed 3 --sweep rate:";
+        assert_eq!(args(&format!("{flags}100,250")).paces(), [100.0, 250.0].map(open));
+        assert_eq!(args(&format!("{flags}100..1000/3")).paces(), [100.0, 316.0, 1000.0].map(open));
+        let closed = |concurrency| Pace::Closed { concurrency };
+        let sweep = args("--sweep concurrency:1..64/7").paces();
+        assert_eq!(sweep, [1, 2, 4, 8, 16, 32, 64].map(closed));
+        assert_eq!(args("--replay a --speed 2").paces(), [Pace::Recorded { speed: 2.0 }]);
+        assert_eq!(args("--replay a --concurrency 2").paces(), [closed(2)]);
+    }
+
+    #[test]
+    fn runs_have_an_end_and_a_fitting_warmup() {
+        let times = |flags| (args(flags).warmup().as_millis(), args(flags).duration().as_secs());
+        assert_eq!(times(""), (1000, 10));
+        assert_eq!(times("--duration 5s"), (500, 5));
+        assert_eq!(times("--duration 1h"), (2000, 3600));
+        assert_eq!(times("--requests 5"), (0, NO_END.as_secs()));
+        assert_eq!(times("--requests 5 --duration 3s --warmup 1s"), (1000, 3));
+    }
+
+    #[test]
+    fn what_does_not_go_together_is_refused() {
+        for flags in [
+            "--rate 5 --concurrency 5",
+            "--sweep rate:1,2 --rate 5",
+            "--replay a --rows 5",
+            "--speed 2",
+            "--rate 0",
+            "--rate -1",
+            "--sweep 5",
+            "--sweep rate:1..2",
+            "--sweep rate:1..2/1",
+            "--sweep concurrency:0,1",
+            "--check 1.5",
+            "--connections 0",
+            "--duration 0",
+        ] {
+            assert!(parse(flags).is_err(), "{flags}");
+        }
+        let error = |flags| args(flags).validate().unwrap_err().to_string();
+        assert!(error("--plane shm").contains("http://127.0.0.1:50051"));
+        assert!(error("--plane shm --target unix:a --rpc stream").contains("--rpc unary"));
+        let error = |flags| args(flags).requests().unwrap_err().to_string();
+        assert!(error("--temperature 1,-1").contains("--temperature is -1"));
+        assert!(error("--top-p 0").contains("--top-p is 0"));
+        assert!(error("--rows 1000000").contains("--pool-rows 64"));
+        assert!(error("--logits /nowhere/a.npy").contains("/nowhere/a.npy"));
+    }
+}

@@ -1,0 +1,199 @@
+//! The report as text.
+
+use super::{CheckReport, Report};
+use crate::cli::text::grouped;
+use crate::load::{Latency, Shape, Summary};
+use anstyle::{AnsiColor, Style};
+use std::io::{self, Write};
+
+const BOLD: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+const WARNING: Style = AnsiColor::Yellow.on_default();
+const WRONG: Style = AnsiColor::Red.on_default().bold();
+
+/// Prints everything.
+pub fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
+    for target in &report.targets {
+        let devices = target.devices.join(", ");
+        writeln!(out, "{BOLD}{}{BOLD:#}  logitd {}, {devices}", target.target, target.version)?;
+    }
+    writeln!(out, "{}", report.requests.describe())?;
+    if report.runs.len() > 1 {
+        sweep(out, &report.runs)?;
+    } else {
+        report.runs.iter().try_for_each(|run| single(out, run))?;
+    }
+    report.check.iter().try_for_each(|check| checked(out, check))
+}
+
+/// Parameters in a line.
+pub fn params(shape: &Shape) -> String {
+    fn list<T: ToString>(name: &str, values: &[T]) -> String {
+        let values: Vec<_> = values.iter().map(ToString::to_string).collect();
+        format!("{name} {}", values.join("|"))
+    }
+    let mut parts = vec![
+        list("temperature", &shape.temperature),
+        list("top_k", &shape.top_k),
+        list("top_p", &shape.top_p),
+    ];
+    if shape.min_p != [0.0] {
+        parts.push(list("min_p", &shape.min_p));
+    }
+    if shape.draws != [1] {
+        parts.push(list("draws", &shape.draws));
+    }
+    parts.join(", ")
+}
+
+fn single(out: &mut impl Write, run: &Summary) -> io::Result<()> {
+    writeln!(
+        out,
+        "{}; {:.1} s after {:.1} s of warm-up\n",
+        run.pace.describe(),
+        run.elapsed_s,
+        run.warmup_s
+    )?;
+    writeln!(
+        out,
+        "{BOLD}{}{BOLD:#} requests/s   {BOLD}{}{BOLD:#} rows/s   {BOLD}{:.3}{BOLD:#} GB/s",
+        rate(run.requests_per_s),
+        rate(run.rows_per_s),
+        run.gb_per_s
+    )?;
+    writeln!(
+        out,
+        "{} answered, {} refused, {} failed, {} not sent; {} rows\n",
+        grouped(run.answered),
+        grouped(run.refused),
+        grouped(run.errors),
+        grouped(run.overflow),
+        grouped(run.rows)
+    )?;
+
+    writeln!(
+        out,
+        "{DIM}{:<17}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}{DIM:#}",
+        "microseconds", "mean", "p50", "p90", "p99", "p99.9", "p99.99", "max"
+    )?;
+    for (name, latency) in [
+        ("service", &run.service),
+        ("response", &run.response),
+        ("lag", &run.lag),
+        ("refusal", &run.refusal),
+        ("server: queue", &run.server.queue),
+        ("server: copy", &run.server.copy),
+        ("server: compute", &run.server.compute),
+    ] {
+        if latency.count > 0 && latency.max_us > 0.0 {
+            line(out, name, latency)?;
+        }
+    }
+    writeln!(out)?;
+    let devices: Vec<_> =
+        run.devices.iter().map(|(device, n)| format!("{device}: {}", grouped(*n))).collect();
+    if !devices.is_empty() {
+        writeln!(out, "answered by {}", devices.join(", "))?;
+    }
+    if run.rows_without_token > 0 {
+        let rows = counted(run.rows_without_token, "row");
+        writeln!(out, "{rows} without a token, because of their logits")?;
+    }
+    notes(out, run)
+}
+
+fn notes(out: &mut impl Write, run: &Summary) -> io::Result<()> {
+    for (code, failure) in &run.failures {
+        writeln!(out, "{} x {code}: {}", grouped(failure.count), failure.message)?;
+    }
+    for warning in &run.warnings {
+        writeln!(out, "{WARNING}note:{WARNING:#} {warning}")?;
+    }
+    Ok(())
+}
+
+fn sweep(out: &mut impl Write, runs: &[Summary]) -> io::Result<()> {
+    writeln!(
+        out,
+        "\n{DIM}{:>10}{:>12}{:>12}{:>8}{:>10}{:>10}{:>10}{:>9}{:>9}{:>9}{DIM:#}",
+        "asked",
+        "requests/s",
+        "rows/s",
+        "GB/s",
+        "p50 us",
+        "p99 us",
+        "max us",
+        "refused",
+        "failed",
+        "not sent"
+    )?;
+    for run in runs {
+        writeln!(
+            out,
+            "{:>10}{:>12}{:>12}{:>8.3}{:>10}{:>10}{:>10}{:>9}{:>9}{:>9}",
+            run.pace.value(),
+            rate(run.requests_per_s),
+            rate(run.rows_per_s),
+            run.gb_per_s,
+            us(run.response.p50_us),
+            us(run.response.p99_us),
+            us(run.response.max_us),
+            run.refused,
+            run.errors,
+            run.overflow
+        )?;
+    }
+    writeln!(out, "\n{DIM}Times are response times.{DIM:#}")?;
+    for run in runs.iter().filter(|run| !run.warnings.is_empty() || !run.failures.is_empty()) {
+        writeln!(out, "{BOLD}at {}{BOLD:#}", run.pace.value())?;
+        notes(out, run)?;
+    }
+    Ok(())
+}
+
+fn checked(out: &mut impl Write, check: &CheckReport) -> io::Result<()> {
+    let (answers, rows) = (counted(check.answers, "answer"), counted(check.rows, "row"));
+    write!(out, "checked {answers} ({rows}) against {}: ", check.against)?;
+    match check.rows_wrong {
+        0 => writeln!(out, "all equal in every bit")?,
+        n => writeln!(out, "{WRONG}{} WRONG{WRONG:#}", counted(n, "row"))?,
+    }
+    if check.skipped > 0 {
+        let n = grouped(check.skipped);
+        writeln!(out, "{n} more were chosen but not kept; raise --check-rows-max")?;
+    }
+    if let Some(reason) = &check.uncheckable_reason {
+        writeln!(out, "{} could not be checked: {reason}", counted(check.uncheckable, "answer"))?;
+    }
+    check.first.iter().try_for_each(|first| writeln!(out, "first: {first}"))
+}
+
+fn line(out: &mut impl Write, name: &str, latency: &Latency) -> io::Result<()> {
+    write!(out, "{name:<17}")?;
+    for value in [
+        latency.mean_us,
+        latency.p50_us,
+        latency.p90_us,
+        latency.p99_us,
+        latency.p99_9_us,
+        latency.p99_99_us,
+        latency.max_us,
+    ] {
+        write!(out, "{:>9}", us(value))?;
+    }
+    writeln!(out)
+}
+
+/// Microseconds in few characters.
+pub fn us(value: f64) -> String {
+    if value < 10.0 { format!("{value:.1}") } else { grouped(value.round() as u64) }
+}
+
+/// A rate in few characters.
+pub fn rate(value: f64) -> String {
+    if value < 100.0 { format!("{value:.1}") } else { grouped(value.round() as u64) }
+}
+
+fn counted(n: u64, what: &str) -> String {
+    format!("{} {what}{}", grouped(n), if n == 1 { "" } else { "s" })
+}

@@ -1,0 +1,94 @@
+//! Running servers as a target: connections in turn, one request after another.
+
+mod multiplex;
+mod shared;
+
+use super::target::{Code, Failure, Target};
+use crate::api::{GetInfoResponse, SampleRequest, SampleResponse};
+use crate::client::{self, Client};
+use multiplex::Multiplexed;
+use shared::SharedLane;
+
+/// How requests travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Logits in the message, a call a request.
+    Unary,
+    /// Logits in the message, one stream a connection for all requests.
+    Stream,
+    /// Logits in shared memory, a call a request that says where.
+    SharedMemory {
+        /// Bytes of the largest request's logits.
+        slot_bytes: usize,
+        /// Requests in flight on one connection.
+        slots: u32,
+    },
+}
+
+/// Connections to one or more servers. Request `i` goes over connection `i` modulo their number.
+#[derive(Debug)]
+pub struct Servers {
+    lanes: Vec<Lane>,
+    infos: Vec<GetInfoResponse>,
+}
+
+#[derive(Debug)]
+enum Lane {
+    Unary(Client),
+    Stream(Multiplexed),
+    SharedMemory(SharedLane),
+}
+
+impl Servers {
+    /// Opens `connections` connections (1 or more) to each target, and asks each server what it is.
+    /// The connections of different targets take turns.
+    pub async fn connect(
+        targets: Vec<client::Builder>,
+        connections: usize,
+        route: Route,
+    ) -> Result<Self, client::Error> {
+        let (mut lanes, mut infos) = (Vec::new(), Vec::new());
+        for connection in 0..connections {
+            for target in &targets {
+                let client = target.clone().connect().await?;
+                let info = client.info().await?;
+                lanes.push(match route {
+                    Route::Unary => Lane::Unary(client),
+                    Route::Stream => Lane::Stream(Multiplexed::new(client)),
+                    Route::SharedMemory { slot_bytes, slots } => {
+                        let control = info.shm_control.clone();
+                        let register = move || SharedLane::new(client, &control, slot_bytes, slots);
+                        let lane = tokio::task::spawn_blocking(register).await;
+                        Lane::SharedMemory(lane.expect("registering does not panic")?)
+                    }
+                });
+                if connection == 0 {
+                    infos.push(info);
+                }
+            }
+        }
+        Ok(Self { lanes, infos })
+    }
+
+    /// What each server says of itself, in the order of the targets.
+    pub fn infos(&self) -> &[GetInfoResponse] {
+        &self.infos
+    }
+}
+
+impl Target for Servers {
+    async fn send(&self, index: u64, request: SampleRequest) -> Result<SampleResponse, Failure> {
+        let answer = match &self.lanes[(index % self.lanes.len() as u64) as usize] {
+            Lane::Unary(client) => client.sample(request).await,
+            Lane::Stream(stream) => return stream.sample(request).await,
+            Lane::SharedMemory(lane) => lane.sample(request).await,
+        };
+        answer.map_err(|error| failure(&error))
+    }
+}
+
+/// An error of the client as a failure. One without a code is of the connection.
+fn failure(error: &client::Error) -> Failure {
+    let code = error.code().map_or(Code::UNAVAILABLE, |code| Code(code.into()));
+    Failure::new(code, error.to_string())
+}
