@@ -108,6 +108,23 @@ pub struct Latency {
     pub max_us: f64,
 }
 
+impl Latency {
+    /// The figures by their names. A percentile that so few requests do not have (p99.99 of less than
+    /// 10,000) is `None`: it would be their maximum.
+    pub fn figures(&self) -> [(&'static str, Option<f64>); 7] {
+        let of = |least: u64, value: f64| (self.count >= least).then_some(value);
+        [
+            ("mean", Some(self.mean_us)),
+            ("p50", Some(self.p50_us)),
+            ("p90", of(10, self.p90_us)),
+            ("p99", of(100, self.p99_us)),
+            ("p99.9", of(1000, self.p99_9_us)),
+            ("p99.99", of(10_000, self.p99_99_us)),
+            ("max", Some(self.max_us)),
+        ]
+    }
+}
+
 /// What a server says of its requests.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct ServerTimes {
@@ -205,12 +222,6 @@ impl Summary {
                 self.requests_per_s
             ));
         }
-        if self.answered < 10_000 {
-            warnings.push(format!(
-                "{} answers are too few for p99.99, which is their maximum",
-                self.answered
-            ));
-        }
         warnings
     }
 }
@@ -233,6 +244,15 @@ impl PaceSummary {
             Self::Open { rate, .. } => rate,
             Self::Recorded { speed } => speed,
             Self::Closed { concurrency } => concurrency as f64,
+        }
+    }
+
+    /// In few characters: where it stands in a sweep.
+    pub fn short(&self) -> String {
+        match self {
+            Self::Open { rate, .. } => format!("{rate}/s"),
+            Self::Recorded { speed } => format!("{speed}x"),
+            Self::Closed { concurrency } => format!("{concurrency} at once"),
         }
     }
 

@@ -25,7 +25,7 @@ pub fn page(report: &Report) -> String {
         [run] => body += &single(run),
         runs => body += &sweep(runs),
     }
-    body += &table(&report.runs);
+    body += &tables(&report.runs);
     body += &notes(&report.runs);
     body += &report.check.as_ref().map(check).unwrap_or_default();
     body += DEFINITIONS;
@@ -150,7 +150,7 @@ fn sweep(runs: &[Summary]) -> String {
         ),
     );
     let curves: Vec<Series> =
-        shown(runs).map(|run| line(&run.pace.describe(), run.response_quantiles.clone())).collect();
+        shown(runs).map(|run| line(&run.pace.short(), run.response_quantiles.clone())).collect();
     html += &section("Response time by percentile", &plot("by percentile", &TAIL, &TIME, &curves));
     html
 }
@@ -161,70 +161,81 @@ fn shown(runs: &[Summary]) -> impl Iterator<Item = &Summary> {
     (0..most).map(move |i| &runs[i * (runs.len() - 1) / (most - 1).max(1)])
 }
 
-fn table(runs: &[Summary]) -> String {
-    let mut html = String::from(
-        "<section><h2>Figures</h2><div class=\"wide\"><table><thead><tr><th>run</th><th>requests/s</th>\
-         <th>rows/s</th><th>GB/s</th><th>answered</th><th>refused</th><th>failed</th><th>not sent</th>\
-         <th>time</th><th>mean</th><th>p50</th><th>p90</th><th>p99</th><th>p99.9</th><th>p99.99</th>\
-         <th>max</th></tr></thead>",
+/// How many came to which end, and how long they took.
+fn tables(runs: &[Summary]) -> String {
+    let head = |names: &[&str]| {
+        let cells: String = names.iter().map(|name| format!("<th>{name}</th>")).collect();
+        format!("<div class=\"wide\"><table><thead><tr>{cells}</tr></thead>")
+    };
+    let mut counts = head(&[
+        "run",
+        "requests/s",
+        "rows/s",
+        "GB/s",
+        "answered",
+        "refused",
+        "failed",
+        "not sent",
+        "rows",
+    ]);
+    let mut times = head(
+        &["run", "time"]
+            .into_iter()
+            .chain(Latency::default().figures().map(|f| f.0))
+            .collect::<Vec<_>>(),
     );
     for run in runs {
-        let kinds = [
-            ("response", &run.response),
-            ("service", &run.service),
-            ("lag", &run.lag),
-            ("refusal", &run.refusal),
-            ("server: queue", &run.server.queue),
-            ("server: copy", &run.server.copy),
-            ("server: compute", &run.server.compute),
-        ];
-        // What was never measured, a copy that never took time: no line.
-        let kinds: Vec<_> = kinds.into_iter().filter(|(_, latency)| latency.max_us > 0.0).collect();
-        html += "<tbody>";
-        for (i, (name, latency)) in kinds.iter().enumerate() {
-            html += "<tr>";
-            if i == 0 {
-                let span = kinds.len();
-                let _ =
-                    write!(html, "<th rowspan=\"{span}\">{}</th>", escape(&run.pace.describe()));
-                for value in [
-                    rate(run.requests_per_s),
-                    rate(run.rows_per_s),
-                    format!("{:.3}", run.gb_per_s),
-                    grouped(run.answered),
-                    grouped(run.refused),
-                    grouped(run.errors),
-                    grouped(run.overflow),
-                ] {
-                    let _ = write!(html, "<td rowspan=\"{span}\">{value}</td>");
-                }
-            }
-            let _ = write!(html, "<td>{name}</td>{}</tr>", cells(latency));
-        }
-        html += "</tbody>";
+        let name = escape(&run.pace.short());
+        let cells: String = [
+            rate(run.requests_per_s),
+            rate(run.rows_per_s),
+            format!("{:.3}", run.gb_per_s),
+            grouped(run.answered),
+            grouped(run.refused),
+            grouped(run.errors),
+            grouped(run.overflow),
+            grouped(run.rows),
+        ]
+        .map(|cell| format!("<td>{cell}</td>"))
+        .concat();
+        let _ = write!(counts, "<tbody><tr><th>{name}</th>{cells}</tr></tbody>");
+        times += &times_of(run, &name);
     }
-    html + "</table></div></section>"
+    let counts = section("Requests", &(counts + "</table></div>"));
+    counts + &section("Times", &(times + "</table></div>"))
 }
 
-fn cells(latency: &Latency) -> String {
-    [
-        latency.mean_us,
-        latency.p50_us,
-        latency.p90_us,
-        latency.p99_us,
-        latency.p99_9_us,
-        latency.p99_99_us,
-        latency.max_us,
-    ]
-    .iter()
-    .map(|value| format!("<td>{}</td>", time(*value)))
-    .collect()
+fn times_of(run: &Summary, name: &str) -> String {
+    let kinds = [
+        ("response", &run.response),
+        ("service", &run.service),
+        ("lag", &run.lag),
+        ("refusal", &run.refusal),
+        ("server: queue", &run.server.queue),
+        ("server: copy", &run.server.copy),
+        ("server: compute", &run.server.compute),
+    ];
+    // No line for what was not measured, or a copy that never took time.
+    let kinds: Vec<_> = kinds.into_iter().filter(|(_, latency)| latency.max_us > 0.0).collect();
+    let mut html = String::from("<tbody>");
+    for (i, (kind, latency)) in kinds.iter().enumerate() {
+        html += "<tr>";
+        if i == 0 {
+            let _ = write!(html, "<th rowspan=\"{}\">{name}</th>", kinds.len());
+        }
+        let _ = write!(html, "<td>{kind}</td>");
+        for (_, value) in latency.figures() {
+            let _ = write!(html, "<td>{}</td>", value.map_or_else(|| "-".into(), time));
+        }
+        html += "</tr>";
+    }
+    html + "</tbody>"
 }
 
 fn notes(runs: &[Summary]) -> String {
     let mut items = String::new();
     for run in runs {
-        let pace = run.pace.describe();
+        let pace = run.pace.short();
         let at = if runs.len() > 1 { format!("{pace}: ") } else { String::new() };
         for (code, failure) in &run.failures {
             let text = format!("{at}{} x {code}: {}", grouped(failure.count), failure.message);
@@ -351,8 +362,8 @@ margin-right:6px;vertical-align:middle}i.c0{background:var(--c0)}i.c1{background
 i.c2{background:var(--c2)}i.c3{background:var(--c3)}i.c4{background:var(--c4)}i.c5{background:var(--c5)}\
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}\
 th,td{padding:4px 10px;text-align:right;white-space:nowrap;vertical-align:top}th{font-weight:600}\
-thead th{color:var(--soft);font-weight:500}tbody{border-top:1px solid var(--line)}tbody th{\
-text-align:left}";
+thead th{color:var(--soft);font-weight:500}tbody{border-top:1px solid var(--line)}tbody th,\
+thead th:first-child{text-align:left}";
 
 #[cfg(test)]
 mod tests {

@@ -47,16 +47,15 @@ pub struct Series {
 
 /// The drawing of these lines.
 pub fn plot(label: &str, x: &Axis, y: &Axis, series: &[Series]) -> String {
-    let placed: Vec<Vec<(f64, f64)>> = series
+    // Where each point lies, and what it says.
+    let placed: Vec<Vec<_>> = series
         .iter()
-        .map(|s| {
-            s.points
-                .iter()
-                .filter_map(|p| Some((x.scale.place(p.0)?, y.scale.place(p.1)?)))
-                .collect()
+        .map(|series| {
+            let place = |p: &(f64, f64)| Some(((x.scale.place(p.0)?, y.scale.place(p.1)?), *p));
+            series.points.iter().filter_map(place).collect()
         })
         .collect();
-    let all = || placed.iter().flatten();
+    let all = || placed.iter().flatten().map(|(place, _)| *place);
     if all().next().is_none() {
         return "<p class=\"none\">nothing was answered</p>".into();
     }
@@ -112,12 +111,12 @@ pub fn plot(label: &str, x: &Axis, y: &Axis, series: &[Series]) -> String {
     for (i, (series, points)) in series.iter().zip(&placed).enumerate() {
         let class = i % COLOURS;
         let line: Vec<String> =
-            points.iter().map(|p| format!("{:.1} {:.1}", across(p.0), down(p.1))).collect();
+            points.iter().map(|(p, _)| format!("{:.1} {:.1}", across(p.0), down(p.1))).collect();
         if line.len() > 1 {
             let _ = write!(svg, "<path class=\"line c{class}\" d=\"M{}\"/>", line.join("L"));
         }
         if series.marked || points.len() == 1 {
-            for (p, value) in points.iter().zip(&series.points) {
+            for (p, value) in points {
                 let (px, py) = (across(p.0), down(p.1));
                 let says =
                     format!("{}: {} at {}", series.name, (y.format)(value.1), (x.format)(value.0));

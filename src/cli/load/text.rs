@@ -71,11 +71,11 @@ fn single(out: &mut impl Write, run: &Summary) -> io::Result<()> {
         grouped(run.rows)
     )?;
 
-    writeln!(
-        out,
-        "{DIM}{:<17}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}{DIM:#}",
-        "microseconds", "mean", "p50", "p90", "p99", "p99.9", "p99.99", "max"
-    )?;
+    write!(out, "{DIM}{:<17}", "microseconds")?;
+    for (name, _) in run.response.figures() {
+        write!(out, "{name:>9}")?;
+    }
+    writeln!(out, "{DIM:#}")?;
     for (name, latency) in [
         ("service", &run.service),
         ("response", &run.response),
@@ -131,7 +131,7 @@ fn sweep(out: &mut impl Write, runs: &[Summary]) -> io::Result<()> {
         writeln!(
             out,
             "{:>10}{:>12}{:>12}{:>8.3}{:>10}{:>10}{:>10}{:>9}{:>9}{:>9}",
-            run.pace.value(),
+            run.pace.short(),
             rate(run.requests_per_s),
             rate(run.rows_per_s),
             run.gb_per_s,
@@ -145,7 +145,7 @@ fn sweep(out: &mut impl Write, runs: &[Summary]) -> io::Result<()> {
     }
     writeln!(out, "\n{DIM}Times are response times.{DIM:#}")?;
     for run in runs.iter().filter(|run| !run.warnings.is_empty() || !run.failures.is_empty()) {
-        writeln!(out, "{BOLD}at {}{BOLD:#}", run.pace.value())?;
+        writeln!(out, "{BOLD}at {}{BOLD:#}", run.pace.short())?;
         notes(out, run)?;
     }
     Ok(())
@@ -170,16 +170,8 @@ fn checked(out: &mut impl Write, check: &CheckReport) -> io::Result<()> {
 
 fn line(out: &mut impl Write, name: &str, latency: &Latency) -> io::Result<()> {
     write!(out, "{name:<17}")?;
-    for value in [
-        latency.mean_us,
-        latency.p50_us,
-        latency.p90_us,
-        latency.p99_us,
-        latency.p99_9_us,
-        latency.p99_99_us,
-        latency.max_us,
-    ] {
-        write!(out, "{:>9}", us(value))?;
+    for (_, value) in latency.figures() {
+        write!(out, "{:>9}", value.map_or_else(|| "-".into(), us))?;
     }
     writeln!(out)
 }
