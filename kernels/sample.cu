@@ -151,15 +151,19 @@ template <bool CLUSTER> DEVICE void sample_batch(const Batch& batch) {
 
 }  // namespace
 
+// Blocks that a multiprocessor must be able to hold: without it the compiler of some chips spends registers on
+// more of them and spills.
+constexpr u32 RESIDENT_BLOCKS_MIN = 2;
+
 // Samples a batch. Teams are thread-block clusters of batch.team_blocks blocks: sm_90 and later.
-KERNEL __launch_bounds__(THREADS) logitd_sample_cluster(Batch batch) {
+KERNEL __launch_bounds__(THREADS, RESIDENT_BLOCKS_MIN) logitd_sample_cluster(Batch batch) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
     sample_batch<true>(batch);
 #endif
 }
 
 // Samples a batch. Teams meet at a counter in global memory: any chip.
-KERNEL __launch_bounds__(THREADS) logitd_sample_grid(Batch batch) { sample_batch<false>(batch); }
+KERNEL __launch_bounds__(THREADS, RESIDENT_BLOCKS_MIN) logitd_sample_grid(Batch batch) { sample_batch<false>(batch); }
 
 // Says whether the compiler kept to the arithmetic: see Probe.
 KERNEL logitd_probe(Probe* probe) {

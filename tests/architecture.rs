@@ -26,7 +26,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "load",
         &["trace", "recheck", "client", "api", "backend", "npy", "batch", "params", "arithmetic"],
     ),
-    ("config", &["plane", "engine", "backend", "batch", "params"]),
+    ("config", &["plane", "trace", "engine", "backend", "batch", "params"]),
     (
         "server",
         &["config", "trace", "plane", "engine", "backend", "batch", "params", "arithmetic", "api"],

@@ -16,6 +16,7 @@ use crate::backend::cpu::{Cpu, CpuError, CpuOptions, Isa};
 use crate::backend::reference::Reference;
 use crate::engine::EngineConfig;
 use crate::plane::shm::ShmLimits;
+use crate::trace::RecorderOptions;
 use clap::{Args, Command, FromArgMatches, ValueEnum};
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -60,6 +61,10 @@ pub struct Config {
     /// Memory instead of bytes, for callers on this host
     #[command(flatten, next_help_heading = "Shared memory")]
     pub shm: ShmConfig,
+
+    /// What to keep of the traffic
+    #[command(flatten, next_help_heading = "Recording")]
+    pub recording: RecordingConfig,
 
     /// How to leave
     #[command(flatten, next_help_heading = "Drain (on SIGTERM or SIGINT)")]
@@ -285,6 +290,41 @@ impl ShmConfig {
             bytes_max: self.shm_bytes_max as u64,
             slots_per_region_max: self.shm_slots_max,
         }
+    }
+}
+
+/// What to keep of the traffic.
+#[derive(Clone, Debug, Args)]
+pub struct RecordingConfig {
+    /// Record requests and their answers in this file, for load --replay and verify --recorded. It holds
+    /// logits and seeds: whoever reads it can tell what was sampled. Made readable by its owner only; an
+    /// existing trace is continued
+    #[arg(long, value_name = "FILE", env = "LOGITD_RECORD")]
+    pub record: Option<PathBuf>,
+
+    /// Share of the requests that is recorded
+    #[arg(long, value_name = "SHARE", env = "LOGITD_RECORD_FRACTION", default_value = "1", value_parser = fraction)]
+    pub record_fraction: f64,
+
+    /// Bytes of logits that wait for the disk; what comes when it cannot keep up is not recorded, and
+    /// counted
+    #[arg(long, value_name = "BYTES", env = "LOGITD_RECORD_BUFFER_BYTES_MAX", default_value = "256MiB", value_parser = bytes)]
+    pub record_buffer_bytes_max: usize,
+
+    /// Size of the file beyond which nothing more is recorded
+    #[arg(long, value_name = "BYTES", env = "LOGITD_RECORD_FILE_BYTES_MAX", default_value = "64GiB", value_parser = bytes)]
+    pub record_file_bytes_max: usize,
+}
+
+impl RecordingConfig {
+    /// The recorder's share of the settings; `None` where nothing is recorded.
+    pub fn options(&self) -> Option<RecorderOptions> {
+        Some(RecorderOptions {
+            path: self.record.clone()?,
+            fraction: self.record_fraction,
+            buffer_bytes_max: self.record_buffer_bytes_max as u64,
+            file_bytes_max: self.record_file_bytes_max as u64,
+        })
     }
 }
 

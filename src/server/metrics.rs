@@ -4,6 +4,7 @@
 //! bytes here. The recorder is one for the process; servers that share a process share the numbers.
 
 use crate::api::Plane;
+use crate::trace::Offered;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -83,6 +84,10 @@ fn describe() {
     describe_counter!("logitd_connections_refused_total", "Connections beyond --connections-max.");
     // There from the first scrape on, so that a rate does not miss its first event.
     counter!("logitd_connections_refused_total").increment(0);
+    describe_counter!(
+        "logitd_recorded_total",
+        "Requests that --record has taken, or dropped for want of room."
+    );
 }
 
 /// A request under way: it counts, and its time is taken, when it is done. One that is dropped before
@@ -136,6 +141,16 @@ pub fn plane_bytes(plane: Plane, bytes: usize) {
         Plane::Inline | Plane::Unspecified => "inline",
     };
     counter!("logitd_bytes_total", "plane" => plane).increment(bytes as u64);
+}
+
+/// A request was offered to the recorder.
+pub fn recorded(offered: Offered) {
+    let result = match offered {
+        Offered::Taken => "taken",
+        Offered::Dropped => "dropped",
+        Offered::NotChosen => return,
+    };
+    counter!("logitd_recorded_total", "result" => result).increment(1);
 }
 
 /// There was no place for a connection.

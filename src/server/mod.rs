@@ -26,6 +26,7 @@ use crate::api::{self, sampler_service_server::SERVICE_NAME};
 use crate::config::{Address, Config};
 use crate::engine::Engine;
 use crate::plane::{control, pool::Pool, shm::Registry};
+use crate::trace::{Recorder, RecorderStats};
 use admission::Admission;
 use auth::Tokens;
 use connection::Connections;
@@ -56,6 +57,7 @@ struct Shared {
     stream_stall_timeout: Duration,
     tokens: Option<Tokens>,
     shm: Option<SharedMemory>,
+    recorder: Option<Arc<Recorder>>,
     /// Finish what has begun, begin nothing new.
     draining: CancellationToken,
     /// One a call, until its answer has left.
@@ -84,6 +86,7 @@ pub struct Server {
     tls: Option<tokio_rustls::TlsAcceptor>,
     tokens: Option<Tokens>,
     control: Option<ControlSocket>,
+    recorder: Option<Arc<Recorder>>,
 }
 
 /// Why a server cannot run, or did not end well.
@@ -100,7 +103,7 @@ pub enum ServerError {
         /// What the system said.
         reason: String,
     },
-    /// A file of certificates, keys or tokens.
+    /// A file of certificates, keys or tokens, or the one to record in.
     #[error("{0}")]
     File(String),
     /// Calls were cut off.
@@ -150,7 +153,17 @@ impl Server {
             }
             _ => None,
         };
-        Ok(Self { config, listeners, metrics, tls, tokens, control })
+        let recorder = match config.recording.options() {
+            None => None,
+            Some(options) => {
+                let path = options.path.display().to_string();
+                let recorder = Recorder::start(options);
+                Some(Arc::new(
+                    recorder.map_err(|e| ServerError::File(format!("--record {path}: {e}")))?,
+                ))
+            }
+        };
+        Ok(Self { config, listeners, metrics, tls, tokens, control, recorder })
     }
 
     /// The addresses, with the ports that were taken where 0 was asked for.
@@ -175,7 +188,7 @@ impl Server {
         engine: Engine,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServerError> {
-        let Self { config, listeners, metrics, tls, tokens, control } = self;
+        let Self { config, listeners, metrics, tls, tokens, control, recorder } = self;
         let scraped = metrics.map(|listener| tokio::spawn(metrics::serve(listener)));
         let shared = Arc::new(Shared {
             engine: engine.clone(),
@@ -191,6 +204,7 @@ impl Server {
                 pool: Pool::new(config.work.queue_bytes_max),
                 control: control.to_string(),
             }),
+            recorder: recorder.clone(),
             draining: CancellationToken::new(),
             active: TaskTracker::new(),
         });
@@ -225,10 +239,23 @@ impl Server {
         }
         let result = drain(&config, &shared, &health, &connections).await;
         handed_over.cancel();
+        if let Some(recorder) = recorder {
+            finish_recording(recorder).await;
+        }
         if let Some(scraped) = scraped {
             scraped.abort();
         }
         result
+    }
+}
+
+/// Writes what was recorded, and says so where not everything was.
+async fn finish_recording(recorder: Arc<Recorder>) {
+    let Ok(stats) = tokio::task::spawn_blocking(move || recorder.finish()).await else { return };
+    let RecorderStats { recorded, file_bytes, dropped, failure } = stats;
+    match failure {
+        Some(reason) => tracing::error!(recorded, dropped, reason, "the recording failed"),
+        None => tracing::info!(recorded, dropped, file_bytes, "recorded"),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::engine;
 use crate::engine::Permit;
 use crate::params::SamplingParams;
 use std::sync::Arc;
+use std::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Slots up to this size are copied where the call is handled: some 50 us. Larger ones would hold up
@@ -97,7 +98,27 @@ pub(super) async fn sample(
     mut permit: Permit,
     mut request: SampleRequest,
 ) -> Result<SampleResponse, Error> {
+    let arrived = Instant::now();
     let plane = fetch(shared, call, &mut permit, &mut request).await?;
+    let Some(recorder) = &shared.recorder else {
+        return compute(shared, call, permit, request, plane).await;
+    };
+    let sampled = compute(shared, call, permit, request.clone(), plane).await;
+    metrics::recorded(match &sampled {
+        Ok(response) => recorder.record(arrived, &request, Ok(response)),
+        Err(error) => recorder.record(arrived, &request, Err(&convert::stream_error(error))),
+    });
+    sampled
+}
+
+/// Samples a request whose logits are there.
+async fn compute(
+    shared: &Shared,
+    call: &Call,
+    mut permit: Permit,
+    request: SampleRequest,
+    plane: Plane,
+) -> Result<SampleResponse, Error> {
     let batch = convert::batch(request, &shared.limits)?;
     permit.resize(batch.rows.len(), batch.bytes())?;
     metrics::plane_bytes(plane, batch.bytes());

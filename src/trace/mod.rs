@@ -26,7 +26,7 @@ mod verify;
 
 pub use format::{MAGIC, Session};
 pub use reader::{Damage, ReadError, Reader};
-pub use recorder::{Recorder, RecorderOptions, RecorderStats};
+pub use recorder::{Offered, Recorder, RecorderOptions, RecorderStats};
 pub use verify::{Mismatch, Verdict, verify};
 
 use crate::api::{SampleRequest, SampleResponse, StreamError};

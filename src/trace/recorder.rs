@@ -47,9 +47,27 @@ impl RecorderOptions {
 #[derive(Debug)]
 pub struct Recorder {
     shared: Arc<Shared>,
-    queue: Option<SyncSender<Entry>>,
-    thread: Option<JoinHandle<()>>,
+    queue: SyncSender<Message>,
+    thread: Mutex<Option<JoinHandle<()>>>,
     started: Instant,
+}
+
+/// What became of a request that was offered to a recorder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offered {
+    /// It will be written.
+    Taken,
+    /// It is not among the fraction that is recorded.
+    NotChosen,
+    /// There was no room for it, or there is no recording any more.
+    Dropped,
+}
+
+#[derive(Debug)]
+enum Message {
+    Entry(Box<Entry>),
+    /// Nothing comes after this.
+    Finish,
 }
 
 /// What a recorder has done so far.
@@ -103,29 +121,30 @@ impl Recorder {
             buffered_bytes: AtomicU64::new(0),
             failure: Mutex::new(None),
         });
-        let (queue, entries) = sync_channel(QUEUE_ENTRIES_MAX);
+        let (queue, messages) = sync_channel(QUEUE_ENTRIES_MAX);
         let writer = Writer { shared: shared.clone(), file, encoder };
-        let thread =
-            std::thread::Builder::new().name("trace".into()).spawn(move || writer.run(&entries))?;
-        Ok(Self { shared, queue: Some(queue), thread: Some(thread), started: Instant::now() })
+        let thread = std::thread::Builder::new()
+            .name("trace".into())
+            .spawn(move || writer.run(&messages))?;
+        Ok(Self { shared, queue, thread: Mutex::new(Some(thread)), started: Instant::now() })
     }
 
-    /// Takes a request and what came of it. Returns at once; whether it was taken.
+    /// Takes a request and what came of it. Returns at once.
     pub fn record(
         &self,
         arrived: Instant,
         request: &SampleRequest,
         result: Result<&SampleResponse, &StreamError>,
-    ) -> bool {
+    ) -> Offered {
         if !self.shared.chosen() {
-            return false;
+            return Offered::NotChosen;
         }
         let bytes = request.logits.len() as u64;
         let full =
             self.shared.file_bytes.load(Ordering::Relaxed) >= self.shared.options.file_bytes_max;
         if full || !self.shared.reserve(bytes) {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-            return false;
+            return Offered::Dropped;
         }
         let entry = Entry {
             arrival: arrived.saturating_duration_since(self.started),
@@ -134,13 +153,12 @@ impl Recorder {
             request: request.clone(),
             result: result.cloned().map_err(Clone::clone),
         };
-        let queue = self.queue.as_ref().expect("there until it is dropped");
-        match queue.try_send(entry) {
-            Ok(()) => true,
+        match self.queue.try_send(Message::Entry(Box::new(entry))) {
+            Ok(()) => Offered::Taken,
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.shared.buffered_bytes.fetch_sub(bytes, Ordering::Relaxed);
                 self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-                false
+                Offered::Dropped
             }
         }
     }
@@ -150,25 +168,24 @@ impl Recorder {
         self.shared.stats()
     }
 
-    /// Writes what it has taken, to the disk itself, and says how it went.
-    pub fn finish(mut self) -> RecorderStats {
-        self.join();
-        self.shared.stats()
-    }
-
-    fn join(&mut self) {
-        drop(self.queue.take());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            self.shared.fail("the thread that writes it panicked".into());
+    /// Writes what it has taken, to the disk itself, and says how it went. Blocks. Nothing is recorded
+    /// after it.
+    pub fn finish(&self) -> RecorderStats {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // It fails only where the thread has ended already.
+            let _ = self.queue.send(Message::Finish);
+            if thread.join().is_err() {
+                self.shared.fail("the thread that writes it panicked".into());
+            }
         }
+        self.shared.stats()
     }
 }
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        self.join();
+        self.finish();
     }
 }
 
@@ -213,14 +230,14 @@ struct Writer {
 }
 
 impl Writer {
-    fn run(mut self, entries: &Receiver<Entry>) {
+    fn run(mut self, messages: &Receiver<Message>) {
         let mut outcome = Ok(());
         loop {
-            match entries.recv_timeout(FLUSH_INTERVAL) {
-                Ok(entry) => {
+            match messages.recv_timeout(FLUSH_INTERVAL) {
+                Ok(Message::Entry(entry)) => {
                     let bytes = entry.request.logits.len() as u64;
                     if outcome.is_ok() {
-                        outcome = self.write(entry);
+                        outcome = self.write(*entry);
                     } else {
                         self.shared.dropped.fetch_add(1, Ordering::Relaxed);
                     }
@@ -228,7 +245,7 @@ impl Writer {
                 }
                 Err(RecvTimeoutError::Timeout) if outcome.is_ok() => outcome = self.file.flush(),
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
+                Ok(Message::Finish) | Err(RecvTimeoutError::Disconnected) => break,
             }
             if let Err(error) = &outcome {
                 self.shared.fail(error.to_string());
@@ -284,7 +301,7 @@ mod tests {
     }
 
     fn record(recorder: &Recorder, n: u8) -> bool {
-        recorder.record(Instant::now(), &request(n), Ok(&response(n)))
+        recorder.record(Instant::now(), &request(n), Ok(&response(n))) == Offered::Taken
     }
 
     /// A trace of three entries.
@@ -407,13 +424,17 @@ mod tests {
         let (queue, entries) = sync_channel(10);
         let writer = Writer { shared: shared.clone(), file, encoder: Encoder::default() };
         let thread = std::thread::spawn(move || writer.run(&entries));
-        let recorder =
-            Recorder { shared, queue: Some(queue), thread: Some(thread), started: Instant::now() };
+        let thread = Mutex::new(Some(thread));
+        let recorder = Recorder { shared, queue, thread, started: Instant::now() };
         record(&recorder, 0);
         record(&recorder, 1);
         let stats = recorder.finish();
         assert_eq!(stats.recorded, 0);
         assert!(stats.failure.is_some());
+        assert_eq!(
+            recorder.record(Instant::now(), &request(2), Ok(&response(2))),
+            Offered::Dropped
+        );
     }
 
     #[test]

@@ -186,7 +186,7 @@ async fn measure(args: &Args) -> Result<Report, Box<dyn Error>> {
 
 /// What requests are made of.
 enum Inputs {
-    Generated(crate::load::Shape, crate::load::Pool),
+    Generated(Box<crate::load::Shape>, crate::load::Pool),
     Trace,
 }
 
@@ -196,14 +196,14 @@ impl Inputs {
             return Ok(Self::Trace);
         }
         let (shape, pool) = args.requests()?;
-        Ok(Self::Generated(shape, pool))
+        Ok(Self::Generated(Box::new(shape), pool))
     }
 
     /// A fresh supply, from the first request on.
     fn source(&mut self, args: &Args) -> Result<Source, Box<dyn Error>> {
         Ok(match self {
             Self::Generated(shape, pool) => {
-                let generator = Generator::new(shape.clone(), pool.clone());
+                let generator = Generator::new((**shape).clone(), pool.clone());
                 Source::generated(generator, args.skip, args.requests_max)
             }
             Self::Trace => {

@@ -246,7 +246,8 @@ mod tests {
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
             assert!(svg.contains("a&lt;b") && !svg.contains("a<b"));
             let numbers = |name: &str| -> Vec<f64> {
-                let parts = svg.split(&format!("{name}=\"")).skip(1);
+                let start = format!("{name}=\"");
+                let parts = svg.split(start.as_str()).skip(1);
                 parts.map(|part| part.split('"').next().unwrap().parse().unwrap()).collect()
             };
             let (cx, cy) = (numbers("cx"), numbers("cy"));

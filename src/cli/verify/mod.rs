@@ -6,6 +6,7 @@
 
 mod compare;
 mod pieces;
+mod recorded;
 
 use super::device::{BackendName, describe};
 use super::progress::Progress;
@@ -23,7 +24,8 @@ use std::time::Instant;
 /// Compare two backends bit for bit, over generated rows or files
 ///
 /// Runs both over the same rows and compares status, kept, mass, and token and logprob of every draw.
-/// Stops at the first difference, and says how to replay it.
+/// Stops at the first difference, and says how to replay it. With --recorded, checks what a server has
+/// answered.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Args {
@@ -75,6 +77,12 @@ pub struct Args {
     #[arg(long, value_name = "FILE.jsonl", requires = "logits", help_heading = "Files")]
     params: Option<PathBuf>,
 
+    /// Check the answers in this trace instead (logitd serve --record FILE): every request is sampled
+    /// again on --a, with the seed that was used. Needs no server, and not the device that answered
+    #[arg(long, value_name = "FILE", help_heading = "Recorded answers",
+        conflicts_with_all = ["b", "rows", "seed", "first_row", "vocab_size_max", "logits"])]
+    recorded: Option<PathBuf>,
+
     /// Where the first differing row is written, as logitd-difference.npy, .params.jsonl and .txt
     #[arg(long, value_name = "DIR", default_value = ".")]
     dump: PathBuf,
@@ -85,6 +93,7 @@ Examples:
   logitd verify                                      this machine's best against the oracle
   logitd verify --a cpu:avx2 --b cpu:portable --rows 100000 --seed 7
   logitd verify --a cpu:avx512 --logits logits.npy
+  logitd verify --recorded today.trace               what a server has answered, checked here
 
 Exit code: 0 no difference, 1 a difference, 2 an error.";
 
@@ -92,6 +101,9 @@ Exit code: 0 no difference, 1 a difference, 2 an error.";
 pub fn run(args: Args) -> Outcome {
     let start = Instant::now();
     let mut a = args.a.open(args.threads)?;
+    if let Some(path) = &args.recorded {
+        return recorded::run(&args, path, &mut *a);
+    }
     let mut b = args.b.open(args.threads)?;
     let mut out = stdout();
     writeln!(out, "{} against {}", describe(&*a), describe(&*b))?;
