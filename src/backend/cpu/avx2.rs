@@ -47,6 +47,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch_far(self, at: &[u8]) {
+        simd!(_mm_prefetch::<_MM_HINT_T1>(at.as_ptr().cast()))
+    }
+
+    #[inline(always)]
     fn prefetch(self, at: &[u8], ahead: usize) {
         simd!(_mm_prefetch::<_MM_HINT_T0>(at.as_ptr().wrapping_add(ahead).cast()))
     }
@@ -143,6 +148,15 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn ge(self, a: __m256, b: __m256) -> __m256 {
         simd!(_mm256_cmp_ps::<_CMP_GE_OQ>(a, b))
+    }
+
+    #[inline(always)]
+    fn mask(self, bits: u32) -> Self::M {
+        simd!({
+            let each = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+            let set = _mm256_and_si256(_mm256_set1_epi32(bits as i32), each);
+            _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, each))
+        })
     }
 
     #[inline(always)]

@@ -49,6 +49,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch_far(self, at: &[u8]) {
+        simd!(_mm_prefetch::<_MM_HINT_T1>(at.as_ptr().cast()))
+    }
+
+    #[inline(always)]
     fn prefetch(self, at: &[u8], ahead: usize) {
         simd!(_mm_prefetch::<_MM_HINT_T0>(at.as_ptr().wrapping_add(ahead).cast()))
     }
@@ -145,6 +150,11 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn ge(self, a: __m512, b: __m512) -> __mmask16 {
         simd!(_mm512_cmp_ps_mask::<_CMP_GE_OQ>(a, b))
+    }
+
+    #[inline(always)]
+    fn mask(self, bits: u32) -> Self::M {
+        bits as __mmask16
     }
 
     #[inline(always)]

@@ -59,6 +59,12 @@ impl<'a, E: Element> Blocks<'a, E> {
         self.whole.len() / Self::BYTES + self.tail.len() / Self::BYTES
     }
 
+    /// Whether a block is the last one, and has more than the row's tokens.
+    #[inline(always)]
+    pub fn is_filled_up(&self, block: usize) -> bool {
+        block * Self::BYTES >= self.whole.len()
+    }
+
     /// The logits of one block.
     #[inline(always)]
     pub fn get(&self, block: usize) -> &'a [u8] {

@@ -7,9 +7,9 @@
 use super::blocks::{BLOCK, Blocks};
 use super::element::{Bound, Element};
 use super::list::List;
-use super::mass::{Sum, Weigher, Weights};
+use super::mass::{Large, Parts, Split, Weigher, Weights};
 use super::simd::{Kernel, Simd};
-use super::weigh::fetch;
+use super::weigh::Fetch;
 use std::ops::Range;
 
 /// The ends of a bracket.
@@ -92,46 +92,72 @@ impl<S: Simd, E: Element> Kernel<S> for WeighAround<'_, E> {
     fn call(self, s: S) -> Around {
         let weigher = Weigher::for_any(s, self.weights);
         let bounds = Bounds::<S, E>::new(s, self.ends);
-        let end = s.splat(self.ends.end);
-        let bytes = S::LANES * 4;
-        let part_bytes = S::LANES * E::SIZE;
         let mut around = Around::default();
         let outputs = self.listed.iter_mut().zip(self.above);
-        for ((i, block), (listed, mass_above)) in self.blocks.range(self.range).zip(outputs) {
-            fetch::<S, E>(s, self.next, i);
-            let (mut all, mut above) = (Sum::new(s), Sum::new(s));
+        for ((i, block), (listed, above)) in self.blocks.range(self.range).zip(outputs) {
+            let next = Fetch::new(self.next, i * BLOCK * E::SIZE, BLOCK * E::SIZE);
             let before = self.list.raw_len();
-            for i in 0..BLOCK / E::raw_lanes::<S>() {
-                let vector = &block[i * bytes..];
-                let raw = E::raw(s, vector);
-                let (within, beyond) = bounds.split(s, raw);
-                around.count_above += u64::from(beyond.count_ones());
-                self.list.push_raw::<S, E>(s, within, raw);
-                for part in 0..E::raw_lanes::<S>() / S::LANES {
-                    let x = E::widen(s, &vector[part * part_bytes..]);
-                    let mass = weigher.split(s, x);
-                    all.add(s, mass);
-                    above.add_where(s, s.ge(x, end), mass);
-                }
-            }
+            let (mass, mass_above, count_above) =
+                if self.weights.all_are_large() && !self.blocks.is_filled_up(i) {
+                    weigh_block::<S, E, Large<S>>(s, block, &weigher, &bounds, next, self.list)
+                } else {
+                    weigh_block::<S, E, Split<S>>(s, block, &weigher, &bounds, next, self.list)
+                };
             *listed = ((self.list.raw_len() - before) / E::SIZE) as u32;
-            around.mass += all.total(s);
-            *mass_above = above.total(s);
+            *above = mass_above;
+            around.mass += mass;
+            around.count_above += count_above;
         }
         around
     }
+}
+
+/// The mass of a block, the mass above a bracket and the count above it. What is within is listed.
+#[inline(always)]
+fn weigh_block<S: Simd, E: Element, P: Parts<S>>(
+    s: S,
+    block: &[u8],
+    weigher: &Weigher<S>,
+    bounds: &Bounds<S, E>,
+    mut next: Fetch<'_>,
+    list: &mut List,
+) -> (u64, u64, u64) {
+    let part_bytes = S::LANES * E::SIZE;
+    let (mut all, mut above) = (P::none(s), P::none(s));
+    let mut count = 0;
+    for i in 0..BLOCK / E::raw_lanes::<S>() {
+        let vector = &block[i * S::LANES * 4..];
+        let raw = E::raw(s, vector);
+        let (within, beyond) = bounds.split(s, raw);
+        count += u64::from(beyond.count_ones());
+        list.push_raw::<S, E>(s, within, raw);
+        next.step(s);
+        for part in 0..E::raw_lanes::<S>() / S::LANES {
+            let x = E::widen(s, &vector[part * part_bytes..]);
+            let mass = P::weigh(s, weigher, x);
+            all = all.plus(s, mass);
+            above = above.plus(s, mass.only(s, s.ge(x, bounds.end_wide)));
+        }
+    }
+    (all.total(s), above.total(s), count)
 }
 
 /// [`Ends`] as they are compared with.
 struct Bounds<S: Simd, E: Element> {
     least: Bound<S, E>,
     end: Bound<S, E>,
+    /// The same in every lane of widened logits.
+    end_wide: S::F,
 }
 
 impl<S: Simd, E: Element> Bounds<S, E> {
     #[inline(always)]
     fn new(s: S, ends: Ends) -> Self {
-        Self { least: E::bound(s, ends.least), end: E::bound(s, ends.end) }
+        Self {
+            least: E::bound(s, ends.least),
+            end: E::bound(s, ends.end),
+            end_wide: s.splat(ends.end),
+        }
     }
 
     /// Which logits are within, and which above.

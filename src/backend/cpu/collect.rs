@@ -5,7 +5,7 @@
 
 use super::blocks::{BLOCK, Blocks};
 use super::cut::{Cut, LeastByBlock};
-use super::element::Element;
+use super::element::{Bound, Element};
 use super::list::List;
 use super::simd::{Kernel, Simd};
 use std::ops::Range;
@@ -92,7 +92,7 @@ impl<S: Simd, E: Element> Kernel<S> for Ties<'_, E> {
 }
 
 #[inline(always)]
-fn count<S: Simd, E: Element>(s: S, block: &[u8], bound: super::element::Bound<S, E>) -> u64 {
+fn count<S: Simd, E: Element>(s: S, block: &[u8], bound: Bound<S, E>) -> u64 {
     let bytes = S::LANES * 4;
     let mut count = 0;
     for i in 0..BLOCK * E::SIZE / bytes {
@@ -102,29 +102,35 @@ fn count<S: Simd, E: Element>(s: S, block: &[u8], bound: super::element::Bound<S
 }
 
 /// Calls `found` with the lanes, logits and ids of the tokens of a block that reach a bound.
+///
+/// First every vector is compared, then those with a hit are gone through: one branch that cannot be
+/// foretold for a block, not one for each hit.
 #[inline(always)]
 fn for_hits<S: Simd, E: Element>(
     s: S,
     index: usize,
     block: &[u8],
-    bound: super::element::Bound<S, E>,
+    bound: Bound<S, E>,
     mut found: impl FnMut(u32, S::F, S::I),
 ) {
     let lanes = E::raw_lanes::<S>();
-    let part_bytes = S::LANES * E::SIZE;
-    for i in 0..BLOCK / lanes {
-        let vector = &block[i * lanes * E::SIZE..];
-        let hits = E::at_least(s, E::raw(s, vector), bound);
-        if hits == 0 {
-            continue;
-        }
+    let mut hits = [0; VECTORS_MAX];
+    let mut vectors = 0u64;
+    for (i, hits) in hits[..BLOCK / lanes].iter_mut().enumerate() {
+        *hits = E::at_least(s, E::raw(s, &block[i * lanes * E::SIZE..]), bound);
+        vectors |= u64::from(*hits != 0) << i;
+    }
+    while vectors != 0 {
+        let i = vectors.trailing_zeros() as usize;
+        vectors &= vectors - 1;
         for part in 0..lanes / S::LANES {
-            let bits = hits >> (part * S::LANES) & (u32::MAX >> (32 - S::LANES));
-            if bits != 0 {
-                let first_id = (index * BLOCK + i * lanes + part * S::LANES) as u32;
-                let ids = s.add(s.iota(), s.splat_u32(first_id));
-                found(bits, E::widen(s, &vector[part * part_bytes..]), ids);
-            }
+            let at = i * lanes + part * S::LANES;
+            let bits = hits[i % VECTORS_MAX] >> (part * S::LANES) & (u32::MAX >> (32 - S::LANES));
+            let ids = s.add(s.iota(), s.splat_u32((index * BLOCK + at) as u32));
+            found(bits, E::widen(s, &block[at * E::SIZE..]), ids);
         }
     }
 }
+
+/// Vectors of stored logits in a block: of 8 f32 at the least.
+const VECTORS_MAX: usize = BLOCK / 8;

@@ -6,7 +6,7 @@
 use super::blocks::BLOCK;
 use super::cut::above;
 use super::element::Element;
-use super::mass::{Split, Sum, Weigher, Weights};
+use super::mass::{Parts, Split, Weigher, Weights};
 use super::simd::{Kernel, Simd};
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -169,16 +169,25 @@ impl List {
         for (block, &count) in counts.iter().enumerate() {
             let start = end;
             end += count as usize;
-            self.id[start..end].fill((block * BLOCK) as u32);
+            // A vector at least, for speed: the next block overwrites what is too much.
+            let filled = end.max(start + SLACK).min(self.id.len());
+            self.id[start..filled].fill((block * BLOCK) as u32);
         }
         self.seal();
     }
 
-    /// Adds the mass of each token to its block's.
-    pub fn add_to_blocks(&self, masses: &mut [u64]) {
-        for (i, &id) in self.ids().iter().enumerate() {
-            masses[id as usize / BLOCK] += self.mass(i);
-        }
+    /// Adds the mass of the tokens that [`retain`](Self::retain) would keep to their blocks'. `counts`
+    /// says how many tokens came from each block. Returns how many are kept.
+    pub fn add_to_blocks<S: Simd, E: Element>(
+        &self,
+        s: S,
+        least: f32,
+        ties_end: usize,
+        counts: &[u32],
+        masses: &mut [u64],
+    ) -> u64 {
+        let above = above::<E>(least).unwrap_or(f32::INFINITY);
+        s.run(AddToBlocks { list: self, least, ties_end, above, counts, masses })
     }
 
     /// Takes out the last `n` tokens that equal `x`.
@@ -264,6 +273,45 @@ impl<S: Simd> Kernel<S> for Retain<'_> {
     }
 }
 
+/// Adds the mass of the tokens from `above` on, and up to `ties_end` of those from `least` on, to
+/// the blocks they came from, and counts them.
+struct AddToBlocks<'a> {
+    list: &'a List,
+    least: f32,
+    ties_end: usize,
+    above: f32,
+    counts: &'a [u32],
+    masses: &'a mut [u64],
+}
+
+impl<S: Simd> Kernel<S> for AddToBlocks<'_> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn call(self, s: S) -> u64 {
+        let List { x, high, low, .. } = self.list;
+        let (least, above) = (s.splat(self.least), s.splat(self.above));
+        let mut kept = 0;
+        let mut end = 0;
+        for (&count, block) in self.counts.iter().zip(self.masses) {
+            let start = end;
+            end += count as usize;
+            let mut sum = Split::none(s);
+            for i in (start..end).step_by(S::LANES) {
+                let y = s.load(&x[i..]);
+                let ties =
+                    s.bits(s.ge(y, least)) & lanes_below::<S>(self.ties_end.saturating_sub(i));
+                let bits = (ties | s.bits(s.ge(y, above))) & lanes_below::<S>(end - i);
+                let mass = Split { high: s.load_u32(&high[i..]), low: s.load_u32(&low[i..]) };
+                sum = sum.plus(s, mass.only(s, s.mask(bits)));
+                kept += u64::from(bits.count_ones());
+            }
+            *block += sum.total(s);
+        }
+        kept
+    }
+}
+
 /// One bit for each of the first `n` lanes, or for all.
 #[inline(always)]
 fn lanes_below<S: Simd>(n: usize) -> u32 {
@@ -316,12 +364,12 @@ impl<S: Simd> Kernel<S> for Weigh<'_> {
         let weigher = Weigher::for_any(s, self.weights);
         let mut total = 0;
         for start in (0..*len).step_by(64 * S::LANES) {
-            let mut sum = Sum::new(s);
+            let mut sum = Split::none(s);
             for i in (start..(*len).min(start + 64 * S::LANES)).step_by(S::LANES) {
-                let mass: Split<S> = weigher.split(s, s.load(&x[i..]));
+                let mass = Split::weigh(s, &weigher, s.load(&x[i..]));
                 s.store_u32(mass.high, &mut high[i..]);
                 s.store_u32(mass.low, &mut low[i..]);
-                sum.add(s, mass);
+                sum = sum.plus(s, mass);
             }
             total += sum.total(s);
         }
@@ -364,11 +412,11 @@ impl<S: Simd> Kernel<S> for MassOf<'_> {
         let least = s.splat(self.least);
         let mut total = 0;
         for start in (0..*len).step_by(64 * S::LANES) {
-            let mut sum = Sum::new(s);
+            let mut sum = Split::none(s);
             for i in (start..(*len).min(start + 64 * S::LANES)).step_by(S::LANES) {
                 let m = s.ge(s.load(&x[i..]), least);
                 let mass = Split { high: s.load_u32(&high[i..]), low: s.load_u32(&low[i..]) };
-                sum.add_where(s, m, mass);
+                sum = sum.plus(s, mass.only(s, m));
             }
             total += sum.total(s);
         }

@@ -158,7 +158,7 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
         }
         let want = want - above;
         if listed >= want {
-            return self.locate_between(by, want, found);
+            return self.locate_between(by, want, span, found);
         }
         let want = want - listed;
         if span.low == f32::NEG_INFINITY {
@@ -173,9 +173,9 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
     }
 
     /// Finds the cut in the list.
-    fn locate_between(&self, by: By, want: u64, found: &Found) -> Located {
+    fn locate_between(&self, by: By, want: u64, span: Span, found: &Found) -> Located {
         let list = &found.lists.list;
-        let (low, high) = (lowest::<E>(), self.weights.max);
+        let (low, high) = (span.low.max(lowest::<E>()), span.high.unwrap_or(self.weights.max));
         let border = list.border::<S, E>(self.s, by, want, low, high);
         let x = border.expect("the list measures enough");
         let i = self.nth_of_border(by, want, x, list);
@@ -219,8 +219,8 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
     /// Turns the masses above a span into those that the cut keeps, and returns how many tokens
     /// it keeps besides (less than none, wrapping, where it drops some).
     fn keep_until(&self, cut: Cut, place: Place, found: &mut Found) -> u64 {
-        let Found { lists, masses, ties, .. } = found;
-        let list = &mut lists.list;
+        let Found { lists, masses, counts, ties, .. } = found;
+        let list = &lists.list;
         let each = self.weights.mass(cut.least);
         match place {
             Place::High { dropped } => {
@@ -233,12 +233,10 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
                 dropped.wrapping_neg()
             }
             Place::Between { ties_end } => {
-                list.retain::<S, E>(self.s, cut.least, ties_end);
-                list.add_to_blocks(masses);
-                list.len() as u64
+                list.add_to_blocks::<S, E>(self.s, cut.least, ties_end, counts, masses)
             }
             Place::Low { kept } => {
-                list.add_to_blocks(masses);
+                list.add_to_blocks::<S, E>(self.s, lowest::<E>(), list.len(), counts, masses);
                 let mut rest = kept;
                 for (block, &ties) in masses.iter_mut().zip(ties.iter()) {
                     let here = rest.min(u64::from(ties));

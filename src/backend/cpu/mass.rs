@@ -25,6 +25,8 @@ use crate::arithmetic::mass::{C, ROUND, Scale};
 pub struct Weights {
     /// The row's greatest logit.
     pub max: f32,
+    /// No logit is less.
+    pub min: f32,
     /// Its temperature.
     pub scale: Scale,
 }
@@ -49,13 +51,21 @@ impl Weights {
         crate::arithmetic::mass::mass(x, self.max, self.scale)
     }
 
-    /// A logit such that everything below it has no mass.
-    pub fn least_with_mass<E: Element>(&self) -> f32 {
-        let lowest = E::value(-E::INFINITY);
-        let x = self.max + (NOTHING_BELOW - 0.25) / self.scale.c;
-        let x = if x > lowest { E::value(E::key(x)) } else { lowest };
-        // Rounding to the dtype may have gone up, far from zero by more than the quarter.
-        if self.size_of(x) == Size::Nothing { x } else { lowest }
+    /// A logit such that it and everything below have no mass, and it need not be clamped. `None`
+    /// where the dtype has none.
+    pub fn massless<E: Element>(&self) -> Option<f32> {
+        // The dtype rounds it: the second attempt is in the middle of what is neither too much nor
+        // too little.
+        [-41.0, -50.0].into_iter().find_map(|exponent| {
+            let x = E::value(E::key(self.max + exponent / self.scale.c));
+            let clamped = x - self.max < self.scale.dmin;
+            (x.is_finite() && !clamped && self.size_of(x) == Size::Nothing).then_some(x)
+        })
+    }
+
+    /// Whether every mass has all its 24 bits above the point: no exponent is below -17.
+    pub fn all_are_large(&self) -> bool {
+        (self.min - self.max) * self.scale.c >= -16.25
     }
 
     /// How large masses can be where no logit exceeds `max_of_block`.
@@ -70,15 +80,6 @@ impl Weights {
             _ => Size::Any,
         }
     }
-}
-
-/// A mass in two lanes: `high * 2^16 + low`.
-#[derive(Clone, Copy)]
-pub struct Split<S: Simd> {
-    /// Up to 2^24.
-    pub high: S::I,
-    /// Below 2^16.
-    pub low: S::I,
 }
 
 /// [`Weights`] in vectors.
@@ -120,24 +121,16 @@ impl<S: Simd> Weigher<S> {
 
     /// Masses below 2^31.
     #[inline(always)]
-    pub fn small(&self, s: S, x: S::F) -> S::I {
-        s.truncate(self.power(s, x))
+    pub fn small<const CLAMP: bool>(&self, s: S, x: S::F) -> S::I {
+        s.truncate(self.power::<CLAMP>(s, x))
     }
 
-    /// Masses of any size.
+    /// The mass (or 2^-16 of it) before it is truncated. Only where no `x - max` is below the
+    /// scale's `dmin` it need not be clamped.
     #[inline(always)]
-    pub fn split(&self, s: S, x: S::F) -> Split<S> {
-        let power = self.power(s, x);
-        let high = s.truncate(power);
-        // Exact: both have the ulp of `power` at most, and their difference is below 1.
-        let rest = s.sub(power, s.float(high));
-        Split { high, low: s.truncate(s.mul(rest, self.two_to_16)) }
-    }
-
-    /// The mass (or 2^-16 of it) before it is truncated.
-    #[inline(always)]
-    pub fn power(&self, s: S, x: S::F) -> S::F {
-        let d = s.max(s.sub(x, self.max), self.dmin);
+    pub fn power<const CLAMP: bool>(&self, s: S, x: S::F) -> S::F {
+        let d = s.sub(x, self.max);
+        let d = if CLAMP { s.max(d, self.dmin) } else { d };
         let t = s.fma(d, self.c, self.round);
         let n = s.sub(t, self.round);
         let f = s.fms(d, self.c, n);
@@ -150,38 +143,97 @@ impl<S: Simd> Weigher<S> {
     }
 }
 
-/// A sum of masses in vectors.
-#[derive(Clone, Copy)]
-pub struct Sum<S: Simd> {
-    high: S::I,
-    low: S::I,
+/// Masses of any size, or sums of them: at most 128 are added to one.
+pub trait Parts<S: Simd>: Copy {
+    /// No mass.
+    fn none(s: S) -> Self;
+    /// The masses of some logits, by [`Weigher::for_any`].
+    fn weigh(s: S, weigher: &Weigher<S>, x: S::F) -> Self;
+    /// The sum.
+    fn plus(self, s: S, other: Self) -> Self;
+    /// The lanes where `m`, and nothing elsewhere.
+    fn only(self, s: S, m: S::M) -> Self;
+    /// The sum of all lanes.
+    fn total(self, s: S) -> u64;
 }
 
-impl<S: Simd> Sum<S> {
-    /// No mass.
+/// `high * 2^16 + low`.
+#[derive(Clone, Copy)]
+pub struct Split<S: Simd> {
+    /// Up to 2^24 for each mass.
+    pub high: S::I,
+    /// Below 2^16 for each mass.
+    pub low: S::I,
+}
+
+impl<S: Simd> Parts<S> for Split<S> {
     #[inline(always)]
-    pub fn new(s: S) -> Self {
+    fn none(s: S) -> Self {
         Self { high: s.splat_u32(0), low: s.splat_u32(0) }
     }
 
-    /// Adds a mass to each lane; at most 128 before [`total`](Self::total).
     #[inline(always)]
-    pub fn add(&mut self, s: S, mass: Split<S>) {
-        self.high = s.add(self.high, mass.high);
-        self.low = s.add(self.low, mass.low);
+    fn weigh(s: S, weigher: &Weigher<S>, x: S::F) -> Self {
+        let power = weigher.power::<true>(s, x);
+        let high = s.truncate(power);
+        // Exact: `high` is the integer part of `power`.
+        let rest = s.sub(power, s.float(high));
+        Self { high, low: s.truncate(s.mul(rest, weigher.two_to_16)) }
     }
 
-    /// The same, only where `m`.
     #[inline(always)]
-    pub fn add_where(&mut self, s: S, m: S::M, mass: Split<S>) {
-        self.add(s, Split { high: s.keep(m, mass.high), low: s.keep(m, mass.low) });
+    fn plus(self, s: S, other: Self) -> Self {
+        Self { high: s.add(self.high, other.high), low: s.add(self.low, other.low) }
     }
 
-    /// Everything added.
     #[inline(always)]
-    pub fn total(self, s: S) -> u64 {
+    fn only(self, s: S, m: S::M) -> Self {
+        Self { high: s.keep(m, self.high), low: s.keep(m, self.low) }
+    }
+
+    #[inline(always)]
+    fn total(self, s: S) -> u64 {
         let high = s.total(s.widen_add(s.no_sum(), self.high));
         let low = s.total(s.widen_add(s.no_sum(), self.low));
         (high << 16) + low
+    }
+}
+
+/// The same where [`Weights::all_are_large`]: every `power` is a whole number of 2^-16, so that the
+/// parts below 1 are summed as they are, exactly, and nothing is clamped. Three instructions less.
+#[derive(Clone, Copy)]
+pub struct Large<S: Simd> {
+    high: S::I,
+    rest: S::F,
+}
+
+impl<S: Simd> Parts<S> for Large<S> {
+    #[inline(always)]
+    fn none(s: S) -> Self {
+        Self { high: s.splat_u32(0), rest: s.splat(0.0) }
+    }
+
+    #[inline(always)]
+    fn weigh(s: S, weigher: &Weigher<S>, x: S::F) -> Self {
+        let power = weigher.power::<false>(s, x);
+        let high = s.truncate(power);
+        Self { high, rest: s.sub(power, s.float(high)) }
+    }
+
+    #[inline(always)]
+    fn plus(self, s: S, other: Self) -> Self {
+        // 128 numbers below 1 in units of 2^-16: 23 bits.
+        Self { high: s.add(self.high, other.high), rest: s.add_floats(self.rest, other.rest) }
+    }
+
+    #[inline(always)]
+    fn only(self, s: S, m: S::M) -> Self {
+        Self { high: s.keep(m, self.high), rest: s.keep_floats(m, self.rest) }
+    }
+
+    #[inline(always)]
+    fn total(self, s: S) -> u64 {
+        let low = s.truncate(s.mul(self.rest, s.splat(65_536.0)));
+        Split::<S> { high: self.high, low }.total(s)
     }
 }

@@ -22,7 +22,7 @@ use crate::arithmetic::cut::{top_p_fraction, top_p_target};
 /// The share of a row that may be listed.
 const LIST_SHARE: f64 = 0.1;
 /// The share of a row from which on a better bound is looked for before it is listed.
-const TIGHTEN_SHARE: f64 = 1.0 / 40.0;
+const TIGHTEN_SHARE: f64 = 1.0 / 400.0;
 
 impl<S: Simd, E: Element> Search<'_, S, E> {
     /// Finds the token where top-p ends, among those that top-k keeps, and weighs what it keeps.
@@ -47,13 +47,12 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
         let spare = total - want;
         let least = self.nucleus_bound(spare, found);
         if found.sample.share(s, least) > TIGHTEN_SHARE {
-            let span = found.sample.guess_nucleus::<S, E>(s, spare, weights);
-            if found.sample.share(s, span.low) > LIST_SHARE {
+            let likely = found.sample.guess_nucleus_bound::<S, E>(s, spare, least, weights);
+            if found.sample.share(s, likely) > LIST_SHARE {
+                let span = found.sample.guess_nucleus::<S, E>(s, spare, weights);
                 return self.locate_mass(|_| want, span, found);
             }
-            if span.low > least
-                && let Some(cut) = self.nucleus_from(span.low, want, found)
-            {
+            if let Some(cut) = self.nucleus_from(likely, want, found) {
                 return (cut, Kept::List);
             }
         }
@@ -71,7 +70,7 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
 
     /// A logit such that all tokens below it have at most `spare` mass.
     fn nucleus_bound(&self, spare: u64, found: &Found) -> f32 {
-        let Weights { max, scale } = self.weights;
+        let Weights { max, scale, .. } = self.weights;
         let least = |half_octaves: u32| {
             let x = max - half_octaves as f32 * 0.5 / scale.c;
             if x > lowest::<E>() { E::value(E::key(x)) } else { lowest::<E>() }

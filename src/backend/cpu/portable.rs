@@ -24,6 +24,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn prefetch_far(self, at: &[u8]) {
+        let _ = at;
+    }
+
+    #[inline(always)]
     fn prefetch(self, at: &[u8], ahead: usize) {
         let _ = (at, ahead);
     }
@@ -117,6 +122,11 @@ impl Simd for Portable {
     #[inline(always)]
     fn ge(self, a: Self::F, b: Self::F) -> Self::M {
         from_fn(|i| if a[i] >= b[i] { u32::MAX } else { 0 })
+    }
+
+    #[inline(always)]
+    fn mask(self, bits: u32) -> Self::M {
+        from_fn(|i| (bits >> i & 1).wrapping_neg())
     }
 
     #[inline(always)]

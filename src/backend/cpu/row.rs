@@ -112,7 +112,8 @@ pub fn sample<S: Simd, E: Element>(
         return;
     }
 
-    let weights = Weights { max, scale: Scale::new(params.temperature()) };
+    let min = scanned.least::<E>();
+    let weights = Weights { max, min, scale: Scale::new(params.temperature()) };
     let search = Search { s, team, blocks, weights, params, vocab_size: row.vocab_size(), next };
     let kept = search.run(&mut scratch.found);
     let Scratch { found, block, prefix, pending, .. } = scratch;

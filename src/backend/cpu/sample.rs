@@ -8,7 +8,6 @@ use super::element::Element;
 use super::list::{bisect, lowest};
 use super::mass::{Weigher, Weights};
 use super::simd::{Kernel, Simd};
-use crate::arithmetic::mass::UNIT;
 
 /// Tokens sampled in a block: whole vectors of every instruction set.
 const SAMPLED: usize = 16;
@@ -24,6 +23,8 @@ pub struct Sample {
     x: Vec<f32>,
     /// Their masses, rounded.
     mass: Vec<f32>,
+    /// The sum of the squares of their masses.
+    squares: f64,
 }
 
 /// Two logits with a cut between them, or at one of them.
@@ -41,7 +42,7 @@ impl Sample {
         let len = blocks.len() * SAMPLED;
         self.x.resize(len, 0.0);
         self.mass.resize(len, 0.0);
-        s.run(Take { blocks, weights, sample: self });
+        self.squares = s.run(Take { blocks, weights, sample: self });
     }
 
     /// The share of the row's tokens from a logit on.
@@ -59,10 +60,10 @@ impl Sample {
     ) -> Span {
         let expected = k as f64 * self.x.len() as f64 / f64::from(vocab_size);
         let margin = DEVIATIONS * expected.sqrt() + 2.0;
-        let border = |want: f64| border::<E>(want, lowest::<E>(), max, |x| self.count(s, x));
+        let near = |want| near::<E>(want, margin / 4.0, lowest::<E>(), max, |x| self.count(s, x));
         Span {
-            low: border(expected + margin).unwrap_or(f32::NEG_INFINITY),
-            high: border(expected - margin),
+            low: near(expected + margin).unwrap_or(f32::NEG_INFINITY),
+            high: near(expected - margin),
         }
     }
 
@@ -88,7 +89,7 @@ impl Sample {
             return None;
         }
         let (p, rest) = (f64::from(p), 1.0 - f64::from(p));
-        let variance = |each: f64| (rest * each + rest * rest * UNIT as f64) * total;
+        let variance = |each: f64| rest * each * total + rest * rest * self.squares;
         let span = self.guess::<S, E>(s, p * total, variance, weights)?;
         let within = self.share(s, span.low) - self.share(s, span.high.unwrap_or(f32::INFINITY));
         (within <= share_max).then_some(span)
@@ -105,6 +106,24 @@ impl Sample {
         span.unwrap_or(Span { low: f32::NEG_INFINITY, high: None })
     }
 
+    /// A logit below the border of the nucleus with `spare` mass below it, most likely, and not far
+    /// below. `least` is certainly below.
+    pub fn guess_nucleus_bound<S: Simd, E: Element>(
+        &self,
+        s: S,
+        spare: u64,
+        least: f32,
+        weights: Weights,
+    ) -> f32 {
+        let total = self.mass(s, f32::NEG_INFINITY);
+        let below = spare as f64 * SAMPLED as f64 / BLOCK as f64;
+        let spared = |x| {
+            let each = weights.mass(x) as f64;
+            total - self.mass(s, x) + DEVIATIONS * (below * each).sqrt() + each <= below
+        };
+        bisect::<E>(least, weights.max, spared).unwrap_or(least)
+    }
+
     /// A span around the logit from which on the sample has `want` mass. `variance` is that of the
     /// mass, given that of a token at the border.
     fn guess<S: Simd, E: Element>(
@@ -115,13 +134,15 @@ impl Sample {
         weights: Weights,
     ) -> Option<Span> {
         let mass = |x| self.mass(s, x);
-        let middle = border::<E>(want.max(1.0), lowest::<E>(), weights.max, mass)?;
+        let (total, want) = (mass(f32::NEG_INFINITY), want.max(1.0));
+        let rough = (total - want) / 4.0;
+        let middle = near::<E>(want, rough, lowest::<E>(), weights.max, mass)?;
         let each = weights.mass(middle) as f64;
         let margin = DEVIATIONS * variance(each).sqrt() + each;
+        let near = |want| near::<E>(want, margin / 4.0, lowest::<E>(), weights.max, mass);
         Some(Span {
-            low: border::<E>(want + margin, lowest::<E>(), middle, mass)
-                .unwrap_or(f32::NEG_INFINITY),
-            high: border::<E>(want - margin, middle, weights.max, mass),
+            low: near(want + margin).unwrap_or(f32::NEG_INFINITY),
+            high: near(want - margin),
         })
     }
 
@@ -134,9 +155,31 @@ impl Sample {
     }
 }
 
-/// The greatest logit between two from which on there is `want`.
-fn border<E: Element>(want: f64, low: f32, high: f32, measure: impl Fn(f32) -> f64) -> Option<f32> {
-    (want > 0.0).then(|| bisect::<E>(low, high, |x| measure(x) >= want)).flatten()
+/// A logit between two from which on there is `want`, or up to `tolerance` more; or the greatest
+/// from which on there is `want`, if there is much of it. `None` if there is not so much.
+fn near<E: Element>(
+    want: f64,
+    tolerance: f64,
+    low: f32,
+    high: f32,
+    measure: impl Fn(f32) -> f64,
+) -> Option<f32> {
+    let (mut below, mut above) = (E::key(low), E::key(high) + 1);
+    let (mut from_below, mut from_above) = (measure(low), 0.0);
+    if want <= 0.0 || from_below < want {
+        return None;
+    }
+    while below + 1 < above && from_below - from_above > tolerance {
+        let middle = below.midpoint(above);
+        let from_middle = measure(E::value(middle));
+        if from_middle >= want {
+            (below, from_below) = (middle, from_middle);
+        } else {
+            (above, from_above) = (middle, from_middle);
+        }
+    }
+    // Adding +0.0 makes a zero positive.
+    Some(E::value(below) + 0.0)
 }
 
 /// Copies and weighs some tokens of every block.
@@ -147,22 +190,27 @@ struct Take<'a, E> {
 }
 
 impl<S: Simd, E: Element> Kernel<S> for Take<'_, E> {
-    type Output = ();
+    /// The sum of the squares of the masses.
+    type Output = f64;
 
     #[inline(always)]
-    fn call(self, s: S) {
+    fn call(self, s: S) -> f64 {
         let weigher = Weigher::for_small(s, self.weights);
-        let Sample { x, mass } = self.sample;
+        let mut squares = s.splat(0.0);
+        let Sample { x, mass, .. } = self.sample;
         let outputs = x.chunks_exact_mut(SAMPLED).zip(mass.chunks_exact_mut(SAMPLED));
         for ((i, block), (x, mass)) in self.blocks.range(0..self.blocks.len()).zip(outputs) {
             // The upper bits of a multiple of the golden ratio.
             let place = ((i as u32).wrapping_mul(0x9e37_79b1) >> 16) as usize % (BLOCK / SAMPLED);
             for part in (0..SAMPLED).step_by(S::LANES) {
                 let logits = E::widen(s, &block[(place * SAMPLED + part) * E::SIZE..]);
+                let masses = weigher.power::<true>(s, logits);
+                squares = s.fma(masses, masses, squares);
                 s.store(logits, &mut x[part..]);
-                s.store(weigher.power(s, logits), &mut mass[part..]);
+                s.store(masses, &mut mass[part..]);
             }
         }
+        sum_lanes(s, squares)
     }
 }
 
@@ -200,7 +248,7 @@ impl<S: Simd> Kernel<S> for MassFrom<'_> {
         let least = s.splat(self.least);
         let zero = s.splat(0.0);
         let mut sums = [zero; 4];
-        let Sample { x, mass } = self.sample;
+        let Sample { x, mass, .. } = self.sample;
         for (x, mass) in x.chunks_exact(SAMPLED * 4).zip(mass.chunks_exact(SAMPLED * 4)) {
             for i in (0..SAMPLED * 4).step_by(S::LANES) {
                 let kept = s.keep_floats(s.ge(s.load(&x[i..]), least), s.load(&mass[i..]));
@@ -214,9 +262,7 @@ impl<S: Simd> Kernel<S> for MassFrom<'_> {
             sums[0] = s.add_floats(sums[0], kept);
         }
         let [a, b, c, d] = sums;
-        let mut lanes = [0.0; 16];
-        s.store(s.add_floats(s.add_floats(a, b), s.add_floats(c, d)), &mut lanes);
-        lanes.into_iter().map(f64::from).sum()
+        sum_lanes(s, s.add_floats(s.add_floats(a, b), s.add_floats(c, d)))
     }
 }
 
@@ -232,16 +278,21 @@ impl<S: Simd> Kernel<S> for Heavy<'_> {
     #[inline(always)]
     fn call(self, s: S) -> f64 {
         let weigher = Weigher::for_small(s, self.weights);
-        let mut lanes = [0.0; 16];
         let mut sum = s.splat(0.0);
         let vectors = self.maxima.chunks_exact(S::LANES);
         let mut rest = [f32::NEG_INFINITY; 16];
         rest[..vectors.remainder().len()].copy_from_slice(vectors.remainder());
         for x in vectors {
-            sum = s.add_floats(sum, weigher.power(s, s.load(x)));
+            sum = s.add_floats(sum, weigher.power::<true>(s, s.load(x)));
         }
-        sum = s.add_floats(sum, weigher.power(s, s.load(&rest)));
-        s.store(sum, &mut lanes);
-        lanes.into_iter().map(f64::from).sum()
+        sum = s.add_floats(sum, weigher.power::<true>(s, s.load(&rest)));
+        sum_lanes(s, sum)
     }
+}
+
+#[inline(always)]
+fn sum_lanes<S: Simd>(s: S, x: S::F) -> f64 {
+    let mut lanes = [0.0; 16];
+    s.store(x, &mut lanes);
+    lanes.into_iter().map(f64::from).sum()
 }

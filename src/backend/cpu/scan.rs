@@ -41,6 +41,13 @@ impl Scanned {
     /// Of no token.
     pub const NOTHING: Self = Self { first_key: i32::MIN, max_unsigned: 0 };
 
+    /// A lower bound of the logits.
+    pub fn least<E: Element>(self) -> f32 {
+        let sign = 1 << (E::SIZE * 8 - 1);
+        let magnitude = self.max_unsigned & (sign - 1);
+        if self.max_unsigned < sign { 0.0 } else { E::value(-(magnitude as i32) - 1) }
+    }
+
     /// Of two parts of a row.
     pub fn and(self, other: Self) -> Self {
         Self {

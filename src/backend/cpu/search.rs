@@ -81,6 +81,13 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
                 found.sample.take(self.s, self.blocks, self.weights);
                 let span =
                     found.sample.guess_count::<S, E>(self.s, k, self.vocab_size, self.weights.max);
+                if k <= LIST_MAX as u64 / 4
+                    && self.list_from(span.low.max(lowest::<E>()), found)
+                    && found.lists.list.len() as u64 >= k
+                {
+                    self.cut_list(Some(k), found);
+                    return Kept::List;
+                }
                 self.search_blocks(Some((k, span)), found)
             }
             None if self.params.top_p().is_some() && blocks <= LISTED_BLOCKS => {

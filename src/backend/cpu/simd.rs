@@ -39,6 +39,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Runs a kernel, compiled with these instructions.
     fn run<K: Kernel<Self>>(self, kernel: K) -> K::Output;
 
+    /// Asks for the cache line at the start of `at`, to be used after thousands of others.
+    fn prefetch_far(self, at: &[u8]);
     /// Asks for the cache line `ahead` bytes after the start of `at`, which need not exist.
     fn prefetch(self, at: &[u8], ahead: usize);
 
@@ -76,6 +78,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Where `a >= b`. False for NaN.
     fn ge(self, a: Self::F, b: Self::F) -> Self::M;
 
+    /// From one bit a lane, the first lane in bit 0. Higher bits are ignored.
+    fn mask(self, bits: u32) -> Self::M;
     /// One bit a lane, the first lane in bit 0.
     fn bits(self, m: Self::M) -> u32;
     /// The lanes where `m`, and 0 elsewhere.

@@ -18,7 +18,7 @@
 use super::blocks::{BLOCK, Blocks, widened};
 use super::cut::{Cut, LeastByBlock};
 use super::element::{Bound, Element};
-use super::mass::{Size, Sum, Weigher, Weights};
+use super::mass::{Large, Parts, Size, Split, Weigher, Weights};
 use super::simd::{Kernel, Simd};
 use std::ops::Range;
 
@@ -50,7 +50,9 @@ impl<S: Simd, E: Element> Kernel<S> for BlockMasses<'_, E> {
         let Self { blocks, maxima, weights, .. } = self;
         let small = Weigher::for_small(s, weights);
         let any = Weigher::for_any(s, weights);
-        let bound = E::bound(s, weights.least_with_mass::<E>());
+        let massless = weights.massless::<E>();
+        let bound = massless.map(|x| E::bound(s, x));
+        let filler = massless.map_or(0, E::key);
         let mut buffer = [0; GROUP * (BLOCK * 4 + VECTOR)];
         let groups = self.masses.chunks_mut(GROUP).zip(self.range.step_by(GROUP));
         for (masses, first) in groups {
@@ -58,37 +60,63 @@ impl<S: Simd, E: Element> Kernel<S> for BlockMasses<'_, E> {
             let mut squeezed = [None; GROUP];
             let mut end = 0;
             for (j, squeezed) in squeezed[..masses.len()].iter_mut().enumerate() {
-                fetch::<S, E>(s, self.next, first + j);
+                let Some(bound) = bound else { break };
                 let block = blocks.get(first + j);
                 let nothing = weights.size_of(maxima[first + j]) == Size::Nothing;
                 if !nothing && few_hits::<S, E>(s, block, bound) {
                     let start = end;
-                    end += squeeze::<S, E>(s, block, bound, &mut buffer[start..]);
+                    end += squeeze::<S, E>(s, block, bound, filler, &mut buffer[start..]);
                     *squeezed = Some((start, end));
                 }
             }
             for (j, mass) in masses.iter_mut().enumerate() {
-                let logits = match squeezed[j] {
-                    Some((start, end)) => &buffer[start..end],
-                    None => blocks.get(first + j),
-                };
-                *mass = match weights.size_of(maxima[first + j]) {
-                    Size::Nothing => 0,
-                    Size::Small => sum_small::<S, E>(s, logits, &small),
-                    Size::Any => sum_any::<S, E>(s, logits, &any),
-                };
+                let i = first + j;
+                let next = Fetch::new(self.next, i * BLOCK * E::SIZE, BLOCK * E::SIZE);
+                *mass = match (weights.size_of(maxima[i]), squeezed[j]) {
+                    (Size::Nothing, _) => 0,
+                    (Size::Small, Some((start, end))) => {
+                        sum_small::<S, E, false>(s, &buffer[start..end], &small, next)
+                    }
+                    (Size::Small, None) => sum_small::<S, E, true>(s, blocks.get(i), &small, next),
+                    (Size::Any, Some((start, end))) => {
+                        sum_any::<S, E, Split<S>>(s, &buffer[start..end], &any, next)
+                    }
+                    (Size::Any, None) if weights.all_are_large() && !blocks.is_filled_up(i) => {
+                        sum_any::<S, E, Large<S>>(s, blocks.get(i), &any, next)
+                    }
+                    (Size::Any, None) => sum_any::<S, E, Split<S>>(s, blocks.get(i), &any, next),
+                }
             }
         }
     }
 }
 
-/// Asks for a block of what is to be read next.
-#[inline(always)]
-pub fn fetch<S: Simd, E: Element>(s: S, next: &[u8], block: usize) {
-    let at = block * BLOCK * E::SIZE;
-    if let Some(next) = next.get(at..at + BLOCK * E::SIZE) {
-        for i in 0..BLOCK * E::SIZE / 64 {
-            s.prefetch(next, i * 64);
+/// Memory that is asked for bit by bit, while other things are computed.
+#[derive(Clone, Copy)]
+pub struct Fetch<'a>(&'a [u8]);
+
+impl<'a> Fetch<'a> {
+    /// Some of what is to be read next, or as much as there is.
+    #[inline(always)]
+    pub fn new(next: &'a [u8], start: usize, len: usize) -> Self {
+        let start = start.min(next.len());
+        Self(&next[start..next.len().min(start + len)])
+    }
+
+    /// Asks for the next cache line.
+    #[inline(always)]
+    pub fn step<S: Simd>(&mut self, s: S) {
+        if !self.0.is_empty() {
+            s.prefetch_far(self.0);
+            self.0 = &self.0[self.0.len().min(64)..];
+        }
+    }
+
+    /// Asks for the rest.
+    #[inline(always)]
+    pub fn finish<S: Simd>(mut self, s: S) {
+        while !self.0.is_empty() {
+            self.step(s);
         }
     }
 }
@@ -103,13 +131,14 @@ fn few_hits<S: Simd, E: Element>(s: S, block: &[u8], bound: Bound<S, E>) -> bool
     hits * 10 <= E::raw_lanes::<S>() * 2 * 6
 }
 
-/// Copies the tokens that reach a bound to a buffer, and fills it up with -inf. Returns the bytes
-/// to be read: whole vectors of widened logits.
+/// Copies the tokens that reach a bound to a buffer, and fills it up with the logit of a key. Returns
+/// the bytes to be read: whole vectors of widened logits.
 #[inline(always)]
 fn squeeze<S: Simd, E: Element>(
     s: S,
     block: &[u8],
     bound: Bound<S, E>,
+    filler: i32,
     buffer: &mut [u8],
 ) -> usize {
     // One check for all that follow.
@@ -122,30 +151,46 @@ fn squeeze<S: Simd, E: Element>(
         E::compress(s, hits, raw, &mut buffer[end..]);
         end += hits.count_ones() as usize * E::SIZE;
     }
-    E::compress(s, u32::MAX, E::raw_splat(s, E::NEGATIVE_INFINITY), &mut buffer[end..]);
+    for filled in buffer[end..end + VECTOR].chunks_exact_mut(E::SIZE) {
+        E::write(filler, filled);
+    }
     end.next_multiple_of(S::LANES * E::SIZE)
 }
 
 #[inline(always)]
-fn sum_small<S: Simd, E: Element>(s: S, logits: &[u8], weigher: &Weigher<S>) -> u64 {
+fn sum_small<S: Simd, E: Element, const CLAMP: bool>(
+    s: S,
+    logits: &[u8],
+    weigher: &Weigher<S>,
+    mut next: Fetch<'_>,
+) -> u64 {
     let mut sum = s.no_sum();
     let bytes = S::LANES * E::SIZE;
     for run in logits.chunks(RUN * bytes) {
         let mut lanes = s.splat_u32(0);
         for vector in run.chunks_exact(bytes) {
-            lanes = s.add(lanes, weigher.small(s, E::widen(s, vector)));
+            lanes = s.add(lanes, weigher.small::<CLAMP>(s, E::widen(s, vector)));
+            next.step(s);
         }
         sum = s.widen_add(sum, lanes);
     }
+    next.finish(s);
     s.total(sum)
 }
 
 #[inline(always)]
-fn sum_any<S: Simd, E: Element>(s: S, logits: &[u8], weigher: &Weigher<S>) -> u64 {
-    let mut sum = Sum::new(s);
+fn sum_any<S: Simd, E: Element, P: Parts<S>>(
+    s: S,
+    logits: &[u8],
+    weigher: &Weigher<S>,
+    mut next: Fetch<'_>,
+) -> u64 {
+    let mut sum = P::none(s);
     for vector in logits.chunks_exact(S::LANES * E::SIZE) {
-        sum.add(s, weigher.split(s, E::widen(s, vector)));
+        sum = sum.plus(s, P::weigh(s, weigher, E::widen(s, vector)));
+        next.step(s);
     }
+    next.finish(s);
     sum.total(s)
 }
 
@@ -178,11 +223,12 @@ impl<S: Simd, E: Element> Kernel<S> for KeptMasses<'_, E> {
             if self.maxima[i] < least {
                 continue;
             }
-            fetch::<S, E>(s, self.next, i);
-            let mut sum = Sum::new(s);
+            let mut next = Fetch::new(self.next, i * BLOCK * E::SIZE, BLOCK * E::SIZE);
+            let mut sum = Split::none(s);
             for x in widened::<S, E>(s, block) {
                 let m = s.ge(x, s.splat(least));
-                sum.add_where(s, m, weigher.split(s, x));
+                sum = sum.plus(s, Split::weigh(s, &weigher, x).only(s, m));
+                next.step(s);
                 kept += u64::from(s.bits(m).count_ones());
             }
             let dropped = self.cut.dropped_ties::<E>(i, block);
