@@ -44,7 +44,8 @@ impl<S: Simd, E: Element> Kernel<S> for CountAround<'_, E> {
         let mut count = 0;
         for ((i, block), listed) in self.blocks.range(self.range).zip(self.listed) {
             *listed = 0;
-            if self.maxima[i] < self.ends.least {
+            // A bracket of one logit has nothing within: its ends are the wrong way round.
+            if self.maxima[i] < self.ends.least.min(self.ends.end) {
                 continue;
             }
             for i in 0..BLOCK / E::raw_lanes::<S>() {

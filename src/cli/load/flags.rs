@@ -589,7 +589,7 @@ mod tests {
         let times = |flags| (args(flags).warmup().as_millis(), args(flags).duration().as_secs());
         assert_eq!(times(""), (1000, 10));
         assert_eq!(times("--duration 5s"), (500, 5));
-        assert_eq!(times("--duration 1h"), (2000, 3600));
+        assert_eq!(times("--duration 60m"), (2000, 3600));
         assert_eq!(times("--requests 5"), (0, NO_END.as_secs()));
         assert_eq!(times("--requests 5 --duration 3s --warmup 1s"), (1000, 3));
     }
