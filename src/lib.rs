@@ -2,6 +2,8 @@
 
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
+// The documentation is read with its private items: it walks through the rooms.
+#![allow(rustdoc::private_intra_doc_links)]
 
 pub mod api;
 pub mod arithmetic;

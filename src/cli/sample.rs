@@ -25,7 +25,7 @@ use std::time::Instant;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES, allow_negative_numbers = true)]
 pub struct Args {
-    /// A .npy file of [rows, vocab_size] or [vocab_size] (f16 or f32, or bf16 as 16-bit words), C
+    /// A .npy file of shape (rows, vocab_size) or (vocab_size) (f16 or f32, or bf16 as 16-bit words), C
     /// order, little-endian; or a raw file of such values. Rows are read as they are needed
     #[arg(long, value_name = "FILE")]
     logits: PathBuf,

@@ -1,6 +1,6 @@
 //! The load generator: what `logitd load` runs.
 //!
-//! A [`Source`] makes requests (from a seed, from files of logits, or from a recorded trace), [`run`]
+//! A [`Source`] makes requests (from a seed, from files of logits, or from a recorded trace), [`run`](fn@run)
 //! sends them to a [`Target`] at their [`Pace`] and accounts for every one of them, a [`Checker`]
 //! samples a share of them again afterwards, and a [`Summary`] says what was measured.
 //!

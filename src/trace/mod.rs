@@ -10,7 +10,7 @@
 //! # Format
 //!
 //! Sixteen bytes, [`MAGIC`], then frames: a length (u32, little-endian), the CRC-32 of that length and of
-//! what follows it (u32), and so many bytes of a [`Frame`](format) message. Frames are only ever appended. A server that
+//! what follows it (u32), and so many bytes of a [`Frame`](mod@format) message. Frames are only ever appended. A server that
 //! dies leaves at most one torn frame, at the end; [`Reader`] says where, and everything before it is
 //! read. Each run of a server is a session, so that a file can be continued.
 //!

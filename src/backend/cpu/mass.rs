@@ -101,7 +101,7 @@ impl<S: Simd> Weigher<S> {
         Self::new(s, weights, (1u64 << 40) as f32)
     }
 
-    /// For [`split`](Self::split) masses.
+    /// For split masses.
     #[inline(always)]
     pub fn for_any(s: S, weights: Weights) -> Self {
         Self::new(s, weights, (1u64 << 24) as f32)

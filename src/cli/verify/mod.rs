@@ -1,6 +1,6 @@
 //! `logitd verify`: runs two backends over the same rows and compares every bit.
 //!
-//! Rows are generated from a seed, or come from files; both give [`Piece`]s, which are put together
+//! Rows are generated from a seed, or come from files; both give `Piece`s, which are put together
 //! into batches of mixed rows. A batch depends on nothing but where it begins, so that a difference
 //! which shows only among certain batchmates is replayed as well.
 
