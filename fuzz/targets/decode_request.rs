@@ -125,7 +125,7 @@ async fn sample(permit: Result<Permit, Error>, request: SampleRequest) -> Result
     }
     let request = Request { rows: batch.rows, deadline: None, priority: batch.priority };
     let done = ENGINE.submit(permit, request)?.await?;
-    let response = convert::response(&done, &params);
+    let response = convert::response(&done, &params, logitd::api::Plane::Inline);
     assert_eq!(response.rows.len(), params.len());
     let encoded = response.encode_to_vec();
     assert_eq!(SampleResponse::decode(&*encoded).as_ref(), Ok(&response));
@@ -201,6 +201,7 @@ fn seeds() -> Vec<Vec<u8>> {
             draws: Some(5),
         }],
         priority: api::Priority::High.into(),
+        slot: None,
     };
     let with = |change: fn(&mut SampleRequest)| {
         let mut request = good.clone();
