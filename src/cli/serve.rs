@@ -11,8 +11,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// Serve sampling over gRPC.
 ///
 /// Every flag is also a variable (LOGITD_QUEUE_ROWS_MAX) and a key of the file that --config names
-/// (queue_rows_max). On SIGTERM or SIGINT the server drains: nothing accepted is dropped. A second
-/// signal stops it at once.
+/// (queue_rows_max). On SIGTERM or SIGINT the server drains: accepted unary calls are answered. A
+/// second signal stops it at once.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
