@@ -377,6 +377,27 @@ async fn a_server_that_leaves_loses_nothing_that_it_has_accepted() {
             }
         });
     }
+    for salt in 0..2 {
+        let (mut sender, mut receiver) = server.client().await.stream().await.unwrap().split();
+        tokio::spawn(async move { while sender.send(request(1, 30, salt)).await.is_ok() {} });
+        let answered = Arc::clone(&answered);
+        clients.spawn(async move {
+            loop {
+                match receiver.receive().await {
+                    Some(Ok((_, Ok(response)))) => {
+                        assert_eq!(response.rows, expected(&request(1, 30, salt)));
+                        answered.fetch_add(1, Ordering::Relaxed);
+                    }
+                    // It goes on sending, whatever it is told.
+                    Some(Ok((_, Err(error)))) => {
+                        assert_eq!(error.code(), Some(Code::Unavailable), "{error}");
+                    }
+                    Some(Err(error)) => break error,
+                    None => panic!("a stream that was cut short says so"),
+                }
+            }
+        });
+    }
     until("the load is on", || answered.load(Ordering::Relaxed) > 100).await;
     server.stop().await.unwrap().unwrap();
     for error in clients.join_all().await {

@@ -1,5 +1,6 @@
 //! What can go wrong, as a client sees it.
 
+use std::error::Error as _;
 use std::time::Duration;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -35,7 +36,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// The gRPC code, where the server gave one.
+    /// The gRPC code: the server's, or UNAVAILABLE where the connection was lost.
     pub fn code(&self) -> Option<Code> {
         match self {
             Self::Status(status) => Some(status.code()),
@@ -61,6 +62,19 @@ impl Error {
 
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
+        // A lost connection comes as one of several codes, depending on how far the call was. For a caller it
+        // is one thing, and sampling again is harmless.
+        let status = match lost_connection(&status) {
+            Some(reason) => Status::unavailable(format!("the connection was lost: {reason}")),
+            None => status,
+        };
         Self::Status(Box::new(status))
     }
+}
+
+/// What happened, where the status was made by the transport and not by the server.
+fn lost_connection(status: &Status) -> Option<String> {
+    let chain: Vec<_> = std::iter::successors(status.source(), |error| (*error).source()).collect();
+    let lost = chain.iter().any(|error| error.is::<hyper::Error>());
+    lost.then(|| chain.iter().map(ToString::to_string).collect::<Vec<_>>().join(": "))
 }

@@ -46,6 +46,8 @@ use tonic_health::server::{HealthReporter, HealthService};
 
 /// How long connections may linger once every call is answered, so that the last bytes get out.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long clients of streams have to notice that the server leaves.
+const GOODBYE: Duration = Duration::from_secs(1);
 /// A health check's message is a service's name.
 const HEALTH_MESSAGE_BYTES_MAX: usize = 4 << 10;
 
@@ -55,6 +57,10 @@ struct Shared {
     limits: api::Limits,
     bounds: Bounds,
     stream_stall_timeout: Duration,
+    /// How long the clients of streams may go on sending once the server drains. Ending a stream before they
+    /// have ended theirs resets it with requests unread, and a reset can make a client's transport forget
+    /// answers that it has received.
+    stream_goodbye: Duration,
     tokens: Option<Tokens>,
     shm: Option<SharedMemory>,
     recorder: Option<Arc<Recorder>>,
@@ -198,6 +204,7 @@ impl Server {
                 receive_timeout: config.work.receive_timeout,
             },
             stream_stall_timeout: config.connections.stream_stall_timeout,
+            stream_goodbye: GOODBYE.min(config.drain.drain_timeout / 4),
             tokens,
             shm: config.shm.shm.as_ref().map(|control| SharedMemory {
                 registry: Arc::new(Registry::new(config.shm.limits())),

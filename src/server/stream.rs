@@ -4,6 +4,9 @@
 //! of requests anywhere; the place is free again when the answer has been handed to the transport. A
 //! client that stops reading its answers therefore stops being read, and after the stall timeout its
 //! stream ends: whatever of it still waits is cancelled.
+//!
+//! A server that leaves goes on reading for a while, and refuses each request by its id. A client that
+//! ends its requests then has lost nothing and knows so; one that never ends them is ended.
 
 use super::admission::Call;
 use super::error::Error;
@@ -12,8 +15,8 @@ use super::service::sample;
 use super::{Shared, convert};
 use crate::api::sample_stream_response::Result as Outcome;
 use crate::api::{SampleStreamRequest, SampleStreamResponse};
-use crate::engine::Permit;
-use std::pin::Pin;
+use crate::engine::{Permit, Refused};
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -92,7 +95,7 @@ struct Requests {
     stalled: CancellationToken,
 }
 
-/// Reads until the client is done, the server drains, or the client no longer reads.
+/// Reads until the client is done, the server has left, or the client no longer reads.
 async fn read(
     stream: Arc<Requests>,
     answers: mpsc::Sender<Answer>,
@@ -101,6 +104,11 @@ async fn read(
     let places = Arc::new(Semaphore::new(stream.shared.limits.stream_requests_max as usize));
     // Dropped with this future, and every request in it.
     let mut work = JoinSet::new();
+    let draining = &stream.shared.draining;
+    let mut left = pin!(async {
+        draining.cancelled().await;
+        tokio::time::sleep(stream.shared.stream_goodbye).await;
+    });
     let end = loop {
         while work.try_join_next().is_some() {}
         let next = async {
@@ -110,13 +118,16 @@ async fn read(
         let (place, message) = tokio::select! {
             biased;
             () = stream.stalled.cancelled() => break None,
-            () = stream.shared.draining.cancelled() => break Some(convert::status(&Error::StreamDraining)),
+            () = &mut left => break Some(convert::status(&Error::StreamDraining)),
             next = next => next,
         };
         match (place, message) {
             (Ok(place), Ok(Some(message))) => {
                 // Taken here, where messages are in order.
-                let admission = stream.call.admissions.next();
+                let admission = match stream.call.admissions.next() {
+                    Some(Ok(_)) if draining.is_cancelled() => Some(Err(Refused::Draining.into())),
+                    admission => admission,
+                };
                 let span =
                     tracing::info_span!("request", id = message.id, rows = Empty, code = Empty);
                 let request =
@@ -168,7 +179,7 @@ impl Requests {
 
     /// Waits for the transport to take earlier answers, as long as it takes any.
     async fn send(&self, answers: mpsc::Sender<Answer>, answer: Answer) {
-        let mut room = std::pin::pin!(answers.reserve());
+        let mut room = pin!(answers.reserve());
         let mut since = Instant::now();
         loop {
             let stall = since + self.shared.stream_stall_timeout;
