@@ -22,7 +22,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
-use values::{bytes, count, count32, duration, fraction, timeout};
+use values::{bytes, count, count32, duration, fraction, mode, timeout};
 
 /// Everything about a server that can be set. Valid once made by [`Config::from_args`].
 #[derive(Clone, Debug, Args)]
@@ -41,6 +41,11 @@ pub struct Config {
         value_delimiter = ','
     )]
     pub listen: Vec<Address>,
+
+    /// Who may connect to the Unix sockets, --shm's too: permissions in octal. 0660 lets the server's group
+    /// in, 0666 everybody on this host
+    #[arg(long, value_name = "MODE", env = "LOGITD_UNIX_MODE", default_value = "0600", value_parser = mode)]
+    pub unix_mode: u32,
 
     /// What computes, and how
     #[command(flatten, next_help_heading = "Device")]

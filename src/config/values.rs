@@ -69,6 +69,14 @@ pub fn count32(text: &str) -> Result<u32, String> {
     u32::try_from(count(text)?).map_err(|_| format!("must be at most {}", u32::MAX))
 }
 
+/// Permissions of a socket's file, in octal: `600`, `0660`. Its owner must be able to connect.
+pub fn mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode @ 0..=0o777) if mode & 0o600 == 0o600 => Ok(mode),
+        _ => Err("write octal permissions that let the owner connect: 0600, 0660, 0666".into()),
+    }
+}
+
 /// A number of bytes: `1048576`, `64KiB`, `16MiB`, `2GiB`; at least 1.
 pub fn bytes(text: &str) -> Result<usize, String> {
     let (number, shift) = match text {

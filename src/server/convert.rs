@@ -48,12 +48,7 @@ pub fn batch(request: api::SampleRequest, limits: &api::Limits) -> Result<Batch,
         Some((dtype, vocab_size, rows))
     });
     if let Some((_, _, rows)) = layout {
-        within(
-            "rows in the request",
-            rows as u64,
-            limits.request_rows_max.into(),
-            "request_rows_max",
-        )?;
+        within_rows(rows, limits)?;
         if !matches!(request.params.len(), 0 | 1) && request.params.len() != rows {
             let given = request.params.len();
             wrong.add(
@@ -122,6 +117,13 @@ pub fn slot(slot: &api::SlotRef) -> Result<SlotRef, Error> {
     })?;
     let api::SlotRef { slot, generation, length_bytes, .. } = *slot;
     Ok(SlotRef { region, slot, generation, length_bytes })
+}
+
+/// The parameter sets of a request whose rows are not known yet, which are no more than its rows can be.
+pub fn params_sets(request: &api::SampleRequest, limits: &api::Limits) -> Result<usize, Error> {
+    let sets = request.params.len().max(1);
+    within_rows(sets, limits)?;
+    Ok(sets)
 }
 
 /// What `GetInfo` says of the limits.
@@ -262,6 +264,10 @@ fn fresh_seeds(count: usize) -> Result<impl Iterator<Item = u64>, Error> {
     let seeds: Vec<_> =
         bytes.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
     Ok(seeds.into_iter())
+}
+
+fn within_rows(rows: usize, limits: &api::Limits) -> Result<(), Error> {
+    within("rows in the request", rows as u64, limits.request_rows_max.into(), "request_rows_max")
 }
 
 fn within(what: &'static str, value: u64, limit: u64, name: &'static str) -> Result<(), Error> {

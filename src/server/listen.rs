@@ -21,10 +21,10 @@ const BACKLOG: u32 = 1024;
 pub struct Listeners(pub(super) Vec<Listener>);
 
 impl Listeners {
-    /// Binds every address, or none.
-    pub fn bind(addresses: &[Address]) -> Result<Self, ListenError> {
+    /// Binds every address, or none. Unix sockets get the permissions `unix_mode`.
+    pub fn bind(addresses: &[Address], unix_mode: u32) -> Result<Self, ListenError> {
         let bind = |address: &Address| {
-            Listener::bind(address).map_err(|error| ListenError {
+            Listener::bind(address, unix_mode).map_err(|error| ListenError {
                 address: address.clone(),
                 reason: error.to_string(),
             })
@@ -62,7 +62,7 @@ enum Socket {
 }
 
 impl Listener {
-    fn bind(address: &Address) -> io::Result<Self> {
+    fn bind(address: &Address, unix_mode: u32) -> io::Result<Self> {
         match address {
             Address::Tcp(address) => {
                 let listener = bind_tcp(*address)?;
@@ -70,7 +70,7 @@ impl Listener {
                 Ok(Self { address, socket: Socket::Tcp(listener) })
             }
             Address::Unix(path) => {
-                let (listener, file) = bind_unix(path)?;
+                let (listener, file) = bind_unix(path, unix_mode)?;
                 let socket = Socket::Unix { listener, _file: file };
                 Ok(Self { address: address.clone(), socket })
             }
@@ -78,8 +78,11 @@ impl Listener {
     }
 
     /// The socket where memory is handed over, and its file.
-    pub fn bind_control(path: &Path) -> Result<(UnixListener, SocketFile), ListenError> {
-        bind_unix(path).map_err(|error| ListenError {
+    pub fn bind_control(
+        path: &Path,
+        unix_mode: u32,
+    ) -> Result<(UnixListener, SocketFile), ListenError> {
+        bind_unix(path, unix_mode).map_err(|error| ListenError {
             address: Address::Unix(path.into()),
             reason: error.to_string(),
         })
@@ -107,9 +110,9 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Only this user may connect. A file that a dead server left behind is replaced; one that somebody
+/// Whom `mode` lets in may connect. A file that a dead server left behind is replaced; one that somebody
 /// listens on, or that is not a socket, is not touched.
-fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+fn bind_unix(path: &Path, mode: u32) -> io::Result<(UnixListener, SocketFile)> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.file_type().is_socket() => {
             let text = "there is a file of that name that is not a socket";
@@ -126,7 +129,7 @@ fn bind_unix(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     let directory = PrivateDirectory::beside(path)?;
     let hidden = directory.0.join("socket");
     let listener = std::os::unix::net::UnixListener::bind(&hidden)?;
-    fs::set_permissions(&hidden, fs::Permissions::from_mode(0o600))?;
+    fs::set_permissions(&hidden, fs::Permissions::from_mode(mode))?;
     listener.set_nonblocking(true)?;
     fs::rename(&hidden, path)?;
     Ok((UnixListener::from_std(listener)?, SocketFile::new(path)?))
@@ -255,11 +258,14 @@ mod tests {
     async fn a_unix_socket_is_private_and_goes_with_its_listener() {
         let directory = tempfile::tempdir().unwrap();
         let (address, path) = address(&directory);
-        let listeners = Listeners::bind(std::slice::from_ref(&address)).unwrap();
+        let listeners = Listeners::bind(std::slice::from_ref(&address), 0o600).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let again = Listeners::bind(std::slice::from_ref(&address)).unwrap_err();
+        let again = Listeners::bind(std::slice::from_ref(&address), 0o600).unwrap_err();
         assert!(again.reason.contains("somebody else listens"), "{again}");
         drop(listeners);
+        let open = Listeners::bind(std::slice::from_ref(&address), 0o660).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+        drop(open);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
@@ -269,10 +275,10 @@ mod tests {
         let (address, path) = address(&directory);
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        drop(Listeners::bind(std::slice::from_ref(&address)).unwrap());
+        drop(Listeners::bind(std::slice::from_ref(&address), 0o600).unwrap());
 
         fs::write(&path, "precious").unwrap();
-        assert!(Listeners::bind(&[address]).is_err());
+        assert!(Listeners::bind(&[address], 0o600).is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
     }
 }

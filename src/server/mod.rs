@@ -48,8 +48,8 @@ use tonic_health::server::{HealthReporter, HealthService};
 const LINGER: Duration = Duration::from_secs(1);
 /// How long clients of streams have to notice that the server leaves.
 const GOODBYE: Duration = Duration::from_secs(1);
-/// A health check's message is a service's name.
-const HEALTH_MESSAGE_BYTES_MAX: usize = 4 << 10;
+/// Health checks and reflection ask for one name at a time.
+const NAME_MESSAGE_BYTES_MAX: usize = 4 << 10;
 
 /// What all calls of a server share.
 struct Shared {
@@ -151,10 +151,10 @@ impl Server {
                     .map_err(|e| ServerError::Metrics { address, reason: e.to_string() })?,
             ),
         };
-        let listeners = Listeners::bind(&config.listen)?;
+        let listeners = Listeners::bind(&config.listen, config.unix_mode)?;
         let control = match &config.shm.shm {
             Some(Address::Unix(path)) => {
-                let (listener, file) = Listener::bind_control(path)?;
+                let (listener, file) = Listener::bind_control(path, config.unix_mode)?;
                 Some(ControlSocket { listener, _file: file })
             }
             _ => None,
@@ -268,7 +268,7 @@ async fn finish_recording(recorder: Arc<Recorder>) {
 
 fn routes(shared: &Arc<Shared>, health: &HealthReporter) -> Routes {
     let health = HealthServer::new(HealthService::from_health_reporter(health.clone()))
-        .max_decoding_message_size(HEALTH_MESSAGE_BYTES_MAX);
+        .max_decoding_message_size(NAME_MESSAGE_BYTES_MAX);
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(api::DESCRIPTORS)
@@ -276,9 +276,19 @@ fn routes(shared: &Arc<Shared>, health: &HealthReporter) -> Routes {
     };
     Routes::new(Admission::new(Arc::clone(shared)))
         .add_service(health)
-        .add_service(reflection().build_v1().expect("compiled descriptors"))
+        .add_service(
+            reflection()
+                .build_v1()
+                .expect("compiled descriptors")
+                .max_decoding_message_size(NAME_MESSAGE_BYTES_MAX),
+        )
         // What grpcurl and many other tools still ask for.
-        .add_service(reflection().build_v1alpha().expect("compiled descriptors"))
+        .add_service(
+            reflection()
+                .build_v1alpha()
+                .expect("compiled descriptors")
+                .max_decoding_message_size(NAME_MESSAGE_BYTES_MAX),
+        )
         .prepare()
 }
 

@@ -149,7 +149,8 @@ async fn fetch(
     let peer = call.peer.ok_or(Error::NoShm("call over the server's Unix socket"))?;
     let slot = convert::slot(&slot)?;
     let bytes = usize::try_from(slot.length_bytes).unwrap_or(usize::MAX);
-    permit.resize(permit.rows(), bytes)?;
+    // Parameter sets are small on the wire and wait here for the copy: they take their permits first.
+    permit.resize(convert::params_sets(request, &shared.limits)?, bytes)?;
     let (registry, pool) = (Arc::clone(&shm.registry), shm.pool.clone());
     let read = move || registry.read(slot, peer, &pool);
     let buffer = if bytes <= COPY_INLINE_BYTES_MAX {

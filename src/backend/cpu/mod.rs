@@ -41,7 +41,7 @@ pub enum Isa {
     Portable,
     /// x86-64 with AVX2, FMA and F16C: 256 bits.
     Avx2,
-    /// x86-64 with AVX-512 F, BW, DQ, VL and VBMI2, and what [`Isa::Avx2`] needs: 512 bits.
+    /// x86-64 with AVX-512 F, BW, DQ, VL and VBMI2, and what avx2 needs: 512 bits.
     Avx512,
 }
 
