@@ -24,43 +24,64 @@ impl Memory {
     }
 
     /// The buffer at an address that [`allocate`](Self::allocate) returned.
-    pub fn buffer(&mut self, address: u64) -> &mut Vec<u8> {
+    pub fn buffer(&self, address: u64) -> &[u8] {
+        &self.buffers[(address / STRIDE) as usize - 1]
+    }
+
+    /// The same, to be changed; its length is what launches may touch.
+    pub fn buffer_mut(&mut self, address: u64) -> &mut Vec<u8> {
         &mut self.buffers[(address / STRIDE) as usize - 1]
     }
 
     /// The bytes at a global or constant address.
     pub fn slice(&mut self, address: u64, bytes: usize, write: bool) -> Result<&mut [u8], String> {
-        let (name, buffer, offset) = if address >= CONSTANT_BASE {
+        if address >= CONSTANT_BASE {
             if write {
                 return Err(format!("writes constant memory at {address:#x}"));
             }
-            ("constant memory".to_owned(), &mut self.constants, address - CONSTANT_BASE)
-        } else {
-            let index = (address / STRIDE) as usize;
-            let count = self.buffers.len();
-            let buffer = index
-                .checked_sub(1)
-                .and_then(|i| self.buffers.get_mut(i))
-                .ok_or_else(|| format!("address {address:#x} is in none of {count} buffers"))?;
-            (format!("buffer {index}"), buffer, address % STRIDE)
-        };
-        checked(&name, buffer, offset, bytes)
+            let offset = address - CONSTANT_BASE;
+            return checked(|| "constant memory".into(), &mut self.constants, offset, bytes);
+        }
+        let index = (address / STRIDE) as usize;
+        let count = self.buffers.len();
+        let buffer = index
+            .checked_sub(1)
+            .and_then(|i| self.buffers.get_mut(i))
+            .ok_or_else(|| format!("address {address:#x} is in none of {count} buffers"))?;
+        checked(|| format!("buffer {index}"), buffer, address % STRIDE, bytes)
     }
 }
 
-/// A slice of `memory`, or an error that names what was touched.
-pub fn checked<'a>(
-    name: &str,
-    memory: &'a mut [u8],
+/// A slice of `memory`, or an error that names what was touched. `bytes` is a power of two.
+pub fn checked(
+    name: impl Fn() -> String,
+    memory: &mut [u8],
     offset: u64,
     bytes: usize,
-) -> Result<&'a mut [u8], String> {
+) -> Result<&mut [u8], String> {
     let size = memory.len();
-    if !offset.is_multiple_of(bytes as u64) {
-        return Err(format!("{bytes} bytes at misaligned offset {offset} of {name}"));
+    let at = offset as usize;
+    if at & (bytes - 1) != 0 {
+        return Err(format!("{bytes} bytes at misaligned offset {offset} of {}", name()));
     }
-    let at = usize::try_from(offset).map_err(|e| e.to_string())?;
     memory
         .get_mut(at..at.saturating_add(bytes))
-        .ok_or_else(|| format!("{bytes} bytes at offset {offset} of {name}, which has {size}"))
+        .ok_or_else(|| format!("{bytes} bytes at offset {offset} of {}, which has {size}", name()))
+}
+
+/// The value in up to 8 bytes.
+pub fn read(bytes: &[u8]) -> u64 {
+    match *bytes {
+        [a] => a.into(),
+        [a, b] => u16::from_le_bytes([a, b]).into(),
+        [a, b, c, d] => u32::from_le_bytes([a, b, c, d]).into(),
+        [a, b, c, d, e, f, g, h] => u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        _ => unreachable!("values have 1, 2, 4 or 8 bytes"),
+    }
+}
+
+/// Puts the low bytes of a value into memory.
+pub fn write(bytes: &mut [u8], value: u64) {
+    let count = bytes.len();
+    bytes.copy_from_slice(&value.to_le_bytes()[..count]);
 }

@@ -3,7 +3,7 @@
 //!
 //! Floating point is held to the contract: only `.rn` (never contracted, never flushed) is known.
 
-use half::{bf16, f16};
+use super::alu::{self, arithmetic, binary, comparison, conversion};
 
 /// A decoded instruction.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +49,8 @@ pub enum Op {
     Trap,
     /// Memory order: the machine is sequentially consistent.
     Nothing,
+    /// The thread waits for another: it is others' turn.
+    Pause,
     Barrier,
     BarrierReduce(Vote),
     ClusterArrive,
@@ -60,7 +62,6 @@ pub enum Op {
         bytes: usize,
     },
     Reduce(fn(u64, u64) -> u64),
-    ActiveMask,
 }
 
 /// Where an address points.
@@ -119,16 +120,11 @@ fn decode_parts(parts: &[&str]) -> Option<Op> {
             let (space, access) = memory(rest)?;
             Op::Load { space, access }
         }
-        ["ldu", rest @ ..] => {
-            let (space, access) = memory(rest)?;
-            Op::Load { space, access }
-        }
         ["st", rest @ ..] => {
             let (space, access) = memory(rest)?;
             Op::Store { space, access }
         }
         ["atom", rest @ ..] => atomic(rest, true)?,
-        ["red", "async", ..] => return None,
         ["red", rest @ ..] => atomic(rest, false)?,
         ["cvta", "to", space, "u64"] => Op::FromGeneric(space_of(space)?),
         ["cvta", space, "u64"] => Op::ToGeneric(space_of(space)?),
@@ -137,8 +133,8 @@ fn decode_parts(parts: &[&str]) -> Option<Op> {
         ["bra"] | ["bra", "uni"] => Op::Branch,
         ["ret"] | ["exit"] | ["ret", "uni"] => Op::Return,
         ["trap"] => Op::Trap,
-        ["membar", _] | ["fence", ..] | ["nanosleep", "u32"] | ["griddepcontrol", _] => Op::Nothing,
-        ["prefetch", ..] => Op::Nothing,
+        ["membar", _] | ["fence", ..] => Op::Nothing,
+        ["nanosleep", "u32"] => Op::Pause,
         ["bar" | "barrier", "sync"] | ["barrier", "cta", "sync"] => Op::Barrier,
         ["barrier", "sync", "aligned"] | ["barrier", "cta", "sync", "aligned"] => Op::Barrier,
         ["bar" | "barrier", "red", rest @ ..] | ["barrier", "cta", "red", rest @ ..] => {
@@ -168,7 +164,6 @@ fn decode_parts(parts: &[&str]) -> Option<Op> {
         }),
         ["match", "any", "sync", ty] => Op::MatchAny { bytes: bytes(ty)? },
         ["redux", "sync", op, ty @ ("u32" | "s32" | "b32")] => Op::Reduce(binary(op, ty)?),
-        ["activemask", "b32"] => Op::ActiveMask,
         ["selp", _] => Op::Select,
         ["setp", test, ty] => Op::Compare { test: comparison(test, ty)?, combine: None },
         ["setp", test, combine, ty] => {
@@ -181,20 +176,16 @@ fn decode_parts(parts: &[&str]) -> Option<Op> {
             Op::Compare { test: comparison(test, ty)?, combine: Some(combine) }
         }
         ["lop3", "b32"] => Op::Lop3,
-        ["bfi", "b32"] => Op::Quaternary(|a, b, position, length| {
-            let (position, length) = (position as u32 & 0xff, length as u32 & 0xff);
-            let ones = if length >= 32 { u32::MAX } else { (1 << length) - 1 };
-            let mask = ones.checked_shl(position).unwrap_or(0);
-            let shifted = (a as u32).checked_shl(position).unwrap_or(0);
-            u64::from(b as u32 & !mask | shifted & mask)
-        }),
+        ["bfi", "b32"] => Op::Quaternary(alu::insert_bits::<32>),
+        ["bfi", "b64"] => Op::Quaternary(alu::insert_bits::<64>),
         ["cvt", rest @ ..] => Op::Unary(conversion(rest)?),
         [name, rest @ ..] => arithmetic(name, rest)?,
         [] => return None,
     })
 }
 
-fn bytes(ty: &str) -> Option<usize> {
+/// The width of a type.
+pub fn bytes(ty: &str) -> Option<usize> {
     Some(match ty {
         "pred" | "b8" | "u8" | "s8" => 1,
         "b16" | "u16" | "s16" | "f16" | "bf16" => 2,
@@ -281,262 +272,6 @@ fn atomic(parts: &[&str], returns: bool) -> Option<Op> {
     Some(Op::Atomic { space, bytes: bytes(ty)?, update, returns })
 }
 
-/// A typed integer operation on raw registers.
-macro_rules! int {
-    ($ty:ty, |$a:ident, $b:ident| $body:expr) => {
-        |$a: u64, $b: u64| {
-            let ($a, $b) = ($a as $ty, $b as $ty);
-            ($body) as u64
-        }
-    };
-}
-
-/// The same operation for the unsigned and signed types of three widths, zero-extended.
-macro_rules! by_type {
-    ($ty:expr, |$a:ident, $b:ident| $body:expr) => {
-        match $ty {
-            "u16" | "b16" => int!(u16, |$a, $b| $body),
-            "s16" => |a: u64, b: u64| {
-                let ($a, $b) = (a as i16, b as i16);
-                ($body) as u16 as u64
-            },
-            "u32" | "b32" => int!(u32, |$a, $b| $body),
-            "s32" => |a: u64, b: u64| {
-                let ($a, $b) = (a as i32, b as i32);
-                ($body) as u32 as u64
-            },
-            "u64" | "b64" => int!(u64, |$a, $b| $body),
-            "s64" => int!(i64, |$a, $b| $body),
-            _ => return None,
-        }
-    };
-}
-
-fn binary(op: &str, ty: &str) -> Option<fn(u64, u64) -> u64> {
-    Some(match op {
-        "add" => by_type!(ty, |a, b| a.wrapping_add(b)),
-        "sub" => by_type!(ty, |a, b| a.wrapping_sub(b)),
-        "min" => by_type!(ty, |a, b| a.min(b)),
-        "max" => by_type!(ty, |a, b| a.max(b)),
-        "and" => by_type!(ty, |a, b| a & b),
-        "or" => by_type!(ty, |a, b| a | b),
-        "xor" => by_type!(ty, |a, b| a ^ b),
-        "inc" => |a, b| if a as u32 >= b as u32 { 0 } else { a + 1 },
-        "dec" => |a, b| if a == 0 || a as u32 > b as u32 { b } else { a - 1 },
-        _ => return None,
-    })
-}
-
-fn comparison(test: &str, ty: &str) -> Option<fn(u64, u64) -> bool> {
-    macro_rules! compare {
-        ($ty:ty) => {
-            match test {
-                "eq" => |a, b| a as $ty == b as $ty,
-                "ne" => |a, b| a as $ty != b as $ty,
-                "lt" | "lo" => |a, b| (a as $ty) < (b as $ty),
-                "le" | "ls" => |a, b| (a as $ty) <= (b as $ty),
-                "gt" | "hi" => |a, b| (a as $ty) > (b as $ty),
-                "ge" | "hs" => |a, b| (a as $ty) >= (b as $ty),
-                _ => return None,
-            }
-        };
-    }
-    Some(match ty {
-        "u16" | "b16" => compare!(u16),
-        "s16" => compare!(i16),
-        "u32" | "b32" => compare!(u32),
-        "s32" => compare!(i32),
-        "u64" | "b64" => compare!(u64),
-        "s64" => compare!(i64),
-        "f32" => match test {
-            "eq" => |a, b| f32_of(a) == f32_of(b),
-            "lt" => |a, b| f32_of(a) < f32_of(b),
-            "le" => |a, b| f32_of(a) <= f32_of(b),
-            "gt" => |a, b| f32_of(a) > f32_of(b),
-            "ge" => |a, b| f32_of(a) >= f32_of(b),
-            // Without `u`, false where either is NaN: unlike Rust's `!=`.
-            "ne" => |a, b| f32_of(a) < f32_of(b) || f32_of(a) > f32_of(b),
-            "neu" => |a, b| f32_of(a) != f32_of(b),
-            "num" => |a, b| !f32_of(a).is_nan() && !f32_of(b).is_nan(),
-            "nan" => |a, b| f32_of(a).is_nan() || f32_of(b).is_nan(),
-            _ => return None,
-        },
-        _ => return None,
-    })
-}
-
-fn f32_of(bits: u64) -> f32 {
-    f32::from_bits(bits as u32)
-}
-
-fn of_f32(x: f32) -> u64 {
-    u64::from(x.to_bits())
-}
-
-fn arithmetic(name: &str, rest: &[&str]) -> Option<Op> {
-    Some(match (name, rest) {
-        ("add" | "sub" | "min" | "max" | "and" | "or" | "xor", [ty]) if *ty != "f32" => {
-            match (name, *ty) {
-                ("and", "pred") => Op::Binary(|a, b| a & b),
-                ("or", "pred") => Op::Binary(|a, b| a | b),
-                ("xor", "pred") => Op::Binary(|a, b| a ^ b),
-                _ => Op::Binary(binary(name, ty)?),
-            }
-        }
-        ("min", ["f32"]) => Op::Binary(|a, b| of_f32(f32_of(a).min(f32_of(b)))),
-        ("max", ["f32"]) => Op::Binary(|a, b| of_f32(f32_of(a).max(f32_of(b)))),
-        ("add", ["rn", "f32"]) => Op::Binary(|a, b| of_f32(f32_of(a) + f32_of(b))),
-        ("sub", ["rn", "f32"]) => Op::Binary(|a, b| of_f32(f32_of(a) - f32_of(b))),
-        ("mul", ["rn", "f32"]) => Op::Binary(|a, b| of_f32(f32_of(a) * f32_of(b))),
-        ("div", ["rn", "f32"]) => Op::Binary(|a, b| of_f32(f32_of(a) / f32_of(b))),
-        ("fma", ["rn", "f32"]) => {
-            Op::Ternary(|a, b, c| of_f32(f32_of(a).mul_add(f32_of(b), f32_of(c))))
-        }
-        ("neg", ["f32"]) => Op::Unary(|a| a ^ 0x8000_0000),
-        ("abs", ["f32"]) => Op::Unary(|a| a & 0x7fff_ffff),
-        ("neg", ["s32"]) => Op::Unary(|a| u64::from((a as u32).wrapping_neg())),
-        ("neg", ["s64"]) => Op::Unary(|a| a.wrapping_neg()),
-        ("neg", ["s16"]) => Op::Unary(|a| u64::from((a as u16).wrapping_neg())),
-        ("abs", ["s32"]) => Op::Unary(|a| u64::from((a as i32).unsigned_abs())),
-        ("not", ["pred"]) => Op::Unary(|a| a ^ 1),
-        ("not", ["b16"]) => Op::Unary(|a| u64::from(!(a as u16))),
-        ("not", ["b32"]) => Op::Unary(|a| u64::from(!(a as u32))),
-        ("not", ["b64"]) => Op::Unary(|a| !a),
-        ("popc", ["b32"]) => Op::Unary(|a| u64::from((a as u32).count_ones())),
-        ("popc", ["b64"]) => Op::Unary(|a| u64::from(a.count_ones())),
-        ("clz", ["b32"]) => Op::Unary(|a| u64::from((a as u32).leading_zeros())),
-        ("clz", ["b64"]) => Op::Unary(|a| u64::from(a.leading_zeros())),
-        ("brev", ["b32"]) => Op::Unary(|a| u64::from((a as u32).reverse_bits())),
-        ("brev", ["b64"]) => Op::Unary(u64::reverse_bits),
-        ("bfind", ["u32"]) => {
-            Op::Unary(|a| u64::from(31u32.wrapping_sub((a as u32).leading_zeros())))
-        }
-        ("bfind", ["shiftamt", "u32"]) => Op::Unary(|a| match a as u32 {
-            0 => u64::from(u32::MAX),
-            a => u64::from(a.leading_zeros()),
-        }),
-        ("mul", ["lo", "s16" | "u16"]) => {
-            int_op(|a, b| u64::from((a as u16).wrapping_mul(b as u16)))
-        }
-        ("mul", ["lo", "s32" | "u32"]) => {
-            int_op(|a, b| u64::from((a as u32).wrapping_mul(b as u32)))
-        }
-        ("mul", ["lo", "s64" | "u64"]) => int_op(u64::wrapping_mul),
-        ("mul", ["hi", "u32"]) => int_op(|a, b| (u64::from(a as u32) * u64::from(b as u32)) >> 32),
-        ("mul", ["hi", "s32"]) => {
-            int_op(|a, b| ((i64::from(a as i32) * i64::from(b as i32)) >> 32) as u32 as u64)
-        }
-        ("mul", ["hi", "u64"]) => int_op(|a, b| ((u128::from(a) * u128::from(b)) >> 64) as u64),
-        ("mul", ["wide", "u16"]) => int_op(|a, b| u64::from(a as u16) * u64::from(b as u16)),
-        ("mul", ["wide", "u32"]) => int_op(|a, b| u64::from(a as u32) * u64::from(b as u32)),
-        ("mul", ["wide", "s32"]) => {
-            int_op(|a, b| (i64::from(a as i32) * i64::from(b as i32)) as u64)
-        }
-        ("mad", ["lo", "s32" | "u32"]) => Op::Ternary(|a, b, c| {
-            u64::from((a as u32).wrapping_mul(b as u32).wrapping_add(c as u32))
-        }),
-        ("mad", ["lo", "s64" | "u64"]) => Op::Ternary(|a, b, c| a.wrapping_mul(b).wrapping_add(c)),
-        ("mad", ["wide", "u32"]) => {
-            Op::Ternary(|a, b, c| (u64::from(a as u32) * u64::from(b as u32)).wrapping_add(c))
-        }
-        ("mad", ["wide", "s32"]) => Op::Ternary(|a, b, c| {
-            ((i64::from(a as i32) * i64::from(b as i32)) as u64).wrapping_add(c)
-        }),
-        // Division by zero has no defined result: a panic is the loudest failure.
-        ("div", ["u32"]) => int_op(|a, b| u64::from(a as u32 / b as u32)),
-        ("div", ["u64"]) => int_op(|a, b| a / b),
-        ("div", ["s32"]) => int_op(|a, b| (a as i32 / b as i32) as u32 as u64),
-        ("rem", ["u32"]) => int_op(|a, b| u64::from(a as u32 % b as u32)),
-        ("rem", ["u64"]) => int_op(|a, b| a % b),
-        // Shift amounts beyond the width are clamped to it.
-        ("shl", ["b16"]) => int_op(|a, n| shift(n, 16, |n| (a << n) & 0xffff)),
-        ("shl", ["b32"]) => int_op(|a, n| shift(n, 32, |n| u64::from((a as u32) << n))),
-        ("shl", ["b64"]) => int_op(|a, n| shift(n, 64, |n| a << n)),
-        ("shr", ["u16" | "b16"]) => int_op(|a, n| shift(n, 16, |n| (a & 0xffff) >> n)),
-        ("shr", ["u32" | "b32"]) => int_op(|a, n| shift(n, 32, |n| u64::from((a as u32) >> n))),
-        ("shr", ["u64" | "b64"]) => int_op(|a, n| shift(n, 64, |n| a >> n)),
-        ("shr", ["s16"]) => int_op(|a, n| (a as i16 >> (n as u32).min(15)) as u16 as u64),
-        ("shr", ["s32"]) => int_op(|a, n| (a as i32 >> (n as u32).min(31)) as u32 as u64),
-        ("shr", ["s64"]) => int_op(|a, n| (a as i64 >> (n as u32).min(63)) as u64),
-        ("shf", ["l", "wrap", "b32"]) => Op::Ternary(|a, b, n| {
-            let both = u64::from(b as u32) << 32 | u64::from(a as u32);
-            (both << (n & 31)) >> 32
-        }),
-        ("shf", ["r", "wrap", "b32"]) => Op::Ternary(|a, b, n| {
-            let both = u64::from(b as u32) << 32 | u64::from(a as u32);
-            u64::from((both >> (n & 31)) as u32)
-        }),
-        ("shf", ["l", "clamp", "b32"]) => Op::Ternary(|a, b, n| {
-            let both = u64::from(b as u32) << 32 | u64::from(a as u32);
-            u64::from(((both << (n as u32).min(32)) >> 32) as u32)
-        }),
-        ("shf", ["r", "clamp", "b32"]) => Op::Ternary(|a, b, n| {
-            let both = u64::from(b as u32) << 32 | u64::from(a as u32);
-            u64::from((both >> (n as u32).min(32)) as u32)
-        }),
-        ("bfe", ["u32"]) => Op::Ternary(|a, position, length| {
-            let (position, length) = (position as u32 & 0xff, length as u32 & 0xff);
-            let shifted = (a as u32).checked_shr(position).unwrap_or(0);
-            u64::from(if length >= 32 { shifted } else { shifted & ((1 << length) - 1) })
-        }),
-        ("prmt", ["b32"]) => Op::Ternary(permute),
-        _ => return None,
-    })
-}
-
-fn int_op(f: fn(u64, u64) -> u64) -> Op {
-    Op::Binary(f)
-}
-
-fn shift(amount: u64, width: u32, f: impl Fn(u32) -> u64) -> u64 {
-    let amount = amount as u32;
-    if amount >= width { 0 } else { f(amount) }
-}
-
-fn permute(a: u64, b: u64, selector: u64) -> u64 {
-    let bytes = (u64::from(b as u32) << 32 | u64::from(a as u32)).to_le_bytes();
-    let mut out = [0; 8];
-    for (i, byte) in out.iter_mut().take(4).enumerate() {
-        let pick = selector >> (4 * i) & 0xf;
-        let source = bytes[(pick & 7) as usize];
-        *byte = if pick & 8 == 0 { source } else { (source as i8 >> 7) as u8 };
-    }
-    u64::from_le_bytes(out)
-}
-
-fn conversion(parts: &[&str]) -> Option<fn(u64) -> u64> {
-    Some(match parts {
-        ["f32", "f16"] => |a| of_f32(f16::from_bits(a as u16).to_f32()),
-        ["f32", "bf16"] => |a| of_f32(bf16::from_bits(a as u16).to_f32()),
-        ["rn", "f32", "u32"] => |a| of_f32(a as u32 as f32),
-        ["rn", "f32", "s32"] => |a| of_f32(a as i32 as f32),
-        [to @ ("u16" | "u32" | "u64" | "s16" | "s32" | "s64" | "u8" | "s8"), from] => {
-            let narrow = |width: usize| -> fn(u64) -> u64 {
-                match width {
-                    1 => |a| a & 0xff,
-                    2 => |a| a & 0xffff,
-                    4 => |a| a & 0xffff_ffff,
-                    _ => |a| a,
-                }
-            };
-            let (to_bytes, from_bytes) = (bytes(to)?, bytes(from)?);
-            match (from.starts_with('s'), from_bytes < to_bytes) {
-                (true, true) => match (*from, to_bytes) {
-                    ("s8", 2) => |a| a as i8 as u16 as u64,
-                    ("s8", 4) => |a| a as i8 as u32 as u64,
-                    ("s8", 8) => |a| a as i8 as u64,
-                    ("s16", 4) => |a| a as i16 as u32 as u64,
-                    ("s16", 8) => |a| a as i16 as u64,
-                    ("s32", 8) => |a| a as i32 as u64,
-                    _ => return None,
-                },
-                _ => narrow(to_bytes.min(from_bytes)),
-            }
-        }
-        _ => return None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -561,6 +296,9 @@ mod tests {
             "add.rz.f32",
             "tanh.approx.f32",
             "call.uni",
+            "activemask.b32",
+            "ex2.approx.ftz.f32",
+            "add.f64",
         ] {
             assert!(decode(word).unwrap_err().contains(word), "{word}");
         }
@@ -574,6 +312,10 @@ mod tests {
         assert_eq!(binary_op("shr.u32", 0x8000_0000, 32), 0);
         assert_eq!(binary_op("mul.hi.u64", 1 << 63, 6), 3);
         assert_eq!(binary_op("add.s16", 0x7fff, 1), 0x8000);
-        assert_eq!(permute(0x4433_2211, 0x8877_6655, 0xf741), 0xff88_5522);
+        assert_eq!(binary_op("min.f32", 0x8000_0000, 0), 0x8000_0000);
+        assert_eq!(binary_op("max.f32", 0x8000_0000, 0), 0);
+        assert_eq!(binary_op("max.f32", 0xffc0_0001, 0xff80_0000), 0xff80_0000);
+        assert_eq!(binary_op("max.NaN.f32", 0xffc0_0001, 0xff80_0000), 0x7fff_ffff);
+        assert_eq!(binary_op("sub.rn.f32", 0x7f80_0000, 0x7f80_0000), 0x7fff_ffff);
     }
 }

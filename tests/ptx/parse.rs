@@ -1,5 +1,6 @@
 //! PTX text -> [`Module`]. Syntax only: what an opcode means is [`super::op`]'s business.
 
+use super::lex::{Lexer, lex};
 use super::op::{self, Op};
 use std::collections::HashMap;
 
@@ -44,6 +45,7 @@ pub struct Instruction {
     pub line: usize,
     /// Runs only where this predicate register equals the flag.
     pub guard: Option<(Reg, bool)>,
+    pub opcode: String,
     pub op: Op,
     pub operands: Vec<Operand>,
 }
@@ -62,43 +64,22 @@ pub enum Operand {
     Address(Option<Reg>, i64),
     Special(Special),
     Target(usize),
-    /// A negated predicate operand: `!%p1`.
-    Not(Reg),
 }
 
-/// Registers that the machine provides.
-#[derive(Clone, Copy, Debug)]
+/// Registers that the machine provides. Grids have one dimension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Special {
-    Tid(usize),
-    Ntid(usize),
-    Ctaid(usize),
-    Nctaid(usize),
-    ClusterId(usize),
-    NClusterId(usize),
-    ClusterCtaid(usize),
-    ClusterNctaid(usize),
-    ClusterCtaRank,
-    ClusterNctaRank,
-    LaneId,
-    WarpId,
-    LaneMask(fn(u32) -> u32),
+    Thread,
+    Threads,
+    Block,
+    Blocks,
+    RankInCluster,
+    BlocksOfCluster,
+    Lane,
 }
 
 /// Addresses of `.const` and initialised `.global` variables start here; see [`super::memory`].
 pub const CONSTANT_BASE: u64 = 1 << 62;
-
-#[derive(Clone, Debug, PartialEq)]
-enum Token {
-    Word(String),
-    Number(u64),
-    Punct(char),
-}
-
-#[derive(Default)]
-struct Lexer {
-    tokens: Vec<(Token, usize)>,
-    at: usize,
-}
 
 /// Parses a whole file.
 pub fn parse(text: &str) -> Result<Module, String> {
@@ -141,7 +122,7 @@ impl Parser {
             ".version" | ".target" | ".address_size" | ".file" => {
                 let line = self.lexer.line();
                 while !self.lexer.done() && self.lexer.line() == line {
-                    self.lexer.at += 1;
+                    self.lexer.skip();
                 }
                 Ok(())
             }
@@ -222,7 +203,7 @@ impl Parser {
         }
         // Launch bounds and cluster shapes: the host states the geometry, the machine obeys it.
         while !self.lexer.take('{') {
-            self.lexer.at += 1;
+            self.lexer.skip();
         }
         for (name, size, align) in self.module_shared.clone() {
             place_shared(&mut entry, &mut scope, name, size, align);
@@ -303,7 +284,7 @@ impl Parser {
             }
             ".pragma" | ".loc" => {
                 while !self.lexer.take(';') && self.lexer.line() == line {
-                    self.lexer.at += 1;
+                    self.lexer.skip();
                 }
                 return Ok(());
             }
@@ -321,7 +302,7 @@ impl Parser {
             operands.push(operand);
             self.lexer.take(',');
         }
-        entry.body.push(Instruction { line, guard, op, operands });
+        entry.body.push(Instruction { line, guard, opcode: word, op, operands });
         Ok(())
     }
 
@@ -362,11 +343,6 @@ impl Parser {
         }
         if self.lexer.take('[') {
             return self.address(scope, instruction, place);
-        }
-        if self.lexer.take('!') {
-            let name = self.lexer.word()?;
-            let reg = scope.register(&name).ok_or_else(|| self.lexer.error(&name))?;
-            return Ok(Operand::Not(reg));
         }
         if let Some(value) = self.lexer.signed() {
             return Ok(Operand::Immediate(value as u64));
@@ -455,137 +431,14 @@ fn type_bytes(word: &str) -> Option<usize> {
 }
 
 fn special(name: &str) -> Option<Special> {
-    let axis = |suffix: &str| ["x", "y", "z"].iter().position(|&a| a == suffix);
-    if let Some((base, suffix)) = name.rsplit_once('.') {
-        let axis = axis(suffix)?;
-        return Some(match base {
-            "%tid" => Special::Tid(axis),
-            "%ntid" => Special::Ntid(axis),
-            "%ctaid" => Special::Ctaid(axis),
-            "%nctaid" => Special::Nctaid(axis),
-            "%clusterid" => Special::ClusterId(axis),
-            "%nclusterid" => Special::NClusterId(axis),
-            "%cluster_ctaid" => Special::ClusterCtaid(axis),
-            "%cluster_nctaid" => Special::ClusterNctaid(axis),
-            _ => return None,
-        });
-    }
     Some(match name {
-        "%laneid" => Special::LaneId,
-        "%warpid" => Special::WarpId,
-        "%cluster_ctarank" => Special::ClusterCtaRank,
-        "%cluster_nctarank" => Special::ClusterNctaRank,
-        "%lanemask_eq" => Special::LaneMask(|lane| 1 << lane),
-        "%lanemask_lt" => Special::LaneMask(|lane| (1 << lane) - 1),
-        "%lanemask_le" => Special::LaneMask(|lane| u32::MAX >> (31 - lane)),
-        "%lanemask_gt" => Special::LaneMask(|lane| !(u32::MAX >> (31 - lane))),
-        "%lanemask_ge" => Special::LaneMask(|lane| u32::MAX << lane),
+        "%tid.x" => Special::Thread,
+        "%ntid.x" => Special::Threads,
+        "%ctaid.x" => Special::Block,
+        "%nctaid.x" => Special::Blocks,
+        "%cluster_ctarank" => Special::RankInCluster,
+        "%cluster_nctarank" => Special::BlocksOfCluster,
+        "%laneid" => Special::Lane,
         _ => return None,
     })
-}
-
-fn lex(text: &str) -> Lexer {
-    let mut tokens = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        let line = line.split("//").next().unwrap_or_default();
-        let mut rest = line.trim_start();
-        while let Some(first) = rest.chars().next() {
-            let length = match first {
-                '"' => rest[1..].find('"').map_or(rest.len(), |i| i + 2),
-                _ if is_word(first) => word_length(rest),
-                _ => first.len_utf8(),
-            };
-            let (piece, after) = rest.split_at(length);
-            let token = match number_of(piece) {
-                Some(value) if first.is_ascii_digit() => Token::Number(value),
-                _ if is_word(first) || first == '"' => Token::Word(piece.to_owned()),
-                _ => Token::Punct(first),
-            };
-            tokens.push((token, number + 1));
-            rest = after.trim_start();
-        }
-    }
-    Lexer { tokens, at: 0 }
-}
-
-fn is_word(c: char) -> bool {
-    c.is_ascii_alphanumeric() || matches!(c, '_' | '$' | '%' | '.')
-}
-
-/// Words hold `::` inside (`ld.shared::cluster.u32`), never a single colon (a label's end).
-fn word_length(text: &str) -> usize {
-    let bytes = text.as_bytes();
-    let mut at = 0;
-    while at < bytes.len() {
-        if is_word(bytes[at] as char) {
-            at += 1;
-        } else if text[at..].starts_with("::") {
-            at += 2;
-        } else {
-            break;
-        }
-    }
-    at
-}
-
-fn number_of(text: &str) -> Option<u64> {
-    if let Some(hex) = text.strip_prefix("0f").or(text.strip_prefix("0F")) {
-        return u32::from_str_radix(hex, 16).ok().map(u64::from);
-    }
-    if let Some(hex) = text.strip_prefix("0d").or(text.strip_prefix("0D")) {
-        return u64::from_str_radix(hex, 16).ok();
-    }
-    let text = text.trim_end_matches('U');
-    match text.strip_prefix("0x") {
-        Some(hex) => u64::from_str_radix(hex, 16).ok(),
-        None => text.parse().ok(),
-    }
-}
-
-impl Lexer {
-    fn done(&self) -> bool {
-        self.at >= self.tokens.len()
-    }
-
-    fn line(&self) -> usize {
-        self.tokens.get(self.at).or(self.tokens.last()).map_or(0, |t| t.1)
-    }
-
-    fn error(&self, what: &str) -> String {
-        format!("line {}: {what}", self.tokens[self.at.saturating_sub(1)].1)
-    }
-
-    fn take(&mut self, c: char) -> bool {
-        let found = matches!(self.tokens.get(self.at), Some((Token::Punct(p), _)) if *p == c);
-        self.at += usize::from(found);
-        found
-    }
-
-    fn expect(&mut self, c: char) -> Result<(), String> {
-        if self.take(c) { Ok(()) } else { Err(self.error(&format!("expected {c:?}"))) }
-    }
-
-    fn word(&mut self) -> Result<String, String> {
-        self.at += 1;
-        match self.tokens.get(self.at - 1) {
-            Some((Token::Word(word), _)) => Ok(word.clone()),
-            other => Err(self.error(&format!("expected a word, found {other:?}"))),
-        }
-    }
-
-    fn number(&mut self) -> Result<u64, String> {
-        self.signed().map(|n| n as u64).ok_or_else(|| self.error("expected a number"))
-    }
-
-    fn signed(&mut self) -> Option<i64> {
-        let start = self.at;
-        let negative = self.take('-');
-        if let Some((Token::Number(n), _)) = self.tokens.get(self.at) {
-            self.at += 1;
-            let n = *n as i64;
-            return Some(if negative { n.wrapping_neg() } else { n });
-        }
-        self.at = start;
-        None
-    }
 }

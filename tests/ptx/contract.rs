@@ -1,0 +1,216 @@
+//! No floating-point operation in the PTX but those that the arithmetic names, each rounded as it says,
+//! and no fused multiply-add but those written.
+//!
+//! It holds by construction. ptxas, which makes machine code of this PTX, may contract a product and a
+//! sum only where they have no rounding modifier; here all have one. So what is fused is what is called
+//! `fma`, and every one of those is found to be a line of `mass` in `kernels/mass.cuh`.
+
+use super::driver::probe;
+use super::nvcc::{CHIPS, FLAGS, Kernels, compile, kernels, nvcc_or_skip, sources};
+use super::parse::{Entry, Instruction, Operand, Reg, parse};
+use super::program::prepare;
+use logitd::backend::cuda::shim::Build;
+use std::collections::HashMap;
+
+/// What may be done with floating point.
+const OPERATIONS: [&str; 12] = [
+    "add.rn.f32",
+    "sub.rn.f32",
+    "div.rn.f32",
+    "fma.rn.f32",
+    "neg.f32",
+    "abs.f32",
+    "min.f32",
+    "max.f32",
+    "max.NaN.f32",
+    "selp.f32",
+    "cvt.f32.f16",
+    "cvt.rn.f32.s32",
+];
+
+/// What the fused operations of `mass` add, in order: the rounding constant, the rounded part with its sign
+/// changed (here as `None`), C5 to C1, and 1.
+const ADDENDS: [Option<u64>; 8] = [
+    Some(0x4b40_0000),
+    None,
+    Some(0x3aaf_9f2a),
+    Some(0x3c1d_96a6),
+    Some(0x3d63_5774),
+    Some(0x3e75_fdee),
+    Some(0x3f31_7218),
+    Some(0x3f80_0000),
+];
+
+#[test]
+fn nothing_is_fused_but_what_is_written() {
+    let Some(nvcc) = nvcc_or_skip("nothing_is_fused_but_what_is_written") else { return };
+    // From the last: other tests compile for the first ones meanwhile.
+    for chip in CHIPS.into_iter().rev() {
+        let kernels = kernels(nvcc, chip, Build::Shipped);
+        let check = |name| {
+            let masses = check_sampling(kernels.module.entry(name)?)?;
+            println!("sm_{chip} {name}: fused multiply-adds of {masses} masses, and no others");
+            Ok::<_, String>(masses)
+        };
+        let check = |name| check(name).unwrap_or_else(|e| panic!("sm_{chip} {name}: {e}"));
+        assert!(check("logitd_sample_grid") > 0);
+        assert_eq!(
+            check("logitd_sample_cluster") > 0,
+            chip >= 90,
+            "clusters are for sm_90 and later"
+        );
+        let probe = kernels.module.entry("logitd_probe").and_then(check_probe);
+        assert_eq!(probe, Ok(()), "sm_{chip}");
+    }
+}
+
+/// The checks above can fail: each liberty that a compiler takes when asked to is found, by the check and
+/// by running what it made.
+#[test]
+fn liberties_are_found() {
+    let Some(nvcc) = nvcc_or_skip("liberties_are_found") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("probe.cu");
+    std::fs::write(&source, probe_alone()).unwrap();
+    let compile = |flag: &str, instead: &str| {
+        let flags = FLAGS.map(|f| if f == flag { instead } else { f });
+        compile(nvcc, &source, 75, &flags, &[]).unwrap()
+    };
+    let entry = |text: &str| parse(text).map(|mut module| module.entries.remove(0));
+    let kept = entry(&compile("", "")).unwrap();
+    assert_eq!(check_probe(&kept), Ok(()));
+    assert_eq!(probe(&prepare(&kept).unwrap()), Ok(()));
+
+    // Told that it may, nvcc leaves roundings open, for ptxas to contract what it has not.
+    let contracted = compile("-fmad=false", "-fmad=true");
+    let open = entry(&contracted).unwrap_err();
+    assert!(open.contains("unknown instruction \"mul.f32\""), "{open}");
+    let contracted = entry(&contracted.replace("mul.f32", "mul.rn.f32")).unwrap();
+    assert!(check_probe(&contracted).unwrap_err().contains("\"fma.rn.f32\", \"fma.rn.f32\""));
+    let verdict = probe(&prepare(&contracted).unwrap()).unwrap_err();
+    assert!(verdict.contains("contracts a * b + c"), "{verdict}");
+
+    let flushed = entry(&compile("-ftz=false", "-ftz=true")).unwrap_err();
+    assert!(flushed.contains("unknown instruction") && flushed.contains(".ftz."), "{flushed}");
+    let approximate = entry(&compile("-prec-div=true", "-prec-div=false")).unwrap_err();
+    assert!(approximate.contains("unknown instruction \"div."), "{approximate}");
+}
+
+/// In the kernels too: an operation changed into another is named with its line.
+#[test]
+fn other_operations_are_found() {
+    let Some(nvcc) = nvcc_or_skip("other_operations_are_found") else { return };
+    let text = &kernels(nvcc, 75, Build::Shipped).text;
+    let with = |what: &str, instead: &str| {
+        let kernels = Kernels::read(text.replacen(what, instead, 1))?;
+        check_sampling(kernels.module.entry("logitd_sample_grid")?)
+    };
+    assert!(with("", "").is_ok());
+    for (what, instead) in [
+        ("sub.rn.f32", "mul.rn.f32"),
+        ("sub.rn.f32", "sub.f32"),
+        ("sub.rn.f32", "sub.rz.f32"),
+        ("fma.rn.f32", "fma.rn.ftz.f32"),
+        ("fma.rn.f32", "fma.rz.f32"),
+        ("fma.rn.f32", "mad.rn.f32"),
+        ("neg.f32", "abs.f32"),
+        ("0f3C1D96A6", "0f3C1D96A7"),
+        ("0f3C1D96A6", "0f3D635774"),
+        ("div.rn.f32", "div.full.f32"),
+    ] {
+        let error = with(what, instead).expect_err(instead);
+        assert!(error.contains("line "), "{instead}: {error}");
+    }
+}
+
+/// `logitd_probe` and what it includes.
+fn probe_alone() -> String {
+    let all = std::fs::read_to_string(sources().join("sample.cu")).expect("the kernels");
+    let start = all.find("KERNEL logitd_probe").expect("the probe");
+    let (abi, isa) = (r#"#include "abi.cuh""#, r#"#include "isa.cuh""#);
+    format!("{abi}\n{isa}\nnamespace logitd {{\n{}", &all[start..])
+}
+
+/// Checks a sampling kernel. How many times `mass` stands in it.
+fn check_sampling(entry: &Entry) -> Result<usize, String> {
+    let at = |i: &Instruction, what: &str| format!("line {}: {what} {:?}", i.line, i.operands);
+    let definitions = definitions(entry);
+    let mut found = [0; ADDENDS.len()];
+    for i in &entry.body {
+        if is_float(&i.opcode) && !is_plain(&i.opcode) && !OPERATIONS.contains(&&*i.opcode) {
+            return Err(at(i, &format!("{} is none of the arithmetic's operations", i.opcode)));
+        }
+        if i.opcode.starts_with("fma") {
+            let addend = addend(&i.operands[3], &definitions)
+                .ok_or_else(|| at(i, "fuses what is not written as fused"))?;
+            let line = ADDENDS.iter().position(|&known| known == addend);
+            found[line.ok_or_else(|| at(i, "fuses with an unknown constant"))?] += 1;
+        }
+    }
+    match found.iter().all(|&count| count == found[0]) {
+        true => Ok(found[0]),
+        false => Err(format!("from line {}: parts of `mass`: {found:?}", entry.body[0].line)),
+    }
+}
+
+/// Checks `logitd_probe`, which has each operation once, and two products.
+fn check_probe(entry: &Entry) -> Result<(), String> {
+    let floats = entry.body.iter().map(|i| &*i.opcode).filter(|o| is_float(o) && !is_plain(o));
+    let mut floats: Vec<&str> = floats.collect();
+    floats.sort_unstable();
+    match floats[..] == ["add.rn.f32", "div.rn.f32", "fma.rn.f32", "mul.rn.f32", "mul.rn.f32"] {
+        true => Ok(()),
+        false => Err(format!("the probe has {floats:?}")),
+    }
+}
+
+/// Whether an instruction has a floating-point type or a modifier that only those have.
+fn is_float(opcode: &str) -> bool {
+    opcode.split('.').any(|part| {
+        matches!(
+            part,
+            "f16" | "f16x2" | "bf16" | "bf16x2" | "tf32" | "f32" | "f64" | "ftz" | "approx"
+        )
+    })
+}
+
+/// Whether it moves or compares, which rounds nothing.
+fn is_plain(opcode: &str) -> bool {
+    let parts: Vec<&str> = opcode.split('.').collect();
+    matches!(
+        parts[..],
+        ["mov", _] | ["ld" | "st", .., "f32"] | ["setp", _, "f32"] | ["setp", _, _, "f32"]
+    ) && !parts.contains(&"ftz")
+}
+
+/// What is written to each register, by every instruction that does.
+fn definitions(entry: &Entry) -> HashMap<Reg, Vec<&Instruction>> {
+    let mut definitions: HashMap<Reg, Vec<&Instruction>> = HashMap::new();
+    for i in &entry.body {
+        if let Some(Operand::Reg(to)) = i.operands.first()
+            && !i.opcode.starts_with("st.")
+        {
+            definitions.entry(*to).or_default().push(i);
+        }
+    }
+    definitions
+}
+
+/// The constant that an operand is, or `None` within for the negation of a difference.
+fn addend(operand: &Operand, definitions: &HashMap<Reg, Vec<&Instruction>>) -> Option<Option<u64>> {
+    let reg = match operand {
+        Operand::Immediate(bits) => return Some(Some(*bits)),
+        Operand::Reg(reg) => reg,
+        _ => return None,
+    };
+    let mut all = definitions.get(reg)?.iter().map(|i| match (&*i.opcode, &i.operands[1]) {
+        ("mov.f32" | "mov.b32" | "mov.u32", Operand::Immediate(bits)) => Some(Some(*bits)),
+        ("neg.f32", Operand::Reg(of)) => {
+            let difference = definitions.get(of)?.iter().all(|i| i.opcode == "sub.rn.f32");
+            difference.then_some(None)
+        }
+        _ => None,
+    });
+    let first = all.next()??;
+    all.all(|other| other == Some(first)).then_some(first)
+}
