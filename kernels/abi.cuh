@@ -2,6 +2,13 @@
 // assert sizes and offsets, so that neither can change alone.
 #pragma once
 
+// NVRTC has no offsetof. What it compiles, nvcc and the host's compiler have compiled from the same text.
+#ifdef __CUDACC_RTC__
+#define LOGITD_AT(type, field, at) static_assert(sizeof(type) > at, "see abi.rs")
+#else
+#define LOGITD_AT(type, field, at) static_assert(__builtin_offsetof(type, field) == at, "see abi.rs")
+#endif
+
 namespace logitd {
 
 using u8 = unsigned char;
@@ -37,11 +44,11 @@ struct RowDescriptor {
     u32 reserved;
 };
 static_assert(sizeof(RowDescriptor) == 72, "see abi.rs");
-static_assert(__builtin_offsetof(RowDescriptor, top_p_fraction) == 24, "see abi.rs");
-static_assert(__builtin_offsetof(RowDescriptor, vocab_size) == 32, "see abi.rs");
-static_assert(__builtin_offsetof(RowDescriptor, flags) == 44, "see abi.rs");
-static_assert(__builtin_offsetof(RowDescriptor, min_p_distance) == 56, "see abi.rs");
-static_assert(__builtin_offsetof(RowDescriptor, first_draw) == 64, "see abi.rs");
+LOGITD_AT(RowDescriptor, top_p_fraction, 24);
+LOGITD_AT(RowDescriptor, vocab_size, 32);
+LOGITD_AT(RowDescriptor, flags, 44);
+LOGITD_AT(RowDescriptor, min_p_distance, 56);
+LOGITD_AT(RowDescriptor, first_draw, 64);
 
 // What the kernels say once about a row. All but `status` are 0 unless it is OK.
 struct RowOutcome {
@@ -52,8 +59,8 @@ struct RowOutcome {
     u32 reserved;
 };
 static_assert(sizeof(RowOutcome) == 24, "see abi.rs");
-static_assert(__builtin_offsetof(RowOutcome, status) == 8, "see abi.rs");
-static_assert(__builtin_offsetof(RowOutcome, max) == 16, "see abi.rs");
+LOGITD_AT(RowOutcome, status, 8);
+LOGITD_AT(RowOutcome, max, 16);
 
 // One draw. The host turns the logit into a logprob.
 struct RowDraw {
@@ -76,8 +83,8 @@ struct Batch {
     u32 stage_bytes;      // shared memory for a block's slice of its row; 0: read it again instead
 };
 static_assert(sizeof(Batch) == 64, "see abi.rs");
-static_assert(__builtin_offsetof(Batch, row_count) == 48, "see abi.rs");
-static_assert(__builtin_offsetof(Batch, stage_bytes) == 60, "see abi.rs");
+LOGITD_AT(Batch, row_count, 48);
+LOGITD_AT(Batch, stage_bytes, 60);
 
 // Counters of a launch whose blocks take their places in the order in which they start.
 struct Control {

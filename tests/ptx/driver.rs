@@ -188,8 +188,12 @@ impl Driver for PtxDriver {
         self.check_clean()
     }
 
-    fn finish(&mut self, slot: usize) -> Result<&[u8], String> {
-        Ok(self.memory.buffer(self.slots[slot].output))
+    fn finish(&mut self, _: usize) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn output(&self, slot: usize) -> &[u8] {
+        self.memory.buffer(self.slots[slot].output)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::abi::Batch;
 use super::plan::{Capacity, Properties};
 use crate::backend::DeviceInfo;
+use std::time::Duration;
 
 /// Something that runs the kernels: a CUDA device, or the shim.
 ///
@@ -33,8 +34,16 @@ pub trait Driver: Send {
     /// this is done.
     fn start(&mut self, slot: usize, launch: &Launch) -> Result<(), String>;
 
-    /// Waits until a slot that was started is free again, and shows its output.
-    fn finish(&mut self, slot: usize) -> Result<&[u8], String>;
+    /// Waits until a slot that was started is free again.
+    fn finish(&mut self, slot: usize) -> Result<(), String>;
+
+    /// The output of the launch that was finished last in a slot.
+    fn output(&self, slot: usize) -> &[u8];
+
+    /// How long the input of the launch finished last took to the device.
+    fn upload_time(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// Where a launch finds its memory on the device.

@@ -10,6 +10,7 @@ use crate::batch::{Draw, Outcome, Results, Row, RowStatus, Slot};
 use std::collections::VecDeque;
 use std::mem::size_of;
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 /// A backend over a driver.
 ///
@@ -19,6 +20,7 @@ pub struct Launcher<D> {
     driver: D,
     layouts: Vec<Layout>,
     flights: VecDeque<Flight>,
+    copy_time: Duration,
 }
 
 /// A launch on its way: which slot it is in and which rows it has.
@@ -32,12 +34,18 @@ impl<D: Driver> Launcher<D> {
     pub fn new(driver: D) -> Self {
         let slots = driver.slots();
         let layouts = (0..slots).map(|_| Layout::default()).collect();
-        Self { driver, layouts, flights: VecDeque::with_capacity(slots) }
+        let flights = VecDeque::with_capacity(slots);
+        Self { driver, layouts, flights, copy_time: Duration::ZERO }
     }
 
     /// The driver.
     pub fn driver(&self) -> &D {
         &self.driver
+    }
+
+    /// The driver, for what does not go through a batch of rows.
+    pub fn driver_mut(&mut self) -> &mut D {
+        &mut self.driver
     }
 
     /// Launches everything, taking results as slots are needed again.
@@ -66,6 +74,7 @@ impl<D: Driver> Launcher<D> {
         let layout = &mut self.layouts[slot];
         let taken = layout.fill(rows, self.driver.capacity(), properties.packing);
         let addresses = self.driver.addresses(slot);
+        let begun = Instant::now();
         let input = self.driver.input(slot);
         for (i, row) in rows[..taken].iter().enumerate() {
             let at = layout.logits_at[i];
@@ -75,6 +84,7 @@ impl<D: Driver> Launcher<D> {
                 .copy_from_slice(descriptor.as_bytes());
             input[at..at + row.logits().len()].copy_from_slice(row.logits());
         }
+        self.copy_time += begun.elapsed();
         let shape = Shape::choose(layout, &properties);
         let batch = Batch {
             rows: addresses.input,
@@ -107,7 +117,9 @@ impl<D: Driver> Launcher<D> {
         let Flight { slot, rows: range } =
             self.flights.pop_front().expect("a launch is on its way");
         let layout = &self.layouts[slot];
-        let output = self.driver.finish(slot)?;
+        self.driver.finish(slot)?;
+        self.copy_time += self.driver.upload_time();
+        let output = self.driver.output(slot);
         let (outcomes, draws) = output.split_at(draws_at(range.len()));
         let (outcomes, _) = outcomes.as_chunks();
         let (draws, _) = draws.as_chunks();
@@ -130,8 +142,14 @@ impl<D: Driver> Backend for Launcher<D> {
         results.reset(rows);
         // Whatever an earlier failure left behind is not waited for: a failed device has no more work.
         self.flights.clear();
+        self.copy_time = Duration::ZERO;
         self.run(rows, results)
             .map_err(|reason| DeviceError { device: self.device().id.clone(), reason })
+    }
+
+    /// Into the slots, and from there to the device. Part of it may have passed while the device computed.
+    fn copy_time(&self) -> Duration {
+        self.copy_time
     }
 }
 

@@ -277,8 +277,12 @@ impl Driver for ShimDriver {
         said(code, &error)
     }
 
-    fn finish(&mut self, slot: usize) -> Result<&[u8], String> {
-        Ok(self.slots[slot].output.as_flattened_bytes())
+    fn finish(&mut self, _: usize) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn output(&self, slot: usize) -> &[u8] {
+        self.slots[slot].output.as_flattened_bytes()
     }
 }
 
@@ -337,7 +341,7 @@ unsafe extern "C" {
 }
 
 /// The numbers a build was compiled with.
-fn geometry(build: Build) -> Geometry {
+pub(super) fn geometry(build: Build) -> Geometry {
     let mut geometry = Geometry {
         threads: 0,
         list: 0,

@@ -1,0 +1,586 @@
+//! A CUDA device as a driver of launches.
+//!
+//! Each slot has a stream of its own, in which its launch goes from beginning to end:
+//!
+//! ```text
+//! copy the input -> wait for the kernel launched before -> kernel -> copy the output
+//! ```
+//!
+//! so that the copies of one slot overlap with the kernel of another, while kernels, which share one scratch
+//! memory, run one after another. All memory is taken at start; a launch takes none, and nothing but
+//! [`finish`](Driver::finish) waits. It waits by asking again and again, and not longer than it is told to,
+//! because no function of the driver that waits can be told when to give up.
+
+use super::Found;
+use super::abi::{Batch, Probe, RowDescriptor};
+use super::context::{Context, HostMemory, check};
+use super::driver::{Addresses, Driver, Launch};
+use super::kernels::{self, Tier};
+use super::plan::{Capacity, Geometry, Kernel, Packing, Properties, TEAM_BLOCKS_MAX, TILE};
+use super::shim::{self, Build};
+use crate::backend::DeviceInfo;
+use crate::batch::VOCAB_SIZE_MAX;
+use cudarc::driver::sys::{
+    self, CUdevice_attribute as Attribute, CUevent, CUfunction,
+    CUfunction_attribute as FunctionAttribute, CUlaunchAttribute, CUlaunchAttributeID,
+    CUlaunchAttributeValue, CUlaunchConfig, CUresult, CUstream,
+};
+use std::ffi::{c_int, c_void};
+use std::fmt;
+use std::mem::size_of;
+use std::time::{Duration, Instant};
+
+/// One launch that is being uploaded, one that runs, and one that is being prepared.
+const SLOTS: usize = 3;
+/// Draws of a launch. More than any request has by default.
+const DRAWS: usize = 1 << 16;
+/// Rows of the most usual kind are of at most 2^18 tokens; longer ones go fewer a launch.
+const TILES_OF_USUAL_ROW: usize = (1 << 18) / TILE + 8;
+const TILES_OF_ROW_MAX: usize = VOCAB_SIZE_MAX as usize / TILE + 1;
+/// The oldest chips that the kernels are written for.
+const CHIP_MIN: u32 = 75;
+/// The oldest chips that have thread-block clusters.
+const CLUSTER_CHIP_MIN: u32 = 90;
+/// A wait spins for so long, since most launches are short, and then sleeps in between.
+const SPIN: Duration = Duration::from_micros(200);
+const NAP: Duration = Duration::from_micros(50);
+
+/// How a device is used.
+#[derive(Clone, Copy, Debug)]
+pub struct CudaOptions {
+    /// Rows of one launch at most, 1 or more; each takes scratch memory.
+    pub launch_rows_max: usize,
+    /// Bytes of one launch's rows and descriptors, [`launch_bytes_min`] or more: pinned memory of the host and
+    /// memory of the device, three times each.
+    pub launch_bytes_max: usize,
+    /// How long a launch may take before the device counts as hung.
+    pub hang_timeout: Duration,
+    /// Which kernel instead of the best one for the chip.
+    pub kernel: Option<Kernel>,
+    /// Blocks a row instead of the planner's choice.
+    pub team_blocks: Option<u32>,
+    /// Whether slices are staged in shared memory instead of the planner's choice.
+    pub stage: Option<bool>,
+    /// How rows are laid out.
+    pub packing: Packing,
+}
+
+impl Default for CudaOptions {
+    fn default() -> Self {
+        Self {
+            launch_rows_max: 256,
+            launch_bytes_max: 32 << 20,
+            hang_timeout: Duration::from_secs(10),
+            kernel: None,
+            team_blocks: None,
+            stage: None,
+            packing: Packing::Aligned,
+        }
+    }
+}
+
+/// What must fit a launch: a row of the largest kind after the descriptors of so many rows.
+pub const fn launch_bytes_min(rows: usize) -> usize {
+    rows * size_of::<RowDescriptor>() + VOCAB_SIZE_MAX as usize * size_of::<f32>() + 256
+}
+
+/// A device, ready to launch.
+pub struct CudaDriver {
+    device: DeviceInfo,
+    properties: Properties,
+    capacity: Capacity,
+    tier: Tier,
+    hang_timeout: Duration,
+    kernel: CUfunction,
+    probe: CUfunction,
+    slots: Vec<Slot>,
+    control: u64,
+    scratch: u64,
+    tiles: u64,
+    /// The slot whose kernel was launched last, unless it has been waited for.
+    last: Option<usize>,
+    upload_time: Duration,
+    context: Context,
+}
+
+// SAFETY: the handles of the driver may be used from any thread that has the context bound, which each
+// method sees to; the pinned memory is this driver's own.
+unsafe impl Send for CudaDriver {}
+
+struct Slot {
+    stream: CUstream,
+    begun: CUevent,
+    uploaded: CUevent,
+    computed: CUevent,
+    done: CUevent,
+    host_input: HostMemory,
+    host_output: HostMemory,
+    input: u64,
+    output: u64,
+    busy: bool,
+}
+
+impl CudaDriver {
+    /// Takes the device with this number, compiles or loads the kernels, and takes all memory.
+    pub fn new(ordinal: u32, options: &CudaOptions) -> Result<Self, String> {
+        let (rows, bytes) = (options.launch_rows_max, options.launch_bytes_max);
+        let least = launch_bytes_min(rows);
+        if rows == 0 || bytes < least {
+            return Err(format!(
+                "launches of {rows} rows need 1 row and {least} bytes or more, not {bytes}"
+            ));
+        }
+        let mut context = Context::retain(ordinal)?;
+        let name = context.name()?;
+        let chip = usable_chip(&context, &name)?;
+        let (module, tier) = kernels::load(&mut context, chip)?;
+        let geometry = shim::geometry(Build::Shipped);
+        let (kind, kernel) = choose_kernel(&context, module, chip, options.kernel)?;
+        let shared_bytes_max = allow_shared_memory(&context, kernel)?;
+        let capacity = Capacity {
+            rows: options.launch_rows_max,
+            input_bytes: options.launch_bytes_max,
+            draws: DRAWS,
+            tiles: (options.launch_rows_max * TILES_OF_USUAL_ROW).max(TILES_OF_ROW_MAX),
+        };
+        let slots = (0..SLOTS)
+            .map(|_| Slot::new(&mut context, &capacity))
+            .collect::<Result<_, String>>()?;
+        let control = context.device_memory(128)?;
+        let scratch = context.device_memory(capacity.rows * geometry.scratch_bytes as usize)?;
+        let tiles = context.device_memory(capacity.tiles_bytes())?;
+        let kernel_name = match kind {
+            Kernel::Grid => "grid",
+            Kernel::Cluster => "cluster",
+        };
+        let mut driver = Self {
+            device: DeviceInfo {
+                id: format!("cuda:{ordinal}"),
+                name,
+                isa: format!("sm_{chip} {tier} {kernel_name}"),
+                threads: 0,
+            },
+            properties: Properties {
+                geometry,
+                kernel: kind,
+                resident_blocks: resident_blocks(&context, kernel, &geometry)?,
+                shared_bytes_max,
+                packing: options.packing,
+                team_blocks: options.team_blocks,
+                stage: options.stage,
+            },
+            tier,
+            hang_timeout: options.hang_timeout,
+            kernel,
+            probe: context.function(module, c"logitd_probe")?,
+            slots,
+            control,
+            scratch,
+            tiles,
+            last: None,
+            upload_time: Duration::ZERO,
+            capacity,
+            context,
+        };
+        driver.clear().inspect_err(|_| driver.context.lose())?;
+        Ok(driver)
+    }
+
+    /// The chip's name.
+    pub fn device_name(&self) -> &str {
+        &self.device.name
+    }
+
+    /// Where the kernels came from.
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+
+    /// Asks the kernels whether their compiler kept to the arithmetic.
+    pub fn probe(&mut self) -> Result<(), String> {
+        let answer = self.ask(&Probe::question()).inspect_err(|_| self.context.lose())?;
+        answer.verdict()
+    }
+
+    /// Counters and scratch memory begin at zero. Outputs begin with what no kernel writes, so that one that
+    /// writes nothing is noticed.
+    fn clear(&mut self) -> Result<(), String> {
+        self.context.bind()?;
+        let scratch_bytes = self.capacity.rows * self.properties.geometry.scratch_bytes as usize;
+        let stream = self.slots[0].stream;
+        let outputs =
+            self.slots.iter().map(|slot| (slot.output, 0xff, self.capacity.output_bytes()));
+        for (address, value, bytes) in
+            [(self.control, 0, 128), (self.scratch, 0, scratch_bytes)].into_iter().chain(outputs)
+        {
+            // SAFETY: the memory is this driver's own, and that long; nothing else uses it yet.
+            check("cuMemsetD8Async", unsafe {
+                sys::cuMemsetD8Async(address, value, bytes, stream)
+            })?;
+        }
+        self.record(self.slots[0].done, stream)?;
+        self.wait(self.slots[0].done)
+    }
+
+    fn ask(&mut self, question: &Probe) -> Result<Probe, String> {
+        self.context.bind()?;
+        let Slot { stream, done, host_input, input, .. } = self.slots[0];
+        let memory = host_input.start.cast::<Probe>();
+        let mut argument = input;
+        let parameters = [(&raw mut argument).cast::<c_void>()];
+        // SAFETY: the memory of the slot is larger than a probe and aligned for anything; nothing uses it, as
+        // no launch is on its way.
+        unsafe { memory.write(*question) };
+        // SAFETY: both parts of the slot are as large as that; the host's stays until the copy is done, which is
+        // waited for below.
+        check("cuMemcpyHtoDAsync", unsafe {
+            sys::cuMemcpyHtoDAsync_v2(input, memory.cast(), size_of::<Probe>(), stream)
+        })?;
+        self.launch_kernel(self.probe, 1, 1, 0, 1, stream, &parameters)?;
+        // SAFETY: as above, the other way.
+        check("cuMemcpyDtoHAsync", unsafe {
+            sys::cuMemcpyDtoHAsync_v2(memory.cast(), input, size_of::<Probe>(), stream)
+        })?;
+        self.record(done, stream)?;
+        self.wait(done)?;
+        // SAFETY: it was written above, and any bytes are a probe.
+        Ok(unsafe { memory.read() })
+    }
+
+    fn record(&self, event: CUevent, stream: CUstream) -> Result<(), String> {
+        // SAFETY: both are this driver's own and alive.
+        check("cuEventRecord", unsafe { sys::cuEventRecord(event, stream) })
+    }
+
+    /// Waits until what was recorded is done, but not for ever.
+    fn wait(&self, event: CUevent) -> Result<(), String> {
+        let begun = Instant::now();
+        loop {
+            // SAFETY: the event is this driver's own and alive.
+            match unsafe { sys::cuEventQuery(event) } {
+                CUresult::CUDA_ERROR_NOT_READY => {}
+                code => return check("the device", code),
+            }
+            let waited = begun.elapsed();
+            if waited >= self.hang_timeout {
+                return Err(format!(
+                    "a launch has not ended within {:?} (--cuda-hang-timeout)",
+                    self.hang_timeout
+                ));
+            }
+            if waited < SPIN { std::hint::spin_loop() } else { std::thread::sleep(NAP) }
+        }
+    }
+
+    /// Launches a kernel. `parameters` point to its arguments.
+    #[expect(clippy::too_many_arguments, reason = "a launch has that many")]
+    fn launch_kernel(
+        &self,
+        kernel: CUfunction,
+        blocks: u32,
+        threads: u32,
+        shared_bytes: u32,
+        cluster_blocks: u32,
+        stream: CUstream,
+        parameters: &[*mut c_void],
+    ) -> Result<(), String> {
+        let mut cluster = cluster_attribute(cluster_blocks);
+        let config = CUlaunchConfig {
+            gridDimX: blocks,
+            gridDimY: 1,
+            gridDimZ: 1,
+            blockDimX: threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: shared_bytes,
+            hStream: stream,
+            attrs: &mut cluster,
+            numAttrs: u32::from(cluster_blocks > 1),
+        };
+        // SAFETY: the driver copies the configuration and the arguments before it returns, and writes to
+        // neither; the arguments are as many and as long as the kernel has.
+        check("cuLaunchKernelEx", unsafe {
+            sys::cuLaunchKernelEx(
+                &config,
+                kernel,
+                parameters.as_ptr().cast_mut(),
+                std::ptr::null_mut(),
+            )
+        })
+    }
+
+    /// Puts a launch from beginning to end into the stream of its slot.
+    fn enqueue(&mut self, slot: usize, launch: &Launch) -> Result<(), String> {
+        self.context.bind()?;
+        let Slot {
+            stream,
+            begun,
+            uploaded,
+            computed,
+            done,
+            host_input,
+            host_output,
+            input,
+            output,
+            ..
+        } = self.slots[slot];
+        self.record(begun, stream)?;
+        // SAFETY: `start` has asserted that both are as long; the pinned memory stays, and is not written
+        // before the launch is finished: the slot is busy.
+        check("cuMemcpyHtoDAsync", unsafe {
+            sys::cuMemcpyHtoDAsync_v2(input, host_input.start.cast(), launch.input_bytes, stream)
+        })?;
+        self.record(uploaded, stream)?;
+        if let Some(last) = self.last.filter(|&last| last != slot) {
+            // SAFETY: stream and event are this driver's own and alive.
+            check("cuStreamWaitEvent", unsafe {
+                sys::cuStreamWaitEvent(stream, self.slots[last].computed, 0)
+            })?;
+        }
+        self.launch_sample(launch, stream)?;
+        self.last = Some(slot);
+        self.record(computed, stream)?;
+        // SAFETY: as above; it is not read before the launch is finished.
+        check("cuMemcpyDtoHAsync", unsafe {
+            sys::cuMemcpyDtoHAsync_v2(host_output.start.cast(), output, launch.output_bytes, stream)
+        })?;
+        self.record(done, stream)
+    }
+
+    fn launch_sample(&self, launch: &Launch, stream: CUstream) -> Result<(), String> {
+        let mut batch = launch.batch;
+        let parameters = [(&raw mut batch).cast::<c_void>()];
+        let cluster_blocks = match self.properties.kernel {
+            Kernel::Grid => 1,
+            Kernel::Cluster => batch.team_blocks,
+        };
+        let blocks = batch.row_count * batch.team_blocks;
+        let threads = self.properties.geometry.threads;
+        self.launch_kernel(
+            self.kernel,
+            blocks,
+            threads,
+            launch.shared_bytes,
+            cluster_blocks,
+            stream,
+            &parameters,
+        )
+    }
+
+    fn land(&mut self, slot: usize) -> Result<(), String> {
+        self.context.bind()?;
+        let Slot { begun, uploaded, done, .. } = self.slots[slot];
+        self.wait(done)?;
+        self.slots[slot].busy = false;
+        if self.last == Some(slot) {
+            self.last = None;
+        }
+        self.upload_time = elapsed(begun, uploaded)?;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for CudaDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CudaDriver")
+            .field("device", &self.device)
+            .field("properties", &self.properties)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Driver for CudaDriver {
+    fn device(&self) -> &DeviceInfo {
+        &self.device
+    }
+
+    fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
+    fn capacity(&self) -> &Capacity {
+        &self.capacity
+    }
+
+    fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    fn addresses(&self, slot: usize) -> Addresses {
+        Addresses {
+            input: self.slots[slot].input,
+            output: self.slots[slot].output,
+            control: self.control,
+            scratch: self.scratch,
+            tiles: self.tiles,
+        }
+    }
+
+    fn input(&mut self, slot: usize) -> &mut [u8] {
+        let Slot { host_input, busy, .. } = &mut self.slots[slot];
+        assert!(!*busy, "the input of a launch on its way is the device's");
+        // SAFETY: the memory is this slot's own, initialized, that long, and stays as long as the context; the
+        // device does not use it, by the assert.
+        unsafe { std::slice::from_raw_parts_mut(host_input.start, host_input.bytes) }
+    }
+
+    fn start(&mut self, slot: usize, launch: &Launch) -> Result<(), String> {
+        let Batch { row_count, tile_capacity, team_blocks, .. } = launch.batch;
+        assert!(!self.slots[slot].busy, "one launch a slot");
+        assert!(launch.input_bytes <= self.capacity.input_bytes);
+        assert!(launch.output_bytes <= self.capacity.output_bytes());
+        assert!(row_count as usize <= self.capacity.rows && row_count > 0);
+        assert!(row_count as usize * tile_capacity as usize <= self.capacity.tiles);
+        assert!((1..=TEAM_BLOCKS_MAX).contains(&team_blocks));
+        self.slots[slot].busy = true;
+        self.enqueue(slot, launch).inspect_err(|_| self.context.lose())
+    }
+
+    fn finish(&mut self, slot: usize) -> Result<(), String> {
+        self.land(slot).inspect_err(|_| self.context.lose())
+    }
+
+    fn output(&self, slot: usize) -> &[u8] {
+        let Slot { host_output, busy, .. } = &self.slots[slot];
+        assert!(!busy, "the output of a launch on its way is the device's");
+        // SAFETY: as in `input`; it is as long as the capacity's output.
+        unsafe { std::slice::from_raw_parts(host_output.start, host_output.bytes) }
+    }
+
+    fn upload_time(&self) -> Duration {
+        self.upload_time
+    }
+}
+
+impl Slot {
+    fn new(context: &mut Context, capacity: &Capacity) -> Result<Self, String> {
+        Ok(Self {
+            stream: context.stream()?,
+            begun: context.timer()?,
+            uploaded: context.timer()?,
+            computed: context.signal()?,
+            done: context.signal()?,
+            host_input: context.host_memory(capacity.input_bytes)?,
+            host_output: context.host_memory(capacity.output_bytes())?,
+            input: context.device_memory(capacity.input_bytes)?,
+            output: context.device_memory(capacity.output_bytes())?,
+            busy: false,
+        })
+    }
+}
+
+/// Loads the kernels and lets the device go again.
+pub(super) fn look(ordinal: u32) -> Result<Found, String> {
+    let mut context = Context::retain(ordinal)?;
+    let name = context.name()?;
+    let chip = usable_chip(&context, &name)?;
+    let (_, tier) = kernels::load(&mut context, chip)?;
+    Ok(Found { name, chip, tier })
+}
+
+/// The time between two events that have happened.
+fn elapsed(from: CUevent, to: CUevent) -> Result<Duration, String> {
+    let mut milliseconds = 0.0;
+    // SAFETY: both events are alive, take the time and were recorded; it writes one number.
+    check("cuEventElapsedTime", unsafe {
+        sys::cuEventElapsedTime_v2(&mut milliseconds, from, to)
+    })?;
+    Ok(Duration::try_from_secs_f32(milliseconds / 1000.0).unwrap_or_default())
+}
+
+/// The compute capability, if the kernels are written for it.
+fn usable_chip(context: &Context, name: &str) -> Result<u32, String> {
+    let chip = context.chip()?;
+    if chip < CHIP_MIN {
+        return Err(format!(
+            "{name} has compute capability {}.{}; the kernels need 7.5 or later",
+            chip / 10,
+            chip % 10
+        ));
+    }
+    Ok(chip)
+}
+
+/// Clusters where the chip has them and the code was compiled for such a chip, else counters.
+fn choose_kernel(
+    context: &Context,
+    module: sys::CUmodule,
+    chip: u32,
+    wanted: Option<Kernel>,
+) -> Result<(Kernel, CUfunction), String> {
+    let cluster = context.function(module, c"logitd_sample_cluster")?;
+    // What a driver compiled from PTX for an older chip has no clusters in it.
+    let compiled_for =
+        function_attribute(cluster, FunctionAttribute::CU_FUNC_ATTRIBUTE_PTX_VERSION)?;
+    let has_clusters = chip.min(compiled_for) >= CLUSTER_CHIP_MIN;
+    match wanted {
+        Some(Kernel::Cluster) if !has_clusters => {
+            Err(format!("sm_{chip} with code for sm_{compiled_for} has no thread-block clusters"))
+        }
+        Some(Kernel::Grid) => Ok((Kernel::Grid, context.function(module, c"logitd_sample_grid")?)),
+        _ if has_clusters => Ok((Kernel::Cluster, cluster)),
+        _ => Ok((Kernel::Grid, context.function(module, c"logitd_sample_grid")?)),
+    }
+}
+
+fn function_attribute(function: CUfunction, attribute: FunctionAttribute) -> Result<u32, String> {
+    let mut value: c_int = 0;
+    // SAFETY: the function is loaded; it writes one integer.
+    check("cuFuncGetAttribute", unsafe {
+        sys::cuFuncGetAttribute(&mut value, attribute, function)
+    })?;
+    u32::try_from(value).map_err(|_| format!("cuFuncGetAttribute: {attribute:?} is {value}"))
+}
+
+/// Lets blocks have as much shared memory as the chip gives to those that ask, and says how much.
+fn allow_shared_memory(context: &Context, kernel: CUfunction) -> Result<u32, String> {
+    let most =
+        context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
+    let fixed = function_attribute(kernel, FunctionAttribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?;
+    let dynamic = most.saturating_sub(fixed);
+    let attribute = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    // SAFETY: the function is loaded.
+    check("cuFuncSetAttribute", unsafe {
+        sys::cuFuncSetAttribute(kernel, attribute, dynamic as c_int)
+    })?;
+    Ok(dynamic)
+}
+
+/// How many blocks run at once on the whole device, without a staged slice.
+fn resident_blocks(
+    context: &Context,
+    kernel: CUfunction,
+    geometry: &Geometry,
+) -> Result<u32, String> {
+    let shared_bytes = geometry.shared_bytes as usize + TILES_OF_USUAL_ROW * size_of::<u32>();
+    let mut blocks: c_int = 0;
+    // SAFETY: the function is loaded; it writes one integer.
+    check("cuOccupancyMaxActiveBlocksPerMultiprocessor", unsafe {
+        sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(
+            &mut blocks,
+            kernel,
+            geometry.threads as c_int,
+            shared_bytes,
+        )
+    })?;
+    let multiprocessors = context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+    match u32::try_from(blocks) {
+        Ok(1..) => Ok(blocks as u32 * multiprocessors),
+        _ => {
+            Err(format!("a multiprocessor has no room for a block of {} threads", geometry.threads))
+        }
+    }
+}
+
+/// Makes so many blocks a cluster.
+fn cluster_attribute(blocks: u32) -> CUlaunchAttribute {
+    let mut value = CUlaunchAttributeValue { pad: [0; 64] };
+    // SAFETY: a union of plain integers; all of it was written.
+    let cluster = unsafe { &mut value.clusterDim };
+    (cluster.x, cluster.y, cluster.z) = (blocks, 1, 1);
+    CUlaunchAttribute {
+        id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+        pad: [0; 4],
+        value,
+    }
+}
