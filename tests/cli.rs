@@ -232,7 +232,13 @@ fn info_says_what_this_machine_offers() {
     assert_eq!(info["devices"][0]["isa"], info["isa"]["detected"]);
     assert!(info["devices"][0]["threads"].as_u64().unwrap() >= 1);
     assert!(info["isa"]["supported"].as_array().unwrap().contains(&info["isa"]["detected"]));
-    assert_eq!(info["kernel_tier"], "cpu");
+    match logitd::backend::cuda::count() {
+        Ok(_) => assert!(info["kernel_tier"].is_string()),
+        Err(reason) => {
+            assert_eq!(info["kernel_tier"], "cpu");
+            assert_eq!(info["kernel_tier_reason"], reason);
+        }
+    }
     assert_eq!(info["limits"]["vocab_size_max"], logitd::batch::VOCAB_SIZE_MAX);
     assert_eq!(info["limits"].as_object().unwrap().len(), 11);
     let text = folder.ok(&["info"]);

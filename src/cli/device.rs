@@ -1,18 +1,24 @@
 //! Backends by the names that `verify` compares, and as people read them.
 
 use crate::backend::cpu::{Cpu, CpuOptions, Isa};
+use crate::backend::cuda::shim::{Shim, ShimOptions};
+use crate::backend::cuda::{Cuda, CudaOptions};
 use crate::backend::{Backend, reference::Reference};
 use std::error::Error;
 use std::fmt;
 use std::str::FromStr;
 
-/// A backend by name: `reference`, `cpu`, `cpu:portable`, `cpu:avx2`, `cpu:avx512`.
+/// A backend by name: `reference`, `cpu`, `cpu:portable`, `cpu:avx2`, `cpu:avx512`, `cuda`, `cuda:1`, `shim`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackendName {
     /// The oracle.
     Reference,
     /// The processor, with these instructions or the best ones.
     Cpu(Option<Isa>),
+    /// The CUDA device with this number.
+    Cuda(u32),
+    /// The CUDA kernels on the processor.
+    Shim,
 }
 
 impl BackendName {
@@ -21,6 +27,8 @@ impl BackendName {
         Ok(match self {
             Self::Reference => Box::<Reference>::default(),
             Self::Cpu(isa) => Box::new(Cpu::new(CpuOptions { isa, threads })?),
+            Self::Cuda(ordinal) => Box::new(Cuda::open(ordinal, &CudaOptions::default())?),
+            Self::Shim => Box::new(Shim::open(ShimOptions::default())),
         })
     }
 }
@@ -29,13 +37,17 @@ impl FromStr for BackendName {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let (device, isa) = match name.split_once(':') {
-            Some((device, isa)) => (device, Some(isa.parse().map_err(|_| wrong())?)),
+        let (device, variant) = match name.split_once(':') {
+            Some((device, variant)) => (device, Some(variant)),
             None => (name, None),
         };
-        match (device, isa) {
+        match (device, variant) {
             ("reference", None) => Ok(Self::Reference),
-            ("cpu", isa) => Ok(Self::Cpu(isa)),
+            ("cpu", None) => Ok(Self::Cpu(None)),
+            ("cpu", Some(isa)) => Ok(Self::Cpu(Some(isa.parse().map_err(|_| wrong())?))),
+            ("cuda", None) => Ok(Self::Cuda(0)),
+            ("cuda", Some(ordinal)) => Ok(Self::Cuda(ordinal.parse().map_err(|_| wrong())?)),
+            ("shim", None) => Ok(Self::Shim),
             _ => Err(wrong()),
         }
     }
@@ -47,17 +59,22 @@ impl fmt::Display for BackendName {
             Self::Reference => f.write_str("reference"),
             Self::Cpu(None) => f.write_str("cpu"),
             Self::Cpu(Some(isa)) => write!(f, "cpu:{isa}"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            Self::Shim => f.write_str("shim"),
         }
     }
 }
 
 fn wrong() -> String {
-    "there are: reference, cpu, cpu:portable, cpu:avx2, cpu:avx512".into()
+    "there are: reference, cpu, cpu:portable, cpu:avx2, cpu:avx512, cuda:0 (and so on), shim".into()
 }
 
 /// What a backend is and runs on, for people: `cpu (avx512, 8 threads)`.
 pub fn describe(backend: &dyn Backend) -> String {
     let device = backend.device();
+    if device.id.starts_with("cuda") {
+        return format!("{} ({}, {})", device.id, device.name, device.isa);
+    }
     match (device.isa.as_str(), device.threads) {
         ("none", _) => device.id.clone(),
         (isa, 0) => format!("{} ({isa})", device.id),
@@ -72,10 +89,19 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_shown() {
-        for name in ["reference", "cpu", "cpu:portable", "cpu:avx2", "cpu:avx512"] {
+        for name in [
+            "reference",
+            "cpu",
+            "cpu:portable",
+            "cpu:avx2",
+            "cpu:avx512",
+            "cuda:0",
+            "cuda:7",
+            "shim",
+        ] {
             assert_eq!(name.parse::<BackendName>().unwrap().to_string(), name);
         }
-        for name in ["", "gpu", "cpu:", "cpu:neon", "reference:avx2"] {
+        for name in ["", "gpu", "cpu:", "cpu:neon", "reference:avx2", "cuda:", "shim:1"] {
             assert!(name.parse::<BackendName>().unwrap_err().contains("cpu:avx2"), "{name}");
         }
     }

@@ -6,6 +6,7 @@ use super::text::grouped;
 use crate::api::{Device, GetInfoResponse, Limits};
 use crate::arithmetic;
 use crate::backend::cpu::{Cpu, CpuOptions, Isa};
+use crate::backend::cuda;
 use crate::backend::reference::Reference;
 use crate::backend::{Backend, DeviceInfo};
 use crate::config::Config;
@@ -46,20 +47,60 @@ const QUIET: Style = Style::new().dimmed();
 pub fn run(args: Args) -> Outcome {
     let mut out = anstream::stdout().lock();
     let remote = args.target.connect()?;
-    let info = match &remote {
-        Some(remote) => remote.info().clone(),
-        None => local()?,
+    let (info, kernels) = match &remote {
+        Some(remote) => (remote.info().clone(), None),
+        None => {
+            let kernels = Kernels::look();
+            (local(&kernels)?, Some(kernels))
+        }
     };
     if args.json {
-        writeln!(out, "{}", as_json(&info, remote.is_none()))?;
+        writeln!(out, "{}", as_json(&info, kernels.as_ref()))?;
     } else {
-        print(&mut out, &info, remote.is_none())?;
+        print(&mut out, &info, kernels.as_ref())?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// What there is of CUDA on this machine.
+struct Kernels {
+    /// What each device is, or why it cannot be used.
+    devices: Vec<Result<DeviceInfo, String>>,
+    /// Where the kernels come from: `fatbin`, `nvrtc`, or `cpu` where none can be used.
+    tier: &'static str,
+    /// Why none can.
+    reason: Option<String>,
+}
+
+impl Kernels {
+    fn look() -> Self {
+        let count = match cuda::count() {
+            Ok(count) => count,
+            Err(reason) => return Self { devices: Vec::new(), tier: "cpu", reason: Some(reason) },
+        };
+        let mut tier = None;
+        let devices: Vec<_> = (0..count)
+            .map(|ordinal| {
+                let found = cuda::look(ordinal).map_err(|reason| reason.to_string())?;
+                tier = tier.or(Some(found.tier.name()));
+                Ok(DeviceInfo {
+                    id: format!("cuda:{ordinal}"),
+                    name: found.name,
+                    isa: format!("sm_{} {}", found.chip, found.tier),
+                    threads: 0,
+                })
+            })
+            .collect();
+        let reason = match tier {
+            Some(_) => None,
+            None => devices.iter().find_map(|device| device.clone().err()),
+        };
+        Self { devices, tier: tier.unwrap_or("cpu"), reason }
+    }
+}
+
 /// What a server here would say.
-fn local() -> Result<GetInfoResponse, Box<dyn Error>> {
+fn local(kernels: &Kernels) -> Result<GetInfoResponse, Box<dyn Error>> {
     // No flags: the defaults, or what the environment says.
     let config = Config::from_args(["logitd"])?;
     let cpu = Cpu::new(CpuOptions::default())?;
@@ -74,7 +115,11 @@ fn local() -> Result<GetInfoResponse, Box<dyn Error>> {
     Ok(GetInfoResponse {
         version: env!("CARGO_PKG_VERSION").into(),
         arithmetic_version: arithmetic::VERSION,
-        devices: vec![device(cpu.device()), device(oracle.device())],
+        devices: [cpu.device(), oracle.device()]
+            .into_iter()
+            .chain(kernels.devices.iter().flatten())
+            .map(device)
+            .collect(),
         limits: Some(convert::limits(&config)),
         planes: Vec::new(),
         ..Default::default()
@@ -103,7 +148,7 @@ fn limits(limits: &Limits) -> [(&'static str, u64, Option<&'static str>); 11] {
     ]
 }
 
-fn as_json(info: &GetInfoResponse, here: bool) -> Value {
+fn as_json(info: &GetInfoResponse, here: Option<&Kernels>) -> Value {
     let devices: Vec<Value> = info
         .devices
         .iter()
@@ -125,15 +170,21 @@ fn as_json(info: &GetInfoResponse, here: bool) -> Value {
             limits(&info.limits.unwrap_or_default()).map(|(name, value, _)| (name, value)),
         ),
     });
-    if here {
+    if let Some(kernels) = here {
         let supported: Vec<_> = Isa::supported().map(Isa::name).collect();
         object["isa"] = json!({ "detected": Isa::detect().name(), "supported": supported });
-        object["kernel_tier"] = "cpu".into();
+        object["kernel_tier"] = kernels.tier.into();
+        object["kernel_tier_reason"] = kernels.reason.clone().into();
+        object["kernels_built_in"] = cuda::kernels::has_fatbin().into();
     }
     object
 }
 
-fn print(out: &mut impl Write, info: &GetInfoResponse, here: bool) -> std::io::Result<()> {
+fn print(
+    out: &mut impl Write,
+    info: &GetInfoResponse,
+    here: Option<&Kernels>,
+) -> std::io::Result<()> {
     let GetInfoResponse { version, arithmetic_version, devices, .. } = info;
     writeln!(out, "{TITLE}logitd {version}{TITLE:#}, sampling arithmetic {arithmetic_version}\n")?;
     writeln!(out, "{TITLE}Devices{TITLE:#}")?;
@@ -144,14 +195,24 @@ fn print(out: &mut impl Write, info: &GetInfoResponse, here: bool) -> std::io::R
         facts.extend((!up).then(|| "DOWN".into()));
         writeln!(out, "  {id:<12}{}", facts.join(", "))?;
     }
-    if here {
+    if let Some(kernels) = here {
         let isas: Vec<String> = Isa::ALL
             .iter()
             .map(|&isa| format!("{isa} {}", if isa.is_supported() { "yes" } else { "no" }))
             .collect();
         writeln!(out, "\n{TITLE}Instructions{TITLE:#}\n  {}", isas.join(", "))?;
         writeln!(out, "  {} is used; --isa takes another", Isa::detect())?;
-        writeln!(out, "\n{TITLE}Kernels{TITLE:#}\n  cpu: no code for a GPU in this build")?;
+        writeln!(out, "\n{TITLE}Kernels{TITLE:#}")?;
+        match &kernels.reason {
+            None => writeln!(out, "  {}", kernels.tier)?,
+            Some(reason) => writeln!(out, "  {}: {reason}", kernels.tier)?,
+        }
+        let others = kernels.devices.iter().filter_map(|device| device.as_ref().err());
+        for reason in others.filter(|&reason| Some(reason) != kernels.reason.as_ref()) {
+            writeln!(out, "  {reason}")?;
+        }
+        let built_in = if cuda::kernels::has_fatbin() { "built in" } else { "not built in" };
+        writeln!(out, "  code for GPUs is {built_in}")?;
     }
     writeln!(out, "\n{TITLE}Limits{TITLE:#}")?;
     for (name, value, flag) in limits(&info.limits.unwrap_or_default()) {

@@ -9,6 +9,7 @@ use super::target::TargetArgs;
 use super::{DtypeArg, Outcome};
 use crate::assets::TokenTexts;
 use crate::backend::Backend;
+use crate::backend::cuda::CudaOptions;
 use crate::config::{DeviceChoice, DeviceConfig};
 use crate::npy::{Declared, LogitsFile};
 use crate::params::ParamsSpec;
@@ -100,13 +101,15 @@ pub fn run(args: Args) -> Outcome {
 
 /// The device of this process that the flags name.
 fn here(config: &DeviceConfig) -> Result<Box<dyn Backend>, Box<dyn Error>> {
-    if let (DeviceChoice::Reference, Some(isa)) = (config.device, config.isa) {
+    if let (DeviceChoice::Reference | DeviceChoice::Shim, Some(isa)) = (&config.device, config.isa)
+    {
         return Err(format!(
-            "--isa {isa} is for the processor, and --device is reference; leave one out"
+            "--isa {isa} is for the processor, and --device is {}; leave one out",
+            config.device
         )
         .into());
     }
-    Ok(config.open()?.swap_remove(0))
+    Ok(config.open(&CudaOptions::default())?.backends.swap_remove(0))
 }
 
 /// Flags for this process say nothing to a server; a wish that is dropped in silence is worse than an

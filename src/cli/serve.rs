@@ -1,7 +1,7 @@
 //! `logitd serve`: the daemon.
 
 use super::Outcome;
-use crate::config::Config;
+use crate::config::{Config, KernelTier};
 use crate::engine::Engine;
 use crate::server::{Server, metrics, telemetry};
 use std::error::Error;
@@ -38,7 +38,15 @@ async fn serve(config: Config) -> Result<(), Box<dyn Error>> {
     let signals = Signals::new()?;
     metrics::install();
     let server = Server::bind(config.clone()).await?;
-    let engine = Engine::start(config.engine(), config.devices()?);
+    let opened = config.open()?;
+    for note in &opened.notes {
+        tracing::info!("{note}");
+    }
+    for KernelTier { device, tier } in &opened.tiers {
+        metrics::kernel_tier(device, tier);
+        tracing::info!(device, tier, "kernels");
+    }
+    let engine = Engine::start(config.engine(), config.devices(opened));
     for state in engine.devices() {
         let device = state.info;
         tracing::info!(

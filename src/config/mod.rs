@@ -9,11 +9,12 @@ mod devices;
 mod file;
 pub(crate) mod values;
 
+pub use devices::{DeviceChoice, KernelTier, OpenError, Opened};
 pub use values::Address;
 
-use crate::backend::Backend;
-use crate::backend::cpu::{Cpu, CpuError, CpuOptions, Isa};
-use crate::backend::reference::Reference;
+use crate::backend::cpu::Isa;
+use crate::backend::cuda::CudaOptions;
+use crate::backend::cuda::device::launch_bytes_min;
 use crate::engine::EngineConfig;
 use crate::plane::shm::ShmLimits;
 use crate::trace::RecorderOptions;
@@ -23,6 +24,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use values::{bytes, count, count32, duration, fraction, mode, timeout};
+
+/// What --cuda-launch-rows-max may be: beyond it the chip is full many times over.
+const CUDA_LAUNCH_ROWS_LIMIT: usize = 1 << 14;
+/// What --cuda-launch-bytes-max may be: positions in a launch are kept within 32 bits.
+const CUDA_LAUNCH_BYTES_LIMIT: usize = 2 << 30;
 
 /// Everything about a server that can be set. Valid once made by [`Config::from_args`].
 #[derive(Clone, Debug, Args)]
@@ -50,6 +56,10 @@ pub struct Config {
     /// What computes, and how
     #[command(flatten, next_help_heading = "Device")]
     pub device: DeviceConfig,
+
+    /// How CUDA devices are used
+    #[command(flatten, next_help_heading = "CUDA devices")]
+    pub cuda: CudaConfig,
 
     /// How much work is taken on
     #[command(flatten, next_help_heading = "Work")]
@@ -83,8 +93,10 @@ pub struct Config {
 /// What computes, and how.
 #[derive(Clone, Debug, Args)]
 pub struct DeviceConfig {
-    /// What computes
-    #[arg(long, env = "LOGITD_DEVICE", default_value = "auto")]
+    /// What computes: auto (the CUDA devices if there are any that work, else the processor), cpu, cuda
+    /// (all CUDA devices), cuda:0,1 (these), reference (the slow oracle that everything is checked
+    /// against) or shim (the CUDA kernels on the processor, slower still)
+    #[arg(long, value_name = "DEVICE", env = "LOGITD_DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
 
     /// Instructions the processor computes with; the best there are unless given
@@ -96,15 +108,33 @@ pub struct DeviceConfig {
     pub threads: usize,
 }
 
-/// What computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum DeviceChoice {
-    /// The best this machine has.
-    Auto,
-    /// The processor.
-    Cpu,
-    /// The slow oracle that everything else is checked against.
-    Reference,
+/// How CUDA devices are used.
+#[derive(Clone, Debug, Args)]
+pub struct CudaConfig {
+    /// Rows in one launch; larger batches take several. Each row takes scratch memory of the device
+    #[arg(long, value_name = "N", env = "LOGITD_CUDA_LAUNCH_ROWS_MAX", default_value = "256", value_parser = count)]
+    pub cuda_launch_rows_max: usize,
+
+    /// Bytes of logits in one launch: three times as much is taken of each device's memory, and of the
+    /// host's as pinned memory
+    #[arg(long, value_name = "BYTES", env = "LOGITD_CUDA_LAUNCH_BYTES_MAX", default_value = "32MiB", value_parser = bytes)]
+    pub cuda_launch_bytes_max: usize,
+
+    /// How long a launch may take before its device is taken out as hung
+    #[arg(long, value_name = "TIME", env = "LOGITD_CUDA_HANG_TIMEOUT", default_value = "10s", value_parser = timeout)]
+    pub cuda_hang_timeout: Duration,
+}
+
+impl CudaConfig {
+    /// The backend's share of the settings.
+    pub fn options(&self) -> CudaOptions {
+        CudaOptions {
+            launch_rows_max: self.cuda_launch_rows_max,
+            launch_bytes_max: self.cuda_launch_bytes_max,
+            hang_timeout: self.cuda_hang_timeout,
+            ..CudaOptions::default()
+        }
+    }
 }
 
 /// How much work is taken on.
@@ -437,9 +467,25 @@ impl Config {
                  --tls-key, or --insecure if the network is trusted"
             ));
         }
-        if let (DeviceChoice::Reference, Some(isa)) = (self.device.device, self.device.isa) {
+        if let (DeviceChoice::Reference | DeviceChoice::Shim, Some(isa)) =
+            (&self.device.device, self.device.isa)
+        {
             return wrong(format!(
-                "--isa {isa} is for the processor; --device reference has one way to compute; drop one of them"
+                "--isa {isa} is for the processor; --device {} has one way to compute; drop one of them",
+                self.device.device
+            ));
+        }
+        let CudaConfig { cuda_launch_rows_max: rows, cuda_launch_bytes_max: bytes, .. } = self.cuda;
+        if rows > CUDA_LAUNCH_ROWS_LIMIT {
+            return wrong(format!(
+                "--cuda-launch-rows-max is {rows}; allowed: 1 to {CUDA_LAUNCH_ROWS_LIMIT}"
+            ));
+        }
+        if !(launch_bytes_min(rows)..=CUDA_LAUNCH_BYTES_LIMIT).contains(&bytes) {
+            return wrong(format!(
+                "--cuda-launch-bytes-max is {bytes}; allowed: {} (the largest row, and the descriptors of \
+                 --cuda-launch-rows-max {rows}) to {CUDA_LAUNCH_BYTES_LIMIT}",
+                launch_bytes_min(rows)
             ));
         }
         match &self.shm.shm {
@@ -493,19 +539,6 @@ impl Config {
             }
         }
         Ok(())
-    }
-}
-
-impl DeviceConfig {
-    /// Makes the backends that were asked for.
-    pub fn open(&self) -> Result<Vec<Box<dyn Backend>>, CpuError> {
-        let backend: Box<dyn Backend> = match self.device {
-            DeviceChoice::Auto | DeviceChoice::Cpu => {
-                Box::new(Cpu::new(CpuOptions { isa: self.isa, threads: self.threads })?)
-            }
-            DeviceChoice::Reference => Box::<Reference>::default(),
-        };
-        Ok(vec![backend])
     }
 }
 
@@ -607,6 +640,9 @@ mod tests {
             ["--frame-bytes-max=16MiB", "--insecure"],
             ["--stream-window-bytes=2GiB", "--insecure"],
             ["--device=reference", "--isa=portable"],
+            ["--cuda-launch-bytes-max=4MiB", "--device=cuda"],
+            ["--cuda-launch-bytes-max=3GiB", "--device=cuda"],
+            ["--cuda-launch-rows-max=20000", "--device=cuda"],
             ["--shm=unix:/run/shm", "--listen=127.0.0.1:0"],
             ["--shm=127.0.0.1:1", "--listen=unix:/run/logitd"],
         ] {

@@ -11,7 +11,9 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::convert::Infallible;
 use std::io;
@@ -84,6 +86,11 @@ fn describe() {
     describe_counter!("logitd_connections_refused_total", "Connections beyond --connections-max.");
     // There from the first scrape on, so that a rate does not miss its first event.
     counter!("logitd_connections_refused_total").increment(0);
+    describe_gauge!(
+        "logitd_kernel_tier",
+        "1 for where each device's kernels come from: fatbin (built in), nvrtc (compiled at start), shim, or \
+         cpu, which has none."
+    );
     describe_counter!(
         "logitd_recorded_total",
         "Requests that --record has taken, or dropped for want of room."
@@ -156,6 +163,11 @@ pub fn recorded(offered: Offered) {
 /// There was no place for a connection.
 pub fn connection_refused() {
     counter!("logitd_connections_refused_total").increment(1);
+}
+
+/// Where a device's kernels come from.
+pub fn kernel_tier(device: &str, tier: &'static str) {
+    gauge!("logitd_kernel_tier", "device" => device.to_owned(), "tier" => tier).set(1.0);
 }
 
 /// Answers `GET /metrics`, until dropped.

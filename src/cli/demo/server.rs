@@ -28,7 +28,7 @@ impl Running {
         let server = runtime.block_on(Server::bind(config.clone()))?;
         let target = server.targets().into_iter().next().ok_or("the server has no address")?;
         let (stop, stopped) = oneshot::channel();
-        let devices = config.device.open()?;
+        let devices = config.devices(config.open()?);
         let engine = runtime.block_on(async { Engine::start(config.engine(), devices) });
         let server = runtime.spawn(server.run(engine, async { drop(stopped.await) }));
         let remote = Remote::connect(&target, Client::builder(target.clone()))?;

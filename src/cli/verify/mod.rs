@@ -29,9 +29,9 @@ use std::time::Instant;
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Args {
-    /// One backend: reference, cpu (the best instructions of this machine), cpu:portable, cpu:avx2
-    /// or cpu:avx512
-    #[arg(long, value_name = "BACKEND", default_value = "cpu")]
+    /// One backend: reference, cpu (the best instructions of this machine), cpu:portable, cpu:avx2,
+    /// cpu:avx512, cuda:0 (and so on) or shim (the CUDA kernels on the processor)
+    #[arg(long, visible_alias = "device", value_name = "BACKEND", default_value = "cpu")]
     a: BackendName,
 
     /// The other one
@@ -93,6 +93,7 @@ Examples:
   logitd verify                                      this machine's best against the oracle
   logitd verify --a cpu:avx2 --b cpu:portable --rows 100000 --seed 7
   logitd verify --a cpu:avx512 --logits logits.npy
+  logitd verify --a cuda:0 --b cpu                   a GPU against the processor
   logitd verify --recorded today.trace               what a server has answered, checked here
 
 Exit code: 0 no difference, 1 a difference, 2 an error.";
