@@ -1,0 +1,707 @@
+// libcuda.so.1 for tests: README.md says what it is and what can be asked of it.
+
+#include "../../kernels/sample.cu"
+#include "../../kernels/host/engine.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdarg>
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#define API extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+using u8 = unsigned char;
+using u32 = uint32_t;
+using u64 = uint64_t;
+
+enum Result : int {
+    SUCCESS = 0,
+    INVALID_VALUE = 1,
+    OUT_OF_MEMORY = 2,
+    NO_DEVICE = 100,
+    INVALID_DEVICE = 101,
+    INVALID_IMAGE = 200,
+    INVALID_CONTEXT = 201,
+    NO_BINARY_FOR_GPU = 209,
+    INVALID_HANDLE = 400,
+    NOT_FOUND = 500,
+    NOT_READY = 600,
+    ILLEGAL_ADDRESS = 700,
+    LAUNCH_FAILED = 719,
+};
+
+const char* variable(const char* name, const char* otherwise) {
+    const char* value = std::getenv(name);
+    return value && *value ? value : otherwise;
+}
+
+u64 number(const char* name, u64 otherwise) {
+    const char* value = std::getenv(name);
+    return value && *value ? std::strtoull(value, nullptr, 10) : otherwise;
+}
+
+// What the program under test is made to forget, to prove that forgetting shows.
+bool forgets(const char* what) { return std::strcmp(variable("FAKE_CUDA_FORGET", ""), what) == 0; }
+
+int chip() { return static_cast<int>(number("FAKE_CUDA_CHIP", 90)); }
+
+void log(const char* format, ...) {
+    const char* path = std::getenv("FAKE_CUDA_LOG");
+    if (!path || !*path) return;
+    FILE* file = std::fopen(path, "a");
+    if (!file) return;
+    va_list arguments;
+    va_start(arguments, format);
+    std::vfprintf(file, format, arguments);
+    va_end(arguments);
+    std::fputc('\n', file);
+    std::fclose(file);
+}
+
+// What is wrong with the program under test, not with its input, ends it.
+[[noreturn]] void misused(const std::string& what) {
+    std::fprintf(stderr, "FAKE CUDA: %s\n", what.c_str());
+    log("misused %s", what.c_str());
+    std::abort();
+}
+
+// Positions that are known to have been reached, in each stream.
+using Clock = std::map<u32, u64>;
+
+void join(Clock& clock, const Clock& other) {
+    for (const auto& [stream, position] : other) {
+        u64& own = clock[stream];
+        if (position > own) own = position;
+    }
+}
+
+u64 reached(const Clock& clock, u32 stream) {
+    const auto found = clock.find(stream);
+    return found == clock.end() ? 0 : found->second;
+}
+
+struct Access {
+    u64 start, end;
+    bool write;
+};
+
+struct Event {
+    bool timed = false;
+    bool recorded = false;
+    u32 stream = 0;
+    u64 position = 0;
+    Clock clock;
+    double at_ms = 0;
+};
+
+// Something in a stream.
+struct Operation {
+    std::string name;
+    u32 stream;
+    u64 position;
+    Clock clock;
+    std::vector<Access> accesses;
+    std::function<Result()> run;
+    // Where it has to wait for another stream.
+    u32 wait_stream = 0;
+    u64 wait_position = 0;
+};
+
+struct Stream {
+    u32 index = 0;
+    u64 enqueued = 0;
+    u64 done = 0;
+    Clock clock;
+    std::deque<std::shared_ptr<Operation>> pending;
+};
+
+struct Allocation {
+    u64 start;
+    u64 bytes;
+    u8* mapping;
+    u64 mapped;
+};
+
+struct Function {
+    std::string name;
+    int shared_bytes = 48 << 10;
+};
+
+struct Module {
+    std::map<std::string, std::unique_ptr<Function>> functions;
+};
+
+struct Context {
+    int device = 0;
+    int retained = 0;
+    Result sticky = SUCCESS;
+    bool hung = false;
+    u64 samples = 0;
+    u64 used = 0;
+    u32 streams_made = 0;
+    Clock host;
+    std::map<u64, Allocation> memory;
+    std::map<void*, u64> pinned;
+    std::set<Stream*> streams;
+    std::set<Event*> events;
+    std::set<Module*> modules;
+    std::vector<std::shared_ptr<Operation>> recent;
+};
+
+std::mutex mutex;
+bool initialized = false;
+std::map<int, Context> contexts;
+thread_local Context* current = nullptr;
+
+double now_ms() {
+    using namespace std::chrono;
+    return duration<double, std::milli>(steady_clock::now().time_since_epoch()).count();
+}
+
+// Lets the device at its memory while an operation runs.
+struct Unlocked {
+    Context* context;
+    explicit Unlocked(Context* c) : context(c) { protect(PROT_READ | PROT_WRITE); }
+    ~Unlocked() { protect(PROT_NONE); }
+    void protect(int how) {
+        for (auto& [start, piece] : context->memory) mprotect(piece.mapping, piece.mapped, how);
+    }
+};
+
+const Allocation* find(const Context* context, u64 address) {
+    auto next = context->memory.upper_bound(address);
+    if (next == context->memory.begin()) return nullptr;
+    const Allocation& piece = (--next)->second;
+    return address < piece.start + piece.bytes ? &piece : nullptr;
+}
+
+// The device's memory at this address, or its end.
+Access device_access(const Context* context, u64 start, u64 bytes, bool write, const char* what) {
+    const Allocation* piece = find(context, start);
+    if (!piece || start + bytes > piece->start + piece->bytes) {
+        misused(std::string(what) + " beyond the device's memory");
+    }
+    return {start, start + bytes, write};
+}
+
+Access whole(const Context* context, u64 address, bool write) {
+    const Allocation* piece = find(context, address);
+    if (!piece) misused("a launch with an address that is not the device's");
+    return {piece->start, piece->start + piece->bytes, write};
+}
+
+Access host_access(const Context* context, const void* start, u64 bytes, bool write) {
+    const u64 address = reinterpret_cast<u64>(start);
+    for (const auto& [from, length] : context->pinned) {
+        const u64 first = reinterpret_cast<u64>(from);
+        if (address >= first && address + bytes <= first + length) return {address, address + bytes, write};
+    }
+    misused("an asynchronous copy with memory that is not pinned");
+}
+
+void must_be_ordered(Context* context, const Operation& operation) {
+    auto& recent = context->recent;
+    for (size_t i = 0; i < recent.size();) {
+        const Operation& before = *recent[i];
+        if (before.position <= reached(context->host, before.stream)) {
+            recent[i] = recent.back();
+            recent.pop_back();
+            continue;
+        }
+        i++;
+        if (before.position <= reached(operation.clock, before.stream)) continue;
+        for (const Access& a : before.accesses) {
+            for (const Access& b : operation.accesses) {
+                if ((a.write || b.write) && a.start < b.end && b.start < a.end) {
+                    misused("nothing orders " + before.name + " and " + operation.name + ", which share memory");
+                }
+            }
+        }
+    }
+}
+
+void enqueue(Context* context, Stream* stream, std::string name, std::vector<Access> accesses,
+             std::function<Result()> run) {
+    auto operation = std::make_shared<Operation>();
+    join(stream->clock, context->host);
+    operation->name = std::move(name);
+    operation->stream = stream->index;
+    operation->position = stream->clock[stream->index] = ++stream->enqueued;
+    operation->clock = stream->clock;
+    operation->accesses = std::move(accesses);
+    operation->run = std::move(run);
+    must_be_ordered(context, *operation);
+    if (!operation->accesses.empty()) context->recent.push_back(operation);
+    stream->pending.push_back(std::move(operation));
+}
+
+Stream* stream_of(Context* context, u32 index) {
+    for (Stream* stream : context->streams) {
+        if (stream->index == index) return stream;
+    }
+    return nullptr;
+}
+
+// Runs a stream up to a position, and of the others what it waits for. False where something hangs.
+bool run_until(Context* context, Stream* stream, u64 position) {
+    while (stream && stream->done < position && context->sticky == SUCCESS) {
+        Operation& operation = *stream->pending.front();
+        if (operation.wait_position > 0) {
+            Stream* other = stream_of(context, operation.wait_stream);
+            if (other && !run_until(context, other, operation.wait_position)) return false;
+        }
+        if (context->sticky != SUCCESS) return true;
+        if (operation.run) {
+            Unlocked unlocked(context);
+            const Result result = operation.run();
+            if (result == NOT_READY) {
+                context->hung = true;
+                return false;
+            }
+            if (result != SUCCESS) context->sticky = result;
+        }
+        stream->done++;
+        stream->pending.pop_front();
+    }
+    return true;
+}
+
+// What frees or destroys waits for the device, as long as it takes.
+void wait_for_all(Context* context, std::unique_lock<std::mutex>& lock, const char* what) {
+    for (Stream* stream : context->streams) {
+        if (run_until(context, stream, stream->enqueued)) continue;
+        log("blocked %s", what);
+        lock.unlock();
+        for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+    }
+}
+
+#define ENTER()                                       \
+    std::unique_lock<std::mutex> lock(mutex);         \
+    Context* context = current;                       \
+    if (!initialized || !context) return INVALID_CONTEXT; \
+    if (context->sticky != SUCCESS) return context->sticky;
+
+bool has_fault(const Context* context, const char* kind) {
+    const std::string fault = variable("FAKE_CUDA_FAULT", "");
+    if (number("FAKE_CUDA_FAULT_DEVICE", 0) != static_cast<u64>(context->device)) return false;
+    const size_t colon = fault.find(':');
+    if (colon == std::string::npos || fault.substr(0, colon) != kind) return false;
+    return context->samples >= std::strtoull(fault.c_str() + colon + 1, nullptr, 10);
+}
+
+struct LaunchConfig {
+    u32 grid_x, grid_y, grid_z, block_x, block_y, block_z, shared_bytes;
+    Stream* stream;
+    const struct LaunchAttribute* attributes;
+    u32 attribute_count;
+};
+
+struct LaunchAttribute {
+    int id;
+    char pad[4];
+    u32 cluster[16];
+};
+static_assert(sizeof(LaunchAttribute) == 72, "as in cuda.h");
+static_assert(sizeof(LaunchConfig) == 56, "as in cuda.h");
+constexpr int CLUSTER_DIMENSION = 4;
+
+Result run_sample(Context* context, const LaunchConfig& config, u32 cluster, bool clusters, const logitd::Batch& batch,
+                  u64 launch_number, const std::string& fault) {
+    if (fault == "hang") return NOT_READY;
+    if (fault == "sticky") return ILLEGAL_ADDRESS;
+    if (fault == "mute") return SUCCESS;
+    const simt::Launch launch = {config.grid_x, config.block_x, cluster, config.shared_bytes, 64,
+                                 launch_number,  simt::Order::Shuffled};
+    const std::string error = simt::run(launch, [&] {
+        if (clusters) {
+            logitd::logitd_sample_cluster(batch);
+        } else {
+            logitd::logitd_sample_grid(batch);
+        }
+    });
+    if (!error.empty()) {
+        std::fprintf(stderr, "FAKE CUDA: %s\n", error.c_str());
+        log("kernel-error %s", error.c_str());
+        return LAUNCH_FAILED;
+    }
+    if (fault == "flip") reinterpret_cast<logitd::RowDraw*>(batch.draws)[0].logit ^= 0x10000;
+    return SUCCESS;
+}
+
+std::string fault_of(const Context* context) {
+    for (const char* kind : {"hang", "sticky", "mute", "flip"}) {
+        if (has_fault(context, kind)) return kind;
+    }
+    return "";
+}
+
+Result run_probe(logitd::Probe* probe) {
+    const simt::Launch launch = {1, 1, 1, 0, 1, 0, simt::Order::First};
+    simt::run(launch, [&] { logitd::logitd_probe(probe); });
+    if (number("FAKE_CUDA_CONTRACT", 0)) probe->sum = probe->fused;
+    return SUCCESS;
+}
+
+std::string kind_of(const u8* image) {
+    const u8 fatbin[] = {0x50, 0xed, 0x55, 0xba}, elf[] = {0x7f, 'E', 'L', 'F'};
+    if (std::memcmp(image, fatbin, 4) == 0) return "fatbin";
+    if (std::memcmp(image, elf, 4) == 0) return "cubin";
+    const char* text = reinterpret_cast<const char*>(image);
+    return std::strstr(text, ".version") ? "ptx" : "";
+}
+
+}  // namespace
+
+API int cuDriverGetVersion(int* version) {
+    *version = static_cast<int>(number("FAKE_CUDA_DRIVER", 13000));
+    return SUCCESS;
+}
+
+API int cuInit(unsigned) {
+    std::lock_guard<std::mutex> lock(mutex);
+    if (number("FAKE_CUDA_DEVICES", 1) == 0) return NO_DEVICE;
+    initialized = true;
+    return SUCCESS;
+}
+
+API int cuGetErrorString(int code, const char** text) {
+    switch (code) {
+        case OUT_OF_MEMORY: *text = "out of memory"; break;
+        case NO_DEVICE: *text = "no CUDA-capable device is detected"; break;
+        case NO_BINARY_FOR_GPU: *text = "no kernel image is available for execution on the device"; break;
+        case ILLEGAL_ADDRESS: *text = "an illegal memory access was encountered"; break;
+        default: *text = "an error of the fake driver"; break;
+    }
+    return SUCCESS;
+}
+
+API int cuDeviceGetCount(int* count) {
+    *count = static_cast<int>(number("FAKE_CUDA_DEVICES", 1));
+    return SUCCESS;
+}
+
+API int cuDeviceGet(int* device, int ordinal) {
+    if (ordinal < 0 || static_cast<u64>(ordinal) >= number("FAKE_CUDA_DEVICES", 1)) return INVALID_DEVICE;
+    *device = ordinal;
+    return SUCCESS;
+}
+
+API int cuDeviceGetName(char* name, int length, int device) {
+    std::snprintf(name, static_cast<size_t>(length), "FAKE CUDA device %d (kernels on the CPU, for tests)", device);
+    return SUCCESS;
+}
+
+API int cuDeviceGetAttribute(int* value, int attribute, int) {
+    switch (attribute) {
+        case 16: *value = 4; break;                                // MULTIPROCESSOR_COUNT
+        case 38: *value = 1 << 20; break;                          // L2_CACHE_SIZE
+        case 75: *value = chip() / 10; break;                      // COMPUTE_CAPABILITY_MAJOR
+        case 76: *value = chip() % 10; break;                      // COMPUTE_CAPABILITY_MINOR
+        case 97: *value = (chip() >= 90 ? 227 : 64) << 10; break;  // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+        default: return INVALID_VALUE;
+    }
+    return SUCCESS;
+}
+
+API int cuDevicePrimaryCtxRetain(Context** context, int device) {
+    std::lock_guard<std::mutex> lock(mutex);
+    Context& own = contexts[device];
+    own.device = device;
+    own.retained++;
+    *context = &own;
+    return SUCCESS;
+}
+
+API int cuDevicePrimaryCtxRelease_v2(int device) {
+    std::lock_guard<std::mutex> lock(mutex);
+    Context& own = contexts[device];
+    if (--own.retained == 0) {
+        const bool left = own.memory.size() + own.pinned.size() + own.streams.size() + own.events.size() > 0;
+        log(left ? "released with things left" : "released");
+    }
+    return SUCCESS;
+}
+
+API int cuCtxSetCurrent(Context* context) {
+    if (context && context->sticky != SUCCESS) return context->sticky;
+    current = context;
+    return SUCCESS;
+}
+
+API int cuModuleLoadData(Module** module, const void* image) {
+    ENTER();
+    const std::string kind = kind_of(static_cast<const u8*>(image));
+    if (kind.empty()) return INVALID_IMAGE;
+    if (std::strstr(variable("FAKE_CUDA_REFUSE", ""), kind.c_str())) return NO_BINARY_FOR_GPU;
+    log("module %s", kind.c_str());
+    *module = new Module;
+    for (const char* name : {"logitd_sample_cluster", "logitd_sample_grid", "logitd_probe"}) {
+        (*module)->functions[name] = std::make_unique<Function>(Function{name});
+    }
+    context->modules.insert(*module);
+    return SUCCESS;
+}
+
+API int cuModuleUnload(Module* module) {
+    ENTER();
+    wait_for_all(context, lock, "cuModuleUnload");
+    context->modules.erase(module);
+    delete module;
+    return SUCCESS;
+}
+
+API int cuModuleGetFunction(Function** function, Module* module, const char* name) {
+    ENTER();
+    const auto found = module->functions.find(name);
+    if (found == module->functions.end()) return NOT_FOUND;
+    *function = found->second.get();
+    return SUCCESS;
+}
+
+API int cuFuncGetAttribute(int* value, int attribute, Function*) {
+    ENTER();
+    switch (attribute) {
+        case 1: *value = 0; break;                                                            // SHARED_SIZE_BYTES
+        case 5: *value = static_cast<int>(number("FAKE_CUDA_CODE", static_cast<u64>(chip()))); break;  // PTX_VERSION
+        default: return INVALID_VALUE;
+    }
+    return SUCCESS;
+}
+
+API int cuFuncSetAttribute(Function* function, int attribute, int value) {
+    ENTER();
+    if (attribute != 8) return INVALID_VALUE;  // MAX_DYNAMIC_SHARED_SIZE_BYTES
+    int most = 0;
+    cuDeviceGetAttribute(&most, 97, context->device);
+    if (value > most) return INVALID_VALUE;
+    function->shared_bytes = value;
+    return SUCCESS;
+}
+
+API int cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Function* function, int, size_t shared_bytes) {
+    ENTER();
+    *blocks = shared_bytes <= static_cast<size_t>(function->shared_bytes) ? 4 : 0;
+    return SUCCESS;
+}
+
+API int cuStreamCreate(Stream** stream, unsigned) {
+    ENTER();
+    log("stream");
+    *stream = new Stream;
+    (*stream)->index = ++context->streams_made;
+    context->streams.insert(*stream);
+    return SUCCESS;
+}
+
+API int cuStreamDestroy_v2(Stream* stream) {
+    ENTER();
+    wait_for_all(context, lock, "cuStreamDestroy");
+    context->streams.erase(stream);
+    delete stream;
+    return SUCCESS;
+}
+
+API int cuEventCreate(Event** event, unsigned flags) {
+    ENTER();
+    log("event");
+    *event = new Event;
+    (*event)->timed = !(flags & 2);
+    context->events.insert(*event);
+    return SUCCESS;
+}
+
+API int cuEventDestroy_v2(Event* event) {
+    ENTER();
+    context->events.erase(event);
+    delete event;
+    return SUCCESS;
+}
+
+API int cuEventRecord(Event* event, Stream* stream) {
+    ENTER();
+    if (!context->events.count(event) || !context->streams.count(stream)) return INVALID_HANDLE;
+    enqueue(context, stream, "cuEventRecord", {}, [event] {
+        event->at_ms = now_ms();
+        return SUCCESS;
+    });
+    event->recorded = true;
+    event->stream = stream->index;
+    event->position = stream->enqueued;
+    event->clock = stream->clock;
+    return SUCCESS;
+}
+
+API int cuEventQuery(Event* event) {
+    ENTER();
+    if (!context->events.count(event)) return INVALID_HANDLE;
+    if (!event->recorded || forgets("query")) return SUCCESS;
+    if (!run_until(context, stream_of(context, event->stream), event->position)) return NOT_READY;
+    if (context->sticky != SUCCESS) return context->sticky;
+    join(context->host, event->clock);
+    return SUCCESS;
+}
+
+API int cuEventElapsedTime_v2(float* milliseconds, Event* from, Event* to) {
+    ENTER();
+    if (!from->timed || !to->timed) return INVALID_HANDLE;
+    for (const Event* event : {from, to}) {
+        const Stream* stream = stream_of(context, event->stream);
+        if (!event->recorded || !stream || stream->done < event->position) return NOT_READY;
+    }
+    *milliseconds = static_cast<float>(to->at_ms - from->at_ms);
+    return SUCCESS;
+}
+
+API int cuStreamWaitEvent(Stream* stream, Event* event, unsigned) {
+    ENTER();
+    if (!context->events.count(event) || !context->streams.count(stream)) return INVALID_HANDLE;
+    if (!event->recorded || forgets("wait")) return SUCCESS;
+    join(stream->clock, event->clock);
+    enqueue(context, stream, "cuStreamWaitEvent", {}, nullptr);
+    stream->pending.back()->wait_stream = event->stream;
+    stream->pending.back()->wait_position = event->position;
+    return SUCCESS;
+}
+
+API int cuMemAlloc_v2(u64* address, size_t bytes) {
+    ENTER();
+    log("alloc %zu", bytes);
+    if (bytes == 0) return INVALID_VALUE;
+    if (context->used + bytes > number("FAKE_CUDA_MEMORY", u64{1} << 40)) return OUT_OF_MEMORY;
+    const u64 page = static_cast<u64>(sysconf(_SC_PAGESIZE));
+    const u64 rounded = (bytes + 255) / 256 * 256, mapped = (rounded + page - 1) / page * page;
+    void* mapping = mmap(nullptr, mapped + page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapping == MAP_FAILED) return OUT_OF_MEMORY;
+    u8* start = static_cast<u8*>(mapping);
+    mprotect(start, mapped, PROT_READ | PROT_WRITE);
+    std::memset(start, 0xff, mapped);  // NaN in every dtype
+    mprotect(start, mapped, PROT_NONE);
+    // It ends where the page that nobody can touch begins.
+    const u64 first = reinterpret_cast<u64>(start) + mapped - rounded;
+    context->memory[first] = {first, bytes, start, mapped};
+    context->used += bytes;
+    *address = first;
+    return SUCCESS;
+}
+
+API int cuMemFree_v2(u64 address) {
+    ENTER();
+    wait_for_all(context, lock, "cuMemFree");
+    const auto found = context->memory.find(address);
+    if (found == context->memory.end()) return INVALID_VALUE;
+    munmap(found->second.mapping, found->second.mapped + static_cast<u64>(sysconf(_SC_PAGESIZE)));
+    context->used -= found->second.bytes;
+    context->memory.erase(found);
+    return SUCCESS;
+}
+
+API int cuMemHostAlloc(void** address, size_t bytes, unsigned) {
+    ENTER();
+    log("host-alloc %zu", bytes);
+    *address = std::aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
+    if (!*address) return OUT_OF_MEMORY;
+    context->pinned[*address] = bytes;
+    return SUCCESS;
+}
+
+API int cuMemFreeHost(void* address) {
+    ENTER();
+    wait_for_all(context, lock, "cuMemFreeHost");
+    if (context->pinned.erase(address) == 0) return INVALID_VALUE;
+    std::free(address);
+    return SUCCESS;
+}
+
+API int cuMemsetD8Async(u64 address, unsigned char value, size_t bytes, Stream* stream) {
+    ENTER();
+    enqueue(context, stream, "a memset", {device_access(context, address, bytes, true, "a memset")}, [=] {
+        std::memset(reinterpret_cast<void*>(address), value, bytes);
+        return SUCCESS;
+    });
+    return SUCCESS;
+}
+
+API int cuMemcpyHtoDAsync_v2(u64 to, const void* from, size_t bytes, Stream* stream) {
+    ENTER();
+    log("upload %zu", bytes);
+    enqueue(context, stream, "an upload",
+            {host_access(context, from, bytes, false), device_access(context, to, bytes, true, "an upload")}, [=] {
+                std::memcpy(reinterpret_cast<void*>(to), from, bytes);
+                return SUCCESS;
+            });
+    return SUCCESS;
+}
+
+API int cuMemcpyDtoHAsync_v2(void* to, u64 from, size_t bytes, Stream* stream) {
+    ENTER();
+    log("download %zu", bytes);
+    enqueue(context, stream, "a download",
+            {host_access(context, to, bytes, true), device_access(context, from, bytes, false, "a download")}, [=] {
+                std::memcpy(to, reinterpret_cast<const void*>(from), bytes);
+                return SUCCESS;
+            });
+    return SUCCESS;
+}
+
+API int cuMemcpyDtoDAsync_v2(u64 to, u64 from, size_t bytes, Stream* stream) {
+    ENTER();
+    enqueue(context, stream, "a copy",
+            {device_access(context, from, bytes, false, "a copy"), device_access(context, to, bytes, true, "a copy")},
+            [=] {
+                std::memmove(reinterpret_cast<void*>(to), reinterpret_cast<const void*>(from), bytes);
+                return SUCCESS;
+            });
+    return SUCCESS;
+}
+
+API int cuLaunchKernelEx(const LaunchConfig* given, Function* function, void** parameters, void**) {
+    ENTER();
+    const LaunchConfig config = *given;
+    if (!context->streams.count(config.stream)) return INVALID_HANDLE;
+    u32 cluster = 1;
+    for (u32 i = 0; i < config.attribute_count; i++) {
+        if (config.attributes[i].id != CLUSTER_DIMENSION || chip() < 90) return INVALID_VALUE;
+        cluster = config.attributes[i].cluster[0];
+    }
+    if (config.shared_bytes > static_cast<u32>(function->shared_bytes)) return INVALID_VALUE;
+    if (cluster == 0 || cluster > 8 || config.grid_x % cluster != 0) return INVALID_VALUE;
+    if (config.block_x == 0 || config.block_x > 1024) return INVALID_VALUE;
+    log("launch %s blocks %u cluster %u shared %u stream %u", function->name.c_str(), config.grid_x, cluster,
+        config.shared_bytes, config.stream->index);
+    if (function->name == "logitd_probe") {
+        const u64 address = *static_cast<u64*>(parameters[0]);
+        enqueue(context, config.stream, "the probe",
+                {device_access(context, address, sizeof(logitd::Probe), true, "the probe")},
+                [=] { return run_probe(reinterpret_cast<logitd::Probe*>(address)); });
+        return SUCCESS;
+    }
+    const logitd::Batch batch = *static_cast<logitd::Batch*>(parameters[0]);
+    const bool clusters = function->name == "logitd_sample_cluster";
+    if (config.block_x != logitd::THREADS) misused("a block of another size than the kernels' is launched");
+    if (config.grid_x != batch.row_count * batch.team_blocks) misused("the grid is not a team of blocks a row");
+    if (clusters && cluster != batch.team_blocks) misused("the team is not a cluster");
+    context->samples++;
+    if (has_fault(context, "oom")) return OUT_OF_MEMORY;
+    const u64 launch_number = context->samples;
+    const std::string fault = fault_of(context);
+    enqueue(context, config.stream, "a kernel",
+            {whole(context, batch.rows, false), whole(context, batch.outcomes, true),
+             whole(context, batch.control, true), whole(context, batch.scratch, true), whole(context, batch.tiles, true)},
+            [=] { return run_sample(context, config, cluster, clusters, batch, launch_number, fault); });
+    return SUCCESS;
+}
