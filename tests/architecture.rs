@@ -313,10 +313,15 @@ fn without_tests(tokens: TokenStream) -> Vec<TokenTree> {
     kept
 }
 
+/// Where something unsafe is done or declared. `unsafe fn(..)` without a name is a type.
 fn unsafe_lines(tokens: TokenStream, lines: &mut Vec<usize>) {
-    for token in tokens {
+    let tokens: Vec<TokenTree> = tokens.into_iter().collect();
+    for (i, token) in tokens.iter().enumerate() {
+        let is_type = || matches!(&tokens[i + 1..], [TokenTree::Ident(word), TokenTree::Group(_), ..] if word == "fn");
         match token {
-            TokenTree::Ident(word) if word == "unsafe" => lines.push(word.span().start().line),
+            TokenTree::Ident(word) if word == "unsafe" && !is_type() => {
+                lines.push(word.span().start().line);
+            }
             TokenTree::Group(group) => unsafe_lines(group.stream(), lines),
             _ => (),
         }
@@ -444,6 +449,7 @@ mod planted {
         let reasoned = "fn f() {\n    // SAFETY: checked above.\n    unsafe { g() }\n}";
         assert_clean("backend/cpu/avx2.rs", reasoned);
         assert_clean("plane/shared.rs", reasoned);
+        assert_clean("plane/shared.rs", "type Call = unsafe fn(u8) -> u8;");
         assert_caught("backend/dual.rs", reasoned, "unsafe belongs in");
         let in_tests = format!("#[cfg(test)]\nmod tests {{ {reasoned} }}");
         assert_caught("engine/mod.rs", &in_tests, "unsafe belongs in");
