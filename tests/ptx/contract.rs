@@ -1,8 +1,8 @@
 //! No floating-point operation in the PTX but those that the arithmetic names, each rounded as it says,
 //! and no fused multiply-add but those written.
 //!
-//! It holds by construction. ptxas, which makes machine code of this PTX, may contract a product and a
-//! sum only where they have no rounding modifier; here all have one. So what is fused is what is called
+//! It holds by construction. ptxas, which makes machine code of this PTX, may contract "mul/add sequences
+//! with no rounding modifiers" (PTX ISA, `add`); here all have one. So what is fused is what is called
 //! `fma`, and every one of those is found to be a line of `mass` in `kernels/mass.cuh`.
 
 use super::driver::probe;

@@ -8,6 +8,7 @@ use super::meet::{meet_block, meet_warp};
 use super::memory::{Memory, RANK_SHIFT};
 use super::parse::Special;
 use super::program::{Program, Provided};
+use super::races::{Races, Visitor};
 use super::thread::{Core, Stop};
 
 pub const WARP: usize = 32;
@@ -79,11 +80,15 @@ pub struct Cluster {
 
 pub struct Block {
     pub shared: Vec<u8>,
+    pub races: Races,
     pub threads: Vec<Thread>,
     /// Where the first thread's frame is.
     pub frames: usize,
     pub living: usize,
     pub at_barrier: usize,
+    /// Barriers that it, and each of its warps, has passed.
+    pub phase: u64,
+    pub warp_phases: Vec<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -195,12 +200,16 @@ impl<'a> Machine<'a> {
             }
         }
         let thread = Thread { next: 0, state: State::Ready, arrived_for: None };
+        let shared_bytes = self.program.static_shared_bytes + dynamic_shared_bytes;
         Block {
-            shared: vec![0xa5; self.program.static_shared_bytes + dynamic_shared_bytes],
+            shared: vec![0xa5; shared_bytes],
+            races: Races::new(shared_bytes),
             threads: vec![thread; threads],
             frames,
             living: threads,
             at_barrier: 0,
+            phase: 0,
+            warp_phases: vec![0; threads.div_ceil(WARP)],
         }
     }
 
@@ -273,7 +282,14 @@ impl<'a> Machine<'a> {
     fn run_thread(&mut self, c: usize, b: usize, t: usize, turn: &mut Turn) -> Result<(), String> {
         let cluster = &mut self.resident[c];
         let frame = cluster.blocks[b].frames + t * self.program.frame_size;
+        let visitor = Visitor {
+            thread: t as u32,
+            block_phase: cluster.blocks[b].phase + cluster.phase,
+            warp_phase: cluster.blocks[b].warp_phases[t / WARP],
+        };
         let mut core = Core {
+            rank: b,
+            visitor,
             program: self.program,
             slots: &mut self.slots,
             frame,

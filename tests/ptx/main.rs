@@ -4,8 +4,8 @@
 //! The shim runs the kernels' source through a C++ compiler; this runs what the CUDA compiler made
 //! of it, so that a difference between the two compilers shows. [`parse`] reads the text, [`op`]
 //! and [`alu`] give the instructions their meaning, [`program`] makes them ready to run, [`machine`]
-//! runs blocks and clusters, [`thread`] a thread, [`meet`] what threads do together, [`memory`] checks
-//! every access. [`driver`] makes a device of it all, which [`parity`] holds against the oracle;
+//! runs blocks and clusters, [`thread`] a thread, [`meet`] what threads do together, [`memory`] and
+//! [`races`] check every access. [`driver`] makes a device of it all, which [`parity`] holds against the oracle;
 //! [`contract`] reads the same PTX for what may not be there, and [`counts`] counts what a token takes.
 //!
 //! It needs nvcc (`NVCC`, `CUDA_HOME`, or on the path), of 13.0 as in `.ci/install`. Without one, only the
@@ -27,6 +27,7 @@ mod op;
 mod parity;
 mod parse;
 mod program;
+mod races;
 mod registers;
 mod snippets;
 mod thread;

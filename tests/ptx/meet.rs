@@ -32,6 +32,7 @@ pub fn meet_block(program: &Program, slots: &mut [u64], block: &mut Block) -> Re
         thread.next += 1;
     }
     block.at_barrier = 0;
+    block.phase += 1;
     Ok(true)
 }
 
@@ -80,6 +81,9 @@ pub fn meet_warp(
             lanes.write(step.to[1], lane, results[lane].1);
             threads[lane].state = State::Ready;
             threads[lane].next += 1;
+        }
+        if matches!(step.op, Op::WarpBarrier) && mask == living {
+            block.warp_phases[warp] += 1;
         }
         waiting &= !mask;
         met = true;

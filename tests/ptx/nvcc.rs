@@ -53,7 +53,8 @@ pub fn nvcc_or_skip(test: &str) -> Option<&'static Path> {
         let why = "there is no nvcc in NVCC, CUDA_HOME/bin or PATH";
         assert!(!required, "{test} needs nvcc, and LOGITD_REQUIRE_NVCC is set: {why}");
         // Not `eprintln!`, which the harness keeps to itself when a test passes.
-        writeln!(std::io::stderr(), "SKIPPED {test}: {why}").expect("stderr is open");
+        let line = format!("SKIPPED {test}: {why}\n");
+        std::io::stderr().write_all(line.as_bytes()).expect("stderr is open");
     }
     found
 }

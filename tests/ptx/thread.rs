@@ -1,9 +1,10 @@
 //! One thread, until it must wait.
 
-use super::machine::{Block, Cluster, Thread};
+use super::machine::{Cluster, Thread};
 use super::memory::{Memory, RANK_SHIFT, SHARED_WINDOW, checked, read, write};
 use super::op::{Access, Op, Space, Update};
 use super::program::{Program, Slot, Step};
+use super::races::{self, Visitor};
 
 /// Instructions a thread runs before another has its turn: enough to be fast, few enough that a
 /// thread that spins on memory lets the one it waits for go on.
@@ -32,6 +33,9 @@ pub struct Core<'a> {
     pub params: &'a [u8],
     pub memory: &'a mut Memory,
     pub cluster: &'a mut Cluster,
+    /// The block's rank in the cluster.
+    pub rank: usize,
+    pub visitor: Visitor,
     pub thread: Thread,
     pub executed: &'a mut [u64],
     /// Whether it changed memory.
@@ -112,6 +116,8 @@ impl Core<'_> {
                     return Ok(Some(Stop::Cluster));
                 }
                 self.thread.arrived_for = None;
+                let block_phase = self.cluster.blocks[self.rank].phase;
+                self.visitor.block_phase = block_phase + self.cluster.phase;
             }
             Op::Nothing => {}
             Op::Pause => {
@@ -166,7 +172,7 @@ impl Core<'_> {
             let at = address as usize;
             self.params.get(at..at + whole).ok_or("reads past the parameters")?
         } else {
-            memory_at(self.memory, &mut self.cluster.blocks, space, address, whole, false)?
+            self.memory_at(space, address, whole, races::Access::Read)?
         };
         let mut values = [0; 4];
         for (value, piece) in values.iter_mut().zip(bytes.chunks_exact(access.bytes)) {
@@ -186,7 +192,7 @@ impl Core<'_> {
         let values = step.from.map(|slot| self.value(slot));
         let address = self.address(step);
         let whole = access.bytes * access.count;
-        let memory = memory_at(self.memory, &mut self.cluster.blocks, space, address, whole, true)?;
+        let memory = self.memory_at(space, address, whole, races::Access::Write)?;
         for (piece, value) in memory.chunks_exact_mut(access.bytes).zip(values) {
             write(piece, value);
         }
@@ -203,7 +209,7 @@ impl Core<'_> {
     ) -> Result<(), String> {
         let (operand, swap) = (self.value(step.from[0]), self.value(step.from[1]));
         let address = self.address(step);
-        let place = memory_at(self.memory, &mut self.cluster.blocks, space, address, bytes, true)?;
+        let place = self.memory_at(space, address, bytes, races::Access::Atomic)?;
         let old = read(place);
         let new = match update {
             Update::With(f) => f(old, operand),
@@ -214,6 +220,39 @@ impl Core<'_> {
         self.write(step.to[0], old);
         self.wrote = true;
         Ok(())
+    }
+
+    /// The bytes at an address of any space but the parameters'.
+    fn memory_at(
+        &mut self,
+        space: Space,
+        address: u64,
+        bytes: usize,
+        access: races::Access,
+    ) -> Result<&mut [u8], String> {
+        let shared = match space {
+            Space::Shared => address & 0xffff_ffff,
+            Space::Generic if (SHARED_WINDOW..SHARED_WINDOW * 2).contains(&address) => {
+                address - SHARED_WINDOW
+            }
+            _ => return self.memory.slice(address, bytes, access != races::Access::Read),
+        };
+        let (rank, count) = ((shared >> RANK_SHIFT) as usize, self.cluster.blocks.len());
+        let block = self
+            .cluster
+            .blocks
+            .get_mut(rank)
+            .ok_or_else(|| format!("shared memory of block {rank} in a cluster of {count}"))?;
+        if block.living == 0 {
+            return Err(format!("shared memory of block {rank}, which has ended"));
+        }
+        let offset = shared & ((1 << RANK_SHIFT) - 1);
+        let name = || format!("shared memory of block {rank}");
+        let memory = checked(name, &mut block.shared, offset, bytes)?;
+        if rank == self.rank {
+            block.races.visit(offset as usize, bytes, access, self.visitor)?;
+        }
+        Ok(memory)
     }
 
     fn map_shared(&mut self, step: &Step, generic: bool) -> Result<(), String> {
@@ -235,33 +274,6 @@ impl Core<'_> {
         self.cluster.advance();
         Ok(())
     }
-}
-
-/// The bytes at an address of any space but the parameters'.
-fn memory_at<'m>(
-    memory: &'m mut Memory,
-    blocks: &'m mut [Block],
-    space: Space,
-    address: u64,
-    bytes: usize,
-    write: bool,
-) -> Result<&'m mut [u8], String> {
-    let shared = match space {
-        Space::Shared => address & 0xffff_ffff,
-        Space::Generic if (SHARED_WINDOW..SHARED_WINDOW * 2).contains(&address) => {
-            address - SHARED_WINDOW
-        }
-        _ => return memory.slice(address, bytes, write),
-    };
-    let (rank, count) = ((shared >> RANK_SHIFT) as usize, blocks.len());
-    let block = blocks
-        .get_mut(rank)
-        .ok_or_else(|| format!("shared memory of block {rank} in a cluster of {count}"))?;
-    if block.living == 0 {
-        return Err(format!("shared memory of block {rank}, which has ended"));
-    }
-    let offset = shared & ((1 << RANK_SHIFT) - 1);
-    checked(|| format!("shared memory of block {rank}"), &mut block.shared, offset, bytes)
 }
 
 /// The low bytes of a value.
