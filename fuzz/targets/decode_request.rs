@@ -12,9 +12,10 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use logitd::api::{self, Codec, SampleRequest, SampleResponse, SampleStreamRequest};
 use logitd::backend::{Backend, reference::Reference};
-use logitd::engine::{Engine, EngineConfig, Permit, Request};
+use logitd::engine::{Engine, EngineConfig, Request};
 use logitd::params::{ParamsSpec, SamplingParams};
-use logitd::server::frames::{Admissions, Bounds, Messages, Shape};
+use logitd::plane::pool::Pool;
+use logitd::server::frames::{Admissions, Admitted, Bounds, Messages, Shape};
 use logitd::server::{Error, convert};
 use prost::Message;
 use std::pin::Pin;
@@ -79,8 +80,8 @@ async fn unary(wire: &[u8], piece: usize) {
     let mut messages = Streaming::new_request(decoder, body, None, Some(MESSAGE_BYTES_MAX));
     match messages.message().await {
         Ok(Some(request)) => {
-            let permit = admissions.next().expect("every message is admitted");
-            if let Err(error) = sample(permit, request).await {
+            let admitted = admissions.next().expect("every message is admitted");
+            if let Err(error) = sample(admitted, request).await {
                 expect_told(&convert::status(&error));
             }
         }
@@ -97,9 +98,9 @@ async fn stream(wire: &[u8], piece: usize) {
     loop {
         match messages.message().await {
             Ok(Some(message)) => {
-                let permit = admissions.next().expect("every message is admitted");
+                let admitted = admissions.next().expect("every message is admitted");
                 let request = message.request.unwrap_or_default();
-                if let Err(error) = sample(permit, request).await {
+                if let Err(error) = sample(admitted, request).await {
                     let told = convert::stream_error(&error);
                     expect_told(&Status::new(Code::from(told.code), told.message));
                 }
@@ -111,8 +112,11 @@ async fn stream(wire: &[u8], piece: usize) {
 }
 
 /// What the server does with a message.
-async fn sample(permit: Result<Permit, Error>, request: SampleRequest) -> Result<(), Error> {
-    let mut permit = permit?;
+async fn sample(
+    admitted: Result<Admitted, Error>,
+    mut request: SampleRequest,
+) -> Result<(), Error> {
+    let mut permit = admitted?.complete(&mut request);
     let sent = request.clone();
     let batch = convert::batch(request, &LIMITS)?;
     let bytes: usize = batch.rows.iter().map(|row| row.logits().len()).sum();
@@ -160,7 +164,8 @@ fn body(wire: &[u8], piece: usize, shape: Shape, admissions: &Admissions) -> Mes
     let bounds =
         Bounds { message_bytes_max: MESSAGE_BYTES_MAX, receive_timeout: Duration::from_secs(3600) };
     let pieces = Pieces { rest: Bytes::copy_from_slice(wire), piece };
-    Messages::new(pieces, ENGINE.clone(), bounds, shape, admissions.clone())
+    let pool = Pool::new(MESSAGE_BYTES_MAX);
+    Messages::new(pieces, ENGINE.clone(), bounds, shape, pool, admissions.clone())
 }
 
 /// A body that comes in pieces of one size.

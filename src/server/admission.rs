@@ -101,7 +101,8 @@ impl Service<Request<Body>> for Admission {
         let admissions = call.admissions.clone();
         parts.extensions.insert(call);
         let (engine, bounds) = method.admission(&self.shared);
-        let body = Messages::new(body, engine, bounds, method.shape, admissions);
+        let pool = self.shared.pool.clone();
+        let body = Messages::new(body, engine, bounds, method.shape, pool, admissions);
         let answer = self.inner.call(Request::from_parts(parts, Body::new(body)));
         let work = async move {
             let response = answer.await?;

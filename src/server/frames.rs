@@ -6,19 +6,24 @@
 //! the request's id, and a message with nothing but that id takes its place: it finds the refusal where
 //! the others find their permit (see [`Admissions`]), and the stream lives on.
 //!
+//! The logits of a message go straight into a reused buffer ([`intake`](super::intake)), which goes the
+//! same way as its permit; only the rest of the message goes on through the decoder.
+//!
 //! A message that has begun must arrive in time, so announcing much and sending little gains nothing.
 
 use super::convert;
 use super::error::Error;
-use crate::api::SampleStreamRequest;
+use super::intake::Intake;
+use crate::api::{SampleRequest, SampleStreamRequest};
 use crate::engine::{Engine, Permit};
+use crate::plane::pool::{Buffer, Pool};
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body::{Body, Frame};
 use prost::Message;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Sleep;
@@ -26,19 +31,43 @@ use tonic::Status;
 
 /// Compression flag and length.
 const HEADER_BYTES: usize = 5;
+/// The flag of a message that is not compressed.
+const PLAIN: u8 = 0;
 
-/// The permits, or refusals, of the messages that were passed on but not yet handled, in their order.
+/// What belongs to the messages that were passed on but not yet handled, in their order: what each was
+/// let in with, or why it was not.
 #[derive(Clone, Debug, Default)]
-pub struct Admissions(Arc<Mutex<VecDeque<Result<Permit, Error>>>>);
+pub struct Admissions(Arc<Mutex<VecDeque<Result<Admitted, Error>>>>);
 
 impl Admissions {
     /// That of the next message.
-    pub fn next(&self) -> Option<Result<Permit, Error>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    pub fn next(&self) -> Option<Result<Admitted, Error>> {
+        self.lock().pop_front()
     }
 
-    fn add(&self, admission: Result<Permit, Error>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push_back(admission);
+    fn add(&self, admission: Result<Admitted, Error>) {
+        self.lock().push_back(admission);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Result<Admitted, Error>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A message that was let in: its permit, and its logits where they were taken out of it.
+#[derive(Debug)]
+pub struct Admitted {
+    permit: Permit,
+    logits: Option<Buffer>,
+}
+
+impl Admitted {
+    /// Makes the message's request whole again.
+    pub fn complete(self, request: &mut SampleRequest) -> Permit {
+        if let Some(logits) = self.logits {
+            request.logits = logits.freeze();
+        }
+        self.permit
     }
 }
 
@@ -67,6 +96,8 @@ pub struct Messages<B> {
     engine: Option<Engine>,
     bounds: Bounds,
     shape: Shape,
+    /// Where logits are put.
+    pool: Pool,
     admissions: Admissions,
     state: State,
     /// Received and not yet looked at.
@@ -79,8 +110,10 @@ pub struct Messages<B> {
 enum State {
     /// Between messages, or in the header of one.
     Header(BytesMut),
-    /// So much of the payload is still to come.
-    Payload(usize),
+    /// So much of the payload is still to come, and is passed on as it comes.
+    Plain(usize),
+    /// So much of it is still to come, and is taken apart.
+    Payload { left: usize, intake: Box<Intake>, permit: Permit },
     /// The payload of a refused request of a stream is read past.
     Refused { left: usize, id: IdScanner, error: Error },
     /// An error was given; nothing follows.
@@ -94,6 +127,7 @@ impl<B> Messages<B> {
         engine: impl Into<Option<Engine>>,
         bounds: Bounds,
         shape: Shape,
+        pool: Pool,
         admissions: Admissions,
     ) -> Self {
         let engine = engine.into();
@@ -102,6 +136,7 @@ impl<B> Messages<B> {
             engine,
             bounds,
             shape,
+            pool,
             admissions,
             state: State::Header(BytesMut::new()),
             rest: Bytes::new(),
@@ -122,13 +157,19 @@ impl<B> Messages<B> {
                 let header = std::mem::take(header).freeze();
                 self.admit(header).transpose()
             }
-            State::Payload(left) => {
+            State::Plain(left) => {
                 let chunk = self.rest.split_to((*left).min(self.rest.len()));
                 *left -= chunk.len();
                 if *left == 0 {
                     self.next_message();
                 }
                 (!chunk.is_empty()).then_some(Ok(chunk))
+            }
+            State::Payload { left, intake, .. } => {
+                let chunk = self.rest.split_to((*left).min(self.rest.len()));
+                *left -= chunk.len();
+                intake.read(&chunk);
+                (*left == 0).then(|| Ok(self.end_payload()))
             }
             State::Refused { left, id, error } => {
                 let chunk = self.rest.split_to((*left).min(self.rest.len()));
@@ -151,13 +192,19 @@ impl<B> Messages<B> {
         self.any = true;
         let length = u32::from_be_bytes(header[1..].try_into().expect("four bytes")) as usize;
         match self.within_size(length).and_then(|()| self.permit(length)) {
+            Ok(Some(permit)) if header[0] == PLAIN => {
+                let intake = Box::new(Intake::new(self.shape, length, self.pool.clone()));
+                self.state = State::Payload { left: length, intake, permit };
+                Ok(None)
+            }
+            // A question; or a compressed message, which the decoder refuses.
             Ok(permit) => {
                 if let Some(permit) = permit {
-                    self.admissions.add(Ok(permit));
+                    self.admissions.add(Ok(Admitted { permit, logits: None }));
                 }
                 match length {
                     0 => self.next_message(),
-                    _ => self.state = State::Payload(length),
+                    _ => self.state = State::Plain(length),
                 }
                 Ok(Some(header))
             }
@@ -167,6 +214,16 @@ impl<B> Messages<B> {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// The message without its logits, with a header that says so.
+    fn end_payload(&mut self) -> Bytes {
+        let state = std::mem::replace(&mut self.state, State::Over);
+        self.next_message();
+        let State::Payload { intake, permit, .. } = state else { return Bytes::new() };
+        let (message, logits) = intake.finish();
+        self.admissions.add(Ok(Admitted { permit, logits }));
+        framed(&message)
     }
 
     fn permit(&self, length: usize) -> Result<Option<Permit>, Error> {
@@ -192,7 +249,9 @@ impl<B> Messages<B> {
     }
 
     fn can_step(&self) -> bool {
-        !self.rest.is_empty() || matches!(self.state, State::Refused { left: 0, .. })
+        let over =
+            matches!(self.state, State::Refused { left: 0, .. } | State::Payload { left: 0, .. });
+        over || !self.rest.is_empty()
     }
 
     /// Whether nothing of a message is missing.
@@ -270,11 +329,15 @@ where
 
 /// A message of a stream that has an id and no request, with its header.
 fn only_id(id: u64) -> Bytes {
-    let message = SampleStreamRequest { id, request: None };
-    let mut bytes = BytesMut::with_capacity(HEADER_BYTES + message.encoded_len());
-    bytes.put_u8(0);
-    bytes.put_u32(message.encoded_len() as u32);
-    bytes.put(message.encode_to_vec().as_slice());
+    framed(&SampleStreamRequest { id, request: None }.encode_to_vec())
+}
+
+/// A message with its header.
+fn framed(message: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(HEADER_BYTES + message.len());
+    bytes.put_u8(PLAIN);
+    bytes.put_u32(message.len() as u32);
+    bytes.put(message);
     bytes.freeze()
 }
 
@@ -362,7 +425,6 @@ impl IdScanner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::SampleRequest;
 
     #[test]
     fn the_id_of_a_message_is_found_in_pieces_of_any_size() {

@@ -11,6 +11,7 @@ pub mod convert;
 mod error;
 #[doc(hidden)] // Open for the fuzz target of the decoder, not for users.
 pub mod frames;
+mod intake;
 mod listen;
 pub mod metrics;
 mod service;
@@ -25,7 +26,8 @@ pub use listen::{ListenError, Listeners};
 use crate::api::{self, sampler_service_server::SERVICE_NAME};
 use crate::config::{Address, Config};
 use crate::engine::Engine;
-use crate::plane::{control, pool::Pool, shm::Registry};
+use crate::plane::pool::{self, Pool};
+use crate::plane::{control, shm::Registry};
 use crate::trace::{Recorder, RecorderStats};
 use admission::Admission;
 use auth::Tokens;
@@ -62,6 +64,8 @@ struct Shared {
     /// answers that it has received.
     stream_goodbye: Duration,
     tokens: Option<Tokens>,
+    /// Where logits lie until they are sampled.
+    pool: Pool,
     shm: Option<SharedMemory>,
     recorder: Option<Arc<Recorder>>,
     /// Finish what has begun, begin nothing new.
@@ -73,7 +77,6 @@ struct Shared {
 /// Memory that callers on this host share with the server.
 struct SharedMemory {
     registry: Arc<Registry>,
-    pool: Pool,
     /// Where it is handed over, as clients are told.
     control: String,
 }
@@ -195,6 +198,7 @@ impl Server {
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServerError> {
         let Self { config, listeners, metrics, tls, tokens, control, recorder } = self;
+        pool::keep_freed_memory();
         let scraped = metrics.map(|listener| tokio::spawn(metrics::serve(listener)));
         let shared = Arc::new(Shared {
             engine: engine.clone(),
@@ -206,9 +210,9 @@ impl Server {
             stream_stall_timeout: config.connections.stream_stall_timeout,
             stream_goodbye: GOODBYE.min(config.drain.drain_timeout / 4),
             tokens,
+            pool: Pool::new(config.work.queue_bytes_max),
             shm: config.shm.shm.as_ref().map(|control| SharedMemory {
                 registry: Arc::new(Registry::new(config.shm.limits())),
-                pool: Pool::new(config.work.queue_bytes_max),
                 control: control.to_string(),
             }),
             recorder: recorder.clone(),

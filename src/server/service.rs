@@ -2,6 +2,7 @@
 
 use super::admission::Call;
 use super::error::Error;
+use super::frames::Admitted;
 use super::stream::{self, Answers};
 use super::{Shared, convert, metrics};
 use crate::api::sampler_service_server::SamplerService;
@@ -43,7 +44,7 @@ impl SamplerService for Sampler {
     ) -> Result<Response<SampleResponse>, Status> {
         let call = call(&mut request)?;
         let sampled = match call.admissions.next() {
-            Some(Ok(permit)) => sample(&self.shared, &call, permit, request.into_inner()).await,
+            Some(Ok(admitted)) => sample(&self.shared, &call, admitted, request.into_inner()).await,
             Some(Err(error)) => Err(error),
             None => return Err(unadmitted()),
         };
@@ -91,14 +92,15 @@ impl Sampler {
     }
 }
 
-/// Samples one request, of a unary call or of a stream, with the permit its message was let in with.
+/// Samples one request, of a unary call or of a stream, with what its message was let in with.
 pub(super) async fn sample(
     shared: &Shared,
     call: &Call,
-    mut permit: Permit,
+    admitted: Admitted,
     mut request: SampleRequest,
 ) -> Result<SampleResponse, Error> {
     let arrived = Instant::now();
+    let mut permit = admitted.complete(&mut request);
     let plane = fetch(shared, call, &mut permit, &mut request).await?;
     let Some(recorder) = &shared.recorder else {
         return compute(shared, call, permit, request, plane).await;
@@ -151,7 +153,7 @@ async fn fetch(
     let bytes = usize::try_from(slot.length_bytes).unwrap_or(usize::MAX);
     // Parameter sets are small on the wire and wait here for the copy: they take their permits first.
     permit.resize(convert::params_sets(request, &shared.limits)?, bytes)?;
-    let (registry, pool) = (Arc::clone(&shm.registry), shm.pool.clone());
+    let (registry, pool) = (Arc::clone(&shm.registry), shared.pool.clone());
     let read = move || registry.read(slot, peer, &pool);
     let buffer = if bytes <= COPY_INLINE_BYTES_MAX {
         read()?

@@ -10,12 +10,13 @@
 
 use super::admission::Call;
 use super::error::Error;
+use super::frames::Admitted;
 use super::metrics::{self, RequestWatch};
 use super::service::sample;
 use super::{Shared, convert};
 use crate::api::sample_stream_response::Result as Outcome;
 use crate::api::{SampleStreamRequest, SampleStreamResponse};
-use crate::engine::{Permit, Refused};
+use crate::engine::Refused;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -150,14 +151,14 @@ impl Requests {
     async fn answer(
         self: Arc<Self>,
         message: SampleStreamRequest,
-        admission: Option<Result<Permit, Error>>,
+        admission: Option<Result<Admitted, Error>>,
         place: OwnedSemaphorePermit,
         answers: mpsc::Sender<Answer>,
     ) {
         let watch = RequestWatch::begin();
         let outcome = match (admission, message.request) {
-            (Some(Ok(permit)), Some(request)) => {
-                sample(&self.shared, &self.call, permit, request).await
+            (Some(Ok(admitted)), Some(request)) => {
+                sample(&self.shared, &self.call, admitted, request).await
             }
             (Some(Err(refused)), _) => Err(refused),
             (_, None) => Err(Error::invalid("request", "is missing")),

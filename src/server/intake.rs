@@ -1,0 +1,421 @@
+//! Takes the logits out of an encoded message while it arrives.
+//!
+//! Gathered whole and then decoded, a message of megabytes is written to fresh memory first, and fresh
+//! memory costs more than copying does. So the payload of `logits` goes, piece by piece as it
+//! comes off the wire, into a buffer that is used again, and everything else goes on as it is, for the
+//! decoder of all messages to decode. What the two give together is what that decoder would give alone:
+//!
+//! - Only structure is looked at: keys, lengths, and how fields nest. A `logits` field that lies whole
+//!   within its message is taken; given again, the last one counts.
+//! - Whatever is not plain (groups, broken keys, lengths beyond the message) ends the taking: logits
+//!   taken so far are put back before it, it goes on untouched to the end of its message, and the
+//!   decoder judges.
+
+use super::frames::Shape;
+use crate::plane::pool::{Buffer, Pool};
+use prost::encoding::{WireType, encode_key, encode_varint};
+
+/// `SampleStreamRequest.request`.
+const REQUEST: u64 = 2;
+/// `SampleRequest.logits`.
+const LOGITS: u64 = 3;
+/// The longest varint.
+const VARINT_BYTES_MAX: u32 = 10;
+
+/// One message on its way in.
+#[derive(Debug)]
+pub struct Intake {
+    pool: Pool,
+    level: Level,
+    /// Bytes of this level that are still to come.
+    left: usize,
+    at: At,
+    /// The key and the length of the field that has begun, as they came.
+    head: Vec<u8>,
+    /// The varint being read, and how many bytes of it were.
+    value: u64,
+    value_bytes: u32,
+    /// What is passed on: of the whole message, and of the request within one of a stream.
+    rest: Vec<u8>,
+    inner: Vec<u8>,
+    logits: Option<Buffer>,
+}
+
+/// Where in the nesting.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Level {
+    /// A message of a stream, in which a request may lie.
+    Stream,
+    /// A request, and how much of the message around it follows.
+    Request { left_around: Option<usize> },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum At {
+    Key,
+    Length {
+        field: u64,
+    },
+    /// A field that is passed on.
+    Varint,
+    Value(usize),
+    Logits(usize),
+    /// Passed on unseen, to the end of this level.
+    Unseen,
+}
+
+impl Intake {
+    /// Of a message of `length` bytes, a `SampleStreamRequest` on a stream, else a `SampleRequest`.
+    pub fn new(shape: Shape, length: usize, pool: Pool) -> Self {
+        let level = match shape {
+            Shape::Unary => Level::Request { left_around: None },
+            Shape::Stream => Level::Stream,
+        };
+        Self {
+            pool,
+            level,
+            left: length,
+            at: At::Key,
+            head: Vec::new(),
+            value: 0,
+            value_bytes: 0,
+            rest: Vec::new(),
+            inner: Vec::new(),
+            logits: None,
+        }
+    }
+
+    /// The next piece; all pieces together are the message.
+    pub fn read(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            self.leave_ended();
+            let here = bytes.len().min(self.left);
+            if here == 0 {
+                return debug_assert!(false, "more than the message");
+            }
+            let taken = match self.at {
+                At::Logits(left) => self.take_logits(&bytes[..here.min(left)], left),
+                At::Value(left) => self.pass_value(&bytes[..here.min(left)], left),
+                At::Unseen => self.pass(&bytes[..here]),
+                At::Key | At::Length { .. } | At::Varint => self.varint_byte(bytes[0]),
+            };
+            self.left -= taken;
+            bytes = &bytes[taken..];
+        }
+    }
+
+    /// The message without the logits that were taken from it, and those.
+    pub fn finish(mut self) -> (Vec<u8>, Option<Buffer>) {
+        self.leave_ended();
+        debug_assert_eq!(self.left, 0, "less than the message");
+        self.end_level();
+        (self.rest, self.logits)
+    }
+
+    /// Goes back to the message around a request that is over.
+    fn leave_ended(&mut self) {
+        while let (0, Level::Request { left_around: Some(left) }) = (self.left, self.level) {
+            self.end_level();
+            let request = with_length(REQUEST, &std::mem::take(&mut self.inner));
+            self.rest.extend_from_slice(&request);
+            (self.level, self.left, self.at) = (Level::Stream, left, At::Key);
+        }
+    }
+
+    /// A field that was cut short at the end of its message is passed on as it is.
+    fn end_level(&mut self) {
+        let head = std::mem::take(&mut self.head);
+        self.pass(&head);
+        (self.value, self.value_bytes) = (0, 0);
+    }
+
+    fn take_logits(&mut self, bytes: &[u8], left: usize) -> usize {
+        let logits = self.logits.as_mut().expect("taken at the field's begin");
+        logits.data.extend_from_slice(bytes);
+        self.at = if bytes.len() == left { At::Key } else { At::Logits(left - bytes.len()) };
+        bytes.len()
+    }
+
+    fn pass_value(&mut self, bytes: &[u8], left: usize) -> usize {
+        self.at = if bytes.len() == left { At::Key } else { At::Value(left - bytes.len()) };
+        self.pass(bytes)
+    }
+
+    fn pass(&mut self, bytes: &[u8]) -> usize {
+        match self.level {
+            Level::Request { left_around: Some(_) } => self.inner.extend_from_slice(bytes),
+            _ => self.rest.extend_from_slice(bytes),
+        }
+        bytes.len()
+    }
+
+    fn varint_byte(&mut self, byte: u8) -> usize {
+        let left = self.left - 1;
+        self.head.push(byte);
+        self.value |= u64::from(byte & 0x7f) << (7 * self.value_bytes);
+        self.value_bytes += 1;
+        // The tenth byte has one bit of 64 left.
+        let too_long = self.value_bytes == VARINT_BYTES_MAX && byte > 1;
+        if too_long {
+            self.stop_taking();
+        } else if byte & 0x80 == 0 {
+            let value = std::mem::take(&mut self.value);
+            self.value_bytes = 0;
+            match self.at {
+                At::Key => self.key(value, left),
+                At::Length { field } => self.length(field, value, left),
+                _ => self.pass_head(At::Key),
+            }
+        }
+        1
+    }
+
+    /// `left` is what this level has after the key.
+    fn key(&mut self, key: u64, left: usize) {
+        let (field, wire_type) = (key >> 3, key & 7);
+        match wire_type {
+            _ if field == 0 || key > u32::MAX.into() => self.stop_taking(),
+            0 => self.at = At::Varint,
+            1 if left >= 8 => self.pass_head(At::Value(8)),
+            2 => self.at = At::Length { field },
+            5 if left >= 4 => self.pass_head(At::Value(4)),
+            _ => self.stop_taking(),
+        }
+    }
+
+    /// `left` is what this level has after the length.
+    fn length(&mut self, field: u64, length: u64, left: usize) {
+        let Some(length) = usize::try_from(length).ok().filter(|&length| length <= left) else {
+            return self.stop_taking();
+        };
+        match (self.level, field) {
+            (Level::Request { .. }, LOGITS) => {
+                self.head.clear();
+                // One given before counts no more; its buffer is free for this one.
+                self.logits = None;
+                self.logits = Some(self.pool.take(length));
+                self.at = if length == 0 { At::Key } else { At::Logits(length) };
+            }
+            (Level::Stream, REQUEST) => {
+                self.head.clear();
+                // The length's last byte is still to be counted.
+                self.left = length + 1;
+                self.level = Level::Request { left_around: Some(left - length) };
+                self.at = At::Key;
+            }
+            _ => self.pass_head(if length == 0 { At::Key } else { At::Value(length) }),
+        }
+    }
+
+    fn pass_head(&mut self, at: At) {
+        let mut head = std::mem::take(&mut self.head);
+        self.pass(&head);
+        head.clear();
+        self.head = head;
+        self.at = at;
+    }
+
+    /// From here to the end of this level the decoder must see everything, earlier logits included.
+    fn stop_taking(&mut self) {
+        if let Some(logits) = self.logits.take() {
+            let mut field = with_length(LOGITS, logits.as_ref());
+            if self.level == Level::Stream {
+                field = with_length(REQUEST, &field);
+            }
+            self.pass(&field);
+        }
+        (self.value, self.value_bytes) = (0, 0);
+        self.pass_head(At::Unseen);
+    }
+}
+
+/// A field of bytes, or of a message, with its key; also where it is empty.
+fn with_length(field: u64, value: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(value.len() + 2 * VARINT_BYTES_MAX as usize);
+    encode_key(field as u32, WireType::LengthDelimited, &mut bytes);
+    encode_varint(value.len() as u64, &mut bytes);
+    bytes.extend_from_slice(value);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{SampleRequest, SampleStreamRequest, SamplingParams, SlotRef};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use prost::Message;
+
+    /// Taken apart and put together, in pieces of these sizes in turn.
+    fn joined<M: Message + Default>(
+        shape: Shape,
+        message: &[u8],
+        sizes: &[usize],
+        logits_of: fn(&mut M) -> Option<&mut bytes::Bytes>,
+    ) -> Option<M> {
+        let mut intake = Intake::new(shape, message.len(), Pool::new(1 << 20));
+        let mut sizes = sizes.iter().copied().cycle();
+        let mut left = message;
+        while !left.is_empty() {
+            let (piece, rest) = left.split_at(sizes.next().unwrap_or(1).clamp(1, left.len()));
+            intake.read(piece);
+            left = rest;
+        }
+        let (rest, logits) = intake.finish();
+        let mut decoded = M::decode(&*rest).ok()?;
+        if let Some(logits) = logits {
+            *logits_of(&mut decoded).expect("logits are of a request") = logits.freeze();
+        }
+        Some(decoded)
+    }
+
+    fn unary(message: &[u8], sizes: &[usize]) -> Option<SampleRequest> {
+        joined(Shape::Unary, message, sizes, |request: &mut SampleRequest| {
+            Some(&mut request.logits)
+        })
+    }
+
+    fn stream(message: &[u8], sizes: &[usize]) -> Option<SampleStreamRequest> {
+        joined(Shape::Stream, message, sizes, |message: &mut SampleStreamRequest| {
+            message.request.as_mut().map(|request| &mut request.logits)
+        })
+    }
+
+    /// Both readings of the same bytes, whatever they were meant as.
+    fn assert_same(message: &[u8], sizes: &[usize]) {
+        assert_eq!(unary(message, sizes), SampleRequest::decode(message).ok(), "{message:?}");
+        assert_eq!(
+            stream(message, sizes),
+            SampleStreamRequest::decode(message).ok(),
+            "{message:?}"
+        );
+    }
+
+    /// Fields of a request, known and not, in any order and number, and what no encoder would write.
+    fn fields(nested: bool) -> BoxedStrategy<Vec<u8>> {
+        let varint = |value: u64| {
+            let mut bytes = Vec::new();
+            encode_varint(value, &mut bytes);
+            bytes
+        };
+        let key = |field: u32, wire_type: u32| u64::from(field << 3 | wire_type);
+        let number = (0u32..9, any::<u64>())
+            .prop_map(move |(field, value)| [varint(key(field, 0)), varint(value)].concat());
+        let logits = vec(any::<u8>(), 0..40).prop_map(|value| with_length(LOGITS, &value));
+        let params = any::<Option<u64>>().prop_map(|seed| {
+            let params = SamplingParams { seed, top_k: 5, ..Default::default() };
+            with_length(4, &params.encode_to_vec())
+        });
+        let slot = any::<u32>().prop_map(|slot| {
+            let slot = SlotRef { slot, region: vec![3; 16].into(), ..Default::default() };
+            with_length(6, &slot.encode_to_vec())
+        });
+        let unknown = (1u64..30, vec(any::<u8>(), 0..20))
+            .prop_map(|(field, value)| with_length(field, &value));
+        let fixed = (7u32..40, any::<bool>()).prop_map(move |(field, long)| {
+            let wire_type = if long { 1 } else { 5 };
+            [varint(key(field, wire_type)), vec![0x1a; if long { 8 } else { 4 }]].concat()
+        });
+        // A group of an unknown field, with what looks like logits in it.
+        let group = (7u32..20, vec(any::<u8>(), 0..9)).prop_map(move |(field, value)| {
+            [varint(key(field, 3)), with_length(LOGITS, &value), varint(key(field, 4))].concat()
+        });
+        let overlong = vec(any::<u8>(), 0..9).prop_map(|value| {
+            [&[0x9a, 0x80, 0x00, 0x80 | value.len() as u8, 0x00], &*value].concat()
+        });
+        let too_long = (1u64..6, 0u64..100)
+            .prop_map(move |(field, length)| [varint(field << 3 | 2), varint(length)].concat());
+        let garbage = vec(any::<u8>(), 0..6);
+        let field = prop_oneof![
+            4 => logits,
+            2 => number,
+            2 => params,
+            1 => slot,
+            1 => unknown,
+            1 => fixed,
+            1 => group,
+            1 => overlong,
+        ];
+        let field = if nested {
+            prop_oneof![
+                3 => field,
+                3 => fields(false).prop_map(|request| with_length(REQUEST, &request)),
+            ]
+            .boxed()
+        } else {
+            field.boxed()
+        };
+        let bad = prop_oneof![20 => Just(Vec::new()), 1 => too_long, 1 => garbage];
+        (vec(field, 0..6), bad, 0usize..8)
+            .prop_map(|(fields, bad, at)| {
+                let (before, after) = fields.split_at(at.min(fields.len()));
+                [before.concat(), bad, after.concat()].concat()
+            })
+            .boxed()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 3000, ..Default::default() })]
+
+        #[test]
+        fn taken_apart_and_decoded_is_as_decoded_whole(
+            message in prop_oneof![fields(true), fields(false)],
+            sizes in vec(1usize..50, 1..5),
+            cut in prop_oneof![3 => Just(None), 1 => (0usize..60).prop_map(Some)],
+        ) {
+            let end = cut.map_or(message.len(), |cut| cut.min(message.len()));
+            assert_same(&message[..end], &sizes);
+            assert_same(&message, &[message.len()]);
+        }
+
+        #[test]
+        fn bytes_of_no_meaning_mean_no_more(message in vec(any::<u8>(), 0..40)) {
+            assert_same(&message, &[1]);
+        }
+    }
+
+    #[test]
+    fn logits_are_taken_and_nothing_else_is_kept_back() {
+        let params = vec![SamplingParams { seed: Some(9), ..Default::default() }; 3];
+        let logits = vec![0x1a; 100_000].into();
+        let request =
+            SampleRequest { dtype: 1, vocab_size: 50_000, logits, params, ..Default::default() };
+        let message = SampleStreamRequest { id: 300, request: Some(request.clone()) };
+        let bare = SampleRequest { logits: Vec::new().into(), ..request.clone() };
+
+        let mut intake = Intake::new(Shape::Unary, request.encoded_len(), Pool::new(1 << 20));
+        request.encode_to_vec().chunks(999).for_each(|piece| intake.read(piece));
+        let (rest, taken) = intake.finish();
+        assert_eq!(rest, bare.encode_to_vec());
+        assert_eq!(taken.unwrap().as_ref(), &request.logits);
+
+        let mut intake = Intake::new(Shape::Stream, message.encoded_len(), Pool::new(1 << 20));
+        message.encode_to_vec().chunks(999).for_each(|piece| intake.read(piece));
+        let (rest, taken) = intake.finish();
+        assert_eq!(rest, SampleStreamRequest { request: Some(bare), ..message }.encode_to_vec());
+        assert_eq!(taken.unwrap().as_ref(), &request.logits);
+    }
+
+    #[test]
+    fn the_last_logits_count_also_across_requests_and_when_empty() {
+        let logits = |value: &[u8]| with_length(LOGITS, value);
+        let request = |fields: &[u8]| with_length(REQUEST, fields);
+        let group = [0x4b, 0x4c];
+        for message in [
+            [logits(b"first"), logits(b"2nd")].concat(),
+            [logits(b"first"), logits(b"")].concat(),
+            [logits(b"first"), group.to_vec(), logits(b"")].concat(),
+            [request(&logits(b"first")), request(&[])].concat(),
+            [request(&logits(b"first")), request(&logits(b""))].concat(),
+            // Seen, unseen after a group, seen again.
+            [request(&[&group[..], &logits(b"a")].concat()), request(&logits(b"b"))].concat(),
+            [request(&[&group[..], &logits(b"a")].concat()), request(&logits(b"")), group.to_vec()]
+                .concat(),
+            [request(&logits(b"b")), group.to_vec(), request(&logits(b"a"))].concat(),
+            [request(&logits(b"b")), request(&group), vec![0x08, 1]].concat(),
+        ] {
+            assert!(SampleStreamRequest::decode(&*message).is_ok(), "{message:?}");
+            (1..6).for_each(|size| assert_same(&message, &[size]));
+        }
+    }
+}
