@@ -5,11 +5,12 @@
 //! many tokens came from each block says enough.
 
 use super::blocks::{BLOCK, Blocks};
+use super::cut::{Cut, LeastByBlock};
 use super::element::{Bound, Element};
 use super::list::List;
 use super::mass::{Large, Parts, Split, Weigher, Weights};
 use super::simd::{Kernel, Simd};
-use super::weigh::Fetch;
+use super::weigh::{Fetch, GROUP, Squeezed, sum_any};
 use std::ops::Range;
 
 /// The ends of a bracket.
@@ -110,6 +111,78 @@ impl<S: Simd, E: Element> Kernel<S> for WeighAround<'_, E> {
             around.count_above += count_above;
         }
         around
+    }
+}
+
+/// Which tokens a [`WeighSide`] weighs: the mass of the others follows from that of their block.
+#[derive(Clone, Copy, Debug)]
+pub enum Side {
+    /// Those above the bracket.
+    Above,
+    /// Those below its upper end that a cut keeps, which is all that was weighed before.
+    Below(Cut),
+}
+
+/// Lists the tokens within a bracket, and weighs and counts those above, in blocks whose mass is known.
+pub struct WeighSide<'a, E> {
+    pub blocks: Blocks<'a, E>,
+    pub range: Range<usize>,
+    pub weights: Weights,
+    pub side: Side,
+    pub ends: Ends,
+    /// What is to be read next, of any length.
+    pub next: &'a [u8],
+    pub list: &'a mut List,
+    /// How many tokens were listed from each block of `range`.
+    pub listed: &'a mut [u32],
+    /// For each block of `range`: its mass, and in the end the mass above.
+    pub masses: &'a mut [u64],
+}
+
+impl<S: Simd, E: Element> Kernel<S> for WeighSide<'_, E> {
+    /// The count above.
+    type Output = u64;
+
+    #[inline(always)]
+    fn call(self, s: S) -> u64 {
+        let Self { blocks, weights, side, list, .. } = self;
+        let weigher = Weigher::for_any(s, weights);
+        let bounds = Bounds::<S, E>::new(s, self.ends);
+        let (below, cut) = match side {
+            Side::Above => (false, Cut::ties(f32::NEG_INFINITY)),
+            Side::Below(cut) => (true, cut),
+        };
+        let least_by_block = LeastByBlock::new::<E>(cut);
+        let mut squeezed = Squeezed::new(-E::INFINITY - 1);
+        let mut count = 0;
+        let outputs = self.masses.chunks_mut(GROUP).zip(self.listed.chunks_mut(GROUP));
+        for ((masses, listed), first) in outputs.zip(self.range.step_by(GROUP)) {
+            squeezed.clear();
+            for (j, listed) in listed.iter_mut().enumerate() {
+                let least = E::bound(s, least_by_block.of(first + j));
+                let before = list.raw_len();
+                squeezed.push::<S, E>(s, blocks.get(first + j), |_, raw| {
+                    let (within, above) = bounds.split(s, raw);
+                    count += u64::from(above.count_ones());
+                    list.push_raw::<S, E>(s, within, raw);
+                    if below { E::at_least(s, raw, least) & !above } else { above }
+                });
+                *listed = ((list.raw_len() - before) / E::SIZE) as u32;
+            }
+            for (j, mass) in masses.iter_mut().enumerate() {
+                let i = first + j;
+                let next = Fetch::new(self.next, i * BLOCK * E::SIZE, BLOCK * E::SIZE);
+                let logits = squeezed.get(j).expect("every block was pushed");
+                let sum = sum_any::<S, E, Split<S>>(s, logits, &weigher, next);
+                *mass = if below {
+                    let dropped = cut.dropped_ties::<E>(i, blocks.get(i));
+                    *mass - (sum - dropped * weights.mass(cut.least))
+                } else {
+                    sum
+                };
+            }
+        }
+        count
     }
 }
 

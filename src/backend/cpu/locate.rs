@@ -5,13 +5,13 @@
 //! Many equal logits never make a list long: those at the ends of a guess are counted, not listed.
 
 use super::blocks::BLOCK;
-use super::bracket::{Around, CountAround, Ends, WeighAround};
+use super::bracket::{Around, CountAround, Ends, Side, WeighAround, WeighSide};
 use super::collect::Ties;
 use super::cut::{Cut, above};
 use super::element::Element;
 use super::list::{By, List, Weigh, lowest};
 use super::row::Found;
-use super::sample::Span;
+use super::sample::{Certainty, Span};
 use super::search::{Kept, Search};
 use super::simd::Simd;
 use super::team::parts;
@@ -64,40 +64,84 @@ impl Span {
 impl<S: Simd, E: Element> Search<'_, S, E> {
     /// Finds the `k`th token of the total order. `None` if there are fewer candidates.
     pub fn locate_count(&self, k: u64, mut span: Span, found: &mut Found) -> Option<Cut> {
+        let mut guesses = 1;
         loop {
             let above = self.count_around(span.between::<E>(), found);
             let listed = found.lists.list.len() as u64;
             match self.locate(Measured { by: By::Count, want: k, above, listed }, span, found) {
                 Located::At(cut, _) => return Some(cut),
+                Located::Elsewhere(other) if guesses == 1 => {
+                    span = other.within(self.guess_count(k, Certainty::AlmostCertain, found));
+                }
                 Located::Elsewhere(other) => span = other,
                 Located::Nowhere => return None,
             }
+            guesses += 1;
         }
     }
 
     /// Finds the last token of a nucleus, and weighs what it keeps. `want` is the nucleus' mass,
-    /// given that of all tokens.
+    /// given that of all tokens. `guess` is for when `span` is wrong.
     pub fn locate_mass(
         &self,
         want: impl Fn(u64) -> u64,
-        mut span: Span,
+        span: Span,
+        guess: impl Fn(&Found) -> Span,
         found: &mut Found,
     ) -> (Cut, Kept) {
+        self.locate_mass_by(span, guess, f32::NEG_INFINITY, found, |ends, found| {
+            let around = self.weigh_around(ends, found);
+            (want(around.mass), around.count_above)
+        })
+    }
+
+    /// The same where the blocks are weighed already, as far as `top_k` keeps them.
+    pub fn locate_mass_of(
+        &self,
+        want: u64,
+        top_k: Option<Cut>,
+        span: Span,
+        guess: impl Fn(&Found) -> Span,
+        found: &mut Found,
+    ) -> (Cut, Kept) {
+        std::mem::swap(&mut found.masses, &mut found.weighed);
+        let least = top_k.map_or(f32::NEG_INFINITY, |cut| cut.least);
+        self.locate_mass_by(span, guess, least, found, |ends, found| {
+            (want, self.weigh_side(top_k, ends, found))
+        })
+    }
+
+    /// The same by a pass that, given the ends of a span, lists what is within, weighs what is
+    /// above, and returns the nucleus' mass and the count above. The border is `least` or above.
+    fn locate_mass_by(
+        &self,
+        mut span: Span,
+        guess: impl Fn(&Found) -> Span,
+        least: f32,
+        found: &mut Found,
+        pass: impl Fn(Ends, &mut Found) -> (u64, u64),
+    ) -> (Cut, Kept) {
+        let mut guesses = 1;
         loop {
-            let around = self.weigh_around(span.between::<E>(), found);
+            // Ties with `least` are not all kept: they are at the low end, if at any.
+            let above_least = above::<E>(least).unwrap_or(f32::INFINITY);
+            let high = span.high.map(|high| high.max(above_least));
+            span = Span { low: span.low.max(least), high };
+            let (want, count_above) = pass(span.between::<E>(), found);
             let list = &mut found.lists.list;
             let listed = self.s.run(Weigh { list, weights: self.weights });
             let above = found.masses.iter().sum();
-            let want = want(around.mass);
             match self.locate(Measured { by: By::Mass, want, above, listed }, span, found) {
                 Located::At(cut, place) => {
                     let more = self.keep_until(cut, place, found);
-                    let count = around.count_above.wrapping_add(more);
+                    let count = count_above.wrapping_add(more);
                     return (cut, Kept::Blocks { cut, count: Some(count) });
                 }
+                Located::Elsewhere(other) if guesses == 1 => span = other.within(guess(found)),
                 Located::Elsewhere(other) => span = other,
                 Located::Nowhere => unreachable!("the target is a part of the candidates' mass"),
             }
+            guesses += 1;
         }
     }
 
@@ -121,7 +165,7 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
     }
 
     /// Lists the tokens within some ends, and weighs those above, block by block, and all.
-    fn weigh_around(&self, ends: Ends, found: &mut Found) -> Around {
+    pub fn weigh_around(&self, ends: Ends, found: &mut Found) -> Around {
         let Self { s, blocks, weights, next, .. } = *self;
         let Found { lists, counts, masses, .. } = found;
         let sum = Mutex::new(Around::default());
@@ -140,6 +184,35 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
         lists.join(List::append_raw);
         lists.list.widen::<S, E>(s, counts);
         sum.into_inner().expect("no other thread panicked")
+    }
+
+    /// Lists the tokens within some ends, and makes masses of those above of the masses of all blocks
+    /// (as far as `top_k` keeps them). Returns the count above.
+    fn weigh_side(&self, top_k: Option<Cut>, ends: Ends, found: &mut Found) -> u64 {
+        let Self { s, blocks, weights, next, .. } = *self;
+        let Found { lists, counts, masses, weighed, sample, .. } = found;
+        let kept = top_k.unwrap_or(Cut::ties(lowest::<E>()));
+        let share_above = sample.share(s, ends.end);
+        let side = if 2.0 * share_above < sample.share(s, kept.least) {
+            Side::Above
+        } else {
+            Side::Below(kept)
+        };
+        let count = AtomicU64::new(0);
+        counts.resize(blocks.len(), 0);
+        masses.resize(blocks.len(), 0);
+        masses.copy_from_slice(weighed);
+        let runs = self.light_runs();
+        let lists_of_runs = lists.split_raw::<E>(runs.clone(), blocks.len());
+        let outputs = parts(runs.clone(), 1, masses).zip(parts(runs, 1, counts)).zip(lists_of_runs);
+        self.team.each(outputs, |(((range, masses), (_, listed)), (_, list))| {
+            let above =
+                s.run(WeighSide { blocks, range, weights, side, ends, next, list, listed, masses });
+            count.fetch_add(above, Relaxed);
+        });
+        lists.join(List::append_raw);
+        lists.list.widen::<S, E>(s, counts);
+        count.into_inner()
     }
 
     /// Says where the cut is, after a pass around a span.
@@ -185,6 +258,15 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
         let before = list.x()[from..i].iter().filter(|&&y| y == x).count();
         let cut = self.nth_tie_of_block(x, before, first_id as usize / BLOCK);
         Located::At(cut, Place::Between { ties_end: i + 1 })
+    }
+
+    /// How many of the ties of a cut it drops.
+    pub fn count_dropped_ties(&self, cut: Cut, found: &mut Found) -> u64 {
+        self.count_ties(cut.least, found);
+        let block = cut.last_id as usize / BLOCK;
+        let later = found.ties.get(block + 1..).unwrap_or_default();
+        let here = self.blocks.get(block);
+        cut.dropped_ties::<E>(block, here) + later.iter().map(|&n| u64::from(n)).sum::<u64>()
     }
 
     /// Counts the tokens equal to `x` in every block.

@@ -19,6 +19,8 @@ mod sample;
 mod scan;
 mod search;
 mod simd;
+#[cfg(all(test, target_arch = "x86_64"))]
+mod simd_tests;
 mod team;
 mod weigh;
 

@@ -55,6 +55,8 @@ pub struct Found {
     pub lists: Lists,
     /// A mass for every block: first of all its tokens, in the end of those kept.
     pub masses: Vec<u64>,
+    /// Masses of blocks that are needed once more.
+    pub weighed: Vec<u64>,
     /// How many tokens were listed from every block.
     pub counts: Vec<u32>,
     /// The number of tokens with one certain logit, for every block.

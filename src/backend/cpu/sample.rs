@@ -11,20 +11,51 @@ use super::simd::{Kernel, Simd};
 
 /// Tokens sampled in a block: whole vectors of every instruction set.
 const SAMPLED: usize = 16;
-/// Half the width of a guess, in standard deviations.
-const DEVIATIONS: f64 = 2.5;
-/// The share of the mass that block maxima may have in a row that a sample describes.
-const HEAVY_SHARE: f64 = 0.1;
+/// The share of the row that is sampled.
+const ROW_SHARE: f64 = SAMPLED as f64 / BLOCK as f64;
+/// How sure a guess is to be right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certainty {
+    /// Wrong once in a hundred times.
+    Likely,
+    /// For those times.
+    AlmostCertain,
+}
+
+impl Certainty {
+    /// Half the width of a guess, in standard deviations.
+    fn deviations(self) -> f64 {
+        match self {
+            Self::Likely => 2.5,
+            Self::AlmostCertain => 8.0,
+        }
+    }
+
+    /// The same in tokens of the sample where these are few: neighbours may be alike, and what is
+    /// sampled of a block says where it is, give or take the block.
+    fn tokens(self) -> f64 {
+        self.deviations() * 0.6 * SAMPLED as f64
+    }
+}
 
 /// As many tokens from each block, at places that follow no pattern of the vocabulary.
 #[derive(Debug, Default)]
 pub struct Sample {
     /// Logits.
     x: Vec<f32>,
-    /// Their masses, rounded.
+    /// Their masses, rounded; 0 for those that were left out.
     mass: Vec<f32>,
-    /// The sum of the squares of their masses.
-    squares: f64,
+    /// From here on tokens are left out: their mass is known.
+    heavy: Option<Heavy>,
+}
+
+/// The heaviest tokens of a row, which escape a sample.
+#[derive(Clone, Copy, Debug)]
+pub struct Heavy {
+    /// The least logit among them.
+    pub least: f32,
+    /// Their mass.
+    pub mass: u64,
 }
 
 /// Two logits with a cut between them, or at one of them.
@@ -36,13 +67,42 @@ pub struct Span {
     pub high: Option<f32>,
 }
 
+impl Span {
+    /// Where nothing is known.
+    pub const ANYWHERE: Self = Self { low: f32::NEG_INFINITY, high: None };
+
+    /// What this one and another have in common, or this one if that is nothing.
+    pub fn within(self, other: Self) -> Self {
+        let low = self.low.max(other.low);
+        let high = self.high.into_iter().chain(other.high).reduce(f32::min);
+        if high.is_none_or(|high| low < high) { Self { low, high } } else { self }
+    }
+}
+
 impl Sample {
     /// Takes and weighs a sample.
     pub fn take<S: Simd, E: Element>(&mut self, s: S, blocks: Blocks<'_, E>, weights: Weights) {
         let len = blocks.len() * SAMPLED;
         self.x.resize(len, 0.0);
         self.mass.resize(len, 0.0);
-        self.squares = s.run(Take { blocks, weights, sample: self });
+        self.heavy = None;
+        s.run(Take { blocks, weights, sample: self });
+    }
+
+    /// Leaves out the tokens below a logit: those that top-k drops.
+    pub fn leave_out_below<S: Simd>(&mut self, s: S, least: f32) {
+        s.run(LeaveOut { sample: self, least, end: f32::INFINITY });
+    }
+
+    /// Replaces the heaviest tokens by what is known of them.
+    pub fn leave_out_heavy<S: Simd>(&mut self, s: S, heavy: Heavy) {
+        s.run(LeaveOut { sample: self, least: f32::NEG_INFINITY, end: heavy.least });
+        self.heavy = Some(heavy);
+    }
+
+    /// The row's mass, most likely and roughly.
+    pub fn row_mass<S: Simd>(&self, s: S) -> f64 {
+        self.mass(s, f32::NEG_INFINITY) / ROW_SHARE
     }
 
     /// The share of the row's tokens from a logit on.
@@ -57,9 +117,10 @@ impl Sample {
         k: u64,
         vocab_size: u32,
         max: f32,
+        certainty: Certainty,
     ) -> Span {
         let expected = k as f64 * self.x.len() as f64 / f64::from(vocab_size);
-        let margin = DEVIATIONS * expected.sqrt() + 2.0;
+        let margin = (certainty.deviations() * expected.sqrt() + 2.0).max(certainty.tokens());
         let near = |want| near::<E>(want, margin / 4.0, lowest::<E>(), max, |x| self.count(s, x));
         Span {
             low: near(expected + margin).unwrap_or(f32::NEG_INFINITY),
@@ -67,43 +128,41 @@ impl Sample {
         }
     }
 
-    /// A span that most likely has the border of the nucleus `p`, before any sum is known. `None` if
-    /// that cannot be told well: where few tokens have much of the mass (`maxima` are those of the
-    /// blocks), or if more than `share_max` of all tokens are in it.
-    ///
-    /// What the sample estimates is the share of the mass below the border. Its variance has two
-    /// parts: which of the tokens below are sampled, each with at most the border's mass; and
-    /// how much mass was sampled at all.
+    /// A span that may have the border of the nucleus `p`, before any sum is known. Nothing is known
+    /// if the border is among the heaviest tokens.
     pub fn guess_flat_nucleus<S: Simd, E: Element>(
         &self,
         s: S,
         p: f32,
-        maxima: &[f32],
         weights: Weights,
-        share_max: f64,
-    ) -> Option<Span> {
+        certainty: Certainty,
+    ) -> Span {
+        let p = f64::from(p);
         let total = self.mass(s, f32::NEG_INFINITY);
-        // Heavy tokens escape a sample; the maxima of the blocks have the heaviest.
-        let heavy = s.run(Heavy { maxima, weights });
-        if heavy * SAMPLED as f64 > HEAVY_SHARE * total * BLOCK as f64 {
-            return None;
+        if p * total <= self.heavy_mass() {
+            return Span::ANYWHERE;
         }
-        let (p, rest) = (f64::from(p), 1.0 - f64::from(p));
-        let variance = |each: f64| rest * each * total + rest * rest * self.squares;
-        let span = self.guess::<S, E>(s, p * total, variance, weights)?;
-        let within = self.share(s, span.low) - self.share(s, span.high.unwrap_or(f32::INFINITY));
-        (within <= share_max).then_some(span)
+        self.guess::<S, E>(s, p * total, 1.0 - p, weights, certainty)
+    }
+
+    /// The share of the row's tokens within a span.
+    pub fn share_within<S: Simd>(&self, s: S, span: Span) -> f64 {
+        self.share(s, span.low) - span.high.map_or(0.0, |high| self.share(s, high))
     }
 
     /// A span that most likely has the border of the nucleus with `spare` mass below it.
     ///
     /// The tokens below are many and light, so what is sampled of them tells their mass well,
     /// wherever the rest of the row's mass is.
-    pub fn guess_nucleus<S: Simd, E: Element>(&self, s: S, spare: u64, weights: Weights) -> Span {
+    pub fn guess_nucleus<S: Simd, E: Element>(
+        &self,
+        s: S,
+        spare: u64,
+        weights: Weights,
+        certainty: Certainty,
+    ) -> Span {
         let total = self.mass(s, f32::NEG_INFINITY);
-        let below = spare as f64 * SAMPLED as f64 / BLOCK as f64;
-        let span = self.guess::<S, E>(s, total - below, |each| below * each, weights);
-        span.unwrap_or(Span { low: f32::NEG_INFINITY, high: None })
+        self.guess::<S, E>(s, total - spare as f64 * ROW_SHARE, 0.0, weights, certainty)
     }
 
     /// A logit below the border of the nucleus with `spare` mass below it, most likely, and not far
@@ -116,34 +175,54 @@ impl Sample {
         weights: Weights,
     ) -> f32 {
         let total = self.mass(s, f32::NEG_INFINITY);
-        let below = spare as f64 * SAMPLED as f64 / BLOCK as f64;
+        let below = spare as f64 * ROW_SHARE;
+        let deviations = Certainty::Likely.deviations();
         let spared = |x| {
             let each = weights.mass(x) as f64;
-            total - self.mass(s, x) + DEVIATIONS * (below * each).sqrt() + each <= below
+            total - self.mass(s, x) + deviations * (below * each).sqrt() + each <= below
         };
         bisect::<E>(least, weights.max, spared).unwrap_or(least)
     }
 
-    /// A span around the logit from which on the sample has `want` mass. `variance` is that of the
-    /// mass, given that of a token at the border.
+    /// A span around the logit from which on the sample has `want` mass.
+    ///
+    /// What is estimated is the mass below the border, or, where the row's mass is estimated too, its
+    /// share `rest` of that. The blocks are sampled independently, so the variance is the sum of
+    /// `(below - rest * all)^2` over the blocks, less that of their mean.
     fn guess<S: Simd, E: Element>(
         &self,
         s: S,
         want: f64,
-        variance: impl Fn(f64) -> f64,
+        rest: f64,
         weights: Weights,
-    ) -> Option<Span> {
+        certainty: Certainty,
+    ) -> Span {
         let mass = |x| self.mass(s, x);
         let (total, want) = (mass(f32::NEG_INFINITY), want.max(1.0));
-        let rough = (total - want) / 4.0;
-        let middle = near::<E>(want, rough, lowest::<E>(), weights.max, mass)?;
+        let end = self.heavy.map_or(weights.max, |heavy| heavy.least);
+        let near = |want: f64, tolerance| {
+            if want <= self.heavy_mass() {
+                return Some(end);
+            }
+            near::<E>(want, tolerance, lowest::<E>(), end, mass)
+        };
+        let Some(middle) = near(want, (total - want) / 4.0) else {
+            return Span::ANYWHERE;
+        };
+        let variance = s.run(Variance { sample: self, least: middle, rest: rest as f32 });
         let each = weights.mass(middle) as f64;
-        let margin = DEVIATIONS * variance(each).sqrt() + each;
-        let near = |want| near::<E>(want, margin / 4.0, lowest::<E>(), weights.max, mass);
-        Some(Span {
-            low: near(want + margin).unwrap_or(f32::NEG_INFINITY),
-            high: near(want - margin),
-        })
+        let margin =
+            (certainty.deviations() * variance.sqrt() + each).max(certainty.tokens() * each);
+        let high = (want - margin > self.heavy_mass()).then(|| near(want - margin, margin / 4.0));
+        Span {
+            low: near(want + margin, margin / 4.0).unwrap_or(f32::NEG_INFINITY),
+            high: high.flatten(),
+        }
+    }
+
+    /// What is known, in the measure of the sample.
+    fn heavy_mass(&self) -> f64 {
+        self.heavy.map_or(0.0, |heavy| heavy.mass as f64 * ROW_SHARE)
     }
 
     fn count<S: Simd>(&self, s: S, least: f32) -> f64 {
@@ -151,7 +230,7 @@ impl Sample {
     }
 
     fn mass<S: Simd>(&self, s: S, least: f32) -> f64 {
-        s.run(MassFrom { sample: self, least })
+        self.heavy_mass() + s.run(MassFrom { sample: self, least })
     }
 }
 
@@ -190,13 +269,11 @@ struct Take<'a, E> {
 }
 
 impl<S: Simd, E: Element> Kernel<S> for Take<'_, E> {
-    /// The sum of the squares of the masses.
-    type Output = f64;
+    type Output = ();
 
     #[inline(always)]
-    fn call(self, s: S) -> f64 {
+    fn call(self, s: S) {
         let weigher = Weigher::for_small(s, self.weights);
-        let mut squares = s.splat(0.0);
         let Sample { x, mass, .. } = self.sample;
         let outputs = x.chunks_exact_mut(SAMPLED).zip(mass.chunks_exact_mut(SAMPLED));
         for ((i, block), (x, mass)) in self.blocks.range(0..self.blocks.len()).zip(outputs) {
@@ -205,12 +282,67 @@ impl<S: Simd, E: Element> Kernel<S> for Take<'_, E> {
             for part in (0..SAMPLED).step_by(S::LANES) {
                 let logits = E::widen(s, &block[(place * SAMPLED + part) * E::SIZE..]);
                 let masses = weigher.power::<true>(s, logits);
-                squares = s.fma(masses, masses, squares);
                 s.store(logits, &mut x[part..]);
                 s.store(masses, &mut mass[part..]);
             }
         }
-        sum_lanes(s, squares)
+    }
+}
+
+/// Takes the masses of the tokens below `least` and from `end` on out of a sample.
+struct LeaveOut<'a> {
+    sample: &'a mut Sample,
+    least: f32,
+    end: f32,
+}
+
+impl<S: Simd> Kernel<S> for LeaveOut<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self, s: S) {
+        let (least, end) = (s.splat(self.least), s.splat(self.end));
+        let Sample { x, mass, .. } = self.sample;
+        for (x, mass) in x.chunks_exact(S::LANES).zip(mass.chunks_exact_mut(S::LANES)) {
+            let x = s.load(x);
+            let kept = s.bits(s.ge(x, least)) & !s.bits(s.ge(x, end));
+            s.store(s.keep_floats(s.mask(kept), s.load(mass)), mass);
+        }
+    }
+}
+
+/// Estimates the variance of the sum, over the blocks, of `below - rest * all`, where `below` is the
+/// mass of a block's sample below `least` and `all` that of all of it.
+struct Variance<'a> {
+    sample: &'a Sample,
+    least: f32,
+    rest: f32,
+}
+
+impl<S: Simd> Kernel<S> for Variance<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn call(self, s: S) -> f64 {
+        let least = s.splat(self.least);
+        let Sample { x, mass, .. } = self.sample;
+        let (mut sum, mut squares) = (0.0, 0.0);
+        for (x, mass) in x.chunks_exact(SAMPLED).zip(mass.chunks_exact(SAMPLED)) {
+            let (mut all, mut above) = (s.splat(0.0), s.splat(0.0));
+            for i in (0..SAMPLED).step_by(S::LANES) {
+                let masses = s.load(&mass[i..]);
+                all = s.add_floats(all, masses);
+                let kept = s.keep_floats(s.ge(s.load(&x[i..]), least), masses);
+                above = s.add_floats(above, kept);
+            }
+            let below = s.sub(all, above);
+            let rest = s.mul(all, s.splat(self.rest));
+            let difference = sum_lanes(s, s.sub(below, rest));
+            sum += difference;
+            squares += difference * difference;
+        }
+        let blocks = (x.len() / SAMPLED) as f64;
+        (squares - sum * sum / blocks).max(0.0)
     }
 }
 
@@ -266,33 +398,14 @@ impl<S: Simd> Kernel<S> for MassFrom<'_> {
     }
 }
 
-/// Sums the masses of the block maxima.
-struct Heavy<'a> {
-    maxima: &'a [f32],
-    weights: Weights,
-}
-
-impl<S: Simd> Kernel<S> for Heavy<'_> {
-    type Output = f64;
-
-    #[inline(always)]
-    fn call(self, s: S) -> f64 {
-        let weigher = Weigher::for_small(s, self.weights);
-        let mut sum = s.splat(0.0);
-        let vectors = self.maxima.chunks_exact(S::LANES);
-        let mut rest = [f32::NEG_INFINITY; 16];
-        rest[..vectors.remainder().len()].copy_from_slice(vectors.remainder());
-        for x in vectors {
-            sum = s.add_floats(sum, weigher.power::<true>(s, s.load(x)));
-        }
-        sum = s.add_floats(sum, weigher.power::<true>(s, s.load(&rest)));
-        sum_lanes(s, sum)
-    }
-}
-
 #[inline(always)]
 fn sum_lanes<S: Simd>(s: S, x: S::F) -> f64 {
-    let mut lanes = [0.0; 16];
+    let mut lanes = [0.0f32; 16];
     s.store(x, &mut lanes);
-    lanes.into_iter().map(f64::from).sum()
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+    }
+    f64::from(lanes[0])
 }

@@ -18,7 +18,7 @@ use super::element::Element;
 use super::list::{By, List, Weigh, bisect, lowest};
 use super::mass::Weights;
 use super::row::Found;
-use super::sample::Span;
+use super::sample::{Certainty, Span};
 use super::simd::Simd;
 use super::team::{Team, parts};
 use super::weigh::{BlockMasses, KeptMasses};
@@ -75,12 +75,16 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
                     self.cut_list(Some(k), found);
                     return Kept::List;
                 }
-                self.search_blocks(Some((k, Span { low: least, high: None })), found)
+                let mut span = Span { low: least, high: None };
+                if least < self.weights.max {
+                    found.sample.take(self.s, self.blocks, self.weights);
+                    span = span.within(self.guess_count(k, Certainty::Likely, found));
+                }
+                self.search_blocks(Some((k, span)), found)
             }
             Some(k) => {
                 found.sample.take(self.s, self.blocks, self.weights);
-                let span =
-                    found.sample.guess_count::<S, E>(self.s, k, self.vocab_size, self.weights.max);
+                let span = self.guess_count(k, Certainty::Likely, found);
                 if k <= LIST_MAX as u64 / 4
                     && self.list_from(span.low.max(lowest::<E>()), found)
                     && found.lists.list.len() as u64 >= k
@@ -104,6 +108,12 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
         let max = self.weights.max;
         let bound = found.maxima.border::<S, E>(self.s, By::Count, k, lowest::<E>(), max);
         bound.unwrap_or(lowest::<E>())
+    }
+
+    /// Where the `k`th largest logit may be.
+    pub fn guess_count(&self, k: u64, certainty: Certainty, found: &Found) -> Span {
+        let Self { s, vocab_size, weights, .. } = *self;
+        found.sample.guess_count::<S, E>(s, k, vocab_size, weights.max, certainty)
     }
 
     /// Lists every token from a logit on; false if they are too many.
@@ -192,9 +202,9 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
         }
         let min_p = self.min_p_cut();
         if let Some(p) = self.params.top_p() {
-            let (nucleus, kept) = self.nucleus(p, top_k, found);
+            let (cut, kept) = self.nucleus(p, top_k, min_p, found);
             return match min_p {
-                Some(min_p) if min_p.tighter(nucleus) != nucleus => self.kept_by(min_p, found),
+                Some(min_p) if min_p.tighter(cut) != cut => self.kept_by(min_p, found),
                 _ => kept,
             };
         }

@@ -23,7 +23,7 @@ use super::simd::{Kernel, Simd};
 use std::ops::Range;
 
 /// Blocks whose tokens are brought together before they are weighed.
-const GROUP: usize = 8;
+pub const GROUP: usize = 8;
 /// Bytes of a vector, or more.
 const VECTOR: usize = 64;
 /// Vectors of small masses that add up in 32 bits.
@@ -52,35 +52,30 @@ impl<S: Simd, E: Element> Kernel<S> for BlockMasses<'_, E> {
         let any = Weigher::for_any(s, weights);
         let massless = weights.massless::<E>();
         let bound = massless.map(|x| E::bound(s, x));
-        let filler = massless.map_or(0, E::key);
-        let mut buffer = [0; GROUP * (BLOCK * 4 + VECTOR)];
+        let mut squeezed = Squeezed::new(massless.map_or(0, E::key));
         let groups = self.masses.chunks_mut(GROUP).zip(self.range.step_by(GROUP));
         for (masses, first) in groups {
-            // Where the logits to be weighed are in the buffer, if they were brought together.
-            let mut squeezed = [None; GROUP];
-            let mut end = 0;
-            for (j, squeezed) in squeezed[..masses.len()].iter_mut().enumerate() {
-                let Some(bound) = bound else { break };
-                let block = blocks.get(first + j);
-                let nothing = weights.size_of(maxima[first + j]) == Size::Nothing;
-                if !nothing && few_hits::<S, E>(s, block, bound) {
-                    let start = end;
-                    end += squeeze::<S, E>(s, block, bound, filler, &mut buffer[start..]);
-                    *squeezed = Some((start, end));
+            squeezed.clear();
+            for i in first..first + masses.len() {
+                let nothing = weights.size_of(maxima[i]) == Size::Nothing;
+                match bound {
+                    Some(bound) if !nothing && few_hits::<S, E>(s, blocks.get(i), bound) => {
+                        let hits = |_, raw| E::at_least(s, raw, bound);
+                        squeezed.push::<S, E>(s, blocks.get(i), hits);
+                    }
+                    _ => squeezed.push_none(),
                 }
             }
             for (j, mass) in masses.iter_mut().enumerate() {
                 let i = first + j;
                 let next = Fetch::new(self.next, i * BLOCK * E::SIZE, BLOCK * E::SIZE);
-                *mass = match (weights.size_of(maxima[i]), squeezed[j]) {
+                *mass = match (weights.size_of(maxima[i]), squeezed.get(j)) {
                     (Size::Nothing, _) => 0,
-                    (Size::Small, Some((start, end))) => {
-                        sum_small::<S, E, false>(s, &buffer[start..end], &small, next)
+                    (Size::Small, Some(logits)) => {
+                        sum_small::<S, E, false>(s, logits, &small, next)
                     }
                     (Size::Small, None) => sum_small::<S, E, true>(s, blocks.get(i), &small, next),
-                    (Size::Any, Some((start, end))) => {
-                        sum_any::<S, E, Split<S>>(s, &buffer[start..end], &any, next)
-                    }
+                    (Size::Any, Some(logits)) => sum_any::<S, E, Split<S>>(s, logits, &any, next),
                     (Size::Any, None) if weights.all_are_large() && !blocks.is_filled_up(i) => {
                         sum_any::<S, E, Large<S>>(s, blocks.get(i), &any, next)
                     }
@@ -88,6 +83,72 @@ impl<S: Simd, E: Element> Kernel<S> for BlockMasses<'_, E> {
                 }
             }
         }
+    }
+}
+
+/// Some tokens of a few blocks, brought together as they are stored.
+pub struct Squeezed {
+    buffer: [u8; GROUP * (BLOCK * 4 + VECTOR)],
+    /// Where those of each block are.
+    ranges: [Option<(usize, usize)>; GROUP],
+    blocks: usize,
+    end: usize,
+    /// The key of the logit that the last vector of a block is filled up with.
+    filler: i32,
+}
+
+impl Squeezed {
+    /// Room for [`GROUP`] blocks. The filler has no mass.
+    #[inline(always)]
+    pub fn new(filler: i32) -> Self {
+        let buffer = [0; GROUP * (BLOCK * 4 + VECTOR)];
+        Self { buffer, ranges: [None; GROUP], blocks: 0, end: 0, filler }
+    }
+
+    /// Forgets all blocks.
+    #[inline(always)]
+    pub fn clear(&mut self) {
+        (self.blocks, self.end) = (0, 0);
+    }
+
+    /// Passes over the next block.
+    #[inline(always)]
+    pub fn push_none(&mut self) {
+        self.ranges[self.blocks] = None;
+        self.blocks += 1;
+    }
+
+    /// Copies the tokens of the next block that `hits` says, vector by vector.
+    #[inline(always)]
+    pub fn push<S: Simd, E: Element>(
+        &mut self,
+        s: S,
+        block: &[u8],
+        mut hits: impl FnMut(usize, E::Raw<S>) -> u32,
+    ) {
+        // One check for all that follow.
+        let buffer = &mut self.buffer[self.end..][..BLOCK * E::SIZE + VECTOR];
+        let bytes = S::LANES * 4;
+        let mut end = 0;
+        for i in 0..BLOCK / E::raw_lanes::<S>() {
+            let raw = E::raw(s, &block[i * bytes..]);
+            let hits = hits(i, raw);
+            E::compress(s, hits, raw, &mut buffer[end..]);
+            end += hits.count_ones() as usize * E::SIZE;
+        }
+        for filled in buffer[end..end + VECTOR].chunks_exact_mut(E::SIZE) {
+            E::write(self.filler, filled);
+        }
+        let start = self.end;
+        self.end += end.next_multiple_of(S::LANES * E::SIZE);
+        self.ranges[self.blocks] = Some((start, self.end));
+        self.blocks += 1;
+    }
+
+    /// What was copied of a block: whole vectors of widened logits.
+    #[inline(always)]
+    pub fn get(&self, block: usize) -> Option<&[u8]> {
+        self.ranges[block].map(|(start, end)| &self.buffer[start..end])
     }
 }
 
@@ -131,32 +192,6 @@ fn few_hits<S: Simd, E: Element>(s: S, block: &[u8], bound: Bound<S, E>) -> bool
     hits * 10 <= E::raw_lanes::<S>() * 2 * 6
 }
 
-/// Copies the tokens that reach a bound to a buffer, and fills it up with the logit of a key. Returns
-/// the bytes to be read: whole vectors of widened logits.
-#[inline(always)]
-fn squeeze<S: Simd, E: Element>(
-    s: S,
-    block: &[u8],
-    bound: Bound<S, E>,
-    filler: i32,
-    buffer: &mut [u8],
-) -> usize {
-    // One check for all that follow.
-    let buffer = &mut buffer[..BLOCK * E::SIZE + VECTOR];
-    let bytes = S::LANES * 4;
-    let mut end = 0;
-    for i in 0..BLOCK / E::raw_lanes::<S>() {
-        let raw = E::raw(s, &block[i * bytes..]);
-        let hits = E::at_least(s, raw, bound);
-        E::compress(s, hits, raw, &mut buffer[end..]);
-        end += hits.count_ones() as usize * E::SIZE;
-    }
-    for filled in buffer[end..end + VECTOR].chunks_exact_mut(E::SIZE) {
-        E::write(filler, filled);
-    }
-    end.next_multiple_of(S::LANES * E::SIZE)
-}
-
 #[inline(always)]
 fn sum_small<S: Simd, E: Element, const CLAMP: bool>(
     s: S,
@@ -178,8 +213,9 @@ fn sum_small<S: Simd, E: Element, const CLAMP: bool>(
     s.total(sum)
 }
 
+/// The mass of some logits, whole vectors of them.
 #[inline(always)]
-fn sum_any<S: Simd, E: Element, P: Parts<S>>(
+pub fn sum_any<S: Simd, E: Element, P: Parts<S>>(
     s: S,
     logits: &[u8],
     weigher: &Weigher<S>,
@@ -214,26 +250,51 @@ impl<S: Simd, E: Element> Kernel<S> for KeptMasses<'_, E> {
 
     #[inline(always)]
     fn call(self, s: S) -> u64 {
-        let weigher = Weigher::for_any(s, self.weights);
-        let least_by_block = LeastByBlock::new::<E>(self.cut);
+        let Self { blocks, maxima, weights, cut, .. } = self;
+        let weigher = Weigher::for_any(s, weights);
+        let least_by_block = LeastByBlock::new::<E>(cut);
+        let mut squeezed = Squeezed::new(-E::INFINITY - 1);
         let mut kept = 0;
-        for ((i, block), mass) in self.blocks.range(self.range).zip(self.masses) {
-            *mass = 0;
-            let least = least_by_block.of(i);
-            if self.maxima[i] < least {
-                continue;
+        let groups = self.masses.chunks_mut(GROUP).zip(self.range.step_by(GROUP));
+        for (masses, first) in groups {
+            squeezed.clear();
+            for i in first..first + masses.len() {
+                let (block, least) = (blocks.get(i), least_by_block.of(i));
+                let bound = E::bound(s, least);
+                if maxima[i] >= least && few_hits::<S, E>(s, block, bound) {
+                    squeezed.push::<S, E>(s, block, |_, raw| {
+                        let hits = E::at_least(s, raw, bound);
+                        kept += u64::from(hits.count_ones());
+                        hits
+                    });
+                } else {
+                    squeezed.push_none();
+                }
             }
-            let mut next = Fetch::new(self.next, i * BLOCK * E::SIZE, BLOCK * E::SIZE);
-            let mut sum = Split::none(s);
-            for x in widened::<S, E>(s, block) {
-                let m = s.ge(x, s.splat(least));
-                sum = sum.plus(s, Split::weigh(s, &weigher, x).only(s, m));
-                next.step(s);
-                kept += u64::from(s.bits(m).count_ones());
+            for (j, mass) in masses.iter_mut().enumerate() {
+                let i = first + j;
+                let (block, least) = (blocks.get(i), least_by_block.of(i));
+                *mass = 0;
+                if maxima[i] < least {
+                    continue;
+                }
+                let mut next = Fetch::new(self.next, i * BLOCK * E::SIZE, BLOCK * E::SIZE);
+                let sum = if let Some(logits) = squeezed.get(j) {
+                    sum_any::<S, E, Split<S>>(s, logits, &weigher, next)
+                } else {
+                    let mut sum = Split::none(s);
+                    for x in widened::<S, E>(s, block) {
+                        let m = s.ge(x, s.splat(least));
+                        sum = sum.plus(s, Split::weigh(s, &weigher, x).only(s, m));
+                        next.step(s);
+                        kept += u64::from(s.bits(m).count_ones());
+                    }
+                    sum.total(s)
+                };
+                let dropped = cut.dropped_ties::<E>(i, block);
+                kept -= dropped;
+                *mass = sum - dropped * weights.mass(cut.least);
             }
-            let dropped = self.cut.dropped_ties::<E>(i, block);
-            kept -= dropped;
-            *mass = sum.total(s) - dropped * self.weights.mass(self.cut.least);
         }
         kept
     }
