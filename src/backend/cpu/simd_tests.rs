@@ -108,7 +108,7 @@ fn results<S: Simd>(s: S, inputs: &Inputs) -> Vec<(&'static str, Vec<u64>)> {
         inputs;
     let starts = || (0..N).step_by(S::LANES);
     let lanes = u32::MAX >> (32 - S::LANES);
-    let some_bits = |i: usize| bits.rotate_left(i as u32) & lanes;
+    let some_bits = |i: usize| bits.rotate_right(i as u32) & lanes;
     let floats = |one: &dyn Fn(usize) -> S::F| -> Vec<u64> {
         let mut out = [0.0; 16];
         let each = starts().flat_map(|i| {
@@ -155,7 +155,7 @@ fn results<S: Simd>(s: S, inputs: &Inputs) -> Vec<(&'static str, Vec<u64>)> {
         let per_vector = S::LANES * 4 / size;
         let mask = u32::MAX >> (32 - per_vector);
         let all = starts().flat_map(|i| {
-            let bits = bits.rotate_left((i * 4 / size) as u32) & mask;
+            let bits = bits.rotate_right((i * 4 / size) as u32) & mask;
             let mut out = [0; 64];
             write(i, bits, &mut out);
             out[..bits.count_ones() as usize * size].to_vec()
