@@ -9,7 +9,7 @@ mod common;
 
 use common::candidates::shim_options;
 use common::known::{self, Answer, Rows};
-use common::real::{CARRIED, Recording, carried, carried_prefix};
+use common::real::{CARRIED, Recording, carried, carried_prefix, settings};
 use common::{Case, Panel};
 use logitd::backend::Backend;
 use logitd::backend::cuda::plan::{Kernel, Packing};
@@ -101,23 +101,7 @@ fn a_device_that_holds_one_team_is_enough() {
 
 #[test]
 fn real_rows() {
-    let spec = |temperature, top_k, top_p, min_p| {
-        let (seed, draws) = (Some(7), 4);
-        ParamsSpec { temperature, top_k, top_p, min_p, seed, draws, ..Default::default() }
-    };
-    let settings = [
-        spec(0.0, 0, 1.0, 0.0),
-        spec(1.0, 0, 1.0, 0.0),
-        spec(0.8, 50, 0.95, 0.0),
-        spec(0.8, 0, 0.95, 0.0),
-        spec(2.0, 0, 0.999, 0.0),
-        spec(1.0, 51, 1.0, 0.0),
-        spec(1.0, 0, 1.0, 0.1),
-        spec(10.0, 0, 0.9, 0.0),
-        spec(1e4, 200_000, 0.5, 0.0),
-        spec(1.0, 3000, 0.9, 0.01),
-    ];
-    for (i, setting) in settings.into_iter().enumerate() {
+    for (i, setting) in settings(7, 4).enumerate() {
         let mut panel = panel([shim_options(2 * i), shim_options(2 * i + 1)]);
         let row = i % CARRIED.len();
         panel.check(&[

@@ -8,7 +8,7 @@
 mod common;
 
 use common::case::{greatest, pattern, spec};
-use common::real::{CARRIED, carried, carried_prefix};
+use common::real::{CARRIED, carried, carried_prefix, settings};
 use common::{Case, Panel};
 use logitd::arithmetic::mass::{Scale, mass};
 use logitd::batch::{Dtype, RowStatus, VOCAB_SIZE_MAX};
@@ -334,23 +334,7 @@ fn the_most_draws_of_one_row() {
 #[test]
 fn real_rows() {
     let mut panel = Panel::default();
-    let spec = |temperature, top_k, top_p, min_p| {
-        let (seed, draws) = (Some(seed()), 8);
-        ParamsSpec { temperature, top_k, top_p, min_p, seed, draws, ..Default::default() }
-    };
-    let settings = [
-        spec(0.0, 0, 1.0, 0.0),
-        spec(1.0, 0, 1.0, 0.0),
-        spec(0.8, 50, 0.95, 0.0),
-        spec(0.8, 0, 0.95, 0.0),
-        spec(2.0, 0, 0.999, 0.0),
-        spec(1.0, 51, 1.0, 0.0),
-        spec(1.0, 0, 1.0, 0.1),
-        spec(10.0, 0, 0.9, 0.0),
-        spec(1e4, 200_000, 0.5, 0.0),
-        spec(1e-4, 0, 0.5, 0.0),
-    ];
-    for setting in settings {
+    for setting in settings(seed(), 8) {
         let whole = (0..CARRIED.len()).map(|row| carried(row, setting));
         panel.check(&whole.collect::<Vec<_>>());
         let odd = |row| carried_prefix(row, 128_256 - row, setting).at(row * 2 + 1);

@@ -9,6 +9,27 @@ use std::path::{Path, PathBuf};
 /// The carried rows, by their place in the recording that they were taken from.
 pub const CARRIED: [usize; 8] = [4, 1, 53, 24, 56, 60, 49, 44];
 
+/// Parameters that each do something else to a real row.
+pub fn settings(seed: u64, draws: u32) -> impl Iterator<Item = ParamsSpec> {
+    let each = [
+        (0.0, 0, 1.0, 0.0),
+        (1.0, 0, 1.0, 0.0),
+        (0.8, 50, 0.95, 0.0),
+        (0.8, 0, 0.95, 0.0),
+        (2.0, 0, 0.999, 0.0),
+        (1.0, 51, 1.0, 0.0),
+        (1.0, 0, 1.0, 0.1),
+        (10.0, 0, 0.9, 0.0),
+        (1e4, 200_000, 0.5, 0.0),
+        (1e-4, 0, 0.5, 0.0),
+        (1.0, 3000, 0.9, 0.01),
+    ];
+    each.into_iter().map(move |(temperature, top_k, top_p, min_p)| {
+        let seed = Some(seed);
+        ParamsSpec { temperature, top_k, top_p, min_p, seed, draws, ..Default::default() }
+    })
+}
+
 /// One of the carried rows.
 pub fn carried(index: usize, spec: ParamsSpec) -> Case {
     let row = &assets::rows()[index];
