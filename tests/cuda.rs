@@ -282,3 +282,28 @@ async fn the_server_over_the_shim() {
     }
     server.stop().await.unwrap().unwrap();
 }
+
+/// The benchmark's code for devices; its figures mean nothing here.
+#[test]
+fn bench_runs_and_names_the_fake() {
+    let args = ["bench", "--device=cuda", "--batch=1,3", "--vocab-size=700", "--passes=2"];
+    let text = ok(&args, &[]);
+    assert!(text.starts_with("cuda:0 (FAKE CUDA device 0"), "{text}");
+    let lines = ok(&[&args[..], &["--json"]].concat(), &[]);
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 6, "three cases, two batches");
+    for line in &lines {
+        assert!(line["name"].as_str().unwrap().starts_with("FAKE CUDA"), "{line}");
+        assert!(
+            line["kernel_us"].as_f64().unwrap() > 0.0
+                && line["copy_gb_per_s"].as_f64().unwrap() > 0.0
+        );
+    }
+    assert_eq!((&lines[1]["rows"], &lines[1]["passes"]), (&3.into(), &2.into()));
+    // An answer that is wrong is not timed: the self-test takes two launches, the check the third.
+    let wrong = logitd(&args, &[("FAKE_CUDA_FAULT", "flip:20")]);
+    assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
+    assert!(String::from_utf8_lossy(&wrong.stderr).contains("is wrong in row"), "{wrong:?}");
+    let said = logitd(&["bench", "--device=cpu"], &[]);
+    assert!(String::from_utf8_lossy(&said.stderr).contains("no clock of its own"), "{said:?}");
+}

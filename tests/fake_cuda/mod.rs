@@ -79,3 +79,13 @@ pub fn ok(args: &[&str], variables: &[(&str, &str)]) -> String {
     assert!(output.status.success(), "{args:?} {variables:?}: {error}");
     String::from_utf8(output.stdout).unwrap()
 }
+
+/// Loads both libraries into this process. Whoever asks for them by name from then on gets these.
+pub fn load() {
+    for name in ["libcuda.so.1", "libnvrtc.so"] {
+        let path = std::ffi::CString::new(format!("{}/{name}", folder())).unwrap();
+        // SAFETY: the libraries' initializers do nothing but initialize.
+        let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) };
+        assert!(!handle.is_null(), "{path:?} does not load");
+    }
+}

@@ -11,6 +11,8 @@
 //! [`finish`](Driver::finish) waits. It waits by asking again and again, and not longer than it is told to,
 //! because no function of the driver that waits can be told when to give up.
 
+pub mod stopwatch;
+
 use super::Found;
 use super::abi::{Batch, Probe, RowDescriptor};
 use super::context::{Context, HostMemory, check};
@@ -312,24 +314,9 @@ impl CudaDriver {
     /// Puts a launch from beginning to end into the stream of its slot.
     fn enqueue(&mut self, slot: usize, launch: &Launch) -> Result<(), String> {
         self.context.bind()?;
-        let Slot {
-            stream,
-            begun,
-            uploaded,
-            computed,
-            done,
-            host_input,
-            host_output,
-            input,
-            output,
-            ..
-        } = self.slots[slot];
+        let Slot { stream, begun, uploaded, computed, done, .. } = self.slots[slot];
         self.record(begun, stream)?;
-        // SAFETY: `start` has asserted that both are as long; the pinned memory stays, and is not written
-        // before the launch is finished: the slot is busy.
-        check("cuMemcpyHtoDAsync", unsafe {
-            sys::cuMemcpyHtoDAsync_v2(input, host_input.start.cast(), launch.input_bytes, stream)
-        })?;
+        self.upload(slot, launch)?;
         self.record(uploaded, stream)?;
         if let Some(last) = self.last.filter(|&last| last != slot) {
             // SAFETY: stream and event are this driver's own and alive.
@@ -340,11 +327,25 @@ impl CudaDriver {
         self.launch_sample(launch, stream)?;
         self.last = Some(slot);
         self.record(computed, stream)?;
+        self.download(slot, launch)?;
+        self.record(done, stream)
+    }
+
+    fn upload(&self, slot: usize, launch: &Launch) -> Result<(), String> {
+        let Slot { stream, host_input, input, .. } = self.slots[slot];
+        // SAFETY: the callers have asserted that both are as long; the pinned memory stays, and is not written
+        // before the launch is finished: they wait, or the slot is busy.
+        check("cuMemcpyHtoDAsync", unsafe {
+            sys::cuMemcpyHtoDAsync_v2(input, host_input.start.cast(), launch.input_bytes, stream)
+        })
+    }
+
+    fn download(&self, slot: usize, launch: &Launch) -> Result<(), String> {
+        let Slot { stream, host_output, output, .. } = self.slots[slot];
         // SAFETY: as above; it is not read before the launch is finished.
         check("cuMemcpyDtoHAsync", unsafe {
             sys::cuMemcpyDtoHAsync_v2(host_output.start.cast(), output, launch.output_bytes, stream)
-        })?;
-        self.record(done, stream)
+        })
     }
 
     fn launch_sample(&self, launch: &Launch, stream: CUstream) -> Result<(), String> {

@@ -70,6 +70,13 @@ impl<D: Driver> Launcher<D> {
 
     /// Starts a launch of as many rows as fit.
     fn take_off(&mut self, slot: usize, rows: &[Row<'_>]) -> Result<usize, String> {
+        let launch = self.prepare(slot, rows);
+        self.driver.start(slot, &launch)?;
+        Ok(launch.batch.row_count as usize)
+    }
+
+    /// Lays out as many rows as fit in a slot that is free, without starting the launch.
+    pub fn prepare(&mut self, slot: usize, rows: &[Row<'_>]) -> Launch {
         let properties = *self.driver.properties();
         let layout = &mut self.layouts[slot];
         let taken = layout.fill(rows, self.driver.capacity(), properties.packing);
@@ -98,14 +105,12 @@ impl<D: Driver> Launcher<D> {
             tile_capacity: layout.tile_capacity as u32,
             stage_bytes: shape.stage_bytes,
         };
-        let launch = Launch {
+        Launch {
             batch,
             shared_bytes: shape.shared_bytes,
             input_bytes: layout.input_bytes,
             output_bytes: draws_at(taken) + layout.draws * size_of::<RowDraw>(),
-        };
-        self.driver.start(slot, &launch)?;
-        Ok(taken)
+        }
     }
 
     /// Waits for the launch that was started first and takes its results.

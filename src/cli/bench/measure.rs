@@ -88,22 +88,32 @@ pub struct Measurement {
 
 /// Compares the first and the last rows of a batch with the reference, sampled with the others.
 pub fn check(case: Case, rows: &[Row<'_>], subject: &mut Subject) -> Result<(), Box<dyn Error>> {
-    subject.backend.sample(rows, &mut subject.results)?;
+    let Subject { backend, results } = subject;
+    check_backend(&case.name(), rows, backend.as_mut(), results)
+}
+
+/// The same of any backend.
+pub fn check_backend<B: Backend + ?Sized>(
+    case: &str,
+    rows: &[Row<'_>],
+    backend: &mut B,
+    results: &mut Results,
+) -> Result<(), Box<dyn Error>> {
+    backend.sample(rows, results)?;
     let first = CHECKED_ROWS.min(rows.len());
     let checked: Vec<usize> = (0..first).chain([rows.len() - 1]).collect();
     let batch: Vec<Row<'_>> = checked.iter().map(|&i| rows[i]).collect();
     let mut expected = Results::default();
     Reference::default().sample(&batch, &mut expected)?;
     for (&i, expected) in checked.iter().zip(expected.iter()) {
-        if subject.results.row(i) != expected {
-            let device = subject.device();
+        if results.row(i) != expected {
+            let device = backend.device();
             return Err(format!(
-                "{} ({}) is wrong in row {i} of case {}: {:?} where the reference has {expected:?}; \
+                "{} ({}) is wrong in row {i} of case {case}: {:?} where the reference has {expected:?}; \
                  nothing was timed. Please report this",
                 device.id,
                 device.isa,
-                case.name(),
-                subject.results.row(i),
+                results.row(i),
             )
             .into());
         }

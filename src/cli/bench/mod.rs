@@ -6,13 +6,17 @@
 //! Medians of all passes are printed. *Out of cache*, the buffer is far larger than the caches of
 //! the cores; *in cache*, a batch of one row a thread is sampled again and again.
 //!
+//! With `--device cuda` launches are timed instead, on the device's clock ([`device`]).
+//!
 //! Before anything is timed, some rows of every case are compared with the reference, bit by bit.
 
 mod cases;
+mod device;
 mod measure;
 mod report;
 mod rows;
 
+use super::device::BackendName;
 use super::progress::Progress;
 use super::{DtypeArg, Outcome};
 use crate::backend::cpu::{Cpu, CpuOptions, Isa};
@@ -34,8 +38,18 @@ Examples:
   logitd bench                                   every case, on one thread and on all
   logitd bench --case top_p --isa avx2           one case with other instructions
   logitd bench --logits logits.npy --threads 1   rows of your own
-  logitd bench --json > record.jsonl             one object a line")]
+  logitd bench --json > record.jsonl             one object a line
+  logitd bench --device cuda:0                   launches of a GPU, on its own clock")]
 pub struct Args {
+    /// Time the launches of this CUDA device instead of the processor: cuda, cuda:1
+    #[arg(long, value_name = "DEVICE", conflicts_with_all = ["isa", "threads", "rows", "case"])]
+    device: Option<BackendName>,
+
+    /// Rows of a launch; repeatable [default: 1, 8, 32, 64, 256 and 512]
+    #[arg(long, value_name = "N", requires = "device", value_delimiter = ',',
+        value_parser = clap::value_parser!(u32).range(1..=4096))]
+    batch: Vec<u32>,
+
     /// Vector instructions; repeatable [default: the best that this machine has]
     #[arg(long, value_enum)]
     isa: Vec<Isa>,
@@ -48,9 +62,10 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     rows: u32,
 
-    /// Tokens a row: the first ones of real rows, which are repeated where they are shorter
-    #[arg(long, value_name = "N", default_value_t = 128_256, value_parser = clap::value_parser!(u32).range(1..=i64::from(VOCAB_SIZE_MAX)))]
-    vocab_size: u32,
+    /// Tokens a row: the first ones of real rows, which are repeated where they are shorter [default:
+    /// 128256; of a CUDA device also 262144]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(VOCAB_SIZE_MAX)))]
+    vocab_size: Option<u32>,
 
     /// What the logits are converted to
     #[arg(long, value_enum, default_value_t = DtypeArg::F16)]
@@ -77,8 +92,14 @@ pub struct Args {
     json: bool,
 }
 
+/// Tokens a row, unless said otherwise.
+const VOCAB_SIZE: u32 = 128_256;
+
 /// Runs the command.
 pub fn run(args: Args) -> Outcome {
+    if let Some(device) = args.device {
+        return device::run(&args, device);
+    }
     let mut subjects = subjects(&args)?;
     let cases = if args.case.is_empty() { Case::ALL.to_vec() } else { args.case.clone() };
     let mut report = Report::new(args.json);
@@ -90,7 +111,8 @@ pub fn run(args: Args) -> Outcome {
         if cases.is_empty() {
             continue;
         }
-        let rows = make_rows(values, &args)?;
+        let rows =
+            make_rows(values, &args, args.rows as usize, args.vocab_size.unwrap_or(VOCAB_SIZE))?;
         if report.is_empty() {
             report.head(&rows, &subjects);
         }
@@ -125,9 +147,13 @@ fn subjects(args: &Args) -> Result<Vec<Subject>, Box<dyn Error>> {
     Ok(subjects)
 }
 
-fn make_rows(values: Values, args: &Args) -> Result<Rows, Box<dyn Error>> {
-    let count = args.rows as usize;
-    let (dtype, vocab_size) = (args.dtype.into(), args.vocab_size);
+fn make_rows(
+    values: Values,
+    args: &Args,
+    count: usize,
+    vocab_size: u32,
+) -> Result<Rows, Box<dyn Error>> {
+    let dtype = args.dtype.into();
     match (values, &args.logits) {
         (Values::Real, Some(path)) => {
             Rows::from_file(path, args.file_dtype.map(Dtype::from), dtype, vocab_size, count)

@@ -101,6 +101,18 @@ impl Rows {
         .collect()
     }
 
+    /// The first rows, each with parameters and a seed of its own.
+    pub fn batch_of(&self, count: usize, spec: fn(u32) -> ParamsSpec) -> Vec<Row<'_>> {
+        let row_bytes = self.vocab_size as usize * self.dtype.size_bytes();
+        let rows = self.logits.chunks_exact(row_bytes).take(count).zip(0..);
+        rows.map(|(logits, row)| {
+            let params = spec(row).parse(|| SEED + u64::from(row));
+            let params = params.expect("a case's parameters are valid");
+            Row::new(self.dtype, logits, params).expect("whole rows of a valid vocabulary")
+        })
+        .collect()
+    }
+
     /// How the logits are stored.
     pub fn dtype(&self) -> Dtype {
         self.dtype

@@ -1,0 +1,96 @@
+//! Times launches on the device's own clock, for the benchmark.
+
+use super::{CudaDriver, elapsed};
+use crate::backend::cuda::context::check;
+use crate::backend::cuda::driver::Launch;
+use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUevent};
+use std::time::Duration;
+
+/// Events, and memory that is larger than the caches.
+pub struct Stopwatch {
+    events: [CUevent; 6],
+    large: [u64; 2],
+    large_bytes: usize,
+}
+
+/// What one pass took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pass {
+    /// The kernel, the logits in the device's memory and not in its caches.
+    pub kernel: Duration,
+    /// The kernel at once again, the logits in the L2 cache as far as they fit.
+    pub kernel_cached: Duration,
+    /// Upload, kernel and download.
+    pub uploaded: Duration,
+}
+
+impl CudaDriver {
+    /// Takes what timing needs.
+    pub fn stopwatch(&mut self) -> Result<Stopwatch, String> {
+        let context = &mut self.context;
+        let large_bytes =
+            context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)? as usize * 4;
+        let mut events = [std::ptr::null_mut(); 6];
+        for event in &mut events {
+            *event = context.timer()?;
+        }
+        let large = [context.device_memory(large_bytes)?, context.device_memory(large_bytes)?];
+        Ok(Stopwatch { events, large, large_bytes })
+    }
+
+    /// One pass of a launch whose input was prepared in slot 0.
+    pub fn time(&mut self, stopwatch: &Stopwatch, launch: &Launch) -> Result<Pass, String> {
+        self.pass(stopwatch, launch).inspect_err(|_| self.context.lose())
+    }
+
+    /// Bytes a second that the device copies within its memory: each is read and written, and counts twice.
+    pub fn copy_bandwidth(&mut self, stopwatch: &Stopwatch) -> Result<f64, String> {
+        let [from, to] = stopwatch.large;
+        let bytes = stopwatch.large_bytes;
+        let time = self.copy(stopwatch, from, to).inspect_err(|_| self.context.lose())?;
+        Ok(2.0 * bytes as f64 / time.as_secs_f64().max(1e-9))
+    }
+
+    fn copy(&self, stopwatch: &Stopwatch, from: u64, to: u64) -> Result<Duration, String> {
+        self.context.bind()?;
+        let stream = self.slots[0].stream;
+        let [begin, end, ..] = stopwatch.events;
+        self.record(begin, stream)?;
+        // SAFETY: both are this driver's own, that long, and used by this alone.
+        check("cuMemcpyDtoDAsync", unsafe {
+            sys::cuMemcpyDtoDAsync_v2(to, from, stopwatch.large_bytes, stream)
+        })?;
+        self.record(end, stream)?;
+        self.wait(end)?;
+        elapsed(begin, end)
+    }
+
+    fn pass(&self, stopwatch: &Stopwatch, launch: &Launch) -> Result<Pass, String> {
+        let slot = &self.slots[0];
+        assert!(!slot.busy && launch.input_bytes <= self.capacity.input_bytes);
+        assert!(launch.output_bytes <= self.capacity.output_bytes());
+        assert_eq!(launch.batch.rows, slot.input, "prepared in slot 0");
+        self.context.bind()?;
+        let stream = slot.stream;
+        let [a, b, c, d, e, f] = stopwatch.events;
+        self.upload(0, launch)?;
+        // SAFETY: the memory is this driver's own, that long, and used by this alone.
+        check("cuMemsetD8Async", unsafe {
+            sys::cuMemsetD8Async(stopwatch.large[0], 0, stopwatch.large_bytes, stream)
+        })?;
+        // The memset keeps the device busy until the rest is in the stream: no gap is timed.
+        self.record(a, stream)?;
+        self.launch_sample(launch, stream)?;
+        self.record(b, stream)?;
+        self.record(c, stream)?;
+        self.launch_sample(launch, stream)?;
+        self.record(d, stream)?;
+        self.record(e, stream)?;
+        self.upload(0, launch)?;
+        self.launch_sample(launch, stream)?;
+        self.download(0, launch)?;
+        self.record(f, stream)?;
+        self.wait(f)?;
+        Ok(Pass { kernel: elapsed(a, b)?, kernel_cached: elapsed(c, d)?, uploaded: elapsed(e, f)? })
+    }
+}

@@ -1,0 +1,280 @@
+//! The kernels on a GPU: every variant that can be forced returns the oracle's bits.
+//!
+//! Where there is no device each test says that it is skipped, and why, on stderr, captured or not;
+//! `LOGITD_REQUIRE_GPU=1` makes that a failure. `LOGITD_TEST_FAKE_GPU=1` runs the same over the fake driver,
+//! with fewer rows, to test the tests.
+
+#![cfg(all(target_os = "linux", target_pointer_width = "64"))]
+
+mod common;
+mod fake_cuda;
+
+use common::known::{self, Answer, Rows};
+use common::real::{CARRIED, Recording, carried, carried_prefix};
+use common::{Case, Panel};
+use logitd::backend::Backend;
+use logitd::backend::cuda::plan::{Kernel, Packing};
+use logitd::backend::cuda::{self, Cuda, CudaOptions};
+use logitd::batch::{Dtype, Results, VOCAB_SIZE_MAX};
+use logitd::generate::{Random, Values};
+use logitd::params::{DRAWS_MAX, ParamsSpec};
+use std::io::Write;
+use std::sync::Once;
+
+/// Whether there is a device; if not, says so.
+fn there_is_a_device(test: &str) -> bool {
+    static FAKE: Once = Once::new();
+    if is_fake() {
+        FAKE.call_once(fake_cuda::load);
+    }
+    let Err(reason) = cuda::count() else { return true };
+    let required = std::env::var("LOGITD_REQUIRE_GPU").is_ok_and(|value| value == "1");
+    assert!(!required, "LOGITD_REQUIRE_GPU=1, but there is no device: {reason}");
+    // Not by a macro: its output is captured where a test succeeds.
+    let _ = writeln!(std::io::stderr(), "gpu {test}: skipped: {reason}");
+    false
+}
+
+fn is_fake() -> bool {
+    std::env::var("LOGITD_TEST_FAKE_GPU").is_ok_and(|value| value == "1")
+}
+
+/// So many on a device, fewer where the processor stands in for it.
+fn count(rows: u64) -> u64 {
+    if is_fake() { (rows / 40).max(4) } else { rows }
+}
+
+fn options() -> CudaOptions {
+    CudaOptions { launch_rows_max: 64, launch_bytes_max: 12 << 20, ..Default::default() }
+}
+
+/// Every kernel, team, way of reading again and layout. Each is opened with a self-test, which takes the
+/// processor a second, so that over the fake every test takes a few others of them.
+fn variants(test: &str) -> Vec<CudaOptions> {
+    let mut all = all_variants();
+    if is_fake() {
+        let mut places = test.len()..;
+        all.retain(|_| places.next().is_some_and(|place| place % 6 == 0));
+    }
+    all
+}
+
+fn all_variants() -> Vec<CudaOptions> {
+    let mut all = vec![options()];
+    for kernel in [Kernel::Grid, Kernel::Cluster] {
+        for team_blocks in [1, 2, 4, 8] {
+            for stage in [false, true] {
+                let packing = match (team_blocks > 2) ^ stage {
+                    true => Packing::Tight,
+                    false => Packing::Aligned,
+                };
+                all.push(CudaOptions {
+                    kernel: Some(kernel),
+                    team_blocks: Some(team_blocks),
+                    stage: Some(stage),
+                    packing,
+                    ..options()
+                });
+            }
+        }
+    }
+    all
+}
+
+fn open(options: &CudaOptions) -> Option<Cuda> {
+    match Cuda::open(0, options) {
+        Ok(cuda) => Some(cuda),
+        Err(why) if why.reason.contains("no thread-block clusters") => None,
+        Err(why) => panic!("{options:?}: {why}"),
+    }
+}
+
+/// The oracle against one variant after another: `each(panel, index of the variant)`.
+fn for_variants(test: &str, mut each: impl FnMut(&mut Panel, u64)) {
+    if !there_is_a_device(test) {
+        return;
+    }
+    let mut left_out = 0;
+    for (i, options) in variants(test).iter().enumerate() {
+        match open(options) {
+            Some(cuda) => each(&mut Panel::of(vec![Box::new(cuda)]), i as u64),
+            None => left_out += 1,
+        }
+    }
+    if left_out > 0 {
+        let _ = writeln!(std::io::stderr(), "gpu {test}: {left_out} variants skipped: no clusters");
+    }
+}
+
+#[test]
+fn the_compiler_kept_to_the_arithmetic() {
+    if there_is_a_device("the_compiler_kept_to_the_arithmetic") {
+        let mut cuda = open(&options()).expect("the best kernel of the chip");
+        assert_eq!(cuda.driver_mut().probe(), Ok(()));
+        let _ = writeln!(std::io::stderr(), "gpu: {:?}", cuda.device());
+    }
+}
+
+#[test]
+fn known_answers() {
+    if !there_is_a_device("known_answers") {
+        return;
+    }
+    let Rows { rows, cases } = known::read("rows.json");
+    let batch: Vec<Case> = cases.iter().map(|c| rows[c.row].case(&c.params)).collect();
+    let placed: Vec<_> = batch.iter().map(Case::place).collect();
+    let rows: Vec<_> = placed.iter().map(|p| p.row()).collect();
+    let mut results = Results::default();
+    for options in variants("known_answers") {
+        let Some(mut cuda) = open(&options) else { continue };
+        cuda.sample(&rows, &mut results).unwrap();
+        for ((case, expected), result) in batch.iter().zip(&cases).zip(results.iter()) {
+            assert_eq!(Answer::from(result), expected.result, "{options:?}: {case}");
+        }
+    }
+}
+
+/// Mixed batches: dtypes, sizes and parameters side by side, greedy rows among sampled ones.
+#[test]
+fn generated_rows() {
+    for_variants("generated_rows", |panel, variant| {
+        for batch in 0..count(200) / 4 {
+            let case = |row| Case::generated(variant, batch * 24 + row, 5000);
+            panel.check(&(0..24).map(case).collect::<Vec<_>>());
+        }
+    });
+}
+
+#[test]
+fn generated_rows_of_every_size() {
+    for_variants("generated_rows_of_every_size", |panel, variant| {
+        let size = if is_fake() { 20_000 } else { VOCAB_SIZE_MAX };
+        for row in 0..count(60) / 2 {
+            panel.check(&[Case::generated(1000 + variant, row, size)]);
+        }
+    });
+}
+
+#[test]
+fn real_rows() {
+    let spec = |temperature, top_k, top_p, min_p| {
+        let (seed, draws) = (Some(7), 4);
+        ParamsSpec { temperature, top_k, top_p, min_p, seed, draws, ..Default::default() }
+    };
+    let settings = [
+        spec(0.0, 0, 1.0, 0.0),
+        spec(1.0, 0, 1.0, 0.0),
+        spec(0.8, 50, 0.95, 0.0),
+        spec(0.8, 0, 0.95, 0.0),
+        spec(1.0, 51, 1.0, 0.0),
+        spec(1.0, 0, 1.0, 0.1),
+        spec(10.0, 0, 0.9, 0.0),
+        spec(1e4, 200_000, 0.5, 0.0),
+    ];
+    for_variants("real_rows", |panel, variant| {
+        let taken = if is_fake() { 1 } else { settings.len() };
+        let from = variant as usize;
+        for i in (from..).take(taken) {
+            let (row, setting) = (i % CARRIED.len(), settings[i % settings.len()]);
+            let prefix = carried_prefix((row + 3) % CARRIED.len(), 128_256, setting);
+            panel.check(&[carried(row, setting), prefix]);
+        }
+    });
+}
+
+/// The whole recording, where it lies beside the project.
+#[test]
+fn recorded_rows() {
+    if !there_is_a_device("recorded_rows") {
+        return;
+    }
+    let recording = match Recording::open() {
+        Ok(recording) => recording,
+        Err(why) => {
+            let _ = writeln!(std::io::stderr(), "gpu recorded_rows: skipped: {why}");
+            return;
+        }
+    };
+    let cuda = open(&options()).expect("the best kernel of the chip");
+    let mut panel = Panel::of(vec![Box::new(cuda)]);
+    for row in (0..64).take(count(64) as usize) {
+        let spec = match row % 3 {
+            0 => ParamsSpec { temperature: 0.7, top_k: 40, top_p: 0.9, ..Default::default() },
+            1 => ParamsSpec { top_p: 0.95, ..Default::default() },
+            _ => ParamsSpec { temperature: 1.3, min_p: 0.02, draws: 9, ..Default::default() },
+        };
+        let logits = recording.row(row).to_vec();
+        panel.check(&[Case::new(format!("recorded row {row}"), Dtype::F16, logits, spec)]);
+    }
+}
+
+#[test]
+fn ties_zeros_and_what_has_no_token() {
+    let spec = |temperature, top_k, top_p| {
+        let draws = 5;
+        ParamsSpec { temperature, top_k, top_p, draws, seed: Some(3), ..Default::default() }
+    };
+    let mut cases = Vec::new();
+    for dtype in Dtype::ALL {
+        for (i, setting) in
+            [spec(0.0, 0, 1.0), spec(1.0, 7, 1.0), spec(1.0, 0, 0.5), spec(2.0, 9, 0.9)]
+                .into_iter()
+                .enumerate()
+        {
+            let zeros: Vec<f32> =
+                (0..700).map(|t| if (t + i) % 3 == 0 { 0.0 } else { -0.0 }).collect();
+            cases.push(Case::values("zeros of both signs", dtype, &zeros, setting));
+            cases.push(Case::values("one value", dtype, &vec![1.5; 1025], setting).at(i * 2));
+            let mut border: Vec<f32> = (0..600).map(|t| -((t / 4) as f32)).collect();
+            border.reverse();
+            cases.push(Case::values("ties at the border", dtype, &border, setting));
+            for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut row = vec![f32::NEG_INFINITY; 300];
+                row[299] = value;
+                cases.push(Case::values("no token", dtype, &row, setting));
+            }
+        }
+    }
+    for_variants("ties_zeros_and_what_has_no_token", |panel, _| panel.check(&cases));
+}
+
+/// A row's answer is its own, wherever it stands and whoever stands beside it.
+#[test]
+fn every_place_in_a_batch() {
+    for_variants("every_place_in_a_batch", |panel, variant| {
+        let one = Case::generated(77, variant, 3000);
+        for place in (0..70).step_by(if is_fake() { 35 } else { 7 }) {
+            let mut batch: Vec<Case> =
+                (0..70).map(|row| Case::generated(78 + variant, row, 200)).collect();
+            batch[place as usize] = one.clone();
+            panel.check(&batch);
+        }
+    });
+}
+
+#[test]
+fn the_largest_rows_and_the_most_draws() {
+    for_variants("the_largest_rows_and_the_most_draws", |panel, variant| {
+        if is_fake() && variant % 6 != 0 {
+            return;
+        }
+        let dtype = Dtype::ALL[variant as usize % 3];
+        let vocab_size = VOCAB_SIZE_MAX - variant as u32 % 2;
+        let values = [Values::Model, Values::Constant, Values::Coarse][variant as usize / 2 % 3];
+        let logits = values.logits(&mut Random::new(3, variant), dtype, vocab_size, 1.0);
+        let spec = ParamsSpec { draws: DRAWS_MAX, top_p: 0.9, seed: Some(1), ..Default::default() };
+        panel.check(&[Case::new(format!("{values:?}"), dtype, logits, spec)]);
+    });
+}
+
+/// More rows and bytes than one launch takes, so that launches overlap.
+#[test]
+fn batches_of_many_launches() {
+    for_variants("batches_of_many_launches", |panel, variant| {
+        if is_fake() && variant % 4 != 0 {
+            return;
+        }
+        let cases: Vec<Case> = (0..300).map(|row| Case::generated(9 + variant, row, 700)).collect();
+        panel.check(&cases);
+    });
+}
