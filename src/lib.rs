@@ -10,6 +10,7 @@ pub mod arithmetic;
 pub mod assets;
 pub mod backend;
 pub mod batch;
+pub mod candidates;
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -8,7 +8,9 @@ use crate::api::{self, SampleRequest, SampleResponse};
 use crate::arithmetic;
 use crate::backend::{Backend, DeviceError, dual};
 use crate::batch::{Draw, Dtype, Outcome, Results, Row, RowError, RowResult, RowStatus};
-use crate::params::{ParamsError, ParamsSpec};
+use crate::candidates::{self, CandidateRow, CandidatesError, TokenList};
+use crate::params::{ParamsError, ParamsSpec, SamplingParams};
+use bytes::Bytes;
 use std::fmt;
 
 /// Samples the rows of `request` with the seeds that `answer` names and compares every bit.
@@ -37,37 +39,72 @@ pub fn compare(expected: &[api::RowResult], got: &[api::RowResult]) -> Vec<Diffe
     pairs.filter_map(|(row, (expected, got))| difference(row, expected, got)).collect()
 }
 
-/// The rows of a request, as a backend takes them. Where a request leaves the seed to the server, it is
-/// taken from the answer.
-pub fn rows<'a>(
-    request: &'a SampleRequest,
-    answer: &SampleResponse,
-) -> Result<Vec<Row<'a>>, RecheckError> {
+/// A row of a request, and what it takes to sample it.
+struct Asked {
+    dtype: Dtype,
+    logits: Bytes,
+    params: SamplingParams,
+    /// What the indices of its result stand for, where it is a row of candidates.
+    tokens: Option<TokenList>,
+}
+
+impl Asked {
+    fn row(&self) -> Result<Row<'_>, RowError> {
+        Row::new(self.dtype, &self.logits, self.params)
+    }
+}
+
+/// The rows of a request. Where it leaves the seed to the server, it is taken from the answer.
+fn rows(request: &SampleRequest, answer: &SampleResponse) -> Result<Vec<Asked>, RecheckError> {
     let dtype = match request.dtype() {
         api::Dtype::F16 => Dtype::F16,
         api::Dtype::Bf16 => Dtype::Bf16,
         api::Dtype::F32 => Dtype::F32,
         api::Dtype::Unspecified => return Err(RecheckError::Dtype(request.dtype)),
     };
-    let row_bytes = request.vocab_size as usize * dtype.size_bytes();
-    if row_bytes == 0 || !request.logits.len().is_multiple_of(row_bytes) {
-        return Err(RecheckError::Length { bytes: request.logits.len(), row_bytes });
-    }
-    let count = request.logits.len() / row_bytes;
+    let logits = match &request.candidates {
+        None => whole_rows(request, dtype)?,
+        Some(given) => candidate_rows(request, given, dtype)?,
+    };
+    let count = logits.len();
     if request.params.len() > 1 && request.params.len() != count {
         return Err(RecheckError::Params { params: request.params.len(), rows: count });
     }
     let defaults = api::SamplingParams::default();
-    let one = |(i, logits): (usize, &'a [u8])| {
+    let one = |(i, (logits, tokens)): (usize, (Bytes, Option<TokenList>))| {
         let params = match request.params.as_slice() {
             [] => &defaults,
             [same] => same,
             each => &each[i],
         };
         let used = answer.rows.get(i).map_or(0, |row| row.seed);
-        Ok(Row::new(dtype, logits, spec(params).parse(|| used)?)?)
+        Ok(Asked { dtype, logits, params: spec(params).parse(|| used)?, tokens })
     };
-    request.logits.chunks_exact(row_bytes).enumerate().map(one).collect()
+    logits.into_iter().enumerate().map(one).collect()
+}
+
+type Logits = Vec<(Bytes, Option<TokenList>)>;
+
+fn whole_rows(request: &SampleRequest, dtype: Dtype) -> Result<Logits, RecheckError> {
+    let (bytes, row_bytes) =
+        (request.logits.len(), request.vocab_size as usize * dtype.size_bytes());
+    if row_bytes == 0 || !bytes.is_multiple_of(row_bytes) {
+        return Err(RecheckError::Length { bytes, row_bytes });
+    }
+    let row = |at| (request.logits.slice(at..at + row_bytes), None);
+    Ok((0..bytes).step_by(row_bytes).map(row).collect())
+}
+
+fn candidate_rows(
+    request: &SampleRequest,
+    given: &api::Candidates,
+    dtype: Dtype,
+) -> Result<Logits, RecheckError> {
+    let (counts, tokens, logits) = (&given.counts, &given.tokens, &request.logits);
+    let rows = candidates::rows(dtype, request.vocab_size, counts, tokens, logits);
+    // Of several errors the first is as good as any.
+    let rows = rows.map_err(|mut errors| errors.swap_remove(0))?;
+    Ok(rows.into_iter().map(|row| (row.logits, Some(row.tokens))).collect())
 }
 
 /// The answer that a server with this backend would give, timings and device apart.
@@ -80,7 +117,10 @@ pub fn answer(
     Ok(SampleResponse {
         rows: sampled(backend, &rows, results)?,
         arithmetic_version: arithmetic::VERSION,
-        plane: api::Plane::Inline.into(),
+        plane: match &request.candidates {
+            None => api::Plane::Inline.into(),
+            Some(_) => api::Plane::Candidates.into(),
+        },
         ..Default::default()
     })
 }
@@ -94,18 +134,25 @@ pub fn replayable(
     row_index: usize,
 ) -> Result<dual::Difference, RecheckError> {
     let rows = rows(request, answer)?;
-    let row = rows.get(row_index).ok_or(RecheckError::Row(RowError::VocabSize(0)))?;
+    let asked = rows.get(row_index).ok_or(RecheckError::Row(RowError::VocabSize(0)))?;
+    // Candidates as a whole row, which has the same answer and says tokens by their ids.
+    let logits = match &asked.tokens {
+        None => asked.logits.to_vec(),
+        Some(tokens) => CandidateRow { logits: asked.logits.clone(), tokens: tokens.clone() }
+            .to_dense(asked.dtype, request.vocab_size),
+    };
+    let row = Row::new(asked.dtype, &logits, asked.params)?;
     let mut results = Results::default();
-    backend.sample(std::slice::from_ref(row), &mut results)?;
+    backend.sample(&[row], &mut results)?;
     let ours = results.row(0);
     Ok(dual::Difference {
         row_index,
         dtype: row.dtype(),
         vocab_size: row.vocab_size(),
         params: *row.params(),
-        logits: row.logits().to_vec(),
         a: Some(dual::Answer { outcome: ours.outcome, draws: ours.draws.to_vec() }),
         b: answer.rows.get(row_index).map(said),
+        logits,
     })
 }
 
@@ -162,6 +209,9 @@ pub enum RecheckError {
         /// Rows given.
         rows: usize,
     },
+    /// The request's candidates are none.
+    #[error(transparent)]
+    Candidates(#[from] CandidatesError),
     /// A parameter of the request is out of range.
     #[error(transparent)]
     Value(#[from] ParamsError),
@@ -189,26 +239,30 @@ fn spec(params: &api::SamplingParams) -> ParamsSpec {
 /// The results of these rows, as an answer says them.
 fn sampled(
     backend: &mut dyn Backend,
-    rows: &[Row<'_>],
+    asked: &[Asked],
     results: &mut Results,
-) -> Result<Vec<api::RowResult>, DeviceError> {
-    backend.sample(rows, results)?;
-    let row = |(row, result): (&Row<'_>, RowResult<'_>)| api::RowResult {
+) -> Result<Vec<api::RowResult>, RecheckError> {
+    let rows = asked.iter().map(Asked::row).collect::<Result<Vec<_>, _>>()?;
+    backend.sample(&rows, results)?;
+    Ok(asked.iter().zip(results.iter()).map(row_result).collect())
+}
+
+fn row_result((asked, result): (&Asked, RowResult<'_>)) -> api::RowResult {
+    let token = |index| asked.tokens.as_ref().map_or(index, |tokens| tokens.token(index));
+    let draw = |d: &Draw| api::Draw { token: token(d.token), logprob: d.logprob };
+    api::RowResult {
         status: proto_status(result.outcome.status).into(),
-        token: result.draws.first().map(|draw| draw.token),
+        token: result.draws.first().map(|draw| token(draw.token)),
         logprob: result.draws.first().map(|draw| draw.logprob),
         kept: result.outcome.kept,
         kept_mass: result.outcome.kept_mass,
-        seed: row.params().seed(),
+        seed: asked.params.seed(),
         draws: match result.draws {
             // A single draw is said in `token` and `logprob` alone.
             [_] => Vec::new(),
-            draws => {
-                draws.iter().map(|d| api::Draw { token: d.token, logprob: d.logprob }).collect()
-            }
+            draws => draws.iter().map(draw).collect(),
         },
-    };
-    Ok(rows.iter().zip(results.iter()).map(row).collect())
+    }
 }
 
 fn difference(row: usize, a: &api::RowResult, b: &api::RowResult) -> Option<Difference> {
@@ -334,6 +388,46 @@ mod tests {
             assert_eq!(found.len(), 1, "{field}: {found:?}");
             assert_eq!((found[0].field, found[0].row), (field, row));
         }
+    }
+
+    /// Two rows of candidates, in no order.
+    fn sparse() -> SampleRequest {
+        let le = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let candidates = api::Candidates { counts: le(&[3, 2]), tokens: le(&[9, 4, 11, 700, 2]) };
+        let params = api::SamplingParams { top_k: 2, seed: Some(5), ..Default::default() };
+        SampleRequest {
+            dtype: api::Dtype::F32.into(),
+            vocab_size: 1000,
+            logits: [0.5f32, 2.0, 1.5, 1.0, 1.5].iter().flat_map(|x| x.to_le_bytes()).collect(),
+            params: vec![params],
+            candidates: Some(candidates),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn candidates_are_checked_by_their_tokens_and_replayed_as_whole_rows() {
+        let (mut backend, mut results) = (Reference::default(), Results::default());
+        let mut answer = answer(&mut backend, &sparse(), &mut results).unwrap();
+        assert_eq!(answer.plane(), api::Plane::Candidates);
+        let token = answer.rows[1].token.unwrap();
+        assert!([2, 700].contains(&token), "{token}");
+        assert_eq!(recheck(&mut backend, &sparse(), &answer, &mut results), Ok(vec![]));
+
+        answer.rows[1].token = Some(702 - token);
+        let found = recheck(&mut backend, &sparse(), &answer, &mut results).unwrap();
+        assert_eq!((found.len(), found[0].row, found[0].field), (1, 1, "token"));
+        let replay = replayable(&mut backend, &sparse(), &answer, 1).unwrap();
+        assert_eq!(replay.logits.len(), 4 * 1000);
+        assert_eq!(replay.logits[4 * 700..][..4], 1.0f32.to_le_bytes());
+        let (ours, theirs) = (replay.a.unwrap(), replay.b.unwrap());
+        assert_eq!((ours.draws[0].token, theirs.draws[0].token), (token, 702 - token));
+        assert_eq!(ours.outcome, theirs.outcome);
+
+        let mut wrong = sparse();
+        wrong.candidates.as_mut().unwrap().tokens = bytes::Bytes::from_static(&[0; 20]);
+        let error = recheck(&mut backend, &wrong, &answer, &mut results).unwrap_err();
+        assert!(error.to_string().contains("token 0 twice"), "{error}");
     }
 
     #[test]

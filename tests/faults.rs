@@ -92,7 +92,11 @@ async fn announcing_much_and_sending_little_holds_room_for_a_bounded_time() {
     for id in 0..2 {
         tokio::time::sleep(Duration::from_millis(250)).await;
         pieces
-            .send(framed(&SampleStreamRequest { id, request: Some(request(1, 9, id)) }))
+            .send(framed(&SampleStreamRequest {
+                id,
+                request: Some(request(1, 9, id)),
+                first_row: None,
+            }))
             .await
             .unwrap();
         assert!(answers.frame().await.unwrap().unwrap().is_data(), "the stream lives");
@@ -153,7 +157,11 @@ async fn a_client_that_never_reads_costs_a_bounded_amount_and_is_ended() {
     let response = answer.await.unwrap();
     for id in 0..100 {
         pieces
-            .send(framed(&SampleStreamRequest { id, request: Some(request(2, 50, id)) }))
+            .send(framed(&SampleStreamRequest {
+                id,
+                request: Some(request(2, 50, id)),
+                first_row: None,
+            }))
             .await
             .unwrap();
     }
@@ -176,7 +184,11 @@ async fn a_slow_reader_is_not_a_stalled_one() {
     let mut answers = answer.await.unwrap().into_body();
     for id in 0..12 {
         pieces
-            .send(framed(&SampleStreamRequest { id, request: Some(request(3, 50, id)) }))
+            .send(framed(&SampleStreamRequest {
+                id,
+                request: Some(request(3, 50, id)),
+                first_row: None,
+            }))
             .await
             .unwrap();
     }
@@ -457,7 +469,9 @@ async fn frames_of_any_size_make_the_same_messages() {
     let server = TestServer::start(&[]).await;
     let raw = Raw::connect(server.address()).await;
     let messages: Vec<Bytes> = (0..4)
-        .map(|id| framed(&SampleStreamRequest { id, request: Some(request(2, 30, id)) }))
+        .map(|id| {
+            framed(&SampleStreamRequest { id, request: Some(request(2, 30, id)), first_row: None })
+        })
         .collect();
     let whole = Bytes::from(messages.concat());
     for size in [1, 2, 5, 64, whole.len()] {

@@ -159,7 +159,8 @@ async fn get_info_says_what_a_client_must_know() {
     let info: GetInfoResponse = server.client().await.info().await.unwrap();
     assert_eq!(info.version, env!("CARGO_PKG_VERSION"));
     assert_eq!(info.arithmetic_version, logitd::arithmetic::VERSION);
-    assert_eq!(info.planes, [i32::from(Plane::Inline)]);
+    let planes = [Plane::Inline, Plane::Chunked, Plane::Candidates];
+    assert_eq!(info.planes, planes.map(i32::from));
     assert_eq!((info.devices[0].id.as_str(), info.devices[0].up), ("reference", true));
     let limits = info.limits.unwrap();
     assert_eq!(limits.request_rows_max, 7);
@@ -396,8 +397,8 @@ async fn bytes_that_are_no_request_are_the_clients_error() {
 async fn a_stream_ends_where_its_bytes_are_no_message_after_answering_those_before() {
     let server = TestServer::start(&[]).await;
     let raw = Raw::connect(server.address()).await;
-    let good = SampleStreamRequest { id: 5, request: Some(request(2, 50, 1)) };
-    let empty = SampleStreamRequest { id: 6, request: None };
+    let good = SampleStreamRequest { id: 5, request: Some(request(2, 50, 1)), first_row: None };
+    let empty = SampleStreamRequest { id: 6, ..Default::default() };
     let body = [framed(&good), framed(&empty), announced(3, &[0xff; 3])].concat();
     let reply = raw.call("SampleStream", &[], body).await;
     reply.assert_code(Code::InvalidArgument, &["malformed"]);

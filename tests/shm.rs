@@ -23,7 +23,8 @@ impl Shared {
         let server = TestServer::start(&[&[listen.as_str(), shm.as_str()], more].concat()).await;
         let client = Client::connect(path("logitd.sock")).await.unwrap();
         let info = client.info().await.unwrap();
-        assert_eq!(info.planes, [i32::from(Plane::Inline), i32::from(Plane::SharedMemory)]);
+        let planes = [Plane::Inline, Plane::Chunked, Plane::Candidates, Plane::SharedMemory];
+        assert_eq!(info.planes, planes.map(i32::from));
         Self { server, client, control: info.shm_control, _directory: directory }
     }
 

@@ -122,14 +122,15 @@ async fn sample(
     let bytes: usize = batch.rows.iter().map(|row| row.logits().len()).sum();
     assert_eq!(bytes, sent.logits.len(), "every byte belongs to a row");
     assert!(!batch.rows.is_empty());
-    permit.resize(batch.rows.len(), batch.bytes())?;
+    permit.resize(batch.rows.len(), batch.bytes() + batch.token_bytes())?;
+    let (tokens, _token_room) = (batch.tokens.clone(), permit.split_off(batch.token_bytes()));
     let params: Vec<SamplingParams> = batch.rows.iter().map(|row| *row.params()).collect();
     for params in &params {
         check_params(params, &sent);
     }
     let request = Request { rows: batch.rows, deadline: None, priority: batch.priority };
     let done = ENGINE.submit(permit, request)?.await?;
-    let response = convert::response(&done, &params, logitd::api::Plane::Inline);
+    let response = convert::response(&done, &params, &tokens, logitd::api::Plane::Inline);
     assert_eq!(response.rows.len(), params.len());
     let encoded = response.encode_to_vec();
     assert_eq!(SampleResponse::decode(&*encoded).as_ref(), Ok(&response));
@@ -207,7 +208,11 @@ fn seeds() -> Vec<Vec<u8>> {
         }],
         priority: api::Priority::High.into(),
         slot: None,
+        candidates: None,
     };
+    let le = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let given = |counts, tokens| Some(api::Candidates { counts: le(counts), tokens: le(tokens) });
+    let sparse = |candidates| SampleRequest { vocab_size: 1 << 20, candidates, ..good.clone() };
     let with = |change: fn(&mut SampleRequest)| {
         let mut request = good.clone();
         change(&mut request);
@@ -232,12 +237,19 @@ fn seeds() -> Vec<Vec<u8>> {
         with(|r| r.params[0].top_p = Some(0.0)),
         with(|r| r.params[0].min_p = 2.0),
         with(|r| r.params[0].draws = Some(1025)),
+        sparse(given(&[4, 4, 4], &[9, 2, 1 << 19, 3, 0, 1, 2, 3, 4, 5, 6, 7])),
+        sparse(given(&[12], &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11])),
+        sparse(given(&[3, 9], &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 3])),
+        sparse(given(&[2, 10], &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11])),
+        sparse(given(&[u32::MAX, 0], &[1 << 20])),
+        sparse(given(&[], &[])),
         SampleRequest::default(),
     ];
     let mut seeds = Vec::new();
     for (i, request) in requests.into_iter().enumerate() {
         let unary = framed(&request.encode_to_vec());
-        let one = SampleStreamRequest { id: i as u64, request: Some(request) };
+        let first_row = (i % 2 == 0).then_some(i as u64);
+        let one = SampleStreamRequest { id: i as u64, request: Some(request), first_row };
         let two = framed(&one.encode_to_vec()).repeat(2);
         let pieces = (i % 5) as u8 * 2;
         seeds.push([&[pieces], &*unary].concat());

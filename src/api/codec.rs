@@ -137,7 +137,8 @@ mod tests {
         let request = SampleRequest { params, logits: vec![7; 99].into(), ..Default::default() };
         assert_eq!(count(&request.encode_to_vec(), SampleRequest::PARAMS_PATH), 3);
         // Repeated, a message field is merged, so the sets add up.
-        let message = SampleStreamRequest { id: 9, request: Some(request) }.encode_to_vec();
+        let message =
+            SampleStreamRequest { id: 9, request: Some(request), first_row: None }.encode_to_vec();
         let twice = [message.clone(), message].concat();
         assert_eq!(count(&twice, SampleStreamRequest::PARAMS_PATH), 6);
         assert_eq!(SampleStreamRequest::decode(&*twice).unwrap().request.unwrap().params.len(), 6);

@@ -30,6 +30,16 @@ pub enum Error {
     /// The server's answer is an error.
     #[error("{}: {}", .0.code(), .0.message())]
     Status(Box<Status>),
+    /// A chunk of a batch has no answer.
+    #[error("rows {first_row} to {}: {error}", first_row + rows.saturating_sub(1))]
+    Chunk {
+        /// Its first row in the batch. Rows that the error names count from here.
+        first_row: u64,
+        /// How many it has.
+        rows: u64,
+        /// Why.
+        error: Box<Error>,
+    },
     /// The stream is over: the other side has ended it, or is gone.
     #[error("the stream is closed")]
     Closed,
@@ -40,6 +50,7 @@ impl Error {
     pub fn code(&self) -> Option<Code> {
         match self {
             Self::Status(status) => Some(status.code()),
+            Self::Chunk { error, .. } => error.code(),
             _ => None,
         }
     }
@@ -48,13 +59,18 @@ impl Error {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Status(status) => status.get_details_retry_info()?.retry_delay,
+            Self::Chunk { error, .. } => error.retry_after(),
             _ => None,
         }
     }
 
     /// The wrong fields, each with what is allowed.
     pub fn violations(&self) -> Vec<(String, String)> {
-        let Self::Status(status) = self else { return vec![] };
+        let status = match self {
+            Self::Chunk { error, .. } => return error.violations(),
+            Self::Status(status) => status,
+            _ => return vec![],
+        };
         let Some(bad_request) = status.get_details_bad_request() else { return vec![] };
         bad_request.field_violations.into_iter().map(|v| (v.field, v.description)).collect()
     }

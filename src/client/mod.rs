@@ -23,6 +23,7 @@
 //! # }
 //! ```
 
+mod chunked;
 mod connect;
 mod error;
 mod region;
@@ -100,20 +101,20 @@ impl Client {
         }
     }
 
-    /// Samples a batch of any size: it is [split](fn@split) into requests within the server's limits,
-    /// which are sampled one after another. One result a row, in the order of the rows.
+    /// Samples a batch of any size, in [chunks](Self::sample_chunked) where it is a large one. One result
+    /// a row, in the order of the rows.
     pub async fn sample_all(&self, request: SampleRequest) -> Result<Vec<RowResult>, Error> {
-        let limits = self.info().await?.limits.unwrap_or_default();
-        let mut rows = Vec::new();
-        for request in split(request, &limits) {
-            rows.extend(self.sample(request).await?.rows);
-        }
-        Ok(rows)
+        let info = self.info().await?;
+        let response = match chunked::fits_one(&request, &info) {
+            true => self.sample(request).await?,
+            false => self.sample_chunked(request, &info).await?,
+        };
+        Ok(response.rows)
     }
 
     /// Opens a stream: many requests in flight on one call.
     pub async fn stream(&self) -> Result<SampleStream, Error> {
-        SampleStream::open(self.service.clone()).await
+        SampleStream::open(self.service.clone(), None).await
     }
 
     fn request<T>(&self, message: T) -> tonic::Request<T> {

@@ -1,29 +1,39 @@
 //! Batches beyond a server's limits, cut into requests within them.
 
-use crate::api::{Dtype, Limits, SampleRequest, SamplingParams};
+use crate::api::{Candidates, Dtype, Limits, SampleRequest, SamplingParams};
+use std::ops::Range;
 
-/// Encoded bytes of a request that are neither logits nor parameters, at most.
+/// Encoded bytes of a request that are neither rows nor parameters, at most.
 const FIXED_BYTES: u64 = 64;
 /// Encoded bytes of one set of parameters, at most.
 const PARAMS_BYTES: u64 = 64;
+/// Bytes of a candidate's token, and of a row's number of candidates.
+const WORD_BYTES: usize = 4;
 
 /// Cuts a batch into requests that a server with these limits takes, in the order of its rows and
 /// without copying logits. What cannot be cut (it has no rows, or a single row is over a limit) is left
 /// as it is, for the server to name what is wrong with it.
 pub fn split(request: SampleRequest, limits: &Limits) -> Vec<SampleRequest> {
-    let Some(row_bytes) = row_bytes(&request) else { return vec![request] };
-    let rows = request.logits.len() / row_bytes;
+    split_at(request, limits, u64::MAX)
+}
+
+/// The same, into requests of at most `bytes_max` bytes of rows where they have more than one.
+pub(super) fn split_at(
+    request: SampleRequest,
+    limits: &Limits,
+    bytes_max: u64,
+) -> Vec<SampleRequest> {
+    let Some(layout) = Layout::of(&request) else { return vec![request] };
+    let rows = layout.rows();
     let params_a_row = request.params.len() == rows && rows > 1;
     if request.params.len() > 1 && !params_a_row {
         return vec![request];
     }
 
-    let message_bytes = limits.message_bytes_max.saturating_sub(FIXED_BYTES + PARAMS_BYTES);
-    let by_bytes = message_bytes / (row_bytes as u64 + if params_a_row { PARAMS_BYTES } else { 0 });
-    let by_rows = u64::from(limits.request_rows_max);
-    let rows_max = usize::try_from(by_bytes.min(by_rows)).unwrap_or(usize::MAX).max(1);
+    let message_bytes_max = limits.message_bytes_max.saturating_sub(FIXED_BYTES + PARAMS_BYTES);
+    let rows_max = limits.request_rows_max.max(1) as usize;
     let draws_max = u64::from(limits.request_draws_max);
-
+    let params_bytes = if params_a_row { PARAMS_BYTES } else { 0 };
     let draws = |row: usize| {
         let params = if params_a_row { request.params.get(row) } else { request.params.first() };
         u64::from(params.and_then(|params| params.draws).unwrap_or(1))
@@ -31,32 +41,114 @@ pub fn split(request: SampleRequest, limits: &Limits) -> Vec<SampleRequest> {
     let mut requests = Vec::new();
     let mut start = 0;
     while start < rows {
-        let mut end = start + 1;
-        let mut drawn = draws(start);
-        while end < rows && end - start < rows_max && drawn + draws(end) <= draws_max {
+        let mut end = start;
+        let (mut drawn, mut bytes, mut message_bytes) = (0, 0, 0);
+        while end < rows {
             drawn += draws(end);
+            bytes += layout.row_bytes(end);
+            message_bytes += layout.row_bytes(end) + params_bytes;
+            let fits = end - start < rows_max
+                && drawn <= draws_max
+                && bytes <= bytes_max
+                && message_bytes <= message_bytes_max;
+            if !fits && end > start {
+                break;
+            }
             end += 1;
         }
         let params: Vec<SamplingParams> =
             if params_a_row { request.params[start..end].to_vec() } else { request.params.clone() };
-        let logits = request.logits.slice(start * row_bytes..end * row_bytes);
-        requests.push(SampleRequest { logits, params, ..request.clone() });
+        requests.push(SampleRequest { params, ..layout.cut(&request, start..end) });
         start = end;
     }
     requests
 }
 
-/// Bytes of one row; `None` if the logits are not rows.
-fn row_bytes(request: &SampleRequest) -> Option<usize> {
-    let size = match Dtype::try_from(request.dtype).ok()? {
-        Dtype::Unspecified => return None,
-        Dtype::F16 | Dtype::Bf16 => 2,
-        Dtype::F32 => 4,
-    };
-    let bytes = usize::try_from(request.vocab_size).ok()?.checked_mul(size)?;
-    let rows =
-        bytes > 0 && !request.logits.is_empty() && request.logits.len().is_multiple_of(bytes);
-    rows.then_some(bytes)
+/// How many rows a request has; `None` if it has none that could be told apart.
+pub(super) fn row_count(request: &SampleRequest) -> Option<usize> {
+    Layout::of(request).map(|layout| layout.rows())
+}
+
+/// Where the rows of a request lie.
+enum Layout {
+    /// All of them as long as each other.
+    Whole { rows: usize, row_bytes: usize },
+    /// Where each row's candidates end, and a logit's bytes.
+    Candidates { ends: Vec<usize>, size: usize },
+}
+
+impl Layout {
+    /// `None` if the logits are not rows.
+    fn of(request: &SampleRequest) -> Option<Self> {
+        let size = match Dtype::try_from(request.dtype).ok()? {
+            Dtype::Unspecified => return None,
+            Dtype::F16 | Dtype::Bf16 => 2,
+            Dtype::F32 => 4,
+        };
+        let bytes = request.logits.len();
+        if let Some(Candidates { counts, tokens }) = &request.candidates {
+            let count =
+                |word: &[u8]| u32::from_le_bytes(word.try_into().expect("four bytes")) as usize;
+            let mut total = 0usize;
+            let mut ends = Vec::with_capacity(counts.len() / WORD_BYTES);
+            for word in counts.chunks_exact(WORD_BYTES) {
+                total = total.checked_add(count(word))?;
+                ends.push(total);
+            }
+            let rows = !ends.is_empty()
+                && counts.len().is_multiple_of(WORD_BYTES)
+                && total.checked_mul(WORD_BYTES) == Some(tokens.len())
+                && total.checked_mul(size) == Some(bytes);
+            return rows.then_some(Self::Candidates { ends, size });
+        }
+        let row_bytes = usize::try_from(request.vocab_size).ok()?.checked_mul(size)?;
+        let rows = row_bytes > 0 && bytes > 0 && bytes.is_multiple_of(row_bytes);
+        rows.then(|| Self::Whole { rows: bytes / row_bytes, row_bytes })
+    }
+
+    fn rows(&self) -> usize {
+        match self {
+            Self::Whole { rows, .. } => *rows,
+            Self::Candidates { ends, .. } => ends.len(),
+        }
+    }
+
+    /// Bytes of a row in a message.
+    fn row_bytes(&self, row: usize) -> u64 {
+        match self {
+            Self::Whole { row_bytes, .. } => *row_bytes as u64,
+            Self::Candidates { ends, size } => {
+                let candidates = candidates(ends, &(row..row + 1)).len();
+                (candidates * (WORD_BYTES + size) + WORD_BYTES) as u64
+            }
+        }
+    }
+
+    /// The request with these rows only, and the parameters as they are.
+    fn cut(&self, request: &SampleRequest, rows: Range<usize>) -> SampleRequest {
+        let scaled = |range: &Range<usize>, bytes| range.start * bytes..range.end * bytes;
+        let mut cut = SampleRequest { params: vec![], ..request.clone() };
+        match self {
+            Self::Whole { row_bytes, .. } => {
+                cut.logits = request.logits.slice(scaled(&rows, *row_bytes));
+            }
+            Self::Candidates { ends, size } => {
+                let range = candidates(ends, &rows);
+                cut.logits = request.logits.slice(scaled(&range, *size));
+                cut.candidates = request.candidates.as_ref().map(|whole| Candidates {
+                    counts: whole.counts.slice(scaled(&rows, WORD_BYTES)),
+                    tokens: whole.tokens.slice(scaled(&range, WORD_BYTES)),
+                });
+            }
+        }
+        cut
+    }
+}
+
+/// Which candidates these rows (one or more) have.
+fn candidates(ends: &[usize], rows: &Range<usize>) -> Range<usize> {
+    let start = if rows.start == 0 { 0 } else { ends[rows.start - 1] };
+    start..ends[rows.end - 1]
 }
 
 #[cfg(test)]
@@ -114,6 +206,37 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn rows_of_candidates_are_cut_with_their_tokens() {
+        let le = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let counts = [3u32, 1, 4, 1, 5];
+        let tokens: Vec<u32> = (0..14).collect();
+        let candidates = Candidates { counts: le(&counts), tokens: le(&tokens) };
+        let logits: Vec<u8> = (0..28).collect();
+        let mut whole = SampleRequest { logits: logits.into(), ..request(1, vec![]) };
+        whole.candidates = Some(candidates);
+        assert_eq!(split(whole.clone(), &limits(100, 1000, 100)), [whole.clone()]);
+        let parts = split(whole.clone(), &limits(2, 1000, 100));
+        let given = |part: &SampleRequest| part.candidates.clone().unwrap();
+        let sizes: Vec<_> = parts.iter().map(|part| given(part).counts.len() / 4).collect();
+        assert_eq!(sizes, [2, 2, 1]);
+        for (part, (range, counts)) in
+            parts.iter().zip([(0..4, &counts[..2]), (4..9, &counts[2..4]), (9..14, &counts[4..])])
+        {
+            assert_eq!(given(part).counts, le(counts));
+            assert_eq!(given(part).tokens, le(&tokens[range.clone()]));
+            assert_eq!(part.logits, whole.logits.slice(range.start * 2..range.end * 2));
+        }
+        // By bytes: 22, 10, 28, 10 and 34 of them.
+        let parts = split_at(whole.clone(), &limits(100, 1000, 100), 40);
+        assert_eq!(
+            parts.iter().map(|part| given(part).counts.len() / 4).collect::<Vec<_>>(),
+            [2, 2, 1]
+        );
+        whole.logits = whole.logits.slice(1..);
+        assert_eq!(split(whole.clone(), &limits(2, 1000, 100)), [whole]);
     }
 
     #[test]

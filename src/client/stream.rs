@@ -6,10 +6,11 @@ use crate::api::{SampleRequest, SampleResponse, SampleStreamRequest, SampleStrea
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Request, Status, Streaming};
 
 /// Requests handed to the transport before [`SampleSender::send`] waits for it.
 const SENT_AHEAD: usize = 1;
@@ -25,11 +26,19 @@ pub struct SampleStream {
 }
 
 impl SampleStream {
-    pub(super) async fn open(mut service: Service) -> Result<Self, Error> {
+    /// With a `timeout`, the server ends the stream when it is over.
+    pub(super) async fn open(
+        mut service: Service,
+        timeout: Option<Duration>,
+    ) -> Result<Self, Error> {
         let (requests, sent) = mpsc::channel(SENT_AHEAD);
         let hung_up = CancellationToken::new();
         let outgoing = Outgoing { sent, hung_up: Box::pin(hung_up.clone().cancelled_owned()) };
-        let answers = service.sample_stream(outgoing).await?.into_inner();
+        let mut call = Request::new(outgoing);
+        if let Some(timeout) = timeout {
+            call.set_timeout(timeout);
+        }
+        let answers = service.sample_stream(call).await?.into_inner();
         Ok(Self {
             sender: SampleSender { requests, next_id: 0 },
             receiver: SampleReceiver { answers, _hang_up: hung_up.drop_guard() },
@@ -39,6 +48,15 @@ impl SampleStream {
     /// Sends a request; its answer will carry the id that is returned.
     pub async fn send(&mut self, request: SampleRequest) -> Result<u64, Error> {
         self.sender.send(request).await
+    }
+
+    /// Sends a chunk of a larger batch; see [`SampleSender::send_chunk`].
+    pub async fn send_chunk(
+        &mut self,
+        first_row: u64,
+        request: SampleRequest,
+    ) -> Result<u64, Error> {
+        self.sender.send_chunk(first_row, request).await
     }
 
     /// The next answer: the id of its request, and what came of it. `None` once the stream has ended.
@@ -63,8 +81,27 @@ impl SampleSender {
     /// Sends a request; its answer will carry the id that is returned. Waits while the server does not
     /// read.
     pub async fn send(&mut self, request: SampleRequest) -> Result<u64, Error> {
+        self.send_message(request, None).await
+    }
+
+    /// Sends some rows of a larger batch, of which `first_row` is the first; the answer will carry the id
+    /// that is returned. It is sampled at once, whatever else of the batch is here.
+    /// [`Client::sample_chunked`](super::Client::sample_chunked) does it for a batch that is all there.
+    pub async fn send_chunk(
+        &mut self,
+        first_row: u64,
+        request: SampleRequest,
+    ) -> Result<u64, Error> {
+        self.send_message(request, Some(first_row)).await
+    }
+
+    async fn send_message(
+        &mut self,
+        request: SampleRequest,
+        first_row: Option<u64>,
+    ) -> Result<u64, Error> {
         let id = self.next_id;
-        let message = SampleStreamRequest { id, request: Some(request) };
+        let message = SampleStreamRequest { id, request: Some(request), first_row };
         self.requests.send(message).await.map_err(|_| Error::Closed)?;
         self.next_id += 1;
         Ok(id)

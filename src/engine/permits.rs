@@ -163,6 +163,15 @@ impl Permit {
         (self.rows, self.bytes) = (rows, bytes);
         Ok(())
     }
+
+    /// Another permit, with so many of these bytes or all there are: for what is not part of the request
+    /// that this one goes into.
+    pub fn split_off(&mut self, bytes: usize) -> Self {
+        let mut other = self.pool.hold();
+        other.bytes = bytes.min(self.bytes);
+        self.bytes -= other.bytes;
+        other
+    }
 }
 
 impl Drop for Permit {
@@ -261,6 +270,19 @@ mod tests {
             pool.served(1, 1000, ms(100), 1);
         }
         assert_eq!(rounded_ms(retry_after(&pool, 0, 700).1), 70);
+    }
+
+    #[test]
+    fn what_is_split_off_is_held_until_both_are_gone() {
+        let pool = pool(10, 100);
+        let mut permit = pool.take(5, 60).unwrap();
+        let other = permit.split_off(40);
+        assert_eq!((permit.bytes(), other.rows(), other.bytes()), (20, 0, 40));
+        drop(permit);
+        assert_eq!(retry_after(&pool, 10, 61).0, Resource::QueueBytes);
+        drop(other);
+        let mut all = pool.take(10, 100).unwrap();
+        assert_eq!(all.split_off(1000).bytes(), 100);
     }
 
     #[tokio::test]

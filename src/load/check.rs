@@ -91,6 +91,7 @@ impl Checker {
         if recorded.is_some() {
             // It is compared with the recorded answer; the logits are not needed any more.
             request.logits = bytes::Bytes::new();
+            request.candidates = None;
         }
         let rows = answer.rows.len().max(1);
         let mut state = self.shared.lock();

@@ -2,12 +2,13 @@
 //! gRPC statuses.
 //!
 //! A request is checked whole, so that its sender hears of every wrong field at once. Its logits are
-//! cut into rows where they lie; nothing is copied.
+//! cut into rows where they lie; nothing is copied, but candidates whose tokens do not ascend.
 
 use super::error::{Error, Violation};
 use crate::api;
 use crate::arithmetic;
-use crate::batch::{Dtype, RowResult, RowStatus, VOCAB_SIZE_MAX};
+use crate::batch::{Draw, Dtype, RowResult, RowStatus, VOCAB_SIZE_MAX};
+use crate::candidates::{self, CandidateRow, CandidatesError, TokenList};
 use crate::config::Config;
 use crate::engine::{Completed, Failure, Priority, Refused, RequestRow};
 use crate::params::{DRAWS_MAX, ParamsSpec, SamplingParams};
@@ -26,12 +27,19 @@ pub struct Batch {
     pub rows: Vec<RequestRow>,
     /// Who goes first.
     pub priority: Priority,
+    /// What indices of rows of candidates stand for, one list a row; empty where rows are whole.
+    pub tokens: Vec<TokenList>,
 }
 
 impl Batch {
     /// Bytes of logits.
     pub fn bytes(&self) -> usize {
         self.rows.iter().map(|row| row.logits().len()).sum()
+    }
+
+    /// Bytes of the candidates' tokens.
+    pub fn token_bytes(&self) -> usize {
+        self.tokens.iter().map(TokenList::bytes).sum()
     }
 }
 
@@ -44,7 +52,12 @@ pub fn batch(request: api::SampleRequest, limits: &api::Limits) -> Result<Batch,
 
     // How many rows there are is known only once dtype and vocab_size are.
     let layout = dtype.zip(vocab_size).and_then(|(dtype, vocab_size)| {
-        let rows = wrong.keep("logits", row_count(request.logits.len(), dtype, vocab_size))?;
+        let rows = match &request.candidates {
+            None => wrong.keep("logits", row_count(request.logits.len(), dtype, vocab_size))?,
+            Some(given) => {
+                wrong.keep_all(candidates::row_count(&given.counts).map_err(|e| vec![e]))?
+            }
+        };
         Some((dtype, vocab_size, rows))
     });
     if let Some((_, _, rows)) = layout {
@@ -71,33 +84,36 @@ pub fn batch(request: api::SampleRequest, limits: &api::Limits) -> Result<Batch,
     };
 
     let spec_of = |row: usize| if specs.len() == 1 { specs[0] } else { specs[row] };
+    let (logits, tokens) = match &request.candidates {
+        None => (whole_rows(&request.logits, vocab_size * dtype.size_bytes()), vec![]),
+        Some(given) => {
+            let rows = candidate_rows(dtype, vocab_size, given, &request, spec_of)?;
+            rows.into_iter().map(|row| (row.logits, row.tokens)).unzip()
+        }
+    };
     let draws = (0..rows).map(|row| u64::from(spec_of(row).draws)).sum();
     within("draws in the request", draws, limits.request_draws_max.into(), "request_draws_max")?;
 
     let mut seeds = fresh_seeds((0..rows).filter(|&row| spec_of(row).seed.is_none()).count())?;
-    let row_bytes = vocab_size * dtype.size_bytes();
-    let rows = (0..rows).map(|row| {
+    let rows = logits.into_iter().enumerate().map(|(row, logits)| {
         let params = parse(row, spec_of(row), || seeds.next().expect("one a row without"))?;
-        let logits = request.logits.slice(row * row_bytes..(row + 1) * row_bytes);
         RequestRow::new(dtype, logits, params).map_err(|e| Error::invalid("logits", e.to_string()))
     });
-    Ok(Batch { rows: rows.collect::<Result<_, _>>()?, priority })
+    Ok(Batch { rows: rows.collect::<Result<_, _>>()?, priority, tokens })
 }
 
-/// The answer to a request that was sampled with these parameters, one a row.
+/// The answer to a request that was sampled with these parameters, one a row. `tokens` are those of the
+/// [`Batch`].
 pub fn response(
     done: &Completed,
     params: &[SamplingParams],
+    tokens: &[TokenList],
     plane: api::Plane,
 ) -> api::SampleResponse {
     let us = |time: std::time::Duration| time.as_micros() as u64;
+    let results = done.results.iter().zip(params).enumerate();
     api::SampleResponse {
-        rows: done
-            .results
-            .iter()
-            .zip(params)
-            .map(|(result, params)| row_result(result, params))
-            .collect(),
+        rows: results.map(|(row, (r, params))| row_result(r, params, tokens.get(row))).collect(),
         timings: Some(api::Timings {
             queue_us: us(done.timings.queue),
             copy_us: us(done.timings.copy),
@@ -183,6 +199,7 @@ pub fn status(error: &Error) -> Status {
         }
         E::Refused(Refused::DeadlineExceeded)
         | E::Failed(Failure::DeadlineExceeded)
+        | E::StreamDeadline
         | E::ReceiveTimeout(_) => Code::DeadlineExceeded,
         E::Refused(Refused::Draining | Refused::NoDevice)
         | E::Failed(Failure::Cancelled)
@@ -240,6 +257,43 @@ fn row_count(bytes: usize, dtype: Dtype, vocab_size: usize) -> Result<usize, Str
     Ok(bytes / row_bytes)
 }
 
+fn whole_rows(logits: &Bytes, row_bytes: usize) -> Vec<Bytes> {
+    (0..logits.len()).step_by(row_bytes).map(|at| logits.slice(at..at + row_bytes)).collect()
+}
+
+/// The rows of a request with candidates, if they are rows and each is enough for its answer.
+fn candidate_rows(
+    dtype: Dtype,
+    vocab_size: usize,
+    given: &api::Candidates,
+    request: &api::SampleRequest,
+    spec_of: impl Fn(usize) -> ParamsSpec,
+) -> Result<Vec<CandidateRow>, Error> {
+    let mut wrong = Violations::default();
+    let (counts, tokens, logits) = (&given.counts, &given.tokens, &request.logits);
+    let rows = wrong.keep_all(candidates::rows(dtype, vocab_size as u32, counts, tokens, logits));
+    let mut named = vec![false; request.params.len().max(1)];
+    for (row, candidates) in rows.iter().flatten().enumerate() {
+        let (spec, n) = (spec_of(row), candidates.logits.len() / dtype.size_bytes());
+        let set = if named.len() == 1 { 0 } else { row };
+        let enough = candidates::are_enough(n, vocab_size, spec.temperature, spec.top_k);
+        if !enough && !std::mem::replace(&mut named[set], true) {
+            let top_k = spec.top_k;
+            wrong.add(
+                format!("params[{set}].top_k"),
+                format!(
+                    "top_k is {top_k}, and row {row} has {n} candidates of {vocab_size} tokens: others \
+                     could be kept; allowed: 1 to {n}, or temperature 0, or all tokens as candidates"
+                ),
+            );
+        }
+    }
+    match rows {
+        Some(rows) if wrong.none() => Ok(rows),
+        _ => Err(wrong.into_error()),
+    }
+}
+
 fn spec(params: &api::SamplingParams) -> ParamsSpec {
     let default = ParamsSpec::default();
     ParamsSpec {
@@ -278,18 +332,24 @@ fn within(what: &'static str, value: u64, limit: u64, name: &'static str) -> Res
     Ok(())
 }
 
-fn row_result(result: RowResult<'_>, params: &SamplingParams) -> api::RowResult {
+/// `tokens`: what its indices stand for, where it is a row of candidates.
+fn row_result(
+    result: RowResult<'_>,
+    params: &SamplingParams,
+    tokens: Option<&TokenList>,
+) -> api::RowResult {
     let status = match result.outcome.status {
         RowStatus::Ok => api::RowStatus::Ok,
         RowStatus::Nan => api::RowStatus::Nan,
         RowStatus::PositiveInfinity => api::RowStatus::PositiveInfinity,
         RowStatus::NoCandidate => api::RowStatus::NoCandidate,
     };
-    let draw = |draw: &crate::batch::Draw| api::Draw { token: draw.token, logprob: draw.logprob };
+    let token = |draw: &Draw| tokens.map_or(draw.token, |tokens| tokens.token(draw.token));
+    let draw = |draw: &Draw| api::Draw { token: token(draw), logprob: draw.logprob };
     let first = result.draws.first();
     api::RowResult {
         status: status.into(),
-        token: first.map(|draw| draw.token),
+        token: first.map(token),
         logprob: first.map(|draw| draw.logprob),
         kept: result.outcome.kept,
         kept_mass: result.outcome.kept_mass,
@@ -327,6 +387,12 @@ impl Violations {
     /// What a check gave, or a note of what it found.
     fn keep<T>(&mut self, field: &str, checked: Result<T, String>) -> Option<T> {
         checked.map_err(|description| self.add(field, format!("{field} {description}"))).ok()
+    }
+
+    /// The same of a check that finds what is wrong with the candidates.
+    fn keep_all<T>(&mut self, checked: Result<T, Vec<CandidatesError>>) -> Option<T> {
+        let add = |error: CandidatesError| self.add(error.field, error.description);
+        checked.map_err(|errors| errors.into_iter().for_each(add)).ok()
     }
 
     /// Every wrong parameter of one set: each is replaced by its default until the rest is right.

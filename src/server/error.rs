@@ -64,6 +64,9 @@ pub enum Error {
     /// The stream's server is leaving; everything answered so far is all it will answer.
     #[error("the server is shutting down; every request without an answer was not taken")]
     StreamDraining,
+    /// The time that the client gave the stream is over.
+    #[error("the deadline of the stream has passed; every request without an answer was dropped")]
+    StreamDeadline,
     /// The operating system has no random bytes.
     #[error("the operating system gave no seed ({0}); give seeds in the request")]
     NoSeed(String),

@@ -179,7 +179,7 @@ impl<B> Messages<B> {
                     return None;
                 }
                 self.admissions.add(Err(error.clone()));
-                let stand_in = only_id(id.id);
+                let stand_in = only_id(id.id, id.first_row);
                 self.next_message();
                 Some(Ok(stand_in))
             }
@@ -327,9 +327,9 @@ where
     }
 }
 
-/// A message of a stream that has an id and no request, with its header.
-fn only_id(id: u64) -> Bytes {
-    framed(&SampleStreamRequest { id, request: None }.encode_to_vec())
+/// A message of a stream that says which it is and has no request, with its header.
+fn only_id(id: u64, first_row: Option<u64>) -> Bytes {
+    framed(&SampleStreamRequest { id, request: None, first_row }.encode_to_vec())
 }
 
 /// A message with its header.
@@ -341,11 +341,12 @@ fn framed(message: &[u8]) -> Bytes {
     bytes.freeze()
 }
 
-/// Finds the `id` (field 1, a varint) of an encoded message, in pieces of any size, keeping no other
-/// part of it. What is not a message has the id found up to there, or 0.
+/// Finds the `id` and the `first_row` (fields 1 and 3, varints) of an encoded message, in pieces of any
+/// size, keeping no other part of it. What is not a message has those found up to there.
 #[derive(Debug, Default)]
 struct IdScanner {
     id: u64,
+    first_row: Option<u64>,
     at: At,
     /// The varint being read, and how far.
     value: u64,
@@ -357,7 +358,7 @@ enum At {
     #[default]
     Tag,
     Varint {
-        is_id: bool,
+        field: u64,
     },
     Length,
     Skip(u64),
@@ -396,9 +397,11 @@ impl IdScanner {
         self.shift = 0;
         match self.at {
             At::Tag => self.tag(value),
-            At::Varint { is_id } => {
-                if is_id {
-                    self.id = value;
+            At::Varint { field } => {
+                match field {
+                    1 => self.id = value,
+                    3 => self.first_row = Some(value),
+                    _ => {}
                 }
                 self.at = At::Tag;
             }
@@ -409,7 +412,7 @@ impl IdScanner {
 
     fn tag(&mut self, tag: u64) {
         match tag & 7 {
-            0 => self.at = At::Varint { is_id: tag >> 3 == 1 },
+            0 => self.at = At::Varint { field: tag >> 3 },
             1 => self.skip(8),
             2 => self.at = At::Length,
             5 => self.skip(4),
@@ -429,13 +432,15 @@ mod tests {
     #[test]
     fn the_id_of_a_message_is_found_in_pieces_of_any_size() {
         let request = SampleRequest { logits: vec![8; 300].into(), ..Default::default() };
-        for id in [0, 1, 127, 128, u64::MAX] {
-            let message =
-                SampleStreamRequest { id, request: Some(request.clone()) }.encode_to_vec();
+        for (id, first_row) in
+            [(0, None), (1, Some(0)), (127, Some(u64::MAX)), (128, Some(3)), (u64::MAX, None)]
+        {
+            let request = Some(request.clone());
+            let message = SampleStreamRequest { id, request, first_row }.encode_to_vec();
             for size in [1, 2, 3, 7, message.len()] {
                 let mut scanner = IdScanner::default();
                 message.chunks(size).for_each(|piece| scanner.read(piece));
-                assert_eq!(scanner.id, id, "in pieces of {size}");
+                assert_eq!((scanner.id, scanner.first_row), (id, first_row), "in pieces of {size}");
             }
         }
     }

@@ -145,6 +145,8 @@ impl Drop for RequestWatch {
 pub fn plane_bytes(plane: Plane, bytes: usize) {
     let plane = match plane {
         Plane::SharedMemory => "shared_memory",
+        Plane::Chunked => "chunked",
+        Plane::Candidates => "candidates",
         Plane::Inline | Plane::Unspecified => "inline",
     };
     counter!("logitd_bytes_total", "plane" => plane).increment(bytes as u64);

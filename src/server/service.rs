@@ -21,6 +21,11 @@ use tonic::{Request, Response, Status, Streaming};
 /// Slots up to this size are copied where the call is handled: some 50 us. Larger ones would hold up
 /// the calls behind them.
 const COPY_INLINE_BYTES_MAX: usize = 512 << 10;
+/// Tokens of candidates up to this size are put in order where the call is handled: 4096 of them, which
+/// takes some 100 us. Larger ones would hold up the calls behind them.
+const SORT_INLINE_BYTES_MAX: usize = 16 << 10;
+/// What a chunk of a large batch best has: a stream is at its fastest with messages of about this size.
+const CHUNK_BYTES: u64 = 1 << 20;
 
 /// Implements the API over the engine.
 #[derive(Clone)]
@@ -44,7 +49,9 @@ impl SamplerService for Sampler {
     ) -> Result<Response<SampleResponse>, Status> {
         let call = call(&mut request)?;
         let sampled = match call.admissions.next() {
-            Some(Ok(admitted)) => sample(&self.shared, &call, admitted, request.into_inner()).await,
+            Some(Ok(admitted)) => {
+                sample(&self.shared, &call, admitted, request.into_inner(), Plane::Inline).await
+            }
             Some(Err(error)) => Err(error),
             None => return Err(unadmitted()),
         };
@@ -81,6 +88,7 @@ impl SamplerService for Sampler {
                 .shm
                 .as_ref()
                 .map_or_else(String::new, |shm| shm.control.clone()),
+            chunk_bytes: CHUNK_BYTES.min(self.shared.limits.message_bytes_max),
         }))
     }
 }
@@ -88,20 +96,30 @@ impl SamplerService for Sampler {
 impl Sampler {
     fn planes(&self) -> Vec<i32> {
         let shared_memory = self.shared.shm.as_ref().map(|_| Plane::SharedMemory);
-        [Some(Plane::Inline), shared_memory].into_iter().flatten().map(i32::from).collect()
+        let always = [Plane::Inline, Plane::Chunked, Plane::Candidates];
+        always.into_iter().chain(shared_memory).map(i32::from).collect()
     }
 }
 
 /// Samples one request, of a unary call or of a stream, with what its message was let in with.
+/// `bytes` is the plane of logits that come as bytes.
 pub(super) async fn sample(
     shared: &Shared,
     call: &Call,
     admitted: Admitted,
     mut request: SampleRequest,
+    bytes: Plane,
 ) -> Result<SampleResponse, Error> {
     let arrived = Instant::now();
     let mut permit = admitted.complete(&mut request);
-    let plane = fetch(shared, call, &mut permit, &mut request).await?;
+    let plane = match (&request.slot, &request.candidates) {
+        (Some(_), _) => {
+            fetch(shared, call, &mut permit, &mut request).await?;
+            Plane::SharedMemory
+        }
+        (None, Some(_)) => Plane::Candidates,
+        (None, None) => bytes,
+    };
     let Some(recorder) = &shared.recorder else {
         return compute(shared, call, permit, request, plane).await;
     };
@@ -117,21 +135,41 @@ pub(super) async fn sample(
 async fn compute(
     shared: &Shared,
     call: &Call,
-    mut permit: Permit,
+    permit: Permit,
     request: SampleRequest,
     plane: Plane,
 ) -> Result<SampleResponse, Error> {
-    let batch = convert::batch(request, &shared.limits)?;
-    permit.resize(batch.rows.len(), batch.bytes())?;
-    metrics::plane_bytes(plane, batch.bytes());
+    let (mut permit, batch) = checked(shared, permit, request).await?;
+    let bytes = batch.bytes() + batch.token_bytes();
+    permit.resize(batch.rows.len(), bytes)?;
+    metrics::plane_bytes(plane, bytes);
+    // The engine holds room for the logits; the tokens wait here for its answer.
+    let _token_room = (!batch.tokens.is_empty()).then(|| permit.split_off(batch.token_bytes()));
     tracing::Span::current().record("rows", batch.rows.len());
     let _token_rows =
         call.token.as_ref().map(|token| token.reserve(batch.rows.len())).transpose()?;
     let params: Vec<SamplingParams> = batch.rows.iter().map(|row| *row.params()).collect();
-    let request =
-        engine::Request { rows: batch.rows, deadline: call.deadline, priority: batch.priority };
+    let (rows, tokens) = (batch.rows, batch.tokens);
+    let request = engine::Request { rows, deadline: call.deadline, priority: batch.priority };
     let done = shared.engine.submit(permit, request)?.await?;
-    Ok(convert::response(&done, &params, plane))
+    Ok(convert::response(&done, &params, &tokens, plane))
+}
+
+/// A request as a batch. Where checking it is more than a look, that is done away from the threads that
+/// serve calls, and the permit stays with it, whoever may have given up meanwhile.
+async fn checked(
+    shared: &Shared,
+    permit: Permit,
+    request: SampleRequest,
+) -> Result<(Permit, convert::Batch), Error> {
+    let limits = shared.limits;
+    let token_bytes = request.candidates.as_ref().map_or(0, |given| given.tokens.len());
+    let check = move || Ok((permit, convert::batch(request, &limits)?));
+    if token_bytes <= SORT_INLINE_BYTES_MAX {
+        return check();
+    }
+    let checked = tokio::task::spawn_blocking(check).await;
+    checked.map_err(|_| Error::Refused(engine::Refused::Draining))?
 }
 
 /// Puts the logits of a slot in the place of bytes on the wire; from there on both are the same.
@@ -140,12 +178,16 @@ async fn fetch(
     call: &Call,
     permit: &mut Permit,
     request: &mut SampleRequest,
-) -> Result<Plane, Error> {
-    let Some(slot) = request.slot.take() else { return Ok(Plane::Inline) };
+) -> Result<(), Error> {
+    let Some(slot) = request.slot.take() else { return Ok(()) };
     if !request.logits.is_empty() {
         let bytes = request.logits.len();
         let text = format!("has {bytes} bytes beside a slot; allowed: one or the other");
         return Err(Error::invalid("logits", text));
+    }
+    if request.candidates.is_some() {
+        let text = "stands beside a slot; allowed: one or the other, candidates come as bytes";
+        return Err(Error::invalid("candidates", text));
     }
     let shm = shared.shm.as_ref().ok_or(Error::NoShm("the server has no --shm socket"))?;
     let peer = call.peer.ok_or(Error::NoShm("call over the server's Unix socket"))?;
@@ -162,7 +204,7 @@ async fn fetch(
         read.map_err(|_| Error::NoShm("the server is shutting down"))??
     };
     request.logits = buffer.freeze();
-    Ok(Plane::SharedMemory)
+    Ok(())
 }
 
 fn call<T>(request: &mut Request<T>) -> Result<Call, Status> {

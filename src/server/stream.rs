@@ -15,7 +15,7 @@ use super::metrics::{self, RequestWatch};
 use super::service::sample;
 use super::{Shared, convert};
 use crate::api::sample_stream_response::Result as Outcome;
-use crate::api::{SampleStreamRequest, SampleStreamResponse};
+use crate::api::{Plane, SampleStreamRequest, SampleStreamResponse};
 use crate::engine::Refused;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -96,7 +96,8 @@ struct Requests {
     stalled: CancellationToken,
 }
 
-/// Reads until the client is done, the server has left, or the client no longer reads.
+/// Reads until the client is done, its deadline passes, the server has left, or the client no longer
+/// reads.
 async fn read(
     stream: Arc<Requests>,
     answers: mpsc::Sender<Answer>,
@@ -110,6 +111,7 @@ async fn read(
         draining.cancelled().await;
         tokio::time::sleep(stream.shared.stream_goodbye).await;
     });
+    let mut late = pin!(passed(stream.call.deadline));
     let end = loop {
         while work.try_join_next().is_some() {}
         let next = async {
@@ -120,6 +122,7 @@ async fn read(
             biased;
             () = stream.stalled.cancelled() => break None,
             () = &mut left => break Some(convert::status(&Error::StreamDraining)),
+            () = &mut late => break Some(convert::status(&Error::StreamDeadline)),
             next = next => next,
         };
         match (place, message) {
@@ -147,6 +150,14 @@ async fn read(
     }
 }
 
+/// Resolves when the deadline has passed, if there is one.
+async fn passed(deadline: Option<std::time::Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Requests {
     async fn answer(
         self: Arc<Self>,
@@ -156,9 +167,11 @@ impl Requests {
         answers: mpsc::Sender<Answer>,
     ) {
         let watch = RequestWatch::begin();
-        let outcome = match (admission, message.request) {
+        let SampleStreamRequest { id, request, first_row } = message;
+        let outcome = match (admission, request) {
             (Some(Ok(admitted)), Some(request)) => {
-                sample(&self.shared, &self.call, admitted, request).await
+                let bytes = if first_row.is_some() { Plane::Chunked } else { Plane::Inline };
+                sample(&self.shared, &self.call, admitted, request, bytes).await
             }
             (Some(Err(refused)), _) => Err(refused),
             (_, None) => Err(Error::invalid("request", "is missing")),
@@ -174,7 +187,7 @@ impl Requests {
         Span::current().record("code", metrics::code_name(code));
         tracing::debug!("answered");
         watch.done(code);
-        let response = SampleStreamResponse { id: message.id, result: Some(result) };
+        let response = SampleStreamResponse { id, result: Some(result), first_row };
         self.send(answers, Answer { response, _place: place }).await;
     }
 

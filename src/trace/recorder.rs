@@ -139,7 +139,7 @@ impl Recorder {
         if !self.shared.chosen() {
             return Offered::NotChosen;
         }
-        let bytes = request.logits.len() as u64;
+        let bytes = bytes(request);
         let full =
             self.shared.file_bytes.load(Ordering::Relaxed) >= self.shared.options.file_bytes_max;
         if full || !self.shared.reserve(bytes) {
@@ -235,7 +235,7 @@ impl Writer {
         loop {
             match messages.recv_timeout(FLUSH_INTERVAL) {
                 Ok(Message::Entry(entry)) => {
-                    let bytes = entry.request.logits.len() as u64;
+                    let bytes = bytes(&entry.request);
                     if outcome.is_ok() {
                         outcome = self.write(*entry);
                     } else {
@@ -265,6 +265,13 @@ impl Writer {
         self.shared.recorded.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
+}
+
+/// What a request takes while it waits for the disk.
+fn bytes(request: &SampleRequest) -> u64 {
+    let candidates = request.candidates.as_ref();
+    let tokens = candidates.map_or(0, |given| given.tokens.len() + given.counts.len());
+    (request.logits.len() + tokens) as u64
 }
 
 /// The file, ready for appending, and its length: new, or an existing trace without its torn tail.

@@ -43,6 +43,11 @@ impl Daemon {
         &self.target
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal, by its name without SIG.
     pub fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.child.id());
@@ -87,15 +92,7 @@ impl Daemon {
         let url = self.metrics.as_ref().expect("--metrics-listen was given");
         let address =
             url.strip_prefix("http://").and_then(|rest| rest.strip_suffix("/metrics")).unwrap();
-        let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
-        let request =
-            format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-        socket.write_all(request.as_bytes()).await.unwrap();
-        let mut text = String::new();
-        socket.read_to_string(&mut text).await.unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").expect("an HTTP response");
-        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-        body.to_owned()
+        scrape(address).await
     }
 }
 
@@ -127,6 +124,18 @@ fn command(flags: &[&str]) -> Command {
     }
     command.args(flags);
     command
+}
+
+/// What a metrics port says.
+pub async fn scrape(address: &str) -> String {
+    let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    socket.read_to_string(&mut text).await.unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").expect("an HTTP response");
+    assert!(head.starts_with("HTTP/1.1 200"), "{head}");
+    body.to_owned()
 }
 
 /// The value of a sample; labels may stand in any order in what is asked for.

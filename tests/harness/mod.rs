@@ -127,9 +127,14 @@ pub fn request(rows: usize, vocab_size: usize, salt: u64) -> SampleRequest {
     }
 }
 
-/// What the rows of a valid f16 request must be answered with, computed here by `Reference`.
+/// What the rows of a valid request must be answered with, computed here by `Reference`.
 pub fn expected(request: &SampleRequest) -> Vec<RowResult> {
-    let row_bytes = request.vocab_size as usize * 2;
+    let dtype = match request.dtype() {
+        Dtype::Bf16 => batch::Dtype::Bf16,
+        Dtype::F32 => batch::Dtype::F32,
+        Dtype::F16 | Dtype::Unspecified => batch::Dtype::F16,
+    };
+    let row_bytes = request.vocab_size as usize * dtype.size_bytes();
     let params = |row: usize| {
         let given =
             if request.params.len() == 1 { &request.params[0] } else { &request.params[row] };
@@ -148,7 +153,7 @@ pub fn expected(request: &SampleRequest) -> Vec<RowResult> {
         .logits
         .chunks(row_bytes)
         .enumerate()
-        .map(|(i, logits)| Row::new(batch::Dtype::F16, logits, params(i)).expect("a row"))
+        .map(|(i, logits)| Row::new(dtype, logits, params(i)).expect("a row"))
         .collect();
     let mut results = Results::default();
     Reference::default().sample(&rows, &mut results).expect("the oracle does not fail");
