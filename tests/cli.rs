@@ -191,6 +191,14 @@ fn a_server_gives_the_same_answers_in_as_many_requests_as_it_takes() {
             assert_eq!(got, expected, "{args:?} on {target}");
         }
     }
+    // The first tokens of each row are enough for what keeps no more of them.
+    let cut = ["--logits", &file, "--top-k", "20", "--draws", "5", "--seed", "3"];
+    let few = [&cut[..], &["--target", &serve.targets[0], "--candidates", "20"]].concat();
+    assert_eq!(folder.sample(&few), folder.sample(&cut));
+    let few = [&few[..few.len() - 1], &["19"]].concat();
+    let message = folder.error(&[&["sample"], &few[..]].concat());
+    assert!(message.contains("--candidates 19 is not enough for a top_k of 20"), "{message}");
+
     // Without a seed, the server takes one, and says which.
     let unix = &serve.targets[0];
     let free = folder.sample(&["--logits", &file, "--rows", "2", "--target", unix]);
@@ -207,6 +215,8 @@ fn a_server_gives_the_same_answers_in_as_many_requests_as_it_takes() {
     let info: Value =
         serde_json::from_str(&folder.ok(&["info", "--json", "--target", unix])).unwrap();
     assert_eq!(info["limits"]["message_bytes_max"], 7000);
+    assert_eq!(info["planes"], serde_json::json!(["inline", "chunked", "candidates"]));
+    assert_eq!(info["chunk_bytes"], 7000);
     assert_eq!(info["devices"][0]["up"], true);
     assert!(info.get("isa").is_none(), "only a machine itself knows what it could run");
 }

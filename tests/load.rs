@@ -137,10 +137,14 @@ async fn an_honest_server_passes_on_every_way() {
         (&server.targets[1], "--rpc stream", "INLINE"),
         (&server.targets[0], "--rpc stream --connections 2", "INLINE"),
         (&server.targets[0], "--plane shm", "SHARED_MEMORY"),
+        (&server.targets[1], "--plane chunked --connections 2", "CHUNKED"),
+        (&server.targets[0], "--plane candidates", "CANDIDATES"),
+        (&server.targets[1], "--plane candidates --candidates 20 --rpc stream", "CANDIDATES"),
     ] {
+        let top_k = if plane == "CANDIDATES" { "5,20" } else { "0,20" };
         let flags = format!(
             "{SMALL} --requests 200 --check 1 --fail-on-errors --fail-on-refusals \
-             --temperature 0,0.7,1.5 --top-k 0,20 --top-p 0.9,1 --draws 1,3 {flags}"
+             --temperature 0,0.7,1.5 --top-k {top_k} --top-p 0.9,1 --draws 1,3 {flags}"
         );
         let (code, json, errors) = load(target, &flags).await;
         assert_eq!(code, 0, "{flags}: {errors}{json}");
@@ -338,10 +342,15 @@ async fn what_a_server_records_is_replayed_and_verified() {
     let mut seedless = harness::request(2, 50, 9);
     seedless.params.iter_mut().for_each(|params| params.seed = None);
     server.client().await.sample(seedless).await.unwrap();
+    // Candidates are recorded as they came, and a batch in chunks chunk by chunk.
+    let flags = format!("{SMALL} --requests 20 --plane candidates --top-k 5 --seed 2");
+    assert_eq!(load(server.target(), &flags).await.0, 0);
+    let flags = format!("{SMALL} --requests 5 --plane chunked --seed 3");
+    assert_eq!(load(server.target(), &flags).await.0, 0);
     server.stop().await.unwrap().unwrap();
 
     let (code, said) = verify(&path).await;
-    assert!(code == 0 && said.contains("61 requests, 0 without an answer"), "{said}");
+    assert!(code == 0 && said.contains("86 requests, 0 without an answer"), "{said}");
     assert!(said.contains("0 differences"), "{said}");
 
     let honest = TestServer::start(&[]).await;
@@ -351,7 +360,7 @@ async fn what_a_server_records_is_replayed_and_verified() {
         assert_eq!(code, 0, "{pace}: {errors}{json}");
         assert_eq!(
             (&json["runs"][0]["answered"], &json["check"]["answers"]),
-            (&61.into(), &61.into())
+            (&86.into(), &86.into())
         );
     }
     let wrong = wrong_server(10).await;

@@ -3,7 +3,7 @@
 use super::Outcome;
 use super::target::TargetArgs;
 use super::text::grouped;
-use crate::api::{Device, GetInfoResponse, Limits};
+use crate::api::{Device, GetInfoResponse, Limits, Plane};
 use crate::arithmetic;
 use crate::backend::cpu::{Cpu, CpuOptions, Isa};
 use crate::backend::cuda;
@@ -148,6 +148,12 @@ fn limits(limits: &Limits) -> [(&'static str, u64, Option<&'static str>); 11] {
     ]
 }
 
+/// The planes by their names in `logitd_bytes_total`.
+fn planes(info: &GetInfoResponse) -> Vec<String> {
+    let name = |plane: Plane| plane.as_str_name().trim_start_matches("PLANE_").to_lowercase();
+    info.planes().map(name).collect()
+}
+
 fn as_json(info: &GetInfoResponse, here: Option<&Kernels>) -> Value {
     let devices: Vec<Value> = info
         .devices
@@ -170,6 +176,10 @@ fn as_json(info: &GetInfoResponse, here: Option<&Kernels>) -> Value {
             limits(&info.limits.unwrap_or_default()).map(|(name, value, _)| (name, value)),
         ),
     });
+    if !info.planes.is_empty() {
+        object["planes"] = planes(info).into();
+        object["chunk_bytes"] = info.chunk_bytes.into();
+    }
     if let Some(kernels) = here {
         let supported: Vec<_> = Isa::supported().map(Isa::name).collect();
         object["isa"] = json!({ "detected": Isa::detect().name(), "supported": supported });
@@ -213,6 +223,10 @@ fn print(
         }
         let built_in = if cuda::kernels::has_fatbin() { "built in" } else { "not built in" };
         writeln!(out, "  code for GPUs is {built_in}")?;
+    }
+    if !info.planes.is_empty() {
+        writeln!(out, "\n{TITLE}Planes{TITLE:#}\n  {}", planes(info).join(", "))?;
+        writeln!(out, "  {:<24}{:>16}", "chunk_bytes", grouped(info.chunk_bytes))?;
     }
     writeln!(out, "\n{TITLE}Limits{TITLE:#}")?;
     for (name, value, flag) in limits(&info.limits.unwrap_or_default()) {

@@ -10,6 +10,8 @@ use super::{DtypeArg, Outcome};
 use crate::assets::TokenTexts;
 use crate::backend::Backend;
 use crate::backend::cuda::CudaOptions;
+use crate::batch::VOCAB_SIZE_MAX;
+use crate::candidates;
 use crate::config::{DeviceChoice, DeviceConfig};
 use crate::npy::{Declared, LogitsFile};
 use crate::params::ParamsSpec;
@@ -52,6 +54,12 @@ pub struct Args {
     #[command(flatten, next_help_heading = "On a server")]
     target: TargetArgs,
 
+    /// Send only the first N tokens of each row: the same answer for fewer bytes, with temperature 0 or a
+    /// top-k of 1 to N
+    #[arg(long, value_name = "N", requires = "target", help_heading = "On a server",
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(VOCAB_SIZE_MAX)))]
+    candidates: Option<u32>,
+
     /// Print a line of JSON a row (a draw, where there are several) instead of a table
     #[arg(long, help_heading = "Output")]
     json: bool,
@@ -66,6 +74,7 @@ Examples:
   logitd sample --logits logits.npy --temperature 0.8 --top-k 50 --seed 7
   logitd sample --logits bf16.npy --dtype bf16 --params params.jsonl --json
   logitd sample --logits logits.npy --target http://127.0.0.1:50051
+  logitd sample --logits logits.npy --target http://127.0.0.1:50051 --top-k 50 --candidates 50
 
   A line of params.jsonl:  {\"temperature\": 0.7, \"top_p\": 0.9, \"seed\": 42, \"position\": 17}
   A line of the answer:    {\"row\":0,\"status\":\"OK\",\"token\":563,\"logprob\":-1.3,\"kept\":50,\"seed\":42}
@@ -83,11 +92,14 @@ pub fn run(args: Args) -> Outcome {
         None => RowList::all(file.rows()),
     };
     let specs = args.params.specs(rows.len())?;
+    if let Some(candidates) = args.candidates {
+        enough(candidates, file.vocab_size(), &specs)?;
+    }
     let tokens = args.tokens.as_deref().map(read_tokens).transpose()?;
     let sampler: Box<dyn Sampler> = match args.target.connect()? {
         Some(remote) => {
             elsewhere(&args.device)?;
-            Box::new(remote)
+            Box::new(remote.with_candidates(args.candidates))
         }
         None => Box::new(Local::new(here(&args.device)?)),
     };
@@ -97,6 +109,23 @@ pub fn run(args: Args) -> Outcome {
     let printer = Printer::new(out, args.json, tokens, file.rows() - 1, draws_max, seed_max);
     sample(file, &rows, &specs, sampler, printer, !args.json)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether every row's answer follows from so many of its first tokens.
+fn enough(candidates: u32, vocab_size: u32, specs: &[ParamsSpec]) -> Result<(), Box<dyn Error>> {
+    let wrong = specs.iter().find(|spec| {
+        let (n, all) = (candidates.min(vocab_size) as usize, vocab_size as usize);
+        !candidates::are_enough(n, all, spec.temperature, spec.top_k)
+    });
+    match wrong {
+        None => Ok(()),
+        Some(spec) => Err(format!(
+            "--candidates {candidates} is not enough for a top_k of {}; allowed: a top_k of 1 to \
+             {candidates}, or temperature 0",
+            spec.top_k
+        )
+        .into()),
+    }
 }
 
 /// The device of this process that the flags name.

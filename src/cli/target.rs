@@ -2,20 +2,20 @@
 
 use super::answer::Answer;
 use super::sampler::{Batch, Sampler};
-use crate::api::{self, GetInfoResponse, SampleRequest, SamplingParams};
+use crate::api::{self, Candidates, GetInfoResponse, SampleRequest, SamplingParams};
 use crate::batch::{Draw, Dtype, RowStatus};
+use crate::candidates;
 use crate::client::{self, Client};
 use crate::params::ParamsSpec;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use tokio::runtime::Runtime;
 
-/// Bytes of logits read from a file at a time; they are sent in requests as large as the server takes.
+/// Bytes of logits read from a file at a time; they are sent in chunks of the size that the server
+/// likes.
 const READ_BYTES_MAX: usize = 64 << 20;
 /// Rows read at a time.
 const READ_ROWS_MAX: usize = 4096;
-/// Requests on their way at once.
-const IN_FLIGHT: usize = 4;
 /// How often a server that has no room is asked again, each time after as long as it says.
 const RETRIES_MAX: u32 = 100;
 
@@ -82,6 +82,8 @@ pub struct Remote {
     runtime: Runtime,
     client: Client,
     info: GetInfoResponse,
+    /// Of each row, only so many of its first tokens are sent.
+    candidates: Option<u32>,
 }
 
 impl Remote {
@@ -102,7 +104,12 @@ impl Remote {
             )
             .into());
         }
-        Ok(Self { target: target.into(), runtime, client, info })
+        Ok(Self { target: target.into(), runtime, client, info, candidates: None })
+    }
+
+    /// Sends only each row's first tokens, so many of them; `None` sends whole rows.
+    pub fn with_candidates(self, candidates: Option<u32>) -> Self {
+        Self { candidates, ..self }
     }
 
     /// What the server says about itself.
@@ -138,27 +145,30 @@ impl Sampler for Remote {
             params: batch.params.iter().map(proto_params).collect(),
             ..Default::default()
         };
-        let limits = self.info.limits.unwrap_or_default();
-        let requests = client::split(request, &limits);
-        let client = &self.client;
-        let rows = self.runtime.block_on(async {
-            let mut rows = Vec::with_capacity(batch.params.len());
-            for requests in requests.chunks(IN_FLIGHT) {
-                let calls: Vec<_> = requests
-                    .iter()
-                    .map(|request| {
-                        let (client, request) = (client.clone(), request.clone());
-                        tokio::spawn(async move { client.sample(request).await })
-                    })
-                    .collect();
-                for call in calls {
-                    rows.extend(call.await??.rows);
-                }
-            }
-            Ok::<_, Box<dyn Error>>(rows)
-        })?;
+        let request = match self.candidates {
+            Some(count) => with_candidates(request, batch.dtype, count),
+            None => request,
+        };
+        let sampled = self.client.sample_chunked(request, &self.info);
+        let rows = self.runtime.block_on(sampled)?.rows;
         rows.into_iter().map(answer).collect()
     }
+}
+
+/// The same rows by the first `count` of their tokens (all, where they have fewer).
+fn with_candidates(mut request: SampleRequest, dtype: Dtype, count: u32) -> SampleRequest {
+    let count = count.clamp(1, request.vocab_size);
+    let row_bytes = request.vocab_size as usize * dtype.size_bytes();
+    let (mut counts, mut tokens, mut logits) = (Vec::new(), Vec::new(), Vec::new());
+    for row in request.logits.chunks_exact(row_bytes) {
+        let first = candidates::top(dtype, row, count as usize);
+        counts.extend(count.to_le_bytes());
+        tokens.extend(first.0);
+        logits.extend(first.1);
+    }
+    request.logits = logits.into();
+    request.candidates = Some(Candidates { counts: counts.into(), tokens: tokens.into() });
+    request
 }
 
 fn dtype(dtype: Dtype) -> api::Dtype {

@@ -8,6 +8,7 @@ use super::random::{below, bits};
 use super::shape::RowsDistribution;
 use crate::api;
 use crate::batch::Dtype;
+use crate::candidates;
 use crate::npy::{Declared, LogitsFile};
 use bytes::Bytes;
 use half::{bf16, f16};
@@ -42,7 +43,19 @@ pub struct Pool {
     vocab_size: u32,
     rows: u32,
     logits: Bytes,
+    candidates: Option<PoolCandidates>,
 }
+
+/// The tokens of a pool whose rows hold their first ones only.
+#[derive(Clone, Debug)]
+struct PoolCandidates {
+    /// Of each row.
+    count: u32,
+    tokens: Bytes,
+}
+
+/// Bytes of a token, and of a row's number of candidates.
+const WORD_BYTES: usize = 4;
 
 impl Pool {
     /// `rows` rows (1 or more) as a model might give them: a bell curve with a few likely tokens.
@@ -58,7 +71,7 @@ impl Pool {
                 }
             }
         }
-        Self { dtype, vocab_size, rows, logits: logits.into() }
+        Self { dtype, vocab_size, rows, logits: logits.into(), candidates: None }
     }
 
     /// The first rows of files of one dtype and vocabulary, `rows_max` of them at most.
@@ -69,8 +82,9 @@ impl Pool {
             let error = |text: String| io::Error::other(format!("{}: {text}", path.display()));
             let mut file = LogitsFile::open(path, declared).map_err(|e| error(e.to_string()))?;
             let (dtype, vocab_size) = (file.dtype(), file.vocab_size());
-            let pool =
-                pool.get_or_insert(Self { dtype, vocab_size, rows: 0, logits: Bytes::new() });
+            let logits_later = Bytes::new();
+            let empty = Self { dtype, vocab_size, rows: 0, logits: logits_later, candidates: None };
+            let pool = pool.get_or_insert(empty);
             if (pool.dtype, pool.vocab_size) != (dtype, vocab_size) {
                 return Err(error(format!(
                     "holds {dtype} rows of {vocab_size} tokens, and the files before it {} rows of {}; \
@@ -87,6 +101,19 @@ impl Pool {
         Ok(pool)
     }
 
+    /// The same rows, each by the first `count` of its tokens (all, if it has fewer).
+    pub fn candidates(self, count: u32) -> Self {
+        let count = count.clamp(1, self.vocab_size);
+        let (mut tokens, mut logits) = (Vec::new(), Vec::new());
+        for row in self.logits.chunks_exact(row_bytes(self.dtype, self.vocab_size)) {
+            let first = candidates::top(self.dtype, row, count as usize);
+            tokens.extend(first.0);
+            logits.extend(first.1);
+        }
+        let candidates = Some(PoolCandidates { count, tokens: tokens.into() });
+        Self { logits: logits.into(), candidates, ..self }
+    }
+
     /// How the logits are stored.
     pub fn dtype(&self) -> Dtype {
         self.dtype
@@ -97,9 +124,15 @@ impl Pool {
         self.vocab_size
     }
 
-    /// Bytes a row.
+    /// Bytes a row, with its tokens where it has candidates only.
     pub fn row_bytes(&self) -> usize {
-        row_bytes(self.dtype, self.vocab_size)
+        let words = if self.candidates.is_some() { self.row_logits() + 1 } else { 0 };
+        self.row_logits() * self.dtype.size_bytes() + words * WORD_BYTES
+    }
+
+    /// Logits a row.
+    fn row_logits(&self) -> usize {
+        self.candidates.as_ref().map_or(self.vocab_size, |given| given.count) as usize
     }
 
     /// Rows in the pool.
@@ -116,19 +149,25 @@ pub struct Generator {
     /// The pool's rows, and behind the last one the first ones again, so that every row can be
     /// followed by as many as a request has.
     logits: Bytes,
+    /// The same of candidates' tokens.
+    tokens: Bytes,
+    /// As many rows' numbers of candidates as a request has at most.
+    counts: Bytes,
 }
 
 impl Generator {
     /// Copies as many rows of the pool as the largest request needs behind its end.
     pub fn new(shape: Shape, pool: Pool) -> Self {
-        let row_bytes = row_bytes(pool.dtype, pool.vocab_size);
-        let total = pool.logits.len() + (shape.rows.rows_max() as usize - 1) * row_bytes;
-        let mut logits = Vec::with_capacity(total);
-        while logits.len() < total {
-            let more = pool.logits.len().min(total - logits.len());
-            logits.extend_from_slice(&pool.logits[..more]);
-        }
-        Self { shape, pool, logits: logits.into() }
+        let rows = (pool.rows + shape.rows.rows_max() - 1) as usize * pool.row_logits();
+        let logits = followed(&pool.logits, rows * pool.dtype.size_bytes());
+        let (tokens, counts) = match &pool.candidates {
+            None => (Bytes::new(), Bytes::new()),
+            Some(PoolCandidates { count, tokens }) => {
+                let counts = count.to_le_bytes().repeat(shape.rows.rows_max() as usize);
+                (followed(tokens, rows * WORD_BYTES), counts.into())
+            }
+        };
+        Self { shape, pool, logits, tokens, counts }
     }
 
     /// The rows that requests are made of.
@@ -144,12 +183,19 @@ impl Generator {
     /// Request `index`. Every row has its own seed.
     pub fn request(&self, index: u64) -> api::SampleRequest {
         let rows = self.shape.rows.rows(self.shape.seed, index);
-        let row_bytes = row_bytes(self.pool.dtype, self.pool.vocab_size);
-        let start = self.first_row(index) as usize * row_bytes;
+        let row_logits = self.pool.row_logits();
+        let start = self.first_row(index) as usize * row_logits;
+        let end = start + rows as usize * row_logits;
+        let cut = |bytes: &Bytes, size| bytes.slice(start * size..end * size);
+        let candidates = self.pool.candidates.as_ref().map(|_| api::Candidates {
+            counts: self.counts.slice(..rows as usize * WORD_BYTES),
+            tokens: cut(&self.tokens, WORD_BYTES),
+        });
         api::SampleRequest {
             dtype: proto_dtype(self.pool.dtype).into(),
             vocab_size: self.pool.vocab_size,
-            logits: self.logits.slice(start..start + rows as usize * row_bytes),
+            logits: cut(&self.logits, self.pool.dtype.size_bytes()),
+            candidates,
             params: (0..rows).map(|row| self.params(index, row)).collect(),
             priority: self.shape.priority.into(),
             ..Default::default()
@@ -183,6 +229,16 @@ pub(super) fn proto_dtype(dtype: Dtype) -> api::Dtype {
 
 /// So that logits and parameters of one seed have nothing in common.
 const POOL_SEED: u64 = u64::from_be_bytes(*b"pool row");
+
+/// `bytes` over and over, up to `total`.
+fn followed(bytes: &[u8], total: usize) -> Bytes {
+    let mut all = Vec::with_capacity(total);
+    while all.len() < total {
+        let more = bytes.len().min(total - all.len());
+        all.extend_from_slice(&bytes[..more]);
+    }
+    all.into()
+}
 
 fn row_bytes(dtype: Dtype, vocab_size: u32) -> usize {
     vocab_size as usize * dtype.size_bytes()
@@ -267,6 +323,24 @@ mod tests {
             })
             .collect();
         assert_eq!(seen.len(), 3 * 2 * 2 * 2 * 2);
+    }
+
+    #[test]
+    fn requests_of_candidates_hold_the_first_tokens_of_the_same_rows() {
+        let pool = Pool::generate(Dtype::F16, 100, 5, 7).candidates(9);
+        assert_eq!(pool.row_bytes(), 9 * 2 + 10 * 4);
+        let (whole, sparse) = (generator("1..9"), Generator::new(shape("1..9"), pool));
+        for index in 0..50 {
+            let (whole, sparse) = (whole.request(index), sparse.request(index));
+            assert_eq!(whole.params, sparse.params);
+            let given = sparse.candidates.unwrap();
+            assert_eq!(given.counts, 9u32.to_le_bytes().repeat(whole.params.len()));
+            for (i, row) in whole.logits.chunks(200).enumerate() {
+                let (tokens, logits) = candidates::top(Dtype::F16, row, 9);
+                assert_eq!(given.tokens[i * 36..][..36], tokens);
+                assert_eq!(sparse.logits[i * 18..][..18], logits);
+            }
+        }
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub struct Counts {
     pub answered: u64,
     /// Their rows.
     pub rows: u64,
-    /// The bytes of their logits.
+    /// The bytes of their logits, and of candidates' tokens.
     pub bytes: u64,
     /// Rows among them that have no token, because of their logits.
     pub rows_without_token: u64,

@@ -332,7 +332,8 @@ impl<T: Target> Run<T> {
     async fn one(&self, claim: Claim, due: Instant) -> bool {
         self.outstanding.fetch_add(1, Ordering::Relaxed);
         let prepared = self.source.prepare(claim);
-        let bytes = prepared.request.logits.len();
+        let tokens = prepared.request.candidates.as_ref().map_or(0, |given| given.tokens.len());
+        let bytes = prepared.request.logits.len() + tokens;
         let request = prepared.request.clone();
         let sent = Instant::now();
         let result = timeout(self.plan.timeout, self.target.send(prepared.index, request)).await;

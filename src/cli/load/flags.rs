@@ -5,6 +5,7 @@ use crate::backend::Backend;
 use crate::backend::cpu::{Cpu, CpuOptions};
 use crate::backend::reference::Reference;
 use crate::batch::VOCAB_SIZE_MAX;
+use crate::candidates;
 use crate::cli::DtypeArg;
 use crate::cli::target::ServerArgs;
 use crate::config::values::{duration, fraction, timeout};
@@ -56,10 +57,15 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = Rpc::Unary)]
     pub rpc: Rpc,
 
-    /// How logits travel: in the message, or in memory shared with a server on this machine (target
-    /// unix:PATH, server with --shm). Writing them there counts as service time
+    /// How logits travel: in the message, cut into chunks on a stream, as candidates only, or in memory
+    /// shared with a server on this machine (target unix:PATH, server with --shm; writing them there
+    /// counts as service time)
     #[arg(long, value_enum, default_value_t = Plane::Inline)]
     pub plane: Plane,
+
+    /// Candidates a row, with --plane candidates: the first N tokens of each
+    #[arg(long, value_name = "N", default_value = "64", value_parser = count::<1, { VOCAB_SIZE_MAX as usize }>)]
+    pub candidates: usize,
 
     /// Requests whose logits lie in shared memory at once, for each connection of an open loop
     #[arg(long, value_name = "N", default_value = "16", value_parser = count::<1, 4096>)]
@@ -262,6 +268,7 @@ Examples:
   logitd load --rate 500 --rows 1:70,8:20,64:10   how long callers wait at 500 requests a second
   logitd load --sweep rate:100..6400/7 --report load.html
   logitd load --target unix:/run/logitd.sock --plane shm --rows 64 --concurrency 2
+  logitd load --plane chunked --rows 1000 --concurrency 1
   logitd load --check 0.01 --temperature 0,0.8,1.2 --top-k 0,50
   logitd load --replay today.trace --speed 2 --check 1
 
@@ -286,6 +293,10 @@ pub enum Rpc {
 pub enum Plane {
     /// As bytes in the message
     Inline,
+    /// As bytes in several messages, sampled while the rest is still on its way
+    Chunked,
+    /// As bytes in the message, of each row's first tokens only
+    Candidates,
     /// In shared memory
     Shm,
 }
@@ -396,15 +407,21 @@ const POOL_BYTES_MAX: u64 = 8 << 30;
 impl Args {
     /// What no single parser can see.
     pub fn validate(&self) -> Result<(), Box<dyn Error>> {
-        if self.plane == Plane::Shm {
-            if let Some(other) = self.targets.iter().find(|target| !target.starts_with("unix:")) {
-                return Err(
-                    format!("--plane shm needs targets of unix:PATH; {other} is another").into()
-                );
-            }
-            if self.rpc == Rpc::Stream {
-                return Err("--plane shm goes with --rpc unary".into());
-            }
+        if self.plane == Plane::Shm
+            && let Some(other) = self.targets.iter().find(|target| !target.starts_with("unix:"))
+        {
+            return Err(
+                format!("--plane shm needs targets of unix:PATH; {other} is another").into()
+            );
+        }
+        if self.rpc == Rpc::Stream && matches!(self.plane, Plane::Shm | Plane::Chunked) {
+            let plane = self.plane.to_possible_value().map(|value| value.get_name().to_owned());
+            return Err(
+                format!("--plane {} goes with --rpc unary", plane.unwrap_or_default()).into()
+            );
+        }
+        if self.replay.is_some() && matches!(self.plane, Plane::Shm | Plane::Candidates) {
+            return Err("--replay sends logits as they were recorded; leave --plane out".into());
         }
         Ok(())
     }
@@ -495,7 +512,28 @@ impl Args {
             (pool.row_bytes() as u64, pool)
         };
         self.affordable(row_bytes)?;
-        Ok(pool)
+        if self.plane != Plane::Candidates {
+            return Ok(pool);
+        }
+        let candidates = self.candidates.min(pool.vocab_size() as usize);
+        self.enough(candidates, pool.vocab_size() as usize)?;
+        Ok(pool.candidates(candidates as u32))
+    }
+
+    /// Whether every row's answer follows from its candidates.
+    fn enough(&self, candidates: usize, vocab_size: usize) -> Result<(), Box<dyn Error>> {
+        for (&temperature, &top_k) in
+            self.temperature.iter().flat_map(|t| self.top_k.iter().map(move |k| (t, k)))
+        {
+            if !candidates::are_enough(candidates, vocab_size, temperature, top_k) {
+                return Err(format!(
+                    "--top-k is {top_k} at --temperature {temperature}, and rows have {candidates} \
+                     candidates; allowed: 1 to {candidates}; or raise --candidates"
+                )
+                .into());
+            }
+        }
+        Ok(())
     }
 
     /// Whether the rows to prepare fit into memory, by a wide margin.
@@ -616,10 +654,19 @@ mod tests {
         let error = |flags| args(flags).validate().unwrap_err().to_string();
         assert!(error("--plane shm").contains("http://127.0.0.1:50051"));
         assert!(error("--plane shm --target unix:a --rpc stream").contains("--rpc unary"));
+        assert!(error("--plane chunked --rpc stream").contains("--plane chunked goes with"));
+        assert!(error("--plane candidates --replay a").contains("as they were recorded"));
         let error = |flags| args(flags).requests().unwrap_err().to_string();
         assert!(error("--temperature 1,-1").contains("--temperature is -1"));
         assert!(error("--top-p 0").contains("--top-p is 0"));
         assert!(error("--rows 1000000").contains("--pool-rows 64"));
+        let few = |more: &str| {
+            let flags = format!("--vocab-size 99 --plane candidates --candidates 9 --top-k {more}");
+            args(&flags).requests().map(drop).map_err(|error| error.to_string())
+        };
+        assert!(few("5,10").unwrap_err().contains("--top-k is 10"));
+        assert!(few("0").unwrap_err().contains("allowed: 1 to 9; or raise --candidates"));
+        assert_eq!(few("0 --temperature 0"), Ok(()));
         assert!(error("--logits /nowhere/a.npy").contains("/nowhere/a.npy"));
     }
 }

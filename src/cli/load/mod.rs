@@ -66,6 +66,8 @@ impl RequestsReport {
         };
         let plane = match self.plane {
             Plane::Inline => "in the message",
+            Plane::Chunked => "in chunks",
+            Plane::Candidates => "of the first tokens only",
             Plane::Shm => "in shared memory",
         };
         let connections = match self.connections {
@@ -130,7 +132,7 @@ async fn measure(args: &Args) -> Result<Report, Box<dyn Error>> {
     let paces = args.paces();
     let servers = Arc::new(connect(args, &inputs, &paces).await?);
     for (target, info) in args.targets().iter().zip(servers.infos()) {
-        fits(target, info, &inputs)?;
+        fits(args, target, info, &inputs)?;
         comparable(args, target, info)?;
     }
 
@@ -252,8 +254,9 @@ async fn connect(args: &Args, inputs: &Inputs, paces: &[Pace]) -> Result<Servers
     let builders: Result<Vec<client::Builder>, _> =
         args.targets().iter().map(|target| args.servers.builder(target)).collect();
     let route = match (args.plane, args.rpc) {
-        (Plane::Inline, Rpc::Unary) => Route::Unary,
-        (Plane::Inline, Rpc::Stream) => Route::Stream,
+        (Plane::Inline | Plane::Candidates, Rpc::Unary) => Route::Unary,
+        (Plane::Inline | Plane::Candidates, Rpc::Stream) => Route::Stream,
+        (Plane::Chunked, _) => Route::Chunked,
         (Plane::Shm, _) => {
             let bytes =
                 inputs.request_bytes_max().ok_or("--plane shm does not go with --replay")?;
@@ -273,13 +276,22 @@ fn slots(args: &Args, paces: &[Pace]) -> u32 {
 }
 
 /// Whether the server takes the largest request.
-fn fits(target: &str, info: &GetInfoResponse, inputs: &Inputs) -> Result<(), Box<dyn Error>> {
-    let (Inputs::Generated(shape, _), Some(bytes), Some(limits)) =
+fn fits(
+    args: &Args,
+    target: &str,
+    info: &GetInfoResponse,
+    inputs: &Inputs,
+) -> Result<(), Box<dyn Error>> {
+    let (Inputs::Generated(shape, pool), Some(bytes), Some(limits)) =
         (inputs, inputs.request_bytes_max(), &info.limits)
     else {
         return Ok(());
     };
-    let rows = shape.rows.rows_max();
+    // What is cut into chunks has to fit row by row.
+    let (rows, bytes) = match args.plane {
+        Plane::Chunked => (1, pool.row_bytes() as u64),
+        Plane::Inline | Plane::Candidates | Plane::Shm => (shape.rows.rows_max(), bytes),
+    };
     if rows > limits.request_rows_max {
         return Err(format!(
             "--rows is up to {rows}, and {target} takes {} rows a request; lower it, or raise the server's \

@@ -16,6 +16,8 @@ pub enum Route {
     Unary,
     /// Logits in the message, one stream a connection for all requests.
     Stream,
+    /// A stream a request, which is cut into chunks.
+    Chunked,
     /// Logits in shared memory, a call a request that says where.
     SharedMemory {
         /// Bytes of the largest request's logits.
@@ -36,6 +38,7 @@ pub struct Servers {
 enum Lane {
     Unary(Client),
     Stream(Multiplexed),
+    Chunked(Client, Box<GetInfoResponse>),
     SharedMemory(SharedLane),
 }
 
@@ -55,6 +58,7 @@ impl Servers {
                 lanes.push(match route {
                     Route::Unary => Lane::Unary(client),
                     Route::Stream => Lane::Stream(Multiplexed::new(client)),
+                    Route::Chunked => Lane::Chunked(client, Box::new(info.clone())),
                     Route::SharedMemory { slot_bytes, slots } => {
                         let control = info.shm_control.clone();
                         let register = move || SharedLane::new(client, &control, slot_bytes, slots);
@@ -81,6 +85,7 @@ impl Target for Servers {
         let answer = match &self.lanes[(index % self.lanes.len() as u64) as usize] {
             Lane::Unary(client) => client.sample(request).await,
             Lane::Stream(stream) => return stream.sample(request).await,
+            Lane::Chunked(client, info) => client.sample_chunked(request, info).await,
             Lane::SharedMemory(lane) => lane.sample(request).await,
         };
         answer.map_err(|error| failure(&error))
