@@ -31,6 +31,8 @@ const FLAT_SHARE: f64 = 0.2;
 const TIGHTEN_SHARE: f64 = 1.0 / 400.0;
 /// The share of a row without mass from which on weighing all of it is cheap.
 const MASSLESS_SHARE: f64 = 0.45;
+/// The share of the mass that block maxima have in rows whose nucleus is a short list.
+const PEAKED_SHARE: f64 = 0.5;
 /// Tokens with more than one part in so many of the row's mass are heavy.
 const HEAVY_PARTS: f64 = 2048.0;
 
@@ -113,7 +115,13 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
         {
             return None;
         }
-        let heavy = found.sample.row_mass(s) / HEAVY_PARTS;
+        // Where few tokens have most of the mass, the nucleus is a short list.
+        let row_mass = found.sample.row_mass(s);
+        let maxima = s.run(Weigh { list: &mut found.maxima, weights });
+        if maxima as f64 > PEAKED_SHARE * row_mass {
+            return None;
+        }
+        let heavy = row_mass / HEAVY_PARTS;
         if heavy < UNIT as f64 {
             let least = weights.max + ((heavy / UNIT as f64).log2() as f32) / weights.scale.c;
             let least = E::value(E::key(least)).min(weights.max);
@@ -125,7 +133,8 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
             found.sample.leave_out_heavy(s, Heavy { least, mass });
         }
         let span = found.sample.guess_flat_nucleus::<S, E>(s, p, weights, Certainty::Likely);
-        (found.sample.share_within(s, span) <= FLAT_SHARE).then_some(span)
+        let many = found.sample.share(s, span.low) > LIST_SHARE;
+        (many && found.sample.share_within(s, span) <= FLAT_SHARE).then_some(span)
     }
 
     /// The nucleus whose tokens all are `least` or above, left in the list; `None` if there is more.
