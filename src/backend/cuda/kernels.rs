@@ -72,3 +72,36 @@ pub fn compile(chip: u32) -> Result<Vec<u8>, String> {
     let headers = HEADERS.iter().map(|(name, source)| (text(name), text(source))).collect();
     nvrtc::compile(&nvrtc::Program { source: text(SOURCE), headers }, chip)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The same compiler that compiles at start, where it is installed; it needs no device. It is not nvcc:
+    /// it knows no offsetof, for one.
+    #[test]
+    fn nvrtc_compiles_what_is_carried() {
+        for chip in [75, 90, 121] {
+            match compile(chip) {
+                Ok(image) => assert!(image.len() > 1000, "sm_{chip}: {} bytes", image.len()),
+                Err(reason) if reason.contains("not here") => {
+                    let required = std::env::var_os("LOGITD_REQUIRE_NVRTC").is_some();
+                    assert!(!required, "LOGITD_REQUIRE_NVRTC is set, but: {reason}");
+                    return eprintln!("SKIPPED nvrtc_compiles_what_is_carried: {reason}");
+                }
+                Err(reason) => panic!("sm_{chip}: {reason}"),
+            }
+        }
+    }
+
+    #[test]
+    fn every_header_is_carried() {
+        let names: Vec<&str> = HEADERS.iter().map(|(name, _)| *name).collect();
+        for text in HEADERS.iter().map(|(_, text)| text).chain([&SOURCE]) {
+            for line in text.lines().filter_map(|line| line.strip_prefix("#include \"")) {
+                let name = line.trim_end_matches('"');
+                assert!(names.contains(&name) || name.starts_with("host/"), "{name}");
+            }
+        }
+    }
+}
