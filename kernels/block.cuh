@@ -20,13 +20,6 @@ DEVICE u32 thread_index() { return threadIdx.x; }
 DEVICE u32 warp_index() { return threadIdx.x / LANES; }
 DEVICE u32 lane_index() { return threadIdx.x % LANES; }
 
-// The barrier that one of the faults leaves out, to prove that the tests notice.
-DEVICE void scan_barrier() {
-#ifndef LOGITD_FAULT_BARRIER
-    __syncthreads();
-#endif
-}
-
 // The sum of the values of all threads before this one; `total` is that of all threads.
 // `partial` has room for WARPS values.
 DEVICE u64 block_scan(u64 value, u64* partial, u64& total) {
@@ -37,7 +30,7 @@ DEVICE u64 block_scan(u64 value, u64* partial, u64& total) {
         if (lane_index() >= step) inclusive += before;
     }
     if (lane_index() == LANES - 1) partial[warp_index()] = inclusive;
-    scan_barrier();
+    __syncthreads();
     u64 before_warp = 0;
     total = 0;
     for (u32 warp = 0; warp < WARPS; warp++) {
@@ -69,11 +62,28 @@ DEVICE u64 block_max(u64 value, u64* partial) {
     return value;
 }
 
+// Sorts `count` different values in shared memory, ascending: at most one to a thread.
+//
+// Each thread counts the values below its own. That is more comparisons than a network makes, but none waits
+// for another: 64 values take two barriers instead of 21 stages that each wait for the one before.
+DEVICE void block_rank(u64* values, u32 count) {
+    const bool has_one = thread_index() < count;
+    const u64 value = has_one ? values[thread_index()] : 0;
+    u32 below = 0;
+    if (has_one) {
+#pragma unroll 4
+        for (u32 i = 0; i < count; i++) below += values[i] < value;
+    }
+    __syncthreads();
+    if (has_one) values[below] = value;
+    __syncthreads();
+}
+
 // Sorts `size` values (a power of two) in shared memory, ascending.
 //
 // A bitonic network: thread p compares the p-th pair at each distance. Pairs at distances up to LANES
 // lie within the 2 * LANES values that a warp's 32 pairs cover, so between two of those the warp alone
-// waits.
+// waits; after the last step, the block.
 DEVICE void block_sort(u64* values, u32 size) {
     for (u32 run = 2; run <= size; run *= 2) {
         for (u32 distance = run / 2; distance > 0; distance /= 2) {
@@ -87,7 +97,7 @@ DEVICE void block_sort(u64* values, u32 size) {
                     values[high] = a;
                 }
             }
-            const u32 next = distance > 1 ? distance / 2 : run < size ? run : size;
+            const u32 next = distance > 1 ? distance / 2 : run < size ? run : 2 * LANES;
             if (distance <= LANES && next <= LANES) {
                 __syncwarp();
             } else {
@@ -95,7 +105,6 @@ DEVICE void block_sort(u64* values, u32 size) {
             }
         }
     }
-    __syncthreads();
 }
 
 }  // namespace

@@ -59,7 +59,16 @@ DEVICE Run share_of(u32 count) {
 
 DEVICE u32 power_of_two_from(u32 count) { return count < 2 ? 2 : 1u << (32 - __clz(static_cast<int>(count - 1))); }
 
-DEVICE void pad_and_sort(u64* list, u32 count) {
+// The most that are sorted by rank. It grows with the square, the network with little more than the count.
+constexpr u32 RANKED = THREADS < LIST / 4 ? THREADS : LIST / 4;
+
+// Sorts a list that the threads of the block have just written; its values differ.
+DEVICE void sort_list(u64* list, u32 count) {
+    if (count <= RANKED) {
+        __syncthreads();
+        block_rank(list, count);
+        return;
+    }
     const u32 size = power_of_two_from(count);
     for (u32 i = count + thread_index(); i < size; i += THREADS) list[i] = ~0ull;
     __syncthreads();
@@ -75,7 +84,7 @@ DEVICE Total finish_few(const Batch& batch, const Work<D, CLUSTER>& work, u32 co
     u64* prefix = work.shared->few.prefix;
     u64* partial = work.shared->partial;
     for (u32 i = thread_index(); i < count; i += THREADS) list[i] = __ldcg(work.scratch->list + i);
-    pad_and_sort(list, count);
+    sort_list(list, count);
 
     // How many are kept. Each cut keeps a prefix, so a token that passes all of them is in every prefix.
     if (row->top_k > 0) count = min(count, row->top_k);
@@ -106,7 +115,7 @@ DEVICE Total finish_few(const Batch& batch, const Work<D, CLUSTER>& work, u32 co
     // The kept ones by id, and the mass up to each.
     count = static_cast<u32>(kept);
     for (u32 i = thread_index(); i < count; i += THREADS) list[i] = list[i] << 32 | ~static_cast<u32>(list[i] >> 32);
-    pad_and_sort(list, count);
+    sort_list(list, count);
     const Run part = share_of(count);
     sum = 0;
     for (u32 i = part.begin; i < part.end; i++) sum += mass(value_of<D>(static_cast<u32>(list[i])), work.max, work.scale);

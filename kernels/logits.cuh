@@ -19,12 +19,6 @@ constexpr u32 FULL_WARP = 0xffffffffu;
 
 #define NEGATIVE_INFINITY __uint_as_float(0xff800000u)
 
-#ifdef LOGITD_FAULT_BOUND
-constexpr u32 TAIL_FAULT = 1;  // proves that the tests see a bound that is off by one
-#else
-constexpr u32 TAIL_FAULT = 0;
-#endif
-
 // A dtype. Widened to f32, its values leave the low GRAIN bits of key32 without meaning: equal for all
 // positive values, and equal for all negative ones. A key is key32 without them.
 template <u32 DTYPE> struct Format;
@@ -120,7 +114,7 @@ template <class D> DEVICE Share<D> read_edge(const View& view, u32 first) {
 
 template <class D> DEVICE Share<D> read_share(const View& view, u32 tile, u32 lane) {
     const u32 first = tile * TILE + lane * SHARE;
-    if (first >= view.lead && first + SHARE <= view.end + TAIL_FAULT) {
+    if (first >= view.lead && first + SHARE <= view.end) {
         return read_vectors<D>(reinterpret_cast<const uint4*>(view.base + static_cast<u64>(first) * D::SIZE));
     }
     return read_edge<D>(view, first);

@@ -40,12 +40,12 @@ DEVICE void add_mass(u32* low, u32* high, u64 mass) {
     if (carried > 0) atomicAdd(high, carried);
 }
 
-// This block's histogram of the tokens in the range that the cut keeps.
+// This block's histogram of the tokens in the range that the cut keeps. What its memory held before was last
+// read before a barrier.
 template <class D, bool CLUSTER>
 DEVICE void fill_bins(const Work<D, CLUSTER>& work, Cut cut, const Range& range, Bins bins) {
     auto& shared = *work.shared;
     const bool everything = cut.key <= Keys<D>::CANDIDATE_MIN && cut.id == EVERY_ID;
-    __syncthreads();
     for (u32 i = thread_index(); i < bins.count; i += THREADS) {
         if (bins.weighed) {
             shared.weighed.count[i] = shared.weighed.low[i] = shared.weighed.high[i] = 0;
@@ -163,8 +163,7 @@ DEVICE void narrow(Work<D, CLUSTER>& work, Cut cut, Range& range, u64 goal, bool
     range.low = range.high - min(range.high - range.low, (1u << bins.shift) - 1);
     range.above = answer[1];
     range.above_mass = answer[2];
-    range.within = answer[3];
-    __syncthreads();
+    range.within = answer[3];  // written again after the barriers of the next step only
 }
 
 // The cut within a range of one key: after as many of its tokens, by id, as the goal asks for.

@@ -70,9 +70,7 @@ template <bool CLUSTER> DEVICE u32 take_place(const Batch& batch, u32* place) {
     Control* control = reinterpret_cast<Control*>(batch.control);
     if (thread_index() == 0) *place = atomicAdd(&control->ticket, 1u);
     __syncthreads();
-    const u32 taken = *place;
-    __syncthreads();
-    return taken;
+    return *place;  // written again after the barriers of the first pass only
 }
 
 // The last block of the grid to come here leaves the tickets as it found them.
