@@ -4,10 +4,14 @@
 //! The other suites run on the shim too, which takes minutes:
 //!
 //!     LOGITD_TEST_BACKENDS=shim cargo test --release --test golden --test parity --test traps
+//!
+//! That all of this would notice a wrong kernel is shown by `tests/proof/`.
 
 mod common;
 
+use common::borders;
 use common::candidates::shim_options;
+use common::case::pattern;
 use common::known::{self, Answer, Rows};
 use common::real::{CARRIED, Recording, carried, carried_prefix, settings};
 use common::{Case, Panel};
@@ -15,8 +19,9 @@ use logitd::backend::Backend;
 use logitd::backend::cuda::plan::{Kernel, Packing};
 use logitd::backend::cuda::shim::{Build, Order, Shim, ShimOptions};
 use logitd::batch::{Dtype, Results, RowStatus, VOCAB_SIZE_MAX};
-use logitd::generate::{Random, Values};
+use logitd::generate::{self, Random, Values};
 use logitd::params::{DRAWS_MAX, ParamsSpec};
+use std::path::Path;
 
 /// The oracle against these.
 fn panel(options: impl IntoIterator<Item = ShimOptions>) -> Panel {
@@ -54,6 +59,45 @@ fn known_answers() {
     }
 }
 
+/// The device's half of the arithmetic stands in files of the same names, with the same names in the same order.
+#[test]
+fn device_functions_stand_as_the_arithmetic_does() {
+    // What one side alone needs: the host prepares cuts and scales and ends with logprobs; the CPU has keys
+    // of 16 bits; devices turn keys back into values. C++ has one namespace for all, and no array constants.
+    let host_only = ["top_p_fraction", "min_p_distance", "key16", "bits16", "new", "C"];
+    let device_only = ["value32", "min_p_keeps", "C1", "C2", "C3", "C4", "C5", "C6"];
+    for file in ["key", "mass", "cut", "philox", "draw"] {
+        let read = |path: String| {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+            std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+        };
+        let host = read(format!("src/arithmetic/{file}.rs"));
+        let host = host.split("#[cfg(test)]").next().expect("a first part");
+        let host = names(host, &["pub fn ", "pub const fn ", "pub const ", "pub struct "]);
+        let device = read(format!("kernels/{file}.cuh"));
+        let device = names(&device, &["DEVICE ", "constexpr ", "struct "]);
+        let host: Vec<_> = host.into_iter().filter(|name| !host_only.contains(&&**name)).collect();
+        let device: Vec<_> = device
+            .into_iter()
+            .filter(|name| !device_only.contains(&&**name))
+            .map(|name| name.trim_start_matches("draw_").to_owned())
+            .collect();
+        assert_eq!(host, device, "src/arithmetic/{file}.rs and kernels/{file}.cuh");
+        assert!(!host.is_empty(), "{file}");
+    }
+}
+
+/// What is declared in lines that begin with one of these words: the last word before `(`, `:`, `=`, `{` or `;`.
+fn names(text: &str, words: &[&str]) -> Vec<String> {
+    let declared = |line: &str| {
+        let word = words.iter().find(|word| line.trim_start().starts_with(**word))?;
+        let rest = &line.trim_start()[word.len()..];
+        let end = rest.find(['(', ':', '=', '{', ';']).unwrap_or(rest.len());
+        rest[..end].split_whitespace().last().map(str::to_owned)
+    };
+    text.lines().filter_map(declared).collect()
+}
+
 /// Mixed batches: dtypes, sizes and parameters side by side, greedy rows among sampled ones.
 #[test]
 fn mixed_batches_in_every_order_of_threads() {
@@ -69,7 +113,7 @@ fn mixed_batches_in_every_order_of_threads() {
 
 #[test]
 fn every_team_layout_and_way_of_reading_again() {
-    for team_blocks in [1, 2, 4, 8] {
+    for team_blocks in 1..=8 {
         for packing in [Packing::Aligned, Packing::Tight] {
             for stage in [false, true] {
                 let options = one_of_each().map(|options| ShimOptions {
@@ -79,10 +123,59 @@ fn every_team_layout_and_way_of_reading_again() {
                     ..options
                 });
                 let case = |row| Case::generated(u64::from(team_blocks), row, 6000);
-                panel(options).check(&(0..8).map(case).collect::<Vec<_>>());
+                panel(options).check(&(0..5).map(case).collect::<Vec<_>>());
             }
         }
     }
+}
+
+/// Every kind of value at sizes to both sides of every edge: of a share, a warp's tile, a few tiles, a block.
+#[test]
+fn every_kind_of_value_at_edges_of_size() {
+    let sizes = [1, 2, 7, 8, 9, 31, 33, 64, 255, 256, 257, 511, 513, 1025, 2047, 2049];
+    for (i, vocab_size) in sizes.into_iter().enumerate() {
+        let case = |(j, values): (usize, Values)| {
+            let mut random = Random::new(u64::from(vocab_size), j as u64);
+            let dtype = Dtype::ALL[(i + j) % 3];
+            let temperature = generate::temperature(&mut random);
+            let made = generate::Case::new(&mut random, dtype, vocab_size, values, temperature);
+            let name = format!("{values:?}, stream ({vocab_size}, {j})");
+            Case::new(name, dtype, made.logits, common::case::spec(&made.params))
+        };
+        let cases: Vec<Case> = Values::ALL.into_iter().enumerate().map(case).collect();
+        panel([shim_options(2 * i), shim_options(2 * i + 1)]).check(&cases);
+    }
+}
+
+/// One odd token at every place: a maximum, a NaN, an infinity, the only candidate.
+#[test]
+fn one_odd_token_at_every_place() {
+    for (i, dtype) in Dtype::ALL.into_iter().enumerate() {
+        let bits = |x| pattern(dtype, x);
+        let odd = [
+            (bits(2.0), bits(3.0), 0.0),
+            (bits(3.0), bits(f32::NEG_INFINITY), 1.0),
+            (bits(f32::NEG_INFINITY), bits(2.0), 1.0),
+            (bits(2.0), bits(f32::NAN), 1.0),
+            (bits(2.0), bits(f32::NEG_INFINITY) + 1, 1.0),
+            (bits(2.0), bits(f32::INFINITY), 0.0),
+        ];
+        for vocab_size in [1, 2, 33, 260] {
+            let cases = (0..vocab_size).map(|place| {
+                let (rest, odd, temperature) = odd[place % odd.len()];
+                let mut patterns = vec![rest; vocab_size];
+                patterns[place] = odd;
+                let spec = ParamsSpec { temperature, draws: 2, ..Default::default() };
+                Case::bits(&format!("{odd:#x} at {place}"), dtype, &patterns, spec)
+            });
+            panel([shim_options(i), shim_options(i + 5)]).check(&cases.collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn rows_on_a_border() {
+    panel(one_of_each()).check(&borders::all());
 }
 
 /// Blocks of a team wait for each other; that a launch ends must not need all of them to fit.

@@ -7,6 +7,7 @@
 
 mod common;
 
+use common::borders;
 use common::case::{greatest, pattern, spec};
 use common::real::{CARRIED, carried, carried_prefix, settings};
 use common::{Case, Panel};
@@ -291,6 +292,11 @@ fn cuts_on_the_border_of_every_token() {
             panel.check(&cases);
         }
     }
+}
+
+#[test]
+fn rows_on_a_border() {
+    Panel::default().check(&borders::all());
 }
 
 #[test]

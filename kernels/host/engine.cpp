@@ -221,6 +221,7 @@ private:
     void end_cluster(Cluster* cluster);
     Fiber* make_fiber(Block* block, uint32_t block_index, uint32_t thread);
     size_t pick();
+    bool is_unfair() const { return launch_.order == Order::Shuffled && launch_.seed % 2 == 1; }
     void resume(Fiber* fiber);
     void wait(Place place);
     void release(Barrier& barrier, Reduction reduction);
@@ -306,7 +307,8 @@ void Engine::start_cluster(uint32_t index) {
         const size_t bytes = (launch_.shared_bytes + 15) / 16 * 16;
         block->shared = static_cast<unsigned char*>(std::aligned_alloc(16, bytes > 0 ? bytes : 16));
         if (!block->shared) std::abort();
-        std::memset(block->shared, 0xa5, bytes);
+        // What is in it at first is anybody's guess.
+        std::memset(block->shared, launch_.seed / 2 % 2 == 0 ? 0xa5 : 0, bytes);
         for (uint32_t thread = 0; thread < launch_.block_threads; thread++) {
             Fiber* fiber = make_fiber(block.get(), index * launch_.cluster_blocks + i, thread);
             block->fibers.push_back(fiber);
@@ -384,7 +386,13 @@ size_t Engine::pick() {
     switch (launch_.order) {
         case Order::First: return 0;
         case Order::Last: return runnable_.size() - 1;
-        default: return random_.below(runnable_.size());
+        default: {
+            // Any thread, or (every other seed) one of those that became runnable last: a warp runs far ahead
+            // of the others, which a fair draw hardly ever lets it do.
+            const size_t size = runnable_.size();
+            const size_t window = is_unfair() && size > 2 * WARP ? 2 * WARP : size;
+            return size - 1 - random_.below(window);
+        }
     }
 }
 
@@ -498,7 +506,8 @@ void Engine::pause(Place place) {
     // Every thread on the machine may have to look at what it waits for before one of them sees it.
     const uint64_t limit = 1000 + 100ull * launch_.resident_blocks * launch_.block_threads;
     if (++idle_ > limit) fail(place, "nothing but waiting in turns has happened for long: a wait without end");
-    runnable_.insert(launch_.order == Order::Last ? runnable_.begin() : runnable_.end(), current_);
+    const bool to_front = launch_.order == Order::Last || is_unfair();
+    runnable_.insert(to_front ? runnable_.begin() : runnable_.end(), current_);
     wait(place);
 }
 

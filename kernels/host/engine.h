@@ -9,7 +9,7 @@ namespace simt {
 
 // The order in which threads that could run do run.
 enum class Order : uint32_t {
-    Shuffled = 0,  // any of them, drawn anew at every switch
+    Shuffled = 0,  // any of them, drawn anew at every switch; with odd seeds one of the latest
     First = 1,     // the one that has waited longest
     Last = 2,      // the one that could run last: one thread runs ahead as far as it can
 };

@@ -4,6 +4,7 @@
 // Every suite is a crate of its own that uses its own part of this.
 #![allow(dead_code, unused_imports)]
 
+pub mod borders;
 pub mod candidates;
 pub mod case;
 pub mod compare;
