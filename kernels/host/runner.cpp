@@ -1,0 +1,187 @@
+// One build of the kernels as a process of its own: launches come in on the standard input, results go
+// out on the standard output. What a build must not share with the caller (a sanitizer, a planted fault
+// that runs wild) runs this way. `tests/proof/runner.rs` has the other end.
+//
+// The process says hello with its geometry and the addresses of its memory, and then answers each
+// request with a reply. It ends when its input does.
+
+#include "shim.cpp"
+
+#include <csignal>
+#include <cstdlib>
+#include <string>
+#include <vector>
+
+#include <unistd.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
+#define ASAN_UNPOISON_MEMORY_REGION(address, bytes) ((void)(address), (void)(bytes))
+#endif
+
+// Which planted fault is at work, in builds that have some; 0: none.
+unsigned logitd_fault = 0;
+
+namespace {
+
+// Nothing that is launched here takes that long, unless it never ends.
+constexpr unsigned LAUNCH_SECONDS_MAX = 300;
+
+struct Sizes {
+    uint64_t rows, input_bytes, output_bytes, tiles_bytes;
+};
+
+struct Hello {
+    ShimGeometry geometry;
+    uint64_t input, output, control, scratch, tiles;
+};
+
+struct Request {
+    uint32_t command;  // 0 sample, 1 probe: no bytes follow, and a Probe is answered
+    uint32_t reserved;
+    ShimLaunch shim;
+    logitd::Batch batch;
+    uint64_t input_bytes, output_bytes;
+};
+
+struct Reply {
+    uint32_t failed;  // 0: the output follows; 1: a text
+    uint32_t reserved;
+    uint64_t bytes;
+};
+
+void must(bool done) {
+    if (!done) std::exit(0);
+}
+
+template <class T> bool take(T* to, size_t bytes) { return std::fread(to, 1, bytes, stdin) == bytes; }
+
+void give(const void* from, size_t bytes) { must(std::fwrite(from, 1, bytes, stdout) == bytes); }
+
+void answer(uint32_t failed, const void* from, size_t bytes) {
+    const Reply reply = {failed, 0, bytes};
+    give(&reply, sizeof reply);
+    give(from, bytes);
+    must(std::fflush(stdout) == 0);
+}
+
+// Memory of which a launch may use the first bytes.
+struct Memory {
+    unsigned char* start = nullptr;
+    size_t size = 0;
+
+    void allocate(size_t bytes, int fill) {
+        size = (bytes + 127) / 128 * 128;
+        start = static_cast<unsigned char*>(std::aligned_alloc(128, size));
+        must(start != nullptr);
+        std::memset(start, fill, size);
+    }
+
+    void open(size_t bytes) {
+        ASAN_UNPOISON_MEMORY_REGION(start, size);
+        ASAN_POISON_MEMORY_REGION(start + bytes, size - bytes);
+    }
+};
+
+struct Machine {
+    Memory input, output, control, scratch, tiles;
+
+    // Everything but the descriptors and the rows is out of bounds. Ones are a NaN in every dtype: where no
+    // sanitizer looks on, whoever reads beside a row has another status.
+    void place_input(const Request& request, const std::vector<unsigned char>& bytes) {
+        input.open(input.size);
+        std::memset(input.start, 0xff, input.size);
+        std::memcpy(input.start, bytes.data(), bytes.size());
+        const auto* rows = reinterpret_cast<const logitd::RowDescriptor*>(input.start);
+        const std::vector<logitd::RowDescriptor> descriptors(rows, rows + request.batch.row_count);
+        ASAN_POISON_MEMORY_REGION(input.start, input.size);
+        ASAN_UNPOISON_MEMORY_REGION(input.start, descriptors.size() * sizeof descriptors[0]);
+        for (const auto& row : descriptors) {
+            const size_t size = row.dtype == logitd::F32 ? 4 : 2;
+            ASAN_UNPOISON_MEMORY_REGION(reinterpret_cast<unsigned char*>(row.logits), row.vocab_size * size);
+        }
+    }
+
+    std::string sample(const Request& request, const std::vector<unsigned char>& bytes) {
+        const logitd::Batch& batch = request.batch;
+        place_input(request, bytes);
+        output.open(output.size);
+        std::memset(output.start, 0xff, output.size);
+        output.open(request.output_bytes);
+        control.open(sizeof(logitd::Control));
+        scratch.open(batch.row_count * sizeof(logitd::Scratch));
+        tiles.open(size_t{batch.row_count} * batch.tile_capacity * 2 * sizeof(uint64_t));
+        char error[1024] = {};
+        alarm(LAUNCH_SECONDS_MAX);
+        LOGITD_JOIN(logitd_shim_sample_, LOGITD_SHIM_NAME)(&batch, &request.shim, error, sizeof error);
+        alarm(0);
+        if (error[0] != 0) return error;
+        return is_clean(batch.row_count) ? "" : "the launch did not leave its memory as it found it";
+    }
+
+    // Everything that is zero between launches is.
+    bool is_clean(uint32_t rows) const {
+        const auto zero = [](const unsigned char* from, size_t bytes) {
+            for (size_t i = 0; i < bytes; i++) {
+                if (from[i] != 0) return false;
+            }
+            return true;
+        };
+        const size_t list = sizeof(logitd::Scratch::list);
+        for (uint32_t row = 0; row < rows; row++) {
+            if (!zero(scratch.start + row * sizeof(logitd::Scratch), sizeof(logitd::Scratch) - list)) return false;
+        }
+        return zero(control.start, sizeof(logitd::Control));
+    }
+};
+
+std::string probe(logitd::Probe* probe) {
+    char error[1024] = {};
+    LOGITD_JOIN(logitd_shim_probe_, LOGITD_SHIM_NAME)(probe, error, sizeof error);
+    return error;
+}
+
+}  // namespace
+
+// Usage: runner [FAULT].
+int main(int argc, char** argv) {
+    if (argc > 1) logitd_fault = static_cast<unsigned>(std::strtoul(argv[1], nullptr, 10));
+    Sizes sizes;
+    must(take(&sizes, sizeof sizes));
+    Machine machine;
+    machine.input.allocate(sizes.input_bytes, 0xff);
+    machine.output.allocate(sizes.output_bytes, 0xff);
+    machine.control.allocate(sizeof(logitd::Control), 0);
+    machine.scratch.allocate(sizes.rows * sizeof(logitd::Scratch), 0);
+    machine.tiles.allocate(sizes.tiles_bytes, 0xff);
+    Hello hello = {};
+    LOGITD_JOIN(logitd_shim_geometry_, LOGITD_SHIM_NAME)(&hello.geometry);
+    const auto address = [](const Memory& memory) { return reinterpret_cast<uint64_t>(memory.start); };
+    hello.input = address(machine.input);
+    hello.output = address(machine.output);
+    hello.control = address(machine.control);
+    hello.scratch = address(machine.scratch);
+    hello.tiles = address(machine.tiles);
+    give(&hello, sizeof hello);
+    must(std::fflush(stdout) == 0);
+
+    Request request;
+    while (take(&request, sizeof request)) {
+        std::string error;
+        if (request.command == 1) {
+            logitd::Probe question;
+            must(take(&question, sizeof question));
+            error = probe(&question);
+            if (error.empty()) answer(0, &question, sizeof question);
+        } else {
+            std::vector<unsigned char> bytes(request.input_bytes);
+            must(take(bytes.data(), bytes.size()));
+            error = machine.sample(request, bytes);
+            if (error.empty()) answer(0, machine.output.start, request.output_bytes);
+        }
+        if (!error.empty()) answer(1, error.data(), error.size());
+    }
+    return 0;
+}

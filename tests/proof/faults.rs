@@ -1,0 +1,309 @@
+//! Faults to plant in the kernels: mistakes that this arithmetic and this hardware invite.
+//!
+//! A fault is an edit of a copy of the sources. All are compiled into one program, each behind a number
+//! that the program is given when it starts, so that many faults cost one compilation. An edit whose text
+//! is not found, or found twice, fails the suite: whoever changes the kernels sees which fault has lost
+//! its place.
+
+use super::compile::Source;
+use std::fmt::Write;
+
+/// What a suite must say of a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// The answers differ from the oracle's.
+    Bits,
+    /// The launch fails with a report that has these words.
+    Report(&'static str),
+    /// Either: the order of threads decides which comes first.
+    Any,
+    /// Either; and where a sanitizer looks on, it reports this.
+    Stray(&'static str),
+}
+use Notice::{Any, Bits, Report, Stray};
+
+/// One edit of the sources.
+pub struct Fault {
+    /// What it is, for reports.
+    pub name: String,
+    /// How it must be noticed.
+    pub notice: Notice,
+    path: String,
+    place: usize,
+    from: String,
+    to: String,
+}
+
+/// What it is, the text it replaces, the text in its place, and how that is noticed. A text that ends with
+/// a semicolon is a statement; any other is an expression.
+type Edit = (&'static str, &'static str, &'static str, Notice);
+
+/// Memory that is not the launch's.
+const POISON: Notice = Stray("AddressSanitizer");
+const UNCLEAN: Notice = Report("did not leave its memory as it found it");
+
+const EDITS: &[(&str, &[Edit])] = &[
+    (
+        "cut.cuh",
+        &[
+            ("top-p rounds down", "(fraction * mass != 0)", "0", Bits),
+            ("top-p asks for nothing", "target > 1 ? target : 1", "target", Any),
+            (
+                "min-p loses its border",
+                "__fsub_rn(x, max) >= distance",
+                "__fsub_rn(x, max) > distance",
+                Any,
+            ),
+        ],
+    ),
+    (
+        "draw.cuh",
+        &[(
+            "the low half of the product",
+            "__umul64hi(bits, kept_mass)",
+            "bits * kept_mass % kept_mass",
+            Bits,
+        )],
+    ),
+    (
+        "few.cuh",
+        &[
+            ("top-p keeps one too many", "before < target", "before <= target", Bits),
+            (
+                "places in the list without atomics",
+                "atomicAdd(listed, inclusive)",
+                "base = *listed, spin_pause(), *listed = base + inclusive, base",
+                Any,
+            ),
+            ("the list is not cut to k", "min(count, row->top_k)", "count", Bits),
+        ],
+    ),
+    ("key.cuh", &[("two zeros", "bits == 0x80000000u", "false", Any)]),
+    (
+        "logits.cuh",
+        &[
+            (
+                "one past the last vector",
+                "first + SHARE <= view.end",
+                "first + SHARE <= view.end + 1",
+                POISON,
+            ),
+            ("one before the first vector", "first >= view.lead", "first + 1 >= view.lead", Bits),
+            ("one past the last token", "slot >= view.end", "slot > view.end", POISON),
+            ("one before the first token", "slot < view.lead", "slot + 1 < view.lead", POISON),
+            ("the last tile is left out", "(view.end + TILE - 1) / TILE", "view.end / TILE", Any),
+        ],
+    ),
+    (
+        "many.cuh",
+        &[
+            ("ties are counted by key alone", "x == tie", "x >= tie", Bits),
+            ("a draw stops at the second last", "at = i;", "at = i - 1;", Any),
+            ("rows write over each other", "row->first_draw + draw", "draw", Any),
+            ("a sign of zero", "__fadd_rn(logit, 0.0f)", "logit", Bits),
+        ],
+    ),
+    (
+        "mass.cuh",
+        &[
+            (
+                "the exponent is not fused",
+                "__fmaf_rn(d, scale.c, ROUND)",
+                "__fadd_rn(__fmul_rn(d, scale.c), ROUND)",
+                Bits,
+            ),
+            (
+                "the remainder is not fused",
+                "__fmaf_rn(d, scale.c, -n)",
+                "__fsub_rn(__fmul_rn(d, scale.c), n)",
+                Bits,
+            ),
+            (
+                "a step of the polynomial is not fused",
+                "__fmaf_rn(p, f, __uint_as_float(C1))",
+                "__fadd_rn(__fmul_rn(p, f), __uint_as_float(C1))",
+                Bits,
+            ),
+            (
+                "the distance is not clamped",
+                "fmaxf(__fsub_rn(x, max), scale.dmin)",
+                "__fsub_rn(x, max)",
+                Stray("shift exponent"),
+            ),
+        ],
+    ),
+    (
+        "narrow.cuh",
+        &[
+            (
+                "16-bit counters",
+                "atomicAdd(&shared.counts[bin], 1u);",
+                "shared.counts[bin] = shared.counts[bin] + 1 & 0xffffu;",
+                Any,
+            ),
+            (
+                "counts of masses without atomics",
+                "atomicAdd(&shared.weighed.count[bin], 1u);",
+                "const u32 n = shared.weighed.count[bin]; spin_pause(); shared.weighed.count[bin] = n + 1;",
+                Any,
+            ),
+            (
+                "counts of the team without atomics",
+                "atomicAdd(&row->counts[i], count);",
+                "const u32 n = row->counts[i]; spin_pause(); row->counts[i] = n + count;",
+                Any,
+            ),
+            (
+                "masses of the team without atomics",
+                "atomicAdd(&row->weighed.mass[i], mass);",
+                "const u64 m = row->weighed.mass[i]; spin_pause(); row->weighed.mass[i] = m + mass;",
+                Any,
+            ),
+            ("a lost carry", "(old + part < old)", "0", Any),
+            ("the bin before", "from < goal", "from <= goal", Any),
+            ("one tie too many", "static_cast<u32>(wanted) - 1", "static_cast<u32>(wanted)", Any),
+            ("histograms are used again as they are", "clear_part(work, stale);", ";", Any),
+        ],
+    ),
+    (
+        "philox.cuh",
+        &[
+            ("half of the position", "static_cast<u32>(position >> 32)", "0u", Bits),
+            ("half of the seed", "static_cast<u32>(seed >> 32)", "0u", Bits),
+            ("nine rounds", "round < 10", "round < 9", Bits),
+        ],
+    ),
+    (
+        "sample.cu",
+        &[
+            ("scratch memory is left dirty", "words[i] = make_uint4(0, 0, 0, 0);", ";", UNCLEAN),
+            ("counters are left", "work.scratch->control = {0, 0, {0, 0}};", ";", UNCLEAN),
+        ],
+    ),
+    (
+        "scan.cuh",
+        &[
+            (
+                "the last of equal maxima",
+                "static_cast<u64>(key) << 32 | ~tile",
+                "static_cast<u64>(key) << 32 | (0x7fffffffu & tile)",
+                Any,
+            ),
+            ("a NaN is not the maximum", "max_nan(highest, x[i])", "fmaxf(highest, x[i])", Bits),
+            ("masked tokens are candidates", "lowest == NEGATIVE_INFINITY", "false", Any),
+        ],
+    ),
+    (
+        "team.cuh",
+        &[
+            (
+                "a barrier that the last but one opens",
+                "*static_cast<volatile u32*>(&control->arrived) < expected",
+                "*static_cast<volatile u32*>(&control->arrived) + 1 < expected",
+                Any,
+            ),
+            (
+                "places by number, not by turn",
+                "*place = atomicAdd(&control->ticket, 1u);",
+                "{ *place = blockIdx.x; atomicAdd(&control->ticket, 1u); }",
+                Report("without end"),
+            ),
+        ],
+    ),
+    (
+        "work.cuh",
+        &[
+            (
+                "ties are cut before their last",
+                "first + i <= last_kept",
+                "first + i < last_kept",
+                Any,
+            ),
+            (
+                "a tile between two blocks",
+                "work.view.tiles * (work.team.rank + 1) / work.team.size",
+                "(work.view.tiles - 1) * (work.team.rank + 1) / work.team.size",
+                Any,
+            ),
+        ],
+    ),
+];
+
+/// Every edit above, and every barrier that the kernels have, left out one by one.
+pub fn all(sources: &[Source]) -> Vec<Fault> {
+    let edits = EDITS.iter().flat_map(|(path, edits)| edits.iter().map(move |edit| (path, edit)));
+    let edits = edits.map(|(path, (name, from, to, notice))| {
+        let text = &sources.iter().find(|source| source.path == *path).expect(path).text;
+        let mut found = text.match_indices(from);
+        let (place, _) = found.next().unwrap_or_else(|| panic!("{path} has no {from:?} any more"));
+        assert!(found.next().is_none(), "{path} has {from:?} twice");
+        Fault {
+            name: format!("{path}: {name}"),
+            notice: *notice,
+            path: (*path).into(),
+            place,
+            from: (*from).into(),
+            to: (*to).into(),
+        }
+    });
+    edits.chain(sources.iter().flat_map(barriers)).collect()
+}
+
+/// How barriers are called.
+const BARRIERS: [&str; 5] = [
+    "__syncthreads();",
+    "__syncwarp();",
+    "work.team.sync();",
+    "cluster_sync();",
+    "counter_sync();",
+];
+
+/// The barriers of one source of the kernels, each left out.
+fn barriers(source: &Source) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut place = 0;
+    for (line, text) in source.text.split_inclusive('\n').enumerate() {
+        let statement = text.trim();
+        if BARRIERS.contains(&statement) && !source.path.starts_with("host/") {
+            faults.push(Fault {
+                name: format!("{}:{}: no {statement}", source.path, line + 1),
+                notice: Any,
+                path: source.path.clone(),
+                place: place + text.find(statement).expect("it is trimmed"),
+                from: statement.into(),
+                to: ";".into(),
+            });
+        }
+        place += text.len();
+    }
+    faults
+}
+
+/// The sources with every fault in its place, and none at work until it is asked for: fault `i` of the list
+/// is number `i + 1`.
+pub fn plant(sources: &[Source], faults: &[Fault]) -> Vec<Source> {
+    let mut planted = sources.to_vec();
+    for source in &mut planted {
+        let mut edits: Vec<(usize, &Fault)> =
+            faults.iter().enumerate().filter(|(_, fault)| fault.path == source.path).collect();
+        edits.sort_by_key(|(_, fault)| fault.place);
+        let (mut text, mut end) = (String::new(), 0);
+        for (index, Fault { place, from, to, name, .. }) in edits {
+            assert!(*place >= end, "{name}: two faults in one place");
+            text += &source.text[end..*place];
+            let asked = format!("logitd_fault == {}", index + 1);
+            if from.ends_with(';') {
+                write!(text, "{{ if ({asked}) {{ {to} }} else {{ {from} }} }}")
+            } else {
+                write!(text, "({asked} ? ({to}) : ({from}))")
+            }
+            .expect("a string takes everything");
+            end = place + from.len();
+        }
+        source.text = text + &source.text[end..];
+        if source.path == "isa.cuh" {
+            source.text.insert_str(0, "extern unsigned logitd_fault;\n");
+        }
+    }
+    planted
+}
