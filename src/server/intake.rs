@@ -380,7 +380,8 @@ mod tests {
         let logits = vec![0x1a; 100_000].into();
         let request =
             SampleRequest { dtype: 1, vocab_size: 50_000, logits, params, ..Default::default() };
-        let message = SampleStreamRequest { id: 300, request: Some(request.clone()), first_row: Some(7) };
+        let message =
+            SampleStreamRequest { id: 300, request: Some(request.clone()), first_row: Some(7) };
         let bare = SampleRequest { logits: Vec::new().into(), ..request.clone() };
 
         let mut intake = Intake::new(Shape::Unary, request.encoded_len(), Pool::new(1 << 20));

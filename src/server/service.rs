@@ -101,8 +101,8 @@ impl Sampler {
     }
 }
 
-/// Samples one request, of a unary call or of a stream, with what its message was let in with.
-/// `bytes` is the plane of logits that come as bytes.
+/// Samples one request, of a unary call or of a stream, with what its message was let in with. `bytes` is
+/// the plane of logits that come as bytes.
 pub(super) async fn sample(
     shared: &Shared,
     call: &Call,
