@@ -26,8 +26,11 @@ const BATCHES: [u32; 6] = [1, 8, 32, 64, 256, 512];
 /// A second size of vocabulary, unless one is given.
 const LARGE_VOCAB_SIZE: u32 = 262_144;
 
+/// A case by name.
+type Case = (&'static str, fn(u32) -> ParamsSpec);
+
 /// What is asked of each row, `row` making it another than its neighbours'.
-const CASES: [(&str, fn(u32) -> ParamsSpec); 3] = [
+const CASES: [Case; 3] = [
     ("top_k_top_p", |row| ParamsSpec {
         temperature: 0.8,
         top_k: 20 + row % 64,
