@@ -170,7 +170,7 @@ fn shared(client: Client, server: &Process) -> Result<Wire> {
 fn in_process(route: Route, flags: &str) -> Result<Engine> {
     let config = Config::from_args(["serve"].into_iter().chain(flags.split_whitespace()))?;
     let devices = match route.samples() {
-        true => config.devices()?,
+        true => config.devices(config.open()?),
         false => vec![Box::new(Nothing::new()) as Box<dyn Backend>].into(),
     };
     Ok(Engine::start(config.engine(), devices))

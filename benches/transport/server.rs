@@ -209,10 +209,11 @@ impl SamplerService for Bare {
         request: Request<Streaming<SampleStreamRequest>>,
     ) -> std::result::Result<Response<Self::SampleStreamStream>, Status> {
         let answers = request.into_inner().map(|message| {
-            let SampleStreamRequest { id, request } = message?;
+            let SampleStreamRequest { id, request, .. } = message?;
             let response = bare_answer(&request.unwrap_or_default());
-            let result = Some(sample_stream_response::Result::Response(response));
-            Ok(SampleStreamResponse { id, result })
+            let mut answer = SampleStreamResponse { id, ..Default::default() };
+            answer.result = Some(sample_stream_response::Result::Response(response));
+            Ok(answer)
         });
         Ok(Response::new(Box::pin(answers)))
     }
@@ -236,7 +237,7 @@ async fn logitd(args: &Args) -> Result<()> {
     let config = Config::from_args(flags)?;
     logitd::server::metrics::install();
     let devices: Devices = match args.route.samples() {
-        true => config.devices()?,
+        true => config.devices(config.open()?),
         false => vec![Box::new(Nothing::new()) as Box<dyn Backend>].into(),
     };
     let engine = Engine::start(config.engine(), devices);

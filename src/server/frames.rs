@@ -6,8 +6,8 @@
 //! the request's id, and a message with nothing but that id takes its place: it finds the refusal where
 //! the others find their permit (see [`Admissions`]), and the stream lives on.
 //!
-//! The logits of a message go straight into a reused buffer ([`intake`](super::intake)), which goes the
-//! same way as its permit; only the rest of the message goes on through the decoder.
+//! The logits of a message go straight into a reused buffer (`intake`), which goes the same way as its
+//! permit; only the rest of the message goes on through the decoder.
 //!
 //! A message that has begun must arrive in time, so announcing much and sending little gains nothing.
 

@@ -380,8 +380,8 @@ mod tests {
         let logits = vec![0x1a; 100_000].into();
         let request =
             SampleRequest { dtype: 1, vocab_size: 50_000, logits, params, ..Default::default() };
-        let message =
-            SampleStreamRequest { id: 300, request: Some(request.clone()), first_row: Some(7) };
+        let mut message = SampleStreamRequest { id: 300, first_row: Some(7), ..Default::default() };
+        message.request = Some(request.clone());
         let bare = SampleRequest { logits: Vec::new().into(), ..request.clone() };
 
         let mut intake = Intake::new(Shape::Unary, request.encoded_len(), Pool::new(1 << 20));
@@ -415,7 +415,9 @@ mod tests {
             [request(&logits(b"b")), group.to_vec(), request(&logits(b"a"))].concat(),
             [request(&logits(b"b")), request(&group), vec![0x08, 1]].concat(),
         ] {
-            assert!(SampleStreamRequest::decode(&*message).is_ok(), "{message:?}");
+            let is_one = SampleRequest::decode(&*message).is_ok()
+                || SampleStreamRequest::decode(&*message).is_ok();
+            assert!(is_one, "{message:?}");
             (1..6).for_each(|size| assert_same(&message, &[size]));
         }
     }
