@@ -56,8 +56,8 @@ impl<S: Simd, E: Element> Kernel<S> for BlockMasses<'_, E> {
         let groups = self.masses.chunks_mut(GROUP).zip(self.range.step_by(GROUP));
         for (masses, first) in groups {
             squeezed.clear();
-            for i in first..first + masses.len() {
-                let nothing = weights.size_of(maxima[i]) == Size::Nothing;
+            for (i, &max) in (first..).zip(&maxima[first..first + masses.len()]) {
+                let nothing = weights.size_of(max) == Size::Nothing;
                 match bound {
                     Some(bound) if !nothing && few_hits::<S, E>(s, blocks.get(i), bound) => {
                         let hits = |_, raw| E::at_least(s, raw, bound);
@@ -258,10 +258,10 @@ impl<S: Simd, E: Element> Kernel<S> for KeptMasses<'_, E> {
         let groups = self.masses.chunks_mut(GROUP).zip(self.range.step_by(GROUP));
         for (masses, first) in groups {
             squeezed.clear();
-            for i in first..first + masses.len() {
+            for (i, &max) in (first..).zip(&maxima[first..first + masses.len()]) {
                 let (block, least) = (blocks.get(i), least_by_block.of(i));
                 let bound = E::bound(s, least);
-                if maxima[i] >= least && few_hits::<S, E>(s, block, bound) {
+                if max >= least && few_hits::<S, E>(s, block, bound) {
                     squeezed.push::<S, E>(s, block, |_, raw| {
                         let hits = E::at_least(s, raw, bound);
                         kept += u64::from(hits.count_ones());
