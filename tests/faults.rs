@@ -8,6 +8,8 @@ use harness::raw::{self, Raw, announced, framed};
 use harness::{TestServer, expected, request, until};
 use http_body_util::BodyExt;
 use logitd::api::SampleStreamRequest;
+use logitd::backend::Backend;
+use logitd::backend::reference::Reference;
 use logitd::client::{Client, Error};
 use logitd::server::ServerError;
 use std::sync::Arc;
@@ -355,15 +357,32 @@ async fn a_failed_device_is_an_error_and_health_says_so() {
     assert_eq!(error.code(), Some(Code::Unavailable), "{error}");
     assert!(!client.info().await.unwrap().devices[0].up);
     let patience = Instant::now() + Duration::from_secs(20);
-    while health(&server).await != 2 {
+    while health(&server, "logitd.v1.SamplerService").await != 2 {
         assert!(Instant::now() < patience, "health stays as it was");
     }
+    assert_eq!(health(&server, "broken").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_that_fails_beside_another_has_a_health_of_its_own() {
+    let backends: [Box<dyn Backend>; 2] =
+        [Box::new(Broken::default()), Box::<Reference>::default()];
+    let server = TestServer::with(&[], backends.into()).await;
+    let client = server.client().await;
+    let patience = Instant::now() + Duration::from_secs(20);
+    while health(&server, "broken").await != 2 {
+        assert!(Instant::now() < patience, "health stays as it was");
+        let request = request(1, 10, 1);
+        assert_eq!(client.sample(request.clone()).await.unwrap().rows, expected(&request));
+    }
+    assert_eq!(health(&server, "reference").await, 1);
+    assert_eq!(health(&server, "").await, 1, "what is left serves");
 }
 
 /// 1 serves, 2 does not.
-async fn health(server: &TestServer) -> i32 {
+async fn health(server: &TestServer, service: &str) -> i32 {
     let channel = Endpoint::new(server.target().to_owned()).unwrap().connect().await.unwrap();
-    let request = HealthCheckRequest { service: "logitd.v1.SamplerService".into() };
+    let request = HealthCheckRequest { service: service.into() };
     HealthClient::new(channel).check(request).await.unwrap().into_inner().status
 }
 

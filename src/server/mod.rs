@@ -296,13 +296,17 @@ fn routes(shared: &Arc<Shared>, health: &HealthReporter) -> Routes {
         .prepare()
 }
 
-/// The sampler's health is that of its devices: it serves as long as one is up.
+/// The sampler's health is that of its devices: it serves as long as one is up. Each device has a health of
+/// its own too, by its id, since a server that has lost its GPU still serves.
 async fn follow_devices(engine: &Engine, health: &HealthReporter) {
+    let status = |up| if up { ServingStatus::Serving } else { ServingStatus::NotServing };
     let mut devices = engine.watch_devices();
     loop {
-        let up = devices.borrow_and_update().iter().any(|device| device.up);
-        let status = if up { ServingStatus::Serving } else { ServingStatus::NotServing };
-        set_health(health, status).await;
+        let states = devices.borrow_and_update().clone();
+        set_health(health, status(states.iter().any(|device| device.up))).await;
+        for device in &states {
+            health.set_service_status(&device.info.id, status(device.up)).await;
+        }
         if devices.changed().await.is_err() {
             // No more news; the engine lives as long as we hold it.
             return std::future::pending().await;

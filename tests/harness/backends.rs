@@ -124,15 +124,20 @@ impl Backend for Gated {
 }
 
 /// Fails at once, as a device does that is gone.
-#[derive(Default)]
-pub struct Broken(Reference);
+pub struct Broken(DeviceInfo);
+
+impl Default for Broken {
+    fn default() -> Self {
+        Self(DeviceInfo { id: "broken".into(), ..Reference::default().device().clone() })
+    }
+}
 
 impl Backend for Broken {
     fn device(&self) -> &DeviceInfo {
-        self.0.device()
+        &self.0
     }
 
     fn sample(&mut self, _: &[Row<'_>], _: &mut Results) -> Result<(), DeviceError> {
-        Err(DeviceError { device: "reference".into(), reason: "it is gone".into() })
+        Err(DeviceError { device: self.0.id.clone(), reason: "it is gone".into() })
     }
 }
