@@ -314,8 +314,9 @@ where
                 },
                 Poll::Ready(Some(Err(error))) => {
                     this.state = State::Over;
-                    // The client reset the call, or its connection broke.
-                    return Poll::Ready(Some(Err(Status::cancelled(error.to_string()))));
+                    // The client reset the call, or its connection broke. Not CANCELLED: tonic takes that for
+                    // the body's end, and the message it then misses is counted as our fault.
+                    return Poll::Ready(Some(Err(Status::aborted(error.to_string()))));
                 }
                 Poll::Ready(None) if this.waiting() => {
                     return this
