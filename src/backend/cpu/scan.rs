@@ -25,8 +25,9 @@ pub struct Scan<'a, E> {
     pub maxima: &'a mut [u8],
 }
 
-/// How far ahead memory is asked for. The processor's own prefetching stops at each 4 KiB page.
-const AHEAD: usize = 2048;
+/// How far ahead memory is asked for. The processor's own prefetching stops at each 4 KiB page. Measured in pairs out
+/// of cache, in reads of the row: 1.41 with 2 KiB, 1.22 with 8, 1.26 with 16, which costs rows in cache.
+const AHEAD: usize = 8192;
 
 /// What the pass found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
