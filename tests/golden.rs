@@ -125,7 +125,7 @@ fn every_backend_agrees_with_the_independent_recording() {
         Ok(recording) => recording,
         Err(why) => {
             // The recording is too large to carry; the rows that are carried have a test above.
-            eprintln!("SKIPPED every_backend_agrees_with_the_independent_recording: {why}");
+            common::skipped("every_backend_agrees_with_the_independent_recording", why);
             return;
         }
     };

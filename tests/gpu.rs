@@ -11,7 +11,7 @@ mod fake_cuda;
 
 use common::known::{self, Answer, Rows};
 use common::real::{CARRIED, Recording, carried, carried_prefix};
-use common::{Case, Panel};
+use common::{Case, Panel, skipped};
 use logitd::backend::Backend;
 use logitd::backend::cuda::plan::{Kernel, Packing};
 use logitd::backend::cuda::{self, Cuda, CudaOptions};
@@ -30,8 +30,7 @@ fn there_is_a_device(test: &str) -> bool {
     let Err(reason) = cuda::count() else { return true };
     let required = std::env::var("LOGITD_REQUIRE_GPU").is_ok_and(|value| value == "1");
     assert!(!required, "LOGITD_REQUIRE_GPU=1, but there is no device: {reason}");
-    // Not by a macro: its output is captured where a test succeeds.
-    let _ = writeln!(std::io::stderr(), "gpu {test}: skipped: {reason}");
+    skipped(test, reason);
     false
 }
 
@@ -102,7 +101,7 @@ fn for_variants(test: &str, mut each: impl FnMut(&mut Panel, u64)) {
         }
     }
     if left_out > 0 {
-        let _ = writeln!(std::io::stderr(), "gpu {test}: {left_out} variants skipped: no clusters");
+        skipped(test, format!("{left_out} variants: no clusters"));
     }
 }
 
@@ -191,8 +190,7 @@ fn recorded_rows() {
     let recording = match Recording::open() {
         Ok(recording) => recording,
         Err(why) => {
-            let _ = writeln!(std::io::stderr(), "gpu recorded_rows: skipped: {why}");
-            return;
+            return skipped("recorded_rows", why);
         }
     };
     let cuda = open(&options()).expect("the best kernel of the chip");

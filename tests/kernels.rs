@@ -209,7 +209,7 @@ fn real_rows() {
 fn recorded_rows() {
     let recording = match Recording::open() {
         Ok(recording) => recording,
-        Err(why) => return eprintln!("SKIPPED recorded_rows: {why}"),
+        Err(why) => return common::skipped("recorded_rows", why),
     };
     for row in 0..64 {
         let spec = match row % 4 {

@@ -27,7 +27,10 @@ impl BackendName {
         Ok(match self {
             Self::Reference => Box::<Reference>::default(),
             Self::Cpu(isa) => Box::new(Cpu::new(CpuOptions { isa, threads })?),
-            Self::Cuda(ordinal) => Box::new(Cuda::open(ordinal, &CudaOptions::default())?),
+            Self::Cuda(ordinal) => Box::new(
+                Cuda::open(ordinal, &CudaOptions::default())
+                    .map_err(|e| format!("{e}; shim runs the same kernels on the processor"))?,
+            ),
             Self::Shim => Box::new(Shim::open(ShimOptions::default())),
         })
     }

@@ -60,8 +60,9 @@ fn a_compiler_that_contracts_is_noticed() {
     };
     #[cfg(target_arch = "x86_64")]
     if !std::arch::is_x86_feature_detected!("fma") {
-        return eprintln!(
-            "SKIPPED a_compiler_that_contracts_is_noticed: this processor has no fma"
+        return common::skipped(
+            "a_compiler_that_contracts_is_noticed",
+            "this processor has no fma",
         );
     }
     let program = program("contracted", &sources(), MAIN, flags).unwrap();
@@ -146,7 +147,7 @@ fn sanitizers(test: &str) -> Option<&'static [&'static str]> {
             panic!("the compiler has no sanitizers: {why}")
         }
         Err(why) => {
-            eprintln!("SKIPPED {test}: the compiler has no sanitizers: {why}");
+            common::skipped(test, format!("the compiler has no sanitizers: {why}"));
             None
         }
     }

@@ -2,9 +2,9 @@
 
 use super::parse::{Module, parse};
 use super::program::{Program, prepare};
+use crate::common::skipped;
 use logitd::backend::cuda::shim::Build;
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, LazyLock, Mutex, OnceLock};
@@ -52,9 +52,7 @@ pub fn nvcc_or_skip(test: &str) -> Option<&'static Path> {
             std::env::var("LOGITD_REQUIRE_NVCC").is_ok_and(|v| !v.is_empty() && v != "0");
         let why = "there is no nvcc in NVCC, CUDA_HOME/bin or PATH";
         assert!(!required, "{test} needs nvcc, and LOGITD_REQUIRE_NVCC is set: {why}");
-        // Not `eprintln!`, which the harness keeps to itself when a test passes.
-        let line = format!("SKIPPED {test}: {why}\n");
-        std::io::stderr().write_all(line.as_bytes()).expect("stderr is open");
+        skipped(test, why);
     }
     found
 }

@@ -91,7 +91,8 @@ pub(super) fn run(args: &Args, device: BackendName) -> Outcome {
         launch_bytes_max: launch_bytes_min(most).max(most * (row_bytes + 128)),
         ..CudaOptions::default()
     };
-    let mut cuda = Cuda::open(ordinal, &options)?;
+    let mut cuda = Cuda::open(ordinal, &options)
+        .map_err(|e| format!("{e}; without --device the processor is timed"))?;
     let stopwatch = cuda.driver_mut().stopwatch()?;
     if !args.json {
         head(&cuda, args)?;
