@@ -1,7 +1,8 @@
 //! Rows and their results, as the backends see them.
 //!
 //! A [`Row`] borrows its logits as the little-endian bytes they arrived in, at any alignment: a
-//! backend reads them in place or copies them once. A [`Results`] is a flat table that is reused
+//! backend reads them in place or copies them once. Logits that lie in memory of another process are
+//! a [`Loan`], and are always copied once: their owner can write while we read. A [`Results`] is a flat table that is reused
 //! from batch to batch, so that sampling allocates nothing in steady state.
 
 use crate::params::SamplingParams;
@@ -52,22 +53,80 @@ impl fmt::Display for Dtype {
     }
 }
 
+/// Memory that its owner may change or take away at any moment. So it is copied, never borrowed, and what
+/// was made of the copy counts only if [`check`](Self::check) finds nothing wrong afterwards.
+pub trait Loan: fmt::Debug + Send + Sync {
+    /// Copies what begins `at` so many bytes. What cannot be read becomes zeros, and is remembered for
+    /// [`check`](Self::check).
+    ///
+    /// # Panics
+    /// If that is beyond what was lent.
+    fn copy(&self, at: usize, into: &mut [u8]);
+
+    /// Whether everything that was copied so far is what was lent.
+    fn check(&self) -> Result<(), LoanError>;
+
+    /// Where the byte `at` lies in the memory of a device, by [the device's id](crate::backend::DeviceInfo::id).
+    fn address_on(&self, device: &str, at: usize) -> Option<u64> {
+        let _ = (device, at);
+        None
+    }
+}
+
+/// Why nothing that was made of a loan counts.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoanError {
+    /// Its owner wrote to it meanwhile.
+    #[error("{0}")]
+    Changed(String),
+    /// It can no longer be read.
+    #[error("{0}")]
+    Lost(String),
+}
+
+/// Where a row's logits are.
+#[derive(Clone, Copy, Debug)]
+enum Logits<'a> {
+    Here(&'a [u8]),
+    Lent { loan: &'a dyn Loan, at: usize, bytes: usize },
+}
+
 /// One row of logits and what to do with it.
 #[derive(Clone, Copy, Debug)]
 pub struct Row<'a> {
     dtype: Dtype,
     vocab_size: u32,
-    logits: &'a [u8],
+    logits: Logits<'a>,
     params: SamplingParams,
 }
 
 impl<'a> Row<'a> {
     /// A row of `logits.len() / dtype.size_bytes()` tokens.
     pub fn new(dtype: Dtype, logits: &'a [u8], params: SamplingParams) -> Result<Self, RowError> {
+        Self::of(dtype, logits.len(), Logits::Here(logits), params)
+    }
+
+    /// A row of `bytes / dtype.size_bytes()` tokens, which begins `at` so many bytes of a loan.
+    pub fn lent(
+        dtype: Dtype,
+        loan: &'a dyn Loan,
+        at: usize,
+        bytes: usize,
+        params: SamplingParams,
+    ) -> Result<Self, RowError> {
+        Self::of(dtype, bytes, Logits::Lent { loan, at, bytes }, params)
+    }
+
+    fn of(
+        dtype: Dtype,
+        bytes: usize,
+        logits: Logits<'a>,
+        params: SamplingParams,
+    ) -> Result<Self, RowError> {
         let size = dtype.size_bytes();
-        let vocab_size = logits.len() / size;
-        if !logits.len().is_multiple_of(size) {
-            return Err(RowError::Torn { bytes: logits.len(), dtype });
+        let vocab_size = bytes / size;
+        if !bytes.is_multiple_of(size) {
+            return Err(RowError::Torn { bytes, dtype });
         }
         if !(1..=VOCAB_SIZE_MAX as usize).contains(&vocab_size) {
             return Err(RowError::VocabSize(vocab_size));
@@ -85,9 +144,63 @@ impl<'a> Row<'a> {
         self.vocab_size
     }
 
+    /// Bytes of logits.
+    pub fn bytes(&self) -> usize {
+        self.vocab_size as usize * self.dtype.size_bytes()
+    }
+
     /// `vocab_size` little-endian values, at any alignment.
+    ///
+    /// # Panics
+    /// If they are lent: see [`here`](Self::here).
     pub fn logits(&self) -> &'a [u8] {
-        self.logits
+        match self.logits {
+            Logits::Here(logits) => logits,
+            Logits::Lent { .. } => panic!("logits that are lent are copied first"),
+        }
+    }
+
+    /// The same row with logits that can be read: its own, or a copy of what is lent in `copy`.
+    pub fn here<'b>(&self, copy: &'b mut Vec<u8>) -> Row<'b>
+    where
+        'a: 'b,
+    {
+        let logits = match self.logits {
+            Logits::Here(logits) => logits,
+            Logits::Lent { .. } => {
+                copy.resize(copy.len().max(self.bytes()), 0);
+                self.copy_to(0, &mut copy[..self.bytes()]);
+                &copy[..self.bytes()]
+            }
+        };
+        Row { logits: Logits::Here(logits), ..*self }
+    }
+
+    /// Copies the logits' bytes from `from` on, as many as there is room for.
+    ///
+    /// # Panics
+    /// If there are not so many.
+    pub fn copy_to(&self, from: usize, into: &mut [u8]) {
+        match self.logits {
+            Logits::Here(logits) => into.copy_from_slice(&logits[from..from + into.len()]),
+            Logits::Lent { loan, at, bytes } => {
+                assert!(from <= bytes && into.len() <= bytes - from, "bytes of this row");
+                loan.copy(at + from, into);
+            }
+        }
+    }
+
+    /// Whether the logits are lent.
+    pub fn is_lent(&self) -> bool {
+        matches!(self.logits, Logits::Lent { .. })
+    }
+
+    /// Where the logits lie in the memory of a device, if they do.
+    pub fn address_on(&self, device: &str) -> Option<u64> {
+        match self.logits {
+            Logits::Here(_) => None,
+            Logits::Lent { loan, at, .. } => loan.address_on(device, at),
+        }
     }
 
     /// What to do with it.
@@ -98,7 +211,7 @@ impl<'a> Row<'a> {
     /// The logit of one token, widened.
     ///
     /// # Panics
-    /// If `token` is not below [`vocab_size`](Self::vocab_size).
+    /// If `token` is not below [`vocab_size`](Self::vocab_size), or the logits are lent.
     pub fn logit(&self, token: u32) -> f32 {
         let i = token as usize;
         match self.dtype {
@@ -106,13 +219,13 @@ impl<'a> Row<'a> {
             Dtype::Bf16 => bf16::from_bits(self.bits16(i)).to_f32(),
             Dtype::F32 => {
                 let at = i * 4;
-                f32::from_le_bytes(self.logits[at..at + 4].try_into().expect("four bytes"))
+                f32::from_le_bytes(self.logits()[at..at + 4].try_into().expect("four bytes"))
             }
         }
     }
 
     fn bits16(&self, i: usize) -> u16 {
-        u16::from_le_bytes(self.logits[i * 2..i * 2 + 2].try_into().expect("two bytes"))
+        u16::from_le_bytes(self.logits()[i * 2..i * 2 + 2].try_into().expect("two bytes"))
     }
 }
 

@@ -21,7 +21,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("recheck", &["api", "backend", "candidates", "batch", "params", "arithmetic"]),
     ("trace", &["recheck", "api", "backend", "batch", "params"]),
     ("engine", &["backend", "batch", "params"]),
-    ("plane", &["api"]),
+    ("plane", &["batch", "api"]),
     ("client", &["api"]),
     (
         "load",

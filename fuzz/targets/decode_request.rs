@@ -118,8 +118,8 @@ async fn sample(
 ) -> Result<(), Error> {
     let mut permit = admitted?.complete(&mut request);
     let sent = request.clone();
-    let batch = convert::batch(request, &LIMITS)?;
-    let bytes: usize = batch.rows.iter().map(|row| row.logits().len()).sum();
+    let batch = convert::batch(request, None, &LIMITS)?;
+    let bytes: usize = batch.rows.iter().map(|row| row.bytes()).sum();
     assert_eq!(bytes, sent.logits.len(), "every byte belongs to a row");
     assert!(!batch.rows.is_empty());
     permit.resize(batch.rows.len(), batch.bytes() + batch.token_bytes())?;

@@ -69,7 +69,7 @@ pub fn first_difference(rows: &[Row<'_>], a: &Results, b: &Results) -> Option<Di
         dtype: row.dtype(),
         vocab_size: row.vocab_size(),
         params: *row.params(),
-        logits: row.logits().to_vec(),
+        logits: row.here(&mut Vec::new()).logits().to_vec(),
         a: get(a, row_index),
         b: get(b, row_index),
     })

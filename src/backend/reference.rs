@@ -34,8 +34,9 @@ impl Backend for Reference {
 
     fn sample(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), DeviceError> {
         results.reset(rows);
+        let mut copy = Vec::new();
         for (row, slot) in rows.iter().zip(results.slots()) {
-            sample_row(row, slot);
+            sample_row(&row.here(&mut copy), slot);
         }
         Ok(())
     }

@@ -284,7 +284,7 @@ impl Shared {
             return Err(Refused::DeadlineExceeded);
         }
         let limit = self.config.batch_bytes_max.max(1);
-        let sizes = request.rows.iter().map(|row| row.logits().len());
+        let sizes = request.rows.iter().map(RequestRow::bytes);
         match sizes.clone().max() {
             None => Err(Refused::Empty),
             Some(asked) if asked > limit => {

@@ -1,7 +1,7 @@
 //! What goes into the engine and what comes out.
 
 use crate::backend::{DeviceError, DeviceInfo};
-use crate::batch::{Dtype, Results, Row, RowError};
+use crate::batch::{Dtype, Loan, LoanError, Results, Row, RowError};
 use crate::params::SamplingParams;
 use bytes::Bytes;
 use std::fmt;
@@ -22,33 +22,70 @@ pub struct Request {
 impl Request {
     /// Bytes of logits in all rows.
     pub fn bytes(&self) -> usize {
-        self.rows.iter().map(|row| row.logits().len()).sum()
+        self.rows.iter().map(RequestRow::bytes).sum()
     }
 }
 
-/// One row that owns its logits. One that exists is valid: it is a [`Row`] whenever asked.
+/// One row that owns its logits, or has them on loan. One that exists is valid: it is a [`Row`] whenever
+/// asked.
 #[derive(Clone, Debug)]
 pub struct RequestRow {
     dtype: Dtype,
-    logits: Bytes,
+    logits: Logits,
     params: SamplingParams,
+}
+
+#[derive(Clone, Debug)]
+enum Logits {
+    Own(Bytes),
+    Lent { loan: Arc<dyn Loan>, at: usize, bytes: usize },
 }
 
 impl RequestRow {
     /// A row of `logits.len() / dtype.size_bytes()` tokens; refused where [`Row::new`] is.
     pub fn new(dtype: Dtype, logits: Bytes, params: SamplingParams) -> Result<Self, RowError> {
         Row::new(dtype, &logits, params)?;
-        Ok(Self { dtype, logits, params })
+        Ok(Self { dtype, logits: Logits::Own(logits), params })
+    }
+
+    /// A row of `bytes / dtype.size_bytes()` tokens that begins `at` so many bytes of a loan; refused where
+    /// [`Row::lent`] is. Its answer is a [`Failure::Loan`] if the loan is found broken in the end.
+    pub fn lent(
+        dtype: Dtype,
+        loan: Arc<dyn Loan>,
+        at: usize,
+        bytes: usize,
+        params: SamplingParams,
+    ) -> Result<Self, RowError> {
+        Row::lent(dtype, loan.as_ref(), at, bytes, params)?;
+        Ok(Self { dtype, logits: Logits::Lent { loan, at, bytes }, params })
     }
 
     /// The row as backends see it.
     pub fn as_row(&self) -> Row<'_> {
-        Row::new(self.dtype, &self.logits, self.params).expect("checked when it was made")
+        let row = match &self.logits {
+            Logits::Own(logits) => Row::new(self.dtype, logits, self.params),
+            Logits::Lent { loan, at, bytes } => {
+                Row::lent(self.dtype, loan.as_ref(), *at, *bytes, self.params)
+            }
+        };
+        row.expect("checked when it was made")
     }
 
-    /// The logits, little-endian.
-    pub fn logits(&self) -> &Bytes {
-        &self.logits
+    /// Bytes of logits.
+    pub fn bytes(&self) -> usize {
+        match &self.logits {
+            Logits::Own(logits) => logits.len(),
+            Logits::Lent { bytes, .. } => *bytes,
+        }
+    }
+
+    /// Where the logits are lent.
+    pub(super) fn loan(&self) -> Option<&Arc<dyn Loan>> {
+        match &self.logits {
+            Logits::Own(_) => None,
+            Logits::Lent { loan, .. } => Some(loan),
+        }
     }
 
     /// What to do with it.
@@ -177,4 +214,7 @@ pub enum Failure {
     /// A device failed under it, and nothing was left to run it on.
     #[error("{0}, and no other device is left")]
     Device(DeviceError),
+    /// The logits were on loan, and what was read is not what was lent.
+    #[error("{0}")]
+    Loan(LoanError),
 }

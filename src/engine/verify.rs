@@ -83,13 +83,18 @@ pub(super) fn start(shared: &Arc<Shared>, verify: Verify) -> (Sampler, JoinHandl
 }
 
 impl Sampler {
-    /// Takes a copy of a batch if it is one of those to be verified.
+    /// Takes a copy of a batch if it is one of those to be verified. Logits on loan are not there to be read
+    /// again: such batches are passed over.
     pub fn offer(&mut self, device: &Arc<Device>, parts: &[Part<Arc<Work>>], results: &Results) {
         self.owed += self.fraction;
         if self.owed < 1.0 {
             return;
         }
         self.owed -= 1.0;
+        let mut rows = parts.iter().flat_map(|part| part.item.request_rows(part.rows.clone()));
+        if rows.any(|row| row.loan().is_some()) {
+            return self.shared.metrics.parity_skips.increment(1);
+        }
         let rows = parts.iter().flat_map(|part| part.item.request_rows(part.rows.clone()));
         let check = Check {
             device: Arc::clone(device),

@@ -119,9 +119,16 @@ impl Work {
             }
             results = join(&mut progress.pieces);
         }
-        let completed =
-            Completed { results, timings: progress.timings, device: Arc::clone(ran.device) };
-        Some(Letter { sender: progress.sender.take()?, answer: Ok(completed) })
+        let sender = progress.sender.take()?;
+        let device = Arc::clone(ran.device);
+        let completed = Completed { results, timings: progress.timings, device };
+        Some(Letter { sender, answer: self.check_loans().map(|()| completed) })
+    }
+
+    /// Whether what was sampled is what was lent. Asked when every row has been.
+    fn check_loans(&self) -> Result<(), Failure> {
+        let mut loans = self.rows.iter().filter_map(RequestRow::loan);
+        loans.try_for_each(|loan| loan.check()).map_err(Failure::Loan)
     }
 
     /// Answers with a failure, unless it has been answered.
@@ -145,7 +152,7 @@ impl Item for Arc<Work> {
     }
 
     fn row_bytes(&self, row: usize) -> usize {
-        self.rows[row].logits().len()
+        self.rows[row].bytes()
     }
 }
 

@@ -144,7 +144,7 @@ impl Worker {
         let mut rows = recycle(std::mem::take(memory));
         rows.extend(parts.iter().flat_map(|part| part.item.rows(part.rows.clone())));
         let count = rows.len();
-        let bytes = rows.iter().map(|row| row.logits().len()).sum();
+        let bytes = rows.iter().map(Row::bytes).sum();
         let outcome = sample(self.backend.as_mut(), &self.device, &rows, results);
         *memory = recycle(rows);
         outcome?;

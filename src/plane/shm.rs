@@ -4,15 +4,17 @@
 //! - A region is a descriptor, never a name: a memfd sealed against shrinking and growing, so that a
 //!   read of it can neither fault nor reach another's memory.
 //! - Its id is 128 random bits, and resolves only for the user and process that handed it over.
-//! - The client can write while the server reads: a slot is copied once, through raw pointers, and only
-//!   the copy is looked at. Its generation is checked before and after.
+//! - The client can write while the server reads: each row is copied once, through raw pointers, and only the
+//!   copy is looked at. The slot's generation is checked before the first row and after the last.
 //! - Sizes are checked when a region is registered; a slot's bounds whenever it is named.
-//! - A region that is unregistered while a slot is being read stays mapped until the read is over.
+//! - A slot that is named is on loan until its answer: nobody can name it again, and its region stays mapped,
+//!   whether or not its owner is still there.
 
 #![allow(unsafe_code)] // A mapping, and the copy out of it.
 
 use super::pool::{Buffer, Pool};
 use crate::api::shm::{REGION_ID_BYTES, Register, SLOT_ALIGN_BYTES, SLOT_HEADER_BYTES};
+use crate::batch::{Loan, LoanError};
 use rustix::fs::{SealFlags, fcntl_get_seals, fstat, fstatfs};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::collections::HashMap;
@@ -97,12 +99,12 @@ pub enum ShmError {
         /// What could have been.
         allowed: String,
     },
-    /// The slot is being read for another request.
+    /// The slot is on loan for another request.
     #[error(
         "slot {0} is still in use by an earlier request; wait for its answer or use another slot"
     )]
     Busy(u32),
-    /// The header does not say what the request says, before or after the copy.
+    /// The header does not say what the request says, before or after it was read.
     #[error(
         "slot {slot} has generation {found}, the request names {asked}; write a slot only while \
              no request that names it is unanswered"
@@ -149,14 +151,14 @@ impl Registry {
         Ok(Registration { id, registry: Arc::clone(self) })
     }
 
-    /// Copies what `slot` names into a buffer of `pool`, if it is `peer`'s.
-    pub fn read(&self, slot: SlotRef, peer: Peer, pool: &Pool) -> Result<Buffer, ShmError> {
+    /// Takes what `slot` names on loan, if it is `peer`'s.
+    pub fn borrow(&self, slot: SlotRef, peer: Peer) -> Result<SlotLoan, ShmError> {
         let region = {
             let regions = self.lock();
             let region = regions.get(&slot.region).filter(|region| region.peer == peer);
             Arc::clone(region.ok_or(ShmError::UnknownRegion)?)
         };
-        region.read(slot, pool)
+        SlotLoan::new(region, slot)
     }
 
     /// Regions and their bytes, of all peers.
@@ -230,7 +232,7 @@ struct Region {
     base: NonNull<u8>,
     bytes: usize,
     slot_stride_bytes: usize,
-    /// One a slot: whether a request is reading it.
+    /// One a slot: whether it is on loan.
     busy: Vec<AtomicBool>,
     peer: Peer,
 }
@@ -254,57 +256,102 @@ impl Region {
         let busy = (0..layout.slot_count).map(|_| AtomicBool::new(false)).collect();
         Ok(Self { base, bytes, slot_stride_bytes, busy, peer })
     }
+}
 
-    fn read(&self, named: SlotRef, pool: &Pool) -> Result<Buffer, ShmError> {
+/// A slot on loan, from the request that names it to its answer.
+#[derive(Debug)]
+pub struct SlotLoan {
+    region: Arc<Region>,
+    named: SlotRef,
+    length_bytes: usize,
+}
+
+impl SlotLoan {
+    fn new(region: Arc<Region>, named: SlotRef) -> Result<Self, ShmError> {
         let bounds = |field, value, allowed| Err(ShmError::Bounds { field, value, allowed });
-        let Some(busy) = self.busy.get(named.slot as usize) else {
-            return bounds("slot", named.slot.into(), format!("0 to {}", self.busy.len() - 1));
+        let slots = region.busy.len();
+        let Some(busy) = region.busy.get(named.slot as usize) else {
+            return bounds("slot", named.slot.into(), format!("0 to {}", slots - 1));
         };
-        let room = self.slot_stride_bytes - SLOT_HEADER_BYTES;
-        let length = match usize::try_from(named.length_bytes) {
+        let room = region.slot_stride_bytes - SLOT_HEADER_BYTES;
+        let length_bytes = match usize::try_from(named.length_bytes) {
             Ok(length) if length > 0 && length <= room => length,
             _ => return bounds("length_bytes", named.length_bytes, format!("1 to {room}")),
         };
         if busy.swap(true, Ordering::Acquire) {
             return Err(ShmError::Busy(named.slot));
         }
-        let copied = self.copy(named, length, pool);
-        busy.store(false, Ordering::Release);
-        copied
+        let loan = Self { region, named, length_bytes };
+        loan.check_generation()?;
+        Ok(loan)
     }
 
-    fn copy(&self, named: SlotRef, length: usize, pool: &Pool) -> Result<Buffer, ShmError> {
-        let at = named.slot as usize * self.slot_stride_bytes;
-        assert!(at + SLOT_HEADER_BYTES + length <= self.bytes, "checked by read()");
-        // SAFETY: `at + SLOT_HEADER_BYTES + length <= bytes` was asserted, and the mapping is live as
-        // long as `self`.
-        let (header, payload) =
-            unsafe { (self.base.add(at), self.base.add(at + SLOT_HEADER_BYTES)) };
-        self.check_generation(header, named)?;
-        let mut buffer = pool.take(length);
+    /// Bytes of logits.
+    pub fn length_bytes(&self) -> usize {
+        self.length_bytes
+    }
+
+    /// All of it in a buffer of `pool`, for what must read it more than once.
+    pub fn read(&self, pool: &Pool) -> Result<Buffer, ShmError> {
+        let mut buffer = pool.take(self.length_bytes);
         buffer.data.clear();
-        buffer.data.reserve(length);
-        // SAFETY: `length` bytes are readable at `payload` (above) and writable at the buffer's start
-        // (reserved); a private buffer cannot overlap a mapping. The client may write meanwhile: the
-        // bytes are then a mixture, of which nothing is assumed, and no reference to them exists.
+        buffer.data.reserve(self.length_bytes);
+        // SAFETY: so many bytes are readable (`payload` asserts it) and writable at the buffer's start
+        // (reserved); a private buffer cannot overlap a mapping. The client may write meanwhile: the bytes
+        // are then a mixture, of which nothing is assumed, and no reference to them exists.
         unsafe {
-            std::ptr::copy_nonoverlapping(payload.as_ptr(), buffer.data.as_mut_ptr(), length);
-            buffer.data.set_len(length);
+            let from = self.payload(0, self.length_bytes);
+            std::ptr::copy_nonoverlapping(from, buffer.data.as_mut_ptr(), self.length_bytes);
+            buffer.data.set_len(self.length_bytes);
         }
-        fence(Ordering::Acquire);
-        self.check_generation(header, named)?;
+        self.check_generation()?;
         Ok(buffer)
     }
 
-    fn check_generation(&self, header: NonNull<u8>, named: SlotRef) -> Result<(), ShmError> {
-        // SAFETY: eight bytes are readable at `header` (`copy` asserts it), aligned because mappings
-        // start at a page and strides are multiples of 64; the atomic load is never a data race.
-        let generation = unsafe { header.cast::<AtomicU64>().as_ref() };
+    /// Where the logits' byte `at` is mapped, with so many bytes behind it.
+    fn payload(&self, at: usize, bytes: usize) -> *const u8 {
+        assert!(at <= self.length_bytes && bytes <= self.length_bytes - at, "bytes of this slot");
+        // SAFETY: the header is followed by at least `length_bytes` bytes, by `new`.
+        unsafe { self.header().add(SLOT_HEADER_BYTES + at).as_ptr() }
+    }
+
+    fn header(&self) -> NonNull<u8> {
+        let Region { base, slot_stride_bytes, .. } = *self.region;
+        // SAFETY: the mapping has a stride for each slot, and this is one of them, by `new`; it is there as
+        // long as the region.
+        unsafe { base.add(self.named.slot as usize * slot_stride_bytes) }
+    }
+
+    fn check_generation(&self) -> Result<(), ShmError> {
+        // What was copied was copied before this.
+        fence(Ordering::Acquire);
+        let SlotRef { slot, generation: asked, .. } = self.named;
+        // SAFETY: eight bytes are readable there, aligned because mappings start at a page and strides are
+        // multiples of 64; the atomic load is never a data race.
+        let generation = unsafe { self.header().cast::<AtomicU64>().as_ref() };
         let found = u64::from_le(generation.load(Ordering::Acquire));
-        if found == named.generation {
-            return Ok(());
+        if found == asked { Ok(()) } else { Err(ShmError::Generation { slot, found, asked }) }
+    }
+}
+
+impl Loan for SlotLoan {
+    fn copy(&self, at: usize, into: &mut [u8]) {
+        // SAFETY: so many bytes are readable there (`payload` asserts it); as in `read`, nothing is assumed of
+        // them, and they cannot overlap with what we borrow.
+        unsafe {
+            let from = self.payload(at, into.len());
+            std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len());
         }
-        Err(ShmError::Generation { slot: named.slot, found, asked: named.generation })
+    }
+
+    fn check(&self) -> Result<(), LoanError> {
+        self.check_generation().map_err(|error| LoanError::Changed(error.to_string()))
+    }
+}
+
+impl Drop for SlotLoan {
+    fn drop(&mut self) {
+        self.region.busy[self.named.slot as usize].store(false, Ordering::Release);
     }
 }
 
@@ -405,9 +452,20 @@ mod tests {
         let registration = registry.register(&descriptor, LAYOUT, ME).unwrap();
         write(&descriptor, 3, 9, b"some logits");
         let named = SlotRef { region: registration.id(), slot: 3, generation: 9, length_bytes: 11 };
-        assert_eq!(registry.read(named, ME, &pool).unwrap().as_ref(), b"some logits");
+        let loan = registry.borrow(named, ME).unwrap();
+        assert_eq!(loan.read(&pool).unwrap().as_ref(), b"some logits");
+        let mut piece = [0; 4];
+        loan.copy(5, &mut piece);
+        assert_eq!((&piece, loan.check()), (b"logi", Ok(())));
 
-        let error = |named| registry.read(named, ME, &pool).unwrap_err();
+        let error = |named| registry.borrow(named, ME).unwrap_err();
+        assert_eq!(error(named), ShmError::Busy(3));
+        write(&descriptor, 3, 10, b"other logits");
+        assert!(matches!(loan.check(), Err(LoanError::Changed(_))));
+        assert!(matches!(loan.read(&pool), Err(ShmError::Generation { found: 10, .. })));
+        drop(loan);
+        write(&descriptor, 3, 9, b"some logits");
+
         let stale = ShmError::Generation { slot: 3, found: 9, asked: 8 };
         assert_eq!(error(SlotRef { generation: 8, ..named }), stale);
         let text = error(SlotRef { slot: 4, ..named }).to_string();
@@ -420,19 +478,22 @@ mod tests {
 
     #[test]
     fn nobody_else_s_id_resolves_and_none_outlives_its_registration() {
-        let (registry, pool) = (registry(), Pool::new(0));
+        let registry = registry();
         let descriptor = sealed(4 * 4096);
         let registration = registry.register(&descriptor, LAYOUT, ME).unwrap();
         write(&descriptor, 0, 1, b"x");
         let named = SlotRef { region: registration.id(), slot: 0, generation: 1, length_bytes: 1 };
         for peer in [Peer { uid: 1001, ..ME }, Peer { pid: 43, ..ME }] {
-            assert_eq!(registry.read(named, peer, &pool).unwrap_err(), ShmError::UnknownRegion);
+            assert_eq!(registry.borrow(named, peer).unwrap_err(), ShmError::UnknownRegion);
         }
-        assert!(registry.read(named, ME, &pool).is_ok());
+        let loan = registry.borrow(named, ME).unwrap();
         assert_eq!(registry.usage(), (1, 4 * 4096));
         drop(registration);
-        assert_eq!(registry.read(named, ME, &pool).unwrap_err(), ShmError::UnknownRegion);
+        assert_eq!(registry.borrow(named, ME).unwrap_err(), ShmError::UnknownRegion);
         assert_eq!(registry.usage(), (0, 0));
+        let mut piece = [0];
+        loan.copy(0, &mut piece);
+        assert_eq!(&piece, b"x", "what is on loan stays");
     }
 
     #[test]

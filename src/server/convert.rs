@@ -7,13 +7,14 @@
 use super::error::{Error, Violation};
 use crate::api;
 use crate::arithmetic;
-use crate::batch::{Draw, Dtype, RowResult, RowStatus, VOCAB_SIZE_MAX};
+use crate::batch::{Draw, Dtype, Loan, LoanError, RowResult, RowStatus, VOCAB_SIZE_MAX};
 use crate::candidates::{self, CandidateRow, CandidatesError, TokenList};
 use crate::config::Config;
 use crate::engine::{Completed, Failure, Priority, Refused, RequestRow};
 use crate::params::{DRAWS_MAX, ParamsSpec, SamplingParams};
 use crate::plane::shm::{ShmError, SlotRef};
 use bytes::Bytes;
+use std::sync::Arc;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt};
 
@@ -34,7 +35,7 @@ pub struct Batch {
 impl Batch {
     /// Bytes of logits.
     pub fn bytes(&self) -> usize {
-        self.rows.iter().map(|row| row.logits().len()).sum()
+        self.rows.iter().map(RequestRow::bytes).sum()
     }
 
     /// Bytes of the candidates' tokens.
@@ -43,8 +44,30 @@ impl Batch {
     }
 }
 
-/// Checks a request against the API and these limits, and cuts it into rows.
-pub fn batch(request: api::SampleRequest, limits: &api::Limits) -> Result<Batch, Error> {
+/// Logits that are lent instead of sent.
+#[derive(Clone, Debug)]
+pub struct Lent {
+    /// The memory they lie in, from its first byte on.
+    pub loan: Arc<dyn Loan>,
+    /// Their bytes.
+    pub bytes: usize,
+}
+
+/// Where the logits of a request's rows are.
+enum Source {
+    /// Each in bytes of its own.
+    Sent(Vec<Bytes>),
+    /// One after another.
+    Lent(Lent),
+}
+
+/// Checks a request against the API and these limits, and cuts its logits into rows: its own, or those that
+/// are lent.
+pub fn batch(
+    request: api::SampleRequest,
+    lent: Option<Lent>,
+    limits: &api::Limits,
+) -> Result<Batch, Error> {
     let mut wrong = Violations::default();
     let dtype = wrong.keep("dtype", dtype(request.dtype));
     let priority = wrong.keep("priority", priority(request.priority));
@@ -53,7 +76,10 @@ pub fn batch(request: api::SampleRequest, limits: &api::Limits) -> Result<Batch,
     // How many rows there are is known only once dtype and vocab_size are.
     let layout = dtype.zip(vocab_size).and_then(|(dtype, vocab_size)| {
         let rows = match &request.candidates {
-            None => wrong.keep("logits", row_count(request.logits.len(), dtype, vocab_size))?,
+            None => {
+                let bytes = lent.as_ref().map_or(request.logits.len(), |lent| lent.bytes);
+                wrong.keep("logits", row_count(bytes, dtype, vocab_size))?
+            }
             Some(given) => {
                 wrong.keep_all(candidates::row_count(&given.counts).map_err(|e| vec![e]))?
             }
@@ -84,20 +110,29 @@ pub fn batch(request: api::SampleRequest, limits: &api::Limits) -> Result<Batch,
     };
 
     let spec_of = |row: usize| if specs.len() == 1 { specs[0] } else { specs[row] };
-    let (logits, tokens) = match &request.candidates {
-        None => (whole_rows(&request.logits, vocab_size * dtype.size_bytes()), vec![]),
-        Some(given) => {
+    let row_bytes = vocab_size * dtype.size_bytes();
+    let (source, tokens) = match (&request.candidates, lent) {
+        (Some(given), _) => {
             let rows = candidate_rows(dtype, vocab_size, given, &request, spec_of)?;
-            rows.into_iter().map(|row| (row.logits, row.tokens)).unzip()
+            let (logits, tokens) = rows.into_iter().map(|row| (row.logits, row.tokens)).unzip();
+            (Source::Sent(logits), tokens)
         }
+        (None, Some(lent)) => (Source::Lent(lent), vec![]),
+        (None, None) => (Source::Sent(whole_rows(&request.logits, row_bytes)), vec![]),
     };
     let draws = (0..rows).map(|row| u64::from(spec_of(row).draws)).sum();
     within("draws in the request", draws, limits.request_draws_max.into(), "request_draws_max")?;
 
     let mut seeds = fresh_seeds((0..rows).filter(|&row| spec_of(row).seed.is_none()).count())?;
-    let rows = logits.into_iter().enumerate().map(|(row, logits)| {
+    let rows = (0..rows).map(|row| {
         let params = parse(row, spec_of(row), || seeds.next().expect("one a row without"))?;
-        RequestRow::new(dtype, logits, params).map_err(|e| Error::invalid("logits", e.to_string()))
+        let made = match &source {
+            Source::Sent(logits) => RequestRow::new(dtype, logits[row].clone(), params),
+            Source::Lent(Lent { loan, .. }) => {
+                RequestRow::lent(dtype, Arc::clone(loan), row * row_bytes, row_bytes, params)
+            }
+        };
+        made.map_err(|e| Error::invalid("logits", e.to_string()))
     });
     Ok(Batch { rows: rows.collect::<Result<_, _>>()?, priority, tokens })
 }
@@ -192,7 +227,9 @@ pub fn status(error: &Error) -> Status {
             Code::InvalidArgument
         }
         E::Shm(ShmError::UnknownRegion) => Code::NotFound,
-        E::Shm(_) | E::NoShm(_) => Code::FailedPrecondition,
+        E::Shm(_) | E::NoShm(_) | E::Failed(Failure::Loan(LoanError::Changed(_))) => {
+            Code::FailedPrecondition
+        }
         E::Refused(Refused::Empty) => {
             details.add_bad_request_violation("logits", error.to_string());
             Code::InvalidArgument
@@ -202,7 +239,7 @@ pub fn status(error: &Error) -> Status {
         | E::StreamDeadline
         | E::ReceiveTimeout(_) => Code::DeadlineExceeded,
         E::Refused(Refused::Draining | Refused::NoDevice)
-        | E::Failed(Failure::Cancelled)
+        | E::Failed(Failure::Cancelled | Failure::Loan(LoanError::Lost(_)))
         | E::StreamDraining
         | E::NoSeed(_) => Code::Unavailable,
         E::Failed(Failure::Device(_)) => Code::Internal,

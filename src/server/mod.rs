@@ -79,6 +79,8 @@ struct SharedMemory {
     registry: Arc<Registry>,
     /// Where it is handed over, as clients are told.
     control: String,
+    /// Whether logits are needed after the answer, when the memory is its owner's again.
+    copy: bool,
 }
 
 /// The socket where memory is handed over, bound; its file goes with it.
@@ -214,6 +216,7 @@ impl Server {
             shm: config.shm.shm.as_ref().map(|control| SharedMemory {
                 registry: Arc::new(Registry::new(config.shm.limits())),
                 control: control.to_string(),
+                copy: recorder.is_some() || config.work.verify_fraction > 0.0,
             }),
             recorder: recorder.clone(),
             draining: CancellationToken::new(),

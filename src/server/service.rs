@@ -1,6 +1,7 @@
 //! The handlers: each takes a message, hands it on, and converts what comes back.
 
 use super::admission::Call;
+use super::convert::Lent;
 use super::error::Error;
 use super::frames::Admitted;
 use super::stream::{self, Answers};
@@ -112,18 +113,17 @@ pub(super) async fn sample(
 ) -> Result<SampleResponse, Error> {
     let arrived = Instant::now();
     let mut permit = admitted.complete(&mut request);
-    let plane = match (&request.slot, &request.candidates) {
+    let (plane, lent) = match (&request.slot, &request.candidates) {
         (Some(_), _) => {
-            fetch(shared, call, &mut permit, &mut request).await?;
-            Plane::SharedMemory
+            (Plane::SharedMemory, borrow(shared, call, &mut permit, &mut request).await?)
         }
-        (None, Some(_)) => Plane::Candidates,
-        (None, None) => bytes,
+        (None, Some(_)) => (Plane::Candidates, None),
+        (None, None) => (bytes, None),
     };
     let Some(recorder) = &shared.recorder else {
-        return compute(shared, call, permit, request, plane).await;
+        return compute(shared, call, permit, request, lent, plane).await;
     };
-    let sampled = compute(shared, call, permit, request.clone(), plane).await;
+    let sampled = compute(shared, call, permit, request.clone(), lent, plane).await;
     metrics::recorded(match &sampled {
         Ok(response) => recorder.record(arrived, &request, Ok(response)),
         Err(error) => recorder.record(arrived, &request, Err(&convert::stream_error(error))),
@@ -131,15 +131,16 @@ pub(super) async fn sample(
     sampled
 }
 
-/// Samples a request whose logits are there.
+/// Samples a request with its own logits, or with those that are lent to it.
 async fn compute(
     shared: &Shared,
     call: &Call,
     permit: Permit,
     request: SampleRequest,
+    lent: Option<Lent>,
     plane: Plane,
 ) -> Result<SampleResponse, Error> {
-    let (mut permit, batch) = checked(shared, permit, request).await?;
+    let (mut permit, batch) = checked(shared, permit, request, lent).await?;
     let bytes = batch.bytes() + batch.token_bytes();
     permit.resize(batch.rows.len(), bytes)?;
     metrics::plane_bytes(plane, bytes);
@@ -161,10 +162,11 @@ async fn checked(
     shared: &Shared,
     permit: Permit,
     request: SampleRequest,
+    lent: Option<Lent>,
 ) -> Result<(Permit, convert::Batch), Error> {
     let limits = shared.limits;
     let token_bytes = request.candidates.as_ref().map_or(0, |given| given.tokens.len());
-    let check = move || Ok((permit, convert::batch(request, &limits)?));
+    let check = move || Ok((permit, convert::batch(request, lent, &limits)?));
     if token_bytes <= SORT_INLINE_BYTES_MAX {
         return check();
     }
@@ -172,14 +174,15 @@ async fn checked(
     checked.map_err(|_| Error::Refused(engine::Refused::Draining))?
 }
 
-/// Puts the logits of a slot in the place of bytes on the wire; from there on both are the same.
-async fn fetch(
+/// Takes the slot that a request names on loan. Where its logits are needed again after the answer, to record
+/// it or to verify it, they are copied instead, and take the place of bytes on the wire.
+async fn borrow(
     shared: &Shared,
     call: &Call,
     permit: &mut Permit,
     request: &mut SampleRequest,
-) -> Result<(), Error> {
-    let Some(slot) = request.slot.take() else { return Ok(()) };
+) -> Result<Option<Lent>, Error> {
+    let Some(slot) = request.slot.take() else { return Ok(None) };
     if !request.logits.is_empty() {
         let bytes = request.logits.len();
         let text = format!("has {bytes} bytes beside a slot; allowed: one or the other");
@@ -193,10 +196,14 @@ async fn fetch(
     let peer = call.peer.ok_or(Error::NoShm("call over the server's Unix socket"))?;
     let slot = convert::slot(&slot)?;
     let bytes = usize::try_from(slot.length_bytes).unwrap_or(usize::MAX);
-    // Parameter sets are small on the wire and wait here for the copy: they take their permits first.
+    // Parameter sets are small on the wire and take their permits before anything is done for them.
     permit.resize(convert::params_sets(request, &shared.limits)?, bytes)?;
-    let (registry, pool) = (Arc::clone(&shm.registry), shared.pool.clone());
-    let read = move || registry.read(slot, peer, &pool);
+    let loan = shm.registry.borrow(slot, peer)?;
+    if !shm.copy {
+        return Ok(Some(Lent { bytes: loan.length_bytes(), loan: Arc::new(loan) }));
+    }
+    let pool = shared.pool.clone();
+    let read = move || loan.read(&pool);
     let buffer = if bytes <= COPY_INLINE_BYTES_MAX {
         read()?
     } else {
@@ -204,7 +211,7 @@ async fn fetch(
         read.map_err(|_| Error::NoShm("the server is shutting down"))??
     };
     request.logits = buffer.freeze();
-    Ok(())
+    Ok(None)
 }
 
 fn call<T>(request: &mut Request<T>) -> Result<Call, Status> {

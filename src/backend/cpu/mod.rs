@@ -202,19 +202,34 @@ impl Cpu {
                 let Some(((i, row), slot)) = row else { return };
                 // Most likely; a wrong guess costs little.
                 let next = rows.get(i + threads);
-                let scratch = &mut *scratch;
-                dispatch(self.isa, SampleRow { team: &Team::ALONE, row, next, scratch, slot });
+                self.sample_row(&Team::ALONE, row, next, &mut scratch, slot);
             }
         });
     }
 
     /// All threads share each row.
-    fn share<'a>(&mut self, rows: &[Row<'_>], slots: impl Iterator<Item = Slot<'a>>) {
-        let scratch = self.scratch[0].get_mut().expect("no other thread panicked");
+    fn share<'a>(&self, rows: &[Row<'_>], slots: impl Iterator<Item = Slot<'a>>) {
+        let mut scratch = self.scratch[0].lock().expect("no other thread panicked");
         for ((i, row), slot) in rows.iter().enumerate().zip(slots) {
-            let next = rows.get(i + 1);
-            dispatch(self.isa, SampleRow { team: &self.team, row, next, scratch, slot });
+            self.sample_row(&self.team, row, rows.get(i + 1), &mut scratch, slot);
         }
+    }
+
+    /// Samples a row with the threads of a team. Lent logits are copied just before they are used: the copy is
+    /// still in the cache when it is scanned, and memory is read once, as with a row that is here.
+    fn sample_row(
+        &self,
+        team: &Team,
+        row: &Row<'_>,
+        next: Option<&Row<'_>>,
+        scratch: &mut Scratch,
+        slot: Slot<'_>,
+    ) {
+        let mut copy = std::mem::take(&mut scratch.copy);
+        let row = &copied(team, row, &mut copy);
+        let next = next.filter(|next| !next.is_lent()).map_or(&[][..], Row::logits);
+        dispatch(self.isa, SampleRow { team, row, next, scratch, slot });
+        scratch.copy = copy;
     }
 }
 
@@ -250,6 +265,23 @@ const SHARED_TOKENS_MIN: usize = 1 << 17;
 /// The tokens that a thread is woken for.
 const TOKENS_MIN: usize = 1 << 16;
 
+/// The row itself where its logits are here, or else a copy, made by all threads of the team.
+fn copied<'a>(team: &Team, row: &Row<'a>, copy: &'a mut Vec<u8>) -> Row<'a> {
+    if !row.is_lent() {
+        return *row;
+    }
+    let bytes = row.bytes();
+    copy.resize(copy.len().max(bytes), 0);
+    let part = bytes.div_ceil(team.threads()).next_multiple_of(PAGE_BYTES);
+    team.each(copy[..bytes].chunks_mut(part).enumerate(), |(i, into)| {
+        row.copy_to(i * part, into);
+    });
+    Row::new(row.dtype(), &copy[..bytes], *row.params()).expect("as valid as what was copied")
+}
+
+/// Threads that copy do not share these.
+const PAGE_BYTES: usize = 4096;
+
 /// Something to be done with the instructions of some set.
 trait Task {
     type Output;
@@ -271,8 +303,8 @@ fn dispatch<T: Task>(isa: Isa, task: T) -> T::Output {
 struct SampleRow<'a, 'b> {
     team: &'a Team,
     row: &'a Row<'a>,
-    /// The row that this thread samples next.
-    next: Option<&'a Row<'a>>,
+    /// The logits that this thread reads next.
+    next: &'a [u8],
     scratch: &'a mut Scratch,
     slot: Slot<'b>,
 }
@@ -282,7 +314,6 @@ impl Task for SampleRow<'_, '_> {
 
     fn run<S: Simd>(self, s: S) {
         let Self { team, row, next, scratch, slot } = self;
-        let next = next.map_or(&[][..], Row::logits);
         match row.dtype() {
             Dtype::F16 => row::sample::<S, element::F16>(s, team, row, next, scratch, slot),
             Dtype::Bf16 => row::sample::<S, element::Bf16>(s, team, row, next, scratch, slot),

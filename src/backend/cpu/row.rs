@@ -34,6 +34,8 @@ const SCAN_BLOCKS_MIN: usize = 512;
 /// Memory that is kept from row to row. One for each thread.
 pub struct Scratch {
     tail: Box<Tail>,
+    /// A row that was lent.
+    pub(super) copy: Vec<u8>,
     /// The maximum of every block, in the row's format.
     raw_maxima: Vec<u8>,
     pub(super) found: Found,
@@ -76,6 +78,7 @@ impl Default for Scratch {
     fn default() -> Self {
         Self {
             tail: Box::new([0; BLOCK * 4]),
+            copy: Vec::new(),
             raw_maxima: Vec::new(),
             found: Found::default(),
             block: List::default(),

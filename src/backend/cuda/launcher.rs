@@ -89,7 +89,7 @@ impl<D: Driver> Launcher<D> {
             let descriptor = RowDescriptor::new(row, address, layout.first_draws[i]);
             input[i * size_of::<RowDescriptor>()..][..size_of::<RowDescriptor>()]
                 .copy_from_slice(descriptor.as_bytes());
-            input[at..at + row.logits().len()].copy_from_slice(row.logits());
+            row.copy_to(0, &mut input[at..at + row.bytes()]);
         }
         self.copy_time += begun.elapsed();
         let shape = Shape::choose(layout, &properties);

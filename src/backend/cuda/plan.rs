@@ -129,7 +129,7 @@ impl Layout {
                 Packing::Aligned => end.next_multiple_of(PART_ALIGN),
                 Packing::Tight => end.next_multiple_of(size) + size,
             };
-            let row_end = start + row.logits().len();
+            let row_end = start + row.bytes();
             let lead = start % 16 / size;
             let tiles = (lead + row.vocab_size() as usize).div_ceil(TILE).max(self.tile_capacity);
             let draws = self.draws + row.params().draws() as usize;

@@ -153,7 +153,7 @@ fn line(
         median(passes.iter().map(|pass| part(pass).as_secs_f64() * 1e6).collect())
     };
     let kernel_us = us(|pass| pass.kernel);
-    let bytes: usize = batch.iter().map(|row| row.logits().len()).sum();
+    let bytes: usize = batch.iter().map(Row::bytes).sum();
     let copy_gb_per_s = median(bandwidths) / 1e9;
     let read_gb_per_s = bytes as f64 / kernel_us.max(1e-3) / 1e3;
     let device = cuda.device();

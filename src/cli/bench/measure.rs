@@ -184,7 +184,7 @@ impl Pairs {
             us_per_row,
             floor_us_per_row: median(&mut self.reads) * 1e6 / rows as f64,
             ratio: median(&mut self.ratios),
-            gb_per_s: like[0].logits().len() as f64 / us_per_row / 1e3,
+            gb_per_s: like[0].bytes() as f64 / us_per_row / 1e3,
         }
     }
 }
