@@ -9,6 +9,7 @@ use crate::params::SamplingParams;
 use half::{bf16, f16};
 use std::fmt;
 use std::ops::Range;
+use std::sync::atomic::AtomicU8;
 
 /// The largest vocabulary a row can have: 2^20 tokens, so that a row's mass stays within 2^60.
 pub const VOCAB_SIZE_MAX: u32 = 1 << 20;
@@ -65,6 +66,11 @@ pub trait Loan: fmt::Debug + Send + Sync {
 
     /// Whether everything that was copied so far is what was lent.
     fn check(&self) -> Result<(), LoanError>;
+
+    /// All of it, where this process can read it in place. Its owner may be writing meanwhile.
+    fn mapped(&self) -> Option<&[AtomicU8]> {
+        None
+    }
 
     /// Where the byte `at` lies in the memory of a device, by [the device's id](crate::backend::DeviceInfo::id).
     fn address_on(&self, device: &str, at: usize) -> Option<u64> {
@@ -193,6 +199,14 @@ impl<'a> Row<'a> {
     /// Whether the logits are lent.
     pub fn is_lent(&self) -> bool {
         matches!(self.logits, Logits::Lent { .. })
+    }
+
+    /// The logits where they are lent and can be read in place, but only once: see [`Loan`].
+    pub fn mapped(&self) -> Option<&'a [AtomicU8]> {
+        match self.logits {
+            Logits::Here(_) => None,
+            Logits::Lent { loan, at, bytes } => Some(&loan.mapped()?[at..at + bytes]),
+        }
     }
 
     /// Where the logits lie in the memory of a device, if they do.

@@ -20,7 +20,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Memory files say so in `statfs`. Huge-page files are another kind, and are refused: reading a hole
@@ -342,6 +342,13 @@ impl Loan for SlotLoan {
             let from = self.payload(at, into.len());
             std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len());
         }
+    }
+
+    fn mapped(&self) -> Option<&[AtomicU8]> {
+        let from = self.payload(0, self.length_bytes).cast();
+        // SAFETY: so many bytes are readable there (`payload` asserts it) as long as `self` is; of atomics nothing
+        // is assumed but that they can be loaded, and nobody stores to them through this.
+        Some(unsafe { std::slice::from_raw_parts(from, self.length_bytes) })
     }
 
     fn check(&self) -> Result<(), LoanError> {

@@ -4,6 +4,7 @@
 use super::Isa;
 use super::simd::{Kernel, Simd};
 use std::arch::x86_64::*;
+use std::sync::atomic::AtomicU8;
 
 const LANES: usize = 16;
 
@@ -54,8 +55,19 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn prefetch(self, at: &[u8], ahead: usize) {
-        simd!(_mm_prefetch::<_MM_HINT_T0>(at.as_ptr().wrapping_add(ahead).cast()))
+    fn prefetch<T>(self, at: &[T], ahead: usize) {
+        simd!(_mm_prefetch::<_MM_HINT_T0>(at.as_ptr().wrapping_byte_add(ahead).cast()))
+    }
+
+    #[inline(always)]
+    fn copy_shared(self, from: &[AtomicU8], to: &mut [u8]) {
+        let from: &[AtomicU8; 64] = from.first_chunk().expect("a whole vector");
+        let to: &mut [u8; 64] = to.first_chunk_mut().expect("a whole vector");
+        // SAFETY: both arrays have 64 bytes; alignment is not needed. Whatever is being written there, a vector of
+        // some bytes is read, and any bytes are a vector.
+        unsafe {
+            _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_loadu_si512(from.as_ptr().cast()))
+        }
     }
 
     #[inline(always)]

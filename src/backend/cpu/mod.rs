@@ -215,8 +215,7 @@ impl Cpu {
         }
     }
 
-    /// Samples a row with the threads of a team. Lent logits are copied just before they are used: the copy is
-    /// still in the cache when it is scanned, and memory is read once, as with a row that is here.
+    /// Samples a row with the threads of a team.
     fn sample_row(
         &self,
         team: &Team,
@@ -225,11 +224,8 @@ impl Cpu {
         scratch: &mut Scratch,
         slot: Slot<'_>,
     ) {
-        let mut copy = std::mem::take(&mut scratch.copy);
-        let row = &copied(team, row, &mut copy);
         let next = next.filter(|next| !next.is_lent()).map_or(&[][..], Row::logits);
         dispatch(self.isa, SampleRow { team, row, next, scratch, slot });
-        scratch.copy = copy;
     }
 }
 
@@ -264,23 +260,6 @@ impl Backend for Cpu {
 const SHARED_TOKENS_MIN: usize = 1 << 17;
 /// The tokens that a thread is woken for.
 const TOKENS_MIN: usize = 1 << 16;
-
-/// The row itself where its logits are here, or else a copy, made by all threads of the team.
-fn copied<'a>(team: &Team, row: &Row<'a>, copy: &'a mut Vec<u8>) -> Row<'a> {
-    if !row.is_lent() {
-        return *row;
-    }
-    let bytes = row.bytes();
-    copy.resize(copy.len().max(bytes), 0);
-    let part = bytes.div_ceil(team.threads()).next_multiple_of(PAGE_BYTES);
-    team.each(copy[..bytes].chunks_mut(part).enumerate(), |(i, into)| {
-        row.copy_to(i * part, into);
-    });
-    Row::new(row.dtype(), &copy[..bytes], *row.params()).expect("as valid as what was copied")
-}
-
-/// Threads that copy do not share these.
-const PAGE_BYTES: usize = 4096;
 
 /// Something to be done with the instructions of some set.
 trait Task {

@@ -2,6 +2,7 @@
 
 use super::simd::{Kernel, Simd};
 use std::array::from_fn;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
 const LANES: usize = 8;
 
@@ -29,8 +30,15 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn prefetch(self, at: &[u8], ahead: usize) {
+    fn prefetch<T>(self, at: &[T], ahead: usize) {
         let _ = (at, ahead);
+    }
+
+    #[inline(always)]
+    fn copy_shared(self, from: &[AtomicU8], to: &mut [u8]) {
+        for (from, to) in from[..4 * LANES].iter().zip(to) {
+            *to = from.load(Relaxed);
+        }
     }
 
     #[inline(always)]

@@ -15,7 +15,7 @@ use super::element::Element;
 use super::list::{List, Lists, Weigh, Widen, lowest};
 use super::mass::Weights;
 use super::sample::Sample;
-use super::scan::{Scan, Scanned};
+use super::scan::{CopyScan, Scan, Scanned};
 use super::search::{Kept, Search};
 use super::simd::Simd;
 use super::team::{Team, parts};
@@ -31,11 +31,14 @@ use std::sync::Mutex;
 /// Blocks that are worth a thread's while to scan.
 const SCAN_BLOCKS_MIN: usize = 512;
 
+/// Copies begin at a multiple of this, so that no vector lies in two lines.
+const CACHE_LINE_BYTES: usize = 64;
+
 /// Memory that is kept from row to row. One for each thread.
 pub struct Scratch {
     tail: Box<Tail>,
-    /// A row that was lent.
-    pub(super) copy: Vec<u8>,
+    /// A row that is lent.
+    copy: Vec<u8>,
     /// The maximum of every block, in the row's format.
     raw_maxima: Vec<u8>,
     pub(super) found: Found,
@@ -98,9 +101,27 @@ pub fn sample<S: Simd, E: Element>(
     scratch: &mut Scratch,
     slot: Slot<'_>,
 ) {
+    if !row.is_lent() {
+        let scanned = scan::<S, E>(s, team, row, scratch);
+        return sample_scanned::<S, E>(s, team, row, scanned, next, scratch, slot);
+    }
+    let mut copy = std::mem::take(&mut scratch.copy);
+    let (row, scanned) = scan_lent::<S, E>(s, team, row, &mut copy, scratch);
+    sample_scanned::<S, E>(s, team, &row, scanned, next, scratch, slot);
+    scratch.copy = copy;
+}
+
+fn sample_scanned<S: Simd, E: Element>(
+    s: S,
+    team: &Team,
+    row: &Row<'_>,
+    scanned: Scanned,
+    next: &[u8],
+    scratch: &mut Scratch,
+    slot: Slot<'_>,
+) {
     let Slot { outcome, draws } = slot;
     let params = row.params();
-    let scanned = scan::<S, E>(s, team, row, scratch);
     let status = status::<E>(scanned);
     if status != RowStatus::Ok {
         *outcome = Outcome::failed(status);
@@ -160,6 +181,63 @@ fn scan<S: Simd, E: Element>(s: S, team: &Team, row: &Row<'_>, scratch: &mut Scr
         *scanned = scanned.and(part);
     });
     scanned.into_inner().expect("no other thread panicked")
+}
+
+/// Copies a row that is lent, and scans the copy.
+fn scan_lent<'c, S: Simd, E: Element>(
+    s: S,
+    team: &Team,
+    row: &Row<'_>,
+    copy: &'c mut Vec<u8>,
+    scratch: &mut Scratch,
+) -> (Row<'c>, Scanned) {
+    let block_bytes = BLOCK * E::SIZE;
+    let blocks = row.bytes().div_ceil(block_bytes);
+    copy.resize(copy.len().max(blocks * block_bytes + CACHE_LINE_BYTES), 0);
+    let skip = copy.as_ptr().align_offset(CACHE_LINE_BYTES).min(CACHE_LINE_BYTES);
+    let copy = &mut copy[skip..][..blocks * block_bytes];
+    scratch.raw_maxima.resize(blocks * E::SIZE + 64, 0);
+    let maxima = &mut scratch.raw_maxima[..blocks * E::SIZE];
+    let runs = team.runs(blocks, SCAN_BLOCKS_MIN);
+    let runs = parts(runs.clone(), block_bytes, copy).zip(parts(runs, E::SIZE, maxima));
+    let scanned = Mutex::new(Scanned::NOTHING);
+    team.each(runs, |((run, copy), (_, maxima))| {
+        let at = run.start * block_bytes;
+        // The last block of a row may not be a whole one.
+        let bytes = copy.len().min(row.bytes() - at);
+        let part = scan_copy::<S, E>(s, row, at, &mut copy[..bytes], maxima);
+        let mut scanned = scanned.lock().expect("no other thread panicked");
+        *scanned = scanned.and(part);
+    });
+    let copied = Row::new(row.dtype(), &copy[..row.bytes()], *row.params());
+    let scanned = scanned.into_inner().expect("no other thread panicked");
+    (copied.expect("as valid as what was copied"), scanned)
+}
+
+/// Copies the logits from byte `at` on, and scans them.
+fn scan_copy<S: Simd, E: Element>(
+    s: S,
+    row: &Row<'_>,
+    at: usize,
+    copy: &mut [u8],
+    maxima: &mut [u8],
+) -> Scanned {
+    let mut scanned = Scanned::NOTHING;
+    let mut rest = 0;
+    if let Some(from) = row.mapped() {
+        let blocks = copy.len() / (BLOCK * E::SIZE);
+        rest = blocks * BLOCK * E::SIZE;
+        let (copy, maxima) = (&mut copy[..rest], &mut maxima[..blocks * E::SIZE]);
+        scanned = s.run(CopyScan { from: &from[at..], copy, maxima, element: PhantomData::<E> });
+    }
+    if rest == copy.len() {
+        return scanned;
+    }
+    let (copy, maxima) = (&mut copy[rest..], &mut maxima[rest / BLOCK..]);
+    row.copy_to(at + rest, copy);
+    let mut tail: Tail = [0; BLOCK * 4];
+    let blocks = Blocks::<E>::new(copy, &mut tail, Filler::Repeat);
+    scanned.and(s.run(Scan { blocks, range: 0..blocks.len(), maxima }))
 }
 
 fn status<E: Element>(scanned: Scanned) -> RowStatus {

@@ -16,7 +16,9 @@
 use super::blocks::{BLOCK, Blocks};
 use super::element::Element;
 use super::simd::{Kernel, Simd};
+use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::atomic::{AtomicU8, Ordering, compiler_fence};
 
 /// The pass. `maxima` gets one logit for each block of `range`, in the row's own format.
 pub struct Scan<'a, E> {
@@ -64,24 +66,84 @@ impl<S: Simd, E: Element> Kernel<S> for Scan<'_, E> {
     #[inline(always)]
     fn call(self, s: S) -> Scanned {
         let vector = S::LANES * 4;
-        let mut first_key = i32::MIN;
-        let mut max_unsigned = E::raw_splat(s, 0);
+        let mut pass = Pass::<S, E>::new(s);
         let outputs = self.maxima.chunks_exact_mut(E::SIZE);
         for ((_, block), output) in self.blocks.range(self.range).zip(outputs) {
-            let mut max_signed = E::raw_splat(s, 1 << (E::SIZE * 8 - 1));
-            let mut min_unsigned = E::raw_splat(s, u32::MAX);
-            for i in 0..BLOCK / E::raw_lanes::<S>() {
+            pass.block(s, output, |i| {
                 s.prefetch(&block[i * vector..], AHEAD);
-                let raw = E::raw(s, &block[i * vector..]);
-                max_signed = E::max_signed(s, max_signed, raw);
-                min_unsigned = E::min_unsigned(s, min_unsigned, raw);
-                max_unsigned = E::max_unsigned(s, max_unsigned, raw);
-            }
-            let key = E::first_key(s, max_signed, min_unsigned);
-            E::write(key, output);
-            first_key = first_key.max(key);
+                E::raw(s, &block[i * vector..])
+            });
         }
-        Scanned { first_key, max_unsigned: E::reduce_max_unsigned(s, max_unsigned) }
+        pass.end(s)
+    }
+}
+
+/// The same pass over whole blocks that are lent, which makes the copy as it goes: so memory is read once, and
+/// what is looked at is the copy.
+pub struct CopyScan<'a, E> {
+    pub from: &'a [AtomicU8],
+    pub copy: &'a mut [u8],
+    pub maxima: &'a mut [u8],
+    pub element: PhantomData<E>,
+}
+
+impl<S: Simd, E: Element> Kernel<S> for CopyScan<'_, E> {
+    type Output = Scanned;
+
+    #[inline(always)]
+    fn call(self, s: S) -> Scanned {
+        let vector = S::LANES * 4;
+        let mut pass = Pass::<S, E>::new(s);
+        let blocks = self
+            .from
+            .chunks_exact(BLOCK * E::SIZE)
+            .zip(self.copy.chunks_exact_mut(BLOCK * E::SIZE));
+        for ((from, copy), output) in blocks.zip(self.maxima.chunks_exact_mut(E::SIZE)) {
+            pass.block(s, output, |i| {
+                let (from, copy) = (&from[i * vector..], &mut copy[i * vector..]);
+                s.prefetch(from, AHEAD);
+                s.copy_shared(from, copy);
+                // Nothing is read from there a second time.
+                compiler_fence(Ordering::SeqCst);
+                E::raw(s, copy)
+            });
+        }
+        pass.end(s)
+    }
+}
+
+/// What is known of the blocks so far.
+struct Pass<S: Simd, E: Element> {
+    first_key: i32,
+    max_unsigned: E::Raw<S>,
+}
+
+impl<S: Simd, E: Element> Pass<S, E> {
+    #[inline(always)]
+    fn new(s: S) -> Self {
+        Self { first_key: i32::MIN, max_unsigned: E::raw_splat(s, 0) }
+    }
+
+    /// Takes a block, vector by vector, and writes its maximum.
+    #[inline(always)]
+    fn block(&mut self, s: S, output: &mut [u8], mut raw: impl FnMut(usize) -> E::Raw<S>) {
+        let mut max_signed = E::raw_splat(s, 1 << (E::SIZE * 8 - 1));
+        let mut min_unsigned = E::raw_splat(s, u32::MAX);
+        for i in 0..BLOCK / E::raw_lanes::<S>() {
+            let raw = raw(i);
+            max_signed = E::max_signed(s, max_signed, raw);
+            min_unsigned = E::min_unsigned(s, min_unsigned, raw);
+            self.max_unsigned = E::max_unsigned(s, self.max_unsigned, raw);
+        }
+        let key = E::first_key(s, max_signed, min_unsigned);
+        E::write(key, output);
+        self.first_key = self.first_key.max(key);
+    }
+
+    #[inline(always)]
+    fn end(self, s: S) -> Scanned {
+        let max_unsigned = E::reduce_max_unsigned(s, self.max_unsigned);
+        Scanned { first_key: self.first_key, max_unsigned }
     }
 }
 

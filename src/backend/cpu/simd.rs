@@ -8,6 +8,8 @@
 //! [`Simd::run`] compiles a whole [`Kernel`] with the instructions turned on. Operations are
 //! inlined into it; called from anywhere else they would be correct but slow.
 
+use std::sync::atomic::AtomicU8;
+
 /// A loop over vectors, compiled once for each instruction set.
 pub trait Kernel<S: Simd> {
     /// What it computes.
@@ -42,7 +44,10 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Asks for the cache line at the start of `at`, to be used after thousands of others.
     fn prefetch_far(self, at: &[u8]);
     /// Asks for the cache line `ahead` bytes after the start of `at`, which need not exist.
-    fn prefetch(self, at: &[u8], ahead: usize);
+    fn prefetch<T>(self, at: &[T], ahead: usize);
+
+    /// Copies `4 * LANES` bytes that somebody else may be writing.
+    fn copy_shared(self, from: &[AtomicU8], to: &mut [u8]);
 
     /// The same value in every lane.
     fn splat(self, x: f32) -> Self::F;
