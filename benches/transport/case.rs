@@ -50,9 +50,11 @@ pub enum Route {
     Tonic,
     Inline,
     Shared,
+    Direct,
     Engine,
     InlineCpu,
     SharedCpu,
+    DirectCpu,
     EngineCpu,
 }
 
@@ -64,22 +66,29 @@ names!(Route {
     Tonic = "tonic": "bare tonic, both sides",
     Inline = "inline": "logitd, no device, inline",
     Shared = "shared": "logitd, no device, shared memory",
+    Direct = "direct": "logitd, no device, direct calls",
     Engine = "engine": "logitd, no device, in process",
     InlineCpu = "inline-cpu": "logitd, cpu, inline",
     SharedCpu = "shared-cpu": "logitd, cpu, shared memory",
+    DirectCpu = "direct-cpu": "logitd, cpu, direct calls",
     EngineCpu = "engine-cpu": "logitd, cpu, in process",
 });
 
 impl Route {
     /// Whether rows are sampled; otherwise nobody looks at them.
     pub fn samples(self) -> bool {
-        matches!(self, Self::InlineCpu | Self::SharedCpu | Self::EngineCpu)
+        matches!(self, Self::InlineCpu | Self::SharedCpu | Self::DirectCpu | Self::EngineCpu)
     }
 
     /// Memory is shared over Unix sockets, and what stays in process is listed there too.
     pub fn goes_over(self, socket: Socket) -> bool {
-        let unix = [Self::Shared, Self::SharedCpu, Self::Engine, Self::EngineCpu];
-        socket == Socket::Unix || !unix.contains(&self)
+        let in_process = matches!(self, Self::Engine | Self::EngineCpu);
+        socket == Socket::Unix || !(in_process || self.shares_memory())
+    }
+
+    /// Whether logits lie in memory that both sides have.
+    pub fn shares_memory(self) -> bool {
+        matches!(self, Self::Shared | Self::SharedCpu | Self::Direct | Self::DirectCpu)
     }
 }
 

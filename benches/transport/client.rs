@@ -8,10 +8,11 @@ use bytes::Bytes;
 use logitd::api::{SampleRequest, SampleResponse};
 use logitd::backend::Backend;
 use logitd::batch::{Dtype, Results, Row};
-use logitd::client::{Client, Region};
+use logitd::client::{Client, Direct, Region};
 use logitd::config::Config;
 use logitd::engine::{self, Engine, Priority, RequestRow};
 use logitd::params::{ParamsSpec, SamplingParams};
+use std::cell::RefCell;
 use std::error::Error;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
@@ -37,6 +38,7 @@ enum Wire {
     H2(Http2),
     Logitd(Client),
     Shared { client: Client, region: Region },
+    Direct { calls: Vec<Direct>, region: RefCell<Region> },
     Engine(Engine),
 }
 
@@ -70,7 +72,10 @@ impl Connection {
                 };
                 let client = runtime.block_on(Client::connect(target))?;
                 match route {
-                    Route::Shared | Route::SharedCpu => shared(client, &server)?,
+                    Route::Shared | Route::SharedCpu => {
+                        Wire::Shared { client, region: shared(&server)? }
+                    }
+                    Route::Direct | Route::DirectCpu => runtime.block_on(direct(&server))?,
                     _ => Wire::Logitd(client),
                 }
             }
@@ -128,6 +133,10 @@ impl Connection {
                 let calls = call_shared(client, region, load, check);
                 self.runtime.block_on(calls).map(Reply::Tokens)
             }
+            Wire::Direct { calls, region } => {
+                let calls = call_direct(calls, region, load, check);
+                self.runtime.block_on(calls).map(Reply::Tokens)
+            }
             Wire::Engine(engine) => {
                 self.runtime.block_on(call_engine(engine, load, check)).map(Reply::Tokens)
             }
@@ -158,13 +167,22 @@ async fn http2(socket: Socket, address: &str) -> Result<Http2> {
 }
 
 /// Every slot holds the same rows, written once: a caller makes its logits there.
-fn shared(client: Client, server: &Process) -> Result<Wire> {
+fn shared(server: &Process) -> Result<Region> {
     let logits = Load::unary(64).logits();
     let mut region = Region::register(&server.shm(), logits.len(), SLOTS)?;
     for slot in 0..SLOTS {
         region.slot_mut(slot)[..logits.len()].copy_from_slice(&logits);
     }
-    Ok(Wire::Shared { client, region })
+    Ok(region)
+}
+
+/// One connection for unary calls, and two where requests are in flight.
+async fn direct(server: &Process) -> Result<Wire> {
+    let mut calls = Vec::new();
+    for _ in 0..2 {
+        calls.push(Direct::connect(&server.shm(), None).await?);
+    }
+    Ok(Wire::Direct { calls, region: RefCell::new(shared(server)?) })
 }
 
 fn in_process(route: Route, flags: &str) -> Result<Engine> {
@@ -244,6 +262,31 @@ async fn call_shared(
     Ok(all)
 }
 
+async fn call_direct(
+    calls: &mut [Direct],
+    region: &RefCell<Region>,
+    load: Load,
+    check: bool,
+) -> Result<Vec<u32>> {
+    let request = SampleRequest { logits: Bytes::new(), ..load.request(check) };
+    let request = &request;
+    let each = async move |calls: &mut Direct, slot: u32, messages: usize| {
+        let mut all = Vec::new();
+        for _ in 0..messages {
+            let named = region.borrow_mut().commit(slot, load.rows * ROW_BYTES);
+            let request = SampleRequest { slot: Some(named), ..request.clone() };
+            all.extend(tokens(&calls.sample(&request, None).await?));
+        }
+        Ok::<_, Box<dyn Error>>(all)
+    };
+    let [first, second] = calls else { return Err("two connections".into()) };
+    let half = load.messages / 2;
+    let (mut all, more) =
+        tokio::try_join!(each(first, 0, load.messages - half), each(second, 1, half))?;
+    all.extend(more);
+    Ok(all)
+}
+
 async fn call_engine(engine: &Engine, load: Load, check: bool) -> Result<Vec<u32>> {
     let request = load.request(check);
     let params = params(&request)?;
@@ -311,7 +354,7 @@ impl Process {
         if socket == Socket::Unix {
             command.arg("--unix").arg(folder.path().join("socket"));
         }
-        if matches!(route, Route::Shared | Route::SharedCpu) {
+        if route.shares_memory() {
             command.arg("--shm").arg(folder.path().join("shm"));
         }
         command.arg("--").args(flags.split_whitespace());

@@ -66,20 +66,32 @@ impl<E, D: Received> tonic::codec::Decoder for Codec<E, D> {
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<D>, Status> {
         use bytes::Buf;
         // The decoder hands over one message in one piece.
-        let sets = count(buffer.chunk(), D::PARAMS_PATH);
-        if sets > PARAMS_MAX {
-            return Err(Status::invalid_argument(format!(
-                "params: {sets} sets; allowed: none, 1 for all rows, or one a row, and at most {PARAMS_MAX}"
-            )));
-        }
-        D::decode(buffer)
-            .map(Some)
-            .map_err(|error| Status::new(D::MALFORMED, format!("malformed message: {error}")))
+        check_params::<D>(buffer.chunk())?;
+        D::decode(buffer).map(Some).map_err(malformed::<D>)
     }
 
     fn buffer_settings(&self) -> BufferSettings {
         BufferSettings::default()
     }
+}
+
+/// A message from its bytes, within the same bounds.
+pub fn decode<D: Received>(bytes: &[u8]) -> Result<D, Status> {
+    check_params::<D>(bytes)?;
+    D::decode(bytes).map_err(malformed::<D>)
+}
+
+fn check_params<D: Received>(bytes: &[u8]) -> Result<(), Status> {
+    match count(bytes, D::PARAMS_PATH) {
+        ..=PARAMS_MAX => Ok(()),
+        sets => Err(Status::invalid_argument(format!(
+            "params: {sets} sets; allowed: none, 1 for all rows, or one a row, and at most {PARAMS_MAX}"
+        ))),
+    }
+}
+
+fn malformed<D: Received>(error: prost::DecodeError) -> Status {
+    Status::new(D::MALFORMED, format!("malformed message: {error}"))
 }
 
 /// A message that can be received.

@@ -1,5 +1,6 @@
 //! What can go wrong, as a client sees it.
 
+use crate::api::StreamError;
 use std::error::Error as _;
 use std::time::Duration;
 use tonic::{Code, Status};
@@ -85,6 +86,13 @@ impl From<Status> for Error {
             None => status,
         };
         Self::Status(Box::new(status))
+    }
+}
+
+impl From<StreamError> for Error {
+    fn from(error: StreamError) -> Self {
+        let StreamError { code, message, status_details } = error;
+        Status::with_details(Code::from(code), message, status_details).into()
     }
 }
 

@@ -25,12 +25,14 @@
 
 mod chunked;
 mod connect;
+mod direct;
 mod error;
 mod region;
 mod split;
 mod stream;
 
 pub use connect::Builder;
+pub use direct::Direct;
 pub use error::Error;
 pub use region::Region;
 pub use split::split;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Request, Status, Streaming};
 
 /// Requests handed to the transport before [`SampleSender::send`] waits for it.
 const SENT_AHEAD: usize = 1;
@@ -124,10 +124,7 @@ impl SampleReceiver {
         };
         let result = match answer.result {
             Some(Outcome::Response(response)) => Ok(response),
-            Some(Outcome::Error(error)) => {
-                let code = Code::from(error.code);
-                Err(Status::with_details(code, error.message, error.status_details).into())
-            }
+            Some(Outcome::Error(error)) => Err(error.into()),
             None => return Some(Err(Status::internal("an answer without a result").into())),
         };
         Some(Ok((answer.id, result)))

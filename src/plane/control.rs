@@ -1,8 +1,11 @@
-//! The socket where memory is handed over: one task a connection, and its regions end with it.
+//! The socket where memory is handed over: one task a connection, and its regions end with it. A connection that
+//! begins with a [`Hello`] is one for calls instead, and is handed on.
 
 use super::shm::{Peer, Registration, Registry};
+use crate::api::direct::Hello;
 use crate::api::shm::{Register, Registered};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
+use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -17,13 +20,18 @@ use tokio_util::sync::CancellationToken;
 /// How long an answer may take to be written: it fits a socket buffer, unless nobody reads.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Accepts connections until `stop`; at most `connections_max` at a time, others wait.
-pub async fn serve(
+/// Accepts connections until `stop`; at most `connections_max` at a time, others wait. `calls` serves those that are
+/// for calls.
+pub async fn serve<C, F>(
     listener: UnixListener,
     registry: Arc<Registry>,
     connections_max: usize,
+    calls: C,
     stop: CancellationToken,
-) {
+) where
+    C: Fn(UnixStream, Peer, Hello) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = io::Result<()>> + Send,
+{
     let permits = Arc::new(Semaphore::new(connections_max));
     loop {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
@@ -39,11 +47,11 @@ pub async fn serve(
                 continue;
             }
         };
-        let (registry, stop) = (Arc::clone(&registry), stop.clone());
+        let (registry, calls, stop) = (Arc::clone(&registry), calls.clone(), stop.clone());
         tokio::spawn(async move {
             let _permit = permit;
             let ended = tokio::select! {
-                ended = connection(stream, &registry) => ended,
+                ended = connection(stream, &registry, calls) => ended,
                 () = stop.cancelled() => Ok(()),
             };
             if let Err(error) = ended {
@@ -54,12 +62,29 @@ pub async fn serve(
 }
 
 /// Registers regions until the peer hangs up, then lets go of all of them.
-async fn connection(mut stream: UnixStream, registry: &Arc<Registry>) -> io::Result<()> {
+async fn connection<C, F>(
+    mut stream: UnixStream,
+    registry: &Arc<Registry>,
+    calls: C,
+) -> io::Result<()>
+where
+    C: Fn(UnixStream, Peer, Hello) -> F,
+    F: Future<Output = io::Result<()>>,
+{
     let credentials = stream.peer_cred()?;
     let pid = credentials.pid().ok_or_else(|| io::Error::other("the peer has no process id"))?;
     let peer = Peer { uid: credentials.uid(), pid };
+    let mut next = receive(&stream).await?;
+    match next.as_ref().and_then(|(frame, _)| Hello::decode(frame)) {
+        None => {}
+        Some(Ok(hello)) => return calls(stream, peer, hello).await,
+        Some(Err(reason)) => {
+            let refusal = [&(reason.len() as u32).to_le_bytes(), reason.as_bytes()].concat();
+            return timeout(WRITE_TIMEOUT, stream.write_all(&refusal)).await?;
+        }
+    }
     let mut registrations: Vec<Registration> = Vec::new();
-    while let Some((frame, descriptor)) = receive(&stream).await? {
+    while let Some((frame, descriptor)) = next {
         let answer = match register(registry, &frame, descriptor, peer) {
             Ok(registration) => {
                 let id = registration.id();
@@ -69,6 +94,7 @@ async fn connection(mut stream: UnixStream, registry: &Arc<Registry>) -> io::Res
             Err(reason) => Registered::Refused(reason),
         };
         timeout(WRITE_TIMEOUT, stream.write_all(&answer.encode())).await??;
+        next = receive(&stream).await?;
     }
     Ok(())
 }

@@ -81,6 +81,11 @@ impl Tokens {
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"Bearer "))
             .ok_or(Error::Unauthenticated("the authorization is not a bearer token"))?
             .1;
+        self.find(given)
+    }
+
+    /// Whose token this is.
+    pub fn find(&self, given: &[u8]) -> Result<Arc<Token>, Error> {
         let unknown = Error::Unauthenticated("the token is not known");
         let given = secret(given).ok_or(unknown.clone())?;
         // Every token is looked at, whichever matches.

@@ -62,6 +62,11 @@ pub struct Admitted {
 }
 
 impl Admitted {
+    /// One whose logits are not taken out of it.
+    pub fn bare(permit: Permit) -> Self {
+        Self { permit, logits: None }
+    }
+
     /// Makes the message's request whole again.
     pub fn complete(self, request: &mut SampleRequest) -> Permit {
         if let Some(logits) = self.logits {

@@ -8,6 +8,7 @@ mod admission;
 mod auth;
 mod connection;
 pub mod convert;
+mod direct;
 mod error;
 #[doc(hidden)] // Open for the fuzz target of the decoder, not for users.
 pub mod frames;
@@ -240,9 +241,12 @@ impl Server {
             let registry = Arc::clone(&shm.registry);
             let connections_max = config.shm.shm_connections_max;
             let stop = handed_over.clone();
+            let shared = Arc::clone(&shared);
+            let calls =
+                move |stream, peer, hello| direct::serve(Arc::clone(&shared), stream, peer, hello);
             tokio::spawn(async move {
                 let ControlSocket { listener, _file } = control;
-                control::serve(listener, registry, connections_max, stop).await;
+                control::serve(listener, registry, connections_max, calls, stop).await;
             });
         }
 

@@ -1,0 +1,214 @@
+//! Calls over the control socket, without HTTP/2 ([`crate::api::direct`]).
+//!
+//! A connection is one task with one call at a time, which wakes nobody but the device: what a small call
+//! costs beside its sampling is two reads, two writes and the way to the device and back. Everything else is as
+//! with `Sample`: permits, limits, deadlines, tokens, errors, metrics, drain.
+
+use super::admission::Call;
+use super::error::Error;
+use super::frames::{Admissions, Admitted};
+use super::metrics::{self, RequestWatch};
+use super::service::sample;
+use super::{Shared, convert};
+use crate::api::direct::{Hello, REQUEST_BYTES_MAX, REQUEST_HEAD_BYTES, RequestHead};
+use crate::api::sample_stream_response::Result as Outcome;
+use crate::api::{self, Plane, SampleRequest, SampleStreamResponse};
+use crate::engine::Refused;
+use crate::plane::shm::Peer;
+use prost::Message;
+use rustix::net::{RecvFlags, recv};
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+use tonic::Code;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
+
+/// Serves calls on a connection until its client hangs up.
+pub async fn serve(
+    shared: Arc<Shared>,
+    mut stream: UnixStream,
+    peer: Peer,
+    hello: Hello,
+) -> io::Result<()> {
+    let call = match within(shared.bounds.receive_timeout, call(&shared, &mut stream, peer, hello))
+        .await?
+    {
+        Ok(call) => call,
+        Err(error) => return refuse(&mut stream, &error.to_string()).await,
+    };
+    stream.write_all(&0u32.to_le_bytes()).await?;
+    let mut connection = Connection { shared, call, stream, buffer: Vec::new() };
+    while connection.answer_next().await? {}
+    Ok(())
+}
+
+/// Says why there will be no calls.
+async fn refuse(stream: &mut UnixStream, reason: &str) -> io::Result<()> {
+    stream.write_all(&[&(reason.len() as u32).to_le_bytes(), reason.as_bytes()].concat()).await
+}
+
+/// What every call of the connection has in common.
+async fn call(
+    shared: &Shared,
+    stream: &mut UnixStream,
+    peer: Peer,
+    hello: Hello,
+) -> io::Result<Result<Call, Error>> {
+    let token_bytes = hello.token_bytes as usize;
+    if token_bytes > super::auth::TOKEN_BYTES_MAX {
+        return Ok(Err(Error::Unauthenticated("the token is not known")));
+    }
+    let mut token = vec![0; token_bytes];
+    stream.read_exact(&mut token).await?;
+    let token = match &shared.tokens {
+        None => None,
+        Some(_) if token.is_empty() => {
+            return Ok(Err(Error::Unauthenticated("no token was sent")));
+        }
+        Some(tokens) => match tokens.find(&token) {
+            Ok(token) => Some(token),
+            Err(error) => return Ok(Err(error)),
+        },
+    };
+    let admissions = Admissions::default();
+    Ok(Ok(Call { deadline: None, token, peer: Some(peer), admissions }))
+}
+
+struct Connection {
+    shared: Arc<Shared>,
+    call: Call,
+    stream: UnixStream,
+    /// A request, then its answer.
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    /// Reads a request and answers it; false when the client has hung up.
+    async fn answer_next(&mut self) -> io::Result<bool> {
+        let mut head = [0; REQUEST_HEAD_BYTES];
+        if self.stream.read(&mut head[..1]).await? == 0 {
+            return Ok(false);
+        }
+        let active = self.shared.active.token();
+        let watch = RequestWatch::begin();
+        let span = telemetry_span(&self.call);
+        let sampled = self.sample_next(&mut head).instrument(span.clone()).await;
+        let (result, goes_on) = match sampled {
+            Ok(response) => (Outcome::Response(response), true),
+            Err(Ended::Refused(error, goes_on)) => {
+                (Outcome::Error(convert::stream_error(&error)), goes_on)
+            }
+            // Counted as cancelled.
+            Err(Ended::HungUp) => return Ok(false),
+            Err(Ended::Broken(error)) => return Err(error),
+        };
+        let code = match &result {
+            Outcome::Response(_) => Code::Ok,
+            Outcome::Error(error) => Code::from(error.code),
+        };
+        span.in_scope(|| {
+            Span::current().record("code", metrics::code_name(code));
+            tracing::debug!("answered");
+        });
+        watch.done(code);
+        let response = SampleStreamResponse { result: Some(result), ..Default::default() };
+        self.buffer.clear();
+        self.buffer.extend((response.encoded_len() as u32).to_le_bytes());
+        response.encode(&mut self.buffer).map_err(io::Error::other)?;
+        let stalled = self.shared.stream_stall_timeout;
+        within(stalled, self.stream.write_all(&self.buffer)).await?;
+        drop(active);
+        Ok(goes_on)
+    }
+
+    /// The rest of the request, and what comes of it.
+    async fn sample_next(
+        &mut self,
+        head: &mut [u8; REQUEST_HEAD_BYTES],
+    ) -> Result<api::SampleResponse, Ended> {
+        let Self { shared, call, stream, buffer } = self;
+        let begun = Instant::now();
+        let receive = shared.bounds.receive_timeout;
+        within(receive, stream.read_exact(&mut head[1..])).await?;
+        let RequestHead { length, timeout_us } = RequestHead::decode(*head);
+        let length = length as usize;
+        let limit = shared.bounds.message_bytes_max.min(REQUEST_BYTES_MAX);
+        if length > limit {
+            return Err(Ended::Refused(
+                Error::OverLimit {
+                    what: "the message's length in bytes",
+                    value: length as u64,
+                    limit: limit as u64,
+                    name: "message_bytes_max",
+                    way_out: "requests that come this way have their logits in shared memory",
+                },
+                false,
+            ));
+        }
+        // Its permit is taken before it is read.
+        let permit = shared.engine.reserve(0, length);
+        buffer.resize(length, 0);
+        within(receive, stream.read_exact(buffer)).await?;
+        let refused = |error| Ended::Refused(error, true);
+        if shared.draining.is_cancelled() {
+            return Err(refused(Refused::Draining.into()));
+        }
+        let permit = permit.map_err(|error| refused(error.into()))?;
+        let request: SampleRequest = api::decode(buffer)
+            .map_err(|status| refused(Error::invalid("message", status.message())))?;
+        let deadline = (timeout_us > 0)
+            .then(|| begun.checked_add(Duration::from_micros(timeout_us.into())))
+            .flatten();
+        let call = Call { deadline, ..call.clone() };
+        tokio::select! {
+            biased;
+            sampled = sample(shared, &call, Admitted::bare(permit), request, Plane::Inline) => {
+                sampled.map_err(refused)
+            }
+            () = hung_up(stream) => Err(Ended::HungUp),
+        }
+    }
+}
+
+/// Why a request has no response.
+enum Ended {
+    /// It is told why; and whether the connection goes on.
+    Refused(Error, bool),
+    /// There is nobody to tell.
+    HungUp,
+    /// Nothing can be read or written.
+    Broken(io::Error),
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Self {
+        Self::Broken(error)
+    }
+}
+
+/// Resolves when the client has closed the connection. Never where it sends more instead.
+async fn hung_up(stream: &UnixStream) {
+    let peek = || Ok(recv(stream, &mut [0u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT)?);
+    match stream.async_io(Interest::READABLE, peek).await {
+        Ok((1.., _)) => std::future::pending().await,
+        Ok((0, _)) | Err(_) => {}
+    }
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(limit, work).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+fn telemetry_span(call: &Call) -> Span {
+    let span =
+        tracing::info_span!("call", method = "direct", token = Empty, rows = Empty, code = Empty);
+    if let Some(token) = &call.token {
+        span.record("token", token.name());
+    }
+    span
+}
