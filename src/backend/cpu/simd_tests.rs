@@ -7,6 +7,7 @@ use super::portable::Portable;
 use super::simd::Simd;
 use crate::arithmetic::philox::philox4x32_10;
 use half::{bf16, f16};
+use std::sync::atomic::AtomicU8;
 
 /// Lanes of the inputs: whole vectors of every instruction set.
 const N: usize = 64;
@@ -183,6 +184,15 @@ fn results<S: Simd>(s: S, inputs: &Inputs) -> Vec<(&'static str, Vec<u64>)> {
         ("keep_floats", floats(&|i| s.keep_floats(s.ge(pair(i).0, pair(i).1), pair(i).1))),
         ("splat_u32", ints(&|_| s.splat_u32(words[0][5]))),
         ("iota", ints(&|i| s.add(s.iota(), s.splat_u32(i as u32)))),
+        ("copy_shared", {
+            let shared: Vec<AtomicU8> = bytes.iter().copied().map(AtomicU8::new).collect();
+            let copy = |i| {
+                let mut copy = [0; 64];
+                s.copy_shared(&shared[4 * i + 1..], &mut copy);
+                s.load_bits32(&copy)
+            };
+            ints(&copy)
+        }),
         ("load_bits32", ints(&|i| s.load_bits32(&bytes[4 * i + 1..]))),
         ("as_floats", floats(&|i| s.as_floats(w(&words[0], i)))),
         ("add", ints(&|i| s.add(w(&words[0], i), w(&words[1], i)))),
