@@ -723,7 +723,6 @@ impl Loan for Lent {
 }
 
 /// `row(n)`s with their logits in one loan; what spoils it; and a witness that goes when the loan does.
-#[expect(clippy::type_complexity, reason = "three things of one loan")]
 fn lent(rows: Vec<u64>) -> (Request, Arc<Mutex<Option<LoanError>>>, std::sync::Weak<dyn Loan>) {
     let bytes = |n: &u64| {
         let mut logits = vec![0; ROW_BYTES];
