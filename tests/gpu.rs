@@ -9,17 +9,23 @@
 mod common;
 mod fake_cuda;
 
+use common::compare::first_difference;
 use common::known::{self, Answer, Rows};
 use common::real::{CARRIED, Recording, carried, carried_prefix};
 use common::{Case, Panel, skipped};
 use logitd::backend::Backend;
+use logitd::backend::cpu::{Cpu, CpuOptions};
 use logitd::backend::cuda::plan::{Kernel, Packing};
+use logitd::backend::cuda::region::ImportedRegion;
 use logitd::backend::cuda::{self, Cuda, CudaOptions};
-use logitd::batch::{Dtype, Results, VOCAB_SIZE_MAX};
+use logitd::backend::reference::Reference;
+use logitd::batch::{Dtype, Loan, Results, Row, VOCAB_SIZE_MAX};
 use logitd::generate::{Random, Values};
 use logitd::params::{DRAWS_MAX, ParamsSpec};
 use std::io::Write;
+use std::os::fd::AsFd;
 use std::sync::Once;
+use std::time::Duration;
 
 /// Whether there is a device; if not, says so.
 fn there_is_a_device(test: &str) -> bool {
@@ -130,6 +136,57 @@ fn known_answers() {
         for ((case, expected), result) in batch.iter().zip(&cases).zip(results.iter()) {
             assert_eq!(Answer::from(result), expected.result, "{options:?}: {case}");
         }
+    }
+}
+
+/// Rows that another process has written to the device's memory, beside rows of the host's: in place of the other
+/// process, the descriptor is imported here.
+#[test]
+fn rows_in_memory_of_the_device() {
+    let test = "rows_in_memory_of_the_device";
+    if !there_is_a_device(test) {
+        return;
+    }
+    let mut cuda = open(&options()).expect("the best kernel of the chip");
+    let regions = match cuda.driver().regions() {
+        Ok(regions) => regions,
+        Err(reason) => return skipped(test, reason),
+    };
+    let (region, descriptor) = regions.make(24 << 20).unwrap();
+    let patience = Duration::from_secs(10);
+    let bytes = region.bytes() as u64;
+    let client = ImportedRegion::open(regions.uuid(), descriptor.as_fd(), bytes, patience).unwrap();
+    drop(descriptor);
+    let mut cpu = Cpu::new(CpuOptions::default()).unwrap();
+    let mut random = Random::new(77, 0);
+    for batch in 0..count(200) {
+        let rows = 1 + random.below(80);
+        let cases: Vec<_> = (0..rows).map(|i| Case::generated(7000 + batch, i, 20_000)).collect();
+        let placed: Vec<_> = cases.iter().map(Case::place).collect();
+        let here: Vec<_> = placed.iter().map(|p| p.row()).collect();
+        let mut at = 64;
+        let lent: Vec<_> = here
+            .iter()
+            .map(|row| {
+                if random.below(4) == 0 {
+                    return *row;
+                }
+                client.write(at, row.logits()).unwrap();
+                let lent = Row::lent(row.dtype(), &region, at, row.bytes(), *row.params()).unwrap();
+                // At any place of a multiple of the dtype's size, mostly one right after the other.
+                at = (at + row.bytes() + 2 * random.below(2) as usize).next_multiple_of(4);
+                lent
+            })
+            .collect();
+        let (mut expected, mut found) = (Results::default(), Results::default());
+        Reference::default().sample(&here, &mut expected).unwrap();
+        let backends: [&mut dyn Backend; 2] = [&mut cuda, &mut cpu];
+        for backend in backends {
+            backend.sample(&lent, &mut found).unwrap();
+            let difference = first_difference(&expected, &found);
+            assert_eq!(difference, None, "batch {batch}, {}", backend.device().id);
+        }
+        assert_eq!(region.check(), Ok(()));
     }
 }
 

@@ -3,7 +3,9 @@
 #include "../../kernels/sample.cu"
 #include "../../kernels/host/engine.h"
 
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -32,6 +34,7 @@ enum Result : int {
     SUCCESS = 0,
     INVALID_VALUE = 1,
     OUT_OF_MEMORY = 2,
+    NOT_INITIALIZED = 3,
     NO_DEVICE = 100,
     INVALID_DEVICE = 101,
     INVALID_IMAGE = 200,
@@ -167,6 +170,50 @@ bool initialized = false;
 std::map<int, Context> contexts;
 thread_local Context* current = nullptr;
 
+int device_count() { return static_cast<int>(number("FAKE_CUDA_DEVICES", 1)); }
+
+// Processes can number the same devices differently; this is which one it really is.
+int physical(int device) {
+    return device_count() == 0 ? device : (device + static_cast<int>(number("FAKE_CUDA_FIRST", 0))) % device_count();
+}
+
+// Memory that can be mapped, here and in other processes: a memfd whose name says on which device it is.
+struct Memory {
+    int descriptor;
+    u64 bytes;
+    int device;
+    bool made_here;
+    Memory(int d, u64 b, int on, bool made) : descriptor(d), bytes(b), device(on), made_here(made) {}
+    Memory(const Memory&) = delete;
+    ~Memory() {
+        close(descriptor);
+        if (made_here) contexts[device].used -= bytes;
+    }
+};
+
+struct Mapping {
+    u64 bytes = 0;
+    std::shared_ptr<Memory> memory;  // Nothing is mapped where there is none.
+};
+
+u64 handles_made = 0;
+std::map<u64, std::shared_ptr<Memory>> handles;
+std::map<u64, Mapping> reservations;
+
+constexpr u64 GRANULARITY = 2 << 20;
+constexpr const char* MEMORY_NAME = "fake-cuda-device-";
+
+// What can be mapped and has not been given back.
+bool has_memory_left(int device) {
+    for (const auto& [_, memory] : handles) {
+        if (memory->device == device) return true;
+    }
+    for (const auto& [_, mapping] : reservations) {
+        if (!mapping.memory || mapping.memory->device == device) return true;
+    }
+    return false;
+}
+
 double now_ms() {
     using namespace std::chrono;
     return duration<double, std::milli>(steady_clock::now().time_since_epoch()).count();
@@ -296,6 +343,11 @@ void wait_for_all(Context* context, std::unique_lock<std::mutex>& lock, const ch
     if (!initialized || !context) return INVALID_CONTEXT; \
     if (context->sticky != SUCCESS) return context->sticky;
 
+// What concerns mapped memory belongs to no context.
+#define ENTER_DRIVER()                        \
+    std::unique_lock<std::mutex> lock(mutex); \
+    if (!initialized) return NOT_INITIALIZED;
+
 bool has_fault(const Context* context, const char* kind) {
     const std::string fault = variable("FAKE_CUDA_FAULT", "");
     if (number("FAKE_CUDA_FAULT_DEVICE", 0) != static_cast<u64>(context->device)) return false;
@@ -319,6 +371,45 @@ struct LaunchAttribute {
 static_assert(sizeof(LaunchAttribute) == 72, "as in cuda.h");
 static_assert(sizeof(LaunchConfig) == 56, "as in cuda.h");
 constexpr int CLUSTER_DIMENSION = 4;
+
+// As in cuda.h.
+struct Location {
+    int type, id;
+};
+struct AllocationProperties {
+    int type;
+    u32 handle_types;
+    Location location;
+    void* windows;
+    u8 flags[8];
+};
+struct AccessDescription {
+    Location location;
+    int flags;
+};
+static_assert(sizeof(AllocationProperties) == 32 && sizeof(AccessDescription) == 12, "as in cuda.h");
+constexpr int PINNED = 1, ON_DEVICE = 1, READ_AND_WRITE = 3;
+constexpr u32 POSIX_DESCRIPTOR = 1;
+
+bool is_device(const Location& location) {
+    return location.type == ON_DEVICE && location.id >= 0 && location.id < device_count();
+}
+
+bool is_shareable(const AllocationProperties* wanted) {
+    return wanted->type == PINNED && wanted->handle_types == POSIX_DESCRIPTOR && is_device(wanted->location);
+}
+
+// Whatever the host does not know to be over may still be at work.
+void must_be_over(u64 start, u64 bytes, const char* what) {
+    for (const auto& [_, context] : contexts) {
+        for (const auto& operation : context.recent) {
+            if (operation->position <= reached(context.host, operation->stream)) continue;
+            for (const Access& a : operation->accesses) {
+                if (a.start < start + bytes && start < a.end) misused(std::string(what) + " while " + operation->name + " may use it");
+            }
+        }
+    }
+}
 
 Result run_sample(Context* context, const LaunchConfig& config, u32 cluster, bool clusters, const logitd::Batch& batch,
                   u64 launch_number, const std::string& fault) {
@@ -402,7 +493,15 @@ API int cuDeviceGet(int* device, int ordinal) {
 }
 
 API int cuDeviceGetName(char* name, int length, int device) {
-    std::snprintf(name, static_cast<size_t>(length), "FAKE CUDA device %d (kernels on the CPU, for tests)", device);
+    std::snprintf(name, static_cast<size_t>(length), "FAKE CUDA device %d (kernels on the CPU, for tests)",
+                  physical(device));
+    return SUCCESS;
+}
+
+API int cuDeviceGetUuid_v2(char* uuid, int device) {
+    char text[17];
+    std::snprintf(text, sizeof text, "FAKE-CUDA-UUID%02d", physical(device));
+    std::memcpy(uuid, text, 16);
     return SUCCESS;
 }
 
@@ -413,6 +512,8 @@ API int cuDeviceGetAttribute(int* value, int attribute, int) {
         case 75: *value = chip() / 10; break;                      // COMPUTE_CAPABILITY_MAJOR
         case 76: *value = chip() % 10; break;                      // COMPUTE_CAPABILITY_MINOR
         case 97: *value = (chip() >= 90 ? 227 : 64) << 10; break;  // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+        case 102: *value = 1; break;                               // VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
+        case 103: *value = number("FAKE_CUDA_EXPORT", 1) != 0; break;  // HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED
         default: return INVALID_VALUE;
     }
     return SUCCESS;
@@ -431,7 +532,8 @@ API int cuDevicePrimaryCtxRelease_v2(int device) {
     std::lock_guard<std::mutex> lock(mutex);
     Context& own = contexts[device];
     if (--own.retained == 0) {
-        const bool left = own.memory.size() + own.pinned.size() + own.streams.size() + own.events.size() > 0;
+        const bool left = own.memory.size() + own.pinned.size() + own.streams.size() + own.events.size() > 0 ||
+                          has_memory_left(device);
         log(left ? "released with things left" : "released");
     }
     return SUCCESS;
@@ -610,6 +712,124 @@ API int cuMemFree_v2(u64 address) {
     return SUCCESS;
 }
 
+API int cuMemGetAllocationGranularity(size_t* granularity, const AllocationProperties* wanted, int) {
+    ENTER_DRIVER();
+    if (!is_shareable(wanted)) return INVALID_VALUE;
+    *granularity = GRANULARITY;
+    return SUCCESS;
+}
+
+API int cuMemCreate(u64* handle, size_t bytes, const AllocationProperties* wanted, unsigned long long flags) {
+    ENTER_DRIVER();
+    log("create %zu", bytes);
+    if (!is_shareable(wanted) || bytes == 0 || bytes % GRANULARITY != 0 || flags != 0) return INVALID_VALUE;
+    Context& own = contexts[wanted->location.id];
+    if (own.used + bytes > number("FAKE_CUDA_MEMORY", u64{1} << 40)) return OUT_OF_MEMORY;
+    const std::string name = MEMORY_NAME + std::to_string(physical(wanted->location.id));
+    const int descriptor = memfd_create(name.c_str(), MFD_CLOEXEC);
+    if (descriptor < 0 || ftruncate(descriptor, static_cast<off_t>(bytes)) != 0) return OUT_OF_MEMORY;
+    own.used += bytes;
+    const std::vector<u8> left_behind(GRANULARITY, 0xa5);  // As if others' secrets had been there.
+    for (u64 at = 0; at < bytes; at += GRANULARITY) {
+        if (pwrite(descriptor, left_behind.data(), GRANULARITY, static_cast<off_t>(at)) < 0) return OUT_OF_MEMORY;
+    }
+    *handle = ++handles_made;
+    handles[*handle] = std::make_shared<Memory>(descriptor, bytes, wanted->location.id, true);
+    return SUCCESS;
+}
+
+API int cuMemRelease(u64 handle) {
+    ENTER_DRIVER();
+    return handles.erase(handle) == 1 ? SUCCESS : INVALID_VALUE;
+}
+
+API int cuMemExportToShareableHandle(int* descriptor, u64 handle, u32 type, unsigned long long flags) {
+    ENTER_DRIVER();
+    const auto found = handles.find(handle);
+    if (found == handles.end() || type != POSIX_DESCRIPTOR || flags != 0) return INVALID_VALUE;
+    *descriptor = fcntl(found->second->descriptor, F_DUPFD, 0);
+    return *descriptor < 0 ? OUT_OF_MEMORY : SUCCESS;
+}
+
+API int cuMemImportFromShareableHandle(u64* handle, void* os_handle, u32 type) {
+    ENTER_DRIVER();
+    const int given = static_cast<int>(reinterpret_cast<intptr_t>(os_handle));
+    const std::string start = std::string("/memfd:") + MEMORY_NAME;
+    char name[256] = {0};
+    struct stat about;
+    const std::string link = "/proc/self/fd/" + std::to_string(given);
+    if (type != POSIX_DESCRIPTOR || readlink(link.c_str(), name, sizeof name - 1) < 0) return INVALID_VALUE;
+    if (std::strncmp(name, start.c_str(), start.size()) != 0 || fstat(given, &about) != 0) return INVALID_VALUE;
+    const int on = std::atoi(name + start.size());
+    for (int device = 0; device < device_count(); device++) {
+        if (physical(device) != on) continue;
+        *handle = ++handles_made;
+        handles[*handle] = std::make_shared<Memory>(fcntl(given, F_DUPFD_CLOEXEC, 0), about.st_size, device, false);
+        return SUCCESS;
+    }
+    return INVALID_DEVICE;
+}
+
+API int cuMemAddressReserve(u64* address, size_t bytes, size_t alignment, u64 wanted, unsigned long long flags) {
+    ENTER_DRIVER();
+    log("reserve %zu", bytes);
+    if (bytes == 0 || bytes % GRANULARITY != 0 || alignment != 0 || wanted != 0 || flags != 0) return INVALID_VALUE;
+    // Behind it is a page that nobody can touch.
+    void* start = mmap(nullptr, bytes + static_cast<u64>(sysconf(_SC_PAGESIZE)), PROT_NONE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (start == MAP_FAILED) return OUT_OF_MEMORY;
+    *address = reinterpret_cast<u64>(start);
+    reservations[*address].bytes = bytes;
+    return SUCCESS;
+}
+
+API int cuMemAddressFree(u64 address, size_t bytes) {
+    ENTER_DRIVER();
+    const auto found = reservations.find(address);
+    if (found == reservations.end() || found->second.bytes != bytes) return INVALID_VALUE;
+    if (found->second.memory) misused("addresses are given back that memory is mapped at");
+    munmap(reinterpret_cast<void*>(address), bytes + static_cast<u64>(sysconf(_SC_PAGESIZE)));
+    reservations.erase(found);
+    return SUCCESS;
+}
+
+API int cuMemMap(u64 address, size_t bytes, size_t offset, u64 handle, unsigned long long flags) {
+    ENTER_DRIVER();
+    const auto place = reservations.find(address);
+    const auto what = handles.find(handle);
+    if (place == reservations.end() || what == handles.end() || offset != 0 || flags != 0) return INVALID_VALUE;
+    if (place->second.memory || place->second.bytes != bytes || what->second->bytes != bytes) return INVALID_VALUE;
+    void* mapped = mmap(reinterpret_cast<void*>(address), bytes, PROT_NONE, MAP_SHARED | MAP_FIXED,
+                        what->second->descriptor, 0);
+    if (mapped == MAP_FAILED) return OUT_OF_MEMORY;
+    place->second.memory = what->second;
+    return SUCCESS;
+}
+
+API int cuMemSetAccess(u64 address, size_t bytes, const AccessDescription* access, size_t count) {
+    ENTER_DRIVER();
+    const auto found = reservations.find(address);
+    if (found == reservations.end() || !found->second.memory || found->second.bytes != bytes) return INVALID_VALUE;
+    if (count != 1 || !is_device(access->location) || access->flags != READ_AND_WRITE) return INVALID_VALUE;
+    // No device reaches another's memory.
+    if (access->location.id != found->second.memory->device) return INVALID_DEVICE;
+    contexts[access->location.id].memory[address] = {address, bytes, reinterpret_cast<u8*>(address), bytes};
+    return SUCCESS;
+}
+
+API int cuMemUnmap(u64 address, size_t bytes) {
+    ENTER_DRIVER();
+    const auto found = reservations.find(address);
+    if (found == reservations.end() || !found->second.memory || found->second.bytes != bytes) return INVALID_VALUE;
+    must_be_over(address, bytes, "memory is unmapped");
+    log("unmap %zu", bytes);
+    mmap(reinterpret_cast<void*>(address), bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE,
+         -1, 0);
+    contexts[found->second.memory->device].memory.erase(address);
+    found->second.memory.reset();
+    return SUCCESS;
+}
+
 API int cuMemHostAlloc(void** address, size_t bytes, unsigned) {
     ENTER();
     log("host-alloc %zu", bytes);
@@ -650,8 +870,10 @@ API int cuMemcpyHtoDAsync_v2(u64 to, const void* from, size_t bytes, Stream* str
 API int cuMemcpyDtoHAsync_v2(void* to, u64 from, size_t bytes, Stream* stream) {
     ENTER();
     log("download %zu", bytes);
+    const bool stuck = has_fault(context, "stuck");
     enqueue(context, stream, "a download",
             {host_access(context, to, bytes, true), device_access(context, from, bytes, false, "a download")}, [=] {
+                if (stuck) return NOT_READY;
                 std::memcpy(to, reinterpret_cast<const void*>(from), bytes);
                 return SUCCESS;
             });
@@ -660,6 +882,12 @@ API int cuMemcpyDtoHAsync_v2(void* to, u64 from, size_t bytes, Stream* stream) {
 
 API int cuMemcpyDtoDAsync_v2(u64 to, u64 from, size_t bytes, Stream* stream) {
     ENTER();
+    log("copy %zu", bytes);
+    if (forgets("stream")) {
+        static Stream* const other = new Stream;
+        if (other->index == 0) other->index = ++context->streams_made;
+        context->streams.insert(stream = other);
+    }
     enqueue(context, stream, "a copy",
             {device_access(context, from, bytes, false, "a copy"), device_access(context, to, bytes, true, "a copy")},
             [=] {
@@ -696,7 +924,7 @@ API int cuLaunchKernelEx(const LaunchConfig* given, Function* function, void** p
     if (config.grid_x != batch.row_count * batch.team_blocks) misused("the grid is not a team of blocks a row");
     if (clusters && cluster != batch.team_blocks) misused("the team is not a cluster");
     context->samples++;
-    if (has_fault(context, "oom")) return OUT_OF_MEMORY;
+    if (has_fault(context, "oom") || has_fault(context, "stuck")) return OUT_OF_MEMORY;
     const u64 launch_number = context->samples;
     const std::string fault = fault_of(context);
     enqueue(context, config.stream, "a kernel",

@@ -1,7 +1,7 @@
 //! A device's context, and everything taken from the driver, given back together.
 //!
-//! All calls of the driver are made here and in [`device`](super::device), each on the thread that the
-//! context was bound to just before. A driver may be missing, too old or without a device: [`count`] says
+//! All calls of the driver are made here, in [`device`](super::device) and in [`region`](super::region), each
+//! on the thread that the context was bound to just before. A driver may be missing, too old or without a device: [`count`] says
 //! which, and is asked before anything else, because cudarc panics where the library is not there.
 
 use cudarc::driver::result::DriverError;
@@ -11,9 +11,15 @@ use cudarc::driver::sys::{
 };
 use std::ffi::{CStr, c_int, c_void};
 use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// The oldest driver that has every function called here, as CUDA numbers them: 12.8.
 const DRIVER_VERSION_MIN: c_int = 12_080;
+/// A wait spins for so long, since most launches and copies are short, and then sleeps in between.
+const SPIN: Duration = Duration::from_micros(200);
+const NAP: Duration = Duration::from_micros(50);
 
 /// A result of the driver, with what was called.
 pub(super) fn check(what: &str, code: CUresult) -> Result<(), String> {
@@ -24,6 +30,27 @@ pub(super) fn check(what: &str, code: CUresult) -> Result<(), String> {
         .error_string()
         .map_or_else(|_| String::new(), |words| format!(" ({})", words.to_string_lossy()));
     Err(format!("{what}: {code:?}{words}"))
+}
+
+/// Waits until what was recorded is done, but not for ever: no function of the driver that waits can be told
+/// when to give up.
+///
+/// # Safety
+/// The event is alive, and its context is bound.
+pub(super) unsafe fn wait(event: CUevent, what: &str, longest: Duration) -> Result<(), String> {
+    let begun = Instant::now();
+    loop {
+        // SAFETY: the caller has seen to it.
+        match unsafe { sys::cuEventQuery(event) } {
+            CUresult::CUDA_ERROR_NOT_READY => {}
+            code => return check("the device", code),
+        }
+        let waited = begun.elapsed();
+        if waited >= longest {
+            return Err(format!("{what} has not ended within {longest:?} (--cuda-hang-timeout)"));
+        }
+        if waited < SPIN { std::hint::spin_loop() } else { std::thread::sleep(NAP) }
+    }
 }
 
 /// How many devices there are, 1 or more; or why there is none.
@@ -55,6 +82,23 @@ pub fn count() -> Result<u32, String> {
     }
 }
 
+/// The driver's handle of a device below [`count`], which has initialized the driver.
+fn device(ordinal: u32) -> Result<CUdevice, String> {
+    let mut device = 0;
+    // SAFETY: it writes one handle, or refuses.
+    check("cuDeviceGet", unsafe { sys::cuDeviceGet(&mut device, ordinal as c_int) })?;
+    Ok(device)
+}
+
+/// What tells the device with this number from all others, however a process numbers them.
+pub(super) fn uuid(ordinal: u32) -> Result<[u8; 16], String> {
+    let device = device(ordinal)?;
+    let mut uuid = sys::CUuuid { bytes: [0; 16] };
+    // SAFETY: the device is the driver's; it writes sixteen bytes.
+    check("cuDeviceGetUuid", unsafe { sys::cuDeviceGetUuid_v2(&mut uuid, device) })?;
+    Ok(uuid.bytes.map(|byte| byte as u8))
+}
+
 /// 12080 as 12.8.
 fn dotted(version: c_int) -> String {
     format!("{}.{}", version / 1000, version % 1000 / 10)
@@ -64,9 +108,10 @@ fn dotted(version: c_int) -> String {
 /// device is [lost](Self::lose): then freeing could wait forever for a launch that does not end, and a
 /// device that may still write to memory keeps it.
 pub(super) struct Context {
+    ordinal: u32,
     device: CUdevice,
     context: CUcontext,
-    lost: bool,
+    lost: Arc<AtomicBool>,
     modules: Vec<CUmodule>,
     streams: Vec<CUstream>,
     events: Vec<CUevent>,
@@ -88,18 +133,17 @@ impl Context {
                 _ => format!("there is no such device; there are cuda:0 to cuda:{}", count - 1),
             });
         }
-        let mut device = 0;
-        // SAFETY: the driver is initialized, by `count`; it writes one handle.
-        check("cuDeviceGet", unsafe { sys::cuDeviceGet(&mut device, ordinal as c_int) })?;
+        let device = device(ordinal)?;
         let mut context = ptr::null_mut();
         // SAFETY: the device is the driver's; it writes one handle.
         check("cuDevicePrimaryCtxRetain", unsafe {
             sys::cuDevicePrimaryCtxRetain(&mut context, device)
         })?;
         let retained = Self {
+            ordinal,
             device,
             context,
-            lost: false,
+            lost: Arc::default(),
             modules: Vec::new(),
             streams: Vec::new(),
             events: Vec::new(),
@@ -118,8 +162,23 @@ impl Context {
     }
 
     /// From now on nothing is given back.
-    pub fn lose(&mut self) {
-        self.lost = true;
+    pub fn lose(&self) {
+        self.lost.store(true, Ordering::Release);
+    }
+
+    /// Says, also when this is gone, whether it was [lost](Self::lose).
+    pub fn lost(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.lost)
+    }
+
+    /// The device, as the driver knows it.
+    pub fn device(&self) -> CUdevice {
+        self.device
+    }
+
+    /// The device's number.
+    pub fn ordinal(&self) -> u32 {
+        self.ordinal
     }
 
     /// The chip's name.
@@ -240,7 +299,7 @@ pub(super) struct HostMemory {
 
 impl Drop for Context {
     fn drop(&mut self) {
-        if self.lost || self.bind().is_err() {
+        if self.lost.load(Ordering::Acquire) || self.bind().is_err() {
             return;
         }
         // SAFETY: every handle and address is this context's own and goes with it; nothing is running, since

@@ -15,22 +15,23 @@ pub mod stopwatch;
 
 use super::Found;
 use super::abi::{Batch, Probe, RowDescriptor};
-use super::context::{Context, HostMemory, check};
-use super::driver::{Addresses, Driver, Launch};
+use super::context::{self, Context, HostMemory, check};
+use super::driver::{Addresses, Driver, Launch, Part};
 use super::kernels::{self, Tier};
 use super::plan::{Capacity, Geometry, Kernel, Packing, Properties, TEAM_BLOCKS_MAX, TILE};
+use super::region::Regions;
 use super::shim::{self, Build};
 use crate::backend::DeviceInfo;
 use crate::batch::VOCAB_SIZE_MAX;
 use cudarc::driver::sys::{
     self, CUdevice_attribute as Attribute, CUevent, CUfunction,
     CUfunction_attribute as FunctionAttribute, CUlaunchAttribute, CUlaunchAttributeID,
-    CUlaunchAttributeValue, CUlaunchConfig, CUresult, CUstream,
+    CUlaunchAttributeValue, CUlaunchConfig, CUstream,
 };
 use std::ffi::{c_int, c_void};
 use std::fmt;
 use std::mem::size_of;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// One launch that is being uploaded, one that runs, and one that is being prepared.
 const SLOTS: usize = 3;
@@ -43,9 +44,6 @@ const TILES_OF_ROW_MAX: usize = VOCAB_SIZE_MAX as usize / TILE + 1;
 const CHIP_MIN: u32 = 75;
 /// The oldest chips that have thread-block clusters.
 const CLUSTER_CHIP_MIN: u32 = 90;
-/// A wait spins for so long, since most launches are short, and then sleeps in between.
-const SPIN: Duration = Duration::from_micros(200);
-const NAP: Duration = Duration::from_micros(50);
 
 /// How a device is used.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +63,8 @@ pub struct CudaOptions {
     pub stage: Option<bool>,
     /// How rows are laid out.
     pub packing: Packing,
+    /// Whether other processes may have memory of it.
+    pub regions: bool,
 }
 
 impl Default for CudaOptions {
@@ -77,6 +77,7 @@ impl Default for CudaOptions {
             team_blocks: None,
             stage: None,
             packing: Packing::Aligned,
+            regions: false,
         }
     }
 }
@@ -198,6 +199,11 @@ impl CudaDriver {
         self.tier
     }
 
+    /// Memory of this device for other processes to write to.
+    pub fn regions(&self) -> Result<Regions, String> {
+        Regions::new(&self.context, &self.device.id, self.hang_timeout)
+    }
+
     /// Asks the kernels whether their compiler kept to the arithmetic.
     pub fn probe(&mut self) -> Result<(), String> {
         let answer = self.ask(&Probe::question()).inspect_err(|_| self.context.lose())?;
@@ -256,22 +262,8 @@ impl CudaDriver {
 
     /// Waits until what was recorded is done, but not for ever.
     fn wait(&self, event: CUevent) -> Result<(), String> {
-        let begun = Instant::now();
-        loop {
-            // SAFETY: the event is this driver's own and alive.
-            match unsafe { sys::cuEventQuery(event) } {
-                CUresult::CUDA_ERROR_NOT_READY => {}
-                code => return check("the device", code),
-            }
-            let waited = begun.elapsed();
-            if waited >= self.hang_timeout {
-                return Err(format!(
-                    "a launch has not ended within {:?} (--cuda-hang-timeout)",
-                    self.hang_timeout
-                ));
-            }
-            if waited < SPIN { std::hint::spin_loop() } else { std::thread::sleep(NAP) }
-        }
+        // SAFETY: the event is this driver's own and alive, and every caller has bound the context.
+        unsafe { context::wait(event, "a launch", self.hang_timeout) }
     }
 
     /// Launches a kernel. `parameters` point to its arguments.
@@ -331,13 +323,27 @@ impl CudaDriver {
         self.record(done, stream)
     }
 
+    /// What the host has, and what lies in the device's memory already. Others may write to the latter at any
+    /// time, and a kernel reads a row more than once: so it reads a copy, which nobody else can write to.
     fn upload(&self, slot: usize, launch: &Launch) -> Result<(), String> {
         let Slot { stream, host_input, input, .. } = self.slots[slot];
-        // SAFETY: the callers have asserted that both are as long; the pinned memory stays, and is not written
-        // before the launch is finished: they wait, or the slot is busy.
-        check("cuMemcpyHtoDAsync", unsafe {
-            sys::cuMemcpyHtoDAsync_v2(input, host_input.start.cast(), launch.input_bytes, stream)
-        })
+        for part in &launch.input {
+            match *part {
+                // SAFETY: the callers have asserted that it is within both memories; the pinned memory stays,
+                // and is not written before the launch is finished: they wait, or the slot is busy.
+                Part::Host { at, bytes } => check("cuMemcpyHtoDAsync", unsafe {
+                    let from = host_input.start.add(at).cast();
+                    sys::cuMemcpyHtoDAsync_v2(input + at as u64, from, bytes, stream)
+                })?,
+                // SAFETY: as above for where it goes; where it comes from is a loan's, by `Row::address_on`, and is
+                // mapped as long as the rows, which are there until the launch is finished. A loan whose device is
+                // lost before that stays mapped for good.
+                Part::Device { from, at, bytes } => check("cuMemcpyDtoDAsync", unsafe {
+                    sys::cuMemcpyDtoDAsync_v2(input + at as u64, from, bytes, stream)
+                })?,
+            }
+        }
+        Ok(())
     }
 
     fn download(&self, slot: usize, launch: &Launch) -> Result<(), String> {
@@ -428,7 +434,7 @@ impl Driver for CudaDriver {
     fn start(&mut self, slot: usize, launch: &Launch) -> Result<(), String> {
         let Batch { row_count, tile_capacity, team_blocks, .. } = launch.batch;
         assert!(!self.slots[slot].busy, "one launch a slot");
-        assert!(launch.input_bytes <= self.capacity.input_bytes);
+        assert!(launch.input_bytes <= self.capacity.input_bytes && launch.has_its_input());
         assert!(launch.output_bytes <= self.capacity.output_bytes());
         assert!(row_count as usize <= self.capacity.rows && row_count > 0);
         assert!(row_count as usize * tile_capacity as usize <= self.capacity.tiles);

@@ -30,7 +30,7 @@ pub trait Driver: Send {
     /// The host's memory of a slot's input, to be written while the slot is free.
     fn input(&mut self, slot: usize) -> &mut [u8];
 
-    /// Copies the input to the device, runs the kernel, copies the output back. May return before any of
+    /// Brings the parts of the input together on the device, runs the kernel, copies the output back. May return before any of
     /// this is done.
     fn start(&mut self, slot: usize, launch: &Launch) -> Result<(), String>;
 
@@ -62,7 +62,7 @@ pub struct Addresses {
 }
 
 /// One launch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
     /// The kernel's argument.
     pub batch: Batch,
@@ -70,6 +70,87 @@ pub struct Launch {
     pub shared_bytes: u32,
     /// How much of the input there is.
     pub input_bytes: usize,
+    /// What it is made of, by ascending place.
+    pub input: Vec<Part>,
     /// How much of the output there will be.
     pub output_bytes: usize,
+}
+
+impl Launch {
+    /// Whether the parts are within the input, and none is over another.
+    pub fn has_its_input(&self) -> bool {
+        let mut end = 0;
+        self.input.iter().all(|part| {
+            let (Part::Host { at, bytes } | Part::Device { at, bytes, .. }) = *part;
+            let fits = at >= end && bytes <= self.input_bytes.saturating_sub(at);
+            end = at.saturating_add(bytes);
+            fits
+        })
+    }
+}
+
+/// A part of a launch's input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Lies at the same place of the host's memory of the slot's input.
+    Host {
+        /// Where it begins.
+        at: usize,
+        /// How long it is.
+        bytes: usize,
+    },
+    /// Lies elsewhere in the memory of the same device, where others may write to it.
+    Device {
+        /// Its address there.
+        from: u64,
+        /// Where it goes.
+        at: usize,
+        /// How long it is.
+        bytes: usize,
+    },
+}
+
+impl Part {
+    /// Adds a part behind the others, or makes the last one longer where it goes on: what is between two parts of
+    /// the host is nobody's.
+    pub fn push(parts: &mut Vec<Self>, part: Self) {
+        match (parts.last_mut(), part) {
+            (Some(Self::Host { at, bytes }), Self::Host { at: next, bytes: more }) => {
+                *bytes = next + more - *at;
+            }
+            (
+                Some(Self::Device { from, at, bytes }),
+                Self::Device { from: next_from, at: next, bytes: more },
+            ) if *from + *bytes as u64 == next_from && *at + *bytes == next => *bytes += more,
+            _ => parts.push(part),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_joined_where_they_go_on() {
+        let mut parts = Vec::new();
+        for part in [
+            Part::Host { at: 0, bytes: 72 },
+            Part::Host { at: 128, bytes: 100 },
+            Part::Device { from: 4096, at: 256, bytes: 256 },
+            Part::Device { from: 4352, at: 512, bytes: 200 },
+            // Beside the row before in the region, but not in the input, where rows are aligned.
+            Part::Device { from: 4552, at: 768, bytes: 200 },
+            Part::Host { at: 1024, bytes: 10 },
+        ] {
+            Part::push(&mut parts, part);
+        }
+        let joined = [
+            Part::Host { at: 0, bytes: 228 },
+            Part::Device { from: 4096, at: 256, bytes: 456 },
+            Part::Device { from: 4552, at: 768, bytes: 200 },
+            Part::Host { at: 1024, bytes: 10 },
+        ];
+        assert_eq!(parts, joined);
+    }
 }

@@ -1,7 +1,7 @@
 //! Rows in, launches out, results back: the host's half of the kernels, the same for every driver.
 
 use super::abi::{Batch, RowDescriptor, RowDraw, RowOutcome};
-use super::driver::{Driver, Launch};
+use super::driver::{Driver, Launch, Part};
 use super::plan::{Layout, Shape, draws_at};
 use crate::arithmetic::logprob::logprob;
 use crate::arithmetic::mass::Scale;
@@ -15,9 +15,12 @@ use std::time::{Duration, Instant};
 /// A backend over a driver.
 ///
 /// A batch is cut into launches that fit the driver's slots. While one launch runs, the rows of the next
-/// are copied into another slot, so that copying and computing overlap.
+/// are copied into another slot, so that copying and computing overlap. A row that is lent and lies in the
+/// device's memory does not pass through the host's.
 pub struct Launcher<D> {
     driver: D,
+    /// The device's id, by which lent rows know whether they lie there.
+    id: String,
     layouts: Vec<Layout>,
     flights: VecDeque<Flight>,
     copy_time: Duration,
@@ -35,7 +38,8 @@ impl<D: Driver> Launcher<D> {
         let slots = driver.slots();
         let layouts = (0..slots).map(|_| Layout::default()).collect();
         let flights = VecDeque::with_capacity(slots);
-        Self { driver, layouts, flights, copy_time: Duration::ZERO }
+        let id = driver.device().id.clone();
+        Self { driver, id, layouts, flights, copy_time: Duration::ZERO }
     }
 
     /// The driver.
@@ -82,6 +86,8 @@ impl<D: Driver> Launcher<D> {
         let taken = layout.fill(rows, self.driver.capacity(), properties.packing);
         let addresses = self.driver.addresses(slot);
         let begun = Instant::now();
+        let descriptors = Part::Host { at: 0, bytes: taken * size_of::<RowDescriptor>() };
+        let mut parts = vec![descriptors];
         let input = self.driver.input(slot);
         for (i, row) in rows[..taken].iter().enumerate() {
             let at = layout.logits_at[i];
@@ -89,7 +95,15 @@ impl<D: Driver> Launcher<D> {
             let descriptor = RowDescriptor::new(row, address, layout.first_draws[i]);
             input[i * size_of::<RowDescriptor>()..][..size_of::<RowDescriptor>()]
                 .copy_from_slice(descriptor.as_bytes());
-            row.copy_to(0, &mut input[at..at + row.bytes()]);
+            let bytes = row.bytes();
+            let part = match row.address_on(&self.id) {
+                Some(from) => Part::Device { from, at, bytes },
+                None => {
+                    row.copy_to(0, &mut input[at..at + bytes]);
+                    Part::Host { at, bytes }
+                }
+            };
+            Part::push(&mut parts, part);
         }
         self.copy_time += begun.elapsed();
         let shape = Shape::choose(layout, &properties);
@@ -109,6 +123,7 @@ impl<D: Driver> Launcher<D> {
             batch,
             shared_bytes: shape.shared_bytes,
             input_bytes: layout.input_bytes,
+            input: parts,
             output_bytes: draws_at(taken) + layout.draws * size_of::<RowDraw>(),
         }
     }

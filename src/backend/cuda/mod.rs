@@ -5,6 +5,7 @@
 //! [`launcher`] (rows in, launches out, results back). The launcher is the same for every driver. There are
 //! two: [`device`], a GPU, with its kernels from [`kernels`] and checked by [`self_test`] before it takes work;
 //! and [`shim`], which runs the very kernels on the CPU, so that all of this is proven without a GPU.
+//! [`region`] is memory of a device that another process writes its logits to.
 
 // Device memory and foreign functions: each block says which check it stands on.
 #![allow(unsafe_code)]
@@ -17,6 +18,7 @@ pub mod kernels;
 pub mod launcher;
 mod nvrtc;
 pub mod plan;
+pub mod region;
 pub mod self_test;
 pub mod shim;
 

@@ -68,6 +68,7 @@ impl CudaDriver {
     fn pass(&self, stopwatch: &Stopwatch, launch: &Launch) -> Result<Pass, String> {
         let slot = &self.slots[0];
         assert!(!slot.busy && launch.input_bytes <= self.capacity.input_bytes);
+        assert!(launch.has_its_input());
         assert!(launch.output_bytes <= self.capacity.output_bytes());
         assert_eq!(launch.batch.rows, slot.input, "prepared in slot 0");
         self.context.bind()?;
