@@ -111,6 +111,7 @@ fn local(kernels: &Kernels) -> Result<GetInfoResponse, Box<dyn Error>> {
         isa: info.isa.clone(),
         threads: u32::try_from(info.threads).unwrap_or(u32::MAX),
         up: true,
+        ..Default::default()
     };
     Ok(GetInfoResponse {
         version: env!("CARGO_PKG_VERSION").into(),
@@ -198,10 +199,11 @@ fn print(
     let GetInfoResponse { version, arithmetic_version, devices, .. } = info;
     writeln!(out, "{TITLE}logitd {version}{TITLE:#}, sampling arithmetic {arithmetic_version}\n")?;
     writeln!(out, "{TITLE}Devices{TITLE:#}")?;
-    for Device { id, name, isa, threads, up } in devices {
+    for Device { id, name, isa, threads, up, uuid } in devices {
         let mut facts = vec![name.clone()];
         facts.extend((isa != "none").then(|| isa.clone()));
         facts.extend((isa != "none" && *threads > 0).then(|| format!("{threads} threads")));
+        facts.extend((!uuid.is_empty()).then(|| "memory for callers".into()));
         facts.extend((!up).then(|| "DOWN".into()));
         writeln!(out, "  {id:<12}{}", facts.join(", "))?;
     }

@@ -37,8 +37,9 @@ async fn serve(config: Config) -> Result<(), Box<dyn Error>> {
     raise_open_files();
     let signals = Signals::new()?;
     metrics::install();
-    let server = Server::bind(config.clone()).await?;
-    let opened = config.open()?;
+    let mut server = Server::bind(config.clone()).await?;
+    let mut opened = config.open()?;
+    server.offer_memory(std::mem::take(&mut opened.regions));
     for note in &opened.notes {
         tracing::info!("{note}");
     }

@@ -25,6 +25,8 @@
 
 mod chunked;
 mod connect;
+mod control;
+mod device;
 mod direct;
 mod error;
 mod region;
@@ -32,6 +34,7 @@ mod split;
 mod stream;
 
 pub use connect::Builder;
+pub use device::DeviceRegion;
 pub use direct::Direct;
 pub use error::Error;
 pub use region::Region;

@@ -4,21 +4,16 @@
 #![allow(unsafe_code)] // The mapping that logits are written to.
 
 use super::Error;
+use super::control::{self, Answer};
 use crate::api::SlotRef;
-use crate::api::shm::{REGION_ID_BYTES, Register, Registered, SLOT_ALIGN_BYTES, SLOT_HEADER_BYTES};
+use crate::api::shm::{REGION_ID_BYTES, Register, SLOT_HEADER_BYTES};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-use std::io::{self, IoSlice, Read};
-use std::mem::MaybeUninit;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
-
-/// How long the server may take to answer a registration.
-const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Slots of memory that a server reads logits from. The server lets go of it when it is dropped.
 ///
@@ -59,9 +54,7 @@ impl Region {
     /// control socket (`unix:PATH`, as in `GetInfoResponse.shm_control`). Blocks until the server has
     /// answered.
     pub fn register(control: &str, slot_bytes: usize, slot_count: u32) -> Result<Self, Error> {
-        let path = control.strip_prefix("unix:").unwrap_or(control);
-        let wrong = |reason: String| Error::Region { control: control.to_owned(), reason };
-        Self::try_register(path, slot_bytes, slot_count).map_err(|e| wrong(e.to_string()))
+        Self::try_register(control, slot_bytes, slot_count).map_err(|e| control::error(control, &e))
     }
 
     /// Slots in the region.
@@ -101,15 +94,11 @@ impl Region {
         SlotRef { region, slot, generation, length_bytes: length_bytes as u64 }
     }
 
-    fn try_register(path: &str, slot_bytes: usize, slot_count: u32) -> io::Result<Self> {
-        let too_large = || io::Error::other(format!("{slot_count} slots of {slot_bytes} bytes"));
-        let stride = slot_bytes
-            .checked_add(SLOT_HEADER_BYTES)
-            .and_then(|bytes| bytes.checked_next_multiple_of(SLOT_ALIGN_BYTES))
-            .ok_or_else(too_large)?;
-        let bytes = stride.checked_mul(slot_count as usize).ok_or_else(too_large)?;
+    fn try_register(control: &str, slot_bytes: usize, slot_count: u32) -> io::Result<Self> {
+        let (stride, bytes) = control::layout(slot_bytes, slot_count)?;
         let memory = sealed_memory(bytes)?;
-        let (control, id) = hand_over(path, &memory, stride, slot_count)?;
+        let layout = Register { slot_stride_bytes: stride as u64, slot_count, device: None };
+        let Answer { control, id, .. } = control::register(control, layout, Some(memory.as_fd()))?;
         // SAFETY: a fresh mapping, at an address of the kernel's choice, of a file that is `bytes`
         // long and sealed against shrinking.
         let base = unsafe {
@@ -143,34 +132,4 @@ fn sealed_memory(bytes: usize) -> io::Result<OwnedFd> {
     ftruncate(&memory, bytes as u64)?;
     fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
     Ok(memory)
-}
-
-/// Registers `memory` and returns the connection that keeps it, and the region's id.
-fn hand_over(
-    path: &str,
-    memory: &OwnedFd,
-    slot_stride_bytes: usize,
-    slot_count: u32,
-) -> io::Result<(UnixStream, [u8; REGION_ID_BYTES])> {
-    let mut control = UnixStream::connect(path)?;
-    control.set_read_timeout(Some(REGISTER_TIMEOUT))?;
-    control.set_write_timeout(Some(REGISTER_TIMEOUT))?;
-    let frame = Register { slot_stride_bytes: slot_stride_bytes as u64, slot_count }.encode();
-    let descriptors = [memory.as_fd()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-    // So few bytes fit any socket buffer: they go in one piece, with the descriptor.
-    sendmsg(&control, &[IoSlice::new(&frame)], &mut ancillary, SendFlags::NOSIGNAL)?;
-
-    let mut answer = [0; REGION_ID_BYTES + 4];
-    control.read_exact(&mut answer)?;
-    let (id, length) = answer.split_at(REGION_ID_BYTES);
-    let length = u32::from_le_bytes(length.try_into().expect("four bytes")) as usize;
-    if length > 0 {
-        let mut reason = vec![0; length.min(Registered::REASON_BYTES_MAX)];
-        control.read_exact(&mut reason)?;
-        return Err(io::Error::other(String::from_utf8_lossy(&reason).into_owned()));
-    }
-    Ok((control, id.try_into().expect("sixteen bytes")))
 }

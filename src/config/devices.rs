@@ -3,6 +3,7 @@
 use super::{Config, DeviceConfig};
 use crate::backend::Backend;
 use crate::backend::cpu::{Cpu, CpuError, CpuOptions, Isa};
+use crate::backend::cuda::region::Regions;
 use crate::backend::cuda::shim::{Shim, ShimOptions};
 use crate::backend::cuda::{self, Cuda, CudaOptions, Unavailable};
 use crate::backend::reference::Reference;
@@ -74,11 +75,14 @@ impl fmt::Display for DeviceChoice {
 }
 
 /// The backends that were asked for.
+#[derive(Default)]
 pub struct Opened {
     /// One or more.
     pub backends: Vec<Box<dyn Backend>>,
     /// Where the kernels of each come from.
     pub tiers: Vec<KernelTier>,
+    /// Memory of the devices for callers on this host, where that was asked for and can be had.
+    pub regions: Vec<Regions>,
     /// For the log: what was looked for and is not used, and why.
     pub notes: Vec<String>,
 }
@@ -151,10 +155,10 @@ impl DeviceConfig {
             Ok(count) => count,
             Err(reason) => return self.open_cpu(vec![format!("CUDA is not used: {reason}")]),
         };
-        let mut opened = Opened { backends: Vec::new(), tiers: Vec::new(), notes: Vec::new() };
+        let mut opened = Opened::default();
         for ordinal in 0..count {
             match Cuda::open(ordinal, options) {
-                Ok(cuda) => opened.add(cuda),
+                Ok(cuda) => opened.add(cuda, options),
                 Err(reason) => opened.notes.push(format!("a CUDA device is not used: {reason}")),
             }
         }
@@ -169,10 +173,11 @@ impl DeviceConfig {
         let no_cuda = |reason| OpenError::NoCuda { choice: choice.clone(), reason };
         let count = cuda::count().map_err(no_cuda)?;
         let all: Vec<u32> = (0..count).collect();
-        let mut opened = Opened { backends: Vec::new(), tiers: Vec::new(), notes: Vec::new() };
+        let mut opened = Opened::default();
         for &ordinal in if devices.is_empty() { &all } else { devices } {
             let cuda = Cuda::open(ordinal, options);
-            opened.add(cuda.map_err(|reason| OpenError::Cuda { choice: choice.clone(), reason })?);
+            let cuda = cuda.map_err(|reason| OpenError::Cuda { choice: choice.clone(), reason })?;
+            opened.add(cuda, options);
         }
         Ok(opened)
     }
@@ -184,11 +189,16 @@ impl Opened {
         Self {
             backends: vec![backend],
             tiers: vec![KernelTier { device, tier }],
-            notes: Vec::new(),
+            ..Self::default()
         }
     }
 
-    fn add(&mut self, cuda: Cuda) {
+    fn add(&mut self, cuda: Cuda, options: &CudaOptions) {
+        match options.regions.then(|| cuda.driver().regions()) {
+            Some(Ok(regions)) => self.regions.push(regions),
+            Some(Err(reason)) => self.notes.push(format!("no memory is offered: {reason}")),
+            None => {}
+        }
         let (device, tier) = (cuda.device().id.clone(), cuda.driver().tier().name());
         self.backends.push(Box::new(cuda));
         self.tiers.push(KernelTier { device, tier });

@@ -16,6 +16,7 @@ use crate::backend::cpu::Isa;
 use crate::backend::cuda::CudaOptions;
 use crate::backend::cuda::device::launch_bytes_min;
 use crate::engine::EngineConfig;
+use crate::plane::device::DeviceLimits;
 use crate::plane::shm::ShmLimits;
 use crate::trace::RecorderOptions;
 use clap::{Args, Command, FromArgMatches, ValueEnum};
@@ -23,7 +24,7 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
-use values::{bytes, count, count32, duration, fraction, mode, timeout};
+use values::{bytes, bytes_or_none, count, count32, duration, fraction, mode, timeout};
 
 /// What --cuda-launch-rows-max may be: beyond it the chip is full many times over.
 const CUDA_LAUNCH_ROWS_LIMIT: usize = 1 << 14;
@@ -123,6 +124,12 @@ pub struct CudaConfig {
     /// How long a launch may take before its device is taken out as hung
     #[arg(long, value_name = "TIME", env = "LOGITD_CUDA_HANG_TIMEOUT", default_value = "10s", value_parser = timeout)]
     pub cuda_hang_timeout: Duration,
+
+    /// Bytes of the devices' memory that are made for callers on this host, who then write their logits there;
+    /// of all devices and callers together, beside what launches take. Each region also takes 1 MiB of pinned
+    /// memory of the host. Off unless given; needs --shm
+    #[arg(long, value_name = "BYTES", env = "LOGITD_CUDA_REGION_BYTES_MAX", default_value = "0", value_parser = bytes_or_none)]
+    pub cuda_region_bytes_max: usize,
 }
 
 impl CudaConfig {
@@ -132,6 +139,7 @@ impl CudaConfig {
             launch_rows_max: self.cuda_launch_rows_max,
             launch_bytes_max: self.cuda_launch_bytes_max,
             hang_timeout: self.cuda_hang_timeout,
+            regions: self.cuda_region_bytes_max > 0,
             ..CudaOptions::default()
         }
     }
@@ -299,7 +307,7 @@ pub struct ShmConfig {
     #[arg(long, value_name = "N", env = "LOGITD_SHM_CONNECTIONS_MAX", default_value = "256", value_parser = count)]
     pub shm_connections_max: usize,
 
-    /// Regions of one process
+    /// Regions of one process; those on devices are counted by themselves
     #[arg(long, value_name = "N", env = "LOGITD_SHM_REGIONS_PER_PEER_MAX", default_value = "16", value_parser = count)]
     pub shm_regions_per_peer_max: usize,
 
@@ -307,7 +315,7 @@ pub struct ShmConfig {
     #[arg(long, value_name = "N", env = "LOGITD_SHM_SLOTS_MAX", default_value = "1024", value_parser = count32)]
     pub shm_slots_max: u32,
 
-    /// Bytes that one process shares
+    /// Bytes that one process shares; those on devices are counted by themselves
     #[arg(long, value_name = "BYTES", env = "LOGITD_SHM_BYTES_PER_PEER_MAX", default_value = "1GiB", value_parser = bytes)]
     pub shm_bytes_per_peer_max: usize,
 
@@ -448,6 +456,12 @@ impl Config {
         }
     }
 
+    /// The plane's share of the settings, as far as it concerns memory of devices.
+    pub fn device_limits(&self) -> DeviceLimits {
+        let bytes_max = self.cuda.cuda_region_bytes_max as u64;
+        DeviceLimits { shm: self.shm.limits(), bytes_max }
+    }
+
     /// What no single parser can see.
     fn validate(&self) -> Result<(), ConfigError> {
         let wrong = |text: String| Err(ConfigError::Invalid(text));
@@ -487,6 +501,20 @@ impl Config {
                  --cuda-launch-rows-max {rows}) to {CUDA_LAUNCH_BYTES_LIMIT}",
                 launch_bytes_min(rows)
             ));
+        }
+        if self.cuda.cuda_region_bytes_max > 0 {
+            if self.shm.shm.is_none() {
+                return wrong(
+                    "--cuda-region-bytes-max needs a socket where memory is handed over; add --shm unix:PATH"
+                        .into(),
+                );
+            }
+            if !matches!(self.device.device, DeviceChoice::Auto | DeviceChoice::Cuda(_)) {
+                return wrong(format!(
+                    "--cuda-region-bytes-max is for CUDA devices, and --device {} is none; drop one of them",
+                    self.device.device
+                ));
+            }
         }
         match &self.shm.shm {
             Some(Address::Tcp(address)) => {
@@ -645,8 +673,16 @@ mod tests {
             ["--cuda-launch-rows-max=20000", "--device=cuda"],
             ["--shm=unix:/run/shm", "--listen=127.0.0.1:0"],
             ["--shm=127.0.0.1:1", "--listen=unix:/run/logitd"],
+            ["--cuda-region-bytes-max=1GiB", "--listen=unix:/run/logitd"],
         ] {
             assert!(matches!(parse(&args), Err(ConfigError::Invalid(_))), "{args:?}");
         }
+        let shared = ["--shm=unix:/run/shm", "--listen=unix:/run/logitd"];
+        let on_device =
+            |device| parse(&[&shared[..], &["--cuda-region-bytes-max=1GiB", device]].concat());
+        assert!(matches!(on_device("--device=cpu"), Err(ConfigError::Invalid(_))));
+        let config = on_device("--device=cuda:1").unwrap();
+        assert_eq!(config.device_limits().bytes_max, 1 << 30);
+        assert_eq!(Config::default().cuda.cuda_region_bytes_max, 0);
     }
 }

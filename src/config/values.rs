@@ -90,6 +90,11 @@ pub fn bytes(text: &str) -> Result<usize, String> {
     number.checked_mul(1 << shift).ok_or_else(|| "is more than this machine can address".into())
 }
 
+/// A number of bytes, or 0 for none.
+pub fn bytes_or_none(text: &str) -> Result<usize, String> {
+    if text == "0" { Ok(0) } else { bytes(text) }
+}
+
 /// A span of time: `250us`, `20ms`, `30s`, `5m`, or `0`.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());

@@ -1,14 +1,19 @@
 //! The socket where memory is handed over: one task a connection, and its regions end with it. A connection that
 //! begins with a [`Hello`] is one for calls instead, and is handed on.
 
-use super::shm::{Peer, Registration, Registry};
+use super::Regions;
+use super::device::DeviceRegistration;
+use super::shm::{Peer, Registration};
 use crate::api::direct::Hello;
 use crate::api::shm::{Register, Registered};
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 use std::future::Future;
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncWriteExt, Interest};
@@ -24,7 +29,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// for calls.
 pub async fn serve<C, F>(
     listener: UnixListener,
-    registry: Arc<Registry>,
+    regions: Regions,
     connections_max: usize,
     calls: C,
     stop: CancellationToken,
@@ -47,11 +52,11 @@ pub async fn serve<C, F>(
                 continue;
             }
         };
-        let (registry, calls, stop) = (Arc::clone(&registry), calls.clone(), stop.clone());
+        let (regions, calls, stop) = (regions.clone(), calls.clone(), stop.clone());
         tokio::spawn(async move {
             let _permit = permit;
             let ended = tokio::select! {
-                ended = connection(stream, &registry, calls) => ended,
+                ended = connection(stream, &regions, calls) => ended,
                 () = stop.cancelled() => Ok(()),
             };
             if let Err(error) = ended {
@@ -61,12 +66,14 @@ pub async fn serve<C, F>(
     }
 }
 
+/// A region that belongs to a connection.
+enum Kept {
+    Memory { _registration: Registration },
+    Device { _registration: DeviceRegistration },
+}
+
 /// Registers regions until the peer hangs up, then lets go of all of them.
-async fn connection<C, F>(
-    mut stream: UnixStream,
-    registry: &Arc<Registry>,
-    calls: C,
-) -> io::Result<()>
+async fn connection<C, F>(mut stream: UnixStream, regions: &Regions, calls: C) -> io::Result<()>
 where
     C: Fn(UnixStream, Peer, Hello) -> F,
     F: Future<Output = io::Result<()>>,
@@ -74,8 +81,8 @@ where
     let credentials = stream.peer_cred()?;
     let pid = credentials.pid().ok_or_else(|| io::Error::other("the peer has no process id"))?;
     let peer = Peer { uid: credentials.uid(), pid };
-    let mut next = receive(&stream).await?;
-    match next.as_ref().and_then(|(frame, _)| Hello::decode(frame)) {
+    let Some(first) = receive(&stream).await? else { return Ok(()) };
+    match Hello::decode(&first.0) {
         None => {}
         Some(Ok(hello)) => return calls(stream, peer, hello).await,
         Some(Err(reason)) => {
@@ -83,37 +90,87 @@ where
             return timeout(WRITE_TIMEOUT, stream.write_all(&refusal)).await?;
         }
     }
-    let mut registrations: Vec<Registration> = Vec::new();
+    let mut kept = Vec::new();
+    let ended = register_all(&mut stream, first, regions, peer, &mut kept).await;
+    // A device may take a while.
+    let _ = tokio::task::spawn_blocking(move || drop(kept)).await;
+    ended
+}
+
+/// A frame and the descriptor that came with it.
+type Received = ([u8; Register::BYTES], Option<OwnedFd>);
+
+async fn register_all(
+    stream: &mut UnixStream,
+    first: Received,
+    regions: &Regions,
+    peer: Peer,
+    kept: &mut Vec<Kept>,
+) -> io::Result<()> {
+    let mut next = Some(first);
     while let Some((frame, descriptor)) = next {
-        let answer = match register(registry, &frame, descriptor, peer) {
-            Ok(registration) => {
-                let id = registration.id();
-                registrations.push(registration);
-                Registered::Accepted(id)
+        let (answer, descriptor) = match register(regions, &frame, descriptor, peer).await {
+            Ok((answer, region, descriptor)) => {
+                kept.push(region);
+                (answer, descriptor)
             }
-            Err(reason) => Registered::Refused(reason),
+            Err(reason) => (Registered::Refused(reason), None),
         };
-        timeout(WRITE_TIMEOUT, stream.write_all(&answer.encode())).await??;
-        next = receive(&stream).await?;
+        timeout(WRITE_TIMEOUT, send(stream, &answer.encode(), descriptor)).await??;
+        next = receive(stream).await?;
     }
     Ok(())
 }
 
-fn register(
-    registry: &Arc<Registry>,
+/// The answer, what is to be kept, and the descriptor that goes with the answer.
+async fn register(
+    regions: &Regions,
     frame: &[u8; Register::BYTES],
     descriptor: Option<OwnedFd>,
     peer: Peer,
-) -> Result<Registration, String> {
+) -> Result<(Registered, Kept, Option<OwnedFd>), String> {
     let layout = Register::decode(frame)?;
-    let descriptor = descriptor.ok_or("no descriptor came with the frame (SCM_RIGHTS)")?;
-    registry.register(&descriptor, layout, peer).map_err(|error| error.to_string())
+    let Some(device) = layout.device else {
+        let descriptor = descriptor.ok_or("no descriptor came with the frame (SCM_RIGHTS)")?;
+        let registration = regions.memory.register(&descriptor, layout, peer);
+        let registration = registration.map_err(|error| error.to_string())?;
+        let answer = Registered::Accepted(registration.id());
+        return Ok((answer, Kept::Memory { _registration: registration }, None));
+    };
+    if descriptor.is_some() {
+        return Err("memory of a device is made here; send the frame without a descriptor".into());
+    }
+    let registry = regions.device.clone().ok_or(
+        "memory of devices is not offered here; the server needs a CUDA device and --cuda-region-bytes-max",
+    )?;
+    let made = tokio::task::spawn_blocking(move || registry.register(device, layout, peer)).await;
+    let made = made.map_err(|_| "the server is shutting down")?;
+    let (registration, allocation, descriptor) = made.map_err(|error| error.to_string())?;
+    let answer = Registered::Allocated(registration.id(), allocation);
+    Ok((answer, Kept::Device { _registration: registration }, Some(descriptor)))
+}
+
+/// Sends a frame, its first bytes with the descriptor.
+async fn send(
+    stream: &mut UnixStream,
+    frame: &[u8],
+    descriptor: Option<OwnedFd>,
+) -> io::Result<()> {
+    let Some(descriptor) = descriptor else { return stream.write_all(frame).await };
+    let attached = || {
+        let descriptors = [descriptor.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+        let slices = [IoSlice::new(frame)];
+        Ok(sendmsg(&*stream, &slices, &mut ancillary, SendFlags::NOSIGNAL)?)
+    };
+    let sent = stream.async_io(Interest::WRITABLE, attached).await?;
+    stream.write_all(&frame[sent..]).await
 }
 
 /// One frame and the descriptor that came with it; `None` when the peer has hung up.
-async fn receive(
-    stream: &UnixStream,
-) -> io::Result<Option<([u8; Register::BYTES], Option<OwnedFd>)>> {
+async fn receive(stream: &UnixStream) -> io::Result<Option<Received>> {
     let mut frame = [0; Register::BYTES];
     let mut filled = 0;
     let mut descriptor = None;

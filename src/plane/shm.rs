@@ -117,6 +117,25 @@ pub enum ShmError {
         /// In the request.
         asked: u64,
     },
+    /// There is no memory of a device.
+    #[error("{0}")]
+    Device(String),
+    /// A slot in memory of a device was used with this generation, or a higher one.
+    #[error(
+        "slot {slot} was answered with generation {used}, the request names {asked}; name a higher one than \
+             before whenever the slot was written"
+    )]
+    Used {
+        /// The slot.
+        slot: u32,
+        /// The highest so far.
+        used: u64,
+        /// In the request.
+        asked: u64,
+    },
+    /// Memory of a device that is gone.
+    #[error("{0}")]
+    Lost(String),
 }
 
 /// All regions of a server.
@@ -268,17 +287,8 @@ pub struct SlotLoan {
 
 impl SlotLoan {
     fn new(region: Arc<Region>, named: SlotRef) -> Result<Self, ShmError> {
-        let bounds = |field, value, allowed| Err(ShmError::Bounds { field, value, allowed });
-        let slots = region.busy.len();
-        let Some(busy) = region.busy.get(named.slot as usize) else {
-            return bounds("slot", named.slot.into(), format!("0 to {}", slots - 1));
-        };
-        let room = region.slot_stride_bytes - SLOT_HEADER_BYTES;
-        let length_bytes = match usize::try_from(named.length_bytes) {
-            Ok(length) if length > 0 && length <= room => length,
-            _ => return bounds("length_bytes", named.length_bytes, format!("1 to {room}")),
-        };
-        if busy.swap(true, Ordering::Acquire) {
+        let length_bytes = check_bounds(named, region.busy.len(), region.slot_stride_bytes)?;
+        if region.busy[named.slot as usize].swap(true, Ordering::Acquire) {
             return Err(ShmError::Busy(named.slot));
         }
         let loan = Self { region, named, length_bytes };
@@ -371,8 +381,25 @@ impl Drop for Region {
 }
 
 /// The region's bytes, if its geometry is possible.
-fn check_layout(layout: Register, limits: &ShmLimits) -> Result<usize, ShmError> {
-    let Register { slot_stride_bytes, slot_count } = layout;
+/// The length of what is named, if it is within a slot that there is.
+pub(super) fn check_bounds(
+    named: SlotRef,
+    slots: usize,
+    slot_stride_bytes: usize,
+) -> Result<usize, ShmError> {
+    let bounds = |field, value, allowed| Err(ShmError::Bounds { field, value, allowed });
+    if named.slot as usize >= slots {
+        return bounds("slot", named.slot.into(), format!("0 to {}", slots - 1));
+    }
+    let room = slot_stride_bytes - SLOT_HEADER_BYTES;
+    match usize::try_from(named.length_bytes) {
+        Ok(length) if length > 0 && length <= room => Ok(length),
+        _ => bounds("length_bytes", named.length_bytes, format!("1 to {room}")),
+    }
+}
+
+pub(super) fn check_layout(layout: Register, limits: &ShmLimits) -> Result<usize, ShmError> {
+    let Register { slot_stride_bytes, slot_count, .. } = layout;
     if slot_count == 0 || slot_count > limits.slots_per_region_max {
         let max = limits.slots_per_region_max;
         let text = format!("slot_count is {slot_count}; allowed: 1 to {max} (--shm-slots-max)");
@@ -428,7 +455,7 @@ mod tests {
         bytes_max: 1 << 17,
         slots_per_region_max: 8,
     };
-    const LAYOUT: Register = Register { slot_stride_bytes: 4096, slot_count: 4 };
+    const LAYOUT: Register = Register { slot_stride_bytes: 4096, slot_count: 4, device: None };
 
     fn memory(bytes: u64, seals: SealFlags) -> OwnedFd {
         let flags = MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC;
@@ -535,7 +562,7 @@ mod tests {
         let text = registry.register(&sealed(1 << 14), LAYOUT, ME).unwrap_err().to_string();
         assert!(text.contains("would be 3; the limit is 2 (--shm-regions-per-peer-max)"), "{text}");
         drop(keep);
-        let large = Register { slot_stride_bytes: 1 << 15, slot_count: 4 };
+        let large = Register { slot_stride_bytes: 1 << 15, ..LAYOUT };
         let text = registry.register(&sealed(1 << 17), large, ME).unwrap_err().to_string();
         assert!(text.contains("--shm-bytes-per-peer-max"), "{text}");
     }

@@ -227,6 +227,7 @@ pub fn status(error: &Error) -> Status {
             Code::InvalidArgument
         }
         E::Shm(ShmError::UnknownRegion) => Code::NotFound,
+        E::Shm(ShmError::Lost(_)) => Code::Unavailable,
         E::Shm(_) | E::NoShm(_) | E::Failed(Failure::Loan(LoanError::Changed(_))) => {
             Code::FailedPrecondition
         }

@@ -145,6 +145,7 @@ impl Drop for RequestWatch {
 pub fn plane_bytes(plane: Plane, bytes: usize) {
     let plane = match plane {
         Plane::SharedMemory => "shared_memory",
+        Plane::DeviceMemory => "device_memory",
         Plane::Chunked => "chunked",
         Plane::Candidates => "candidates",
         Plane::Inline | Plane::Unspecified => "inline",

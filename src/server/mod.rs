@@ -8,6 +8,7 @@ mod admission;
 mod auth;
 mod connection;
 pub mod convert;
+mod device_memory;
 mod direct;
 mod error;
 #[doc(hidden)] // Open for the fuzz target of the decoder, not for users.
@@ -25,14 +26,16 @@ pub use error::{Error, Violation};
 pub use listen::{ListenError, Listeners};
 
 use crate::api::{self, sampler_service_server::SERVICE_NAME};
+use crate::backend::cuda::region;
 use crate::config::{Address, Config};
 use crate::engine::Engine;
 use crate::plane::pool::{self, Pool};
-use crate::plane::{control, shm::Registry};
+use crate::plane::{Regions, control, shm::Registry};
 use crate::trace::{Recorder, RecorderStats};
 use admission::Admission;
 use auth::Tokens;
 use connection::Connections;
+use device_memory::CudaMemory;
 use frames::Bounds;
 use listen::Listener;
 use std::future::Future;
@@ -77,11 +80,21 @@ struct Shared {
 
 /// Memory that callers on this host share with the server.
 struct SharedMemory {
-    registry: Arc<Registry>,
+    regions: Regions,
+    /// Devices whose memory is offered, with their UUIDs.
+    uuids: Vec<(String, [u8; 16])>,
     /// Where it is handed over, as clients are told.
     control: String,
     /// Whether logits are needed after the answer, when the memory is its owner's again.
     copy: bool,
+}
+
+impl Shared {
+    /// The UUID of a device whose memory is offered.
+    fn device_uuid(&self, id: &str) -> Vec<u8> {
+        let uuids = self.shm.iter().flat_map(|shm| &shm.uuids);
+        uuids.filter(|(device, _)| device == id).flat_map(|(_, uuid)| *uuid).collect()
+    }
 }
 
 /// The socket where memory is handed over, bound; its file goes with it.
@@ -99,6 +112,7 @@ pub struct Server {
     tokens: Option<Tokens>,
     control: Option<ControlSocket>,
     recorder: Option<Arc<Recorder>>,
+    device_memory: Vec<region::Regions>,
 }
 
 /// Why a server cannot run, or did not end well.
@@ -175,7 +189,13 @@ impl Server {
                 ))
             }
         };
-        Ok(Self { config, listeners, metrics, tls, tokens, control, recorder })
+        let device_memory = Vec::new();
+        Ok(Self { config, listeners, metrics, tls, tokens, control, recorder, device_memory })
+    }
+
+    /// Offers memory of these devices to whoever may share memory with the server (`--shm`).
+    pub fn offer_memory(&mut self, devices: Vec<region::Regions>) {
+        self.device_memory = devices;
     }
 
     /// The addresses, with the ports that were taken where 0 was asked for.
@@ -200,7 +220,9 @@ impl Server {
         engine: Engine,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServerError> {
-        let Self { config, listeners, metrics, tls, tokens, control, recorder } = self;
+        let Self { config, listeners, metrics, tls, tokens, control, recorder, device_memory } =
+            self;
+        let uuids = device_memory.iter().map(|on| (on.device().to_owned(), on.uuid())).collect();
         pool::keep_freed_memory();
         let scraped = metrics.map(|listener| tokio::spawn(metrics::serve(listener)));
         let shared = Arc::new(Shared {
@@ -215,7 +237,11 @@ impl Server {
             tokens,
             pool: Pool::new(config.work.queue_bytes_max),
             shm: config.shm.shm.as_ref().map(|control| SharedMemory {
-                registry: Arc::new(Registry::new(config.shm.limits())),
+                regions: Regions {
+                    memory: Arc::new(Registry::new(config.shm.limits())),
+                    device: CudaMemory::registry(device_memory, &engine, config.device_limits()),
+                },
+                uuids,
                 control: control.to_string(),
                 copy: recorder.is_some() || config.work.verify_fraction > 0.0,
             }),
@@ -238,7 +264,7 @@ impl Server {
         // Regions stay until the last call that may name one has been answered.
         let handed_over = CancellationToken::new();
         if let (Some(control), Some(shm)) = (control, &shared.shm) {
-            let registry = Arc::clone(&shm.registry);
+            let regions = shm.regions.clone();
             let connections_max = config.shm.shm_connections_max;
             let stop = handed_over.clone();
             let shared = Arc::clone(&shared);
@@ -246,7 +272,7 @@ impl Server {
                 move |stream, peer, hello| direct::serve(Arc::clone(&shared), stream, peer, hello);
             tokio::spawn(async move {
                 let ControlSocket { listener, _file } = control;
-                control::serve(listener, registry, connections_max, calls, stop).await;
+                control::serve(listener, regions, connections_max, calls, stop).await;
             });
         }
 

@@ -15,6 +15,7 @@ use crate::arithmetic;
 use crate::engine;
 use crate::engine::Permit;
 use crate::params::SamplingParams;
+use crate::plane::Borrowed;
 use std::sync::Arc;
 use std::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
@@ -77,6 +78,7 @@ impl SamplerService for Sampler {
             isa: state.info.isa.clone(),
             threads: state.info.threads as u32,
             up: state.up,
+            uuid: self.shared.device_uuid(&state.info.id).into(),
         };
         Ok(Response::new(GetInfoResponse {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -97,8 +99,13 @@ impl SamplerService for Sampler {
 impl Sampler {
     fn planes(&self) -> Vec<i32> {
         let shared_memory = self.shared.shm.as_ref().map(|_| Plane::SharedMemory);
+        let offered = |state: &engine::DeviceState| {
+            state.up && !self.shared.device_uuid(&state.info.id).is_empty()
+        };
+        let on_device = self.shared.engine.devices().iter().any(offered);
+        let device_memory = on_device.then_some(Plane::DeviceMemory);
         let always = [Plane::Inline, Plane::Chunked, Plane::Candidates];
-        always.into_iter().chain(shared_memory).map(i32::from).collect()
+        always.into_iter().chain(shared_memory).chain(device_memory).map(i32::from).collect()
     }
 }
 
@@ -114,9 +121,7 @@ pub(super) async fn sample(
     let arrived = Instant::now();
     let mut permit = admitted.complete(&mut request);
     let (plane, lent) = match (&request.slot, &request.candidates) {
-        (Some(_), _) => {
-            (Plane::SharedMemory, borrow(shared, call, &mut permit, &mut request).await?)
-        }
+        (Some(_), _) => borrow(shared, call, &mut permit, &mut request).await?,
         (None, Some(_)) => (Plane::Candidates, None),
         (None, None) => (bytes, None),
     };
@@ -174,15 +179,16 @@ async fn checked(
     checked.map_err(|_| Error::Refused(engine::Refused::Draining))?
 }
 
-/// Takes the slot that a request names on loan. Where its logits are needed again after the answer, to record
-/// it or to verify it, they are copied instead, and take the place of bytes on the wire.
+/// Takes the slot that a request names on loan, and says in what memory it lies. Where its logits are needed
+/// again after the answer, to record it or to verify it, they are copied instead, and take the place of bytes on
+/// the wire.
 async fn borrow(
     shared: &Shared,
     call: &Call,
     permit: &mut Permit,
     request: &mut SampleRequest,
-) -> Result<Option<Lent>, Error> {
-    let Some(slot) = request.slot.take() else { return Ok(None) };
+) -> Result<(Plane, Option<Lent>), Error> {
+    let Some(slot) = request.slot.take() else { return Ok((Plane::Inline, None)) };
     if !request.logits.is_empty() {
         let bytes = request.logits.len();
         let text = format!("has {bytes} bytes beside a slot; allowed: one or the other");
@@ -198,20 +204,25 @@ async fn borrow(
     let bytes = usize::try_from(slot.length_bytes).unwrap_or(usize::MAX);
     // Parameter sets are small on the wire and take their permits before anything is done for them.
     permit.resize(convert::params_sets(request, &shared.limits)?, bytes)?;
-    let loan = shm.registry.borrow(slot, peer)?;
+    let slot = shm.regions.borrow(slot, peer)?;
+    let plane = match slot {
+        Borrowed::Memory(_) => Plane::SharedMemory,
+        Borrowed::Device(_) => Plane::DeviceMemory,
+    };
     if !shm.copy {
-        return Ok(Some(Lent { bytes: loan.length_bytes(), loan: Arc::new(loan) }));
+        let bytes = slot.length_bytes();
+        return Ok((plane, Some(Lent { loan: slot.into_loan(), bytes })));
     }
     let pool = shared.pool.clone();
-    let read = move || loan.read(&pool);
-    let buffer = if bytes <= COPY_INLINE_BYTES_MAX {
+    let read = move || slot.read(&pool);
+    let buffer = if plane == Plane::SharedMemory && bytes <= COPY_INLINE_BYTES_MAX {
         read()?
     } else {
         let read = tokio::task::spawn_blocking(read).await;
         read.map_err(|_| Error::NoShm("the server is shutting down"))??
     };
     request.logits = buffer.freeze();
-    Ok(None)
+    Ok((plane, None))
 }
 
 fn call<T>(request: &mut Request<T>) -> Result<Call, Status> {

@@ -59,7 +59,7 @@ pub struct Args {
 
     /// How logits travel: in the message, cut into chunks on a stream, as candidates only, or in memory
     /// shared with a server on this machine (target unix:PATH, server with --shm; writing them there
-    /// counts as service time)
+    /// counts as service time), or in memory of its CUDA devices (server with --cuda-region-bytes-max too)
     #[arg(long, value_enum, default_value_t = Plane::Inline)]
     pub plane: Plane,
 
@@ -299,6 +299,8 @@ pub enum Plane {
     Candidates,
     /// In shared memory
     Shm,
+    /// In memory of the server's CUDA devices, written by this program's CUDA
+    Device,
 }
 
 /// How an open loop spreads its requests.
@@ -407,20 +409,20 @@ const POOL_BYTES_MAX: u64 = 8 << 30;
 impl Args {
     /// What no single parser can see.
     pub fn validate(&self) -> Result<(), Box<dyn Error>> {
-        if self.plane == Plane::Shm
+        let plane = self.plane.to_possible_value().map(|value| value.get_name().to_owned());
+        let plane = plane.unwrap_or_default();
+        let is_shared = matches!(self.plane, Plane::Shm | Plane::Device);
+        if is_shared
             && let Some(other) = self.targets.iter().find(|target| !target.starts_with("unix:"))
         {
             return Err(
-                format!("--plane shm needs targets of unix:PATH; {other} is another").into()
+                format!("--plane {plane} needs targets of unix:PATH; {other} is another").into()
             );
         }
-        if self.rpc == Rpc::Stream && matches!(self.plane, Plane::Shm | Plane::Chunked) {
-            let plane = self.plane.to_possible_value().map(|value| value.get_name().to_owned());
-            return Err(
-                format!("--plane {} goes with --rpc unary", plane.unwrap_or_default()).into()
-            );
+        if self.rpc == Rpc::Stream && (is_shared || self.plane == Plane::Chunked) {
+            return Err(format!("--plane {plane} goes with --rpc unary").into());
         }
-        if self.replay.is_some() && matches!(self.plane, Plane::Shm | Plane::Candidates) {
+        if self.replay.is_some() && (is_shared || self.plane == Plane::Candidates) {
             return Err("--replay sends logits as they were recorded; leave --plane out".into());
         }
         Ok(())
@@ -653,6 +655,7 @@ mod tests {
         }
         let error = |flags| args(flags).validate().unwrap_err().to_string();
         assert!(error("--plane shm").contains("http://127.0.0.1:50051"));
+        assert!(error("--plane device").contains("--plane device needs targets of unix:PATH"));
         assert!(error("--plane shm --target unix:a --rpc stream").contains("--rpc unary"));
         assert!(error("--plane chunked --rpc stream").contains("--plane chunked goes with"));
         assert!(error("--plane candidates --replay a").contains("as they were recorded"));

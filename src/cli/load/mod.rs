@@ -69,6 +69,7 @@ impl RequestsReport {
             Plane::Chunked => "in chunks",
             Plane::Candidates => "of the first tokens only",
             Plane::Shm => "in shared memory",
+            Plane::Device => "in memory of a device",
         };
         let connections = match self.connections {
             1 => "1 connection".into(),
@@ -257,10 +258,14 @@ async fn connect(args: &Args, inputs: &Inputs, paces: &[Pace]) -> Result<Servers
         (Plane::Inline | Plane::Candidates, Rpc::Unary) => Route::Unary,
         (Plane::Inline | Plane::Candidates, Rpc::Stream) => Route::Stream,
         (Plane::Chunked, _) => Route::Chunked,
-        (Plane::Shm, _) => {
-            let bytes =
-                inputs.request_bytes_max().ok_or("--plane shm does not go with --replay")?;
-            Route::SharedMemory { slot_bytes: bytes as usize, slots: slots(args, paces) }
+        (Plane::Shm | Plane::Device, _) => {
+            let bytes = inputs.request_bytes_max();
+            let bytes = bytes.ok_or("--plane shm and --plane device do not go with --replay")?;
+            let (slot_bytes, slots) = (bytes as usize, slots(args, paces));
+            match args.plane {
+                Plane::Device => Route::DeviceMemory { slot_bytes, slots },
+                _ => Route::SharedMemory { slot_bytes, slots },
+            }
         }
     };
     Ok(Servers::connect(builders?, args.connections, route).await?)
@@ -290,7 +295,9 @@ fn fits(
     // What is cut into chunks has to fit row by row.
     let (rows, bytes) = match args.plane {
         Plane::Chunked => (1, pool.row_bytes() as u64),
-        Plane::Inline | Plane::Candidates | Plane::Shm => (shape.rows.rows_max(), bytes),
+        Plane::Inline | Plane::Candidates | Plane::Shm | Plane::Device => {
+            (shape.rows.rows_max(), bytes)
+        }
     };
     if rows > limits.request_rows_max {
         return Err(format!(

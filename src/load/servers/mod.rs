@@ -4,7 +4,7 @@ mod multiplex;
 mod shared;
 
 use super::target::{Code, Failure, Target};
-use crate::api::{GetInfoResponse, SampleRequest, SampleResponse};
+use crate::api::{Device, GetInfoResponse, SampleRequest, SampleResponse};
 use crate::client::{self, Client};
 use multiplex::Multiplexed;
 use shared::SharedLane;
@@ -25,6 +25,13 @@ pub enum Route {
         /// Requests in flight on one connection.
         slots: u32,
     },
+    /// The same, in memory of the server's CUDA devices, of which the connections take one after another.
+    DeviceMemory {
+        /// As above.
+        slot_bytes: usize,
+        /// As above.
+        slots: u32,
+    },
 }
 
 /// Connections to one or more servers. Request `i` goes over connection `i` modulo their number.
@@ -39,7 +46,7 @@ enum Lane {
     Unary(Client),
     Stream(Multiplexed),
     Chunked(Client, Box<GetInfoResponse>),
-    SharedMemory(SharedLane),
+    SharedMemory(Box<SharedLane>),
 }
 
 impl Servers {
@@ -63,7 +70,16 @@ impl Servers {
                         let control = info.shm_control.clone();
                         let register = move || SharedLane::new(client, &control, slot_bytes, slots);
                         let lane = tokio::task::spawn_blocking(register).await;
-                        Lane::SharedMemory(lane.expect("registering does not panic")?)
+                        Lane::SharedMemory(Box::new(lane.expect("registering does not panic")?))
+                    }
+                    Route::DeviceMemory { slot_bytes, slots } => {
+                        let device = device_with_memory(&info, connection)?;
+                        let control = info.shm_control.clone();
+                        let register = move || {
+                            SharedLane::on_device(client, &control, &device, slot_bytes, slots)
+                        };
+                        let lane = tokio::task::spawn_blocking(register).await;
+                        Lane::SharedMemory(Box::new(lane.expect("registering does not panic")?))
                     }
                 });
                 if connection == 0 {
@@ -90,6 +106,18 @@ impl Target for Servers {
         };
         answer.map_err(|error| failure(&error))
     }
+}
+
+/// One of the devices whose memory a server offers, and that take work.
+fn device_with_memory(info: &GetInfoResponse, turn: usize) -> Result<Device, client::Error> {
+    let offered = info.devices.iter().filter(|device| device.up && !device.uuid.is_empty());
+    let offered: Vec<&Device> = offered.collect();
+    if offered.is_empty() {
+        let text = "the server offers no memory of a device; it needs --shm, a CUDA device and \
+                    --cuda-region-bytes-max";
+        return Err(client::Error::Target(text.into()));
+    }
+    Ok(offered[turn % offered.len()].clone())
 }
 
 /// An error of the client as a failure. One without a code is of the connection.

@@ -1,9 +1,14 @@
-//! A connection whose logits lie in shared memory.
+//! A connection whose logits lie in shared memory, of the host or of a device.
 
-use crate::api::{SampleRequest, SampleResponse};
-use crate::client::{Client, Error, Region};
+use crate::api::{Device, SampleRequest, SampleResponse, SlotRef};
+use crate::backend::cuda::region::ImportedRegion;
+use crate::client::{Client, DeviceRegion, Error, Region};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::Semaphore;
+
+/// How long a copy to a device may take.
+const COPY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A region of slots, each taken by one request at a time.
 #[derive(Debug)]
@@ -15,12 +20,26 @@ pub(super) struct SharedLane {
 
 #[derive(Debug)]
 struct Slots {
-    region: Region,
+    memory: Memory,
     free: Vec<u32>,
 }
 
+/// Where the logits are written.
+#[derive(Debug)]
+enum Memory {
+    Host(Region),
+    Device(Box<OnDevice>),
+}
+
+/// A region of the server's, and this program's way to it.
+#[derive(Debug)]
+struct OnDevice {
+    region: DeviceRegion,
+    imported: ImportedRegion,
+}
+
 impl SharedLane {
-    /// Hands the server at `control` a region. Blocks until it has answered.
+    /// Hands the server at `control` a region of `slots` slots. Blocks until it has answered.
     pub(super) fn new(
         client: Client,
         control: &str,
@@ -28,9 +47,32 @@ impl SharedLane {
         slots: u32,
     ) -> Result<Self, Error> {
         let region = Region::register(control, slot_bytes, slots)?;
-        let slots = Mutex::new(Slots { free: (0..region.slot_count()).collect(), region });
-        let count = slots.lock().unwrap_or_else(PoisonError::into_inner).free.len();
-        Ok(Self { client, room: Semaphore::new(count), slots })
+        Ok(Self::over(client, Memory::Host(region), slots))
+    }
+
+    /// Has the server make the region, in the memory of this device of its own.
+    pub(super) fn on_device(
+        client: Client,
+        control: &str,
+        device: &Device,
+        slot_bytes: usize,
+        slots: u32,
+    ) -> Result<Self, Error> {
+        let number = device.id.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+        let wrong = |reason| Error::Region { control: control.to_owned(), reason };
+        let number = number.ok_or_else(|| wrong(format!("{} is no CUDA device", device.id)))?;
+        let region = DeviceRegion::register(control, number, slot_bytes, slots)?;
+        let (uuid, bytes) = (region.uuid(), region.allocation_bytes());
+        let imported = ImportedRegion::open(uuid, region.descriptor(), bytes, COPY_TIMEOUT);
+        let imported = imported.map_err(|reason| wrong(format!("{}: {reason}", device.id)))?;
+        let memory = Memory::Device(Box::new(OnDevice { region, imported }));
+        Ok(Self::over(client, memory, slots))
+    }
+
+    fn over(client: Client, memory: Memory, slots: u32) -> Self {
+        let room = Semaphore::new(slots as usize);
+        let slots = Mutex::new(Slots { memory, free: (0..slots).collect() });
+        Self { client, room, slots }
     }
 
     /// Writes the logits into a slot, as whoever makes them would, and asks for them to be sampled.
@@ -42,8 +84,13 @@ impl SharedLane {
         let slot = {
             let mut slots = self.lock();
             let slot = slots.free.pop().expect("a permit is a free slot");
-            slots.region.slot_mut(slot)[..logits.len()].copy_from_slice(&logits);
-            request.slot = Some(slots.region.commit(slot, logits.len()));
+            match slots.memory.write(slot, &logits) {
+                Ok(named) => request.slot = Some(named),
+                Err(error) => {
+                    slots.free.push(slot);
+                    return Err(error);
+                }
+            }
             slot
         };
         room.forget();
@@ -55,5 +102,24 @@ impl SharedLane {
 
     fn lock(&self) -> MutexGuard<'_, Slots> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Memory {
+    /// Writes logits into a slot that is free, and names it.
+    fn write(&mut self, slot: u32, logits: &[u8]) -> Result<SlotRef, Error> {
+        match self {
+            Self::Host(region) => {
+                region.slot_mut(slot)[..logits.len()].copy_from_slice(logits);
+                Ok(region.commit(slot, logits.len()))
+            }
+            Self::Device(on_device) => {
+                let OnDevice { region, imported } = on_device.as_mut();
+                let written = imported.write(region.slot_offset(slot), logits);
+                let control = "memory of a device".to_owned();
+                written.map_err(|reason| Error::Region { control, reason })?;
+                Ok(region.commit(slot, logits.len()))
+            }
+        }
     }
 }
