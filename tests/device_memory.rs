@@ -277,6 +277,38 @@ async fn what_is_named_wrongly_is_refused_by_field() {
     served.stop().await;
 }
 
+/// Runs itself as the other process, which is told what to ask for.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_process_of_the_same_user_gets_nothing() {
+    const ASKED: &str = "TEST_ASKED_BY_ANOTHER";
+    let inline = request(2, 100, 1);
+    if let Ok(asked) = std::env::var(ASKED) {
+        let (target, region) = asked.split_once(' ').unwrap();
+        let region: Vec<u8> = region.split(',').map(|byte| byte.parse().unwrap()).collect();
+        let length_bytes = inline.logits.len() as u64;
+        let slot = SlotRef { region: region.into(), slot: 0, generation: 2, length_bytes };
+        let sent = SampleRequest { logits: Default::default(), slot: Some(slot), ..inline };
+        let client = Client::connect(target).await.unwrap();
+        let (code, message) = refusal(client.sample(sent).await);
+        assert_eq!(code, Code::NotFound, "{message}");
+        assert!(message.contains("no such region"), "{message}");
+        return;
+    }
+    let served = Served::start(&[], &[]).await;
+    let mut region = served.register(0, 4096, 1).unwrap();
+    served.right(&mut region, 0, inline.clone()).await;
+    let named = region.region.commit(0, 1).region;
+    let bytes: Vec<String> = named.iter().map(u8::to_string).collect();
+    let asked = format!("{} {}", served.daemon.target(), bytes.join(","));
+    let mut other = std::process::Command::new(std::env::current_exe().unwrap());
+    other.args(["--exact", "another_process_of_the_same_user_gets_nothing"]).env(ASKED, asked);
+    let output = tokio::task::spawn_blocking(move || other.output().unwrap()).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    served.right(&mut region, 0, inline).await;
+    served.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn quotas_name_their_flag_and_what_cannot_be_had_its_reason() {
     let memory = PIECE_BYTES * 16;

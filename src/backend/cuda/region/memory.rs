@@ -132,6 +132,13 @@ impl Memory {
     }
 }
 
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // The mapping goes next. Whether that needs a context, CUDA's documentation does not say.
+        let _ = self.lane().context.bind();
+    }
+}
+
 impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Mapping { address, bytes, .. } = self.mapping;
