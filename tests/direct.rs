@@ -99,14 +99,15 @@ async fn a_direct_call_gives_the_answer_of_its_rows() {
         let shared = Shared::start(flags).await;
         let mut region = shared.region(2 << 20, 3);
         let mut calls = shared.calls().await;
+        calls.set_timeout(Some(Duration::from_secs(60)));
         let sizes = [(1, 3), (5, 1001), (64, 4096), (1, 262_144), (2, 262_144), (7, 1)];
         for (n, (rows, vocab_size)) in sizes.into_iter().enumerate() {
             let inline = request(rows, vocab_size, n as u64);
             let by_slot = through(&mut region, n as u32 % 3, inline.clone());
-            let response = calls.sample(&by_slot, Some(Duration::from_secs(60))).await.unwrap();
+            let response = calls.sample(&by_slot).await.unwrap();
             assert_eq!(response.rows, expected(&inline), "{rows} rows of {vocab_size}");
             assert_eq!(response.plane(), Plane::SharedMemory);
-            let response = calls.sample(&request(2, 50, 9), None).await.unwrap();
+            let response = calls.sample(&request(2, 50, 9)).await.unwrap();
             assert_eq!(response.rows, expected(&request(2, 50, 9)), "small logits can come along");
             assert_eq!(response.plane(), Plane::Inline);
         }
@@ -129,14 +130,14 @@ async fn a_refusal_is_an_answer_and_the_connection_goes_on() {
         (SlotRef { region: vec![1; 16].into(), ..named.clone() }, Code::NotFound),
     ] {
         let wrong = SampleRequest { slot: Some(slot), ..good.clone() };
-        let error = calls.sample(&wrong, None).await.unwrap_err();
+        let error = calls.sample(&wrong).await.unwrap_err();
         assert_eq!(code(&error), expected, "{error}");
     }
     let mut wrong = good.clone();
     wrong.params[1].top_p = Some(2.0);
-    let violations = calls.sample(&wrong, None).await.unwrap_err().violations();
+    let violations = calls.sample(&wrong).await.unwrap_err().violations();
     assert_eq!(violations[0].0, "params[1].top_p", "{violations:?}");
-    assert_eq!(calls.sample(&good, None).await.unwrap().rows, expected(&request(2, 100, 1)));
+    assert_eq!(calls.sample(&good).await.unwrap().rows, expected(&request(2, 100, 1)));
 
     let mut raw = shared.welcomed().await;
     send(&mut raw, &[0xff; 40], 0).await;
@@ -172,7 +173,7 @@ async fn what_is_no_greeting_ends_the_connection_and_nothing_else() {
     raw.write_all(&RequestHead { length: 100, timeout_us: 0 }.encode()[..5]).await.unwrap();
     let end = raw.read_u32_le();
     tokio::time::timeout(Duration::from_secs(10), end).await.expect("it ends").unwrap_err();
-    assert!(shared.calls().await.sample(&request(1, 5, 1), None).await.is_ok());
+    assert!(shared.calls().await.sample(&request(1, 5, 1)).await.is_ok());
     shared.server.idle().await;
 }
 
@@ -186,7 +187,7 @@ async fn tokens_are_asked_for_here_too() {
         assert!(error.contains(reason), "{error}");
     }
     let mut calls = Direct::connect(&shared.control, Some("alpha-secret")).await.unwrap();
-    assert!(calls.sample(&request(1, 5, 1), None).await.is_ok());
+    assert!(calls.sample(&request(1, 5, 1)).await.is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -502,6 +502,10 @@ async fn a_fallback_takes_over_when_every_device_has_failed() {
         while ups(&engine).len() < 4 {
             answer(submit(&engine, request([1])).unwrap()).await.unwrap();
         }
+        // A device is said to be down a moment after its batch has gone to the next.
+        let mut news = engine.watch_devices();
+        let down = news.wait_for(|states| states.iter().filter(|state| !state.up).count() == 3);
+        tokio::time::timeout(LONG, down).await.expect("all three are out").unwrap();
         let expected = [("a", false), ("b", false), ("c", false), ("fallback", true)];
         assert_eq!(ups(&engine), expected.map(|(id, up)| (id.to_owned(), up)));
     }

@@ -137,6 +137,7 @@ async fn an_honest_server_passes_on_every_way() {
         (&server.targets[1], "--rpc stream", "INLINE"),
         (&server.targets[0], "--rpc stream --connections 2", "INLINE"),
         (&server.targets[0], "--plane shm", "SHARED_MEMORY"),
+        (&server.targets[0], "--plane shm --rpc direct", "SHARED_MEMORY"),
         (&server.targets[1], "--plane chunked --connections 2", "CHUNKED"),
         (&server.targets[0], "--plane candidates", "CANDIDATES"),
         (&server.targets[1], "--plane candidates --candidates 20 --rpc stream", "CANDIDATES"),

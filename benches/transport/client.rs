@@ -275,7 +275,7 @@ async fn call_direct(
         for _ in 0..messages {
             let named = region.borrow_mut().commit(slot, load.rows * ROW_BYTES);
             let request = SampleRequest { slot: Some(named), ..request.clone() };
-            all.extend(tokens(&calls.sample(&request, None).await?));
+            all.extend(tokens(&calls.sample(&request).await?));
         }
         Ok::<_, Box<dyn Error>>(all)
     };

@@ -11,7 +11,7 @@ use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
 
 /// The largest answer taken. A server's limits keep its answers far below.
-const RESPONSE_BYTES_MAX: usize = 64 << 20;
+pub(super) const RESPONSE_BYTES_MAX: usize = 64 << 20;
 /// Flow-control windows: answers are small, but many may be on their way.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
@@ -92,11 +92,11 @@ impl Builder {
             target: self.target.clone(),
             reason: deepest(&error),
         })?;
-        let service = SamplerServiceClient::with_interceptor(channel, bearer)
+        let service = SamplerServiceClient::with_interceptor(channel, bearer.clone())
             .max_decoding_message_size(RESPONSE_BYTES_MAX)
             // Refused by the server, which says what it takes.
             .max_encoding_message_size(usize::MAX);
-        Ok(Client { service, options: self.options })
+        Ok(Client { service, bearer, options: self.options })
     }
 
     fn endpoint(&self) -> Result<Endpoint, Error> {
@@ -164,6 +164,11 @@ impl Bearer {
             Ok(value)
         };
         token.map(header).transpose().map(Self)
+    }
+
+    /// The token by itself.
+    pub(super) fn token(&self) -> Option<&str> {
+        self.0.as_ref()?.to_str().ok()?.strip_prefix("Bearer ")
     }
 }
 

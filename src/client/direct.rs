@@ -1,6 +1,7 @@
 //! Calls to a server on the same host without HTTP/2.
 
 use super::Error;
+use super::connect::RESPONSE_BYTES_MAX;
 use crate::api::direct::{ANSWER_HEAD_BYTES, Hello, REQUEST_BYTES_MAX, RequestHead};
 use crate::api::sample_stream_response::Result as Outcome;
 use crate::api::shm::Registered;
@@ -18,11 +19,11 @@ use tonic::Status;
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// use logitd::api::{Dtype, SampleRequest};
-/// use logitd::client::{Client, Direct, Region};
+/// use logitd::client::{Client, Region};
 ///
-/// let control = Client::connect("unix:/run/logitd.sock").await?.info().await?.shm_control;
-/// let mut region = Region::register(&control, 2 * 128_256, 1)?;
-/// let mut calls = Direct::connect(&control, None).await?;
+/// let client = Client::connect("unix:/run/logitd.sock").await?;
+/// let mut region = Region::register(&client.info().await?.shm_control, 2 * 128_256, 1)?;
+/// let mut calls = client.direct().await?;
 /// loop {
 ///     region.slot_mut(0).fill(0); // the logits
 ///     let request = SampleRequest {
@@ -31,7 +32,7 @@ use tonic::Status;
 ///         slot: Some(region.commit(0, 2 * 128_256)),
 ///         ..Default::default()
 ///     };
-///     println!("{:?}", calls.sample(&request, None).await?.rows[0].token);
+///     println!("{:?}", calls.sample(&request).await?.rows[0].token);
 /// }
 /// # }
 /// ```
@@ -40,6 +41,7 @@ pub struct Direct {
     /// Taken while a call is under way: one that is dropped half way takes the connection with it.
     stream: Option<UnixStream>,
     buffer: Vec<u8>,
+    timeout: Option<Duration>,
 }
 
 impl Direct {
@@ -49,7 +51,7 @@ impl Direct {
         let path = control.strip_prefix("unix:").unwrap_or(control);
         let wrong = |reason: String| Error::Connect { target: control.to_owned(), reason };
         match Self::greet(path, token.unwrap_or_default()).await {
-            Ok(Ok(stream)) => Ok(Self { stream: Some(stream), buffer: Vec::new() }),
+            Ok(Ok(stream)) => Ok(Self { stream: Some(stream), buffer: Vec::new(), timeout: None }),
             Ok(Err(refused)) => Err(wrong(refused)),
             Err(error) => Err(wrong(error.to_string())),
         }
@@ -68,13 +70,19 @@ impl Direct {
         Ok(Err(String::from_utf8_lossy(&reason).into_owned()))
     }
 
-    /// Samples one batch. `timeout` is the server's too: it drops what nobody waits for. A call that is dropped
-    /// before its answer has come closes the connection, and so does an error of the connection.
-    pub async fn sample(
-        &mut self,
-        request: &SampleRequest,
-        timeout: Option<Duration>,
-    ) -> Result<SampleResponse, Error> {
+    /// How long each call may take from now on; the server gives up by then too. At first there is no limit.
+    pub fn set_timeout(&mut self, timeout: Option<Duration>) {
+        self.timeout = timeout;
+    }
+
+    /// Whether there can be another call.
+    pub fn is_open(&self) -> bool {
+        self.stream.is_some()
+    }
+
+    /// Samples one batch. A call that is dropped or times out before its answer has come closes the connection,
+    /// and so does an error of the connection; after any other error it goes on.
+    pub async fn sample(&mut self, request: &SampleRequest) -> Result<SampleResponse, Error> {
         let length = request.encoded_len();
         if length > REQUEST_BYTES_MAX {
             let text = format!(
@@ -83,6 +91,7 @@ impl Direct {
             return Err(Status::out_of_range(text).into());
         }
         let mut stream = self.stream.take().ok_or(Error::Closed)?;
+        let timeout = self.timeout;
         let timeout_us = timeout
             .map_or(0, |timeout| u32::try_from(timeout.as_micros()).unwrap_or(u32::MAX).max(1));
         let called =
@@ -115,7 +124,11 @@ impl Direct {
         stream.write_all(&self.buffer).await?;
         let mut head = [0; ANSWER_HEAD_BYTES];
         stream.read_exact(&mut head).await?;
-        self.buffer.resize(u32::from_le_bytes(head) as usize, 0);
+        let length = u32::from_le_bytes(head) as usize;
+        if length > RESPONSE_BYTES_MAX {
+            return Err(io::Error::other(format!("an answer of {length} bytes is no answer")));
+        }
+        self.buffer.resize(length, 0);
         stream.read_exact(&mut self.buffer).await?;
         SampleStreamResponse::decode(&*self.buffer).map_err(io::Error::other)
     }

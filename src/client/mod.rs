@@ -55,6 +55,7 @@ type Service = SamplerServiceClient<InterceptedService<Channel, Bearer>>;
 #[derive(Clone, Debug)]
 pub struct Client {
     service: Service,
+    bearer: Bearer,
     options: Options,
 }
 
@@ -120,6 +121,20 @@ impl Client {
     /// Opens a stream: many requests in flight on one call.
     pub async fn stream(&self) -> Result<SampleStream, Error> {
         SampleStream::open(self.service.clone(), None).await
+    }
+
+    /// Opens a connection for direct calls, to the server's control socket, with this client's token and
+    /// timeout.
+    pub async fn direct(&self) -> Result<Direct, Error> {
+        let control = self.info().await?.shm_control;
+        if control.is_empty() {
+            return Err(Error::Target(
+                "the server takes no direct calls; start it with --shm".into(),
+            ));
+        }
+        let mut direct = Direct::connect(&control, self.bearer.token()).await?;
+        direct.set_timeout(self.options.timeout);
+        Ok(direct)
     }
 
     fn request<T>(&self, message: T) -> tonic::Request<T> {

@@ -285,6 +285,8 @@ pub enum Rpc {
     Unary,
     /// SampleStream: one stream a connection, pipelined
     Stream,
+    /// Over the server's --shm socket, without HTTP/2; with --plane shm or device
+    Direct,
 }
 
 /// How logits travel.
@@ -421,6 +423,9 @@ impl Args {
         }
         if self.rpc == Rpc::Stream && (is_shared || self.plane == Plane::Chunked) {
             return Err(format!("--plane {plane} goes with --rpc unary").into());
+        }
+        if self.rpc == Rpc::Direct && !is_shared {
+            return Err("--rpc direct goes with --plane shm or --plane device".into());
         }
         if self.replay.is_some() && (is_shared || self.plane == Plane::Candidates) {
             return Err("--replay sends logits as they were recorded; leave --plane out".into());
@@ -657,6 +662,7 @@ mod tests {
         assert!(error("--plane shm").contains("http://127.0.0.1:50051"));
         assert!(error("--plane device").contains("--plane device needs targets of unix:PATH"));
         assert!(error("--plane shm --target unix:a --rpc stream").contains("--rpc unary"));
+        assert!(error("--rpc direct").contains("--plane shm"));
         assert!(error("--plane chunked --rpc stream").contains("--plane chunked goes with"));
         assert!(error("--plane candidates --replay a").contains("as they were recorded"));
         let error = |flags| args(flags).requests().unwrap_err().to_string();

@@ -63,6 +63,7 @@ impl RequestsReport {
         let rpc = match self.rpc {
             Rpc::Unary => "a call each",
             Rpc::Stream => "on one stream a connection",
+            Rpc::Direct => "a direct call each",
         };
         let plane = match self.plane {
             Plane::Inline => "in the message",
@@ -255,16 +256,17 @@ async fn connect(args: &Args, inputs: &Inputs, paces: &[Pace]) -> Result<Servers
     let builders: Result<Vec<client::Builder>, _> =
         args.targets().iter().map(|target| args.servers.builder(target)).collect();
     let route = match (args.plane, args.rpc) {
-        (Plane::Inline | Plane::Candidates, Rpc::Unary) => Route::Unary,
+        (Plane::Inline | Plane::Candidates, Rpc::Unary | Rpc::Direct) => Route::Unary,
         (Plane::Inline | Plane::Candidates, Rpc::Stream) => Route::Stream,
         (Plane::Chunked, _) => Route::Chunked,
-        (Plane::Shm | Plane::Device, _) => {
+        (Plane::Shm | Plane::Device, rpc) => {
             let bytes = inputs.request_bytes_max();
             let bytes = bytes.ok_or("--plane shm and --plane device do not go with --replay")?;
             let (slot_bytes, slots) = (bytes as usize, slots(args, paces));
+            let direct = rpc == Rpc::Direct;
             match args.plane {
-                Plane::Device => Route::DeviceMemory { slot_bytes, slots },
-                _ => Route::SharedMemory { slot_bytes, slots },
+                Plane::Device => Route::DeviceMemory { slot_bytes, slots, direct },
+                _ => Route::SharedMemory { slot_bytes, slots, direct },
             }
         }
     };

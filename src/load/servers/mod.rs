@@ -24,6 +24,8 @@ pub enum Route {
         slot_bytes: usize,
         /// Requests in flight on one connection.
         slots: u32,
+        /// Whether calls are direct, each of those in flight on a connection of its own.
+        direct: bool,
     },
     /// The same, in memory of the server's CUDA devices, of which the connections take one after another.
     DeviceMemory {
@@ -31,6 +33,8 @@ pub enum Route {
         slot_bytes: usize,
         /// As above.
         slots: u32,
+        /// As above.
+        direct: bool,
     },
 }
 
@@ -66,17 +70,20 @@ impl Servers {
                     Route::Unary => Lane::Unary(client),
                     Route::Stream => Lane::Stream(Multiplexed::new(client)),
                     Route::Chunked => Lane::Chunked(client, Box::new(info.clone())),
-                    Route::SharedMemory { slot_bytes, slots } => {
+                    Route::SharedMemory { slot_bytes, slots, direct } => {
                         let control = info.shm_control.clone();
-                        let register = move || SharedLane::new(client, &control, slot_bytes, slots);
+                        let register =
+                            move || SharedLane::new(client, direct, &control, slot_bytes, slots);
                         let lane = tokio::task::spawn_blocking(register).await;
                         Lane::SharedMemory(Box::new(lane.expect("registering does not panic")?))
                     }
-                    Route::DeviceMemory { slot_bytes, slots } => {
+                    Route::DeviceMemory { slot_bytes, slots, direct } => {
                         let device = device_with_memory(&info, connection)?;
                         let control = info.shm_control.clone();
                         let register = move || {
-                            SharedLane::on_device(client, &control, &device, slot_bytes, slots)
+                            SharedLane::on_device(
+                                client, direct, &control, &device, slot_bytes, slots,
+                            )
                         };
                         let lane = tokio::task::spawn_blocking(register).await;
                         Lane::SharedMemory(Box::new(lane.expect("registering does not panic")?))
