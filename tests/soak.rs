@@ -67,12 +67,13 @@ async fn load(target: String, flags: &'static str) -> Value {
 }
 
 /// Every plane, connections that are busy and such that are not.
-const LOADS: [(bool, &str); 6] = [
+const LOADS: [(bool, &str); 7] = [
     (false, "--vocab-size 32000 --rows 1..16 --concurrency 4 --connections 3"),
     (false, "--vocab-size 32000 --rows 1..4 --concurrency 16 --rpc stream --connections 2"),
     (true, "--vocab-size 32000 --rows 100..300 --concurrency 2 --plane chunked"),
     (false, "--vocab-size 128256 --rows 1..64 --concurrency 4 --plane candidates"),
     (true, "--vocab-size 128256 --rows 1..8 --concurrency 4 --plane shm --top-k 0,50"),
+    (true, "--vocab-size 128256 --rows 1..8 --concurrency 2 --plane shm --rpc direct --top-k 0,50"),
     (false, "--vocab-size 1000 --rows 1 --rate 200"),
 ];
 

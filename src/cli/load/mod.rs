@@ -294,12 +294,11 @@ fn fits(
     else {
         return Ok(());
     };
-    // What is cut into chunks has to fit row by row.
+    // What is cut into chunks has to fit row by row, and what lies in shared memory is in no message.
     let (rows, bytes) = match args.plane {
         Plane::Chunked => (1, pool.row_bytes() as u64),
-        Plane::Inline | Plane::Candidates | Plane::Shm | Plane::Device => {
-            (shape.rows.rows_max(), bytes)
-        }
+        Plane::Inline | Plane::Candidates => (shape.rows.rows_max(), bytes),
+        Plane::Shm | Plane::Device => (shape.rows.rows_max(), 0),
     };
     if rows > limits.request_rows_max {
         return Err(format!(
