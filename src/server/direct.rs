@@ -194,9 +194,8 @@ impl From<io::Error> for Ended {
 /// Resolves when the client has closed the connection. Never where it sends more instead.
 async fn hung_up(stream: &UnixStream) {
     let peek = || Ok(recv(stream, &mut [0u8; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT)?);
-    match stream.async_io(Interest::READABLE, peek).await {
-        Ok((1.., _)) => std::future::pending().await,
-        Ok((0, _)) | Err(_) => {}
+    if let Ok((1.., _)) = stream.async_io(Interest::READABLE, peek).await {
+        std::future::pending().await
     }
 }
 
