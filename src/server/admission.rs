@@ -25,7 +25,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
-use tracing::{Instrument, Span};
+use tracing::Instrument;
 
 /// A message that carries no work is a question, and small.
 const QUESTION_BYTES_MAX: usize = 4 << 10;
@@ -104,10 +104,11 @@ impl Service<Request<Body>> for Admission {
         let pool = self.shared.pool.clone();
         let body = Messages::new(body, engine, bounds, method.shape, pool, admissions);
         let answer = self.inner.call(Request::from_parts(parts, Body::new(body)));
+        let call_span = span.clone();
         let work = async move {
             let response = answer.await?;
             let code = code(&response);
-            Span::current().record("code", metrics::code_name(code));
+            call_span.record("code", metrics::code_name(code));
             tracing::debug!("answered");
             watch.done(code);
             // The call lasts until its answer has left.

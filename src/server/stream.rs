@@ -13,7 +13,7 @@ use super::error::Error;
 use super::frames::Admitted;
 use super::metrics::{self, RequestWatch};
 use super::service::sample;
-use super::{Shared, convert};
+use super::{Shared, convert, telemetry};
 use crate::api::sample_stream_response::Result as Outcome;
 use crate::api::{Plane, SampleStreamRequest, SampleStreamResponse};
 use crate::engine::Refused;
@@ -26,7 +26,6 @@ use tokio::time::Instant;
 use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Status, Streaming};
-use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
 /// Answers ready for the transport. More would only be memory: the others wait in their tasks.
@@ -104,6 +103,7 @@ async fn read(
     mut requests: Streaming<SampleStreamRequest>,
 ) {
     let places = Arc::new(Semaphore::new(stream.shared.limits.stream_requests_max as usize));
+    let call_span = Span::current();
     // Dropped with this future, and every request in it.
     let mut work = JoinSet::new();
     let draining = &stream.shared.draining;
@@ -132,8 +132,7 @@ async fn read(
                     Some(Ok(_)) if draining.is_cancelled() => Some(Err(Refused::Draining.into())),
                     admission => admission,
                 };
-                let span =
-                    tracing::info_span!("request", id = message.id, rows = Empty, code = Empty);
+                let span = telemetry::request_span(&call_span, message.id);
                 let request =
                     Arc::clone(&stream).answer(message, admission, place, answers.clone());
                 work.spawn(request.instrument(span));

@@ -14,9 +14,9 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use std::io::IsTerminal;
-use tracing::{Span, field};
+use tracing::{Level, Metadata, Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-use tracing_subscriber::filter::{EnvFilter, LevelFilter, Targets};
+use tracing_subscriber::filter::{EnvFilter, FilterFn, LevelFilter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
@@ -46,10 +46,9 @@ pub fn install(config: &TelemetryConfig) -> Result<Telemetry, String> {
     };
     let traces = config.otlp_endpoint.as_deref().map(tracer_provider).transpose()?;
     let spans = traces.as_ref().map(|provider| {
-        // Our own spans only: the exporter's would beget more of themselves.
         tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("logitd"))
-            .with_filter(Targets::new().with_target("logitd", LevelFilter::INFO))
+            .with_filter(FilterFn::new(is_exported).with_max_level_hint(LevelFilter::DEBUG))
     });
     tracing_subscriber::registry()
         .with(lines.with_filter(filter))
@@ -79,17 +78,32 @@ fn tracer_provider(endpoint: &str) -> Result<SdkTracerProvider, String> {
     Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
 }
 
-/// The span of a call.
+/// Our own spans only, since the exporter's would beget more of themselves; and what they have to say.
+fn is_exported(metadata: &Metadata<'_>) -> bool {
+    let ours = metadata.target().starts_with("logitd");
+    ours && (metadata.is_span() || *metadata.level() <= Level::INFO)
+}
+
+/// The span of a call. Keeping one costs a tenth of a small call, and all it does is to stand before the
+/// lines that are logged within it, so one that belongs to no trace is there for lines of that level only
+/// (DEBUG), and for the collector.
 pub fn span(method: &'static str, headers: &HeaderMap, token: Option<&Token>) -> Span {
-    let span = tracing::info_span!(
-        "call",
-        method,
-        trace_id = field::Empty,
-        token = field::Empty,
-        rows = field::Empty,
-        code = field::Empty,
-    );
-    if headers.contains_key("traceparent") {
+    macro_rules! call {
+        ($level:ident) => {
+            tracing::span!(
+                Level::$level,
+                "call",
+                method,
+                trace_id = field::Empty,
+                token = field::Empty,
+                rows = field::Empty,
+                code = field::Empty,
+            )
+        };
+    }
+    let traced = headers.contains_key("traceparent");
+    let span = if traced { call!(INFO) } else { call!(DEBUG) };
+    if traced {
         let parent = TraceContextPropagator::new().extract(&Headers(headers));
         let context = parent.span().span_context().clone();
         if context.is_valid() {
@@ -102,6 +116,19 @@ pub fn span(method: &'static str, headers: &HeaderMap, token: Option<&Token>) ->
         span.record("token", token.name());
     }
     span
+}
+
+/// The span of a request on a stream, within the span of its call and there whenever that one is.
+pub fn request_span(call: &Span, id: u64) -> Span {
+    macro_rules! request {
+        ($level:ident) => {
+            tracing::span!(Level::$level, "request", id, rows = field::Empty, code = field::Empty)
+        };
+    }
+    match call.metadata() {
+        Some(call) if *call.level() == Level::INFO => request!(INFO),
+        _ => request!(DEBUG),
+    }
 }
 
 struct Headers<'a>(&'a HeaderMap);
