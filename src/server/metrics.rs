@@ -12,7 +12,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics::{
-    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram,
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::convert::Infallible;
@@ -39,9 +40,13 @@ const SECONDS: [f64; 19] = [
 /// Powers of two, up to the largest batch there is by default.
 const ROWS: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0];
 
+/// Codes of gRPC, from OK to UNAUTHENTICATED.
+const CODES: usize = Code::Unauthenticated as usize + 1;
+
 static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
 
-/// Installs the recorder of this process, the first time; before engines start, or they miss it.
+/// Installs the recorder of this process, the first time; before engines start and requests come, or they
+/// miss it.
 ///
 /// Something else that records `metrics` in this process is left in place, and then nothing is
 /// rendered here.
@@ -128,8 +133,8 @@ impl RequestWatch {
         if self.quiet && code == Code::Ok {
             return;
         }
-        counter!("logitd_requests_total", "code" => code_name(code)).increment(1);
-        histogram!("logitd_request_seconds").record(self.begun.elapsed());
+        requests(code).increment(1);
+        request_seconds().record(self.begun.elapsed());
     }
 }
 
@@ -143,14 +148,30 @@ impl Drop for RequestWatch {
 
 /// Logits came in.
 pub fn plane_bytes(plane: Plane, bytes: usize) {
-    let plane = match plane {
-        Plane::SharedMemory => "shared_memory",
-        Plane::DeviceMemory => "device_memory",
-        Plane::Chunked => "chunked",
-        Plane::Candidates => "candidates",
-        Plane::Inline | Plane::Unspecified => "inline",
+    static BYTES: [OnceLock<Counter>; 5] = [const { OnceLock::new() }; 5];
+    let (i, plane) = match plane {
+        Plane::Inline | Plane::Unspecified => (0, "inline"),
+        Plane::Chunked => (1, "chunked"),
+        Plane::Candidates => (2, "candidates"),
+        Plane::SharedMemory => (3, "shared_memory"),
+        Plane::DeviceMemory => (4, "device_memory"),
     };
-    counter!("logitd_bytes_total", "plane" => plane).increment(bytes as u64);
+    let counter = BYTES[i].get_or_init(|| counter!("logitd_bytes_total", "plane" => plane));
+    counter.increment(bytes as u64);
+}
+
+// What every request counts is looked up once: a look takes longer than the counting. A label is there
+// from its first event on.
+
+fn requests(code: Code) -> &'static Counter {
+    static REQUESTS: [OnceLock<Counter>; CODES] = [const { OnceLock::new() }; CODES];
+    REQUESTS[code as usize]
+        .get_or_init(|| counter!("logitd_requests_total", "code" => code_name(code)))
+}
+
+fn request_seconds() -> &'static Histogram {
+    static SECONDS: OnceLock<Histogram> = OnceLock::new();
+    SECONDS.get_or_init(|| histogram!("logitd_request_seconds"))
 }
 
 /// A request was offered to the recorder.
@@ -199,8 +220,9 @@ pub async fn serve(listener: TcpListener) {
     }
 }
 
-/// Binds the metrics port.
+/// Binds the metrics port. From here on there is something to read.
 pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    install();
     TcpListener::bind(address).await
 }
 
