@@ -55,7 +55,7 @@ impl<E: Message, D> tonic::codec::Encoder for Codec<E, D> {
     }
 
     fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::default()
+        buffers()
     }
 }
 
@@ -71,7 +71,7 @@ impl<E, D: Received> tonic::codec::Decoder for Codec<E, D> {
     }
 
     fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::default()
+        buffers()
     }
 }
 
@@ -92,6 +92,14 @@ fn check_params<D: Received>(bytes: &[u8]) -> Result<(), Status> {
 
 fn malformed<D: Received>(error: prost::DecodeError) -> Status {
     Status::new(D::MALFORMED, format!("malformed message: {error}"))
+}
+
+/// A call's buffers begin with room for a few rows' parameters or results, and grow. The default of 8 KiB
+/// is beyond what allocators keep at hand, and small calls would feel it.
+fn buffers() -> BufferSettings {
+    const BEGIN_BYTES: usize = 1000;
+    const YIELD_BYTES: usize = 32 << 10;
+    BufferSettings::new(BEGIN_BYTES, YIELD_BYTES)
 }
 
 /// A message that can be received.
