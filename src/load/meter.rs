@@ -1,7 +1,8 @@
 //! What a run has measured: counts and histograms.
 //!
 //! Tasks write into shards, so that they seldom meet; the run drains the shards at every tick, and adds
-//! what it finds to the window and to the whole.
+//! what it finds to the window and to the whole. A shard keeps times as they come: histograms are tables of
+//! megabytes, and whoever sends requests would wait while they are added up.
 
 use super::target::{Code, Failure};
 use crate::api::{RowStatus, SampleResponse, Timings};
@@ -124,8 +125,6 @@ pub struct Times {
 
 impl Default for Times {
     fn default() -> Self {
-        let histogram = |high, digits| Histogram::new_with_bounds(1, high, digits).expect("valid");
-        let nanoseconds = || histogram(HOUR_NS, 3);
         let microseconds = || histogram(HOUR_NS / 1000, 2);
         Self {
             service: nanoseconds(),
@@ -139,19 +138,76 @@ impl Default for Times {
     }
 }
 
-impl Times {
-    fn all_mut(&mut self) -> [&mut Histogram<u64>; 7] {
-        let Self { service, response, lag, refusal, queue_us, copy_us, compute_us } = self;
-        [service, response, lag, refusal, queue_us, copy_us, compute_us]
-    }
-
-    fn all(&self) -> [&Histogram<u64>; 7] {
-        let Self { service, response, lag, refusal, queue_us, copy_us, compute_us } = self;
-        [service, response, lag, refusal, queue_us, copy_us, compute_us]
+impl Tally {
+    fn add(&mut self, shard: &Shard) {
+        self.counts.add(&shard.counts);
+        let times = &mut self.times;
+        for Answer { moments, timings } in &shard.answers {
+            let Moments { due, sent, answered } = *moments;
+            record(&mut times.service, answered - sent);
+            record(&mut times.response, answered - due);
+            record(&mut times.lag, sent - due);
+            let Timings { queue_us, copy_us, compute_us } = *timings;
+            times.queue_us.saturating_record(queue_us);
+            times.copy_us.saturating_record(copy_us);
+            times.compute_us.saturating_record(compute_us);
+        }
+        shard.refusals.iter().for_each(|time| record(&mut times.refusal, *time));
     }
 }
 
-impl Tally {
+/// What came lately.
+#[derive(Clone, Debug)]
+pub struct Recent {
+    /// How many.
+    pub counts: Counts,
+    /// Response times.
+    pub response: Histogram<u64>,
+}
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self { counts: Counts::default(), response: nanoseconds() }
+    }
+}
+
+impl Recent {
+    fn add(&mut self, shard: &Shard) {
+        self.counts.add(&shard.counts);
+        for Answer { moments, .. } in &shard.answers {
+            record(&mut self.response, moments.answered - moments.due);
+        }
+    }
+
+    /// Adds what came at another time.
+    pub fn merge(&mut self, other: &Self) {
+        self.counts.add(&other.counts);
+        self.response.add(&other.response).expect("the same bounds");
+    }
+
+    /// Forgets everything but keeps the memory.
+    pub fn clear(&mut self) {
+        self.counts = Counts::default();
+        self.response.reset();
+    }
+}
+
+/// Where tasks write.
+#[derive(Debug, Default)]
+pub(super) struct Shard {
+    counts: Counts,
+    answers: Vec<Answer>,
+    /// From when a request was due to its refusal.
+    refusals: Vec<Duration>,
+}
+
+#[derive(Debug)]
+struct Answer {
+    moments: Moments,
+    timings: Timings,
+}
+
+impl Shard {
     /// Counts an answer to a request of `bytes` of logits.
     pub fn answer(&mut self, moments: Moments, bytes: usize, answer: &SampleResponse) {
         let counts = &mut self.counts;
@@ -162,16 +218,7 @@ impl Tally {
         counts.rows_without_token += failed.count() as u64;
         counts.add_device(answer);
         counts.last_answer = counts.last_answer.max(Some(moments.answered));
-
-        let Moments { due, sent, answered } = moments;
-        let times = &mut self.times;
-        record(&mut times.service, answered - sent);
-        record(&mut times.response, answered - due);
-        record(&mut times.lag, sent - due);
-        let Timings { queue_us, copy_us, compute_us } = answer.timings.unwrap_or_default();
-        times.queue_us.saturating_record(queue_us);
-        times.copy_us.saturating_record(copy_us);
-        times.compute_us.saturating_record(compute_us);
+        self.answers.push(Answer { moments, timings: answer.timings.unwrap_or_default() });
     }
 
     /// Counts what came instead of an answer.
@@ -179,7 +226,7 @@ impl Tally {
         let name = failure.code.name();
         if failure.code == Code::RESOURCE_EXHAUSTED {
             self.counts.refused += 1;
-            record(&mut self.times.refusal, moments.answered - moments.due);
+            self.refusals.push(moments.answered - moments.due);
         } else {
             *self.counts.errors.entry(name).or_default() += 1;
         }
@@ -193,25 +240,22 @@ impl Tally {
         self.counts.messages.entry(NO_ANSWER).or_insert_with(message);
     }
 
-    /// Adds what another tally holds.
-    pub fn merge(&mut self, other: &Self) {
-        self.counts.add(&other.counts);
-        for (ours, theirs) in self.times.all_mut().into_iter().zip(other.times.all()) {
-            ours.add(theirs).expect("the same bounds");
-        }
+    /// Counts a request that was due but not sent.
+    pub fn overflow(&mut self) {
+        self.counts.overflow += 1;
     }
 
-    /// Forgets everything but keeps the memory of the histograms.
-    pub fn clear(&mut self) {
+    fn clear(&mut self) {
         self.counts = Counts::default();
-        self.times.all_mut().into_iter().for_each(Histogram::reset);
+        self.answers.clear();
+        self.refusals.clear();
     }
 }
 
-/// Tallies that many tasks write to.
+/// Shards that many tasks write to.
 #[derive(Debug)]
 pub(super) struct Meter {
-    shards: Box<[Mutex<Tally>]>,
+    shards: Box<[Mutex<Shard>]>,
     next: AtomicUsize,
 }
 
@@ -222,23 +266,35 @@ impl Meter {
     }
 
     /// Lets `write` count in one of the shards.
-    pub(super) fn count(&self, write: impl FnOnce(&mut Tally)) {
+    pub(super) fn count(&self, write: impl FnOnce(&mut Shard)) {
         let at = self.next.fetch_add(1, Ordering::Relaxed) % self.shards.len();
         write(&mut self.shards[at].lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Moves what the shards hold to `into`.
-    pub(super) fn drain(&self, into: &mut Tally) {
+    /// Moves what the shards hold to the whole and to both of what is recent. Nobody who counts waits for
+    /// that: each shard is exchanged for `spare`, an empty one, first.
+    pub(super) fn drain(&self, spare: &mut Shard, total: &mut Tally, recent: [&mut Recent; 2]) {
+        let [a, b] = recent;
         for shard in &self.shards {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            into.merge(&shard);
-            shard.clear();
+            std::mem::swap(&mut *shard.lock().unwrap_or_else(PoisonError::into_inner), spare);
+            total.add(spare);
+            a.add(spare);
+            b.add(spare);
+            spare.clear();
         }
     }
 }
 
 /// Longer times count as an hour.
 const HOUR_NS: u64 = 3_600_000_000_000;
+
+fn nanoseconds() -> Histogram<u64> {
+    histogram(HOUR_NS, 3)
+}
+
+fn histogram(high: u64, digits: u8) -> Histogram<u64> {
+    Histogram::new_with_bounds(1, high, digits).expect("valid bounds")
+}
 
 fn record(histogram: &mut Histogram<u64>, time: Duration) {
     histogram.saturating_record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
@@ -277,11 +333,18 @@ mod tests {
             meter.count(|t| t.failure(moments(0, 1, 2), refusal));
             meter.count(|t| t.failure(moments(0, 1, 2), Failure::new(Code::UNAVAILABLE, "gone")));
             meter.count(|t| t.timeout(Duration::from_secs(1)));
-            meter.count(|t| t.counts.overflow += 1);
+            meter.count(Shard::overflow);
         }
-        let mut tally = Tally::default();
-        meter.drain(&mut tally);
-        meter.drain(&mut tally);
+        let (mut tally, mut spare) = (Tally::default(), Shard::default());
+        let (mut window, mut latest) = (Recent::default(), Recent::default());
+        for _ in 0..2 {
+            latest.clear();
+            meter.drain(&mut spare, &mut tally, [&mut window, &mut latest]);
+        }
+        assert_eq!((window.counts.requests(), window.response.len()), (50, 10));
+        assert_eq!((latest.counts.requests(), latest.response.len()), (0, 0));
+        latest.merge(&window);
+        assert_eq!(latest.response.max(), tally.times.response.max());
 
         let counts = &tally.counts;
         assert_eq!((counts.answered, counts.refused, counts.overflow), (10, 10, 10));

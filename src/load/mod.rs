@@ -22,7 +22,7 @@ mod target;
 
 pub use check::{CheckOptions, Checked, Checker, Wrong};
 pub use generator::{Generator, Pool, Shape};
-pub use meter::{Counts, Moments, NO_ANSWER, Tally, Times};
+pub use meter::{Counts, Moments, NO_ANSWER, Recent, Tally, Times};
 pub use run::{Clock, Measured, Pace, Plan, Tick, Window, run};
 pub use schedule::{Arrivals, Schedule};
 pub use servers::{Route, Servers};

@@ -9,7 +9,7 @@
 //! out what a server can do, but a stall stops the workers too, and shows in one request each.
 
 use super::check::Checker;
-use super::meter::{Meter, Moments, Tally};
+use super::meter::{Meter, Moments, Recent, Shard, Tally};
 use super::schedule::{Arrivals, Schedule};
 use super::source::{Claim, Source};
 use super::target::Target;
@@ -114,7 +114,7 @@ pub struct Tick<'a> {
     /// Since the end of the warm-up; negative before it, in seconds.
     pub at_s: f64,
     /// What was measured since the tick before.
-    pub tally: &'a Tally,
+    pub latest: &'a Recent,
     /// Requests without an answer at present.
     pub outstanding: usize,
 }
@@ -153,9 +153,9 @@ pub async fn run<T: Target>(
             now = ticks.tick() => (now, None),
             ended = &mut drive => (Instant::now(), Some(ended.expect("sending does not panic"))),
         };
-        let tally = windows.tick(&run, now, ended.is_some());
+        let latest = windows.tick(&run, now, ended.is_some());
         let at_s = (now - start).as_secs_f64() - plan.warmup.as_secs_f64();
-        observe(&Tick { at_s, tally, outstanding: run.outstanding.load(Ordering::Relaxed) });
+        observe(&Tick { at_s, latest, outstanding: run.outstanding.load(Ordering::Relaxed) });
         if let Some(ended) = ended {
             break ended;
         }
@@ -316,7 +316,7 @@ impl<T: Target> Pacer<T> {
                     drop(room);
                 });
             }
-            Err(_) if due >= run.from => run.meter.count(|tally| tally.counts.overflow += 1),
+            Err(_) if due >= run.from => run.meter.count(Shard::overflow),
             Err(_) => {}
         }
     }
@@ -341,14 +341,14 @@ impl<T: Target> Run<T> {
         self.outstanding.fetch_sub(1, Ordering::Relaxed);
 
         let measured = due >= self.from;
-        let count = |write: &mut dyn FnMut(&mut Tally)| {
+        let count = |write: &mut dyn FnMut(&mut Shard)| {
             if measured {
-                self.meter.count(|tally| write(tally));
+                self.meter.count(|shard| write(shard));
             }
         };
         match result {
             Ok(Ok(answer)) => {
-                count(&mut |tally| tally.answer(moments, bytes, &answer));
+                count(&mut |shard| shard.answer(moments, bytes, &answer));
                 let checker = self.checker.as_ref().filter(|c| c.wants(prepared.index));
                 if let Some(checker) = checker {
                     checker.offer(prepared, answer);
@@ -356,11 +356,11 @@ impl<T: Target> Run<T> {
                 true
             }
             Ok(Err(failure)) => {
-                count(&mut |tally| tally.failure(moments, failure.clone()));
+                count(&mut |shard| shard.failure(moments, failure.clone()));
                 false
             }
             Err(_) => {
-                count(&mut |tally| tally.timeout(self.plan.timeout));
+                count(&mut |shard| shard.timeout(self.plan.timeout));
                 false
             }
         }
@@ -373,12 +373,14 @@ struct Windows {
     /// Length of a window: some ticks.
     length: Duration,
     /// What the last tick brought.
-    latest: Tally,
-    current: Tally,
+    latest: Recent,
+    current: Recent,
     /// Where the current window began.
     began: Option<Instant>,
     total: Tally,
     done: Vec<Window>,
+    /// Empty, in exchange for what a shard holds.
+    spare: Shard,
 }
 
 /// Windows of a run; more would say no more on a page.
@@ -391,20 +393,20 @@ impl Windows {
         Self {
             tick: TICK,
             length: TICK * u32::try_from(ticks).unwrap_or(u32::MAX),
-            latest: Tally::default(),
-            current: Tally::default(),
+            latest: Recent::default(),
+            current: Recent::default(),
             began: None,
             total: Tally::default(),
             done: Vec::new(),
+            spare: Shard::default(),
         }
     }
 
     /// Takes what was measured since the last tick, and says what it was.
-    fn tick<T>(&mut self, run: &Run<T>, now: Instant, last: bool) -> &Tally {
+    fn tick<T>(&mut self, run: &Run<T>, now: Instant, last: bool) -> &Recent {
         self.latest.clear();
-        run.meter.drain(&mut self.latest);
-        self.current.merge(&self.latest);
-        self.total.merge(&self.latest);
+        let recent = [&mut self.latest, &mut self.current];
+        run.meter.drain(&mut self.spare, &mut self.total, recent);
         if now < run.from {
             return &self.latest;
         }
@@ -418,17 +420,17 @@ impl Windows {
     }
 }
 
-fn window(tally: &Tally, end: Duration, length: Duration) -> Window {
-    let response = &tally.times.response;
+fn window(recent: &Recent, end: Duration, length: Duration) -> Window {
+    let Recent { counts, response } = recent;
     let us = |ns: u64| ns as f64 / 1000.0;
     Window {
         end_s: end.as_secs_f64(),
         seconds: length.as_secs_f64(),
-        answered: tally.counts.answered,
-        rows: tally.counts.rows,
-        refused: tally.counts.refused,
-        errors: tally.counts.errors_total(),
-        overflow: tally.counts.overflow,
+        answered: counts.answered,
+        rows: counts.rows,
+        refused: counts.refused,
+        errors: counts.errors_total(),
+        overflow: counts.overflow,
         response_p50_us: us(response.value_at_quantile(0.5)),
         response_p99_us: us(response.value_at_quantile(0.99)),
         response_max_us: us(response.max()),

@@ -1,6 +1,6 @@
 //! How a run is going: a line that changes on a terminal, a line a second elsewhere, on stderr.
 
-use crate::load::{Plan, Tally, Tick};
+use crate::load::{Plan, Recent, Tick};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -43,7 +43,7 @@ impl Live {
             prefix,
             duration: plan.duration,
             said_s: None,
-            since: Box::default(),
+            since: Recent::default(),
         }
     }
 
@@ -62,7 +62,7 @@ pub struct RunView {
     /// When the last line was said.
     said_s: Option<f64>,
     /// What came since.
-    since: Box<Tally>,
+    since: Recent,
 }
 
 impl RunView {
@@ -71,7 +71,7 @@ impl RunView {
         if self.live == Live::Quiet {
             return;
         }
-        self.since.merge(tick.tally);
+        self.since.merge(tick.latest);
         self.bar.set_position((tick.at_s.max(0.0) * 1000.0) as u64);
         let seconds = tick.at_s - *self.said_s.get_or_insert(tick.at_s);
         if seconds < 0.999 {
@@ -98,7 +98,7 @@ impl RunView {
         if tick.at_s < 0.0 {
             return format!("warming up, {} unanswered", tick.outstanding);
         }
-        let (counts, response) = (&self.since.counts, &self.since.times.response);
+        let Recent { counts, response } = &self.since;
         let per_s = |n: u64| n as f64 / seconds;
         let us = |quantile| response.value_at_quantile(quantile) as f64 / 1000.0;
         let mut text = format!(
