@@ -204,8 +204,9 @@ async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -
 }
 
 fn telemetry_span(call: &Call) -> Span {
+    // As of a gRPC call that belongs to no trace.
     let span =
-        tracing::info_span!("call", method = "direct", token = Empty, rows = Empty, code = Empty);
+        tracing::debug_span!("call", method = "direct", token = Empty, rows = Empty, code = Empty);
     if let Some(token) = &call.token {
         span.record("token", token.name());
     }
