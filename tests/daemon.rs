@@ -201,14 +201,7 @@ async fn neither_seeds_nor_tokens_nor_logits_are_ever_logged() {
 async fn a_callers_trace_goes_on_in_the_log_and_in_the_collector() {
     const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
     const PARENT: &str = "00f067aa0ba902b7";
-    let collector = Collector::default();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = format!("--otlp-endpoint=http://{}", listener.local_addr().unwrap());
-    let serving = tonic::transport::Server::builder()
-        .add_service(TraceServiceServer::new(collector.clone()))
-        .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener));
-    tokio::spawn(serving);
-
+    let (collector, endpoint) = Collector::start().await;
     let mut daemon = Daemon::start_with(&[&endpoint], &[("RUST_LOG", "debug")]).await;
     let raw = harness::raw::Raw::connect(daemon.target().split_once("://").unwrap().1).await;
     let parent = format!("00-{TRACE}-{PARENT}-01");
@@ -230,9 +223,40 @@ async fn a_callers_trace_goes_on_in_the_log_and_in_the_collector() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_without_a_trace_is_in_the_collector_and_not_in_the_log() {
+    let (collector, endpoint) = Collector::start().await;
+    let mut daemon = Daemon::start(&[&endpoint]).await;
+    let client = Client::connect(daemon.target()).await.unwrap();
+    client.sample(request(5, 20, 1)).await.unwrap();
+    let mut stream = client.stream().await.unwrap();
+    stream.send(request(5, 20, 1)).await.unwrap();
+    stream.receive().await.unwrap().unwrap().1.unwrap();
+    daemon.signal("TERM");
+    assert_eq!(daemon.exit_code().await, Some(0));
+    assert!(!daemon.log_has("call{"), "{}", daemon.log());
+    let spans = collector.0.lock().unwrap();
+    let count = |name| spans.iter().filter(|span| span.name == name).count();
+    assert_eq!((count("call"), count("request")), (2, 1), "{spans:?}");
+}
+
 /// Keeps the spans that are sent to it.
 #[derive(Clone, Default)]
 struct Collector(Arc<Mutex<Vec<Span>>>);
+
+impl Collector {
+    /// With the flag that has a daemon send there.
+    async fn start() -> (Self, String) {
+        let collector = Self::default();
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("--otlp-endpoint=http://{}", listener.local_addr().unwrap());
+        let serving = tonic::transport::Server::builder()
+            .add_service(TraceServiceServer::new(collector.clone()))
+            .serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener));
+        tokio::spawn(serving);
+        (collector, endpoint)
+    }
+}
 
 #[tonic::async_trait]
 impl TraceService for Collector {
