@@ -30,8 +30,8 @@ pub trait Driver: Send {
     /// The host's memory of a slot's input, to be written while the slot is free.
     fn input(&mut self, slot: usize) -> &mut [u8];
 
-    /// Brings the parts of the input together on the device, runs the kernel, copies the output back. May return before any of
-    /// this is done.
+    /// Brings the parts of the input together on the device, runs the kernel, copies the output back. May
+    /// return before any of this is done.
     fn start(&mut self, slot: usize, launch: &Launch) -> Result<(), String>;
 
     /// Waits until a slot that was started is free again.
