@@ -152,6 +152,25 @@ async fn a_refusal_is_an_answer_and_the_connection_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_request_without_room_is_read_past_and_told_when_to_come_again() {
+    let shared = Shared::start(&[]).await;
+    let mut calls = shared.calls().await;
+    let rows = shared.server.limits.queue_rows_max as usize;
+    let all = shared.server.engine.reserve(rows, 0).unwrap();
+    let error = calls.sample(&request(2, 50, 1)).await.unwrap_err();
+    assert_eq!(code(&error), Code::ResourceExhausted, "{error}");
+    assert!(error.retry_after().is_some(), "{error}");
+    drop(all);
+    let bytes = shared.server.limits.queue_bytes_max as usize;
+    let all = shared.server.engine.reserve(0, bytes).unwrap();
+    let error = calls.sample(&request(2, 5000, 1)).await.unwrap_err();
+    assert_eq!(code(&error), Code::ResourceExhausted, "{error}");
+    drop(all);
+    let answer = calls.sample(&request(2, 50, 1)).await.unwrap();
+    assert_eq!(answer.rows, expected(&request(2, 50, 1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_greeting_ends_the_connection_and_nothing_else() {
     let shared = Shared::start(&["--receive-timeout=200ms"]).await;
     let mut old = Hello { token_bytes: 0 }.encode();

@@ -28,6 +28,9 @@ use tonic::Code;
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
+/// Memory that a connection keeps between its calls.
+const IDLE_BYTES_MAX: usize = 16 << 10;
+
 /// Serves calls on a connection until its client hangs up.
 pub async fn serve(
     shared: Arc<Shared>,
@@ -123,6 +126,8 @@ impl Connection {
         let stalled = self.shared.stream_stall_timeout;
         within(stalled, self.stream.write_all(&self.buffer)).await?;
         drop(active);
+        self.buffer.clear();
+        self.buffer.shrink_to(IDLE_BYTES_MAX);
         Ok(goes_on)
     }
 
@@ -150,15 +155,18 @@ impl Connection {
                 false,
             ));
         }
-        // Its permit is taken before it is read.
-        let permit = shared.engine.reserve(0, length);
+        let refused = |error| Ended::Refused(error, true);
+        // Before any of it is kept there is room for it, or it is read past.
+        let permit = match shared.engine.reserve(0, length) {
+            Ok(permit) if !shared.draining.is_cancelled() => permit,
+            refusal => {
+                let past = &mut stream.take(length as u64);
+                within(receive, tokio::io::copy(past, &mut tokio::io::sink())).await?;
+                return Err(refused(refusal.err().unwrap_or(Refused::Draining).into()));
+            }
+        };
         buffer.resize(length, 0);
         within(receive, stream.read_exact(buffer)).await?;
-        let refused = |error| Ended::Refused(error, true);
-        if shared.draining.is_cancelled() {
-            return Err(refused(Refused::Draining.into()));
-        }
-        let permit = permit.map_err(|error| refused(error.into()))?;
         let request: SampleRequest = api::decode(buffer)
             .map_err(|status| refused(Error::invalid("message", status.message())))?;
         let deadline = (timeout_us > 0)
