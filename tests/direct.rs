@@ -172,7 +172,7 @@ async fn a_request_without_room_is_read_past_and_told_when_to_come_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_greeting_ends_the_connection_and_nothing_else() {
-    let shared = Shared::start(&["--receive-timeout=200ms"]).await;
+    let shared = Shared::start(&["--receive-timeout=1s"]).await;
     let mut old = Hello { token_bytes: 0 }.encode();
     old[4] = 9;
     for (bytes, reason) in [
