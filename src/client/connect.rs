@@ -15,7 +15,7 @@ pub(super) const RESPONSE_BYTES_MAX: usize = 64 << 20;
 /// Flow-control windows: answers are small, but many may be on their way.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A connection to be made. Made by [`Client::builder`].
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 //! Calls to a server on the same host without HTTP/2.
 
 use super::Error;
-use super::connect::RESPONSE_BYTES_MAX;
+use super::connect::{CONNECT_TIMEOUT, RESPONSE_BYTES_MAX};
 use crate::api::direct::{ANSWER_HEAD_BYTES, Hello, REQUEST_BYTES_MAX, RequestHead};
 use crate::api::sample_stream_response::Result as Outcome;
 use crate::api::shm::Registered;
@@ -50,7 +50,15 @@ impl Direct {
     pub async fn connect(control: &str, token: Option<&str>) -> Result<Self, Error> {
         let path = control.strip_prefix("unix:").unwrap_or(control);
         let wrong = |reason: String| Error::Connect { target: control.to_owned(), reason };
-        match Self::greet(path, token.unwrap_or_default()).await {
+        let greeting = Self::greet(path, token.unwrap_or_default());
+        let Ok(greeted) = tokio::time::timeout(CONNECT_TIMEOUT, greeting).await else {
+            let text = format!(
+                "no answer within {CONNECT_TIMEOUT:?}; the server may have all the connections that its \
+                 --shm-connections-max allows"
+            );
+            return Err(wrong(text));
+        };
+        match greeted {
             Ok(Ok(stream)) => Ok(Self { stream: Some(stream), buffer: Vec::new(), timeout: None }),
             Ok(Err(refused)) => Err(wrong(refused)),
             Err(error) => Err(wrong(error.to_string())),
@@ -88,7 +96,7 @@ impl Direct {
             let text = format!(
                 "the request has {length} bytes; allowed: {REQUEST_BYTES_MAX}, its logits lie in shared memory"
             );
-            return Err(Status::out_of_range(text).into());
+            return Err(Status::invalid_argument(text).into());
         }
         let mut stream = self.stream.take().ok_or(Error::Closed)?;
         let timeout = self.timeout;

@@ -91,16 +91,12 @@ impl Sampler {
             return;
         }
         self.owed -= 1.0;
-        let mut rows = parts.iter().flat_map(|part| part.item.request_rows(part.rows.clone()));
-        if rows.any(|row| row.loan().is_some()) {
+        let rows = parts.iter().flat_map(|part| part.item.request_rows(part.rows.clone()));
+        let rows: Vec<RequestRow> = rows.cloned().collect();
+        if rows.iter().any(|row| row.loan().is_some()) {
             return self.shared.metrics.parity_skips.increment(1);
         }
-        let rows = parts.iter().flat_map(|part| part.item.request_rows(part.rows.clone()));
-        let check = Check {
-            device: Arc::clone(device),
-            rows: rows.cloned().collect(),
-            results: results.clone(),
-        };
+        let check = Check { device: Arc::clone(device), rows, results: results.clone() };
         if let Err(TrySendError::Full(_)) = self.sender.try_send(check) {
             self.shared.metrics.parity_skips.increment(1);
         }

@@ -142,19 +142,7 @@ impl Connection {
         within(receive, stream.read_exact(&mut head[1..])).await?;
         let RequestHead { length, timeout_us } = RequestHead::decode(*head);
         let length = length as usize;
-        let limit = shared.bounds.message_bytes_max.min(REQUEST_BYTES_MAX);
-        if length > limit {
-            return Err(Ended::Refused(
-                Error::OverLimit {
-                    what: "the message's length in bytes",
-                    value: length as u64,
-                    limit: limit as u64,
-                    name: "message_bytes_max",
-                    way_out: "requests that come this way have their logits in shared memory",
-                },
-                false,
-            ));
-        }
+        within_size(shared, length).map_err(|error| Ended::Refused(error, false))?;
         let refused = |error| Ended::Refused(error, true);
         // Before any of it is kept there is room for it, or it is read past.
         let permit = match shared.engine.reserve(0, length) {
@@ -181,6 +169,27 @@ impl Connection {
             () = hung_up(stream) => Err(Ended::HungUp),
         }
     }
+}
+
+/// Whether a request is as short as it has to be: by this protocol, and by the server's limit.
+fn within_size(shared: &Shared, length: usize) -> Result<(), Error> {
+    let limit = shared.bounds.message_bytes_max;
+    if length > REQUEST_BYTES_MAX {
+        let text = format!(
+            "has {length} bytes; allowed: {REQUEST_BYTES_MAX} in a direct call, whose logits lie in shared memory"
+        );
+        return Err(Error::invalid("message", text));
+    }
+    if length > limit {
+        return Err(Error::OverLimit {
+            what: "the message's length in bytes",
+            value: length as u64,
+            limit: limit as u64,
+            name: "message_bytes_max",
+            way_out: "put the logits in shared memory",
+        });
+    }
+    Ok(())
 }
 
 /// Why a request has no response.
