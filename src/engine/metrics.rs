@@ -63,7 +63,7 @@ fn describe() {
     describe_counter!(
         "logitd_parity_skips_total",
         Unit::Count,
-        "Batches chosen for a comparison that was skipped, because the one before still ran."
+        "Batches chosen for a comparison that was skipped, because the one before still ran or logits were on loan."
     );
     describe_counter!(
         "logitd_parity_mismatches_total",

@@ -422,7 +422,8 @@ impl Args {
             );
         }
         if self.rpc == Rpc::Stream && (is_shared || self.plane == Plane::Chunked) {
-            return Err(format!("--plane {plane} goes with --rpc unary").into());
+            let direct = if is_shared { " or --rpc direct" } else { "" };
+            return Err(format!("--plane {plane} goes with --rpc unary{direct}").into());
         }
         if self.rpc == Rpc::Direct && !is_shared {
             return Err("--rpc direct goes with --plane shm or --plane device".into());
