@@ -6,7 +6,7 @@ use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use logitd::backend::{Backend, DeviceError, DeviceInfo};
 use logitd::batch::{Dtype, Results, Row};
-use logitd::engine::{Engine, EngineConfig, Priority, Request, RequestRow};
+use logitd::engine::{Engine, EngineConfig, Priority, Request, RequestRow, Source};
 use logitd::params::ParamsSpec;
 use std::hint::spin_loop;
 use std::time::{Duration, Instant};
@@ -50,7 +50,12 @@ fn request(seeds: std::ops::Range<u64>, logits: &Bytes, deadline: bool) -> Reque
         RequestRow::new(Dtype::F16, logits.clone(), params).unwrap()
     };
     let deadline = deadline.then(|| Instant::now() + Duration::from_secs(10));
-    Request { rows: seeds.map(row).collect(), deadline, priority: Priority::Normal }
+    Request {
+        rows: seeds.map(row).collect(),
+        deadline,
+        priority: Priority::Normal,
+        source: Source::default(),
+    }
 }
 
 /// One caller: asks, waits, checks, `times` over.

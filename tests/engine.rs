@@ -6,7 +6,7 @@ use logitd::backend::{Backend, DeviceError, DeviceInfo};
 use logitd::batch::{Dtype, Loan, LoanError, Results, Row};
 use logitd::engine::{
     Completed, Devices, Engine, EngineConfig, Failure, MakeBackend, Priority, Refused, Request,
-    RequestRow, Resource, Ticket, Verify,
+    RequestRow, Resource, Source, Ticket, Verify,
 };
 use logitd::params::ParamsSpec;
 use std::collections::VecDeque;
@@ -32,7 +32,7 @@ const ROW_BYTES: usize = 64;
 
 fn request(rows: impl IntoIterator<Item = u64>) -> Request {
     let rows = rows.into_iter().map(row).collect();
-    Request { rows, deadline: None, priority: Priority::Normal }
+    Request { rows, deadline: None, priority: Priority::Normal, source: Source::default() }
 }
 
 fn expected(request: &Request) -> Results {
@@ -244,7 +244,10 @@ async fn budgets_of_rows_and_bytes_bound_a_batch() {
 
     let large = RequestRow::new(Dtype::F16, vec![0; 4 * ROW_BYTES].into(), *row(0).params());
     let rows = vec![large.unwrap()];
-    let refused = submit(&engine, Request { rows, deadline: None, priority: Priority::High });
+    let refused = submit(
+        &engine,
+        Request { rows, deadline: None, priority: Priority::High, source: Source::default() },
+    );
     let (asked, limit) = (4 * ROW_BYTES, 3 * ROW_BYTES + 1);
     let expected = Refused::TooLarge { what: Resource::BatchBytes, limit, asked };
     assert_eq!(refused.err(), Some(expected));
@@ -742,7 +745,11 @@ fn lent(rows: Vec<u64>) -> (Request, Arc<Mutex<Option<LoanError>>>, std::sync::W
         RequestRow::lent(Dtype::F16, Arc::clone(&loan), i * ROW_BYTES, ROW_BYTES, params).unwrap()
     };
     let rows = rows.into_iter().enumerate().map(row).collect();
-    (Request { rows, deadline: None, priority: Priority::Normal }, spoilt, witness)
+    (
+        Request { rows, deadline: None, priority: Priority::Normal, source: Source::default() },
+        spoilt,
+        witness,
+    )
 }
 
 #[tokio::test]

@@ -298,7 +298,8 @@ async fn call_engine(engine: &Engine, load: Load, check: bool) -> Result<Vec<u32
         };
         let rows = (0..load.rows).map(row).collect::<std::result::Result<Vec<_>, _>>()?;
         let permit = engine.reserve(rows.len(), rows.len() * ROW_BYTES)?;
-        let work = engine::Request { rows, deadline: None, priority: Priority::Normal };
+        let (priority, source) = (Priority::Normal, engine::Source::default());
+        let work = engine::Request { rows, deadline: None, priority, source };
         let done = engine.submit(permit, work)?.await?;
         all.extend(done.results.iter().map(|row| row.draws[0].token));
     }

@@ -128,13 +128,14 @@ fn local(kernels: &Kernels) -> Result<GetInfoResponse, Box<dyn Error>> {
 }
 
 /// Each limit by its name in the API, with its value, and the flag that sets it.
-fn limits(limits: &Limits) -> [(&'static str, u64, Option<&'static str>); 11] {
+fn limits(limits: &Limits) -> [(&'static str, u64, Option<&'static str>); 12] {
     let l = limits;
     [
         ("vocab_size_max", l.vocab_size_max.into(), None),
         ("draws_max", l.draws_max.into(), None),
         ("request_rows_max", l.request_rows_max.into(), Some("--request-rows-max")),
         ("request_draws_max", l.request_draws_max.into(), Some("--request-draws-max")),
+        ("batch_draws_max", l.batch_draws_max.into(), Some("--batch-draws-max")),
         ("message_bytes_max", l.message_bytes_max, Some("--message-bytes-max")),
         ("queue_rows_max", l.queue_rows_max, Some("--queue-rows-max")),
         ("queue_bytes_max", l.queue_bytes_max, Some("--queue-bytes-max")),

@@ -16,6 +16,7 @@ use crate::backend::cpu::Isa;
 use crate::backend::cuda::CudaOptions;
 use crate::backend::cuda::device::launch_bytes_min;
 use crate::engine::EngineConfig;
+use crate::params::DRAWS_MAX;
 use crate::plane::device::DeviceLimits;
 use crate::plane::shm::ShmLimits;
 use crate::trace::RecorderOptions;
@@ -155,6 +156,10 @@ pub struct WorkConfig {
     /// Bytes of logits in one batch of the device
     #[arg(long, value_name = "BYTES", env = "LOGITD_BATCH_BYTES_MAX", default_value = "256MiB", value_parser = bytes)]
     pub batch_bytes_max: usize,
+
+    /// Draws in one batch of the device, of all its rows: at least the 1024 that one row may have
+    #[arg(long, value_name = "N", env = "LOGITD_BATCH_DRAWS_MAX", default_value = "16384", value_parser = count32)]
+    pub batch_draws_max: u32,
 
     /// How long a batch waits for company while the device is free, in microseconds
     #[arg(long, value_name = "US", env = "LOGITD_BATCH_DELAY_US", default_value_t = 0)]
@@ -448,6 +453,7 @@ impl Config {
         EngineConfig {
             batch_rows_max: self.work.batch_rows_max as usize,
             batch_bytes_max: self.work.batch_bytes_max,
+            batch_draws_max: self.work.batch_draws_max as usize,
             queue_rows_max: self.work.queue_rows_max,
             queue_bytes_max: self.work.queue_bytes_max,
             batch_delay: Duration::from_micros(self.work.batch_delay_us.into()),
@@ -540,6 +546,12 @@ impl Config {
             ),
             ("--header-bytes-max", self.connections.header_bytes_max, 1 << 10, 1 << 20),
             ("--message-bytes-max", self.work.message_bytes_max, 1, u32::MAX as usize),
+            (
+                "--batch-draws-max",
+                self.work.batch_draws_max as usize,
+                DRAWS_MAX as usize,
+                u32::MAX as usize,
+            ),
         ] {
             if !(low..=high).contains(&value) {
                 return wrong(format!("{flag} is {value}; allowed: {low} to {high}"));
@@ -667,6 +679,7 @@ mod tests {
             ["--queue-rows-max=10", "--request-rows-max=11"],
             ["--frame-bytes-max=16MiB", "--insecure"],
             ["--stream-window-bytes=2GiB", "--insecure"],
+            ["--batch-draws-max=1023", "--insecure"],
             ["--device=reference", "--isa=portable"],
             ["--cuda-launch-bytes-max=4MiB", "--device=cuda"],
             ["--cuda-launch-bytes-max=3GiB", "--device=cuda"],

@@ -9,25 +9,28 @@
 //! There is one lock around the queue, held for as long as it takes to add a request or to form a
 //! batch. Nothing is dropped, answered or computed under it.
 
-mod list;
 mod metrics;
 mod permits;
 mod queue;
 mod request;
+mod slots;
 mod timer;
+mod turns;
 mod verify;
 mod work;
 mod worker;
 
 pub use permits::Permit;
 pub use request::{Completed, Failure, Priority, Refused, Request, RequestRow, Resource, Timings};
+pub use turns::Source;
 pub use verify::Verify;
 
 use crate::backend::{Backend, DeviceInfo};
-use list::Key;
+use crate::params::DRAWS_MAX;
 use metrics::Metrics;
 use permits::{Limits, Permits};
 use queue::{Budget, Queue, Ready};
+use slots::Key;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -45,6 +48,8 @@ pub struct EngineConfig {
     pub batch_rows_max: usize,
     /// Bytes of logits in one batch; a row must fit.
     pub batch_bytes_max: usize,
+    /// Draws in one batch; below those of one row it counts as those.
+    pub batch_draws_max: usize,
     /// Rows waiting or being sampled, of all callers together.
     pub queue_rows_max: usize,
     /// Bytes of logits waiting or being sampled, of all callers together.
@@ -63,6 +68,7 @@ impl Default for EngineConfig {
         Self {
             batch_rows_max: 256,
             batch_bytes_max: 256 << 20,
+            batch_draws_max: 1 << 14,
             queue_rows_max: 4096,
             queue_bytes_max: 1 << 30,
             batch_delay: Duration::ZERO,
@@ -256,6 +262,7 @@ impl Shared {
                 budget: Budget {
                     rows: config.batch_rows_max.max(1),
                     bytes: config.batch_bytes_max.max(1),
+                    draws: config.batch_draws_max.max(DRAWS_MAX as usize),
                 },
                 delay: config.batch_delay,
                 passed_over_max: config.passed_over_max,
@@ -295,7 +302,7 @@ impl Shared {
     }
 
     fn push(&self, work: Arc<Work>, now: Instant) -> Result<Key, Refused> {
-        let (priority, deadline) = (work.priority, work.deadline);
+        let (source, priority, deadline) = (work.source, work.priority, work.deadline);
         let mut state = self.lock();
         if state.up == 0 || state.stopped {
             let refused = if state.stopped { Refused::Draining } else { Refused::NoDevice };
@@ -303,7 +310,7 @@ impl Shared {
             return Err(refused);
         }
         let was = state.queue.ready(now);
-        let key = state.queue.push(work, priority, deadline, now);
+        let key = state.queue.push(work, source, priority, deadline, now);
         self.gauge(&state);
         // A worker that sleeps until a batch is due need not wake for less.
         let ready = state.queue.ready(now);

@@ -1,5 +1,6 @@
 //! What goes into the engine and what comes out.
 
+use super::Source;
 use crate::backend::{DeviceError, DeviceInfo};
 use crate::batch::{Dtype, Loan, LoanError, Results, Row, RowError};
 use crate::params::SamplingParams;
@@ -17,6 +18,8 @@ pub struct Request {
     pub deadline: Option<Instant>,
     /// Who goes first when some must wait.
     pub priority: Priority,
+    /// Whose it is: within a priority, sources take turns.
+    pub source: Source,
 }
 
 impl Request {
@@ -94,7 +97,8 @@ impl RequestRow {
     }
 }
 
-/// Who goes first when some must wait. Within a priority the order is that of arrival.
+/// Who goes first when some must wait. Within a priority sources take turns, and the requests of each are
+/// in the order of arrival.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Priority {
     /// After all others.

@@ -1,7 +1,7 @@
 //! An accepted request on its way: waiting, running in parts, answered.
 
-use super::queue::Item;
-use super::{Completed, Failure, Permit, Priority, Request, RequestRow, Timings};
+use super::queue::{Item, RowSize};
+use super::{Completed, Failure, Permit, Priority, Request, RequestRow, Source, Timings};
 use crate::backend::DeviceInfo;
 use crate::batch::{Results, Row};
 use std::ops::Range;
@@ -15,6 +15,7 @@ pub(super) type Answer = Result<Completed, Failure>;
 /// logits and the permit are free; the answer does not hold them.
 pub(super) struct Work {
     rows: Vec<RequestRow>,
+    pub source: Source,
     pub priority: Priority,
     pub deadline: Option<Instant>,
     accepted: Instant,
@@ -60,15 +61,15 @@ impl Work {
         permit: Permit,
         accepted: Instant,
     ) -> (Arc<Self>, oneshot::Receiver<Answer>) {
-        let (sender, receiver) = oneshot::channel();
-        let Request { rows, deadline, priority } = request;
+        let (answer, receiver) = oneshot::channel();
+        let Request { rows, deadline, priority, source } = request;
         let progress = Mutex::new(Progress {
-            sender: Some(sender),
+            sender: Some(answer),
             rows_left: rows.len(),
             pieces: Vec::new(),
             timings: Timings::default(),
         });
-        let work = Self { rows, priority, deadline, accepted, progress, _permit: permit };
+        let work = Self { rows, source, priority, deadline, accepted, progress, _permit: permit };
         (Arc::new(work), receiver)
     }
 
@@ -151,8 +152,9 @@ impl Item for Arc<Work> {
         self.rows.len()
     }
 
-    fn row_bytes(&self, row: usize) -> usize {
-        self.rows[row].bytes()
+    fn row_size(&self, row: usize) -> RowSize {
+        let row = &self.rows[row];
+        RowSize { bytes: row.bytes(), draws: row.params().draws() as usize }
     }
 }
 

@@ -185,6 +185,7 @@ pub fn limits(config: &Config) -> api::Limits {
         draws_max: DRAWS_MAX,
         request_rows_max: work.request_rows_max,
         request_draws_max: work.request_draws_max,
+        batch_draws_max: work.batch_draws_max,
         message_bytes_max: work.message_bytes_max as u64,
         queue_rows_max: work.queue_rows_max as u64,
         queue_bytes_max: work.queue_bytes_max as u64,

@@ -156,7 +156,12 @@ async fn compute(
         call.token.as_ref().map(|token| token.reserve(batch.rows.len())).transpose()?;
     let params: Vec<SamplingParams> = batch.rows.iter().map(|row| *row.params()).collect();
     let (rows, tokens) = (batch.rows, batch.tokens);
-    let request = engine::Request { rows, deadline: call.deadline, priority: batch.priority };
+    let request = engine::Request {
+        rows,
+        deadline: call.deadline,
+        priority: batch.priority,
+        source: engine::Source::default(),
+    };
     let done = shared.engine.submit(permit, request)?.await?;
     Ok(convert::response(&done, &params, &tokens, plane))
 }

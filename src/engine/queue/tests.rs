@@ -7,7 +7,8 @@ use std::rc::Rc;
 #[derive(Debug)]
 struct Request {
     id: usize,
-    sizes: Vec<usize>,
+    sizes: Vec<RowSize>,
+    source: Source,
     priority: Priority,
     deadline: Option<Instant>,
 }
@@ -17,12 +18,12 @@ impl Item for Rc<Request> {
         self.sizes.len()
     }
 
-    fn row_bytes(&self, row: usize) -> usize {
+    fn row_size(&self, row: usize) -> RowSize {
         self.sizes[row]
     }
 }
 
-const BUDGET: Budget = Budget { rows: 8, bytes: 100 };
+const BUDGET: Budget = Budget { rows: 8, bytes: 100, draws: 12 };
 
 fn queue(delay: Duration) -> Queue<Rc<Request>> {
     Queue::new(Config { budget: BUDGET, delay, passed_over_max: 3 })
@@ -35,7 +36,8 @@ fn ms(n: u64) -> Duration {
 #[derive(Clone, Debug)]
 enum Op {
     Push {
-        sizes: Vec<usize>,
+        sizes: Vec<RowSize>,
+        source: Source,
         priority: Priority,
         deadline_ms: Option<u64>,
     },
@@ -53,18 +55,28 @@ fn priority() -> impl Strategy<Value = Priority> {
     prop_oneof![1 => Just(Priority::Low), 2 => Just(Priority::Normal), 1 => Just(Priority::High)]
 }
 
-fn sizes() -> impl Strategy<Value = Vec<usize>> {
+fn sizes() -> impl Strategy<Value = Vec<RowSize>> {
+    let row = |bytes, draws| RowSize { bytes, draws };
     prop_oneof![
-        3 => (1..40usize, 1..4usize).prop_map(|(size, rows)| vec![size; rows]),
-        1 => (1..15usize, 1..40usize).prop_map(|(size, rows)| vec![size; rows]),
-        1 => proptest::collection::vec(0..=BUDGET.bytes, 1..30),
+        3 => (1..40usize, 1..4usize).prop_map(move |(size, rows)| vec![row(size, 1); rows]),
+        1 => (1..15usize, 1..40usize).prop_map(move |(size, rows)| vec![row(size, 1); rows]),
+        1 => (1..=BUDGET.draws, 1..10usize).prop_map(move |(draws, rows)| vec![row(1, draws); rows]),
+        1 => proptest::collection::vec((0..=BUDGET.bytes, 0..=BUDGET.draws), 1..30)
+            .prop_map(move |rows| rows.into_iter().map(|(b, d)| row(b, d)).collect()),
     ]
+}
+
+fn source() -> impl Strategy<Value = Source> {
+    (0..2u64, 0..2u64).prop_map(|(group, connection)| Source { group, connection })
 }
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        6 => (sizes(), priority(), proptest::option::weighted(0.3, 1..20u64))
-            .prop_map(|(sizes, priority, deadline_ms)| Op::Push { sizes, priority, deadline_ms }),
+        6 => (sizes(), source(), priority(), proptest::option::weighted(0.3, 1..20u64)).prop_map(
+            |(sizes, source, priority, deadline_ms)| {
+                Op::Push { sizes, source, priority, deadline_ms }
+            },
+        ),
         1 => (0..100usize).prop_map(Op::Cancel),
         1 => (1..5u64).prop_map(|ms| Op::Advance { ms }),
         1 => Just(Op::Expire),
@@ -94,7 +106,7 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn next_bytes(&self) -> usize {
+    fn next_size(&self) -> RowSize {
         self.request.sizes[self.rows.start]
     }
 }
@@ -114,9 +126,9 @@ impl Model {
 
     fn run(&mut self, op: Op) {
         match op {
-            Op::Push { sizes, priority, deadline_ms } => {
+            Op::Push { sizes, source, priority, deadline_ms } => {
                 let deadline = deadline_ms.map(|n| self.now + ms(n));
-                self.push(sizes, priority, deadline);
+                self.push(sizes, source, priority, deadline);
             }
             Op::Cancel(i) if !self.requests.is_empty() => self.cancel(i % self.requests.len()),
             Op::Advance { ms: n } => self.now += ms(n),
@@ -132,12 +144,18 @@ impl Model {
         self.compare();
     }
 
-    fn push(&mut self, sizes: Vec<usize>, priority: Priority, deadline: Option<Instant>) {
+    fn push(
+        &mut self,
+        sizes: Vec<RowSize>,
+        source: Source,
+        priority: Priority,
+        deadline: Option<Instant>,
+    ) {
         let id = self.requests.len();
         let rows = 0..sizes.len();
         self.taken.push(vec![0; sizes.len()]);
-        let request = Rc::new(Request { id, sizes, priority, deadline });
-        let key = self.queue.push(Rc::clone(&request), priority, deadline, self.now);
+        let request = Rc::new(Request { id, sizes, source, priority, deadline });
+        let key = self.queue.push(Rc::clone(&request), source, priority, deadline, self.now);
         self.requests.push((Rc::clone(&request), key));
         self.waiting.push(Waiting { request, rows, started: false, returned: false });
     }
@@ -183,12 +201,15 @@ impl Model {
                 .expect("a part continues what waits");
             assert!(!part.rows.is_empty() && part.rows.end <= self.waiting[at].rows.end);
             if !self.waiting[at].started {
-                // Whoever came before and has not begun could not have had this place.
+                // What came before of the same source and has not begun could not have had this place.
                 let overtaken = self.waiting[..at].iter().filter(|w| {
-                    w.request.priority == part.item.priority && !w.started && !w.returned
+                    w.request.priority == part.item.priority
+                        && w.request.source == part.item.source
+                        && !w.started
+                        && !w.returned
                 });
                 for w in overtaken {
-                    assert!(w.next_bytes() > room.bytes, "{} overtook {}", id, w.request.id);
+                    assert!(!room.fits(w.next_size()), "{} overtook {}", id, w.request.id);
                 }
             }
             for row in part.rows.clone() {
@@ -203,7 +224,7 @@ impl Model {
             }
         }
         for w in &self.waiting {
-            assert!(!room.fits(w.next_bytes()), "the batch left {} behind", w.request.id);
+            assert!(!room.fits(w.next_size()), "the batch left {} behind", w.request.id);
         }
         self.last_batch = parts;
     }
@@ -221,17 +242,15 @@ impl Model {
     }
 
     fn compare(&self) {
-        let rows = self.waiting.iter().map(|w| w.rows.len()).sum();
-        let bytes =
-            self.waiting.iter().map(|w| w.request.sizes[w.rows.clone()].iter().sum::<usize>());
-        let bytes = bytes.sum();
-        assert_eq!(self.queue.waiting(), Budget { rows, bytes });
+        let mut waiting = Budget::default();
+        for w in &self.waiting {
+            w.request.sizes[w.rows.clone()].iter().for_each(|&row| waiting.add(row));
+        }
+        assert_eq!(self.queue.waiting(), waiting);
         let deadline = self.waiting.iter().filter_map(|w| w.request.deadline).min();
         assert_eq!(self.queue.next_deadline(), deadline);
-        let mut next_sizes = BTreeMap::new();
-        for w in &self.waiting {
-            *next_sizes.entry(w.next_bytes()).or_default() += 1;
-        }
+        let mut next_sizes = Sizes::default();
+        self.waiting.iter().for_each(|w| next_sizes.add(w.next_size()));
         assert_eq!(self.queue.next_sizes, next_sizes);
         let is_empty = self.queue.ready(self.now) == Ready::Empty;
         assert_eq!(is_empty, self.waiting.is_empty());
@@ -284,8 +303,9 @@ proptest! {
                 start_by.push(Some(taken + ahead + 1));
                 rows_left.push(sizes.len());
                 let id = start_by.len() - 1;
-                let request = Request { id, sizes, priority: Priority::Normal, deadline: None };
-                queue.push(Rc::new(request), Priority::Normal, None, now);
+                let (source, priority) = (Source::default(), Priority::Normal);
+                let request = Request { id, sizes, source, priority, deadline: None };
+                queue.push(Rc::new(request), source, priority, None, now);
             }
             let mut parts = Vec::new();
             queue.take_batch(now, &mut parts, &mut Vec::new());
@@ -323,13 +343,28 @@ impl Bench {
     fn push_until(
         &mut self,
         rows: usize,
-        row_bytes: usize,
+        bytes: usize,
+        priority: Priority,
+        deadline: Option<Instant>,
+    ) -> usize {
+        let sizes = vec![RowSize { bytes, draws: 1 }; rows];
+        self.push_as(Source::default(), sizes, priority, deadline)
+    }
+
+    fn push_from(&mut self, source: Source, rows: usize, draws: usize) -> usize {
+        self.push_as(source, vec![RowSize { bytes: 1, draws }; rows], Priority::Normal, None)
+    }
+
+    fn push_as(
+        &mut self,
+        source: Source,
+        sizes: Vec<RowSize>,
         priority: Priority,
         deadline: Option<Instant>,
     ) -> usize {
         let id = self.keys.len();
-        let request = Rc::new(Request { id, sizes: vec![row_bytes; rows], priority, deadline });
-        self.keys.push(self.queue.push(request, priority, deadline, self.now));
+        let request = Rc::new(Request { id, sizes, source, priority, deadline });
+        self.keys.push(self.queue.push(request, source, priority, deadline, self.now));
         id
     }
 
@@ -470,4 +505,81 @@ fn what_was_given_back_is_first_again() {
     assert_eq!(bench.take(), [(0, 0..6), (1, 0..2)]);
     assert_eq!(bench.take(), [(1, 2..6), (2, 0..1)]);
     assert!(!bench.queue.has_returned());
+}
+
+fn source_of(group: u64, connection: u64) -> Source {
+    Source { group, connection }
+}
+
+#[test]
+fn draws_fill_a_batch_too() {
+    let mut bench = Bench::new(Duration::ZERO);
+    let many = bench.push_from(source_of(0, 0), 3, 7);
+    let few = bench.push_from(source_of(0, 0), 2, 2);
+    // A second row of 7 draws does not fit beside the first; smaller ones do.
+    assert_eq!(bench.take(), [(many, 0..1), (few, 0..2)]);
+    assert_eq!(bench.take(), [(many, 1..2)]);
+    assert_eq!(bench.take(), [(many, 2..3)]);
+}
+
+#[test]
+fn whoever_asks_for_little_is_not_held_up_by_whoever_asks_for_much() {
+    let mut bench = Bench::new(Duration::ZERO);
+    let greedy: Vec<usize> = (0..20).map(|_| bench.push_from(source_of(0, 0), 8, 1)).collect();
+    assert_eq!(bench.take(), [(greedy[0], 0..8)]);
+    let modest = bench.push_from(source_of(0, 1), 1, 1);
+    // In the very next batch, and before the rest of those that came before it.
+    assert_eq!(bench.take(), [(modest, 0..1), (greedy[1], 0..7)]);
+}
+
+#[test]
+fn a_row_of_many_draws_costs_more_than_a_row_of_one() {
+    let mut bench = Bench::new(Duration::ZERO);
+    for _ in 0..30 {
+        bench.push_from(source_of(0, 0), 1, 12);
+        bench.push_from(source_of(1, 0), 1, 1);
+    }
+    let counts = rows_of_groups(&mut bench, 13);
+    // 12 draws cost (8192 + 1 + 12 * 1024) / (8192 + 1 + 1024) = 2.2 times as much as one.
+    assert!(counts[1] >= 2 * counts[0], "{counts:?}");
+}
+
+#[test]
+fn groups_share_equally_however_many_connections_one_of_them_has() {
+    let mut bench = Bench::new(Duration::ZERO);
+    for _ in 0..40 {
+        for connection in 0..9 {
+            bench.push_from(source_of(0, connection), 1, 1);
+        }
+        for _ in 0..9 {
+            bench.push_from(source_of(1, 0), 1, 1);
+        }
+    }
+    let counts = rows_of_groups(&mut bench, 45);
+    assert_eq!(counts.iter().sum::<usize>(), 45 * 8);
+    assert!(counts[0].abs_diff(counts[1]) <= 20, "{counts:?}");
+}
+
+/// How many rows of groups 0 and 1 are in the next batches.
+fn rows_of_groups(bench: &mut Bench, batches: usize) -> [usize; 2] {
+    let mut counts = [0; 2];
+    for _ in 0..batches {
+        let mut parts = Vec::new();
+        bench.queue.take_batch(bench.now, &mut parts, &mut Vec::new());
+        for part in parts {
+            counts[part.item.source.group as usize] += part.rows.len();
+        }
+    }
+    counts
+}
+
+#[test]
+fn nothing_is_remembered_of_a_source_of_whom_nothing_waits() {
+    let mut bench = Bench::new(Duration::ZERO);
+    for connection in 0..100 {
+        bench.push_from(source_of(connection, connection), 1, 1);
+    }
+    bench.queue.cancel(bench.keys[3]);
+    while !bench.take().is_empty() {}
+    assert!(bench.queue.turns.iter().all(Turns::is_forgotten));
 }
