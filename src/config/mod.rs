@@ -286,8 +286,8 @@ pub struct SecurityConfig {
     #[arg(long, value_name = "FILE", env = "LOGITD_TLS_CLIENT_CA")]
     pub tls_client_ca: Option<PathBuf>,
 
-    /// Bearer tokens, one a line, each with an optional name after a space. Sampling and GetInfo then
-    /// need one; health does not
+    /// Bearer tokens, one a line, each with an optional name after a space, and priority=high behind it for
+    /// those that may ask for PRIORITY_HIGH. Sampling and GetInfo then need one; health does not
     #[arg(long, value_name = "FILE", env = "LOGITD_TOKENS_FILE")]
     pub tokens_file: Option<PathBuf>,
 

@@ -110,6 +110,16 @@ pub enum Priority {
     High,
 }
 
+impl fmt::Display for Priority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Low => "low",
+            Self::Normal => "normal",
+            Self::High => "high",
+        })
+    }
+}
+
 /// The answer to a request.
 #[derive(Clone, Debug)]
 pub struct Completed {

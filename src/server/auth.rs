@@ -1,6 +1,7 @@
 //! Bearer tokens: who may sample, and how much of the queue one of them may fill.
 
 use super::error::Error;
+use crate::engine::Priority;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use std::collections::HashSet;
@@ -25,6 +26,8 @@ pub struct Tokens(Vec<Arc<Token>>);
 pub struct Token {
     name: String,
     secret: Secret,
+    /// The highest that its requests may ask for.
+    priority_max: Priority,
     rows_max: usize,
     rows: Arc<Semaphore>,
 }
@@ -36,8 +39,9 @@ type Secret = ([u8; TOKEN_BYTES_MAX], u64);
 pub type TokenRows = OwnedSemaphorePermit;
 
 impl Tokens {
-    /// Reads a file: a token a line, then spaces and a name if it has one. Empty lines and lines that
-    /// begin with `#` are skipped.
+    /// Reads a file: a token a line, then a name if it has one, then `priority=low`, `normal` or `high`,
+    /// the highest priority that its requests may ask for (normal unless given). Empty lines and lines
+    /// that begin with `#` are skipped.
     pub fn read(path: &Path, rows_max: usize) -> Result<Self, String> {
         let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
         Self::parse(&text, rows_max).map_err(|e| format!("{}: {e}", path.display()))
@@ -51,8 +55,10 @@ impl Tokens {
                 continue;
             }
             let number = number + 1;
-            let (token, name) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
-            let name = if name.is_empty() { format!("line {number}") } else { name.trim().into() };
+            let (token, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+            let (name, priority_max) =
+                name_and_priority(rest).map_err(|error| format!("line {number}: {error}"))?;
+            let name = if name.is_empty() { format!("line {number}") } else { name };
             let secret = secret(token.as_bytes()).ok_or_else(|| {
                 format!(
                     "line {number}: a token has {} bytes; allowed: up to {TOKEN_BYTES_MAX}",
@@ -63,7 +69,7 @@ impl Tokens {
                 return Err(format!("line {number}: the same token again"));
             }
             let rows = Arc::new(Semaphore::new(rows_max));
-            tokens.push(Arc::new(Token { name, secret, rows_max, rows }));
+            tokens.push(Arc::new(Token { name, secret, priority_max, rows_max, rows }));
         }
         if tokens.is_empty() {
             return Err("no token in it, so nobody could come in".into());
@@ -103,6 +109,16 @@ impl Token {
         &self.name
     }
 
+    /// The priority of a request that asks for this one, or for none.
+    pub fn priority(&self, asked: Option<Priority>) -> Result<Priority, Error> {
+        let asked = asked.unwrap_or(self.priority_max.min(Priority::Normal));
+        if asked > self.priority_max {
+            let (token, most) = (self.name.clone(), self.priority_max);
+            return Err(Error::PriorityDenied { token, asked, most });
+        }
+        Ok(asked)
+    }
+
     /// Room for this many rows, at once or not at all.
     pub fn reserve(&self, rows: usize) -> Result<TokenRows, Error> {
         let over = || Error::OverLimit {
@@ -130,6 +146,26 @@ impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Token").field("name", &self.name).finish_non_exhaustive()
     }
+}
+
+/// What stands behind a token: words of its name, and settings.
+fn name_and_priority(text: &str) -> Result<(String, Priority), String> {
+    let (settings, words): (Vec<&str>, Vec<&str>) =
+        text.split_whitespace().partition(|word| word.contains('='));
+    let mut priority = Priority::Normal;
+    for setting in settings {
+        priority = match setting {
+            "priority=low" => Priority::Low,
+            "priority=normal" => Priority::Normal,
+            "priority=high" => Priority::High,
+            _ => {
+                return Err(format!(
+                    "{setting:?} is not a setting of a token; allowed: priority=low, priority=normal, priority=high"
+                ));
+            }
+        };
+    }
+    Ok((words.join(" "), priority))
 }
 
 fn secret(token: &[u8]) -> Option<Secret> {
@@ -173,6 +209,29 @@ mod tests {
         assert!(matches!(token.reserve(5), Err(Error::OverLimit { value: 5, limit: 4, .. })));
         drop(held);
         assert!(token.reserve(4).is_ok());
+    }
+
+    #[test]
+    fn a_token_asks_for_no_higher_a_priority_than_it_may() {
+        use Priority::{High, Low, Normal};
+        let text = "a batch jobs priority=low\nb chat\nc  priority=high  admin\n";
+        let tokens = Tokens::parse(text, 1).unwrap();
+        let token = |given: &str| tokens.find(given.as_bytes()).unwrap();
+        assert_eq!((token("a").name(), token("c").name()), ("batch jobs", "admin"));
+        for (given, most, unasked) in [("a", Low, Low), ("b", Normal, Normal), ("c", High, Normal)]
+        {
+            assert_eq!(token(given).priority(None), Ok(unasked));
+            for asked in [Low, Normal, High] {
+                let answer = token(given).priority(Some(asked));
+                assert_eq!(answer.is_ok(), asked <= most, "{given} {asked}");
+            }
+        }
+        let denied = token("b").priority(Some(High)).unwrap_err().to_string();
+        assert!(denied.contains("priority=high") && denied.contains("chat"), "{denied}");
+        for wrong in ["a b priority=highest", "a rows=7", "a priority="] {
+            let error = Tokens::parse(wrong, 1).unwrap_err();
+            assert!(error.contains("line 1") && error.contains("priority=low"), "{error}");
+        }
     }
 
     #[test]

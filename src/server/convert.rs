@@ -27,7 +27,8 @@ pub struct Batch {
     /// At least one.
     pub rows: Vec<RequestRow>,
     /// Who goes first.
-    pub priority: Priority,
+    /// What the request asks for, if anything.
+    pub priority: Option<Priority>,
     /// What indices of rows of candidates stand for, one list a row; empty where rows are whole.
     pub tokens: Vec<TokenList>,
 }
@@ -246,6 +247,7 @@ pub fn status(error: &Error) -> Status {
         | E::NoSeed(_) => Code::Unavailable,
         E::Failed(Failure::Device(_)) => Code::Internal,
         E::Unauthenticated(_) => Code::Unauthenticated,
+        E::PriorityDenied { .. } => Code::PermissionDenied,
         E::Stalled(_) => Code::Aborted,
     };
     Status::with_error_details(code, error.to_string(), details)
@@ -270,11 +272,12 @@ fn dtype(value: i32) -> Result<Dtype, String> {
     }
 }
 
-fn priority(value: i32) -> Result<Priority, String> {
+fn priority(value: i32) -> Result<Option<Priority>, String> {
     match api::Priority::try_from(value) {
-        Ok(api::Priority::Low) => Ok(Priority::Low),
-        Ok(api::Priority::Normal | api::Priority::Unspecified) => Ok(Priority::Normal),
-        Ok(api::Priority::High) => Ok(Priority::High),
+        Ok(api::Priority::Unspecified) => Ok(None),
+        Ok(api::Priority::Low) => Ok(Some(Priority::Low)),
+        Ok(api::Priority::Normal) => Ok(Some(Priority::Normal)),
+        Ok(api::Priority::High) => Ok(Some(Priority::High)),
         Err(_) => Err(format!("is {value}; allowed: 0 (normal), 1 (low), 2 (normal), 3 (high)")),
     }
 }

@@ -1,6 +1,6 @@
 //! Everything a request can be answered with instead of tokens.
 
-use crate::engine::{Failure, Refused};
+use crate::engine::{Failure, Priority, Refused};
 use crate::plane::shm::ShmError;
 use std::time::Duration;
 
@@ -55,6 +55,19 @@ pub enum Error {
     /// No token, or not one that is known.
     #[error("{0}; send one of the server's tokens as `authorization: Bearer TOKEN`")]
     Unauthenticated(&'static str),
+    /// The token may not ask for so high a priority.
+    #[error(
+        "priority: token {token} may ask for {most} at most, and this request asks for {asked}; ask for \
+             less, or have `priority={asked}` added to the token's line in the server's --tokens-file"
+    )]
+    PriorityDenied {
+        /// The token's name.
+        token: String,
+        /// What it asked for.
+        asked: Priority,
+        /// What it may ask for.
+        most: Priority,
+    },
     /// The message did not arrive in time.
     #[error("the message did not arrive within {} ms (--receive-timeout)", .0.as_millis())]
     ReceiveTimeout(Duration),

@@ -13,7 +13,7 @@ use crate::api::{
 };
 use crate::arithmetic;
 use crate::engine;
-use crate::engine::Permit;
+use crate::engine::{Permit, Priority};
 use crate::params::SamplingParams;
 use crate::plane::Borrowed;
 use std::sync::Arc;
@@ -159,11 +159,20 @@ async fn compute(
     let request = engine::Request {
         rows,
         deadline: call.deadline,
-        priority: batch.priority,
+        priority: priority(call, batch.priority)?,
         source: engine::Source::default(),
     };
     let done = shared.engine.submit(permit, request)?.await?;
     Ok(convert::response(&done, &params, &tokens, plane))
+}
+
+/// What a request is served with: what it asks for, where its token may. One that does not say is normal,
+/// or whatever less its token may have.
+fn priority(call: &Call, asked: Option<Priority>) -> Result<Priority, Error> {
+    match &call.token {
+        Some(token) => token.priority(asked),
+        None => Ok(asked.unwrap_or_default()),
+    }
 }
 
 /// A request as a batch. Where checking it is more than a look, that is done away from the threads that
