@@ -237,6 +237,46 @@ async fn a_deadline_passes_while_the_device_is_busy_with_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_connection_with_much_to_do_does_not_hold_up_another() {
+    const GREEDY: usize = 30;
+    let (backend, gate) = Gated::boxed();
+    let server = TestServer::with(&[], vec![backend]).await;
+    let accepted = |rows: usize| {
+        let (engine, free) = (&server.engine, server.limits.queue_rows_max as usize - rows);
+        until("the requests wait", move || engine.reserve(free + 1, 0).is_err())
+    };
+
+    let client = server.client().await;
+    let mut greedy = JoinSet::new();
+    for salt in 1..=GREEDY {
+        let mut request = request(8, 64, salt as u64);
+        request.params.iter_mut().for_each(|params| params.draws = Some(1024));
+        let client = client.clone();
+        greedy.spawn(async move { client.sample(request).await.map(|_| ()) });
+    }
+    accepted(8 * GREEDY).await;
+    let modest = request(1, 64, 1000);
+    let seed = modest.params[0].seed.unwrap();
+    let client = server.client().await;
+    let answer = tokio::spawn(async move { client.sample(modest).await });
+    accepted(8 * GREEDY + 1).await;
+    gate.open();
+    answer.await.unwrap().unwrap();
+    while let Some(done) = greedy.join_next().await {
+        done.unwrap().unwrap();
+    }
+
+    let batches = gate.seeds();
+    let at = batches.iter().position(|seeds| seeds.contains(&seed)).unwrap();
+    println!(
+        "{GREEDY} requests of 8,192 draws took {} batches; the one that came last was in batch {at}, \
+         after the one that was running",
+        batches.len()
+    );
+    assert_eq!(at, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_connections_are_served() {
     // This process holds both ends of each.
     let files = rlimit::increase_nofile_limit(4096).unwrap();

@@ -5,6 +5,7 @@ mod harness;
 use harness::backends::Gated;
 use harness::raw::{Raw, announced};
 use harness::{TestServer, expected, request};
+use logitd::api::{Priority, SampleRequest};
 use logitd::client::{Client, Error};
 use logitd::config::Config;
 use logitd::server::Server;
@@ -185,6 +186,37 @@ async fn one_token_cannot_fill_the_queue() {
     assert!(held.await.unwrap().is_ok());
     assert_eq!(other.await.unwrap().unwrap().rows, expected(&request(4, 10, 3)));
     assert!(greedy.sample(request(5, 10, 2)).await.is_ok(), "the room is free again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_high_priority_is_for_tokens_that_may_ask_for_it() {
+    let files = Authority::new();
+    let tokens = files
+        .file("tokens", "batch Batch jobs priority=low\nchat Chat\nadmin Admin priority=high\n");
+    let server = start(&[format!("--tokens-file={}", tokens.display())]).await;
+    let (low, normal, high) = (Priority::Low, Priority::Normal, Priority::High);
+    for (token, allowed) in [
+        ("batch", vec![Priority::Unspecified, low]),
+        ("chat", vec![Priority::Unspecified, low, normal]),
+        ("admin", vec![Priority::Unspecified, low, normal, high]),
+    ] {
+        let client = Client::builder(server.target()).token(token).connect().await.unwrap();
+        for priority in [Priority::Unspecified, low, normal, high] {
+            let request = SampleRequest { priority: priority.into(), ..request(1, 60, 1) };
+            match client.sample(request.clone()).await {
+                Ok(response) => assert_eq!(response.rows, expected(&request)),
+                Err(error) => {
+                    assert_eq!(error.code(), Some(Code::PermissionDenied), "{error}");
+                    let text = error.to_string();
+                    assert!(text.contains("priority=") && text.contains("--tokens-file"), "{text}");
+                    assert!(!allowed.contains(&priority), "{token}: {text}");
+                    continue;
+                }
+            }
+            assert!(allowed.contains(&priority), "{token} asked for {priority:?}");
+        }
+    }
+    server.idle().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

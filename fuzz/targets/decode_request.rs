@@ -128,7 +128,12 @@ async fn sample(
     for params in &params {
         check_params(params, &sent);
     }
-    let request = Request { rows: batch.rows, deadline: None, priority: batch.priority };
+    let request = Request {
+        rows: batch.rows,
+        deadline: None,
+        priority: batch.priority.unwrap_or_default(),
+        source: Default::default(),
+    };
     let done = ENGINE.submit(permit, request)?.await?;
     let response = convert::response(&done, &params, &tokens, logitd::api::Plane::Inline);
     assert_eq!(response.rows.len(), params.len());

@@ -22,7 +22,7 @@ mod worker;
 
 pub use permits::Permit;
 pub use request::{Completed, Failure, Priority, Refused, Request, RequestRow, Resource, Timings};
-pub use turns::Source;
+pub use turns::{ConnectionId, GroupId, Source};
 pub use verify::Verify;
 
 use crate::backend::{Backend, DeviceInfo};

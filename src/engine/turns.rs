@@ -19,15 +19,44 @@
 
 use super::slots::Key;
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Bound::{Excluded, Unbounded};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Who sends a request: between groups, and within each between its connections, work is shared fairly.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Source {
-    /// Whom the connection belongs to: a token, or an address.
-    pub group: u64,
+    /// Whom the connection belongs to.
+    pub group: GroupId,
     /// The connection.
-    pub connection: u64,
+    pub connection: ConnectionId,
+}
+
+/// Whom connections belong to: a token, an address or a process. The default is that of requests which
+/// came over no connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(u64);
+
+impl GroupId {
+    /// That of everything that has this name.
+    pub fn of(name: impl Hash) -> Self {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        Self(hasher.finish())
+    }
+}
+
+/// A connection, different from every other of this process. The default is that of requests which came over
+/// none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnectionId(u64);
+
+impl ConnectionId {
+    /// One that was never given before.
+    pub fn next() -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        Self(LAST.fetch_add(1, Ordering::Relaxed) + 1)
+    }
 }
 
 /// A place in the order. Places are taken from the least.
@@ -48,7 +77,7 @@ pub(super) struct Turns {
     /// Sources of whom something waits.
     sources: HashMap<Source, Waiting>,
     /// How many of them each group has.
-    groups: HashMap<u64, u64>,
+    groups: HashMap<GroupId, u64>,
 }
 
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use super::frames::{Admissions, Bounds, Messages, Shape};
 use super::metrics::{self, RequestWatch};
 use super::{Shared, convert, telemetry};
 use crate::api::sampler_service_server::SamplerServiceServer;
-use crate::engine::Engine;
+use crate::engine::{ConnectionId, Engine, GroupId, Source};
 use crate::plane::shm::Peer;
 use crate::server::service::Sampler;
 use bytes::Bytes;
@@ -39,8 +39,20 @@ pub struct Call {
     pub token: Option<Arc<Token>>,
     /// Which process it comes from, where it came over a Unix socket.
     pub peer: Option<Peer>,
+    /// Which connection it comes over.
+    pub connection: ConnectionId,
+    /// Whom the connection belongs to, where that is no token.
+    pub address: GroupId,
     /// The permits of its messages.
     pub admissions: Admissions,
+}
+
+impl Call {
+    /// Who takes turns with others for its work.
+    pub fn source(&self) -> Source {
+        let group = self.token.as_ref().map_or(self.address, |token| token.group());
+        Source { group, connection: self.connection }
+    }
 }
 
 /// The sampler service behind its door.
@@ -63,9 +75,11 @@ impl Admission {
     fn call_of(&self, request: &Request<Body>) -> Result<Call, Error> {
         let headers = request.headers();
         let peer = request.extensions().get().copied();
+        let connection = request.extensions().get().copied().unwrap_or_default();
+        let address = request.extensions().get().copied().unwrap_or_default();
         let token = self.shared.tokens.as_ref().map(|tokens| tokens.check(headers)).transpose()?;
         let deadline = timeout(headers)?.and_then(|timeout| Instant::now().checked_add(timeout));
-        Ok(Call { deadline, token, peer, admissions: Admissions::default() })
+        Ok(Call { deadline, token, peer, connection, address, admissions: Admissions::default() })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Bearer tokens: who may sample, and how much of the queue one of them may fill.
 
 use super::error::Error;
-use crate::engine::Priority;
+use crate::engine::{GroupId, Priority};
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use std::collections::HashSet;
@@ -26,6 +26,7 @@ pub struct Tokens(Vec<Arc<Token>>);
 pub struct Token {
     name: String,
     secret: Secret,
+    group: GroupId,
     /// The highest that its requests may ask for.
     priority_max: Priority,
     rows_max: usize,
@@ -68,8 +69,9 @@ impl Tokens {
             if !seen.insert(token) {
                 return Err(format!("line {number}: the same token again"));
             }
+            let group = GroupId::of(token);
             let rows = Arc::new(Semaphore::new(rows_max));
-            tokens.push(Arc::new(Token { name, secret, priority_max, rows_max, rows }));
+            tokens.push(Arc::new(Token { name, secret, group, priority_max, rows_max, rows }));
         }
         if tokens.is_empty() {
             return Err("no token in it, so nobody could come in".into());
@@ -117,6 +119,11 @@ impl Token {
             return Err(Error::PriorityDenied { token, asked, most });
         }
         Ok(asked)
+    }
+
+    /// Whose requests its are, where turns are taken.
+    pub fn group(&self) -> GroupId {
+        self.group
     }
 
     /// Room for this many rows, at once or not at all.

@@ -3,6 +3,7 @@
 use super::listen::{Connection, Listener};
 use super::metrics;
 use crate::config::Config;
+use crate::engine::{ConnectionId, GroupId};
 use crate::plane::shm::Peer;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -114,17 +115,18 @@ impl Connections {
     }
 
     async fn serve(&self, connection: Connection) {
+        let address = connection.group();
         match (&self.tls, connection) {
             (Some(tls), connection @ Connection::Tcp(_)) => {
                 match timeout(self.handshake_timeout, tls.accept(connection)).await {
-                    Ok(Ok(io)) => self.serve_http(io, None).await,
+                    Ok(Ok(io)) => self.serve_http(io, None, address).await,
                     Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
                     Err(_) => tracing::debug!("TLS handshake timed out"),
                 }
             }
             (_, connection) => {
                 let peer = connection.peer();
-                self.serve_http(connection, peer).await;
+                self.serve_http(connection, peer, address).await;
             }
         }
     }
@@ -134,9 +136,10 @@ impl Connections {
         &self,
         io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         peer: Option<Peer>,
+        address: GroupId,
     ) {
         let (watched, watch) = Watched::new(io);
-        self.speak_http(watched, &watch.received, peer).await;
+        self.speak_http(watched, &watch.received, peer, address).await;
         if let Ok(io) = watch.released.await {
             linger(io).await;
         }
@@ -147,9 +150,13 @@ impl Connections {
         io: Watched<impl AsyncRead + AsyncWrite + Unpin + Send + 'static>,
         received: &AtomicUsize,
         peer: Option<Peer>,
+        address: GroupId,
     ) {
+        let id = ConnectionId::next();
         let routes = self.routes.clone().map_request(move |request: http::Request<_>| {
             let mut request = request.map(Body::new);
+            request.extensions_mut().insert(id);
+            request.extensions_mut().insert(address);
             if let Some(peer) = peer {
                 request.extensions_mut().insert(peer);
             }

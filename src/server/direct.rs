@@ -13,7 +13,7 @@ use super::{Shared, convert};
 use crate::api::direct::{Hello, REQUEST_BYTES_MAX, REQUEST_HEAD_BYTES, RequestHead};
 use crate::api::sample_stream_response::Result as Outcome;
 use crate::api::{self, Plane, SampleRequest, SampleStreamResponse};
-use crate::engine::Refused;
+use crate::engine::{ConnectionId, GroupId, Refused};
 use crate::plane::shm::Peer;
 use prost::Message;
 use rustix::net::{RecvFlags, recv};
@@ -78,8 +78,14 @@ async fn call(
             Err(error) => return Ok(Err(error)),
         },
     };
-    let admissions = Admissions::default();
-    Ok(Ok(Call { deadline: None, token, peer: Some(peer), admissions }))
+    Ok(Ok(Call {
+        deadline: None,
+        token,
+        peer: Some(peer),
+        connection: ConnectionId::next(),
+        address: GroupId::of(peer.pid),
+        admissions: Admissions::default(),
+    }))
 }
 
 struct Connection {

@@ -1,6 +1,7 @@
 //! Where connections come from: TCP and Unix sockets.
 
 use crate::config::Address;
+use crate::engine::GroupId;
 use crate::plane::shm::Peer;
 use std::fs;
 use std::io;
@@ -193,6 +194,16 @@ impl Connection {
         let Self::Unix(stream) = self else { return None };
         let credentials = stream.peer_cred().ok()?;
         Some(Peer { uid: credentials.uid(), pid: credentials.pid()? })
+    }
+}
+
+impl Connection {
+    /// Where it comes from: an address, or a process of this host.
+    pub fn group(&self) -> GroupId {
+        match self {
+            Self::Tcp(stream) => GroupId::of(stream.peer_addr().ok().map(|address| address.ip())),
+            Self::Unix(_) => GroupId::of(self.peer().map(|peer| peer.pid)),
+        }
     }
 }
 

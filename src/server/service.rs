@@ -160,7 +160,7 @@ async fn compute(
         rows,
         deadline: call.deadline,
         priority: priority(call, batch.priority)?,
-        source: engine::Source::default(),
+        source: call.source(),
     };
     let done = shared.engine.submit(permit, request)?.await?;
     Ok(convert::response(&done, &params, &tokens, plane))

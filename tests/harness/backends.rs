@@ -73,8 +73,8 @@ pub struct Gate(Arc<(Mutex<GateState>, Condvar)>);
 #[derive(Default)]
 struct GateState {
     open: bool,
-    batches: usize,
-    rows: usize,
+    /// The seeds of each batch's rows.
+    batches: Vec<Vec<u64>>,
 }
 
 impl Gated {
@@ -92,12 +92,17 @@ impl Gate {
 
     /// Batches that have reached the backend.
     pub fn batches(&self) -> usize {
-        self.0.0.lock().unwrap().batches
+        self.0.0.lock().unwrap().batches.len()
+    }
+
+    /// The seeds of their rows.
+    pub fn seeds(&self) -> Vec<Vec<u64>> {
+        self.0.0.lock().unwrap().batches.clone()
     }
 
     /// Rows in them.
     pub fn rows(&self) -> usize {
-        self.0.0.lock().unwrap().rows
+        self.seeds().iter().map(Vec::len).sum()
     }
 
     /// Waits until the backend holds a batch.
@@ -113,8 +118,7 @@ impl Backend for Gated {
 
     fn sample(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), DeviceError> {
         let mut state = self.gate.0.0.lock().unwrap();
-        state.batches += 1;
-        state.rows += rows.len();
+        state.batches.push(rows.iter().map(|row| row.params().seed()).collect());
         // Not for ever: a test that fails is to end.
         let (state, _) =
             self.gate.0.1.wait_timeout_while(state, PATIENCE, |state| !state.open).unwrap();

@@ -1,6 +1,7 @@
 //! The queue against a plain model: lists of ranges, searched from the front.
 
 use super::*;
+use crate::engine::{ConnectionId, GroupId};
 use proptest::prelude::*;
 use std::rc::Rc;
 
@@ -66,8 +67,17 @@ fn sizes() -> impl Strategy<Value = Vec<RowSize>> {
     ]
 }
 
+thread_local! {
+    static CONNECTIONS: [ConnectionId; 100] = std::array::from_fn(|_| ConnectionId::next());
+}
+
+fn source_of(group: usize, connection: usize) -> Source {
+    let connection = CONNECTIONS.with(|connections| connections[connection]);
+    Source { group: GroupId::of(group), connection }
+}
+
 fn source() -> impl Strategy<Value = Source> {
-    (0..2u64, 0..2u64).prop_map(|(group, connection)| Source { group, connection })
+    (0..2usize, 0..2usize).prop_map(|(group, connection)| source_of(group, connection))
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -507,10 +517,6 @@ fn what_was_given_back_is_first_again() {
     assert!(!bench.queue.has_returned());
 }
 
-fn source_of(group: u64, connection: u64) -> Source {
-    Source { group, connection }
-}
-
 #[test]
 fn draws_fill_a_batch_too() {
     let mut bench = Bench::new(Duration::ZERO);
@@ -567,7 +573,7 @@ fn rows_of_groups(bench: &mut Bench, batches: usize) -> [usize; 2] {
         let mut parts = Vec::new();
         bench.queue.take_batch(bench.now, &mut parts, &mut Vec::new());
         for part in parts {
-            counts[part.item.source.group as usize] += part.rows.len();
+            counts[usize::from(part.item.source.group == GroupId::of(1usize))] += part.rows.len();
         }
     }
     counts
