@@ -12,6 +12,7 @@ use logitd::backend::Backend;
 use logitd::backend::reference::Reference;
 use logitd::client::{Client, Error};
 use logitd::server::ServerError;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -279,7 +280,9 @@ async fn one_connection_with_much_to_do_does_not_hold_up_another() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_connections_are_served() {
     // This process holds both ends of each.
-    let files = rlimit::increase_nofile_limit(4096).unwrap();
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
+    let files = limit.maximum.unwrap_or(u64::MAX);
     assert!(files >= 2200, "needs 2200 open files, but the system allows {files}");
     let server = TestServer::start(&[]).await;
     let mut connecting = JoinSet::new();

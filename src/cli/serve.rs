@@ -4,6 +4,7 @@ use super::Outcome;
 use crate::config::{Config, KernelTier};
 use crate::engine::Engine;
 use crate::server::{Server, metrics, telemetry};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::error::Error;
 use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -74,7 +75,8 @@ async fn serve(config: Config) -> Result<(), Box<dyn Error>> {
 
 /// As many connections as are allowed need more descriptors than a shell usually gives.
 fn raise_open_files() {
-    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
