@@ -395,7 +395,8 @@ pub struct TelemetryConfig {
     #[arg(long, value_name = "IP:PORT", env = "LOGITD_METRICS_LISTEN")]
     pub metrics_listen: Option<SocketAddr>,
 
-    /// How log lines look. What is logged is set by RUST_LOG (default info)
+    /// How log lines look. What is logged is set by RUST_LOG (default info), as in
+    /// info,logitd::server=debug,h2=warn
     #[arg(long, env = "LOGITD_LOG_FORMAT", default_value = "text")]
     pub log_format: LogFormat,
 

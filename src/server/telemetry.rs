@@ -16,7 +16,7 @@ use opentelemetry_sdk::trace::SdkTracerProvider;
 use std::io::IsTerminal;
 use tracing::{Level, Metadata, Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
-use tracing_subscriber::filter::{EnvFilter, FilterFn, LevelFilter};
+use tracing_subscriber::filter::{FilterFn, LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
@@ -33,9 +33,9 @@ pub struct Telemetry {
 pub fn install(config: &TelemetryConfig) -> Result<Telemetry, String> {
     let filter = match std::env::var("RUST_LOG") {
         Ok(text) if !text.is_empty() => {
-            EnvFilter::try_new(&text).map_err(|e| format!("RUST_LOG is {text:?}: {e}"))?
+            filter(&text).map_err(|e| format!("RUST_LOG is {text:?}: {e}"))?
         }
-        _ => EnvFilter::new("info"),
+        _ => Targets::new().with_default(LevelFilter::INFO),
     };
     // Colour is for people: no escapes in a file or a journal.
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -56,6 +56,20 @@ pub fn install(config: &TelemetryConfig) -> Result<Telemetry, String> {
         .try_init()
         .map_err(|e| format!("cannot install the log: {e}"))?;
     Ok(Telemetry { traces })
+}
+
+/// Reads the directives of RUST_LOG: `LEVEL`, `TARGET` or `TARGET=LEVEL`, with commas between them. The filters
+/// by span and field that some programs know need a regular-expression engine, which is much to build
+/// for a log with two kinds of span.
+fn filter(text: &str) -> Result<Targets, String> {
+    let directives: Vec<&str> = text.split(',').map(str::trim).filter(|d| !d.is_empty()).collect();
+    if let Some(directive) = directives.iter().find(|d| d.contains(['[', ']', '{', '}'])) {
+        return Err(format!(
+            "{directive:?} filters by span or field, which this log cannot; there are LEVEL, TARGET and \
+             TARGET=LEVEL, as in info,logitd::server=debug,h2=warn"
+        ));
+    }
+    directives.join(",").parse::<Targets>().map_err(|error| error.to_string())
 }
 
 impl Drop for Telemetry {
@@ -140,5 +154,42 @@ impl Extractor for Headers<'_> {
 
     fn keys(&self) -> Vec<&str> {
         self.0.keys().map(http::HeaderName::as_str).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directives_are_levels_of_targets() {
+        let of = |text: &str, target: &str, level: Level| {
+            filter(text).unwrap().would_enable(target, &level)
+        };
+        for text in ["info,h2=warn", "h2=WARN, INFO,", "3,h2=2"] {
+            assert!(of(text, "logitd::server", Level::INFO), "{text}");
+            assert!(!of(text, "logitd::server", Level::DEBUG), "{text}");
+            assert!(of(text, "h2::codec", Level::WARN), "{text}");
+            assert!(!of(text, "h2::codec", Level::INFO), "{text}");
+        }
+        assert!(of("logitd", "logitd::engine", Level::TRACE), "a target alone: all that it says");
+        assert!(!of("logitd=off,info", "logitd::engine", Level::ERROR));
+        assert!(!of("logitd::engine=debug", "h2", Level::ERROR), "what is not named is off");
+    }
+
+    #[test]
+    fn a_directive_that_cannot_work_is_refused_by_name() {
+        for text in
+            ["info,[call]=debug", "logitd[request{id=5}]=trace", "a[{rows}]", "[{a,b}]=info"]
+        {
+            let error = filter(text).unwrap_err();
+            assert!(
+                error.contains("by span or field") && error.contains("TARGET=LEVEL"),
+                "{error}"
+            );
+        }
+        for text in ["logitd=loud", "a=b=c"] {
+            assert!(filter(text).is_err(), "{text}");
+        }
     }
 }
