@@ -4,22 +4,22 @@
     assets/make.py FOLDER ROW...
 
 FOLDER holds one f16 .npy of [rows, vocab_size], meta.json (`model`, and for each row `kind` and
-`context`) and tokens.json (the text of every token, by id). Needs the zstd command. The rows carried
-were packed with `4 1 53 24 56 60 49 44`.
+`context`) and tokens.json (the text of every token, by id). The rows carried were packed with
+`4 1 53 24 56 60 49 44`.
 """
 
 import ast
 import json
 import pathlib
-import subprocess
 import sys
+import zlib
 
 here = pathlib.Path(__file__).parent
 
 
-def compress(data: bytes, name: str) -> None:
-    command = ["zstd", "--ultra", "-22", "--no-check", "-q", "-f", "-o", str(here / name)]
-    subprocess.run(command, input=data, check=True)
+def compress(data: bytes, name: str, strategy: int = zlib.Z_DEFAULT_STRATEGY) -> None:
+    gzip = zlib.compressobj(9, zlib.DEFLATED, 31, 9, strategy)
+    (here / name).write_bytes(gzip.compress(data) + gzip.flush())
 
 
 def read_rows(path: pathlib.Path, rows: list[int]) -> list[bytes]:
@@ -36,9 +36,9 @@ meta = json.loads((folder / "meta.json").read_text())
 logits = read_rows(next(folder.glob("*.npy")), rows)
 tokens = json.loads((folder / "tokens.json").read_text())
 
-# Each row as its upper bytes, then its lower ones: the upper ones repeat, the lower ones are noise.
-compress(b"".join(row[1::2] + row[0::2] for row in logits), "rows.zst")
-compress(json.dumps(tokens, ensure_ascii=False, separators=(",", ":")).encode(), "tokens.json.zst")
+# Each row as its upper bytes, then its lower ones: few upper ones are frequent, the lower ones are noise.
+compress(b"".join(row[1::2] + row[0::2] for row in logits), "rows.gz", zlib.Z_HUFFMAN_ONLY)
+compress(json.dumps(tokens, ensure_ascii=False, separators=(",", ":")).encode(), "tokens.json.gz")
 
 about = {
     "model": meta["model"],

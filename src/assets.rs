@@ -3,8 +3,8 @@
 
 use crate::batch::Dtype;
 use serde::Deserialize;
-use std::io::Read;
 use std::sync::OnceLock;
+use zlib_rs::{InflateConfig, ReturnCode};
 
 /// How the carried rows are stored.
 pub const DTYPE: Dtype = Dtype::F16;
@@ -32,7 +32,7 @@ pub fn rows() -> &'static [RealRow] {
 pub fn tokens() -> &'static TokenTexts {
     static TOKENS: OnceLock<TokenTexts> = OnceLock::new();
     TOKENS.get_or_init(|| {
-        let json = decompress(include_bytes!("../assets/tokens.json.zst"));
+        let json = decompress(include_bytes!("../assets/tokens.json.gz"));
         TokenTexts::from_json(&json).expect("a list of texts was packed")
     })
 }
@@ -80,9 +80,9 @@ fn unpack_rows() -> Vec<RealRow> {
     let about: About = serde_json::from_str(include_str!("../assets/rows.json"))
         .expect("rows.json was packed with the rows");
     assert_eq!(about.vocab_size, VOCAB_SIZE, "assets/rows.json");
-    let planes = decompress(include_bytes!("../assets/rows.zst"));
+    let planes = decompress(include_bytes!("../assets/rows.gz"));
     let packed = planes.chunks_exact(VOCAB_SIZE as usize * DTYPE.size_bytes());
-    assert_eq!(packed.len(), about.rows.len(), "assets/rows.zst");
+    assert_eq!(packed.len(), about.rows.len(), "assets/rows.gz");
     let row = |(about, packed): (AboutRow, &[u8])| RealRow {
         kind: about.kind,
         context: about.context,
@@ -97,12 +97,14 @@ fn interleave(packed: &[u8]) -> Vec<u8> {
     lower.iter().zip(upper).flat_map(|(&low, &high)| [low, high]).collect()
 }
 
+/// Unpacks a gzip file, which ends with the size of what is in it.
 fn decompress(packed: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    ruzstd::decoding::StreamingDecoder::new(packed)
-        .expect("carried files are zstd frames")
-        .read_to_end(&mut bytes)
-        .expect("carried files are whole");
+    let size = packed.last_chunk().expect("carried files are gzip files");
+    let size = u32::from_le_bytes(*size) as usize;
+    let mut bytes = vec![0; size];
+    let gzip = InflateConfig { window_bits: 16 + 15 };
+    let (whole, code) = zlib_rs::decompress_slice(&mut bytes, packed, gzip);
+    assert_eq!((whole.len(), code), (size, ReturnCode::Ok), "carried files are whole");
     bytes
 }
 

@@ -1,13 +1,14 @@
 //! Frames: how a trace lies in its file.
 
 use super::Entry;
+use super::planes::{Plane, pack, unpack};
 use crate::api::{SampleRequest, SampleResponse, StreamError};
 use bytes::Bytes;
 use prost::Message;
 use std::time::Duration;
 
 /// What every trace begins with; the last byte is the version of the format.
-pub const MAGIC: &[u8; 16] = b"logitd trace\0\0\0\x01";
+pub const MAGIC: &[u8; 16] = b"logitd trace\0\0\0\x02";
 
 /// Bytes before a frame's body: its length and its checksum.
 pub(super) const HEADER_BYTES: usize = 8;
@@ -45,15 +46,12 @@ struct Record {
     response: Option<SampleResponse>,
     #[prost(message, optional, tag = "5")]
     error: Option<StreamError>,
-    /// The logits, in planes of bytes, as a zstd frame.
-    #[prost(bytes = "bytes", tag = "6")]
-    packed: Bytes,
-    /// How many bytes they are unpacked. 0: they are in the request.
+    /// The logits in planes of bytes, where that gains; then the request has none.
+    #[prost(message, repeated, tag = "6")]
+    planes: Vec<Plane>,
+    /// Bytes of logits in the planes.
     #[prost(uint64, tag = "7")]
     unpacked_bytes: u64,
-    /// Into how many planes they were split.
-    #[prost(uint32, tag = "8")]
-    planes: u32,
 }
 
 /// What a whole frame says.
@@ -69,7 +67,6 @@ pub(super) enum Content {
 #[derive(Debug, Default)]
 pub(super) struct Encoder {
     frame: Vec<u8>,
-    shuffled: Vec<u8>,
 }
 
 impl Encoder {
@@ -77,12 +74,13 @@ impl Encoder {
         self.encode(&Frame { session: Some(session), record: None })
     }
 
-    pub(super) fn entry(&mut self, entry: Entry) -> &[u8] {
+    /// An entry, its logits packed or, which takes a tenth of the time, as they are.
+    pub(super) fn entry(&mut self, entry: Entry, packed: bool) -> &[u8] {
         let Entry { arrival, took, mut request, result } = entry;
-        let (planes, packed) = self.pack(&request);
-        let unpacked_bytes = if packed.is_empty() { 0 } else { request.logits.len() as u64 };
-        if unpacked_bytes > 0 {
-            request.logits = Bytes::new();
+        let planes = if packed { pack(&request) } else { Vec::new() };
+        let mut unpacked_bytes = 0;
+        if !planes.is_empty() {
+            unpacked_bytes = std::mem::take(&mut request.logits).len() as u64;
         }
         let (response, error) = match result {
             Ok(response) => (Some(response), None),
@@ -94,9 +92,8 @@ impl Encoder {
             request: Some(request),
             response,
             error,
-            packed: packed.into(),
-            unpacked_bytes,
             planes,
+            unpacked_bytes,
         };
         self.encode(&Frame { session: None, record: Some(record) })
     }
@@ -112,23 +109,6 @@ impl Encoder {
         self.frame[4..HEADER_BYTES].copy_from_slice(&checksum.to_le_bytes());
         &self.frame
     }
-
-    /// The number of planes and the packed logits; empty where packing gains less than a twentieth.
-    fn pack(&mut self, request: &SampleRequest) -> (u32, Vec<u8>) {
-        let logits = &request.logits;
-        let planes = if request.dtype() == crate::api::Dtype::F32 { 4 } else { 2 };
-        if logits.is_empty() || !logits.len().is_multiple_of(planes) {
-            return (0, Vec::new());
-        }
-        self.shuffled.clear();
-        for plane in 0..planes {
-            self.shuffled.extend(logits.iter().skip(plane).step_by(planes));
-        }
-        match zstd::bulk::compress(&self.shuffled, ZSTD_LEVEL) {
-            Ok(packed) if packed.len() < logits.len() / 20 * 19 => (planes as u32, packed),
-            _ => (0, Vec::new()),
-        }
-    }
 }
 
 /// Reads a frame's body. An error says what is wrong with it.
@@ -139,10 +119,9 @@ pub(super) fn decode(body: Bytes) -> Result<Content, String> {
         Frame { record: Some(record), .. } => record,
         _ => return Ok(Content::Unknown),
     };
-    let (logits, packed) = (unpack(&record)?, record.unpacked_bytes > 0);
     let mut request = record.request.ok_or("a record without a request")?;
-    if packed {
-        request.logits = logits;
+    if !record.planes.is_empty() {
+        request.logits = unpack(&record.planes, record.unpacked_bytes)?;
     }
     let result = match (record.response, record.error) {
         (Some(response), _) => Ok(response),
@@ -163,36 +142,6 @@ pub(super) fn checksum(length: [u8; 4], body: &[u8]) -> u32 {
     hasher.update(&length);
     hasher.update(body);
     hasher.finalize()
-}
-
-/// More does not gain on logits, and costs.
-const ZSTD_LEVEL: i32 = 1;
-/// No record says that it unpacks to more.
-const UNPACKED_BYTES_MAX: u64 = 1 << 32;
-
-fn unpack(record: &Record) -> Result<Bytes, String> {
-    let (bytes, planes) = (record.unpacked_bytes, record.planes as usize);
-    if bytes == 0 {
-        return Ok(Bytes::new());
-    }
-    if bytes > UNPACKED_BYTES_MAX || planes == 0 || !bytes.is_multiple_of(planes as u64) {
-        return Err(format!("logits of {bytes} bytes in {planes} planes"));
-    }
-    // A frame says how much it holds, and is not believed: memory grows with what is there.
-    let mut shuffled = Vec::new();
-    let mut decoder =
-        zstd::stream::read::Decoder::new(&record.packed[..]).map_err(|e| e.to_string())?;
-    std::io::Read::read_to_end(&mut std::io::Read::take(&mut decoder, bytes + 1), &mut shuffled)
-        .map_err(|error| error.to_string())?;
-    if shuffled.len() as u64 != bytes {
-        return Err(format!("logits of {} bytes, said to be {bytes}", shuffled.len()));
-    }
-    let mut logits = vec![0; shuffled.len()];
-    for (plane, values) in shuffled.chunks_exact(shuffled.len() / planes).enumerate() {
-        let places = logits.iter_mut().skip(plane).step_by(planes);
-        places.zip(values).for_each(|(place, value)| *place = *value);
-    }
-    Ok(logits.into())
 }
 
 fn micros(time: Duration) -> u64 {
@@ -224,9 +173,9 @@ mod tests {
         }
     }
 
-    fn roundtrip(entry: &Entry) -> Content {
+    fn roundtrip(entry: &Entry, packed: bool) -> Content {
         let mut encoder = Encoder::default();
-        let frame = encoder.entry(entry.clone());
+        let frame = encoder.entry(entry.clone(), packed);
         decode(Bytes::copy_from_slice(&frame[HEADER_BYTES..])).unwrap()
     }
 
@@ -241,7 +190,9 @@ mod tests {
             ],
         ) {
             let entry = entry(dtype, logits);
-            prop_assert_eq!(roundtrip(&entry), Content::Entry(Box::new(entry)));
+            for packed in [true, false] {
+                prop_assert_eq!(roundtrip(&entry, packed), Content::Entry(Box::new(entry.clone())));
+            }
         }
 
         #[test]
@@ -254,35 +205,7 @@ mod tests {
     fn refusals_are_kept() {
         let mut entry = entry(Dtype::F16, vec![0; 20]);
         entry.result = Err(StreamError { code: 8, message: "full".into(), ..Default::default() });
-        assert_eq!(roundtrip(&entry), Content::Entry(Box::new(entry)));
-    }
-
-    #[test]
-    fn real_rows_get_smaller() {
-        let row = &crate::assets::rows()[0];
-        let frame = Encoder::default().entry(entry(Dtype::F16, row.logits.clone())).len();
-        assert!(frame < row.logits.len() * 17 / 20, "{frame} of {}", row.logits.len());
-    }
-
-    #[test]
-    fn a_record_that_unpacks_to_something_else_is_refused() {
-        let mut record = Record {
-            request: Some(SampleRequest::default()),
-            response: Some(SampleResponse::default()),
-            packed: zstd::bulk::compress(&[1; 100], 1).unwrap().into(),
-            unpacked_bytes: 100,
-            planes: 2,
-            ..Default::default()
-        };
-        let read = |record: &Record| {
-            let frame = Frame { session: None, record: Some(record.clone()) };
-            decode(frame.encode_to_vec().into())
-        };
-        assert!(read(&record).is_ok());
-        for (bytes, planes) in [(98, 2), (102, 2), (100, 3), (100, 0), (u64::MAX - 1, 2)] {
-            (record.unpacked_bytes, record.planes) = (bytes, planes);
-            assert!(read(&record).is_err(), "{bytes} bytes, {planes} planes");
-        }
+        assert_eq!(roundtrip(&entry, true), Content::Entry(Box::new(entry)));
     }
 
     #[test]

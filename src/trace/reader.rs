@@ -161,7 +161,7 @@ pub enum ReadError {
     #[error("not a trace; traces are written by: logitd serve --record FILE")]
     NoTrace,
     /// A format that is not known here.
-    #[error("a trace of format {0}, and this program knows format 1; use the logitd that wrote it")]
+    #[error("a trace of format {0}, and this program knows format {known}; use the logitd that wrote it", known = MAGIC[15])]
     Version(u8),
     /// A frame is lost; those after it can still be read.
     #[error("the frame at byte {} ({} bytes) is lost: {}", .0.at, .0.bytes, .0.reason)]

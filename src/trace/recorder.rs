@@ -203,6 +203,11 @@ impl Shared {
         self.buffered_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
+    /// Whether so little waits for the disk that logits can be packed.
+    fn has_time(&self) -> bool {
+        self.buffered_bytes.load(Ordering::Relaxed) <= self.options.buffer_bytes_max / 4
+    }
+
     fn stats(&self) -> RecorderStats {
         RecorderStats {
             recorded: self.recorded.load(Ordering::Relaxed),
@@ -259,7 +264,7 @@ impl Writer {
     }
 
     fn write(&mut self, entry: Entry) -> io::Result<()> {
-        let frame = self.encoder.entry(entry);
+        let frame = self.encoder.entry(entry, self.shared.has_time());
         self.file.write_all(frame)?;
         self.shared.file_bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
         self.shared.recorded.fetch_add(1, Ordering::Relaxed);
@@ -409,6 +414,31 @@ mod tests {
         let tenth = start("tenth", |o| o.fraction = 0.1);
         let taken = (0..100).filter(|&n| record(&tenth, n)).count();
         assert_eq!((taken, tenth.finish().recorded), (10, 10));
+    }
+
+    #[test]
+    fn logits_are_packed_while_little_waits_for_the_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        for (buffer_bytes_max, packed) in [(799, false), (800, true)] {
+            let path = dir.path().join(buffer_bytes_max.to_string());
+            let options = RecorderOptions { buffer_bytes_max, ..RecorderOptions::new(&path) };
+            let recorder = Recorder::start(options).unwrap();
+            let request = SampleRequest { logits: vec![7; 200].into(), ..request(0) };
+            recorder.record(Instant::now(), &request, Ok(&response(0)));
+            recorder.finish();
+            let file = std::fs::read(&path).unwrap();
+            assert_eq!(!file.windows(200).any(|bytes| *bytes == request.logits), packed);
+            assert_eq!(read(&path)[0].as_ref().unwrap().request, request);
+        }
+    }
+
+    #[test]
+    fn a_trace_of_another_format_is_refused_by_its_number() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("old.trace");
+        std::fs::write(&path, b"logitd trace\0\0\0\x01and frames").unwrap();
+        let error = Recorder::start(RecorderOptions::new(&path)).unwrap_err().to_string();
+        assert!(error.contains("format 1") && error.contains("knows format 2"), "{error}");
     }
 
     #[test]

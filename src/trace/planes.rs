@@ -1,0 +1,185 @@
+//! Logits as a trace stores them: in planes of bytes, each packed where that gains.
+//!
+//! The first plane has the first byte of every logit, the next has the second, and so on. A row of real
+//! logits is noise in the planes of its lower bytes. In that of its sign and exponent few values are
+//! frequent, and nothing is repeated; so a plane is packed by how frequent its values are (DEFLATE, and
+//! of that its Huffman codes and its runs only), and one whose frequencies promise nothing is left as it is.
+
+use crate::api::{Dtype, SampleRequest};
+use bytes::Bytes;
+use zlib_rs::{DeflateConfig, InflateConfig, ReturnCode, Strategy};
+
+/// One byte of every logit.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Plane {
+    /// Those bytes, or a DEFLATE stream of them (RFC 1951, without a wrapper).
+    #[prost(bytes = "bytes", tag = "1")]
+    bytes: Bytes,
+    /// Whether it is such a stream.
+    #[prost(bool, tag = "2")]
+    deflated: bool,
+}
+
+/// What is not a twentieth smaller is stored as it is.
+const GAIN: usize = 20;
+/// No record says that it unpacks to more.
+const UNPACKED_BYTES_MAX: u64 = 1 << 32;
+/// A byte of a DEFLATE stream unpacks to no more (and 1,032 is what zlib's authors prove).
+const DEFLATE_RATIO_MAX: u64 = 1032;
+/// Levels decide how hard repetitions are looked for; none are.
+const LEVEL: i32 = 1;
+/// No wrapper, and the usual window.
+const WINDOW_BITS: i32 = -15;
+
+/// The logits of a request in planes; none where no plane gains.
+pub(super) fn pack(request: &SampleRequest) -> Vec<Plane> {
+    let planes = match request.dtype() {
+        Dtype::F32 => split::<4>(&request.logits),
+        _ => split::<2>(&request.logits),
+    };
+    let planes: Vec<Plane> = planes.into_iter().map(Plane::new).collect();
+    if planes.iter().any(|plane| plane.deflated) { planes } else { Vec::new() }
+}
+
+/// The logits of these planes, which say that they are so many bytes and are not believed.
+pub(super) fn unpack(planes: &[Plane], bytes: u64) -> Result<Bytes, String> {
+    let count = planes.len() as u64;
+    if bytes > UNPACKED_BYTES_MAX || count == 0 || !bytes.is_multiple_of(count) {
+        return Err(format!("logits of {bytes} bytes in {count} planes"));
+    }
+    let unpack = |plane: &Plane| plane.unpack(bytes / count);
+    let planes = planes.iter().map(unpack).collect::<Result<Vec<Bytes>, String>>()?;
+    let mut logits = vec![0; bytes as usize];
+    for (index, plane) in planes.iter().enumerate() {
+        let places = logits.iter_mut().skip(index).step_by(planes.len());
+        places.zip(plane).for_each(|(place, value)| *place = *value);
+    }
+    Ok(logits.into())
+}
+
+/// The planes of numbers of `N` bytes; none where something is left over.
+fn split<const N: usize>(logits: &[u8]) -> Vec<Vec<u8>> {
+    match logits.as_chunks::<N>() {
+        (values, []) => (0..N).map(|i| values.iter().map(|value| value[i]).collect()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+impl Plane {
+    fn new(bytes: Vec<u8>) -> Self {
+        match deflate(&bytes) {
+            Some(stream) => Self { bytes: stream.into(), deflated: true },
+            None => Self { bytes: bytes.into(), deflated: false },
+        }
+    }
+
+    fn unpack(&self, length: u64) -> Result<Bytes, String> {
+        let stored = self.bytes.len() as u64;
+        let possible =
+            if self.deflated { length / DEFLATE_RATIO_MAX <= stored } else { length == stored };
+        if !possible {
+            return Err(format!("a plane of {length} bytes in {stored}"));
+        }
+        if !self.deflated {
+            return Ok(self.bytes.clone());
+        }
+        let mut bytes = vec![0; length as usize];
+        let config = InflateConfig { window_bits: WINDOW_BITS };
+        match zlib_rs::decompress_slice(&mut bytes, &self.bytes, config) {
+            (whole, ReturnCode::Ok) if whole.len() as u64 == length => Ok(bytes.into()),
+            (part, code) => Err(format!("a plane of {length} bytes has {} ({code:?})", part.len())),
+        }
+    }
+}
+
+/// The stream, where it is enough smaller.
+fn deflate(bytes: &[u8]) -> Option<Vec<u8>> {
+    let enough = bytes.len() - bytes.len().div_ceil(GAIN);
+    if frequency_coded_bytes(bytes) >= enough as f64 {
+        return None;
+    }
+    let mut stream = vec![0; enough];
+    let config = DeflateConfig {
+        level: LEVEL,
+        window_bits: WINDOW_BITS,
+        strategy: Strategy::Rle,
+        ..DeflateConfig::default()
+    };
+    let (stored, code) = zlib_rs::compress_slice(&mut stream, bytes, config);
+    let length = stored.len();
+    stream.truncate(length);
+    // It fails where the stream has no room, which is where it does not gain.
+    (code == ReturnCode::Ok).then_some(stream)
+}
+
+/// What is left of these bytes when each value takes as many bits as its frequency is worth: their entropy.
+fn frequency_coded_bytes(bytes: &[u8]) -> f64 {
+    // Several tables, so that equal bytes one after the other do not wait for each other.
+    let mut tables = [[0u32; 256]; 4];
+    for (i, &byte) in bytes.iter().enumerate() {
+        tables[i % 4][usize::from(byte)] += 1;
+    }
+    let count = |value: usize| tables.iter().map(|table| f64::from(table[value])).sum::<f64>();
+    let bits = |n: f64| if n > 0.0 { n * (bytes.len() as f64 / n).log2() } else { 0.0 };
+    (0..256).map(|value| bits(count(value))).sum::<f64>() / 8.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generate::Random;
+
+    fn request(dtype: Dtype, logits: Vec<u8>) -> SampleRequest {
+        SampleRequest { dtype: dtype.into(), logits: logits.into(), ..Default::default() }
+    }
+
+    /// Stored bytes for each byte of logits.
+    fn ratio(dtype: Dtype, logits: Vec<u8>) -> f64 {
+        let request = request(dtype, logits);
+        let planes = pack(&request);
+        let bytes = request.logits.len();
+        if !planes.is_empty() {
+            assert_eq!(unpack(&planes, bytes as u64), Ok(request.logits));
+        }
+        let stored: usize = planes.iter().map(|plane| plane.bytes.len()).sum();
+        if planes.is_empty() { 1.0 } else { stored as f64 / bytes as f64 }
+    }
+
+    #[test]
+    fn real_rows_are_a_quarter_smaller_and_masked_ones_vanish() {
+        let row = &crate::assets::rows()[0].logits;
+        assert!(ratio(Dtype::F16, row.clone()) < 0.76);
+        let (values, _) = row.as_chunks();
+        let wide = values.iter().map(|&value| half::f16::from_le_bytes(value).to_f32());
+        assert!(ratio(Dtype::F32, wide.flat_map(f32::to_le_bytes).collect()) < 0.5);
+        let infinity = half::f16::NEG_INFINITY.to_le_bytes();
+        let masked =
+            values.iter().enumerate().flat_map(|(i, &x)| if i % 100 == 0 { x } else { infinity });
+        assert!(ratio(Dtype::F16, masked.collect()) < 0.1);
+    }
+
+    #[test]
+    fn noise_is_left_as_it_is() {
+        let mut random = Random::new(1, 2);
+        let mut noise = |bytes| (0..bytes).map(|_| random.bits() as u8).collect();
+        for bytes in [0, 2, 3, 1000, 100_000] {
+            assert_eq!(pack(&request(Dtype::F16, noise(bytes))), [], "{bytes} bytes");
+        }
+    }
+
+    #[test]
+    fn planes_that_hold_something_else_are_refused() {
+        let planes = pack(&request(Dtype::F16, [1, 2].repeat(500)));
+        assert_eq!(planes.len(), 2);
+        assert!(unpack(&planes, 1000).is_ok());
+        for bytes in [0, 998, 999, 1002, 1 << 31, u64::MAX - 1] {
+            assert!(unpack(&planes, bytes).is_err(), "{bytes} bytes");
+        }
+        assert!(unpack(&[], 0).is_err());
+        let mut spoilt = planes.clone();
+        spoilt[1].deflated = false;
+        assert!(unpack(&spoilt, 1000).is_err());
+        spoilt[1] = Plane { bytes: vec![0xff; 40].into(), deflated: true };
+        assert!(unpack(&spoilt, 1000).is_err());
+    }
+}
