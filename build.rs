@@ -1,5 +1,5 @@
-//! Compiles the public API from `proto/` in pure Rust (no protoc is needed), the CUDA kernels for the
-//! CPU with an ordinary C++ compiler, and for GPUs with nvcc where it is found.
+//! Compiles the CUDA kernels for the CPU with an ordinary C++ compiler, and for GPUs with nvcc where it is
+//! found.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -8,28 +8,8 @@ use std::process::Command;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    compile_api(&out)?;
     compile_shim();
     embed_kernels(&out)?;
-    Ok(())
-}
-
-fn compile_api(out: &Path) -> Result<(), Box<dyn Error>> {
-    println!("cargo::rerun-if-changed=proto");
-    let descriptors = protox::compile(["logitd/v1/sampler.proto"], ["proto"])?;
-
-    // Reflection serves the descriptors, comments left out.
-    let mut bare = descriptors.clone();
-    for file in &mut bare.file {
-        file.source_code_info = None;
-    }
-    std::fs::write(out.join("logitd_descriptor.bin"), prost::Message::encode_to_vec(&bare))?;
-
-    // Payloads as `Bytes`: slices of the buffer that a message was received in, not copies.
-    tonic_prost_build::configure()
-        .bytes(".")
-        .codec_path("crate::api::Codec")
-        .compile_fds(descriptors)?;
     Ok(())
 }
 
