@@ -1,5 +1,4 @@
-//! Compiles the CUDA kernels for the CPU with an ordinary C++ compiler, and for GPUs with nvcc where it is
-//! found.
+//! Puts the sources of the CUDA kernels into the binary, and their code for GPUs where nvcc is found.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -8,47 +7,7 @@ use std::process::Command;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    compile_shim();
-    embed_kernels(&out)?;
-    Ok(())
-}
-
-/// The builds of the kernels for the CPU, and what each defines. `src/backend/cuda/shim.rs` has the same.
-const SHIM_BUILDS: &[(&str, &[(&str, &str)])] = &[
-    ("shipped", &[]),
-    (
-        "small",
-        &[
-            ("LOGITD_THREADS", "64"),
-            ("LOGITD_LIST", "32"),
-            ("LOGITD_COUNT_BINS", "64"),
-            ("LOGITD_MASS_BINS", "64"),
-        ],
-    ),
-];
-
-fn compile_shim() {
-    println!("cargo::rerun-if-changed=kernels");
-    let compiler = || {
-        let mut build = cc::Build::new();
-        build.cpp(true).std("c++17").define("LOGITD_SIMT", None);
-        // What is optimised is what runs: without it the proof would take minutes. And a contracted
-        // multiply-add would be another arithmetic.
-        build.opt_level(2).flag("-ffp-contract=off").flag("-Wno-unknown-pragmas");
-        build
-    };
-    let mut objects = Vec::new();
-    for (name, defines) in SHIM_BUILDS {
-        let mut build = compiler();
-        build.file("kernels/host/shim.cpp").define("LOGITD_SHIM_NAME", *name);
-        for (key, value) in *defines {
-            build.define(key, *value);
-        }
-        // Objects are named after their source, so each build has a folder.
-        let out = PathBuf::from(std::env::var("OUT_DIR").expect("cargo sets it")).join(name);
-        objects.extend(build.out_dir(out).compile_intermediates());
-    }
-    compiler().file("kernels/host/engine.cpp").objects(objects).compile("logitd_shim");
+    embed_kernels(&out)
 }
 
 /// The chips that the fatbin has code for. `.ci/run kernels` compiles for the same ones.
@@ -71,8 +30,10 @@ fn embed_kernels(out: &Path) -> Result<(), Box<dyn Error>> {
         "/// The headers of `sample.cu`, by name.\nconst HEADERS: &[(&str, &str)] = &[\n",
     );
     for name in &names {
+        println!("cargo::rerun-if-changed=kernels/{name}");
         writeln!(text, "    ({name:?}, include_str!({:?})),", folder.join(name))?;
     }
+    println!("cargo::rerun-if-changed=kernels/sample.cu");
     let source = folder.join("sample.cu");
     writeln!(text, "];\n/// The kernels.\nconst SOURCE: &str = include_str!({source:?});")?;
     let fatbin = out.join("kernels.fatbin");

@@ -10,7 +10,7 @@ use fake_cuda::{folder, logitd, ok};
 use harness::daemon::{Daemon, value};
 use harness::{TestServer, expected, request};
 use logitd::client::Client;
-use logitd::config::Config;
+use logitd_shim::ShimOptions;
 use serde_json::Value;
 
 /// Memory for small launches, so that a start takes no time.
@@ -273,10 +273,8 @@ fn a_forgotten_wait_shows() {
 /// The kernels behind the whole server, without any driver.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_server_over_the_shim() {
-    let config = Config::from_args(["serve", "--device=shim"]).unwrap();
-    let opened = config.open().unwrap();
-    assert_eq!(opened.tiers[0].tier, "shim");
-    let server = TestServer::with(&[], opened.backends).await;
+    let shim = logitd_shim::open(ShimOptions::default());
+    let server = TestServer::with(&[], vec![Box::new(shim)]).await;
     let client = server.client().await;
     for (rows, vocab_size) in [(1, 1), (3, 257), (90, 300), (4, 5000)] {
         let request = request(rows, vocab_size, rows as u64);

@@ -16,16 +16,17 @@ use common::known::{self, Answer, Rows};
 use common::real::{CARRIED, Recording, carried, carried_prefix, settings};
 use common::{Case, Panel};
 use logitd::backend::Backend;
-use logitd::backend::cuda::plan::{Kernel, Packing};
-use logitd::backend::cuda::shim::{Build, Order, Shim, ShimOptions};
+use logitd::backend::cuda::plan::{Geometry, Kernel, Packing};
+use logitd::backend::cuda::self_test;
 use logitd::batch::{Dtype, Results, RowStatus, VOCAB_SIZE_MAX};
 use logitd::generate::{self, Random, Values};
 use logitd::params::{DRAWS_MAX, ParamsSpec};
+use logitd_shim::{Build, Order, ShimOptions};
 use std::path::Path;
 
 /// The oracle against these.
 fn panel(options: impl IntoIterator<Item = ShimOptions>) -> Panel {
-    let open = |options| -> Box<dyn Backend> { Box::new(Shim::open(options)) };
+    let open = |options| -> Box<dyn Backend> { Box::new(logitd_shim::open(options)) };
     Panel::of(options.into_iter().map(open).collect())
 }
 
@@ -37,9 +38,19 @@ fn one_of_each() -> impl Iterator<Item = ShimOptions> {
 #[test]
 fn the_compiler_kept_to_the_arithmetic() {
     for build in Build::ALL {
-        let shim = Shim::open(ShimOptions { build, ..Default::default() });
+        let shim = logitd_shim::open(ShimOptions { build, ..Default::default() });
         assert_eq!(shim.driver().probe(), Ok(()), "{build:?}");
     }
+}
+
+#[test]
+fn their_numbers_are_those_that_devices_are_planned_with() {
+    assert_eq!(logitd_shim::geometry(Build::Shipped), Geometry::SHIPPED);
+}
+
+#[test]
+fn they_pass_the_self_test_of_devices() {
+    assert_eq!(self_test::run(&mut logitd_shim::open(ShimOptions::default())), Ok(()));
 }
 
 #[test]
@@ -50,7 +61,7 @@ fn known_answers() {
     let rows: Vec<_> = placed.iter().map(|p| p.row()).collect();
     let mut results = Results::default();
     for options in one_of_each() {
-        let mut shim = Shim::open(options);
+        let mut shim = logitd_shim::open(options);
         shim.sample(&rows, &mut results).unwrap();
         for ((case, expected), result) in batch.iter().zip(&cases).zip(results.iter()) {
             assert_eq!(Answer::from(result), expected.result, "{options:?}: {case}");
@@ -275,7 +286,7 @@ fn batches_of_several_launches() {
 #[test]
 fn memory_is_left_as_it_was_found() {
     for options in one_of_each() {
-        let mut shim = Shim::open(options);
+        let mut shim = logitd_shim::open(options);
         let mut results = Results::default();
         for row in 0..25 {
             let case = Case::generated(21, row, 4000);

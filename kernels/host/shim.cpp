@@ -12,7 +12,7 @@
 
 namespace {
 
-// Mirrored in src/backend/cuda/shim.rs.
+// Mirrored in shim.rs.
 struct ShimLaunch {
     uint64_t seed;
     uint32_t kernel;  // 0 grid, 1 cluster

@@ -1,14 +1,13 @@
 //! Backends by the names that `verify` compares, and as people read them.
 
 use crate::backend::cpu::{Cpu, CpuOptions, Isa};
-use crate::backend::cuda::shim::{Shim, ShimOptions};
 use crate::backend::cuda::{Cuda, CudaOptions};
 use crate::backend::{Backend, reference::Reference};
 use std::error::Error;
 use std::fmt;
 use std::str::FromStr;
 
-/// A backend by name: `reference`, `cpu`, `cpu:portable`, `cpu:avx2`, `cpu:avx512`, `cuda`, `cuda:1`, `shim`.
+/// A backend by name: `reference`, `cpu`, `cpu:portable`, `cpu:avx2`, `cpu:avx512`, `cuda`, `cuda:1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackendName {
     /// The oracle.
@@ -17,8 +16,6 @@ pub enum BackendName {
     Cpu(Option<Isa>),
     /// The CUDA device with this number.
     Cuda(u32),
-    /// The CUDA kernels on the processor.
-    Shim,
 }
 
 impl BackendName {
@@ -27,11 +24,7 @@ impl BackendName {
         Ok(match self {
             Self::Reference => Box::<Reference>::default(),
             Self::Cpu(isa) => Box::new(Cpu::new(CpuOptions { isa, threads })?),
-            Self::Cuda(ordinal) => Box::new(
-                Cuda::open(ordinal, &CudaOptions::default())
-                    .map_err(|e| format!("{e}; shim runs the same kernels on the processor"))?,
-            ),
-            Self::Shim => Box::new(Shim::open(ShimOptions::default())),
+            Self::Cuda(ordinal) => Box::new(Cuda::open(ordinal, &CudaOptions::default())?),
         })
     }
 }
@@ -50,7 +43,6 @@ impl FromStr for BackendName {
             ("cpu", Some(isa)) => Ok(Self::Cpu(Some(isa.parse().map_err(|_| wrong())?))),
             ("cuda", None) => Ok(Self::Cuda(0)),
             ("cuda", Some(ordinal)) => Ok(Self::Cuda(ordinal.parse().map_err(|_| wrong())?)),
-            ("shim", None) => Ok(Self::Shim),
             _ => Err(wrong()),
         }
     }
@@ -63,13 +55,12 @@ impl fmt::Display for BackendName {
             Self::Cpu(None) => f.write_str("cpu"),
             Self::Cpu(Some(isa)) => write!(f, "cpu:{isa}"),
             Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
-            Self::Shim => f.write_str("shim"),
         }
     }
 }
 
 fn wrong() -> String {
-    "there are: reference, cpu, cpu:portable, cpu:avx2, cpu:avx512, cuda:0 (and so on), shim".into()
+    "there are: reference, cpu, cpu:portable, cpu:avx2, cpu:avx512, cuda:0 (and so on)".into()
 }
 
 /// What a backend is and runs on, for people: `cpu (avx512, 8 threads)`.
@@ -92,19 +83,12 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_shown() {
-        for name in [
-            "reference",
-            "cpu",
-            "cpu:portable",
-            "cpu:avx2",
-            "cpu:avx512",
-            "cuda:0",
-            "cuda:7",
-            "shim",
-        ] {
+        for name in
+            ["reference", "cpu", "cpu:portable", "cpu:avx2", "cpu:avx512", "cuda:0", "cuda:7"]
+        {
             assert_eq!(name.parse::<BackendName>().unwrap().to_string(), name);
         }
-        for name in ["", "gpu", "cpu:", "cpu:neon", "reference:avx2", "cuda:", "shim:1"] {
+        for name in ["", "gpu", "cpu:", "cpu:neon", "reference:avx2", "cuda:", "cpu:0"] {
             assert!(name.parse::<BackendName>().unwrap_err().contains("cpu:avx2"), "{name}");
         }
     }

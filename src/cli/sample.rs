@@ -130,8 +130,7 @@ fn enough(candidates: u32, vocab_size: u32, specs: &[ParamsSpec]) -> Result<(), 
 
 /// The device of this process that the flags name.
 fn here(config: &DeviceConfig) -> Result<Box<dyn Backend>, Box<dyn Error>> {
-    if let (DeviceChoice::Reference | DeviceChoice::Shim, Some(isa)) = (&config.device, config.isa)
-    {
+    if let (DeviceChoice::Reference, Some(isa)) = (&config.device, config.isa) {
         return Err(format!(
             "--isa {isa} is for the processor, and --device is {}; leave one out",
             config.device

@@ -4,7 +4,6 @@ use super::{Config, DeviceConfig};
 use crate::backend::Backend;
 use crate::backend::cpu::{Cpu, CpuError, CpuOptions, Isa};
 use crate::backend::cuda::region::Regions;
-use crate::backend::cuda::shim::{Shim, ShimOptions};
 use crate::backend::cuda::{self, Cuda, CudaOptions, Unavailable};
 use crate::backend::reference::Reference;
 use crate::engine::{Devices, MakeBackend, Verify};
@@ -20,8 +19,6 @@ pub enum DeviceChoice {
     Cpu,
     /// The slow oracle that everything else is checked against.
     Reference,
-    /// The CUDA kernels on the processor.
-    Shim,
     /// The CUDA devices with these numbers; none named: all there are.
     Cuda(Vec<u32>),
 }
@@ -34,7 +31,6 @@ impl FromStr for DeviceChoice {
             "auto" => Self::Auto,
             "cpu" => Self::Cpu,
             "reference" => Self::Reference,
-            "shim" => Self::Shim,
             "cuda" => Self::Cuda(Vec::new()),
             _ => Self::Cuda(cuda_devices(name)?),
         })
@@ -44,7 +40,7 @@ impl FromStr for DeviceChoice {
 /// `cuda:0,2`, or `cuda:0,cuda:2`.
 fn cuda_devices(name: &str) -> Result<Vec<u32>, String> {
     let wrong =
-        || "there are: auto, cpu, cuda, cuda:0 (or cuda:0,1 and so on), reference, shim".to_owned();
+        || "there are: auto, cpu, cuda, cuda:0 (or cuda:0,1 and so on), reference".to_owned();
     let numbers = name.strip_prefix("cuda:").ok_or_else(wrong)?;
     let mut devices = Vec::new();
     for number in numbers.split(',') {
@@ -64,7 +60,6 @@ impl fmt::Display for DeviceChoice {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
             Self::Reference => f.write_str("reference"),
-            Self::Shim => f.write_str("shim"),
             Self::Cuda(devices) if devices.is_empty() => f.write_str("cuda"),
             Self::Cuda(devices) => {
                 let devices: Vec<String> = devices.iter().map(u32::to_string).collect();
@@ -92,7 +87,7 @@ pub struct Opened {
 pub struct KernelTier {
     /// The device's id.
     pub device: String,
-    /// `fatbin`, `nvrtc`, `shim`, or `cpu` where there are none.
+    /// `fatbin`, `nvrtc`, or `cpu` where there are none.
     pub tier: &'static str,
 }
 
@@ -129,9 +124,6 @@ impl DeviceConfig {
             DeviceChoice::Auto => self.open_best(cuda),
             DeviceChoice::Cpu => self.open_cpu(Vec::new()),
             DeviceChoice::Reference => Ok(Opened::one(Box::<Reference>::default(), "cpu")),
-            DeviceChoice::Shim => {
-                Ok(Opened::one(Box::new(Shim::open(ShimOptions::default())), "shim"))
-            }
             DeviceChoice::Cuda(devices) => self.open_cuda(devices, cuda),
         }
     }
@@ -283,17 +275,19 @@ mod tests {
 
     #[test]
     fn the_processor_takes_over_from_the_kernels_and_checks_them() {
-        let shim = devices(&["--device=shim", "--verify-fraction=1", "--threads=1"]);
-        assert_eq!(shim.backends[0].device().id, "shim");
-        let fallback = (shim.fallback.unwrap())();
+        let args = ["serve", "--device=cuda", "--verify-fraction=1", "--threads=1"];
+        let config = Config::from_args(args).unwrap();
+        let on_kernels = Opened::one(Box::<Reference>::default(), "fatbin");
+        let devices = config.devices(on_kernels);
+        let fallback = (devices.fallback.unwrap())();
         assert_eq!(fallback.device().id, "cpu");
         assert_eq!(fallback.device().isa, Isa::detect().name());
-        assert_eq!((shim.verify.unwrap().backend)().device().id, "cpu");
+        assert_eq!((devices.verify.unwrap().backend)().device().id, "cpu");
     }
 
     #[test]
     fn devices_are_read_as_they_are_shown() {
-        for name in ["auto", "cpu", "reference", "shim", "cuda", "cuda:0", "cuda:3,1"] {
+        for name in ["auto", "cpu", "reference", "cuda", "cuda:0", "cuda:3,1"] {
             assert_eq!(name.parse::<DeviceChoice>().unwrap().to_string(), name);
         }
         let both = "cuda:0,cuda:1".parse::<DeviceChoice>();

@@ -96,8 +96,8 @@ pub struct Config {
 #[derive(Clone, Debug, Args)]
 pub struct DeviceConfig {
     /// What computes: auto (the CUDA devices if there are any that work, else the processor), cpu, cuda
-    /// (all CUDA devices), cuda:0,1 (these), reference (the slow oracle that everything is checked
-    /// against) or shim (the CUDA kernels on the processor, slower still)
+    /// (all CUDA devices), cuda:0,1 (these) or reference (the slow oracle that everything is checked
+    /// against)
     #[arg(long, value_name = "DEVICE", env = "LOGITD_DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
 
@@ -488,9 +488,7 @@ impl Config {
                  --tls-key, or --insecure if the network is trusted"
             ));
         }
-        if let (DeviceChoice::Reference | DeviceChoice::Shim, Some(isa)) =
-            (&self.device.device, self.device.isa)
-        {
+        if let (DeviceChoice::Reference, Some(isa)) = (&self.device.device, self.device.isa) {
             return wrong(format!(
                 "--isa {isa} is for the processor; --device {} has one way to compute; drop one of them",
                 self.device.device

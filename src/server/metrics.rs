@@ -93,8 +93,8 @@ fn describe() {
     counter!("logitd_connections_refused_total").increment(0);
     describe_gauge!(
         "logitd_kernel_tier",
-        "1 for where each device's kernels come from: fatbin (built in), nvrtc (compiled at start), shim, or \
-         cpu, which has none."
+        "1 for where each device's kernels come from: fatbin (built in), nvrtc (compiled at start), or cpu, \
+         which has none."
     );
     describe_counter!(
         "logitd_recorded_total",

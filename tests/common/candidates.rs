@@ -3,7 +3,7 @@
 use logitd::backend::Backend;
 use logitd::backend::cpu::{Cpu, CpuOptions, Isa};
 use logitd::backend::cuda::plan::{Kernel, Packing};
-use logitd::backend::cuda::shim::{Build, Order, Shim, ShimOptions};
+use logitd_shim::{Build, Order, ShimOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Threads that a variant runs with: alone, as many as rows are split over, and an odd number.
@@ -40,7 +40,7 @@ fn shims() -> impl Iterator<Item = Box<dyn Backend>> {
     let first = hasher.finish() as usize % 1024;
     [first, first + 1]
         .into_iter()
-        .map(|index| -> Box<dyn Backend> { Box::new(Shim::open(shim_options(index))) })
+        .map(|index| -> Box<dyn Backend> { Box::new(logitd_shim::open(shim_options(index))) })
 }
 
 /// The shim in one of many variants. Four in a row have each kernel of each build.

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 /// The kernels' folder.
 const KERNELS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels");
 
-/// What build.rs gives the shim, but for the optimiser's level: what runs for a second is not worth
+/// What kernels/host/build.rs gives the shim, but for the optimiser's level: what runs for a second is not worth
 /// seconds of compiling. A geometry of little memory makes small rows take the ways
 /// of large ones, and a list of four tokens a thread takes every way of sorting.
 const FLAGS: [&str; 9] = [

@@ -6,7 +6,7 @@ use logitd::backend::cuda::abi::{Batch, Probe};
 use logitd::backend::cuda::driver::{Addresses, Driver, Launch};
 use logitd::backend::cuda::launcher::Launcher;
 use logitd::backend::cuda::plan::{Capacity, Geometry, Kernel, Properties};
-use logitd::backend::cuda::shim::{Order, ShimOptions};
+use logitd_shim::{Order, ShimOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};

@@ -4,11 +4,11 @@ use crate::common::compare::first_difference;
 use crate::common::{Case, borders, known};
 use crate::runner::Runner;
 use logitd::backend::cuda::plan::{Kernel, Packing};
-use logitd::backend::cuda::shim::{Order, ShimOptions};
 use logitd::backend::{Backend, reference::Reference};
 use logitd::batch::{Dtype, Results};
 use logitd::generate::{Random, Values};
 use logitd::params::ParamsSpec;
+use logitd_shim::{Order, ShimOptions};
 use std::path::Path;
 use std::sync::LazyLock;
 

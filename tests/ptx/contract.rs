@@ -9,7 +9,7 @@ use super::driver::probe;
 use super::nvcc::{CHIPS, FLAGS, Kernels, compile, kernels, nvcc_or_skip, sources};
 use super::parse::{Entry, Instruction, Operand, Reg, parse};
 use super::program::prepare;
-use logitd::backend::cuda::shim::Build;
+use logitd_shim::Build;
 use std::collections::HashMap;
 
 /// What may be done with floating point.

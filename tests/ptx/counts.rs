@@ -8,9 +8,9 @@ use super::nvcc::{kernels, nvcc_or_skip};
 use logitd::backend::Backend;
 use logitd::backend::cuda::launcher::Launcher;
 use logitd::backend::cuda::plan::{Kernel, Packing};
-use logitd::backend::cuda::shim::Build;
 use logitd::batch::Results;
 use logitd::params::ParamsSpec;
+use logitd_shim::Build;
 
 const VOCAB_SIZE: usize = 128_256;
 

@@ -9,7 +9,7 @@ use logitd::backend::cuda::abi::{Batch, Probe};
 use logitd::backend::cuda::driver::{Addresses, Driver, Launch};
 use logitd::backend::cuda::launcher::Launcher;
 use logitd::backend::cuda::plan::{Capacity, Kernel, Packing, Properties};
-use logitd::backend::cuda::shim::{Build, Shim, ShimOptions};
+use logitd_shim::{Build, ShimOptions};
 use std::sync::Arc;
 
 /// Two launches on their way find mistakes that one hides.
@@ -60,7 +60,7 @@ impl PtxDriver {
     fn new(kernels: Arc<Kernels>, options: Options) -> Self {
         let Options { chip, build, kernel, seed, .. } = options;
         // The shim knows what a build is compiled with: sizes do not differ between compilers.
-        let shim = Shim::open(ShimOptions { build, ..ShimOptions::default() });
+        let shim = logitd_shim::open(ShimOptions { build, ..ShimOptions::default() });
         let properties = Properties {
             kernel,
             resident_blocks: options.resident_blocks,

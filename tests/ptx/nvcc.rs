@@ -3,7 +3,7 @@
 use super::parse::{Module, parse};
 use super::program::{Program, prepare};
 use crate::common::skipped;
-use logitd::backend::cuda::shim::Build;
+use logitd_shim::Build;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -81,7 +81,7 @@ pub fn kernels(nvcc: &Path, chip: u32, build: Build) -> Arc<Kernels> {
     cell.get_or_init(compile).clone()
 }
 
-/// What a build defines: as `build.rs` does for the shim.
+/// What a build defines: as `kernels/host/build.rs` does for the shim.
 fn defines(build: Build) -> &'static [&'static str] {
     match build {
         Build::Shipped => &[],

@@ -7,10 +7,10 @@ use super::driver::{Options, open, probe};
 use super::nvcc::{CHIPS, Kernels, kernels, nvcc_or_skip};
 use logitd::backend::Backend;
 use logitd::backend::cuda::plan::{Kernel, Packing};
-use logitd::backend::cuda::shim::Build;
 use logitd::batch::{Dtype, Results};
 use logitd::generate::{Random, Values};
 use logitd::params::ParamsSpec;
+use logitd_shim::Build;
 use std::path::Path;
 use std::sync::Arc;
 

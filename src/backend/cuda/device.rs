@@ -20,7 +20,6 @@ use super::driver::{Addresses, Driver, Launch, Part};
 use super::kernels::{self, Tier};
 use super::plan::{Capacity, Geometry, Kernel, Packing, Properties, TEAM_BLOCKS_MAX, TILE};
 use super::region::Regions;
-use super::shim::{self, Build};
 use crate::backend::DeviceInfo;
 use crate::batch::VOCAB_SIZE_MAX;
 use cudarc::driver::sys::{
@@ -137,7 +136,7 @@ impl CudaDriver {
         let name = context.name()?;
         let chip = usable_chip(&context, &name)?;
         let (module, tier) = kernels::load(&mut context, chip)?;
-        let geometry = shim::geometry(Build::Shipped);
+        let geometry = Geometry::SHIPPED;
         let (kind, kernel) = choose_kernel(&context, module, chip, options.kernel)?;
         let shared_bytes_max = allow_shared_memory(&context, kernel)?;
         let capacity = Capacity {

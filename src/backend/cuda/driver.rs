@@ -5,7 +5,7 @@ use super::plan::{Capacity, Properties};
 use crate::backend::DeviceInfo;
 use std::time::Duration;
 
-/// Something that runs the kernels: a CUDA device, or the shim.
+/// Something that runs the kernels: a CUDA device, or in tests the processor.
 ///
 /// It owns a few *slots*, each with room for one launch: input on the host and on the device, output
 /// likewise. Launches run one after another in the order in which they were started, and share one

@@ -1,11 +1,11 @@
-//! The CUDA kernels as a backend, on a device or on the CPU.
+//! The CUDA kernels as a backend.
 //!
 //! `kernels/` has the device code and its design. Here is the host's half: [`abi`] (what crosses over),
 //! [`plan`] (how many blocks share a row), [`driver`] (the one small trait that stands for a device) and
-//! [`launcher`] (rows in, launches out, results back). The launcher is the same for every driver. There are
-//! two: [`device`], a GPU, with its kernels from [`kernels`] and checked by [`self_test`] before it takes work;
-//! and [`shim`], which runs the very kernels on the CPU, so that all of this is proven without a GPU.
-//! [`region`] is memory of a device that another process writes its logits to.
+//! [`launcher`] (rows in, launches out, results back). The launcher is the same for every driver. [`device`]
+//! is that of a GPU, with its kernels from [`kernels`] and checked by [`self_test`] before it takes work.
+//! Tests have another, in `kernels/host/`, which runs the very kernels on the CPU, so that all of this is
+//! proven without a GPU. [`region`] is memory of a device that another process writes its logits to.
 
 // Device memory and foreign functions: each block says which check it stands on.
 #![allow(unsafe_code)]
@@ -20,7 +20,6 @@ mod nvrtc;
 pub mod plan;
 pub mod region;
 pub mod self_test;
-pub mod shim;
 
 use launcher::Launcher;
 use std::panic::catch_unwind;

@@ -30,6 +30,18 @@ pub struct Geometry {
     pub scratch_bytes: u64,
 }
 
+impl Geometry {
+    /// That of the kernels as they are shipped. `kernels/sample.cu` asserts it.
+    pub const SHIPPED: Self = Self {
+        threads: 256,
+        list: 1024,
+        count_bins: 4096,
+        mass_bins: 1024,
+        shared_bytes: 16_496,
+        scratch_bytes: 57_408,
+    };
+}
+
 /// Which kernel a launch runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernel {

@@ -30,7 +30,7 @@ use std::time::Instant;
 #[command(after_long_help = EXAMPLES)]
 pub struct Args {
     /// One backend: reference, cpu (the best instructions of this machine), cpu:portable, cpu:avx2,
-    /// cpu:avx512, cuda:0 (and so on) or shim (the CUDA kernels on the processor)
+    /// cpu:avx512 or cuda:0 (and so on)
     #[arg(long, visible_alias = "device", value_name = "BACKEND", default_value = "cpu")]
     a: BackendName,
 

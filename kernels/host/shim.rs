@@ -1,14 +1,14 @@
-//! The kernels on the CPU: the same `.cu` text, compiled against `kernels/host/`, launch by launch.
+//! The kernels on the CPU: the same `.cu` text, compiled against the headers of this folder, launch by launch.
 //!
 //! For proof, not for speed: every CUDA thread is a fiber, and the order in which fibers run is drawn from
 //! a seed. What CUDA leaves undefined (a barrier that some threads miss, a shuffle from a lane that takes
 //! no part) is an error that names the place.
 
-use super::abi::{Batch, Probe};
-use super::driver::{Addresses, Driver, Launch};
-use super::launcher::Launcher;
-use super::plan::{Capacity, Geometry, Kernel, Packing, Properties};
-use crate::backend::DeviceInfo;
+use logitd::backend::DeviceInfo;
+use logitd::backend::cuda::abi::{Batch, Probe};
+use logitd::backend::cuda::driver::{Addresses, Driver, Launch};
+use logitd::backend::cuda::launcher::Launcher;
+use logitd::backend::cuda::plan::{Capacity, Geometry, Kernel, Packing, Properties};
 use std::ffi::{c_char, c_int};
 use std::fmt;
 
@@ -90,11 +90,9 @@ impl Default for ShimOptions {
 /// The shim as a backend: device `shim`.
 pub type Shim = Launcher<ShimDriver>;
 
-impl Shim {
-    /// A backend that runs the kernels on the CPU, on the calling thread.
-    pub fn open(options: ShimOptions) -> Self {
-        Self::new(ShimDriver::new(options))
-    }
+/// A backend that runs the kernels on the CPU, on the calling thread.
+pub fn open(options: ShimOptions) -> Shim {
+    Launcher::new(ShimDriver::new(options))
 }
 
 /// The shim as a driver. "Device" memory is the host's, but a copy of its own.
@@ -306,7 +304,7 @@ impl AsFlattenedBytes for [Line] {
 
 const ERROR_BYTES: usize = 1024;
 
-/// Mirrored in `kernels/host/shim.cpp`.
+/// Mirrored in `shim.cpp`.
 #[repr(C)]
 struct ShimLaunch {
     seed: u64,
@@ -316,7 +314,7 @@ struct ShimLaunch {
     resident_blocks: u32,
 }
 
-// SAFETY: the signatures are those of `kernels/host/shim.cpp`, which build.rs compiles once for each build.
+// SAFETY: the signatures are those of `shim.cpp`, which build.rs compiles once for each build.
 unsafe extern "C" {
     fn logitd_shim_geometry_shipped(geometry: *mut Geometry);
     fn logitd_shim_geometry_small(geometry: *mut Geometry);
@@ -341,7 +339,7 @@ unsafe extern "C" {
 }
 
 /// The numbers a build was compiled with.
-pub(super) fn geometry(build: Build) -> Geometry {
+pub fn geometry(build: Build) -> Geometry {
     let mut geometry = Geometry {
         threads: 0,
         list: 0,
@@ -350,7 +348,7 @@ pub(super) fn geometry(build: Build) -> Geometry {
         shared_bytes: 0,
         scratch_bytes: 0,
     };
-    // SAFETY: it writes one `Geometry`, whose layout `kernels/host/shim.cpp` mirrors, and keeps nothing.
+    // SAFETY: it writes one `Geometry`, whose layout `shim.cpp` mirrors, and keeps nothing.
     unsafe {
         match build {
             Build::Shipped => logitd_shim_geometry_shipped(&mut geometry),
