@@ -1,10 +1,15 @@
 //! Files of logits: `.npy` arrays and raw values.
 //!
 //! A file is a list of rows of one dtype and one vocabulary, and rows are read when asked for: a file
-//! may be larger than memory. What numpy can say and a sampler cannot use is refused by name, with
-//! the numpy expression that makes it usable.
+//! may be larger than memory. What cannot be read twice (a pipe) is kept in memory, up to a bound. What
+//! numpy can say and a sampler cannot use is refused by name, with the numpy expression that makes it
+//! usable.
+
+mod foreign;
+mod header;
 
 use crate::batch::{Dtype, VOCAB_SIZE_MAX};
+use header::Header;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
@@ -13,6 +18,10 @@ use std::path::Path;
 const MAGIC: &[u8; 6] = b"\x93NUMPY";
 /// Longer headers are not read. numpy's are below 200 bytes unless the dtype is a structure.
 const HEADER_BYTES_MAX: usize = 1 << 16;
+/// The magic, the version and the length of the header, at most.
+const PREAMBLE_BYTES_MAX: usize = 12;
+/// What is taken from a pipe, at most.
+const PIPE_BYTES_MAX: u64 = 4 << 30;
 
 /// What a file does not say itself.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,7 +35,7 @@ pub struct Declared {
 /// An open file of logits.
 #[derive(Debug)]
 pub struct LogitsFile {
-    file: File,
+    data: Data,
     dtype: Dtype,
     vocab_size: u32,
     rows: usize,
@@ -34,15 +43,43 @@ pub struct LogitsFile {
     start_bytes: u64,
 }
 
+/// Where rows are read from.
+#[derive(Debug)]
+enum Data {
+    /// Something that can be read again from any place.
+    File(File),
+    /// What came through a pipe.
+    Memory(Vec<u8>),
+}
+
 impl LogitsFile {
-    /// Opens a file and checks that it holds whole rows, reading its header only.
+    /// Opens a file and checks that it holds whole rows, reading its header only. What is no file on a disk
+    /// (`/dev/stdin`, or what a shell makes of `<(..)`) is read to its end.
     pub fn open(path: &Path, declared: Declared) -> Result<Self, NpyError> {
         let mut file = File::open(path)?;
-        let length = file.metadata()?.len();
-        let mut magic = Vec::new();
-        (&file).take(MAGIC.len() as u64).read_to_end(&mut magic)?;
-        let shape = if magic == MAGIC { npy(&mut file, declared)? } else { raw(length, declared)? };
-        let start_bytes = if magic == MAGIC { file.stream_position()? } else { 0 };
+        let metadata = file.metadata()?;
+        let mut begin = Vec::new();
+        (&file).take((PREAMBLE_BYTES_MAX + HEADER_BYTES_MAX) as u64).read_to_end(&mut begin)?;
+        // Refused before the rest of a pipe is waited for.
+        let array = npy(&begin)?;
+        if array.is_none() {
+            raw_is_declared(&begin, declared)?;
+        }
+        let (data, length) = if metadata.is_file() {
+            (Data::File(file), metadata.len())
+        } else {
+            Read::by_ref(&mut file).take(PIPE_BYTES_MAX + 1).read_to_end(&mut begin)?;
+            let length = begin.len() as u64;
+            if length > PIPE_BYTES_MAX {
+                return Err(NpyError::Pipe);
+            }
+            (Data::Memory(begin), length)
+        };
+        let start_bytes = array.as_ref().map_or(0, |(_, start)| *start as u64);
+        let shape = match array {
+            Some((header, _)) => shape(&header, declared)?,
+            None => raw(length, declared)?,
+        };
 
         let Shape { dtype, rows, vocab_size } = shape;
         if !(1..=u64::from(VOCAB_SIZE_MAX)).contains(&vocab_size) {
@@ -56,7 +93,7 @@ impl LogitsFile {
         if wanted != Some(held) {
             return Err(NpyError::Length { rows, vocab_size, dtype, held });
         }
-        Ok(Self { file, dtype, vocab_size: vocab_size as u32, rows: rows as usize, start_bytes })
+        Ok(Self { data, dtype, vocab_size: vocab_size as u32, rows: rows as usize, start_bytes })
     }
 
     /// How the logits are stored.
@@ -85,11 +122,20 @@ impl LogitsFile {
     /// If there are no such rows.
     pub fn read(&mut self, rows: Range<usize>, logits: &mut Vec<u8>) -> io::Result<()> {
         assert!(rows.start <= rows.end && rows.end <= self.rows, "{rows:?} of {}", self.rows);
-        let at = logits.len();
-        logits.resize(at + rows.len() * self.row_bytes(), 0);
         let offset = self.start_bytes + rows.start as u64 * self.row_bytes() as u64;
-        self.file.seek(SeekFrom::Start(offset))?;
-        self.file.read_exact(&mut logits[at..])
+        let bytes = rows.len() * self.row_bytes();
+        match &mut self.data {
+            Data::File(file) => {
+                let at = logits.len();
+                logits.resize(at + bytes, 0);
+                file.seek(SeekFrom::Start(offset))?;
+                file.read_exact(&mut logits[at..])
+            }
+            Data::Memory(all) => {
+                logits.extend_from_slice(&all[offset as usize..][..bytes]);
+                Ok(())
+            }
+        }
     }
 }
 
@@ -129,15 +175,41 @@ pub enum NpyError {
     /// No `.npy` file, and not described as raw.
     #[error("not a .npy file; for a raw file of rows give --dtype and --vocab-size")]
     Undeclared,
+    /// Something else, which is recognised.
+    #[error("{what}, not a .npy file; {way_out}")]
+    Foreign {
+        /// What it is.
+        what: &'static str,
+        /// What to do about it.
+        way_out: &'static str,
+    },
+    /// Nothing.
+    #[error("is empty; at least one row of logits is needed")]
+    Empty,
+    /// More than is taken from a pipe.
+    #[error(
+        "is a pipe of more than {PIPE_BYTES_MAX} bytes, which would have to be kept in memory; write a file, \
+         whose rows are read as they are needed"
+    )]
+    Pipe,
     /// A `.npy` file of an unknown version.
-    #[error(".npy version {0}; known: 1, 2 and 3")]
-    Version(u8),
+    #[error(".npy version {0}.{1}; known: 1.0, 2.0 and 3.0")]
+    Version(u8, u8),
+    /// The file ends within its header.
+    #[error("is cut off: it ends within its .npy header, after {0} bytes; write or copy it again")]
+    HeaderCut(usize),
     /// A header that cannot be understood.
     #[error(
         "its .npy header {0}; a .npy of a plain array, as numpy.save writes it, has a short one \
          with descr, fortran_order and shape"
     )]
-    Header(&'static str),
+    Header(String),
+    /// A dtype of several fields, or no dtype.
+    #[error(
+        "holds {0}, no plain array; save one field of it as one: \
+         numpy.save('logits.npy', x['field'].astype('<f4'))"
+    )]
+    Structure(String),
     /// Values that are no logits.
     #[error("holds {descr}; accepted: <f2 (f16), <f4 (f32), or bf16 as <u2, <i2 or V2; {way_out}")]
     Descr {
@@ -212,49 +284,61 @@ fn raw(length: u64, declared: Declared) -> Result<Shape, NpyError> {
     Ok(Shape { dtype, rows: length.div_ceil(row_bytes), vocab_size: u64::from(vocab_size) })
 }
 
-/// Reads the header that follows the magic; the file is left at the first row.
-fn npy(file: &mut File, declared: Declared) -> Result<Shape, NpyError> {
-    let mut version = [0; 2];
-    file.read_exact(&mut version)?;
-    let length = match version[0] {
-        1 => {
-            let mut length = [0; 2];
-            file.read_exact(&mut length)?;
-            usize::from(u16::from_le_bytes(length))
+/// Whether a file that is no `.npy` is one of raw rows.
+fn raw_is_declared(begin: &[u8], declared: Declared) -> Result<(), NpyError> {
+    let is_declared = declared.dtype.is_some() && declared.vocab_size.is_some();
+    if let Some(foreign::Foreign { what, way_out }) = foreign::recognise(begin, is_declared) {
+        return Err(NpyError::Foreign { what, way_out });
+    }
+    match begin {
+        [] => Err(NpyError::Empty),
+        _ if !is_declared => Err(NpyError::Undeclared),
+        _ => Ok(()),
+    }
+}
+
+/// The header of a `.npy` file that begins so, and where its data begin; `None` if it is no such file.
+fn npy(begin: &[u8]) -> Result<Option<(Header, usize)>, NpyError> {
+    let Some(rest) = begin.strip_prefix(MAGIC) else {
+        let is_cut = !begin.is_empty() && MAGIC.starts_with(begin);
+        return if is_cut { Err(NpyError::HeaderCut(begin.len())) } else { Ok(None) };
+    };
+    let cut = || NpyError::HeaderCut(begin.len());
+    let (version, rest) = rest.split_at_checked(2).ok_or_else(cut)?;
+    let (length, rest) = match *version {
+        [1, 0] => {
+            let (length, rest) = rest.split_first_chunk().ok_or_else(cut)?;
+            (usize::from(u16::from_le_bytes(*length)), rest)
         }
-        2 | 3 => {
-            let mut length = [0; 4];
-            file.read_exact(&mut length)?;
-            u32::from_le_bytes(length) as usize
+        [2 | 3, 0] => {
+            let (length, rest) = rest.split_first_chunk().ok_or_else(cut)?;
+            (u32::from_le_bytes(*length) as usize, rest)
         }
-        other => return Err(NpyError::Version(other)),
+        _ => return Err(NpyError::Version(version[0], version[1])),
     };
     if length > HEADER_BYTES_MAX {
-        return Err(NpyError::Header("is longer than 65,536 bytes"));
+        let text = format!("is {length} bytes long, of which {HEADER_BYTES_MAX} are read at most");
+        return Err(NpyError::Header(text));
     }
-    let mut header = vec![0; length];
-    file.read_exact(&mut header)?;
-    let header = str::from_utf8(&header).map_err(|_| NpyError::Header("is not text"))?;
-
-    let descr = value(header, "descr").and_then(quoted).ok_or(NpyError::Descr {
-        descr: "a structure, or nothing named".into(),
-        way_out: "save one plain array",
-    })?;
-    let dtype = dtype(descr, declared.dtype)?;
-    let fortran = value(header, "fortran_order").ok_or(NpyError::Header("has no fortran_order"))?;
-    let text = value(header, "shape")
-        .and_then(|rest| rest.strip_prefix('(')?.split_once(')'))
-        .ok_or(NpyError::Header("has no shape"))?
-        .0;
-    let shape: Option<Vec<u64>> =
-        text.split(',').map(str::trim).filter(|n| !n.is_empty()).map(|n| n.parse().ok()).collect();
-    let (rows, vocab_size) = match shape.as_deref() {
-        Some(&[vocab_size]) => (1, vocab_size),
-        Some(&[rows, vocab_size]) => (rows, vocab_size),
-        _ => return Err(NpyError::Dimensions(format!("({text})"))),
+    let text = rest.get(..length).ok_or_else(cut)?;
+    // The first two versions are written in Latin-1.
+    let text = match version[0] {
+        3 => str::from_utf8(text).map_err(|_| NpyError::Header("is not UTF-8".into()))?.to_owned(),
+        _ => text.iter().copied().map(char::from).collect(),
     };
-    // Both orders are the same for a single row.
-    if fortran.starts_with("True") && rows != 1 {
+    Ok(Some((header::parse(&text)?, begin.len() - rest.len() + length)))
+}
+
+/// The rows of an array.
+fn shape(header: &Header, declared: Declared) -> Result<Shape, NpyError> {
+    let dtype = dtype(&header.descr, declared.dtype)?;
+    let (rows, vocab_size) = match *header.shape {
+        [Some(vocab_size)] => (1, vocab_size),
+        [Some(rows), Some(vocab_size)] => (rows, vocab_size),
+        _ => return Err(NpyError::Dimensions(header.shape_text.clone())),
+    };
+    // Both orders are the same for a single row, or a single column.
+    if header.fortran_order && rows != 1 && vocab_size != 1 {
         return Err(NpyError::FortranOrder);
     }
     match declared.vocab_size {
@@ -266,24 +350,23 @@ fn npy(file: &mut File, declared: Declared) -> Result<Shape, NpyError> {
 }
 
 fn dtype(descr: &str, declared: Option<Dtype>) -> Result<Dtype, NpyError> {
-    let own = match descr {
-        "<f2" => Dtype::F16,
-        "<f4" => Dtype::F32,
-        "<u2" | "<i2" | "<V2" | "|V2" => {
+    // `=` is this machine's order, and no mark is the same; `|` says that there is none to have.
+    let name = match descr.strip_prefix(['<', '|']) {
+        Some(name) => name,
+        None if cfg!(target_endian = "little") => descr.strip_prefix('=').unwrap_or(descr),
+        None => descr,
+    };
+    let own = match name {
+        "f2" | "float16" => Dtype::F16,
+        "f4" | "float32" => Dtype::F32,
+        "u2" | "i2" | "V2" | "uint16" | "int16" | "bfloat16" => {
             return match declared {
                 Some(dtype) if dtype.size_bytes() == 2 => Ok(dtype),
                 Some(dtype) => Err(NpyError::Dtype { descr: descr.into(), dtype }),
                 None => Err(NpyError::Words(descr.into())),
             };
         }
-        other => {
-            let way_out = if other.starts_with('>') {
-                "save x.astype(x.dtype.newbyteorder('<'))"
-            } else {
-                "save x.astype('<f4')"
-            };
-            return Err(NpyError::Descr { descr: other.into(), way_out });
-        }
+        _ => return Err(NpyError::Descr { descr: descr.into(), way_out: way_out(descr) }),
     };
     match declared {
         Some(dtype) if dtype != own => Err(NpyError::Dtype { descr: descr.into(), dtype }),
@@ -291,18 +374,18 @@ fn dtype(descr: &str, declared: Option<Dtype>) -> Result<Dtype, NpyError> {
     }
 }
 
-/// What follows a key of the header, which is a Python dictionary.
-fn value<'a>(header: &'a str, key: &str) -> Option<&'a str> {
-    let rest = ['\'', '"'].iter().find_map(|quote| {
-        let at = header.find(&format!("{quote}{key}{quote}"))?;
-        Some(&header[at + key.len() + 2..])
-    })?;
-    Some(rest.trim_start().strip_prefix(':')?.trim_start())
-}
-
-fn quoted(rest: &str) -> Option<&str> {
-    let quote = rest.chars().next().filter(|c| matches!(c, '\'' | '"'))?;
-    rest[1..].split_once(quote).map(|(text, _)| text)
+/// How an array of such values becomes one of logits.
+fn way_out(descr: &str) -> &'static str {
+    let kind = descr.trim_start_matches(['<', '>', '=', '|']);
+    match (descr.starts_with('>'), kind.chars().next()) {
+        (true, Some('f' | 'i' | 'u' | 'V')) => {
+            "these are big-endian: save x.astype(x.dtype.newbyteorder('<'))"
+        }
+        (_, Some('O')) => "these are pickled Python objects: save numpy.stack(x).astype('<f4')",
+        (_, Some('S' | 'U' | 'a' | 'M' | 'm')) => "these are no numbers",
+        (_, Some('c')) => "these are complex: save x.real.astype('<f4')",
+        _ => "save x.astype('<f4')",
+    }
 }
 
 #[cfg(test)]
@@ -374,6 +457,11 @@ mod tests {
             (plain("<f2"), 12, BF16, ["<f2", "leave --dtype out"]),
             (plain("<f2"), 11, NOTHING, ["2 rows of 3", "11 bytes"]),
             (plain("<f2"), 13, NOTHING, ["2 rows of 3", "13 bytes"]),
+            (plain("=f2"), 11, NOTHING, ["2 rows of 3", "11 bytes"]),
+            (plain(">u2"), 12, BF16, [">u2", "newbyteorder"]),
+            (plain("|O"), 12, NOTHING, ["|O", "numpy.stack"]),
+            (plain("<U1"), 24, NOTHING, ["<U1", "no numbers"]),
+            (plain("<c8"), 48, NOTHING, ["<c8", "x.real"]),
             (header("<f2", "True", "(2, 3)"), 12, NOTHING, ["Fortran", "ascontiguousarray"]),
             (header("<f2", "False", "(2, 3, 1)"), 12, NOTHING, ["(2, 3, 1)", "reshape"]),
             (header("<f2", "False", "()"), 2, NOTHING, ["()", "[vocab_size]"]),
@@ -387,12 +475,12 @@ mod tests {
                 NOTHING,
                 ["18446744073709551615", "2 bytes"],
             ),
-            ("{'shape': (2, 3)}".into(), 12, NOTHING, ["a structure", "plain array"]),
+            ("{'shape': (2, 3)}".into(), 12, NOTHING, ["has no descr", "plain array"]),
             (
                 "{'descr': [('a', '<f2')], 'fortran_order': False, 'shape': (2,)}".into(),
                 4,
                 NOTHING,
-                ["a structure", "plain array"],
+                ["[('a', '<f2')]", "save one field"],
             ),
             ("{'descr': '<f2', 'shape': (2, 3)}".into(), 12, NOTHING, ["fortran_order", "plain"]),
             ("{'descr': '<f2', 'fortran_order': False}".into(), 12, NOTHING, ["shape", "plain"]),
@@ -400,6 +488,93 @@ mod tests {
             let message = message(&header, data, declared);
             assert!(parts.iter().all(|part| message.contains(part)), "{header}: {message}");
         }
+    }
+
+    /// What a file of these bytes is said to be.
+    fn refused(bytes: &[u8], declared: Declared) -> String {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(bytes).unwrap();
+        LogitsFile::open(file.path(), declared).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn every_version_is_read_and_every_file_may_be_cut_off() {
+        let text = header("<f4", "False", "(2L, 3L)");
+        let length = text.len() as u32;
+        for (version, length) in [
+            (1, (length as u16).to_le_bytes().to_vec()),
+            (2, length.to_le_bytes().to_vec()),
+            (3, length.to_le_bytes().to_vec()),
+        ] {
+            let begin = [&MAGIC[..], &[version, 0], &length, text.as_bytes()].concat();
+            let whole = [&begin[..], &[0; 24]].concat();
+            let mut file = tempfile::NamedTempFile::new().unwrap();
+            file.write_all(&whole).unwrap();
+            assert_eq!(LogitsFile::open(file.path(), NOTHING).unwrap().rows(), 2);
+            for end in 1..begin.len() {
+                let said = refused(&whole[..end], NOTHING);
+                let expected =
+                    format!("cut off: it ends within its .npy header, after {end} bytes");
+                assert!(said.contains(&expected), "version {version}: {said}");
+            }
+            let said = refused(&whole[..whole.len() - 1], NOTHING);
+            assert!(said.contains("2 rows of 3 f32 logits and 23 bytes of data"), "{said}");
+        }
+        let newer = [&MAGIC[..], &[1, 1, 0, 0]].concat();
+        assert!(refused(&newer, NOTHING).contains("version 1.1; known: 1.0, 2.0 and 3.0"));
+        let endless = [&MAGIC[..], &[2, 0], &u32::MAX.to_le_bytes()[..]].concat();
+        assert!(refused(&endless, NOTHING).contains("4294967295 bytes long"));
+    }
+
+    #[test]
+    fn other_files_are_said_to_be_what_they_are() {
+        const RAW: Declared = Declared { dtype: Some(Dtype::F16), vocab_size: Some(4) };
+        for (begin, part) in [
+            (&b"PK\x03\x04-\0\0\0"[..], "zip archive"),
+            (b"PK\x05\x06\0\0\0\0", "zip archive"),
+            (b"\x1f\x8b\x08\0\0\0\0\0", "compressed"),
+            (b"\x28\xb5\x2f\xfd\0\0\0\0", "compressed"),
+            (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        ] {
+            for declared in [NOTHING, RAW] {
+                let said = refused(begin, declared);
+                assert!(said.contains(part) && said.contains("not a .npy"), "{said}");
+            }
+        }
+        // Whoever says that these are logits may be right.
+        let pickle = b"\x80\x04\x95\0\0\0\0\0";
+        assert!(refused(pickle, NOTHING).contains("a Python pickle"));
+        let mut raw = tempfile::NamedTempFile::new().unwrap();
+        raw.write_all(pickle).unwrap();
+        assert_eq!(LogitsFile::open(raw.path(), RAW).unwrap().rows(), 1);
+        assert!(refused(b"", NOTHING).contains("is empty"));
+        assert!(refused(b"", RAW).contains("is empty"));
+        assert!(refused(b"0.5 1.0 2.0", NOTHING).contains("--dtype and --vocab-size"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_comes_through_a_pipe_is_read_like_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        let bytes = std::fs::read(file(&header("<f2", "False", "(2, 3)"), 12).path()).unwrap();
+        let (to, all) = (path.clone(), [&bytes[..bytes.len() - 12], &(0..12).collect::<Vec<u8>>()]);
+        let all = all.concat();
+        let writer = std::thread::spawn(move || std::fs::write(to, all).unwrap());
+        let mut rows = LogitsFile::open(&path, NOTHING).unwrap();
+        writer.join().unwrap();
+        let mut read = Vec::new();
+        rows.read(1..2, &mut read).unwrap();
+        rows.read(0..2, &mut read).unwrap();
+        assert_eq!(read, [&[6, 7, 8, 9, 10, 11][..], &(0..12).collect::<Vec<u8>>()].concat());
     }
 
     #[test]
