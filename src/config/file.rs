@@ -1,18 +1,20 @@
 //! The TOML file: its values take the place of the flags' defaults.
 
-use super::ConfigError;
+use super::{ConfigError, nearest};
 use clap::{ArgAction, Command};
 use std::path::Path;
 use toml::{Table, Value};
 
-/// `command`, with the defaults that the file at `path` sets.
-pub fn apply(command: Command, path: &Path) -> Result<Command, ConfigError> {
+/// `command`, with the defaults that the file at `path` sets, and their keys.
+pub fn apply(command: Command, path: &Path) -> Result<(Command, Vec<String>), ConfigError> {
     let error = |reason: String| ConfigError::File { path: path.into(), reason };
     let text = std::fs::read_to_string(path).map_err(|e| error(e.to_string()))?;
     let table: Table = text.parse().map_err(|e: toml::de::Error| error(e.to_string()))?;
-    table
+    let keys = table.keys().cloned().collect();
+    let command = table
         .into_iter()
-        .try_fold(command, |command, (key, value)| set(command, &key, value).map_err(error))
+        .try_fold(command, |command, (key, value)| set(command, &key, value).map_err(error))?;
+    Ok((command, keys))
 }
 
 fn set(command: Command, key: &str, value: Value) -> Result<Command, String> {
@@ -23,7 +25,9 @@ fn set(command: Command, key: &str, value: Value) -> Result<Command, String> {
             .map(|arg| arg.get_id().as_str())
             .filter(|id| known(id))
             .collect();
-        return Err(format!("unknown key {key}; known: {}", names.join(", ")));
+        let meant = nearest(key, names.iter().copied());
+        let meant = meant.map_or(String::new(), |name| format!(" (did you mean {name}?)"));
+        return Err(format!("unknown key {key}{meant}; known: {}", names.join(", ")));
     };
     let values = match value {
         Value::Array(values) if matches!(arg.get_action(), ArgAction::Append) => {

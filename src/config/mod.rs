@@ -7,9 +7,11 @@
 
 mod devices;
 mod file;
+mod origin;
 pub(crate) mod values;
 
 pub use devices::{DeviceChoice, KernelTier, OpenError, Opened};
+pub use origin::{blame, check_variables, nearest};
 pub use values::Address;
 
 use crate::backend::cpu::Isa;
@@ -23,9 +25,9 @@ use crate::trace::RecorderOptions;
 use clap::{Args, Command, FromArgMatches, ValueEnum};
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
-use values::{bytes, bytes_or_none, count, count32, duration, fraction, mode, timeout};
+use values::{bytes, bytes_or_none, count, count32, duration, fraction, mode, threads, timeout};
 
 /// What --cuda-launch-rows-max may be: beyond it the chip is full many times over.
 const CUDA_LAUNCH_ROWS_LIMIT: usize = 1 << 14;
@@ -105,8 +107,8 @@ pub struct DeviceConfig {
     #[arg(long, env = "LOGITD_ISA")]
     pub isa: Option<Isa>,
 
-    /// Threads the processor computes with; 0 is one for each core
-    #[arg(long, value_name = "N", env = "LOGITD_THREADS", default_value_t = 0)]
+    /// Threads the processor computes with, up to 1024; 0 is one for each core
+    #[arg(long, value_name = "N", env = "LOGITD_THREADS", default_value = "0", value_parser = threads)]
     pub threads: usize,
 }
 
@@ -432,15 +434,21 @@ impl Config {
     }
 
     fn from_command(command: Command, args: &[OsString]) -> Result<Self, ConfigError> {
-        let parse = |command: Command| {
-            let matches = command.try_get_matches_from(args)?;
-            Self::from_arg_matches(&matches)
+        let parse = |command: Command, file: Option<&Path>| {
+            let matches = command.try_get_matches_from(args);
+            let parsed = matches.and_then(|m| Self::from_arg_matches(&m).map(|config| (config, m)));
+            parsed.map_err(|error| blame(error, args, file))
         };
-        let mut config = parse(command.clone())?;
-        if let Some(path) = &config.file {
-            config = parse(file::apply(command, path)?)?;
+        let (mut config, mut matches) = parse(command.clone(), None)?;
+        let mut keys = Vec::new();
+        let path = config.file.clone();
+        if let Some(path) = &path {
+            let (command, set) = file::apply(command, path)?;
+            (config, matches) = parse(command, Some(path))?;
+            keys = set;
         }
-        config.validate()?;
+        let file = path.as_deref().map(|path| (path, &keys[..]));
+        config.validate().map_err(|error| origin::with_origins(error, &matches, file))?;
         Ok(config)
     }
 
@@ -647,7 +655,9 @@ mod tests {
         for (text, expected) in [
             ("queue_row_max = 1", "queue_row_max"),
             ("config = \"x\"", "config"),
-            ("queue_rows_max = 0", "queue-rows-max"),
+            ("queue_rows_max = 0", "logitd.toml: queue_rows_max is \"0\": must be at least 1"),
+            ("isa = \"avx\"", "logitd.toml: isa is \"avx\": "),
+            ("frame_bytes_max = 7", "--frame-bytes-max is set by frame_bytes_max in"),
             ("queue_rows_max = [1, 2]", "queue_rows_max"),
             ("queue_rows_max = ", "logitd.toml"),
             ("[work]\nqueue_rows_max = 1", "work"),
@@ -657,6 +667,21 @@ mod tests {
         }
         let error = parse(&["--config", "/no/such/file"]).unwrap_err().to_string();
         assert!(error.contains("/no/such/file"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_flag_is_a_flag_whatever_the_file_says() {
+        let error = parse_file("queue_rows_max = 5", &["--queue-rows-max=0"]).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            matches!(error, ConfigError::Args(_)) && text.contains("--queue-rows-max"),
+            "{text}"
+        );
+        for threads in ["1025", "20000", "-1", "x"] {
+            let error = parse(&[&format!("--threads={threads}")]).unwrap_err().to_string();
+            assert!(error.contains("allowed: 0 (one for each core) to 1024"), "{error}");
+        }
+        assert_eq!(parse(&["--threads=1024"]).unwrap().device.threads, 1024);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The types of values that flags, variables and the file share, each with the one way to write it.
 
+use crate::backend::cpu::THREADS_MAX;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -67,6 +68,12 @@ pub fn count(text: &str) -> Result<usize, String> {
 /// As [`count`], within 32 bits.
 pub fn count32(text: &str) -> Result<u32, String> {
     u32::try_from(count(text)?).map_err(|_| format!("must be at most {}", u32::MAX))
+}
+
+/// Threads of the processor; 0 is one for each core.
+pub fn threads(text: &str) -> Result<usize, String> {
+    let threads = text.trim().parse().ok().filter(|n| *n <= THREADS_MAX);
+    threads.ok_or_else(|| format!("allowed: 0 (one for each core) to {THREADS_MAX}"))
 }
 
 /// Permissions of a socket's file, in octal: `600`, `0660`. Its owner must be able to connect.

@@ -114,6 +114,9 @@ impl FromStr for Isa {
 #[error("instruction set {0:?} is unknown; there are: portable, avx2, avx512")]
 pub struct UnknownIsa(pub String);
 
+/// The most threads of a [`Cpu`]: far more than any machine has cores. Each takes memory and time to start.
+pub const THREADS_MAX: usize = 1024;
+
 /// How a [`Cpu`] computes. The default is the best this machine offers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuOptions {
@@ -136,6 +139,9 @@ pub enum CpuError {
         /// What there is, separated by commas.
         supported: String,
     },
+    /// More threads than any machine has use for.
+    #[error("threads is {0}; allowed: 0 (one for each core) to {THREADS_MAX}")]
+    TooManyThreads(usize),
     /// The operating system gives no threads.
     #[error("cannot start {threads} threads: {reason}; ask for fewer")]
     Threads {
@@ -164,8 +170,9 @@ impl Cpu {
             return Err(CpuError::UnsupportedIsa { isa, supported: supported.join(", ") });
         }
         let threads = match options.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            n => n,
+            0 => std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX),
+            n @ ..=THREADS_MAX => n,
+            n => return Err(CpuError::TooManyThreads(n)),
         };
         let device =
             DeviceInfo { id: "cpu".into(), name: chip_name(), isa: isa.name().into(), threads };

@@ -1,0 +1,179 @@
+//! Where a setting comes from: a flag, a variable, or a key of the file. What is wrong with it is said of that.
+
+use super::{ConfigError, command};
+use clap::ArgMatches;
+use clap::error::{ContextKind, ContextValue};
+use clap::parser::ValueSource;
+use std::error::Error as _;
+use std::ffi::OsString;
+use std::path::Path;
+
+const PREFIX: &str = "LOGITD_";
+/// Variables of the tests, which reach the programs that they start.
+const OF_TESTS: [&str; 4] = ["LOGITD_TEST_", "LOGITD_REQUIRE_", "LOGITD_RENEW_", "LOGITD_SOAK_"];
+/// How alike two names are where one is a slip of the other: 1 is equal.
+const ALIKE: f64 = 0.8;
+
+/// The known name that is most like this one, if one is much like it.
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let alike = |other: &&str| strsim::jaro(name, other);
+    let best = known.into_iter().max_by(|a, b| alike(a).total_cmp(&alike(b)))?;
+    (alike(&best) >= ALIKE).then_some(best)
+}
+
+/// Refuses a variable that looks like one of logitd's and is none: it would be ignored in silence.
+pub fn check_variables(
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<(), ConfigError> {
+    let command = command();
+    let known: Vec<&str> = (command.get_arguments())
+        .filter_map(|arg| arg.get_env()?.to_str()?.strip_prefix(PREFIX))
+        .collect();
+    for (name, value) in variables {
+        let Some(name) = name.to_str() else { continue };
+        let Some(rest) = name.strip_prefix(PREFIX) else { continue };
+        let of_others = OF_TESTS.iter().any(|prefix| name.starts_with(prefix))
+            || is_of_kubernetes(rest, &value.to_string_lossy());
+        if known.contains(&rest) || of_others {
+            continue;
+        }
+        let meant = match nearest(rest, known.iter().copied()) {
+            Some(meant) => format!("did you mean {PREFIX}{meant}?"),
+            None => "logitd serve --help lists them; unset it".into(),
+        };
+        return Err(ConfigError::Invalid(format!("{name} is no variable of logitd; {meant}")));
+    }
+    Ok(())
+}
+
+/// For a service named logitd, Kubernetes gives containers LOGITD_SERVICE_HOST, LOGITD_PORT and others.
+fn is_of_kubernetes(rest: &str, value: &str) -> bool {
+    let port_of_number =
+        rest.split("PORT_").skip(1).any(|after| after.starts_with(|c: char| c.is_ascii_digit()));
+    rest.contains("SERVICE_HOST")
+        || rest.contains("SERVICE_PORT")
+        || port_of_number
+        || (rest.ends_with("PORT") && value.contains("://"))
+}
+
+/// An error of a value, said of the variable, or of the key of this file, that has it; any other as it is.
+pub fn blame(error: clap::Error, args: &[OsString], file: Option<&Path>) -> ConfigError {
+    let text = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.clone()),
+        _ => None,
+    };
+    let (Some(arg), Some(value)) = (text(ContextKind::InvalidArg), text(ContextKind::InvalidValue))
+    else {
+        return error.into();
+    };
+    let flag = arg.split([' ', '=', '[']).next().unwrap_or_default();
+    if !flag.starts_with("--") || is_given(flag, args) {
+        return error.into();
+    }
+    let (variable, key) = (variable_of(flag), key_of(flag));
+    let reason = match (error.source(), error.get(ContextKind::ValidValue)) {
+        (Some(source), _) => source.to_string(),
+        (None, Some(ContextValue::Strings(valid))) => format!("allowed: {}", valid.join(", ")),
+        _ => "is not accepted".into(),
+    };
+    match file {
+        _ if std::env::var_os(&variable).is_some() => {
+            ConfigError::Invalid(format!("{variable} is {value:?}: {reason}"))
+        }
+        Some(path) => {
+            ConfigError::File { path: path.into(), reason: format!("{key} is {value:?}: {reason}") }
+        }
+        None => error.into(),
+    }
+}
+
+/// An error about settings, with where those come from that are no flags.
+pub fn with_origins(
+    error: ConfigError,
+    matches: &ArgMatches,
+    file: Option<(&Path, &[String])>,
+) -> ConfigError {
+    let ConfigError::Invalid(text) = error else { return error };
+    let mut origins: Vec<String> = Vec::new();
+    for flag in text.split(|c: char| !(c.is_ascii_lowercase() || c == '-')) {
+        let key = key_of(flag);
+        if !flag.starts_with("--") || !matches.try_contains_id(&key).unwrap_or(false) {
+            continue;
+        }
+        let origin = match (matches.value_source(&key), file) {
+            (Some(ValueSource::EnvVariable), _) => {
+                format!("{flag} is set by {}", variable_of(flag))
+            }
+            (Some(ValueSource::DefaultValue), Some((path, keys))) if keys.contains(&key) => {
+                format!("{flag} is set by {key} in {}", path.display())
+            }
+            _ => continue,
+        };
+        if !origins.contains(&origin) {
+            origins.push(origin);
+        }
+    }
+    match origins.is_empty() {
+        true => ConfigError::Invalid(text),
+        false => ConfigError::Invalid(format!("{text} ({})", origins.join("; "))),
+    }
+}
+
+fn is_given(flag: &str, args: &[OsString]) -> bool {
+    args.iter().filter_map(|arg| arg.to_str()).any(|arg| {
+        arg.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    })
+}
+
+/// `--queue-rows-max` as `LOGITD_QUEUE_ROWS_MAX`.
+fn variable_of(flag: &str) -> String {
+    format!("{PREFIX}{}", key_of(flag).to_uppercase())
+}
+
+/// `--queue-rows-max` as `queue_rows_max`.
+fn key_of(flag: &str) -> String {
+    flag.trim_start_matches('-').replace('-', "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_variable_is_refused_with_what_was_meant() {
+        let check = |name: &str, value: &str| {
+            check_variables([(name.into(), value.into())]).map_err(|error| error.to_string())
+        };
+        for (name, part) in [
+            ("LOGITD_QEUE_ROWS_MAX", "did you mean LOGITD_QUEUE_ROWS_MAX?"),
+            ("LOGITD_THREAD", "did you mean LOGITD_THREADS?"),
+            ("LOGITD_listen", "logitd serve --help"),
+            ("LOGITD_XYZ", "LOGITD_XYZ is no variable of logitd; logitd serve --help"),
+        ] {
+            let error = check(name, "5").unwrap_err();
+            assert!(error.contains(part), "{name}: {error}");
+        }
+        assert!(check("LOGITD_PORT", "50052").is_err());
+        for (name, value) in [
+            ("LOGITD_QUEUE_ROWS_MAX", "5"),
+            ("LOGITD_CONFIG", "x"),
+            ("LOGITD_TEST_SEED", "5"),
+            ("LOGITD_REQUIRE_GPU", "1"),
+            ("PATH", "/bin"),
+            ("MY_LOGITD_X", "1"),
+            ("LOGITD_PORT", "tcp://10.0.0.1:50051"),
+            ("LOGITD_SERVICE_HOST", "10.0.0.1"),
+            ("LOGITD_SERVICE_PORT_GRPC", "50051"),
+            ("LOGITD_PORT_50051_TCP_ADDR", "10.0.0.1"),
+            ("LOGITD_BLUE_PORT_50051_TCP", "tcp://10.0.0.1:50051"),
+        ] {
+            assert_eq!(check(name, value), Ok(()), "{name}");
+        }
+    }
+
+    #[test]
+    fn names_that_are_not_alike_are_not_proposed() {
+        assert_eq!(nearest("temprature", ["temperature", "top_k"]), Some("temperature"));
+        assert_eq!(nearest("penalty", ["temperature", "top_k"]), None);
+    }
+}
