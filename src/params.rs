@@ -1,24 +1,51 @@
 //! Sampling parameters, parsed: a [`SamplingParams`] that exists is valid.
 //!
-//! Outside (a message, a flag, a file) parameters are a [`ParamsSpec`]: what somebody wrote. Its
-//! [`parse`](ParamsSpec::parse) is the only way to a [`SamplingParams`], and the only place where
-//! ranges are checked.
+//! Outside (a message, a flag, a file) parameters are a [`ParamsSpec`]: what somebody asked for. Its
+//! [`parse`](ParamsSpec::parse) is the only way to a [`SamplingParams`], and the place where ranges are
+//! checked; numbers that come as text are compared with the same ranges before they are rounded, in
+//! [`written`].
 
-use std::fmt;
+pub mod whole;
+pub mod written;
 
 /// Temperatures that are not greedy, both ends included.
-pub const TEMPERATURE_RANGE: (f32, f32) = (1e-4, 1e4);
+pub const TEMPERATURE_RANGE: (f32, f32) = (1e-30, 1e4);
 /// The most draws one row can be asked for.
 pub const DRAWS_MAX: u32 = 1024;
 
-/// Parameters as somebody wrote them, with the defaults of everything left out.
+/// What a parameter may be, in words.
+#[derive(Debug)]
+struct Allowed {
+    /// Its name in the API.
+    field: &'static str,
+    values: &'static str,
+}
+
+const TEMPERATURE: Allowed =
+    Allowed { field: "temperature", values: "0 (greedy), or 1e-30 to 10000" };
+const TOP_K: Allowed = Allowed { field: "top_k", values: "whole numbers, 0 (off) to 4294967295" };
+const TOP_P: Allowed = Allowed { field: "top_p", values: "above 0, up to 1 (1 disables it)" };
+const MIN_P: Allowed = Allowed { field: "min_p", values: "0 to 1 (0 disables it)" };
+const SEED: Allowed = Allowed { field: "seed", values: "whole numbers, 0 to 18446744073709551615" };
+const POSITION: Allowed =
+    Allowed { field: "position", values: "whole numbers, 0 to 18446744073709551615" };
+const DRAWS: Allowed = Allowed { field: "draws", values: "whole numbers, 1 to 1024" };
+
+impl Allowed {
+    fn refuse(&self, value: String) -> ParamsError {
+        ParamsError { field: self.field, value, allowed: self.values }
+    }
+}
+
+/// Parameters as somebody asked for them, with the defaults of everything left out.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ParamsSpec {
-    /// 0 is greedy: the first token of the total order. Otherwise 1e-4 to 1e4. Default 1.
+    /// 0 is greedy: the first token of the total order. Otherwise 1e-30 to 1e4. Default 1.
     pub temperature: f32,
     /// Keep the first k tokens. 0 disables; above the vocabulary it is the vocabulary. Default 0.
     pub top_k: u32,
-    /// Keep the shortest prefix with this share of the mass that top_k left: (0, 1]. Default 1, off.
+    /// Keep the shortest prefix with this share of the mass that top_k left: (0, 1]. Default 1, off. An f32:
+    /// 0.1 is 0.100000001, so of ten equal logits it keeps two.
     pub top_p: f32,
     /// Keep tokens at least this likely relative to the first: [0, 1]. Default 0, off.
     pub min_p: f32,
@@ -48,23 +75,17 @@ impl ParamsSpec {
     /// Checks every range. `fresh_seed` is asked for a seed where none was given.
     pub fn parse(self, fresh_seed: impl FnOnce() -> u64) -> Result<SamplingParams, ParamsError> {
         let (low, high) = TEMPERATURE_RANGE;
-        let error = |field, value: &dyn fmt::Display, allowed| ParamsError {
-            field,
-            value: value.to_string(),
-            allowed,
-        };
         if self.temperature != 0.0 && !(low..=high).contains(&self.temperature) {
-            let allowed = "0 (greedy), or 0.0001 to 10000";
-            return Err(error("temperature", &self.temperature, allowed));
+            return Err(TEMPERATURE.refuse(shortest(self.temperature)));
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return Err(error("top_p", &self.top_p, "above 0, up to 1 (1 disables it)"));
+            return Err(TOP_P.refuse(shortest(self.top_p)));
         }
         if !(0.0..=1.0).contains(&self.min_p) {
-            return Err(error("min_p", &self.min_p, "0 to 1 (0 disables it)"));
+            return Err(MIN_P.refuse(shortest(self.min_p)));
         }
         if !(1..=DRAWS_MAX).contains(&self.draws) {
-            return Err(error("draws", &self.draws, "1 to 1024"));
+            return Err(DRAWS.refuse(self.draws.to_string()));
         }
         Ok(SamplingParams {
             // Adding +0.0 turns -0.0 into it, so that one value has one pattern.
@@ -77,6 +98,12 @@ impl ParamsSpec {
             draws: self.draws as u16,
         })
     }
+}
+
+/// The shortest text that reads back to the same f32: `0.7`, `1e-31`.
+pub fn shortest(x: f32) -> String {
+    let text = format!("{x:?}");
+    text.strip_suffix(".0").map(str::to_owned).unwrap_or(text)
 }
 
 /// Valid parameters of one row. Made by [`ParamsSpec::parse`].
@@ -92,7 +119,7 @@ pub struct SamplingParams {
 }
 
 impl SamplingParams {
-    /// 0, or 1e-4 to 1e4.
+    /// 0, or 1e-30 to 1e4.
     pub fn temperature(&self) -> f32 {
         self.temperature
     }
@@ -157,7 +184,7 @@ mod tests {
 
     #[test]
     fn the_edges_of_every_range_are_accepted() {
-        for t in [0.0, -0.0, 1e-4, 1.0, 1e4] {
+        for t in [0.0, -0.0, 1e-30, 1e-4, 1.0, 1e4] {
             assert!(parse(|s| s.temperature = t).is_ok(), "{t}");
         }
         assert!(parse(|s| s.top_p = f32::from_bits(1)).is_ok());
@@ -173,7 +200,8 @@ mod tests {
         for (field, result) in [
             ("temperature", parse(|s| s.temperature = nan)),
             ("temperature", parse(|s| s.temperature = -1.0)),
-            ("temperature", parse(|s| s.temperature = 9e-5)),
+            ("temperature", parse(|s| s.temperature = 1e-30f32.next_down())),
+            ("temperature", parse(|s| s.temperature = f32::from_bits(1))),
             ("temperature", parse(|s| s.temperature = f32::INFINITY)),
             ("top_p", parse(|s| s.top_p = 0.0)),
             ("top_p", parse(|s| s.top_p = nan)),
@@ -185,5 +213,11 @@ mod tests {
         ] {
             assert_eq!(result.unwrap_err().field, field);
         }
+        let error = parse(|s| s.temperature = 1e-31).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "temperature is 1e-31; allowed: 0 (greedy), or 1e-30 to 10000"
+        );
+        assert_eq!([1.0, 0.7, 12345.0].map(shortest), ["1", "0.7", "12345"]);
     }
 }

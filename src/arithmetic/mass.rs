@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn the_maximum_has_the_unit_and_minus_infinity_has_nothing() {
-        for t in [1e-4, 0.1, 0.8, 1.0, 3.7, 1e4] {
+        for t in [1e-30, 1e-7, 1e-4, 0.1, 0.8, 1.0, 3.7, 1e4] {
             let scale = Scale::new(t);
             for m in [-7.5, -0.0, 0.0, 65504.0, f32::MAX] {
                 assert_eq!(mass(m, m, scale), UNIT);
@@ -91,8 +91,30 @@ mod tests {
     }
 
     #[test]
+    fn the_scale_of_every_temperature_is_finite_and_normal() {
+        for t in [1e-30f32, 1e-30f32.next_up(), 1e-20, 1e-7, 1e-4, 1.0, 1e4] {
+            let Scale { c, dmin } = Scale::new(t);
+            assert!(c.is_normal() && dmin.is_normal() && dmin < 0.0, "{t:e}: {c:e} {dmin:e}");
+            let clamped = f64::from(dmin) * f64::from(c);
+            assert!((clamped + 62.0).abs() < 1e-5, "{t:e}: {clamped}");
+        }
+    }
+
+    #[test]
+    fn at_a_tiny_temperature_what_is_not_a_tie_has_nothing() {
+        for t in [1e-30, 1e-20, 1e-7] {
+            let scale = Scale::new(t);
+            for m in [-65504.0, -1.0, 1.0, 40.0, f32::MAX] {
+                assert_eq!(mass(m, m, scale), UNIT);
+                let next = if t < 1e-9 || m.abs() > 30.0 { m.next_down() } else { m - 1e-4 };
+                assert_eq!(mass(next, m, scale), 0, "{t:e}: {next} below {m}");
+            }
+        }
+    }
+
+    #[test]
     fn never_rises_as_the_logit_falls() {
-        for t in [0.05, 0.7, 1.0, 2.0] {
+        for t in [1e-30, 1e-7, 0.05, 0.7, 1.0, 2.0] {
             let scale = Scale::new(t);
             let mut last = UNIT;
             for key in 0..0x7c00u16 {

@@ -7,6 +7,7 @@ use super::{Backend, DeviceError, DeviceInfo};
 use crate::batch::{Draw, Dtype, Outcome, Results, Row, RowResult};
 use crate::npy;
 use crate::params::SamplingParams;
+use crate::params::whole::Whole;
 use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -119,8 +120,8 @@ impl Difference {
             "top_k": params.top_k().unwrap_or(0),
             "top_p": params.top_p().unwrap_or(1.0),
             "min_p": params.min_p().unwrap_or(0.0),
-            "seed": params.seed(),
-            "position": params.position(),
+            "seed": Whole(params.seed()),
+            "position": Whole(params.position()),
             "draws": params.draws(),
         })
     }
@@ -249,7 +250,7 @@ mod tests {
         assert_eq!(read, logits);
         let json = std::fs::read(folder.path().join("first.params.jsonl")).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
-        assert_eq!(json["seed"], u64::MAX);
+        assert_eq!(json["seed"], u64::MAX.to_string());
         assert_eq!(json["temperature"].as_f64().unwrap() as f32, 0.7);
     }
 

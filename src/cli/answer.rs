@@ -2,6 +2,7 @@
 
 use crate::assets::TokenTexts;
 use crate::batch::{Draw, RowStatus};
+use crate::params::whole::Whole;
 use serde::Serialize;
 use std::io::{self, Write};
 
@@ -55,7 +56,7 @@ struct Line<'a> {
     text: Option<&'a str>,
     logprob: Option<f32>,
     kept: u32,
-    seed: u64,
+    seed: Whole,
 }
 
 impl<W: Write> Printer<W> {
@@ -120,7 +121,7 @@ impl<W: Write> Printer<W> {
             text: drawn.and_then(|d| self.tokens.as_ref()?.get(d.token)),
             logprob: drawn.map(|d| d.logprob),
             kept: answer.kept,
-            seed: answer.seed,
+            seed: Whole(answer.seed),
         };
         serde_json::to_writer(&mut self.out, &line)?;
         writeln!(self.out)

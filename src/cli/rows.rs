@@ -28,6 +28,12 @@ impl RowList {
         self.0.iter().map(Range::len).sum()
     }
 
+    /// Their numbers.
+    pub fn numbers(&self) -> impl ExactSizeIterator<Item = usize> {
+        let numbers: Vec<usize> = self.0.iter().cloned().flatten().collect();
+        numbers.into_iter()
+    }
+
     /// The same rows, in runs of neighbours of at most `longest` each, which is at least 1.
     pub fn runs(&self, longest: usize) -> impl Iterator<Item = Range<usize>> + '_ {
         self.0.iter().flat_map(move |range| {

@@ -29,7 +29,8 @@ use std::time::Instant;
 #[command(after_long_help = EXAMPLES, allow_negative_numbers = true)]
 pub struct Args {
     /// A .npy file of shape (rows, vocab_size) or (vocab_size) (f16 or f32, or bf16 as 16-bit words), C
-    /// order, little-endian; or a raw file of such values. Rows are read as they are needed
+    /// order, little-endian; or a raw file of such values. Rows are read as they are needed; a pipe
+    /// (/dev/stdin) is read whole, up to 4 GiB
     #[arg(long, value_name = "FILE")]
     logits: PathBuf,
 
@@ -79,6 +80,9 @@ Examples:
   A line of params.jsonl:  {\"temperature\": 0.7, \"top_p\": 0.9, \"seed\": 42, \"position\": 17}
   A line of the answer:    {\"row\":0,\"status\":\"OK\",\"token\":563,\"logprob\":-1.3,\"kept\":50,\"seed\":42}
 
+  An answer given as --params replays its seeds, with the other parameters as flags. Seeds of 2^53 and above are
+  strings in JSON, so that no program rounds them; both forms are read.
+
 A row whose status is not OK (NAN, POSITIVE_INFINITY, NO_CANDIDATE) has no token; the others are
 unaffected, and the exit code is 0.";
 
@@ -91,7 +95,7 @@ pub fn run(args: Args) -> Outcome {
         Some(rows) => rows.within(file.rows())?,
         None => RowList::all(file.rows()),
     };
-    let specs = args.params.specs(rows.len())?;
+    let specs = args.params.specs(rows.numbers(), file.rows())?;
     if let Some(candidates) = args.candidates {
         enough(candidates, file.vocab_size(), &specs)?;
     }

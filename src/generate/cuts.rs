@@ -11,13 +11,28 @@ const BELOW_ONE: f32 = 1.0 - f32::EPSILON / 2.0;
 /// Tokens looked at for all draws of a row: a sort-based reference takes a pass a draw.
 const DRAWS_TIMES_VOCAB_SIZE_MAX: u32 = 1 << 22;
 
-/// A temperature: greedy, an end of the range, common, or anything.
+/// A temperature: greedy, an end of the range, common, tiny, or anything.
 pub fn temperature(random: &mut Random) -> f32 {
     let (low, high) = TEMPERATURE_RANGE;
-    match random.below(4) {
-        0 => libm::powf(10.0, random.unit() * 8.0 - 4.0).clamp(low, high),
-        1 => 0.05 + 2.0 * random.unit(),
-        _ => random.pick(&[0.0, low, low.next_up(), 0.01, 0.5, 0.7, 0.8, 1.0, 1.3, 10.0, high]),
+    match random.below(8) {
+        0 | 1 => libm::powf(10.0, random.unit() * 8.0 - 4.0).min(high),
+        2 | 3 => 0.05 + 2.0 * random.unit(),
+        4 => libm::powf(10.0, random.unit() * 26.0 - 30.0).max(low),
+        _ => random.pick(&[
+            0.0,
+            low,
+            low.next_up(),
+            1e-7,
+            1e-4,
+            0.01,
+            0.5,
+            0.7,
+            0.8,
+            1.0,
+            1.3,
+            10.0,
+            high,
+        ]),
     }
 }
 

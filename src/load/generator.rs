@@ -10,6 +10,7 @@ use crate::api;
 use crate::batch::Dtype;
 use crate::candidates;
 use crate::npy::{Declared, LogitsFile};
+use crate::params::whole::chosen_seed;
 use bytes::Bytes;
 use half::{bf16, f16};
 use std::io;
@@ -20,7 +21,7 @@ use std::path::Path;
 pub struct Shape {
     /// Rows a request.
     pub rows: RowsDistribution,
-    /// 0, or 1e-4 to 1e4.
+    /// 0, or 1e-30 to 1e4.
     pub temperature: Vec<f32>,
     /// 0 is off.
     pub top_k: Vec<u32>,
@@ -198,6 +199,7 @@ impl Generator {
             candidates,
             params: (0..rows).map(|row| self.params(index, row)).collect(),
             priority: self.shape.priority.into(),
+            rows: Some(rows),
             ..Default::default()
         }
     }
@@ -212,7 +214,7 @@ impl Generator {
             top_p: Some(pick(&shape.top_p, || number(2))),
             min_p: pick(&shape.min_p, || number(3)),
             draws: Some(pick(&shape.draws, || number(4))),
-            seed: Some(number(5)),
+            seed: Some(chosen_seed(number(5))),
             ..Default::default()
         }
     }

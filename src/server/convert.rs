@@ -11,7 +11,7 @@ use crate::batch::{Draw, Dtype, Loan, LoanError, RowResult, RowStatus, VOCAB_SIZ
 use crate::candidates::{self, CandidateRow, CandidatesError, TokenList};
 use crate::config::Config;
 use crate::engine::{Completed, Failure, Priority, Refused, RequestRow};
-use crate::params::{DRAWS_MAX, ParamsSpec, SamplingParams};
+use crate::params::{DRAWS_MAX, ParamsSpec, SamplingParams, whole};
 use crate::plane::shm::{ShmError, SlotRef};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -79,12 +79,15 @@ pub fn batch(
         let rows = match &request.candidates {
             None => {
                 let bytes = lent.as_ref().map_or(request.logits.len(), |lent| lent.bytes);
-                wrong.keep("logits", row_count(bytes, dtype, vocab_size))?
+                let rows = row_count(bytes, dtype, vocab_size, request.rows);
+                wrong.keep("logits", rows)?
             }
             Some(given) => {
                 wrong.keep_all(candidates::row_count(&given.counts).map_err(|e| vec![e]))?
             }
         };
+        let bytes = request.candidates.is_none().then_some(rows * vocab_size * dtype.size_bytes());
+        wrong.keep("rows", as_many(request.rows, rows, dtype, vocab_size, bytes))?;
         Some((dtype, vocab_size, rows))
     });
     if let Some((_, _, rows)) = layout {
@@ -124,7 +127,8 @@ pub fn batch(
     let draws = (0..rows).map(|row| u64::from(spec_of(row).draws)).sum();
     within("draws in the request", draws, limits.request_draws_max.into(), "request_draws_max")?;
 
-    let mut seeds = fresh_seeds((0..rows).filter(|&row| spec_of(row).seed.is_none()).count())?;
+    let seedless = (0..rows).filter(|&row| spec_of(row).seed.is_none()).count();
+    let mut seeds = whole::fresh_seeds(seedless).map_err(Error::NoSeed)?.into_iter();
     let rows = (0..rows).map(|row| {
         let params = parse(row, spec_of(row), || seeds.next().expect("one a row without"))?;
         let made = match &source {
@@ -289,14 +293,58 @@ fn vocab_size(value: u32) -> Result<usize, String> {
     }
 }
 
-fn row_count(bytes: usize, dtype: Dtype, vocab_size: usize) -> Result<usize, String> {
+fn row_count(
+    bytes: usize,
+    dtype: Dtype,
+    vocab_size: usize,
+    given: Option<u32>,
+) -> Result<usize, String> {
     let row_bytes = vocab_size * dtype.size_bytes();
     if bytes == 0 || !bytes.is_multiple_of(row_bytes) {
+        let count = match given {
+            None => "one or more".into(),
+            Some(rows) => rows.to_string(),
+        };
         return Err(format!(
-            "has {bytes} bytes; allowed: one or more rows of {row_bytes} bytes ({vocab_size} {dtype} logits)"
+            "has {bytes} bytes; allowed: {count} rows of {row_bytes} bytes ({vocab_size} {dtype} logits)"
         ));
     }
     Ok(bytes / row_bytes)
+}
+
+/// Whether there are as many rows as the sender says. `bytes` are those of whole rows.
+fn as_many(
+    given: Option<u32>,
+    rows: usize,
+    dtype: Dtype,
+    vocab_size: usize,
+    bytes: Option<usize>,
+) -> Result<(), String> {
+    let given = match given {
+        None => return Ok(()),
+        Some(0) => return Err("is 0; allowed: the number of rows, 1 or more, or nothing".into()),
+        Some(given) => given as usize,
+    };
+    match bytes {
+        _ if given == rows => Ok(()),
+        None => {
+            Err(format!("is {given}, and candidates.counts has {rows}; allowed: the same number"))
+        }
+        Some(bytes) => {
+            let logits = given * vocab_size;
+            let cause = match bytes.is_multiple_of(logits) {
+                true => format!(
+                    "as {given} rows they have {} bytes a logit, and {dtype} has {}: is dtype right?",
+                    bytes / logits,
+                    dtype.size_bytes()
+                ),
+                false => "are dtype and vocab_size right?".into(),
+            };
+            Err(format!(
+                "is {given}, and logits has {rows} ({bytes} bytes, {vocab_size} {dtype} logits a row); {cause}"
+            ))
+        }
+    }
 }
 
 fn whole_rows(logits: &Bytes, row_bytes: usize) -> Vec<Bytes> {
@@ -351,15 +399,6 @@ fn spec(params: &api::SamplingParams) -> ParamsSpec {
 
 fn parse(i: usize, spec: ParamsSpec, seed: impl FnOnce() -> u64) -> Result<SamplingParams, Error> {
     spec.parse(seed).map_err(|e| Error::invalid(format!("params[{i}].{}", e.field), e.to_string()))
-}
-
-/// So many seeds from the operating system, which is asked once.
-fn fresh_seeds(count: usize) -> Result<impl Iterator<Item = u64>, Error> {
-    let mut bytes = vec![0; count * 8];
-    getrandom::fill(&mut bytes).map_err(|e| Error::NoSeed(e.to_string()))?;
-    let seeds: Vec<_> =
-        bytes.as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
-    Ok(seeds.into_iter())
 }
 
 fn within_rows(rows: usize, limits: &api::Limits) -> Result<(), Error> {

@@ -11,7 +11,7 @@ use crate::cli::target::ServerArgs;
 use crate::config::values::{duration, fraction, timeout};
 use crate::load::{Arrivals, Pace, Pool, RowsDistribution, Shape};
 use crate::npy::Declared;
-use crate::params::ParamsSpec;
+use crate::params::written;
 use clap::ValueEnum;
 use std::error::Error;
 use std::path::PathBuf;
@@ -99,8 +99,9 @@ pub struct Args {
     #[arg(long, value_name = "TIME", value_parser = duration, help_heading = "Pace")]
     warmup: Option<Duration>,
 
-    /// Send N requests at most
-    #[arg(long = "requests", value_name = "N", help_heading = "Pace")]
+    /// Send N requests at most, 1 or more
+    #[arg(long = "requests", value_name = "N", value_parser = clap::value_parser!(u64).range(1..),
+        help_heading = "Pace")]
     pub requests_max: Option<u64>,
 
     /// Begin with request number N
@@ -155,6 +156,8 @@ pub struct Args {
         value_name = "T,..",
         default_value = "0.8",
         value_delimiter = ',',
+        allow_negative_numbers = true,
+        value_parser = written::temperature,
         help_heading = "Requests"
     )]
     temperature: Vec<f32>,
@@ -165,6 +168,8 @@ pub struct Args {
         value_name = "K,..",
         default_value = "50",
         value_delimiter = ',',
+        allow_negative_numbers = true,
+        value_parser = written::top_k,
         help_heading = "Requests"
     )]
     top_k: Vec<u32>,
@@ -175,6 +180,8 @@ pub struct Args {
         value_name = "P,..",
         default_value = "0.95",
         value_delimiter = ',',
+        allow_negative_numbers = true,
+        value_parser = written::top_p,
         help_heading = "Requests"
     )]
     top_p: Vec<f32>,
@@ -185,6 +192,8 @@ pub struct Args {
         value_name = "P,..",
         default_value = "0",
         value_delimiter = ',',
+        allow_negative_numbers = true,
+        value_parser = written::min_p,
         help_heading = "Requests"
     )]
     min_p: Vec<f32>,
@@ -195,6 +204,8 @@ pub struct Args {
         value_name = "N,..",
         default_value = "1",
         value_delimiter = ',',
+        allow_negative_numbers = true,
+        value_parser = written::draws,
         help_heading = "Requests"
     )]
     draws: Vec<u32>,
@@ -220,8 +231,8 @@ pub struct Args {
     speed: f64,
 
     /// Check this share of the answers, to the bit: sampled again here, or, of a replay, against the
-    /// recorded answer. 0 to 1
-    #[arg(long, value_name = "SHARE", value_parser = fraction, help_heading = "Check")]
+    /// recorded answer. Above 0, up to 1; leave it out for none
+    #[arg(long, value_name = "SHARE", value_parser = share, help_heading = "Check")]
     check: Option<f64>,
 
     /// What to sample again with: the slow oracle, or this machine's processor path
@@ -274,8 +285,8 @@ Examples:
 
 Answers are checked when the run is over, so that checking takes nothing from what is measured.
 
-Exit code: 0 fine; 1 a wrong answer, or what --fail-on-errors and --fail-on-refusals name; 2 it could
-not run.";
+Exit code: 0 fine; 1 a wrong answer, a --check that checked none, or what --fail-on-errors and
+--fail-on-refusals name; 2 it could not run.";
 
 /// How requests are called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
@@ -481,12 +492,11 @@ impl Args {
 
     /// The share of answers to check, if any.
     pub fn check(&self) -> Option<f64> {
-        self.check.filter(|fraction| *fraction > 0.0)
+        self.check
     }
 
     /// What requests are made of, and the rows for them.
     pub fn requests(&self) -> Result<(Shape, Pool), Box<dyn Error>> {
-        self.check_params()?;
         let pool = self.pool()?;
         let shape = Shape {
             rows: self.rows.clone(),
@@ -559,22 +569,6 @@ impl Args {
         }
         Ok(())
     }
-
-    /// Each value of each list, by the ranges of the API.
-    fn check_params(&self) -> Result<(), Box<dyn Error>> {
-        let check = |change: &mut dyn FnMut(&mut ParamsSpec)| {
-            let mut spec = ParamsSpec::default();
-            change(&mut spec);
-            spec.parse(|| 0)
-                .map(drop)
-                .map_err(|e| format!("--{}", e.to_string().replacen('_', "-", 1)))
-        };
-        self.temperature.iter().try_for_each(|&x| check(&mut |spec| spec.temperature = x))?;
-        self.top_p.iter().try_for_each(|&x| check(&mut |spec| spec.top_p = x))?;
-        self.min_p.iter().try_for_each(|&x| check(&mut |spec| spec.min_p = x))?;
-        self.draws.iter().try_for_each(|&x| check(&mut |spec| spec.draws = x))?;
-        Ok(())
-    }
 }
 
 /// Tokens a row where nothing else is said: that of a widespread vocabulary.
@@ -584,6 +578,14 @@ const VOCAB_SIZE: u32 = 128_256;
 fn count<const LOW: usize, const HIGH: usize>(text: &str) -> Result<usize, String> {
     let number = text.trim().parse().ok().filter(|n| (LOW..=HIGH).contains(n));
     number.ok_or_else(|| format!("allowed: {LOW} to {HIGH}"))
+}
+
+/// A share of something that is to be done: above 0, up to 1.
+fn share(text: &str) -> Result<f64, String> {
+    match fraction(text)? {
+        0.0 => Err("must be above 0; leave it out to check nothing".into()),
+        share => Ok(share),
+    }
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -656,6 +658,13 @@ mod tests {
             "--check 1.5",
             "--connections 0",
             "--duration 0",
+            "--requests 0",
+            "--check 0",
+            "--temperature 1,-1",
+            "--temperature 1e-46",
+            "--top-p 0",
+            "--top-k -1",
+            "--draws 0",
         ] {
             assert!(parse(flags).is_err(), "{flags}");
         }
@@ -667,8 +676,6 @@ mod tests {
         assert!(error("--plane chunked --rpc stream").contains("--plane chunked goes with"));
         assert!(error("--plane candidates --replay a").contains("as they were recorded"));
         let error = |flags| args(flags).requests().unwrap_err().to_string();
-        assert!(error("--temperature 1,-1").contains("--temperature is -1"));
-        assert!(error("--top-p 0").contains("--top-p is 0"));
         assert!(error("--rows 1000000").contains("--pool-rows 64"));
         let few = |more: &str| {
             let flags = format!("--vocab-size 99 --plane candidates --candidates 9 --top-k {more}");

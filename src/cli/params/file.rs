@@ -1,0 +1,305 @@
+//! A file with one set of parameters a line.
+//!
+//! Keys are those of the API's `SamplingParams`, in either spelling of its JSON (`top_k`, `topK`); `null` is
+//! the same as nothing. A line of an answer (`logitd sample --json`) is accepted too: it says which seed its row was
+//! sampled with, and that is what it is read for.
+
+use super::line::{self, Value, short};
+use crate::config::nearest;
+use crate::params::ParamsSpec;
+use crate::params::written::{self, NAMES};
+use std::collections::HashMap;
+use std::io::Read;
+use std::path::Path;
+
+/// Longer files are not read: a million lines are a tenth of it.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+/// The keys of an answer that say which it is.
+const ANSWER_KEYS: [&str; 2] = ["row", "status"];
+
+/// What a file says.
+#[derive(Debug, PartialEq)]
+pub enum Sets {
+    /// One set a line.
+    Each(Vec<ParamsSpec>),
+    /// The set of each row that was answered, by the row's number.
+    OfRows(HashMap<usize, ParamsSpec>),
+}
+
+/// Reads a file; what a line leaves out is as in `flags`. Errors name file, line, key, value and range.
+pub fn read(path: &Path, flags: ParamsSpec) -> Result<Sets, String> {
+    let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(|e| named(&e))?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|e| named(&e))?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(named(&format_args!(
+            "has more than {FILE_BYTES_MAX} bytes; split it, and name rows with --rows"
+        )));
+    }
+    let text = text(bytes).map_err(|e| named(&e))?;
+    sets(&text, flags).map_err(|(line, error)| format!("{}, line {line}: {error}", path.display()))
+}
+
+/// The text of a file, without the mark that some programs begin it with. PowerShell writes UTF-16.
+fn text(bytes: Vec<u8>) -> Result<String, String> {
+    let utf16 = |of: fn([u8; 2]) -> u16| {
+        let (words, rest) = bytes[2..].as_chunks();
+        let words: Vec<u16> = words.iter().copied().map(of).collect();
+        let whole = String::from_utf16(&words).ok().filter(|_| rest.is_empty());
+        whole.ok_or("begins with the mark of UTF-16 and is none; save it as UTF-8".into())
+    };
+    match bytes[..] {
+        [0xff, 0xfe, 0, 0, ..] => Err("is UTF-32; save it as UTF-8".into()),
+        [0xff, 0xfe, ..] => utf16(u16::from_le_bytes),
+        [0xfe, 0xff, ..] => utf16(u16::from_be_bytes),
+        _ => String::from_utf8(bytes).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            format!("is not UTF-8 text, from byte {at} on; save it as UTF-8")
+        }),
+    }
+}
+
+/// The sets of a text, or the number of a wrong line and what is wrong with it.
+fn sets(text: &str, flags: ParamsSpec) -> Result<Sets, (usize, String)> {
+    let (mut each, mut of_rows) = (Vec::new(), HashMap::new());
+    for (i, line) in text.lines().enumerate() {
+        // The mark, also where files were put together.
+        let line = line.trim_start_matches('\u{feff}');
+        if line.trim().is_empty() {
+            continue;
+        }
+        let wrong = |error: String| (i + 1, error);
+        let line = Line::read(line).map_err(wrong)?;
+        let spec = line.spec(flags).map_err(wrong)?;
+        match line.answered_row().map_err(wrong)? {
+            None => each.push(spec),
+            // An answer with several draws has a line for each.
+            Some(row) => {
+                if of_rows.insert(row, spec).is_some_and(|other| other != spec) {
+                    return Err(wrong(format!("row is {row}, which has another seed above")));
+                }
+            }
+        }
+        if !each.is_empty() && !of_rows.is_empty() {
+            return Err(wrong("a file holds parameters or answers, not both".into()));
+        }
+    }
+    Ok(if of_rows.is_empty() { Sets::Each(each) } else { Sets::OfRows(of_rows) })
+}
+
+/// The pairs of a line, no key twice.
+struct Line<'a>(Vec<(String, Value<'a>)>);
+
+impl<'a> Line<'a> {
+    fn read(line: &'a str) -> Result<Self, String> {
+        let mut pairs = line::object(line)?;
+        for (key, _) in &mut pairs {
+            if let Some(name) = spelled(key) {
+                *key = name.into();
+            }
+        }
+        for (i, (key, _)) in pairs.iter().enumerate() {
+            if pairs[..i].iter().any(|(other, _)| other == key) {
+                return Err(format!("has the key {} twice", short(key)));
+            }
+        }
+        Ok(Self(pairs))
+    }
+
+    fn is_answer(&self) -> bool {
+        ANSWER_KEYS.iter().all(|name| self.0.iter().any(|(key, _)| key == name))
+    }
+
+    /// The row that was answered, if this is a line of an answer.
+    fn answered_row(&self) -> Result<Option<usize>, String> {
+        let row = self.0.iter().find(|(key, _)| key == "row").filter(|_| self.is_answer());
+        let Some((_, value)) = row else { return Ok(None) };
+        let text = match value {
+            Value::Text(text) => text,
+            Value::Bare(text) => *text,
+            Value::Null | Value::Other(_) => "",
+        };
+        // As whole as a position is.
+        match written::position(text).ok().and_then(|row| usize::try_from(row).ok()) {
+            Some(row) => Ok(Some(row)),
+            None => Err(format!("row is {}; allowed: the number of a row", short(text))),
+        }
+    }
+
+    /// The parameters that it sets, over those of the flags.
+    fn spec(&self, mut spec: ParamsSpec) -> Result<ParamsSpec, String> {
+        let is_answer = self.is_answer();
+        for (key, value) in &self.0 {
+            let known = NAMES.contains(&key.as_str());
+            if is_answer && key != "seed" {
+                continue;
+            }
+            if !known {
+                return Err(unknown(key));
+            }
+            let set = match value {
+                Value::Null => Ok(()),
+                Value::Text(text) => written::set(&mut spec, key, text),
+                Value::Bare(text) => written::set(&mut spec, key, text),
+                Value::Other(text) => Err(written::refuse(key, &short(text))),
+            };
+            set.map_err(|error| error.to_string())?;
+        }
+        Ok(spec)
+    }
+}
+
+/// `topK` is what JSON of Protocol Buffers calls `top_k`.
+fn spelled(key: &str) -> Option<&'static str> {
+    NAMES.into_iter().find(|name| {
+        let mut parts = name.split('_');
+        let first = parts.next().unwrap_or_default().to_owned();
+        let camel =
+            parts.fold(first, |camel, part| camel + &part[..1].to_ascii_uppercase() + &part[1..]);
+        camel == key
+    })
+}
+
+fn unknown(key: &str) -> String {
+    let meant = match nearest(key, NAMES) {
+        Some(name) => format!(" (did you mean {name}?)"),
+        None => String::new(),
+    };
+    format!("has the unknown key {}{meant}; known: {}", short(key), NAMES.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLAGS: ParamsSpec = ParamsSpec {
+        temperature: 0.7,
+        top_k: 40,
+        top_p: 0.9,
+        min_p: 0.1,
+        seed: Some(1),
+        position: 2,
+        draws: 3,
+    };
+
+    fn each(text: &str) -> Vec<ParamsSpec> {
+        match sets(text, FLAGS) {
+            Ok(Sets::Each(specs)) => specs,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    fn line(line: &str) -> ParamsSpec {
+        let specs = each(line);
+        assert_eq!(specs.len(), 1, "{line}");
+        specs[0]
+    }
+
+    fn error(line: &str) -> String {
+        sets(line, FLAGS).expect_err(line).1
+    }
+
+    #[test]
+    fn a_line_changes_what_it_names() {
+        assert_eq!(line("{}"), FLAGS);
+        let spec =
+            line(r#"{"temperature": 0.1, "top_k": 4294967295, "seed": 18446744073709551615}"#);
+        let expected =
+            ParamsSpec { temperature: 0.1, top_k: u32::MAX, seed: Some(u64::MAX), ..FLAGS };
+        assert_eq!(spec, expected);
+        assert_eq!(line(r#"{"temperature": null, "seed": null, "draws": null}"#), FLAGS);
+    }
+
+    #[test]
+    fn numbers_are_read_in_every_way_that_programs_write_them() {
+        for text in [
+            r#"{"top_k": 5, "seed": 42, "draws": 1, "min_p": 0}"#,
+            r#"{"topK": 5.0, "seed": 42.0, "draws": 1.0, "minP": 0.0}"#,
+            r#"{"top_k": "5", "seed": "42", "draws": "1", "min_p": "0"}"#,
+            r#"{"top_k": 5e0, "seed": 4.2e1, "draws": 10e-1, "min_p": -0}"#,
+            "\t{\"top_k\":5,\"seed\":42,\"draws\":1,\"min_p\":0e5}\r",
+        ] {
+            let expected = ParamsSpec { top_k: 5, seed: Some(42), draws: 1, min_p: 0.0, ..FLAGS };
+            assert_eq!(line(text), expected, "{text}");
+        }
+        let whole = Some((1 << 53) + 1);
+        assert_eq!(line(r#"{"seed": "9007199254740993"}"#).seed, whole);
+        assert_eq!(line(r#"{"seed": 9007199254740993}"#).seed, whole);
+        assert_eq!(line(r#"{"seed": 9.007199254740993e15}"#).seed, whole);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_line_is_named() {
+        for (line, part) in [
+            (r#"{"tempreature": 1}"#, "unknown key tempreature (did you mean temperature?); known"),
+            (r#"{"temp": 1}"#, "known: temperature, top_k, top_p"),
+            (r#"{"row": 1}"#, "unknown key row"),
+            (r#"{"seed": 18446744073709551616}"#, "seed is 18446744073709551616; allowed: whole"),
+            (r#"{"seed": -1}"#, "seed is -1; allowed: whole numbers, 0 to 18446744073709551615"),
+            (r#"{"top_p": 0}"#, "top_p is 0; allowed: above 0"),
+            (r#"{"top_k": 5.5}"#, "top_k is 5.5; allowed: whole numbers"),
+            (r#"{"top_k": -1}"#, "top_k is -1; allowed: whole numbers, 0 (off) to 4294967295"),
+            (r#"{"top_k": "five"}"#, "top_k is five; allowed: whole numbers"),
+            (r#"{"top_k": true}"#, "top_k is true; allowed"),
+            (r#"{"top_k": [5]}"#, "top_k is [5]; allowed"),
+            (r#"{"top_k": ""}"#, "top_k is empty; allowed"),
+            (
+                r#"{"temperature": NaN}"#,
+                "temperature is NaN; allowed: 0 (greedy), or 1e-30 to 10000",
+            ),
+            (r#"{"temperature": "NaN"}"#, "temperature is NaN; allowed"),
+            (r#"{"temperature": -Infinity}"#, "temperature is -Infinity; allowed"),
+            (r#"{"temperature": 1e-46}"#, "temperature is 1e-46; allowed"),
+            (r#"{"temperature": 1e-45}"#, "temperature is 1e-45; allowed"),
+            (r#"{"draws": 1025}"#, "draws is 1025; allowed: whole numbers, 1 to 1024"),
+            (r#"{"draws": 1, "draws": 2}"#, "has the key draws twice"),
+            (r#"{"top_k": 1, "topK": 2}"#, "has the key top_k twice"),
+            ("[1]", "is an array; a line is an object"),
+            ("{", "ends within its object"),
+        ] {
+            let message = error(line);
+            assert!(message.contains(part), "{line}: {message}");
+        }
+        let (number, _) = sets("{}\n\n{}\r\n{\"top_k\": -1}", FLAGS).unwrap_err();
+        assert_eq!(number, 4);
+    }
+
+    #[test]
+    fn marks_and_utf_16_are_read() {
+        let plain = "{\"top_k\": 5}\r\n{\"top_k\": 6}\r\n";
+        let words = |mark: u16, bytes: fn(u16) -> [u8; 2]| {
+            std::iter::once(mark).chain(plain.encode_utf16()).flat_map(bytes).collect::<Vec<u8>>()
+        };
+        for bytes in [
+            plain.as_bytes().to_vec(),
+            ["\u{feff}", plain].concat().into_bytes(),
+            ["\u{feff}{\"top_k\": 5}\n\u{feff}{\"top_k\": 6}"].concat().into_bytes(),
+            words(0xfeff, u16::to_le_bytes),
+            words(0xfeff, u16::to_be_bytes),
+        ] {
+            let specs = each(&text(bytes).unwrap());
+            assert_eq!(specs.iter().map(|spec| spec.top_k).collect::<Vec<_>>(), [5, 6]);
+        }
+        assert!(text(b"\xff\xfe{".to_vec()).unwrap_err().contains("UTF-16"));
+        assert!(text(b"\xff\xfe\0\0{\0\0\0".to_vec()).unwrap_err().contains("UTF-32"));
+        assert!(text(b"{\"a\": \"\xe9\"}".to_vec()).unwrap_err().contains("from byte 7 on"));
+    }
+
+    #[test]
+    fn a_line_of_an_answer_gives_its_row_its_seed() {
+        let answers = "\
+{\"row\":3,\"draw\":0,\"status\":\"OK\",\"token\":1,\"logprob\":-0.5,\"kept\":9,\"seed\":7}
+{\"row\":3,\"draw\":1,\"status\":\"OK\",\"token\":2,\"logprob\":NaN,\"kept\":9,\"seed\":7}
+{\"row\":0.0,\"status\":\"NAN\",\"token\":null,\"text\":\"x\",\"kept\":0,\"seed\":\"18446744073709551615\"}
+";
+        let seeded = |seed| ParamsSpec { seed: Some(seed), ..FLAGS };
+        let expected = Sets::OfRows(HashMap::from([(3, seeded(7)), (0, seeded(u64::MAX))]));
+        assert_eq!(sets(answers, FLAGS), Ok(expected));
+        let other = answers.replacen("\"seed\":7", "\"seed\":8", 1);
+        assert!(error(&other).contains("row is 3, which has another seed above"));
+        assert!(error(&format!("{{}}\n{answers}")).contains("not both"));
+        assert!(error(r#"{"row": -1, "status": "OK"}"#).contains("row is -1"));
+        assert!(error(r#"{"row": 1, "status": "OK", "seed": -1}"#).contains("seed is -1"));
+    }
+}

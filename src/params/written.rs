@@ -1,0 +1,318 @@
+//! Parameters as text, from flags and files: numbers exactly as somebody wrote them.
+//!
+//! **One rule.** A number is compared with its range as it is written, before any rounding. Then it is
+//! rounded to the nearest f32, but what is not 0 does not become 0: it is the smallest f32 there is. So
+//! 1e-46 is as little a temperature as 1e-45, and the same however it is written.
+//!
+//! Whole numbers are whole however they are written: `5`, `5.0`, `5e0`.
+
+use super::{Allowed, ParamsError, ParamsSpec};
+use super::{DRAWS, MIN_P, POSITION, SEED, TEMPERATURE, TOP_K, TOP_P};
+
+/// Characters of a value that an error repeats.
+const QUOTED_MAX: usize = 60;
+/// The digits of the greatest u64.
+const U64_DIGITS_MAX: i64 = 20;
+
+/// Parameters by their names in the API, in its order.
+pub const NAMES: [&str; 7] = [
+    TEMPERATURE.field,
+    TOP_K.field,
+    TOP_P.field,
+    MIN_P.field,
+    SEED.field,
+    POSITION.field,
+    DRAWS.field,
+];
+
+/// Sets the parameter of that name, which is one of [`NAMES`], to what is written.
+///
+/// # Panics
+/// If there is no such parameter.
+pub fn set(spec: &mut ParamsSpec, name: &str, text: &str) -> Result<(), ParamsError> {
+    match name {
+        "temperature" => spec.temperature = temperature(text)?,
+        "top_k" => spec.top_k = top_k(text)?,
+        "top_p" => spec.top_p = top_p(text)?,
+        "min_p" => spec.min_p = min_p(text)?,
+        "seed" => spec.seed = Some(seed(text)?),
+        "position" => spec.position = position(text)?,
+        "draws" => spec.draws = draws(text)?,
+        _ => panic!("{name} is no parameter"),
+    }
+    Ok(())
+}
+
+/// The error of a value that is no number: `true`, or a list.
+///
+/// # Panics
+/// If there is no such parameter.
+pub fn refuse(name: &str, value: &str) -> ParamsError {
+    let all = [&TEMPERATURE, &TOP_K, &TOP_P, &MIN_P, &SEED, &POSITION, &DRAWS];
+    let allowed = all.into_iter().find(|allowed| allowed.field == name);
+    allowed.expect("a parameter's name").refuse(quoted(value))
+}
+
+/// A temperature.
+pub fn temperature(text: &str) -> Result<f32, ParamsError> {
+    float(text, &TEMPERATURE, |x| x.is_zero() || (x.is_at_least(-30) && !x.is_above(4)))
+}
+
+/// A nucleus.
+pub fn top_p(text: &str) -> Result<f32, ParamsError> {
+    float(text, &TOP_P, |x| !x.is_zero() && !x.is_above(0))
+}
+
+/// A relative probability.
+pub fn min_p(text: &str) -> Result<f32, ParamsError> {
+    float(text, &MIN_P, |x| !x.is_above(0))
+}
+
+/// A number of tokens to keep.
+pub fn top_k(text: &str) -> Result<u32, ParamsError> {
+    whole(text, &TOP_K)
+}
+
+/// A seed.
+pub fn seed(text: &str) -> Result<u64, ParamsError> {
+    whole(text, &SEED)
+}
+
+/// A position.
+pub fn position(text: &str) -> Result<u64, ParamsError> {
+    whole(text, &POSITION)
+}
+
+/// A number of draws.
+pub fn draws(text: &str) -> Result<u32, ParamsError> {
+    let draws = whole(text, &DRAWS)?;
+    match (1..=super::DRAWS_MAX).contains(&draws) {
+        true => Ok(draws),
+        false => Err(DRAWS.refuse(quoted(text))),
+    }
+}
+
+fn float(
+    text: &str,
+    allowed: &'static Allowed,
+    contains: impl Fn(&Decimal) -> bool,
+) -> Result<f32, ParamsError> {
+    match Decimal::parse(text.trim()) {
+        Some(x) if (!x.negative || x.is_zero()) && contains(&x) => Ok(x.to_f32()),
+        _ => Err(allowed.refuse(quoted(text))),
+    }
+}
+
+fn whole<T: TryFrom<u64>>(text: &str, allowed: &'static Allowed) -> Result<T, ParamsError> {
+    let number = Decimal::parse(text.trim()).and_then(|x| x.to_u64());
+    number.and_then(|n| n.try_into().ok()).ok_or_else(|| allowed.refuse(quoted(text)))
+}
+
+fn quoted(text: &str) -> String {
+    let text = match text.trim() {
+        "" => "empty",
+        text => text,
+    };
+    match text.char_indices().nth(QUOTED_MAX) {
+        Some((end, _)) => format!("{}..", &text[..end]),
+        None => text.into(),
+    }
+}
+
+/// `digits * 10^exponent`, exactly.
+#[derive(Debug, PartialEq, Eq)]
+struct Decimal {
+    negative: bool,
+    /// Without zeros at either end; none is 0.
+    digits: String,
+    exponent: i64,
+}
+
+impl Decimal {
+    fn parse(text: &str) -> Option<Self> {
+        let (negative, unsigned) = match text.strip_prefix('-') {
+            Some(rest) => (true, rest),
+            None => (false, text.strip_prefix('+').unwrap_or(text)),
+        };
+        let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
+            Some((mantissa, exponent)) => (mantissa, parse_exponent(exponent)?),
+            None => (unsigned, 0),
+        };
+        let (integer, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let all = [integer, fraction].concat();
+        if all.is_empty() || !all.bytes().all(|digit| digit.is_ascii_digit()) {
+            return None;
+        }
+        let digits = all.trim_end_matches('0');
+        let dropped = (all.len() - digits.len()) as i64;
+        let exponent = exponent.saturating_add(dropped - fraction.len() as i64);
+        Some(Self { negative, digits: digits.trim_start_matches('0').into(), exponent })
+    }
+
+    fn is_zero(&self) -> bool {
+        self.digits.is_empty()
+    }
+
+    /// The power of ten of the first digit.
+    fn magnitude(&self) -> i64 {
+        self.exponent.saturating_add(self.digits.len() as i64 - 1)
+    }
+
+    /// Whether it is `10^power` or more, apart from its sign.
+    fn is_at_least(&self, power: i64) -> bool {
+        !self.is_zero() && self.magnitude() >= power
+    }
+
+    /// Whether it is more than `10^power`, apart from its sign.
+    fn is_above(&self, power: i64) -> bool {
+        self.is_at_least(power) && (self.magnitude() > power || self.digits != "1")
+    }
+
+    /// The nearest f32; the smallest where that is 0 and the number is not.
+    fn to_f32(&self) -> f32 {
+        if self.is_zero() {
+            return 0.0;
+        }
+        let text = format!("{}e{}", self.digits, self.exponent);
+        let nearest: f32 = text.parse().expect("a decimal number");
+        nearest.max(f32::from_bits(1))
+    }
+
+    /// The number, if it is whole and within 64 bits.
+    fn to_u64(&self) -> Option<u64> {
+        if self.is_zero() {
+            return Some(0);
+        }
+        if self.negative || self.exponent < 0 || self.magnitude() >= U64_DIGITS_MAX {
+            return None;
+        }
+        let zeros = "0".repeat(self.exponent as usize);
+        (self.digits.clone() + &zeros).parse().ok()
+    }
+}
+
+/// An exponent; one beyond 18 digits is as good as any of them.
+fn parse_exponent(text: &str) -> Option<i64> {
+    const FAR: i64 = i64::MAX / 4;
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    if digits.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let far = if text.starts_with('-') { -FAR } else { FAR };
+    Some(text.parse().map_or(far, |exponent: i64| exponent.clamp(-FAR, FAR)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn ranges_are_those_of_the_number_as_it_is_written() {
+        let smallest = f32::from_bits(1);
+        for (text, expected) in [
+            ("0", 0.0),
+            ("-0.0", 0.0),
+            ("0e99999999999999999999", 0.0),
+            ("1e-30", 1e-30),
+            ("1.00000000000000000001e-30", 1e-30),
+            ("0.7", 0.7),
+            ("7e-1", 0.7),
+            (" .5", 0.5),
+            ("+5.", 5.0),
+            ("10000", 1e4),
+            ("1E4", 1e4),
+            ("9999.99999999999999", 1e4),
+        ] {
+            assert_eq!(temperature(text), Ok(expected), "{text}");
+        }
+        for text in [
+            "1e-46",
+            "1e-45",
+            "1e-400",
+            "9.99999999999999999e-31",
+            "10000.0000000000001",
+            "-1e-46",
+            "-1",
+            "1e99999999999999999999",
+            "NaN",
+            "nan",
+            "inf",
+            "Infinity",
+            "",
+            "x",
+            "1e",
+            "1e+",
+            "0x1",
+            "1_0",
+            "٣",
+        ] {
+            let error = temperature(text).expect_err(text);
+            assert_eq!(
+                (error.field, error.allowed),
+                ("temperature", "0 (greedy), or 1e-30 to 10000")
+            );
+        }
+        // What is above 0 stays above 0: a top_p of nearly nothing is the first token, a min_p is not off.
+        for text in ["1e-45", "1e-46", "1e-400"] {
+            assert_eq!((top_p(text), min_p(text)), (Ok(smallest), Ok(smallest)), "{text}");
+        }
+        assert_eq!((top_p("1.0"), min_p("1e0")), (Ok(1.0), Ok(1.0)));
+        for text in ["1.00000001", "1.0000000000000000000001", "-0.1", "2"] {
+            assert!(top_p(text).is_err() && min_p(text).is_err(), "{text}");
+        }
+        assert!(top_p("0").is_err() && top_p("-0").is_err());
+        assert_eq!(min_p("0"), Ok(0.0));
+    }
+
+    #[test]
+    fn whole_numbers_are_whole_however_they_are_written() {
+        for text in ["50", "50.0", "5e1", "0.5e2", "500e-1", "+50", "5E+1", "050"] {
+            assert_eq!((top_k(text), seed(text), draws(text)), (Ok(50), Ok(50), Ok(50)), "{text}");
+        }
+        assert_eq!(seed("18446744073709551615.0"), Ok(u64::MAX));
+        assert_eq!(seed("1.8446744073709551615e19"), Ok(u64::MAX));
+        assert_eq!(position("9007199254740993"), Ok((1 << 53) + 1));
+        assert_eq!((top_k("-0"), top_k("0e9")), (Ok(0), Ok(0)));
+        for text in
+            ["18446744073709551616", "1e20", "-1", "5.5", "1e-1", "1e999999999999", "NaN", ""]
+        {
+            assert_eq!(seed(text).unwrap_err().field, "seed", "{text}");
+        }
+        let error = top_k("-1").unwrap_err().to_string();
+        assert_eq!(error, "top_k is -1; allowed: whole numbers, 0 (off) to 4294967295");
+        assert!(top_k("4294967296").is_err());
+        assert!(draws("0").is_err() && draws("1025").is_err() && draws("1024").is_ok());
+    }
+
+    #[test]
+    fn a_long_value_is_cut_in_its_error() {
+        let error = seed(&"9".repeat(1 << 20)).unwrap_err().to_string();
+        assert!(error.starts_with("seed is 9999") && error.len() < 150, "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn every_parameter_reads_back_as_it_is_shown(t in 1e-30f32..=1e4, n: u64, k: u32) {
+            prop_assert_eq!(temperature(&format!("{t:e}")), Ok(t));
+            prop_assert_eq!(temperature(&t.to_string()), Ok(t));
+            prop_assert_eq!(seed(&n.to_string()), Ok(n));
+            prop_assert_eq!(top_k(&format!("{k}.000")), Ok(k));
+        }
+
+        #[test]
+        fn rounding_is_to_the_nearest(text in "[0-9]{1,12}\\.[0-9]{0,30}(e-?[0-9]{1,2})?") {
+            let nearest: f32 = text.parse().unwrap();
+            let x = Decimal::parse(&text).unwrap();
+            let expected = if x.is_zero() { 0.0 } else { nearest.max(f32::from_bits(1)) };
+            prop_assert_eq!(x.to_f32().to_bits(), expected.to_bits());
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "[-+0-9.eE]{0,40}") {
+            for name in NAMES {
+                let _ = set(&mut ParamsSpec::default(), name, &text);
+            }
+        }
+    }
+}
