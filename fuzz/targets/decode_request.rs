@@ -214,6 +214,7 @@ fn seeds() -> Vec<Vec<u8>> {
         priority: api::Priority::High.into(),
         slot: None,
         candidates: None,
+        rows: Some(3),
     };
     let le = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect();
     let given = |counts, tokens| Some(api::Candidates { counts: le(counts), tokens: le(tokens) });
@@ -232,6 +233,9 @@ fn seeds() -> Vec<Vec<u8>> {
         with(|r| (r.dtype, r.vocab_size) = (api::Dtype::F32.into(), 2)),
         with(|r| r.dtype = 99),
         with(|r| r.priority = -1),
+        with(|r| r.rows = None),
+        with(|r| r.rows = Some(4)),
+        with(|r| r.rows = Some(u32::MAX)),
         with(|r| r.vocab_size = 0),
         with(|r| r.vocab_size = u32::MAX),
         with(|r| r.vocab_size = 1),

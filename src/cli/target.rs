@@ -22,7 +22,7 @@ const RETRIES_MAX: u32 = 100;
 /// Which server, and what it asks for.
 #[derive(Clone, Debug, clap::Args)]
 pub struct TargetArgs {
-    /// A running server: http://HOST:PORT, https://HOST:PORT or unix:PATH
+    /// A running server: http://HOST:PORT, https://HOST:PORT (with --tls-ca), HOST (port 50051) or unix:PATH
     #[arg(long, value_name = "ADDR")]
     pub target: Option<String>,
 
@@ -62,6 +62,19 @@ impl TargetArgs {
 impl ServerArgs {
     /// A connection to be made, with what these flags say.
     pub fn builder(&self, target: &str) -> Result<client::Builder, Box<dyn Error>> {
+        let is_https = target.starts_with("https://");
+        if is_https && self.tls_ca.is_none() {
+            return Err(format!(
+                "--target {target} needs --tls-ca FILE, the certificates (PEM) to know that server by"
+            )
+            .into());
+        }
+        if !is_https && (self.tls_ca.is_some() || self.tls_cert.is_some()) {
+            return Err(format!(
+                "--tls-ca and --tls-cert are for targets of https://, and --target is {target}"
+            )
+            .into());
+        }
         let mut builder = Client::builder(target);
         if let Some(path) = &self.tls_ca {
             builder = builder.tls_roots(read(path)?);
@@ -141,6 +154,7 @@ impl Sampler for Remote {
         let request = SampleRequest {
             dtype: dtype(batch.dtype).into(),
             vocab_size: batch.vocab_size,
+            rows: Some(batch.params.len() as u32),
             logits: batch.logits,
             params: batch.params.iter().map(proto_params).collect(),
             ..Default::default()

@@ -24,6 +24,7 @@ impl Client {
         request: SampleRequest,
         info: &GetInfoResponse,
     ) -> Result<SampleResponse, Error> {
+        as_many(&request)?;
         let chunks = chunks(request, info);
         let work = self.sample_chunks(chunks);
         match self.options.timeout {
@@ -48,6 +49,20 @@ impl Client {
             resting: JoinSet::new(),
         };
         Ok(join(transfer.run(sender, receiver).await?))
+    }
+}
+
+/// Whether the batch has as many rows as it says. The server says the same of one that is not cut; one that
+/// is too large to be sent whole must not be cut into chunks that look right.
+fn as_many(request: &SampleRequest) -> Result<(), Status> {
+    match (request.rows, row_count(request)) {
+        (Some(given), Some(rows)) if given as usize != rows => {
+            let text = format!(
+                "rows: rows is {given}, and logits has {rows}; are dtype and vocab_size right?"
+            );
+            Err(Status::invalid_argument(text))
+        }
+        _ => Ok(()),
     }
 }
 

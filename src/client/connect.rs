@@ -2,7 +2,9 @@
 
 use super::{Client, Error, Options};
 use crate::api::sampler_service_client::SamplerServiceClient;
+use http::uri::Authority;
 use std::error::Error as _;
+use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -101,23 +103,15 @@ impl Builder {
 
     fn endpoint(&self) -> Result<Endpoint, Error> {
         let wrong = |reason: String| Error::Target(format!("{}: {reason}", self.target));
-        let uri = match self.target.split_once("://") {
-            Some(("http" | "https", _)) => self.target.clone(),
-            Some((scheme, _)) if scheme != "unix" => {
-                return Err(wrong("write http://HOST:PORT, https://HOST:PORT or unix:PATH".into()));
-            }
-            _ => match self.target.strip_prefix("unix:") {
-                Some(path) => unix_uri(path).map_err(wrong)?,
-                None => format!("http://{}", self.target),
-            },
-        };
+        let uri = uri(&self.target).map_err(wrong)?;
         let endpoint = Endpoint::new(uri).map_err(|e| wrong(deepest(&e)))?;
         let endpoint = match (&self.tls, self.target.starts_with("https://")) {
             (Some(tls), true) => {
                 endpoint.tls_config(tls.clone()).map_err(|e| wrong(deepest(&e)))?
             }
             (None, true) => {
-                return Err(wrong("https needs tls_roots to know the server by".into()));
+                let text = "https needs certificates to know the server by (Builder::tls_roots)";
+                return Err(wrong(text.into()));
             }
             (Some(_), false) => return Err(wrong("TLS options go with https:// only".into())),
             (None, false) => endpoint,
@@ -131,9 +125,51 @@ impl Builder {
     }
 }
 
+/// The port of a target that names none: that of `logitd serve`.
+const PORT: u16 = 50051;
+const TARGETS: &str = "write http://HOST:PORT, https://HOST:PORT, HOST or unix:PATH";
+
+/// A target as the transport wants it. A host by itself is a server at its usual port; a URL without a port, which
+/// would be port 80 or 443, most likely lacks one.
+fn uri(target: &str) -> Result<String, String> {
+    if let Some(path) = target.strip_prefix("unix:") {
+        return unix_uri(path);
+    }
+    let (scheme, authority) = match target.split_once("://") {
+        Some((scheme @ ("http" | "https"), rest)) => (Some(scheme), rest),
+        Some(_) => return Err(TARGETS.into()),
+        None => (None, target),
+    };
+    let authority = authority.strip_suffix('/').unwrap_or(authority);
+    let authority = match authority.parse::<Ipv6Addr>() {
+        Ok(address) => format!("[{address}]"),
+        Err(_) => authority.to_owned(),
+    };
+    let parsed: Authority = authority.parse().map_err(|error| format!("{error}; {TARGETS}"))?;
+    let host = parsed.host();
+    let port = authority[authority.find(host).unwrap_or(0) + host.len()..].strip_prefix(':');
+    let port = match (port, scheme) {
+        _ if host.is_empty() => return Err(format!("names no host; {TARGETS}")),
+        (Some(port), _) => match port.parse::<u16>() {
+            Ok(port @ 1..) => port,
+            _ => return Err(format!("names the port {port:?}; allowed: 1 to 65535")),
+        },
+        (None, None) => PORT,
+        (None, Some(scheme)) => {
+            return Err(format!(
+                "names no port; logitd serve listens on {PORT}: {scheme}://{host}:{PORT}"
+            ));
+        }
+    };
+    Ok(format!("{}://{host}:{port}", scheme.unwrap_or("http")))
+}
+
 /// `unix:PATH` as the transport wants it: with an absolute path.
 fn unix_uri(path: &str) -> Result<String, String> {
     let path = path.strip_prefix("//").unwrap_or(path);
+    if path.is_empty() {
+        return Err("unix: needs a path, as in unix:/run/logitd.sock".into());
+    }
     let path: PathBuf = std::path::absolute(path).map_err(|e| e.to_string())?;
     let path = path.to_str().ok_or("the path is not UTF-8")?;
     Ok(format!("unix://{path}"))
@@ -178,5 +214,47 @@ impl Interceptor for Bearer {
             request.metadata_mut().insert("authorization", value.clone());
         }
         Ok(request)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_names_a_port_or_has_that_of_the_server() {
+        for (target, expected) in [
+            ("localhost", "http://localhost:50051"),
+            ("127.0.0.1", "http://127.0.0.1:50051"),
+            ("::1", "http://[::1]:50051"),
+            ("[::1]", "http://[::1]:50051"),
+            ("[::1]:7", "http://[::1]:7"),
+            ("host:80", "http://host:80"),
+            ("http://host:80/", "http://host:80"),
+            ("https://host:443", "https://host:443"),
+            ("unix:/run/a", "unix:///run/a"),
+            ("unix:///run/a", "unix:///run/a"),
+        ] {
+            assert_eq!(uri(target).as_deref(), Ok(expected), "{target}");
+        }
+        for (target, part) in [
+            (
+                "http://localhost",
+                "names no port; logitd serve listens on 50051: http://localhost:50051",
+            ),
+            ("https://host/", "https://host:50051"),
+            ("host:", "names the port \"\""),
+            ("host:0", "names the port \"0\"; allowed: 1 to 65535"),
+            ("host:65536", "names the port \"65536\""),
+            ("host:http", "names the port"),
+            ("http://host:80/path", "write http://HOST:PORT"),
+            ("ftp://host:1", "write http://HOST:PORT"),
+            ("", "write http://HOST:PORT"),
+            (":50051", "write http://HOST:PORT"),
+            ("unix:", "needs a path"),
+        ] {
+            let error = uri(target).expect_err(target);
+            assert!(error.contains(part), "{target}: {error}");
+        }
     }
 }

@@ -11,8 +11,8 @@ const PARAMS_BYTES: u64 = 64;
 const WORD_BYTES: usize = 4;
 
 /// Cuts a batch into requests that a server with these limits takes, in the order of its rows and
-/// without copying logits. What cannot be cut (it has no rows, or a single row is over a limit) is left
-/// as it is, for the server to name what is wrong with it.
+/// without copying logits. What cannot be cut (it has no rows, or not as many as it says, or a single row is
+/// over a limit) is left as it is, for the server to name what is wrong with it.
 pub fn split(request: SampleRequest, limits: &Limits) -> Vec<SampleRequest> {
     split_at(request, limits, u64::MAX)
 }
@@ -25,6 +25,9 @@ pub(super) fn split_at(
 ) -> Vec<SampleRequest> {
     let Some(layout) = Layout::of(&request) else { return vec![request] };
     let rows = layout.rows();
+    if request.rows.is_some_and(|given| given as usize != rows) {
+        return vec![request];
+    }
     let params_a_row = request.params.len() == rows && rows > 1;
     if request.params.len() > 1 && !params_a_row {
         return vec![request];
@@ -127,7 +130,8 @@ impl Layout {
     /// The request with these rows only, and the parameters as they are.
     fn cut(&self, request: &SampleRequest, rows: Range<usize>) -> SampleRequest {
         let scaled = |range: &Range<usize>, bytes| range.start * bytes..range.end * bytes;
-        let mut cut = SampleRequest { params: vec![], ..request.clone() };
+        let count = request.rows.map(|_| rows.len() as u32);
+        let mut cut = SampleRequest { params: vec![], rows: count, ..request.clone() };
         match self {
             Self::Whole { row_bytes, .. } => {
                 cut.logits = request.logits.slice(scaled(&rows, *row_bytes));
@@ -187,7 +191,7 @@ mod tests {
             ..Default::default()
         };
         for params in [vec![], vec![set(4)], (0..30).map(set).collect::<Vec<_>>()] {
-            let whole = request(30, params);
+            let whole = SampleRequest { rows: Some(30), ..request(30, params) };
             for limits in
                 [limits(7, 1 << 20, 1000), limits(100, 1500, 1000), limits(100, 1 << 20, 5)]
             {
@@ -199,6 +203,8 @@ mod tests {
                 }
                 let logits: Vec<u8> = parts.iter().flat_map(|part| part.logits.to_vec()).collect();
                 assert_eq!(logits, whole.logits);
+                let count = |part: &SampleRequest| part.rows.unwrap() as usize;
+                assert!(parts.iter().all(|part| count(part) == part.logits.len() / 200));
                 if whole.params.len() > 1 {
                     let params: Vec<_> =
                         parts.iter().flat_map(|part| part.params.clone()).collect();
@@ -248,6 +254,7 @@ mod tests {
             |r| r.dtype = 9,
             |r| r.logits = bytes::Bytes::new(),
             |r| r.params = vec![SamplingParams::default(); 2],
+            |r| r.rows = Some(2),
         ] {
             let mut request = request(3, vec![]);
             change(&mut request);
