@@ -29,6 +29,17 @@ impl BackendName {
     }
 }
 
+impl BackendName {
+    /// Whether both are the same code on the same device.
+    pub fn is_same(self, other: Self) -> bool {
+        let named = |name| match name {
+            Self::Cpu(None) => Self::Cpu(Some(Isa::detect())),
+            name => name,
+        };
+        named(self) == named(other)
+    }
+}
+
 impl FromStr for BackendName {
     type Err = String;
 
@@ -80,6 +91,15 @@ pub fn describe(backend: &dyn Backend) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_best_instructions_are_the_same_by_either_name() {
+        let name = |name: &str| name.parse::<BackendName>().unwrap();
+        let best = name(&format!("cpu:{}", Isa::detect()));
+        assert!(name("cpu").is_same(best) && best.is_same(name("cpu")));
+        assert!(name("cuda").is_same(name("cuda:0")));
+        assert!(!name("cuda:0").is_same(name("cuda:1")) && !name("cpu").is_same(name("shim")));
+    }
 
     #[test]
     fn names_are_read_as_they_are_shown() {

@@ -18,6 +18,7 @@ mod text;
 pub mod verify;
 
 use crate::batch::Dtype;
+use crate::config::{self, ConfigError};
 use anstyle::{AnsiColor, Style};
 use clap::{Parser, Subcommand, ValueEnum};
 use std::error::Error;
@@ -70,16 +71,7 @@ enum Command {
 
 /// Parses the arguments and runs the command.
 pub fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
-        Command::Serve(args) => serve::run(args),
-        Command::Demo(args) => demo::run(args),
-        Command::Sample(args) => sample::run(args),
-        Command::Verify(args) => verify::run(args),
-        Command::Bench(args) => bench::run(args),
-        Command::Load(args) => load::run_command(*args),
-        Command::Info(args) => info::run(args),
-    };
-    outcome.unwrap_or_else(|error| {
+    parse().and_then(run).unwrap_or_else(|error| {
         // Whoever read the output has enough of it: `logitd sample .. | head`.
         if error.downcast_ref().is_some_and(is_broken_pipe) {
             return ExitCode::SUCCESS;
@@ -87,6 +79,31 @@ pub fn main() -> ExitCode {
         anstream::eprintln!("{ERROR}logitd:{ERROR:#} {error}");
         ExitCode::from(2)
     })
+}
+
+/// What the arguments say. Help, and what is wrong with a flag, is printed here and ends the program.
+fn parse() -> Result<Command, Box<dyn Error>> {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => match config::blame(error, &std::env::args_os().collect::<Vec<_>>(), None) {
+            ConfigError::Args(error) => error.exit(),
+            error => return Err(error.into()),
+        },
+    };
+    config::check_variables(std::env::vars_os())?;
+    Ok(cli.command)
+}
+
+fn run(command: Command) -> Outcome {
+    match command {
+        Command::Serve(args) => serve::run(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Sample(args) => sample::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Load(args) => load::run_command(*args),
+        Command::Info(args) => info::run(args),
+    }
 }
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();

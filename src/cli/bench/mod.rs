@@ -21,6 +21,7 @@ use super::progress::Progress;
 use super::{DtypeArg, Outcome};
 use crate::backend::cpu::{Cpu, CpuOptions, Isa};
 use crate::batch::{Dtype, VOCAB_SIZE_MAX};
+use crate::config::values::threads as parse_threads;
 use cases::{Case, Values};
 use measure::Subject;
 use report::Report;
@@ -54,8 +55,8 @@ pub struct Args {
     #[arg(long, value_enum)]
     isa: Vec<Isa>,
 
-    /// Threads; repeatable; 0 is one for each core [default: 1 and 0]
-    #[arg(long, value_name = "N")]
+    /// Threads, up to 1024; repeatable; 0 is one for each core [default: 1 and 0]
+    #[arg(long, value_name = "N", value_parser = parse_threads)]
     threads: Vec<usize>,
 
     /// Rows of a pass out of cache

@@ -118,12 +118,16 @@ pub fn run_command(args: Args) -> Outcome {
     Ok(verdict(&args, &report))
 }
 
-/// 1 where an answer was wrong, or where there were errors that must not be.
+/// 1 where an answer was wrong, where none of those to be checked was, or where there were errors that must not be.
 fn verdict(args: &Args, report: &Report) -> ExitCode {
     let wrong = report.check.as_ref().is_some_and(|check| check.rows_wrong > 0);
     let errors = report.runs.iter().any(|run| run.errors > 0);
     let refusals = report.runs.iter().any(|run| run.refused + run.overflow > 0);
-    let failed = wrong || (args.fail_on_errors && errors) || (args.fail_on_refusals && refusals);
+    let unchecked = report.check.as_ref().is_some_and(|check| check.rows == 0);
+    let failed = wrong
+        || unchecked
+        || (args.fail_on_errors && errors)
+        || (args.fail_on_refusals && refusals);
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 

@@ -153,11 +153,26 @@ fn sweep(out: &mut impl Write, runs: &[Summary]) -> io::Result<()> {
 
 fn checked(out: &mut impl Write, check: &CheckReport) -> io::Result<()> {
     let (answers, rows) = (counted(check.answers, "answer"), counted(check.rows, "row"));
+    if check.rows == 0 {
+        let none = "NOTHING was checked";
+        writeln!(
+            out,
+            "{WRONG}{none}{WRONG:#}: no answer was chosen by --check {}",
+            check.fraction
+        )?;
+        return uncheckable(out, check);
+    }
     write!(out, "checked {answers} ({rows}) against {}: ", check.against)?;
     match check.rows_wrong {
         0 => writeln!(out, "all equal in every bit")?,
         n => writeln!(out, "{WRONG}{} WRONG{WRONG:#}", counted(n, "row"))?,
     }
+    uncheckable(out, check)?;
+    check.first.iter().try_for_each(|first| writeln!(out, "first: {first}"))
+}
+
+/// What was to be checked and was not.
+fn uncheckable(out: &mut impl Write, check: &CheckReport) -> io::Result<()> {
     if check.skipped > 0 {
         let n = grouped(check.skipped);
         writeln!(out, "{n} more were chosen but not kept; raise --check-rows-max")?;
@@ -165,7 +180,7 @@ fn checked(out: &mut impl Write, check: &CheckReport) -> io::Result<()> {
     if let Some(reason) = &check.uncheckable_reason {
         writeln!(out, "{} could not be checked: {reason}", counted(check.uncheckable, "answer"))?;
     }
-    check.first.iter().try_for_each(|first| writeln!(out, "first: {first}"))
+    Ok(())
 }
 
 fn line(out: &mut impl Write, name: &str, latency: &Latency) -> io::Result<()> {

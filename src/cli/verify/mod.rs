@@ -13,8 +13,9 @@ use super::progress::Progress;
 use super::text::grouped;
 use super::{DtypeArg, Outcome};
 use crate::batch::{Dtype, VOCAB_SIZE_MAX};
+use crate::config::values::threads;
 use compare::{Found, Verdict, compare};
-use pieces::pieces;
+use pieces::{Source, pieces};
 use std::fmt::Write as _;
 use std::io::{Write as _, stdout};
 use std::path::PathBuf;
@@ -38,22 +39,23 @@ pub struct Args {
     #[arg(long, value_name = "BACKEND", default_value = "reference")]
     b: BackendName,
 
-    /// Threads of the processor; 0 is one for each core
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    /// Threads of the processor, up to 1024; 0 is one for each core
+    #[arg(long, value_name = "N", default_value = "0", value_parser = threads)]
     threads: usize,
 
-    /// Rows to generate: of every dtype and size, with ties, -0.0, subnormals, infinities and NaN, and
-    /// cuts aimed at their own borders
-    #[arg(long, value_name = "N", default_value_t = 2000, help_heading = "Generated rows")]
-    rows: u64,
+    /// Rows to compare, 1 or more [default: 2000 generated ones, or all of the files]. Generated rows are of
+    /// every dtype and size, with ties, -0.0, subnormals, infinities and NaN, and cuts aimed at their own
+    /// borders
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    rows: Option<u64>,
 
-    /// Generate them from this: 0 to 2^64 - 1. Also of the parameters of files
-    #[arg(long, value_name = "S", default_value_t = 0, help_heading = "Generated rows")]
-    seed: u64,
-
-    /// Begin with this row of the seed
-    #[arg(long, value_name = "I", default_value_t = 0, help_heading = "Generated rows")]
+    /// Begin with this row: of the seed, or of the files together
+    #[arg(long, value_name = "I", default_value_t = 0)]
     first_row: u64,
+
+    /// Generate rows, or the parameters of the files' rows, from this: 0 to 2^64 - 1
+    #[arg(long, value_name = "S", default_value_t = 0, conflicts_with = "params")]
+    seed: u64,
 
     /// The most tokens a row is generated with: 1 to 1048576
     #[arg(long, value_name = "N", default_value_t = VOCAB_SIZE_MAX, help_heading = "Generated rows",
@@ -61,7 +63,7 @@ pub struct Args {
     vocab_size_max: u32,
 
     /// Compare over the rows of this file instead, as `sample` reads it. Repeatable
-    #[arg(long, value_name = "FILE", help_heading = "Files")]
+    #[arg(long, value_name = "FILE", conflicts_with = "vocab_size_max", help_heading = "Files")]
     logits: Vec<PathBuf>,
 
     /// What the values of the files are, where they do not say
@@ -105,20 +107,23 @@ pub fn run(args: Args) -> Outcome {
     if let Some(path) = &args.recorded {
         return recorded::run(&args, path, &mut *a);
     }
+    if args.a.is_same(args.b) {
+        return Err(format!(
+            "--a {} and --b {} are the same backend here, and nothing would be compared; name another, or leave \
+             --b out for the reference",
+            args.a, args.b
+        )
+        .into());
+    }
     let mut b = args.b.open(args.threads)?;
     let mut out = stdout();
+    let Source { total, what, pieces } = pieces(&args)?;
     writeln!(out, "{} against {}", describe(&*a), describe(&*b))?;
-    let (total, pieces) = pieces(&args)?;
     let progress = Progress::new(total, "rows");
     let verdict = compare(pieces, &mut *a, &mut *b, progress)?;
     let Verdict { rows, draws, logits, found } = verdict;
-    let source = match args.logits.len() {
-        0 => format!("generated from seed {}", args.seed),
-        1 => "from 1 file".into(),
-        n => format!("from {n} files"),
-    };
     let counts = format!(
-        "{} rows {source}: {} draws and {} logits compared in {:.1?}",
+        "{} rows {what}: {} draws and {} logits compared in {:.1?}",
         grouped(rows),
         grouped(draws),
         grouped(logits),
@@ -214,7 +219,7 @@ mod tests {
 
     fn verdict(args: &Args, wrong_from: usize) -> Verdict {
         let mut a = Wrong(Reference::default(), wrong_from);
-        let pieces = pieces(args).unwrap().1;
+        let pieces = pieces(args).unwrap().pieces;
         compare(pieces, &mut a, &mut Reference::default(), Progress::new(1, "rows")).unwrap()
     }
 

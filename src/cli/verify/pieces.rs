@@ -7,8 +7,11 @@ use crate::generate::{self, Random};
 use crate::npy::{Declared, LogitsFile};
 use crate::params::{ParamsSpec, SamplingParams};
 use std::error::Error;
+use std::ops::Range;
 use std::path::Path;
 
+/// Rows that are generated, unless said otherwise.
+const ROWS: u64 = 2000;
 /// Parameter sets for each row of a file.
 const SETS: u64 = 8;
 
@@ -23,49 +26,95 @@ pub struct Piece {
 /// Rows as they come.
 pub type Pieces = Box<dyn Iterator<Item = Result<Piece, Box<dyn Error>>>>;
 
-/// What is to be compared, and how many rows it is.
-pub fn pieces(args: &Args) -> Result<(u64, Pieces), Box<dyn Error>> {
+/// What is to be compared.
+pub struct Source {
+    /// How many rows it is, each parameter set counted.
+    pub total: u64,
+    /// Where they come from, for people.
+    pub what: String,
+    pub pieces: Pieces,
+}
+
+/// What these flags say is to be compared: at least one row.
+pub fn pieces(args: &Args) -> Result<Source, Box<dyn Error>> {
     if !args.logits.is_empty() {
         return from_files(args);
     }
     let (seed, cap, first) = (args.seed, args.vocab_size_max, args.first_row);
+    let rows = args.rows.unwrap_or(ROWS);
     let end = first
-        .checked_add(args.rows)
-        .ok_or_else(|| format!("--first-row {first} and --rows {} pass 2^64", args.rows))?;
+        .checked_add(rows)
+        .ok_or_else(|| format!("--first-row {first} and --rows {rows} pass 2^64"))?;
     let pieces = (first..end).map(move |index| {
         let case = generate::case(seed, index, cap);
         let origin = format!("row {index} of seed {seed}, values {:?}", case.values);
         Ok(Piece { origin, dtype: case.dtype, logits: case.logits, params: vec![case.params] })
     });
-    Ok((args.rows, Box::new(pieces)))
+    let what = format!("generated from seed {seed}");
+    Ok(Source { total: rows, what, pieces: Box::new(pieces) })
 }
 
-fn from_files(args: &Args) -> Result<(u64, Pieces), Box<dyn Error>> {
+fn from_files(args: &Args) -> Result<Source, Box<dyn Error>> {
     let declared = Declared { dtype: args.dtype.map(Into::into), vocab_size: args.vocab_size };
-    let mut total = 0;
-    let mut all: Vec<Pieces> = Vec::new();
-    for path in &args.logits {
-        let file = LogitsFile::open(path, declared)
-            .map_err(|error| format!("{}: {error}", path.display()))?;
-        let count = file.rows();
+    let files: Vec<(&Path, LogitsFile)> = (args.logits.iter())
+        .map(|path| match LogitsFile::open(path, declared) {
+            Ok(file) => Ok((path.as_path(), file)),
+            Err(error) => Err(format!("{}: {error}", path.display())),
+        })
+        .collect::<Result<_, _>>()?;
+    let all = files.iter().map(|(_, file)| file.rows()).sum();
+    let selected = selected(args, all)?;
+    let count = selected.len() as u64;
+
+    let mut first = 0;
+    let mut pieces: Vec<Pieces> = Vec::new();
+    for (path, file) in files {
+        let rows = file.rows();
+        let within = |row: usize| row.clamp(first, first + rows) - first;
+        let chosen = within(selected.start)..within(selected.end);
+        first += rows;
         let given = match &args.params {
-            Some(params) => Some(params::read(params, ParamsSpec::default(), count)?),
+            Some(params) => Some(params::read(params, ParamsSpec::default(), 0..rows, rows)?),
             None => None,
         };
-        total += count as u64 * if given.is_some() { 1 } else { SETS };
-        all.push(file_pieces(path, file, given, args.seed));
+        pieces.push(file_pieces(path, file, chosen, given, args.seed));
     }
-    Ok((total, Box::new(all.into_iter().flatten())))
+    let from = match args.logits.len() {
+        1 => "from 1 file".into(),
+        n => format!("from {n} files"),
+    };
+    let (total, what) = match args.params {
+        Some(_) => (count, from),
+        None => (count * SETS, format!("{from} ({count} of them, {SETS} parameter sets each)")),
+    };
+    Ok(Source { total, what, pieces: Box::new(pieces.into_iter().flatten()) })
+}
+
+/// Which rows of the files, all of them together.
+fn selected(args: &Args, all: usize) -> Result<Range<usize>, String> {
+    let first = usize::try_from(args.first_row).unwrap_or(usize::MAX);
+    if first >= all {
+        return Err(format!("--first-row is {first}; the files hold {all} rows: 0 to {}", all - 1));
+    }
+    let most = all - first;
+    match args.rows.map(|rows| usize::try_from(rows).unwrap_or(usize::MAX)) {
+        None => Ok(first..all),
+        Some(rows) if rows <= most => Ok(first..first + rows),
+        Some(rows) => Err(format!(
+            "--rows is {rows}; the files hold {most} from row {first} on: allowed: 1 to {most}"
+        )),
+    }
 }
 
 fn file_pieces(
     path: &Path,
     mut file: LogitsFile,
+    rows: Range<usize>,
     given: Option<Vec<ParamsSpec>>,
     seed: u64,
 ) -> Pieces {
     let path = path.display().to_string();
-    Box::new((0..file.rows()).map(move |row| {
+    Box::new(rows.map(move |row| {
         let mut logits = Vec::new();
         file.read(row..row + 1, &mut logits)?;
         let dtype = file.dtype();

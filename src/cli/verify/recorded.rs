@@ -40,6 +40,9 @@ pub fn run(args: &Args, path: &Path, backend: &mut dyn Backend) -> Outcome {
                 let n = grouped(verdict.uncheckable);
                 Err(error(&format!("{n} answers could not be checked: {reason}")).into())
             }
+            None if verdict.rows_compared == 0 => {
+                Err(error(&"nothing was compared: it holds no answer that can be checked").into())
+            }
             None => Ok(ExitCode::SUCCESS),
         },
     }
