@@ -133,7 +133,10 @@ async fn a_refusal_is_an_answer_and_the_connection_goes_on() {
         let error = calls.sample(&wrong).await.unwrap_err();
         assert_eq!(code(&error), expected, "{error}");
     }
-    let mut wrong = good.clone();
+    let mut wrong = SampleRequest { rows: Some(4), ..good.clone() };
+    let violations = calls.sample(&wrong).await.unwrap_err().violations();
+    assert!(violations[0].1.contains("rows is 4, and logits has 2"), "{violations:?}");
+    wrong.rows = Some(2);
     wrong.params[1].top_p = Some(2.0);
     let violations = calls.sample(&wrong).await.unwrap_err().violations();
     assert_eq!(violations[0].0, "params[1].top_p", "{violations:?}");

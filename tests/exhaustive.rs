@@ -9,7 +9,7 @@ use logitd::generate::Random;
 use logitd::params::ParamsSpec;
 
 const SIXTEEN_BITS: [Dtype; 2] = [Dtype::F16, Dtype::Bf16];
-const TEMPERATURES: [f32; 8] = [1e-4, 0.02, 0.7, 1.0, 1.7, 40.0, 900.0, 1e4];
+const TEMPERATURES: [f32; 9] = [1e-30, 1e-4, 0.02, 0.7, 1.0, 1.7, 40.0, 900.0, 1e4];
 
 /// Every pattern that a row with a token can have: all but NaN and +inf.
 fn patterns(dtype: Dtype) -> Vec<u32> {

@@ -61,8 +61,14 @@ fn every_backend_computes_the_carried_masses() {
 
 #[test]
 fn every_backend_computes_the_independent_masses() {
-    let independent::File::<independent::Mass> { cases } = known::read("independent/mass.json");
-    assert!(cases.len() >= 50, "{} cases", cases.len());
+    for (file, cases_min) in [("independent/mass.json", 50), ("independent/tiny_mass.json", 150)] {
+        expect_independent_masses(file, cases_min);
+    }
+}
+
+fn expect_independent_masses(file: &str, cases_min: usize) {
+    let independent::File::<independent::Mass> { cases } = known::read(file);
+    assert!(cases.len() >= cases_min, "{file}: {} cases", cases.len());
     expect_masses(
         cases.iter().map(|case| {
             (case.temperature, case.x_minus_max.parse().expect("a decimal"), case.mass)
@@ -101,11 +107,14 @@ fn the_carried_random_bits_are_those_of_the_generator() {
 
 #[test]
 fn every_backend_agrees_with_the_independent_edge_rows() {
-    let independent::File::<independent::EdgeRow> { cases } =
-        known::read("independent/edge_rows.json");
-    assert!(cases.len() >= 75, "{} cases", cases.len());
-    let rows = cases.into_iter().map(|case| (case.case(), case.expect)).collect();
-    expect_independent(rows);
+    for (file, cases_min) in
+        [("independent/edge_rows.json", 75), ("independent/tiny_rows.json", 60)]
+    {
+        let independent::File::<independent::EdgeRow> { cases } = known::read(file);
+        assert!(cases.len() >= cases_min, "{file}: {} cases", cases.len());
+        let rows = cases.into_iter().map(|case| (case.case(), case.expect)).collect();
+        expect_independent(rows);
+    }
 }
 
 #[test]
@@ -223,7 +232,8 @@ fn answers(cases: Vec<(usize, Case)>) -> Vec<RowCase> {
 }
 
 fn fresh_masses() -> Vec<Mass> {
-    let temperatures = [1e-4, 0.05, 0.3, 0.7, 0.8, 1.0, 1.3, 2.0, 10.0, 137.5, 1e4f32];
+    let temperatures =
+        [1e-4, 0.05, 0.3, 0.7, 0.8, 1.0, 1.3, 2.0, 10.0, 137.5, 1e4, 1e-30, 1e-20, 1e-7f32];
     let mut list = Vec::new();
     for temperature in temperatures {
         // In units of T ln 2: the exponent, on both sides of each rounding and of the last unit.
@@ -324,6 +334,9 @@ fn params_of(vocab_size: usize) -> impl Iterator<Item = ParamsSpec> {
         spec(1.0, 0, 1.0, 0.05),
         spec(3.0, 0, 1.0, 1.0),
         spec(0.9, 7, 0.8, 0.1),
+        spec(1e-30, 0, 1.0, 0.0),
+        spec(1e-20, 3, 0.9, 0.5),
+        spec(1e-7, 0, 0.5, 0.0),
     ];
     all.into_iter()
 }
@@ -348,6 +361,8 @@ fn real_cases() -> Vec<(usize, Case)> {
         spec(1e-4, 0, 1.0, 0.0),
         spec(1e4, 0, 0.999, 0.0),
         spec(0.3, 20, 0.5, 0.01),
+        spec(1e-30, 0, 0.5, 0.0),
+        spec(1e-6, 50, 0.95, 0.1),
     ];
     let with_seed = |(i, (row, spec)): (usize, (usize, ParamsSpec))| {
         let mut random = Random::new(2, i as u64);

@@ -311,7 +311,7 @@ fn every_combination_of_parameters() {
         })
         .chain([carried_prefix(1, 150, ParamsSpec::default())])
         .collect();
-    for temperature in [0.0, 1e-4, 0.05, 0.8, 1.0, 3.0, 100.0, 1e4] {
+    for temperature in [0.0, 1e-30, 1e-7, 1e-4, 0.05, 0.8, 1.0, 3.0, 100.0, 1e4] {
         for top_k in [0, 1, 2, 40, 149, 150, 151, u32::MAX] {
             let mut cases = Vec::new();
             for top_p in [1.0, 1f32.next_down(), 0.95, 0.5, 0.01, f32::from_bits(1)] {
@@ -357,7 +357,7 @@ fn every_kind_of_value_in_rows_of_many_blocks() {
         for (j, dtype) in Dtype::ALL.into_iter().enumerate() {
             let mut random = Random::new(seed(), (i * 3 + j) as u64);
             let vocab_size = [9_000, 20_001, 65_537][(i + j) % 3];
-            let temperature = [0.1, 0.8, 1.5, 10.0, 1e3][(i + j) % 5];
+            let temperature = [0.1, 0.8, 1.5, 10.0, 1e3, 1e-30, 1e-6][(i + j) % 7];
             let logits = values.logits(&mut random, dtype, vocab_size, temperature);
             let case = |_| {
                 let params = generate::params(&mut random, dtype, &logits, temperature);
@@ -373,7 +373,14 @@ fn every_kind_of_value_in_rows_of_many_blocks() {
 #[test]
 fn the_largest_rows() {
     let mut panel = Panel::default();
-    let kinds = [Values::Constant, Values::Model, Values::Coarse, Values::Cliff, Values::AnyFinite];
+    let kinds = [
+        Values::Constant,
+        Values::Model,
+        Values::Coarse,
+        Values::Cliff,
+        Values::AnyFinite,
+        Values::Coarse,
+    ];
     let base = ParamsSpec { draws: 3, seed: Some(seed()), ..Default::default() };
     let settings = [
         base,
@@ -381,6 +388,7 @@ fn the_largest_rows() {
         ParamsSpec { top_k: VOCAB_SIZE_MAX / 2 + 1, top_p: 0.5, ..base },
         ParamsSpec { temperature: 1e4, top_p: 1f32.next_down(), ..base },
         ParamsSpec { temperature: 0.7, top_p: 0.9, min_p: 0.001, ..base },
+        ParamsSpec { temperature: 1e-30, top_p: 0.9, ..base },
     ];
     for (i, (values, spec)) in kinds.into_iter().zip(settings).enumerate() {
         let dtype = Dtype::ALL[i % 3];

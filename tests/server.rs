@@ -89,9 +89,77 @@ async fn seeds_are_fresh_where_none_is_given_and_replay_the_draws() {
     let first = client.sample(request.clone()).await.unwrap().rows;
     let seeds: HashSet<u64> = first.iter().map(|row| row.seed).collect();
     assert_eq!(seeds.len(), 8, "a seed of its own for each row");
+    assert!(
+        seeds.iter().all(|seed| *seed < 1 << 53),
+        "{seeds:?}: programs with doubles have them whole"
+    );
     let replay = |seed| SamplingParams { seed: Some(seed), draws: Some(4), ..Default::default() };
     request.params = first.iter().map(|row| replay(row.seed)).collect();
     assert_eq!(client.sample(request).await.unwrap().rows, first);
+}
+
+/// Values of twice the size are twice the rows of something else.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_not_as_many_as_was_said_are_refused_with_the_likely_cause() {
+    let server = TestServer::start(&["--request-rows-max=100"]).await;
+    let client = server.client().await;
+    let good = SampleRequest { rows: Some(3), ..request(3, 100, 1) };
+    assert_eq!(client.sample(good.clone()).await.unwrap().rows, expected(&good));
+
+    let doubles = |rows: u32| SampleRequest {
+        dtype: Dtype::F32.into(),
+        vocab_size: 8,
+        logits: (0..rows * 8).flat_map(|i| f64::from(i).to_le_bytes()).collect(),
+        rows: Some(rows),
+        ..Default::default()
+    };
+    for (wrong, parts) in [
+        (doubles(3), &["rows is 3, and logits has 6", "8 bytes a logit, and f32 has 4"][..]),
+        (doubles(80), &["rows is 80, and logits has 160", "is dtype right?"]),
+        (SampleRequest { rows: Some(0), ..good.clone() }, &["rows is 0; allowed"]),
+        (
+            SampleRequest { rows: Some(2), ..good.clone() },
+            &["rows is 2, and logits has 3", "3 bytes"],
+        ),
+        (SampleRequest { rows: Some(7), ..good.clone() }, &["rows is 7", "vocab_size right?"]),
+        (SampleRequest { rows: Some(u32::MAX), ..good.clone() }, &["rows is 4294967295"]),
+        (
+            SampleRequest { logits: good.logits.slice(2..), ..good.clone() },
+            &["has 598 bytes; allowed: 3 rows of 200 bytes"],
+        ),
+    ] {
+        let error = client.sample(wrong.clone()).await.unwrap_err();
+        let violations = error.violations();
+        let field = if parts[0].contains("598") { "logits" } else { "rows" };
+        assert_eq!(violations[0].0, field, "{violations:?}");
+        assert!(parts.iter().all(|part| violations[0].1.contains(part)), "{violations:?}");
+
+        let (mut sender, mut receiver) = client.stream().await.unwrap().split();
+        sender.send(wrong).await.unwrap();
+        let (_, answer) = receiver.receive().await.unwrap().unwrap();
+        assert_eq!(answer.unwrap_err().violations(), violations, "on a stream");
+    }
+    // A batch that is cut must not become chunks that look right.
+    let large = SampleRequest { params: vec![], ..doubles(200) };
+    let error = client.sample_all(large).await.unwrap_err().to_string();
+    assert!(error.contains("rows is 200, and logits has 400"), "{error}");
+    let large = SampleRequest { rows: Some(250), ..request(250, 100, 2) };
+    assert_eq!(client.sample_all(large.clone()).await.unwrap(), expected(&large));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn temperatures_that_are_nearly_greedy_are_taken() {
+    let server = TestServer::start(&[]).await;
+    let client = server.client().await;
+    let mut near = request(5, 300, 4);
+    for (params, t) in near.params.iter_mut().zip([1e-30, 1e-20, 1e-7, 1e-6, 1e-5]) {
+        params.temperature = Some(t);
+    }
+    assert_eq!(client.sample(near.clone()).await.unwrap().rows, expected(&near));
+    near.params[2].temperature = Some(1e-45);
+    let violations = client.sample(near).await.unwrap_err().violations();
+    assert_eq!(violations[0].0, "params[2].temperature", "{violations:?}");
+    assert_eq!(violations[0].1, "temperature is 1e-45; allowed: 0 (greedy), or 1e-30 to 10000");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -247,13 +247,42 @@ fn subnormals_are_not_flushed() {
 #[test]
 fn distances_that_overflow_have_no_mass() {
     let x = [-f32::MAX, f32::MAX, -f32::MAX, 0.0, -INF];
-    for temperature in [1e-4, 1.0, 1e4] {
+    for temperature in [1e-30, 1e-7, 1e-4, 1.0, 1e4] {
         let spec = ParamsSpec { temperature, draws: 20, ..Default::default() };
         sample_all(Case::values("overflow", Dtype::F32, &x, spec), |result| {
             let expected = Outcome { status: RowStatus::Ok, kept: 4, kept_mass: UNIT };
             assert_eq!(result.outcome, expected);
             assert!(result.draws.iter().all(|d| d.token == 1 && d.logprob.to_bits() == 0));
         });
+    }
+}
+
+/// A temperature that is nearly greedy draws among the ties of the maximum, and of no others.
+#[test]
+fn tiny_temperatures_draw_among_the_ties_of_the_maximum() {
+    for dtype in Dtype::ALL {
+        let x = [1.0, 3.0, 2.96875, 3.0, -INF, -7.0, 3.0];
+        for temperature in [1e-30, 1e-20, 1e-7, 1e-6, 1e-5] {
+            let spec = ParamsSpec { temperature, draws: 300, ..Default::default() };
+            sample_all(Case::values("ties", dtype, &x, spec), |result| {
+                let expected = Outcome { status: RowStatus::Ok, kept: 6, kept_mass: 3 * UNIT };
+                assert_eq!(result.outcome, expected);
+                let third = (-(3f64.ln())) as f32;
+                for token in [1, 3, 6] {
+                    assert!(
+                        result.draws.iter().any(|d| d.token == token),
+                        "{token} is never drawn"
+                    );
+                }
+                assert!(
+                    result.draws.iter().all(|d| matches!(d.token, 1 | 3 | 6) && d.logprob == third)
+                );
+            });
+            let spec = ParamsSpec { top_p: 0.5, draws: 300, ..spec };
+            sample_all(Case::values("two of three", dtype, &x, spec), |result| {
+                assert_eq!((result.outcome.kept, result.outcome.kept_mass), (2, 2 * UNIT));
+            });
+        }
     }
 }
 

@@ -22,6 +22,8 @@ pub fn settings(seed: u64, draws: u32) -> impl Iterator<Item = ParamsSpec> {
         (10.0, 0, 0.9, 0.0),
         (1e4, 200_000, 0.5, 0.0),
         (1e-4, 0, 0.5, 0.0),
+        (1e-30, 0, 0.5, 0.0),
+        (1e-6, 50, 0.95, 0.1),
         (1.0, 3000, 0.9, 0.01),
     ];
     each.into_iter().map(move |(temperature, top_k, top_p, min_p)| {
