@@ -1,7 +1,7 @@
 //! `logitd serve`: the daemon.
 
 use super::Outcome;
-use crate::config::{Config, KernelTier};
+use crate::config::{Config, KernelTier, Machine, Note};
 use crate::engine::Engine;
 use crate::server::{Server, metrics, telemetry};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -33,9 +33,15 @@ pub fn run(args: Args) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(config: Config) -> Result<(), Box<dyn Error>> {
+async fn serve(mut config: Config) -> Result<(), Box<dyn Error>> {
     let _telemetry = telemetry::install(&config.telemetry)?;
     raise_open_files();
+    for note in config.fit(&Machine::look()) {
+        match note {
+            Note::Lowered(note) => tracing::info!("{note}"),
+            Note::TooMuch(note) => tracing::warn!("{note}"),
+        }
+    }
     let signals = Signals::new()?;
     metrics::install();
     let mut server = Server::bind(config.clone()).await?;

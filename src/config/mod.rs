@@ -7,10 +7,12 @@
 
 mod devices;
 mod file;
+mod machine;
 mod origin;
 pub(crate) mod values;
 
 pub use devices::{DeviceChoice, KernelTier, OpenError, Opened};
+pub use machine::{Grant, Machine, Note};
 pub use origin::{blame, check_variables, nearest};
 pub use values::Address;
 
@@ -22,7 +24,9 @@ use crate::params::DRAWS_MAX;
 use crate::plane::device::DeviceLimits;
 use crate::plane::shm::ShmLimits;
 use crate::trace::RecorderOptions;
+use clap::parser::ValueSource;
 use clap::{Args, Command, FromArgMatches, ValueEnum};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -92,6 +96,10 @@ pub struct Config {
     /// How to be seen
     #[command(flatten, next_help_heading = "Telemetry")]
     pub telemetry: TelemetryConfig,
+
+    /// The settings that somebody chose, by a flag, a variable or the file.
+    #[arg(skip)]
+    pub chosen: BTreeSet<String>,
 }
 
 /// What computes, and how.
@@ -449,6 +457,9 @@ impl Config {
         }
         let file = path.as_deref().map(|path| (path, &keys[..]));
         config.validate().map_err(|error| origin::with_origins(error, &matches, file))?;
+        let by_flag = |id: &&str| matches.value_source(id) != Some(ValueSource::DefaultValue);
+        let ids = matches.ids().map(clap::Id::as_str).filter(by_flag).map(str::to_owned);
+        config.chosen = ids.chain(keys).collect();
         Ok(config)
     }
 
