@@ -28,6 +28,7 @@ async fn main() -> Result<(), Error> {
             let request = SampleRequest {
                 dtype: Dtype::F16.into(),
                 vocab_size: assets::VOCAB_SIZE,
+                rows: Some(1),
                 logits: row.logits.clone().into(),
                 params: vec![params],
                 ..Default::default()

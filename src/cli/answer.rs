@@ -41,7 +41,7 @@ struct Columns {
 /// Statuses stand where a row has none of these three.
 const STATUS: usize = 6;
 const TOKEN: usize = 9;
-const LOGPROB: usize = 15;
+const LOGPROB: usize = 13;
 const KEPT: usize = 9;
 
 /// A line of JSON.
@@ -105,7 +105,7 @@ impl<W: Write> Printer<W> {
         }
         write!(
             self.out,
-            "  {:<STATUS$}{:>TOKEN$}{:>LOGPROB$}{:>KEPT$}  {:>seed$}",
+            "  {:<STATUS$}{:>TOKEN$}  {:>LOGPROB$}{:>KEPT$}  {:>seed$}",
             "status", "token", "logprob", "kept", "seed"
         )?;
         writeln!(self.out, "{}", if self.tokens.is_some() { "  text" } else { "" })
@@ -136,13 +136,13 @@ impl<W: Write> Printer<W> {
         match answer.draws.get(draw) {
             Some(d) => write!(
                 self.out,
-                "  {:<STATUS$}{:>TOKEN$}{:>LOGPROB$}",
+                "  {:<STATUS$}{:>TOKEN$}  {:>LOGPROB$}",
                 answer.status.name(),
                 d.token,
                 d.logprob
             )?,
             None => {
-                let width = STATUS + TOKEN + LOGPROB;
+                let width = STATUS + TOKEN + 2 + LOGPROB;
                 write!(self.out, "  {:<width$}", answer.status.name())?;
             }
         }

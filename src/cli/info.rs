@@ -10,6 +10,7 @@ use crate::backend::cuda;
 use crate::backend::reference::Reference;
 use crate::backend::{Backend, DeviceInfo};
 use crate::config::Config;
+use crate::params::whole::Whole;
 use crate::server::convert;
 use anstyle::Style;
 use serde_json::{Value, json};
@@ -175,12 +176,13 @@ fn as_json(info: &GetInfoResponse, here: Option<&Kernels>) -> Value {
         "arithmetic_version": info.arithmetic_version,
         "devices": devices,
         "limits": Value::from_iter(
-            limits(&info.limits.unwrap_or_default()).map(|(name, value, _)| (name, value)),
+            limits(&info.limits.unwrap_or_default())
+                .map(|(name, value, _)| (name, json!(Whole(value)))),
         ),
     });
     if !info.planes.is_empty() {
         object["planes"] = planes(info).into();
-        object["chunk_bytes"] = info.chunk_bytes.into();
+        object["chunk_bytes"] = json!(Whole(info.chunk_bytes));
     }
     if let Some(kernels) = here {
         let supported: Vec<_> = Isa::supported().map(Isa::name).collect();

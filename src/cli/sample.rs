@@ -151,8 +151,8 @@ fn elsewhere(device: &DeviceConfig) -> Result<(), Box<dyn Error>> {
     if *device == DeviceChoice::Auto && isa.is_none() && *threads == 0 {
         return Ok(());
     }
-    Err("--device, --isa and --threads are for this process, and --target samples on a server, which has \
-         its own; leave them out"
+    Err("--device, --isa and --threads (and LOGITD_DEVICE and so on) are for this process, and --target samples \
+         on a server, which has its own; leave them out"
         .into())
 }
 

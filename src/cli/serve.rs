@@ -11,8 +11,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Serve sampling over gRPC.
 ///
-/// Every flag is also a variable (LOGITD_QUEUE_ROWS_MAX) and a key of the file that --config names
-/// (queue_rows_max). On SIGTERM or SIGINT the server drains: what it has accepted is answered. A
+/// Every flag is also a variable (LOGITD_QUEUE_ROWS_MAX; a misspelt one is refused) and a key of the file that
+/// --config names (queue_rows_max). On SIGTERM or SIGINT the server drains: what it has accepted is answered. A
 /// second signal stops it at once.
 #[derive(Debug, clap::Args)]
 pub struct Args {

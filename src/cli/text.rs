@@ -74,6 +74,19 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
     lines.iter().map(|line| isolate(line.trim_end())).collect()
 }
 
+/// Rows of as many cells, in columns as wide as their widest cell: the first to the left, the others to the
+/// right, with two spaces between.
+pub fn table(rows: &[Vec<String>]) -> Vec<String> {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |i: usize| rows.iter().map(|row| row[i].width()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let cell = |(i, cell): (usize, &String)| {
+        let pad = " ".repeat(widths[i] - cell.width());
+        if i == 0 { format!("{cell}{pad}") } else { format!("  {pad}{cell}") }
+    };
+    rows.iter().map(|row| row.iter().enumerate().map(cell).collect()).collect()
+}
+
 /// `1234567` as `1,234,567`.
 pub fn grouped(n: u64) -> String {
     let digits = n.to_string();
@@ -149,6 +162,15 @@ mod tests {
         assert_eq!(wrap("人工智能正在", 5), ["人工", "智能", "正在"]);
         assert_eq!(wrap("fisherman", 5), ["fishe", "rman"]);
         assert_eq!(wrap("", 5), [""]);
+    }
+
+    #[test]
+    fn columns_never_run_together() {
+        let row = |cells: &[&str]| cells.iter().map(|cell| cell.to_string()).collect::<Vec<_>>();
+        let rows = [row(&["", "p50", "max"]), row(&["service", "1,234,567", "12,345,678"])];
+        let expected = ["               p50         max", "service  1,234,567  12,345,678"];
+        assert_eq!(table(&rows), expected);
+        assert!(table(&[]).is_empty());
     }
 
     #[test]

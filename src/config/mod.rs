@@ -115,7 +115,7 @@ pub struct DeviceConfig {
     #[arg(long, env = "LOGITD_ISA")]
     pub isa: Option<Isa>,
 
-    /// Threads the processor computes with, up to 1024; 0 is one for each core
+    /// Threads the processor computes with, up to 1024 and 32 a core; 0 is one for each core
     #[arg(long, value_name = "N", env = "LOGITD_THREADS", default_value = "0", value_parser = threads)]
     pub threads: usize,
 }
@@ -513,6 +513,20 @@ impl Config {
                 self.device.device
             ));
         }
+        if self.work.verify_fraction > 0.0 && self.device.device == DeviceChoice::Reference {
+            return wrong(
+                "--verify-fraction compares with the reference, and --device reference is that: nothing would be \
+                 compared; drop one of them"
+                    .into(),
+            );
+        }
+        if self.work.verify_strict && self.work.verify_fraction == 0.0 {
+            return wrong(
+                "--verify-strict takes a device out for what --verify-fraction finds, and that is 0; give it a \
+                 share above 0"
+                    .into(),
+            );
+        }
         let CudaConfig { cuda_launch_rows_max: rows, cuda_launch_bytes_max: bytes, .. } = self.cuda;
         if rows > CUDA_LAUNCH_ROWS_LIMIT {
             return wrong(format!(
@@ -716,6 +730,8 @@ mod tests {
             ["--stream-window-bytes=2GiB", "--insecure"],
             ["--batch-draws-max=1023", "--insecure"],
             ["--device=reference", "--isa=portable"],
+            ["--device=reference", "--verify-fraction=0.5"],
+            ["--device=cpu", "--verify-strict"],
             ["--cuda-launch-bytes-max=4MiB", "--device=cuda"],
             ["--cuda-launch-bytes-max=3GiB", "--device=cuda"],
             ["--cuda-launch-rows-max=20000", "--device=cuda"],

@@ -114,15 +114,19 @@ impl FromStr for Isa {
 #[error("instruction set {0:?} is unknown; there are: portable, avx2, avx512")]
 pub struct UnknownIsa(pub String);
 
-/// The most threads of a [`Cpu`]: far more than any machine has cores. Each takes memory and time to start.
+/// The most threads that a [`Cpu`] can be asked for: more than any machine has cores.
 pub const THREADS_MAX: usize = 1024;
+/// The most that are started for each core: idle threads look for work at each other, and hundreds of them on a
+/// core keep it from doing any.
+const THREADS_PER_CORE_MAX: usize = 32;
 
 /// How a [`Cpu`] computes. The default is the best this machine offers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CpuOptions {
     /// The instructions to use; `None` detects them.
     pub isa: Option<Isa>,
-    /// Threads to compute with, the caller's among them. 0 is one for each processor.
+    /// Threads to compute with, the caller's among them: up to [`THREADS_MAX`], of which up to 32 a processor are
+    /// started. 0 is one for each processor.
     pub threads: usize,
 }
 
@@ -169,9 +173,10 @@ impl Cpu {
             let supported: Vec<_> = Isa::supported().map(Isa::name).collect();
             return Err(CpuError::UnsupportedIsa { isa, supported: supported.join(", ") });
         }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = match options.threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX),
-            n @ ..=THREADS_MAX => n,
+            0 => cores.min(THREADS_MAX),
+            n @ ..=THREADS_MAX => n.min(cores * THREADS_PER_CORE_MAX),
             n => return Err(CpuError::TooManyThreads(n)),
         };
         let device =

@@ -240,7 +240,7 @@ pub struct Args {
     pub check_with: CheckWith,
 
     /// Check while the run goes on, on one thread, and not after it: for long runs
-    #[arg(long, help_heading = "Check")]
+    #[arg(long, requires = "check", help_heading = "Check")]
     pub check_live: bool,
 
     /// Rows that may wait for their check; answers beyond it are skipped, and counted
@@ -249,7 +249,7 @@ pub struct Args {
     pub check_rows_max: usize,
 
     /// Where the first wrong row is written, as logitd-difference.npy, .params.jsonl and .txt
-    #[arg(long, value_name = "DIR", help_heading = "Check")]
+    #[arg(long, value_name = "DIR", requires = "check", help_heading = "Check")]
     pub dump: Option<PathBuf>,
 
     /// Print one JSON object and no table

@@ -14,6 +14,7 @@ use crate::load::{
     CheckOptions, Checked, Checker, Clock, Generator, Pace, Plan, Route, Servers, Source, Summary,
     run,
 };
+use crate::params::whole::Whole;
 use flags::{Args, Plane, Rpc};
 use live::Live;
 use serde::Serialize;
@@ -52,7 +53,7 @@ struct RequestsReport {
     rpc: Rpc,
     plane: Plane,
     connections: usize,
-    seed: u64,
+    seed: Whole,
     /// What they were made of, for people.
     what: String,
 }
@@ -76,7 +77,7 @@ impl RequestsReport {
             1 => "1 connection".into(),
             n => format!("{n} connections"),
         };
-        format!("{}; {rpc}, logits {plane}, {connections}; seed {}", self.what, self.seed)
+        format!("{}; {rpc}, logits {plane}, {connections}; seed {}", self.what, self.seed.0)
     }
 }
 
@@ -184,7 +185,7 @@ async fn measure(args: &Args) -> Result<Report, Box<dyn Error>> {
             rpc: args.rpc,
             plane: args.plane,
             connections: args.connections,
-            seed: args.seed,
+            seed: Whole(args.seed),
             what: inputs.what(args),
         },
         runs,

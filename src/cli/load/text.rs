@@ -1,8 +1,9 @@
 //! The report as text.
 
 use super::{CheckReport, Report};
-use crate::cli::text::grouped;
+use crate::cli::text::{grouped, table};
 use crate::load::{Latency, Shape, Summary};
+use crate::params::shortest;
 use anstyle::{AnsiColor, Style};
 use std::io::{self, Write};
 
@@ -33,7 +34,7 @@ pub fn params(shape: &Shape) -> String {
         format!("{name} {}", values.join("|"))
     }
     let mut parts = vec![
-        list("temperature", &shape.temperature),
+        list("temperature", &shape.temperature.iter().map(|&t| shortest(t)).collect::<Vec<_>>()),
         list("top_k", &shape.top_k),
         list("top_p", &shape.top_p),
     ];
@@ -71,11 +72,8 @@ fn single(out: &mut impl Write, run: &Summary) -> io::Result<()> {
         grouped(run.rows)
     )?;
 
-    write!(out, "{DIM}{:<17}", "microseconds")?;
-    for (name, _) in run.response.figures() {
-        write!(out, "{name:>9}")?;
-    }
-    writeln!(out, "{DIM:#}")?;
+    let names = run.response.figures().map(|(name, _)| name.to_owned());
+    let mut rows = vec![["microseconds".to_owned()].into_iter().chain(names).collect()];
     for (name, latency) in [
         ("service", &run.service),
         ("response", &run.response),
@@ -86,9 +84,10 @@ fn single(out: &mut impl Write, run: &Summary) -> io::Result<()> {
         ("server: compute", &run.server.compute),
     ] {
         if latency.count > 0 && latency.max_us > 0.0 {
-            line(out, name, latency)?;
+            rows.push(times(name, latency));
         }
     }
+    print_table(out, &rows)?;
     writeln!(out)?;
     let devices: Vec<_> =
         run.devices.iter().map(|(device, n)| format!("{device}: {}", grouped(*n))).collect();
@@ -113,9 +112,7 @@ fn notes(out: &mut impl Write, run: &Summary) -> io::Result<()> {
 }
 
 fn sweep(out: &mut impl Write, runs: &[Summary]) -> io::Result<()> {
-    writeln!(
-        out,
-        "\n{DIM}{:>10}{:>12}{:>12}{:>8}{:>10}{:>10}{:>10}{:>9}{:>9}{:>9}{DIM:#}",
+    let head = [
         "asked",
         "requests/s",
         "rows/s",
@@ -125,24 +122,25 @@ fn sweep(out: &mut impl Write, runs: &[Summary]) -> io::Result<()> {
         "max us",
         "refused",
         "failed",
-        "not sent"
-    )?;
-    for run in runs {
-        writeln!(
-            out,
-            "{:>10}{:>12}{:>12}{:>8.3}{:>10}{:>10}{:>10}{:>9}{:>9}{:>9}",
+        "not sent",
+    ];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(runs.iter().map(|run| {
+        vec![
             run.pace.short(),
             rate(run.requests_per_s),
             rate(run.rows_per_s),
-            run.gb_per_s,
+            format!("{:.3}", run.gb_per_s),
             us(run.response.p50_us),
             us(run.response.p99_us),
             us(run.response.max_us),
-            run.refused,
-            run.errors,
-            run.overflow
-        )?;
-    }
+            grouped(run.refused),
+            grouped(run.errors),
+            grouped(run.overflow),
+        ]
+    }));
+    writeln!(out)?;
+    print_table(out, &rows)?;
     writeln!(out, "\n{DIM}Times are response times.{DIM:#}")?;
     for run in runs.iter().filter(|run| !run.warnings.is_empty() || !run.failures.is_empty()) {
         writeln!(out, "{BOLD}at {}{BOLD:#}", run.pace.short())?;
@@ -183,12 +181,18 @@ fn uncheckable(out: &mut impl Write, check: &CheckReport) -> io::Result<()> {
     Ok(())
 }
 
-fn line(out: &mut impl Write, name: &str, latency: &Latency) -> io::Result<()> {
-    write!(out, "{name:<17}")?;
-    for (_, value) in latency.figures() {
-        write!(out, "{:>9}", value.map_or_else(|| "-".into(), us))?;
-    }
-    writeln!(out)
+/// A line of times.
+fn times(name: &str, latency: &Latency) -> Vec<String> {
+    let figure = |(_, value): (_, Option<f64>)| value.map_or_else(|| "-".into(), us);
+    [name.to_owned()].into_iter().chain(latency.figures().map(figure)).collect()
+}
+
+/// A table whose first row is its head.
+fn print_table(out: &mut impl Write, rows: &[Vec<String>]) -> io::Result<()> {
+    let lines = table(rows);
+    let (head, rest) = lines.split_first().expect("there is a head");
+    writeln!(out, "{DIM}{head}{DIM:#}")?;
+    rest.iter().try_for_each(|line| writeln!(out, "{line}"))
 }
 
 /// Microseconds in few characters.
