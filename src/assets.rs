@@ -42,9 +42,10 @@ pub fn tokens() -> &'static TokenTexts {
 pub struct TokenTexts(Vec<Box<str>>);
 
 impl TokenTexts {
-    /// Reads a JSON array of strings: the text of token 0, of token 1, and so on.
+    /// Reads a JSON array of strings: the text of token 0, of token 1, and so on. A byte-order mark, which some
+    /// editors write, may stand before it.
     pub fn from_json(json: &[u8]) -> serde_json::Result<Self> {
-        serde_json::from_slice(json).map(Self)
+        serde_json::from_slice(json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json)).map(Self)
     }
 
     /// The text of a token, if it is known.

@@ -200,8 +200,8 @@ pub enum NpyError {
     HeaderCut(usize),
     /// A header that cannot be understood.
     #[error(
-        "its .npy header {0}; a .npy of a plain array, as numpy.save writes it, has a short one \
-         with descr, fortran_order and shape"
+        "its .npy header {0}; that of a plain array has descr, fortran_order (True or False) and shape: save the \
+         array again with numpy.save"
     )]
     Header(String),
     /// A dtype of several fields, or no dtype.

@@ -61,20 +61,20 @@ struct Line<'a> {
 
 impl<W: Write> Printer<W> {
     /// Writes to `out`: a line of JSON a draw, or a table. `row_max` is the last row's number and
-    /// `draws_max` the most draws that a row has; `seed_max` is the largest seed, if all are known.
+    /// `draws_max` the most draws that a row has; `seed_max` is the largest seed that one may have.
     pub fn new(
         out: W,
         json: bool,
         tokens: Option<TokenTexts>,
         row_max: usize,
         draws_max: u32,
-        seed_max: Option<u64>,
+        seed_max: u64,
     ) -> Self {
         let digits = |n: u64| n.to_string().len();
         let columns = Columns {
             row: digits(row_max as u64).max(3),
             draw: (draws_max > 1).then(|| digits(u64::from(draws_max) - 1).max(4)),
-            seed: digits(seed_max.unwrap_or(u64::MAX)).max(4),
+            seed: digits(seed_max).max(4),
         };
         Self { out, json, tokens, columns, begun: false }
     }
@@ -159,7 +159,7 @@ mod tests {
     fn print(json: bool, draws: u32) -> String {
         let tokens = TokenTexts::from_json(br#"["a", "\n"]"#).unwrap();
         let mut out = Vec::new();
-        let mut printer = Printer::new(&mut out, json, Some(tokens), 12, draws, Some(77));
+        let mut printer = Printer::new(&mut out, json, Some(tokens), 12, draws, 77);
         let draw = |token| Draw { token, logprob: -0.1 };
         let drawn = (0..draws).map(draw).collect();
         let ok = Answer { status: RowStatus::Ok, draws: drawn, kept: 5, kept_mass: 9, seed: 77 };

@@ -15,6 +15,7 @@ use crate::candidates;
 use crate::config::{DeviceChoice, DeviceConfig};
 use crate::npy::{Declared, LogitsFile};
 use crate::params::ParamsSpec;
+use crate::params::whole::DOUBLE_END;
 use std::error::Error;
 use std::io::{BufWriter, IsTerminal, stderr, stdout};
 use std::path::{Path, PathBuf};
@@ -108,7 +109,7 @@ pub fn run(args: Args) -> Outcome {
         None => Box::new(Local::new(here(&args.device)?)),
     };
     let draws_max = specs.iter().map(|spec| spec.draws).max().unwrap_or(1);
-    let seed_max = specs.iter().try_fold(0, |max, spec| spec.seed.map(|seed| seed.max(max)));
+    let seed_max = specs.iter().map(|spec| spec.seed.unwrap_or(DOUBLE_END - 1)).max().unwrap_or(0);
     let out = BufWriter::new(stdout().lock());
     let printer = Printer::new(out, args.json, tokens, file.rows() - 1, draws_max, seed_max);
     sample(file, &rows, &specs, sampler, printer, !args.json)?;

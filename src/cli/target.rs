@@ -83,7 +83,9 @@ impl ServerArgs {
             builder = builder.tls_identity(read(cert)?, read(key)?);
         }
         if let Some(path) = &self.token_file {
-            builder = builder.token(String::from_utf8(read(path)?)?.trim());
+            let text = String::from_utf8(read(path)?)
+                .map_err(|_| format!("{}: is not UTF-8 text", path.display()))?;
+            builder = builder.token(text.trim_start_matches('\u{feff}').trim());
         }
         Ok(builder)
     }

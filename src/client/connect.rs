@@ -90,10 +90,16 @@ impl Builder {
     /// Connects.
     pub async fn connect(self) -> Result<Client, Error> {
         let bearer = Bearer::new(self.token.as_deref())?;
-        let channel = self.endpoint()?.connect().await.map_err(|error| Error::Connect {
-            target: self.target.clone(),
-            reason: deepest(&error),
-        })?;
+        let endpoint = self.endpoint()?;
+        let target = match self.target.contains(':') {
+            true => self.target.clone(),
+            // Its port is not said there.
+            false => format!("{} (port {PORT})", self.target),
+        };
+        let channel = endpoint
+            .connect()
+            .await
+            .map_err(|error| Error::Connect { target, reason: deepest(&error) })?;
         let service = SamplerServiceClient::with_interceptor(channel, bearer.clone())
             .max_decoding_message_size(RESPONSE_BYTES_MAX)
             // Refused by the server, which says what it takes.

@@ -156,7 +156,7 @@ pub struct Args {
         value_name = "T,..",
         default_value = "0.8",
         value_delimiter = ',',
-        allow_negative_numbers = true,
+        allow_hyphen_values = true,
         value_parser = written::temperature,
         help_heading = "Requests"
     )]
@@ -168,7 +168,7 @@ pub struct Args {
         value_name = "K,..",
         default_value = "50",
         value_delimiter = ',',
-        allow_negative_numbers = true,
+        allow_hyphen_values = true,
         value_parser = written::top_k,
         help_heading = "Requests"
     )]
@@ -180,7 +180,7 @@ pub struct Args {
         value_name = "P,..",
         default_value = "0.95",
         value_delimiter = ',',
-        allow_negative_numbers = true,
+        allow_hyphen_values = true,
         value_parser = written::top_p,
         help_heading = "Requests"
     )]
@@ -192,7 +192,7 @@ pub struct Args {
         value_name = "P,..",
         default_value = "0",
         value_delimiter = ',',
-        allow_negative_numbers = true,
+        allow_hyphen_values = true,
         value_parser = written::min_p,
         help_heading = "Requests"
     )]
@@ -204,7 +204,7 @@ pub struct Args {
         value_name = "N,..",
         default_value = "1",
         value_delimiter = ',',
-        allow_negative_numbers = true,
+        allow_hyphen_values = true,
         value_parser = written::draws,
         help_heading = "Requests"
     )]

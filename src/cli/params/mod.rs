@@ -13,33 +13,33 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, clap::Args)]
 pub struct ParamsArgs {
     /// 0 is greedy: the most likely token. Otherwise 1e-30 to 10000
-    #[arg(long, value_name = "T", default_value = "1", allow_negative_numbers = true)]
+    #[arg(long, value_name = "T", default_value = "1", allow_hyphen_values = true)]
     temperature: String,
 
     /// Keep the first K tokens, exactly K: 0 to 4294967295. 0 is off
-    #[arg(long, value_name = "K", default_value = "0", allow_negative_numbers = true)]
+    #[arg(long, value_name = "K", default_value = "0", allow_hyphen_values = true)]
     top_k: String,
 
     /// Keep the shortest prefix with this share of what top-k left: above 0, up to 1. 1 is off. An f32: 0.1 is
     /// 0.100000001, so of ten equal logits it keeps two
-    #[arg(long, value_name = "P", default_value = "1", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", default_value = "1", allow_hyphen_values = true)]
     top_p: String,
 
     /// Keep tokens at least this likely relative to the first: 0 to 1. 0 is off
-    #[arg(long, value_name = "P", default_value = "0", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", default_value = "0", allow_hyphen_values = true)]
     min_p: String,
 
     /// Key of the random stream, for every row the same: 0 to 2^64 - 1 [default: one a row below 2^53, taken
     /// from the system and shown]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     seed: Option<String>,
 
     /// The token's index in its sequence: 0 to 2^64 - 1
-    #[arg(long, value_name = "N", default_value = "0", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", default_value = "0", allow_hyphen_values = true)]
     position: String,
 
     /// Independent draws from each row: 1 to 1024
-    #[arg(long, value_name = "N", default_value = "1", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", default_value = "1", allow_hyphen_values = true)]
     draws: String,
 
     /// One parameter set a row of the file (the first line is row 0's, whatever --rows names), or one for all
