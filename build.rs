@@ -37,10 +37,14 @@ fn embed_kernels(out: &Path) -> Result<(), Box<dyn Error>> {
     let source = folder.join("sample.cu");
     writeln!(text, "];\n/// The kernels.\nconst SOURCE: &str = include_str!({source:?});")?;
     let fatbin = out.join("kernels.fatbin");
+    let mut compiled_by = None;
     let image = match nvcc() {
         None => "None".into(),
         Some(nvcc) => match compile_fatbin(&nvcc, &source, &fatbin) {
-            Ok(()) => format!("Some(&Aligned(*include_bytes!({fatbin:?})))"),
+            Ok(()) => {
+                compiled_by = Some(release(&nvcc));
+                format!("Some(&Aligned(*include_bytes!({fatbin:?})))")
+            }
             Err(reason) => {
                 println!(
                     "cargo::warning={} does not compile the kernels, so this build carries their sources only: {}",
@@ -53,6 +57,8 @@ fn embed_kernels(out: &Path) -> Result<(), Box<dyn Error>> {
     };
     writeln!(text, "/// Their code for GPUs, where the build had nvcc.")?;
     writeln!(text, "static FATBIN: Option<&Aligned<[u8]>> = {image};")?;
+    writeln!(text, "/// The release of that nvcc.")?;
+    writeln!(text, "const FATBIN_NVCC: Option<&str> = {compiled_by:?};")?;
     std::fs::write(out.join("kernels.rs"), text)?;
     Ok(())
 }
@@ -67,6 +73,15 @@ fn nvcc() -> Option<PathBuf> {
     let path = variable("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).map(|folder| folder.join("nvcc"));
     of_home.into_iter().chain(on_path).find(|nvcc| nvcc.is_file())
+}
+
+/// The release of an nvcc, as it says: "13.0".
+fn release(nvcc: &Path) -> String {
+    let output = Command::new(nvcc).arg("--version").output();
+    let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let after = said.unwrap_or_default().split_once("release ").map(|(_, after)| after.to_owned());
+    let release = after.as_deref().and_then(|after| after.split([',', ' ', '\n']).next());
+    release.unwrap_or("of no known release").to_owned()
 }
 
 /// Code for every chip, and PTX for the oldest, which chips to come compile for themselves.

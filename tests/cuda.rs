@@ -248,6 +248,89 @@ fn info_tells_the_tier_or_why_there_is_none() {
     assert_eq!(newer["kernel_tier"], "nvrtc");
 }
 
+/// Twelve rows, sampled over the fake driver with these variables: the answers, and every sampling launch as the
+/// driver's log has it.
+fn sampled(variables: &[(&str, &str)]) -> (String, Vec<String>) {
+    let folder = tempfile::tempdir().unwrap();
+    let (rows, log) = (folder.path().join("rows.npy"), folder.path().join("log"));
+    let logits = harness::logits(12, 30_000, 5).to_vec();
+    logitd::npy::write(&rows, logitd::batch::Dtype::F16, 30_000, &logits).unwrap();
+    let settings = ["sample", "--device=cuda", "--json", "--seed=3", "--top-p=0.9"];
+    let args = [&settings[..], &["--logits", rows.to_str().unwrap()]].concat();
+    let text = ok(&args, &[variables, &[("FAKE_CUDA_LOG", log.to_str().unwrap())]].concat());
+    let log = std::fs::read_to_string(log).unwrap();
+    let launches = log.lines().filter_map(|line| line.strip_prefix("launch logitd_sample_"));
+    (text, launches.map(str::to_owned).collect())
+}
+
+/// With as many multiprocessors, but in other groups, there is room for fewer clusters than blocks: teams are smaller then,
+/// so that all rows run at once, and the bits are the same.
+#[test]
+fn teams_are_as_large_as_lets_all_their_clusters_run_at_once() {
+    let (answers, launches) = sampled(&[("FAKE_CUDA_GROUPS", "24")]);
+    let last = launches.last().unwrap();
+    assert!(last.starts_with("cluster blocks 96 cluster 8 "), "96 blocks have room: {launches:?}");
+    for (groups, shape) in [
+        ("7,7,7,3", "cluster blocks 48 cluster 4 "), // 3 + 3 + 3 + 1 clusters of eight, but 24 of four
+        ("12,12", "cluster blocks 96 cluster 8 "),
+        ("1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1", "cluster blocks 48 cluster 4 "),
+    ] {
+        let (others, launches) = sampled(&[("FAKE_CUDA_GROUPS", groups)]);
+        assert!(launches.last().unwrap().starts_with(shape), "{groups}: {launches:?}");
+        assert_eq!(others, answers, "{groups}");
+    }
+}
+
+/// The room that the plan counts on is set aside before anything is launched.
+#[test]
+fn shared_memory_is_set_aside_for_every_sampling_launch() {
+    for chip in ["90", "75"] {
+        let (_, launches) = sampled(&[("FAKE_CUDA_CHIP", chip)]);
+        assert!(launches.iter().all(|launch| launch.contains(" carveout 100 ")), "{launches:?}");
+    }
+}
+
+/// Where clusters do not launch, the grid kernel takes their place, with the same bits, and everyone is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_clusters_do_not_launch_the_grid_kernel_takes_their_place() {
+    let refused = "thread-block clusters do not launch (of 2 blocks: cuLaunchKernelEx: \
+                   CUDA_ERROR_INVALID_CLUSTER_SIZE";
+    // None is launched, or none has room: a group has one multiprocessor, for half a block.
+    let none = [("FAKE_CUDA_CLUSTER_MAX", "1")];
+    let (answers, _) = sampled(&[]);
+    let (others, launches) = sampled(&none);
+    assert_eq!(others, answers);
+    assert!(launches.iter().all(|launch| launch.starts_with("grid ")), "{launches:?}");
+
+    let info: Value = serde_json::from_str(&ok(&["info", "--json"], &none)).unwrap();
+    let isa = info["devices"][2]["isa"].as_str().unwrap();
+    assert!(isa.starts_with("sm_90 ") && isa.ends_with(" grid"), "{info}");
+    let note = info["kernel_notes"][0].as_str().unwrap();
+    assert!(note.starts_with("cuda:0: ") && note.contains(refused), "{note}");
+    assert!(note.ends_with("the grid kernel takes the place of the cluster kernel"), "{note}");
+    let text = ok(&["info"], &none);
+    assert!(text.contains(note) && text.contains(isa), "{text}");
+
+    let daemon = daemon(&["--device=cuda"], &none).await;
+    assert_eq!(right_answers(&daemon, 3).await, ["cuda:0"; 3]);
+    assert!(daemon.log_has(refused), "{}", daemon.log());
+
+    // Some sizes are better than none.
+    let (others, launches) = sampled(&[("FAKE_CUDA_CLUSTER_MAX", "2")]);
+    assert_eq!(others, answers);
+    assert!(launches.iter().all(|launch| launch.starts_with("cluster ")), "{launches:?}");
+    let some = [("FAKE_CUDA_CLUSTER_MAX", "2")];
+    let info: Value = serde_json::from_str(&ok(&["info", "--json"], &some)).unwrap();
+    let note = info["kernel_notes"][0].as_str().unwrap();
+    assert!(note.contains("(of 4 blocks: ") && note.ends_with("teams have other sizes"), "{note}");
+    let usual: Value = serde_json::from_str(&ok(&["info", "--json"], &[])).unwrap();
+    assert_eq!(usual["kernel_notes"], serde_json::json!([]));
+    // An older chip has none, and nobody misses them.
+    let older = ok(&["info", "--json"], &[("FAKE_CUDA_CHIP", "89")]);
+    let older: Value = serde_json::from_str(&older).unwrap();
+    assert_eq!(older["kernel_notes"], serde_json::json!([]), "{older}");
+}
+
 /// What proves order must be able to fail.
 #[test]
 fn a_forgotten_wait_shows() {

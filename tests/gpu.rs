@@ -90,6 +90,7 @@ fn open(options: &CudaOptions) -> Option<Cuda> {
     match Cuda::open(0, options) {
         Ok(cuda) => Some(cuda),
         Err(why) if why.reason.contains("no thread-block clusters") => None,
+        Err(why) if why.reason.contains("thread-block clusters do not launch") => None,
         Err(why) => panic!("{options:?}: {why}"),
     }
 }

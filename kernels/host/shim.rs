@@ -8,7 +8,7 @@ use logitd::backend::DeviceInfo;
 use logitd::backend::cuda::abi::{Batch, Probe};
 use logitd::backend::cuda::driver::{Addresses, Driver, Launch};
 use logitd::backend::cuda::launcher::Launcher;
-use logitd::backend::cuda::plan::{Capacity, Geometry, Kernel, Packing, Properties};
+use logitd::backend::cuda::plan::{Capacity, Geometry, Kernel, Packing, Properties, Residency};
 use std::ffi::{c_char, c_int};
 use std::fmt;
 
@@ -148,7 +148,7 @@ impl ShimDriver {
         let properties = Properties {
             geometry,
             kernel: options.kernel,
-            resident_blocks: options.resident_blocks,
+            residency: Residency::of_blocks(options.resident_blocks, 227 << 10),
             shared_bytes_max: 227 << 10,
             packing: options.packing,
             team_blocks: options.team_blocks,

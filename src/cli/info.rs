@@ -71,32 +71,34 @@ struct Kernels {
     tier: &'static str,
     /// Why none can.
     reason: Option<String>,
+    /// What is not as it is on most such devices, and why.
+    notes: Vec<String>,
 }
 
 impl Kernels {
     fn look() -> Self {
         let count = match cuda::count() {
             Ok(count) => count,
-            Err(reason) => return Self { devices: Vec::new(), tier: "cpu", reason: Some(reason) },
+            Err(reason) => {
+                let (devices, notes) = (Vec::new(), Vec::new());
+                return Self { devices, tier: "cpu", reason: Some(reason), notes };
+            }
         };
-        let mut tier = None;
+        let (mut tier, mut notes) = (None, Vec::new());
         let devices: Vec<_> = (0..count)
             .map(|ordinal| {
                 let found = cuda::look(ordinal).map_err(|reason| reason.to_string())?;
                 tier = tier.or(Some(found.tier.name()));
-                Ok(DeviceInfo {
-                    id: format!("cuda:{ordinal}"),
-                    name: found.name,
-                    isa: format!("sm_{} {}", found.chip, found.tier),
-                    threads: 0,
-                })
+                let id = format!("cuda:{ordinal}");
+                notes.extend(found.notes.iter().map(|note| format!("{id}: {note}")));
+                Ok(DeviceInfo { id, name: found.name, isa: found.isa, threads: 0 })
             })
             .collect();
         let reason = match tier {
             Some(_) => None,
             None => devices.iter().find_map(|device| device.clone().err()),
         };
-        Self { devices, tier: tier.unwrap_or("cpu"), reason }
+        Self { devices, tier: tier.unwrap_or("cpu"), reason, notes }
     }
 }
 
@@ -189,7 +191,9 @@ fn as_json(info: &GetInfoResponse, here: Option<&Kernels>) -> Value {
         object["isa"] = json!({ "detected": Isa::detect().name(), "supported": supported });
         object["kernel_tier"] = kernels.tier.into();
         object["kernel_tier_reason"] = kernels.reason.clone().into();
+        object["kernel_notes"] = kernels.notes.clone().into();
         object["kernels_built_in"] = cuda::kernels::has_fatbin().into();
+        object["kernels_compiled_by"] = cuda::kernels::compiled_by().into();
     }
     object
 }
@@ -226,8 +230,13 @@ fn print(
         for reason in others.filter(|&reason| Some(reason) != kernels.reason.as_ref()) {
             writeln!(out, "  {reason}")?;
         }
-        let built_in = if cuda::kernels::has_fatbin() { "built in" } else { "not built in" };
-        writeln!(out, "  code for GPUs is {built_in}")?;
+        for note in &kernels.notes {
+            writeln!(out, "  {note}")?;
+        }
+        match cuda::kernels::compiled_by() {
+            Some(nvcc) => writeln!(out, "  code for GPUs is built in, by nvcc {nvcc}")?,
+            None => writeln!(out, "  code for GPUs is not built in")?,
+        }
     }
     if !info.planes.is_empty() {
         writeln!(out, "\n{TITLE}Planes{TITLE:#}\n  {}", planes(info).join(", "))?;

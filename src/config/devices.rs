@@ -78,7 +78,7 @@ pub struct Opened {
     pub tiers: Vec<KernelTier>,
     /// Memory of the devices for callers on this host, where that was asked for and can be had.
     pub regions: Vec<Regions>,
-    /// For the log: what was looked for and is not used, and why.
+    /// For the log: what was looked for and is not used, and why; what is not as usual on what is used.
     pub notes: Vec<String>,
 }
 
@@ -192,6 +192,7 @@ impl Opened {
             None => {}
         }
         let (device, tier) = (cuda.device().id.clone(), cuda.driver().tier().name());
+        self.notes.extend(cuda.driver().notes().iter().map(|note| format!("{device}: {note}")));
         self.backends.push(Box::new(cuda));
         self.tiers.push(KernelTier { device, tier });
     }

@@ -45,6 +45,7 @@ enum Result : int {
     NOT_READY = 600,
     ILLEGAL_ADDRESS = 700,
     LAUNCH_FAILED = 719,
+    INVALID_CLUSTER_SIZE = 912,
 };
 
 const char* variable(const char* name, const char* otherwise) {
@@ -61,6 +62,30 @@ u64 number(const char* name, u64 otherwise) {
 bool forgets(const char* what) { return std::strcmp(variable("FAKE_CUDA_FORGET", ""), what) == 0; }
 
 int chip() { return static_cast<int>(number("FAKE_CUDA_CHIP", 90)); }
+
+// The groups of multiprocessors (GPCs), each with how many it has: "4" or "2,2". A cluster is within one.
+std::vector<int> groups() {
+    std::vector<int> found;
+    for (const char* text = variable("FAKE_CUDA_GROUPS", "4"); *text; text++) {
+        char* end = nullptr;
+        found.push_back(static_cast<int>(std::strtol(text, &end, 10)));
+        text = end;
+        if (*text != ',') break;
+    }
+    return found;
+}
+
+int multiprocessors() {
+    int sum = 0;
+    for (const int group : groups()) sum += group;
+    return sum;
+}
+
+// Shared memory: of a block that has asked for the most, of a multiprocessor, and what it keeps of each block's.
+int block_shared_bytes() { return (chip() >= 90 ? 227 : 64) << 10; }
+int multiprocessor_shared_bytes() { return (chip() >= 90 ? 228 : 64) << 10; }
+int reserved_shared_bytes() { return chip() >= 80 ? 1 << 10 : 0; }
+constexpr int MULTIPROCESSOR_BLOCKS = 4;
 
 void log(const char* format, ...) {
     const char* path = std::getenv("FAKE_CUDA_LOG");
@@ -142,6 +167,7 @@ struct Allocation {
 struct Function {
     std::string name;
     int shared_bytes = 48 << 10;
+    int carveout = -1;
 };
 
 struct Module {
@@ -441,6 +467,24 @@ std::string fault_of(const Context* context) {
     return "";
 }
 
+// Blocks with so much dynamic shared memory that run on a multiprocessor at once.
+int active_blocks(const Function* function, size_t shared_bytes) {
+    if (shared_bytes > static_cast<size_t>(function->shared_bytes)) return 0;
+    const int taken = static_cast<int>(shared_bytes) + reserved_shared_bytes();
+    const int fit = taken == 0 ? MULTIPROCESSOR_BLOCKS : multiprocessor_shared_bytes() / taken;
+    return fit < MULTIPROCESSOR_BLOCKS ? fit : MULTIPROCESSOR_BLOCKS;
+}
+
+// The blocks of a cluster; 0: there are no such clusters.
+u32 cluster_of(const LaunchConfig& config) {
+    u32 cluster = 1;
+    for (u32 i = 0; i < config.attribute_count; i++) {
+        if (config.attributes[i].id != CLUSTER_DIMENSION || chip() < 90) return 0;
+        cluster = config.attributes[i].cluster[0];
+    }
+    return cluster > 8 || (cluster > 0 && config.grid_x % cluster != 0) ? 0 : cluster;
+}
+
 Result run_probe(logitd::Probe* probe) {
     const simt::Launch launch = {1, 1, 1, 0, 1, 0, simt::Order::First};
     simt::run(launch, [&] { logitd::logitd_probe(probe); });
@@ -507,11 +551,11 @@ API int cuDeviceGetUuid_v2(char* uuid, int device) {
 
 API int cuDeviceGetAttribute(int* value, int attribute, int) {
     switch (attribute) {
-        case 16: *value = 4; break;                                // MULTIPROCESSOR_COUNT
+        case 16: *value = multiprocessors(); break;                // MULTIPROCESSOR_COUNT
         case 38: *value = 1 << 20; break;                          // L2_CACHE_SIZE
         case 75: *value = chip() / 10; break;                      // COMPUTE_CAPABILITY_MAJOR
         case 76: *value = chip() % 10; break;                      // COMPUTE_CAPABILITY_MINOR
-        case 97: *value = (chip() >= 90 ? 227 : 64) << 10; break;  // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
+        case 97: *value = block_shared_bytes(); break;             // MAX_SHARED_MEMORY_PER_BLOCK_OPTIN
         case 102: *value = 1; break;                               // VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED
         case 103: *value = number("FAKE_CUDA_EXPORT", 1) != 0; break;  // HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED
         default: return INVALID_VALUE;
@@ -587,17 +631,40 @@ API int cuFuncGetAttribute(int* value, int attribute, Function*) {
 
 API int cuFuncSetAttribute(Function* function, int attribute, int value) {
     ENTER();
-    if (attribute != 8) return INVALID_VALUE;  // MAX_DYNAMIC_SHARED_SIZE_BYTES
-    int most = 0;
-    cuDeviceGetAttribute(&most, 97, context->device);
-    if (value > most) return INVALID_VALUE;
-    function->shared_bytes = value;
-    return SUCCESS;
+    switch (attribute) {
+        case 8:  // MAX_DYNAMIC_SHARED_SIZE_BYTES
+            if (value > block_shared_bytes()) return INVALID_VALUE;
+            function->shared_bytes = value;
+            return SUCCESS;
+        case 9:  // PREFERRED_SHARED_MEMORY_CARVEOUT
+            if (value < -1 || value > 100) return INVALID_VALUE;
+            function->carveout = value;
+            return SUCCESS;
+        default: return INVALID_VALUE;
+    }
 }
 
 API int cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Function* function, int, size_t shared_bytes) {
     ENTER();
-    *blocks = shared_bytes <= static_cast<size_t>(function->shared_bytes) ? 4 : 0;
+    *blocks = active_blocks(function, shared_bytes);
+    return SUCCESS;
+}
+
+API int cuOccupancyAvailableDynamicSMemPerBlock(size_t* bytes, Function* function, int blocks, int) {
+    ENTER();
+    if (blocks < 1 || blocks > MULTIPROCESSOR_BLOCKS) return INVALID_VALUE;
+    const int most = multiprocessor_shared_bytes() / blocks - reserved_shared_bytes();
+    *bytes = static_cast<size_t>(most < function->shared_bytes ? most : function->shared_bytes);
+    return SUCCESS;
+}
+
+API int cuOccupancyMaxActiveClusters(int* clusters, Function* function, const LaunchConfig* config) {
+    ENTER();
+    const u32 cluster = cluster_of(*config);
+    if (cluster == 0) return INVALID_CLUSTER_SIZE;
+    if (config->block_x != logitd::THREADS) misused("clusters are counted for another size of block than the kernels'");
+    *clusters = 0;
+    for (const int group : groups()) *clusters += group * active_blocks(function, config->shared_bytes) / static_cast<int>(cluster);
     return SUCCESS;
 }
 
@@ -901,16 +968,13 @@ API int cuLaunchKernelEx(const LaunchConfig* given, Function* function, void** p
     ENTER();
     const LaunchConfig config = *given;
     if (!context->streams.count(config.stream)) return INVALID_HANDLE;
-    u32 cluster = 1;
-    for (u32 i = 0; i < config.attribute_count; i++) {
-        if (config.attributes[i].id != CLUSTER_DIMENSION || chip() < 90) return INVALID_VALUE;
-        cluster = config.attributes[i].cluster[0];
-    }
+    const u32 cluster = cluster_of(config);
+    if (cluster == 0) return INVALID_CLUSTER_SIZE;
+    if (cluster > number("FAKE_CUDA_CLUSTER_MAX", 8)) return INVALID_CLUSTER_SIZE;
     if (config.shared_bytes > static_cast<u32>(function->shared_bytes)) return INVALID_VALUE;
-    if (cluster == 0 || cluster > 8 || config.grid_x % cluster != 0) return INVALID_VALUE;
     if (config.block_x == 0 || config.block_x > 1024) return INVALID_VALUE;
-    log("launch %s blocks %u cluster %u shared %u stream %u", function->name.c_str(), config.grid_x, cluster,
-        config.shared_bytes, config.stream->index);
+    log("launch %s blocks %u cluster %u shared %u carveout %d stream %u", function->name.c_str(), config.grid_x, cluster,
+        config.shared_bytes, function->carveout, config.stream->index);
     if (function->name == "logitd_probe") {
         const u64 address = *static_cast<u64*>(parameters[0]);
         enqueue(context, config.stream, "the probe",

@@ -5,7 +5,7 @@ use logitd::backend::DeviceInfo;
 use logitd::backend::cuda::abi::{Batch, Probe};
 use logitd::backend::cuda::driver::{Addresses, Driver, Launch};
 use logitd::backend::cuda::launcher::Launcher;
-use logitd::backend::cuda::plan::{Capacity, Geometry, Kernel, Properties};
+use logitd::backend::cuda::plan::{Capacity, Geometry, Kernel, Properties, Residency};
 use logitd_shim::{Order, ShimOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -62,7 +62,7 @@ impl Runner {
         let properties = Properties {
             geometry,
             kernel: options.kernel,
-            resident_blocks: options.resident_blocks,
+            residency: Residency::of_blocks(options.resident_blocks, 227 << 10),
             shared_bytes_max: 227 << 10,
             packing: options.packing,
             team_blocks: options.team_blocks,

@@ -8,7 +8,7 @@ use logitd::backend::DeviceInfo;
 use logitd::backend::cuda::abi::{Batch, Probe};
 use logitd::backend::cuda::driver::{Addresses, Driver, Launch};
 use logitd::backend::cuda::launcher::Launcher;
-use logitd::backend::cuda::plan::{Capacity, Kernel, Packing, Properties};
+use logitd::backend::cuda::plan::{Capacity, Kernel, Packing, Properties, Residency};
 use logitd_shim::{Build, ShimOptions};
 use std::sync::Arc;
 
@@ -63,7 +63,7 @@ impl PtxDriver {
         let shim = logitd_shim::open(ShimOptions { build, ..ShimOptions::default() });
         let properties = Properties {
             kernel,
-            resident_blocks: options.resident_blocks,
+            residency: Residency::of_blocks(options.resident_blocks, 227 << 10),
             packing: options.packing,
             team_blocks: options.team_blocks,
             stage: options.stage,

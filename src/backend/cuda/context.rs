@@ -10,13 +10,14 @@ use cudarc::driver::sys::{
     CUmodule, CUresult, CUstream, CUstream_flags,
 };
 use std::ffi::{CStr, c_int, c_void};
+use std::fmt;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// The oldest driver that has every function called here, as CUDA numbers them: 12.8.
-const DRIVER_VERSION_MIN: c_int = 12_080;
+/// The oldest driver that has every function called here: the newest of them is `cuEventElapsedTime_v2`.
+const DRIVER_VERSION_MIN: Version = Version { major: 12, minor: 8 };
 /// A wait spins for so long, since most launches and copies are short, and then sleeps in between.
 const SPIN: Duration = Duration::from_micros(200);
 const NAP: Duration = Duration::from_micros(50);
@@ -62,13 +63,11 @@ pub fn count() -> Result<u32, String> {
                 .into(),
         );
     }
-    let mut version: c_int = 0;
-    // SAFETY: the library is present, and this is allowed before cuInit; it writes one integer.
-    check("cuDriverGetVersion", unsafe { sys::cuDriverGetVersion(&mut version) })?;
+    let version = driver_version()?;
     if version < DRIVER_VERSION_MIN {
         return Err(format!(
-            "the NVIDIA driver offers CUDA {}, and 12.8 or later is needed; install a newer driver",
-            dotted(version)
+            "the NVIDIA driver offers CUDA {version}, and {DRIVER_VERSION_MIN} or later is needed; install a newer \
+             driver"
         ));
     }
     // SAFETY: 0 is the one value there is.
@@ -80,6 +79,35 @@ pub fn count() -> Result<u32, String> {
         Ok(1..) => Ok(count as u32),
         _ => Err("the NVIDIA driver is here, but has no device".into()),
     }
+}
+
+/// A version of CUDA, which is how drivers are numbered here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Version {
+    pub major: u32,
+    pub minor: u32,
+}
+
+impl From<c_int> for Version {
+    /// 12080 is 12.8.
+    fn from(number: c_int) -> Self {
+        let number = number.max(0) as u32;
+        Self { major: number / 1000, minor: number % 1000 / 10 }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// The version of CUDA that the driver, which is there, offers.
+pub(super) fn driver_version() -> Result<Version, String> {
+    let mut version: c_int = 0;
+    // SAFETY: the library is present, and this is allowed before cuInit; it writes one integer.
+    check("cuDriverGetVersion", unsafe { sys::cuDriverGetVersion(&mut version) })?;
+    Ok(version.into())
 }
 
 /// The driver's handle of a device below [`count`], which has initialized the driver.
@@ -97,11 +125,6 @@ pub(super) fn uuid(ordinal: u32) -> Result<[u8; 16], String> {
     // SAFETY: the device is the driver's; it writes sixteen bytes.
     check("cuDeviceGetUuid", unsafe { sys::cuDeviceGetUuid_v2(&mut uuid, device) })?;
     Ok(uuid.bytes.map(|byte| byte as u8))
-}
-
-/// 12080 as 12.8.
-fn dotted(version: c_int) -> String {
-    format!("{}.{}", version / 1000, version % 1000 / 10)
 }
 
 /// A device's primary context. Whatever is taken through it is given back when it is dropped, unless the
@@ -325,6 +348,7 @@ mod tests {
 
     #[test]
     fn versions_are_shown_as_cuda_writes_them() {
-        assert_eq!([11_040, 12_080, 13_000].map(dotted), ["11.4", "12.8", "13.0"]);
+        let shown = [11_040, 12_080, 13_000].map(|number| Version::from(number).to_string());
+        assert_eq!(shown, ["11.4", "12.8", "13.0"]);
     }
 }

@@ -11,23 +11,23 @@
 //! [`finish`](Driver::finish) waits. It waits by asking again and again, and not longer than it is told to,
 //! because no function of the driver that waits can be told when to give up.
 
+mod choice;
+mod launch;
 pub mod stopwatch;
 
 use super::Found;
 use super::abi::{Batch, Probe, RowDescriptor};
 use super::context::{self, Context, HostMemory, check};
 use super::driver::{Addresses, Driver, Launch, Part};
-use super::kernels::{self, Tier};
+use super::kernels::{self, Loaded, Tier};
 use super::plan::{Capacity, Geometry, Kernel, Packing, Properties, TEAM_BLOCKS_MAX, TILE};
 use super::region::Regions;
 use crate::backend::DeviceInfo;
 use crate::batch::VOCAB_SIZE_MAX;
-use cudarc::driver::sys::{
-    self, CUdevice_attribute as Attribute, CUevent, CUfunction,
-    CUfunction_attribute as FunctionAttribute, CUlaunchAttribute, CUlaunchAttributeID,
-    CUlaunchAttributeValue, CUlaunchConfig, CUstream,
-};
-use std::ffi::{c_int, c_void};
+use choice::Choice;
+use cudarc::driver::sys::{self, CUevent, CUfunction, CUstream};
+use launch::Grid;
+use std::ffi::c_void;
 use std::fmt;
 use std::mem::size_of;
 use std::time::Duration;
@@ -41,8 +41,6 @@ const TILES_OF_USUAL_ROW: usize = (1 << 18) / TILE + 8;
 const TILES_OF_ROW_MAX: usize = VOCAB_SIZE_MAX as usize / TILE + 1;
 /// The oldest chips that the kernels are written for.
 const CHIP_MIN: u32 = 75;
-/// The oldest chips that have thread-block clusters.
-const CLUSTER_CHIP_MIN: u32 = 90;
 
 /// How a device is used.
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +90,7 @@ pub struct CudaDriver {
     properties: Properties,
     capacity: Capacity,
     tier: Tier,
+    notes: Vec<String>,
     hang_timeout: Duration,
     kernel: CUfunction,
     probe: CUfunction,
@@ -135,10 +134,9 @@ impl CudaDriver {
         let mut context = Context::retain(ordinal)?;
         let name = context.name()?;
         let chip = usable_chip(&context, &name)?;
-        let (module, tier) = kernels::load(&mut context, chip)?;
+        let Loaded { module, tier, note } = kernels::load(&mut context, chip)?;
         let geometry = Geometry::SHIPPED;
-        let (kind, kernel) = choose_kernel(&context, module, chip, options.kernel)?;
-        let shared_bytes_max = allow_shared_memory(&context, kernel)?;
+        let choice = Choice::make(&mut context, module, chip, options)?;
         let capacity = Capacity {
             rows: options.launch_rows_max,
             input_bytes: options.launch_bytes_max,
@@ -151,29 +149,26 @@ impl CudaDriver {
         let control = context.device_memory(128)?;
         let scratch = context.device_memory(capacity.rows * geometry.scratch_bytes as usize)?;
         let tiles = context.device_memory(capacity.tiles_bytes())?;
-        let kernel_name = match kind {
-            Kernel::Grid => "grid",
-            Kernel::Cluster => "cluster",
-        };
         let mut driver = Self {
             device: DeviceInfo {
                 id: format!("cuda:{ordinal}"),
                 name,
-                isa: format!("sm_{chip} {tier} {kernel_name}"),
+                isa: isa(chip, tier, choice.kind),
                 threads: 0,
             },
             properties: Properties {
                 geometry,
-                kernel: kind,
-                resident_blocks: resident_blocks(&context, kernel, &geometry)?,
-                shared_bytes_max,
+                kernel: choice.kind,
+                residency: choice.residency,
+                shared_bytes_max: choice.shared_bytes_max,
                 packing: options.packing,
                 team_blocks: options.team_blocks,
                 stage: options.stage,
             },
             tier,
+            notes: note.into_iter().chain(choice.note).collect(),
             hang_timeout: options.hang_timeout,
-            kernel,
+            kernel: choice.function,
             probe: context.function(module, c"logitd_probe")?,
             slots,
             control,
@@ -196,6 +191,11 @@ impl CudaDriver {
     /// Where the kernels came from.
     pub fn tier(&self) -> Tier {
         self.tier
+    }
+
+    /// What is not as it is on most such devices, and why.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Memory of this device for other processes to write to.
@@ -243,7 +243,11 @@ impl CudaDriver {
         check("cuMemcpyHtoDAsync", unsafe {
             sys::cuMemcpyHtoDAsync_v2(input, memory.cast(), size_of::<Probe>(), stream)
         })?;
-        self.launch_kernel(self.probe, 1, 1, 0, 1, stream, &parameters)?;
+        Grid { blocks: 1, threads: 1, ..Grid::default() }.launch(
+            self.probe,
+            stream,
+            &parameters,
+        )?;
         // SAFETY: as above, the other way.
         check("cuMemcpyDtoHAsync", unsafe {
             sys::cuMemcpyDtoHAsync_v2(memory.cast(), input, size_of::<Probe>(), stream)
@@ -263,43 +267,6 @@ impl CudaDriver {
     fn wait(&self, event: CUevent) -> Result<(), String> {
         // SAFETY: the event is this driver's own and alive, and every caller has bound the context.
         unsafe { context::wait(event, "a launch", self.hang_timeout) }
-    }
-
-    /// Launches a kernel. `parameters` point to its arguments.
-    #[expect(clippy::too_many_arguments, reason = "a launch has that many")]
-    fn launch_kernel(
-        &self,
-        kernel: CUfunction,
-        blocks: u32,
-        threads: u32,
-        shared_bytes: u32,
-        cluster_blocks: u32,
-        stream: CUstream,
-        parameters: &[*mut c_void],
-    ) -> Result<(), String> {
-        let mut cluster = cluster_attribute(cluster_blocks);
-        let config = CUlaunchConfig {
-            gridDimX: blocks,
-            gridDimY: 1,
-            gridDimZ: 1,
-            blockDimX: threads,
-            blockDimY: 1,
-            blockDimZ: 1,
-            sharedMemBytes: shared_bytes,
-            hStream: stream,
-            attrs: &mut cluster,
-            numAttrs: u32::from(cluster_blocks > 1),
-        };
-        // SAFETY: the driver copies the configuration and the arguments before it returns, and writes to
-        // neither; the arguments are as many and as long as the kernel has.
-        check("cuLaunchKernelEx", unsafe {
-            sys::cuLaunchKernelEx(
-                &config,
-                kernel,
-                parameters.as_ptr().cast_mut(),
-                std::ptr::null_mut(),
-            )
-        })
     }
 
     /// Puts a launch from beginning to end into the stream of its slot.
@@ -360,17 +327,13 @@ impl CudaDriver {
             Kernel::Grid => 1,
             Kernel::Cluster => batch.team_blocks,
         };
-        let blocks = batch.row_count * batch.team_blocks;
-        let threads = self.properties.geometry.threads;
-        self.launch_kernel(
-            self.kernel,
-            blocks,
-            threads,
-            launch.shared_bytes,
+        let grid = Grid {
+            blocks: batch.row_count * batch.team_blocks,
+            threads: self.properties.geometry.threads,
+            shared_bytes: launch.shared_bytes,
             cluster_blocks,
-            stream,
-            &parameters,
-        )
+        };
+        grid.launch(self.kernel, stream, &parameters)
     }
 
     fn land(&mut self, slot: usize) -> Result<(), String> {
@@ -475,13 +438,20 @@ impl Slot {
     }
 }
 
-/// Loads the kernels and lets the device go again.
+/// Loads the kernels, chooses one, and lets the device go again.
 pub(super) fn look(ordinal: u32) -> Result<Found, String> {
     let mut context = Context::retain(ordinal)?;
     let name = context.name()?;
     let chip = usable_chip(&context, &name)?;
-    let (_, tier) = kernels::load(&mut context, chip)?;
-    Ok(Found { name, chip, tier })
+    let Loaded { module, tier, note } = kernels::load(&mut context, chip)?;
+    let choice = Choice::make(&mut context, module, chip, &CudaOptions::default())?;
+    let notes = note.into_iter().chain(choice.note).collect();
+    Ok(Found { name, isa: isa(chip, tier, choice.kind), tier, notes })
+}
+
+/// A chip, where its kernels come from, and which of them it runs.
+fn isa(chip: u32, tier: Tier, kernel: Kernel) -> String {
+    format!("sm_{chip} {tier} {}", kernel.name())
 }
 
 /// The time between two events that have happened.
@@ -505,88 +475,4 @@ fn usable_chip(context: &Context, name: &str) -> Result<u32, String> {
         ));
     }
     Ok(chip)
-}
-
-/// Clusters where the chip has them and the code was compiled for such a chip, else counters.
-fn choose_kernel(
-    context: &Context,
-    module: sys::CUmodule,
-    chip: u32,
-    wanted: Option<Kernel>,
-) -> Result<(Kernel, CUfunction), String> {
-    let cluster = context.function(module, c"logitd_sample_cluster")?;
-    // What a driver compiled from PTX for an older chip has no clusters in it.
-    let compiled_for =
-        function_attribute(cluster, FunctionAttribute::CU_FUNC_ATTRIBUTE_PTX_VERSION)?;
-    let has_clusters = chip.min(compiled_for) >= CLUSTER_CHIP_MIN;
-    match wanted {
-        Some(Kernel::Cluster) if !has_clusters => {
-            Err(format!("sm_{chip} with code for sm_{compiled_for} has no thread-block clusters"))
-        }
-        Some(Kernel::Grid) => Ok((Kernel::Grid, context.function(module, c"logitd_sample_grid")?)),
-        _ if has_clusters => Ok((Kernel::Cluster, cluster)),
-        _ => Ok((Kernel::Grid, context.function(module, c"logitd_sample_grid")?)),
-    }
-}
-
-fn function_attribute(function: CUfunction, attribute: FunctionAttribute) -> Result<u32, String> {
-    let mut value: c_int = 0;
-    // SAFETY: the function is loaded; it writes one integer.
-    check("cuFuncGetAttribute", unsafe {
-        sys::cuFuncGetAttribute(&mut value, attribute, function)
-    })?;
-    u32::try_from(value).map_err(|_| format!("cuFuncGetAttribute: {attribute:?} is {value}"))
-}
-
-/// Lets blocks have as much shared memory as the chip gives to those that ask, and says how much.
-fn allow_shared_memory(context: &Context, kernel: CUfunction) -> Result<u32, String> {
-    let most =
-        context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
-    let fixed = function_attribute(kernel, FunctionAttribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?;
-    let dynamic = most.saturating_sub(fixed);
-    let attribute = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-    // SAFETY: the function is loaded.
-    check("cuFuncSetAttribute", unsafe {
-        sys::cuFuncSetAttribute(kernel, attribute, dynamic as c_int)
-    })?;
-    Ok(dynamic)
-}
-
-/// How many blocks run at once on the whole device, without a staged slice.
-fn resident_blocks(
-    context: &Context,
-    kernel: CUfunction,
-    geometry: &Geometry,
-) -> Result<u32, String> {
-    let shared_bytes = geometry.shared_bytes as usize + TILES_OF_USUAL_ROW * size_of::<u32>();
-    let mut blocks: c_int = 0;
-    // SAFETY: the function is loaded; it writes one integer.
-    check("cuOccupancyMaxActiveBlocksPerMultiprocessor", unsafe {
-        sys::cuOccupancyMaxActiveBlocksPerMultiprocessor(
-            &mut blocks,
-            kernel,
-            geometry.threads as c_int,
-            shared_bytes,
-        )
-    })?;
-    let multiprocessors = context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
-    match u32::try_from(blocks) {
-        Ok(1..) => Ok(blocks as u32 * multiprocessors),
-        _ => {
-            Err(format!("a multiprocessor has no room for a block of {} threads", geometry.threads))
-        }
-    }
-}
-
-/// Makes so many blocks a cluster.
-fn cluster_attribute(blocks: u32) -> CUlaunchAttribute {
-    let mut value = CUlaunchAttributeValue { pad: [0; 64] };
-    // SAFETY: a union of plain integers; all of it was written.
-    let cluster = unsafe { &mut value.clusterDim };
-    (cluster.x, cluster.y, cluster.z) = (blocks, 1, 1);
-    CUlaunchAttribute {
-        id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
-        pad: [0; 4],
-        value,
-    }
 }

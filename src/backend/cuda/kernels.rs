@@ -4,7 +4,7 @@
 //! the sources, which NVRTC compiles at start where the first does not work. Where neither does there is
 //! no device.
 
-use super::context::Context;
+use super::context::{Context, Version, driver_version};
 use super::nvrtc;
 use cudarc::driver::sys::CUmodule;
 use std::ffi::CString;
@@ -46,24 +46,53 @@ pub fn has_fatbin() -> bool {
     FATBIN.is_some()
 }
 
+/// The release of the nvcc that compiled them, "13.0", as it says.
+pub fn compiled_by() -> Option<&'static str> {
+    FATBIN_NVCC
+}
+
+/// The kernels on a device.
+pub(super) struct Loaded {
+    pub module: CUmodule,
+    pub tier: Tier,
+    /// Why the kernels built in, if there are any, are not those.
+    pub note: Option<String>,
+}
+
 /// Loads the kernels for a chip of compute capability `chip` (90 for 9.0). The error says why each tier
 /// failed.
-pub(super) fn load(context: &mut Context, chip: u32) -> Result<(CUmodule, Tier), String> {
-    let mut reasons = Vec::new();
-    match FATBIN {
-        None => reasons.push("no kernels are built in (build with nvcc for that)".to_owned()),
+pub(super) fn load(context: &mut Context, chip: u32) -> Result<Loaded, String> {
+    let note = match FATBIN {
+        None => None,
         Some(Aligned(image)) => match context.load(image) {
-            Ok(module) => return Ok((module, Tier::Fatbin)),
-            Err(reason) => reasons.push(format!("the kernels built in do not load: {reason}")),
+            Ok(module) => return Ok(Loaded { module, tier: Tier::Fatbin, note: None }),
+            Err(reason) => Some(format!(
+                "the kernels built in do not load: {reason}{}",
+                compiled_by()
+                    .and_then(|nvcc| too_new(nvcc, driver_version().ok()?))
+                    .unwrap_or_default()
+            )),
         },
-    }
+    };
     match compile(chip).and_then(|image| context.load(&image)) {
-        Ok(module) => Ok((module, Tier::Nvrtc)),
+        Ok(module) => Ok(Loaded { module, tier: Tier::Nvrtc, note }),
         Err(reason) => {
-            reasons.push(reason);
-            Err(reasons.join("; "))
+            let none = "no kernels are built in (build with nvcc for that)";
+            Err(format!("{}; {reason}", note.as_deref().unwrap_or(none)))
         }
     }
+}
+
+/// What to do about code of an nvcc that is newer than the driver, by NVIDIA's rule: drivers load what any release
+/// of their own major version or an older one compiled, and nothing else is promised.
+fn too_new(nvcc: &str, driver: Version) -> Option<String> {
+    let major: u32 = nvcc.split('.').next()?.parse().ok()?;
+    (major > driver.major).then(|| {
+        format!(
+            " (nvcc {nvcc} compiled them, for drivers that offer CUDA {major}.0 or later, and this one offers {driver}; \
+             build with nvcc {driver}, or install a newer driver)"
+        )
+    })
 }
 
 /// Has NVRTC compile the sources.
@@ -92,6 +121,16 @@ mod tests {
                 Err(reason) => panic!("sm_{chip}: {reason}"),
             }
         }
+    }
+
+    #[test]
+    fn code_of_a_newer_major_version_than_the_drivers_is_said_to_be_that() {
+        let driver = Version { major: 12, minor: 8 };
+        for nvcc in ["12.8", "12.9", "11.8", "of no known release"] {
+            assert_eq!(too_new(nvcc, driver), None, "{nvcc}");
+        }
+        let said = too_new("13.0", driver).unwrap();
+        assert!(said.contains("offer CUDA 13.0 or later, and this one offers 12.8"), "{said}");
     }
 
     #[test]

@@ -55,18 +55,20 @@ impl Cuda {
     }
 }
 
-/// What can be said of a device without working on it.
+/// What can be said of a device before it samples.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
     /// The chip's name.
     pub name: String,
-    /// Compute capability: 90 for 9.0.
-    pub chip: u32,
+    /// The chip, where its kernels come from, and which of them it runs: `sm_90 fatbin cluster`.
+    pub isa: String,
     /// Where its kernels come from.
     pub tier: Tier,
+    /// What is not as it is on most such devices, and why.
+    pub notes: Vec<String>,
 }
 
-/// Looks at the device with this number, and at whether the kernels load there.
+/// Looks at the device with this number: whether the kernels load there, and which of them it runs.
 pub fn look(ordinal: u32) -> Result<Found, Unavailable> {
     unavailable(ordinal, guarded(|| device::look(ordinal)))
 }

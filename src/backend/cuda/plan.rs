@@ -8,6 +8,8 @@ use std::mem::size_of;
 pub const TILE: usize = 256;
 /// The most blocks that share a row: what a thread-block cluster can have on every chip that has them.
 pub const TEAM_BLOCKS_MAX: u32 = 8;
+/// How many blocks can share a row.
+pub const TEAMS: [u32; 4] = [1, 2, 4, TEAM_BLOCKS_MAX];
 /// Every part of a buffer starts at a multiple of this, so that rows are read 16 bytes at a time and no
 /// two parts share a cache line.
 const PART_ALIGN: usize = 128;
@@ -51,6 +53,49 @@ pub enum Kernel {
     Cluster,
 }
 
+impl Kernel {
+    /// The name used by reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Grid => "grid",
+            Self::Cluster => "cluster",
+        }
+    }
+}
+
+/// How many teams run at once on the whole device.
+///
+/// A cluster's blocks must all be on one group of multiprocessors (a GPC), so there is room for fewer clusters than
+/// there is for blocks; and a block with a staged slice may leave no room for a second one beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Residency {
+    /// From as many blocks on a multiprocessor as it can hold to one.
+    pub levels: [Level; 2],
+}
+
+/// How many teams run at once as long as no block has more than some shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Level {
+    /// The most shared memory that a block can have.
+    pub shared_bytes: u32,
+    /// Teams of each size in [`TEAMS`]; 0 where a device runs none of that size.
+    pub teams: [u32; TEAMS.len()],
+}
+
+impl Residency {
+    /// Where teams are limited by nothing but the number of blocks.
+    pub fn of_blocks(blocks: u32, shared_bytes: u32) -> Self {
+        Self { levels: [Level { shared_bytes, teams: TEAMS.map(|team| blocks / team) }; 2] }
+    }
+
+    /// Teams of so many blocks that run at once if each block has so much shared memory.
+    pub fn teams_at_once(&self, team_blocks: u32, shared_bytes: usize) -> u32 {
+        let level = self.levels.iter().find(|level| shared_bytes <= level.shared_bytes as usize);
+        let size = TEAMS.iter().position(|&blocks| blocks >= team_blocks);
+        level.zip(size).map_or(0, |(level, size)| level.teams[size])
+    }
+}
+
 /// What the planner knows of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Properties {
@@ -58,8 +103,8 @@ pub struct Properties {
     pub geometry: Geometry,
     /// Which kernel it runs.
     pub kernel: Kernel,
-    /// Blocks of it that run at once without a staged slice, on the whole device.
-    pub resident_blocks: u32,
+    /// How many teams run it at once.
+    pub residency: Residency,
     /// The most shared memory that a block can have.
     pub shared_bytes_max: u32,
     /// How the rows of a launch are laid out.
@@ -125,6 +170,11 @@ pub struct Layout {
 }
 
 impl Layout {
+    /// How many rows there are.
+    fn rows(&self) -> u32 {
+        self.logits_at.len() as u32
+    }
+
     /// Lays out as many of the first rows as fit, keeping the memory of earlier layouts. At least one
     /// does, whatever the capacity says, if there is any.
     pub fn fill(&mut self, rows: &[Row<'_>], capacity: &Capacity, packing: Packing) -> usize {
@@ -176,38 +226,51 @@ pub struct Shape {
 impl Shape {
     /// Chooses for a layout.
     pub fn choose(layout: &Layout, properties: &Properties) -> Self {
-        let team_blocks = properties.team_blocks.unwrap_or_else(|| team_blocks(layout, properties));
         let keys = (layout.tile_capacity * size_of::<u32>()).next_multiple_of(16);
         let base = properties.geometry.shared_bytes as usize + keys;
+        let team_blocks =
+            properties.team_blocks.unwrap_or_else(|| team_blocks(layout, properties, base));
         // A block's tiles are those of its row shared out, rounded up; each as large as the largest.
         let tile_bytes = layout.row_bytes_max / layout.tile_capacity.max(1);
         let slice = layout.tile_capacity.div_ceil(team_blocks as usize) * tile_bytes;
-        let wanted = properties.stage.unwrap_or_else(|| worth_staging(layout, properties));
-        let fits = base + slice <= properties.shared_bytes_max as usize;
+        let staged = base + slice;
+        let wanted = properties.stage.unwrap_or_else(|| {
+            worth_staging(layout, properties)
+                && costs_no_wave(layout, properties, team_blocks, [base, staged])
+        });
+        let fits = staged <= properties.shared_bytes_max as usize;
         let stage = if wanted && fits { slice } else { 0 };
         Self { team_blocks, shared_bytes: (base + stage) as u32, stage_bytes: stage as u32 }
     }
 }
 
-/// As many blocks a row as the device has room for, but no warp without a tile.
-fn team_blocks(layout: &Layout, properties: &Properties) -> u32 {
-    let rows = layout.logits_at.len().max(1) as u32;
+/// As many blocks a row as let all rows run at once, but no warp without a tile.
+fn team_blocks(layout: &Layout, properties: &Properties, shared_bytes: usize) -> u32 {
     let warps = properties.geometry.threads / 32;
     let fits = |team: u32| {
-        rows * team <= properties.resident_blocks
+        layout.rows() <= properties.residency.teams_at_once(team, shared_bytes)
             && (team - 1) * warps < layout.tile_capacity as u32
     };
-    let mut team = 1;
-    while team < TEAM_BLOCKS_MAX && fits(team * 2) {
-        team *= 2;
-    }
-    team
+    TEAMS.into_iter().rev().find(|&team| fits(team)).unwrap_or(1)
 }
 
 /// A second look at every token is worth keeping the row in shared memory, where clusters have it; rows
 /// with top-k look again at a few tiles only, which the L2 cache still has.
 fn worth_staging(layout: &Layout, properties: &Properties) -> bool {
     properties.kernel == Kernel::Cluster && layout.weighs_everything
+}
+
+/// Whether as many of the rows run at once with staged slices as without: what waits for a second wave takes as long
+/// again, which is more than the L2 cache does to serve a second reading.
+fn costs_no_wave(
+    layout: &Layout,
+    properties: &Properties,
+    team_blocks: u32,
+    shared_bytes: [usize; 2],
+) -> bool {
+    let [base, staged] = shared_bytes
+        .map(|bytes| properties.residency.teams_at_once(team_blocks, bytes).min(layout.rows()));
+    staged >= base
 }
 
 /// Where the draws start in a launch's output, after the outcomes.
@@ -230,11 +293,16 @@ mod tests {
         scratch_bytes: 64 << 10,
     };
 
-    /// A chip with 132 multiprocessors, two blocks to each.
+    /// A chip with 132 multiprocessors, in groups of 16 and 18. Two blocks to each, or one with much shared memory.
     const LARGE: Properties = Properties {
         geometry: GEOMETRY,
         kernel: Kernel::Cluster,
-        resident_blocks: 264,
+        residency: Residency {
+            levels: [
+                Level { shared_bytes: 113 << 10, teams: [264, 132, 66, 32] },
+                Level { shared_bytes: 227 << 10, teams: [132, 66, 32, 16] },
+            ],
+        },
         shared_bytes_max: 227 << 10,
         packing: Packing::Aligned,
         team_blocks: None,
@@ -249,11 +317,15 @@ mod tests {
     }
 
     fn shape(rows: usize, vocab_size: usize, top_k: u32) -> Shape {
+        shape_on(&LARGE, rows, vocab_size, top_k)
+    }
+
+    fn shape_on(device: &Properties, rows: usize, vocab_size: usize, top_k: u32) -> Shape {
         let logits = vec![0; vocab_size * 2];
         let rows = vec![Row::new(Dtype::F16, &logits, params(top_k, 1)).unwrap(); rows];
         let mut layout = Layout::default();
         assert_eq!(layout.fill(&rows, &CAPACITY, Packing::Aligned), rows.len());
-        Shape::choose(&layout, &LARGE)
+        Shape::choose(&layout, device)
     }
 
     #[test]
@@ -264,6 +336,30 @@ mod tests {
         assert_eq!(shape(200, 128_256, 50).team_blocks, 1);
         assert_eq!(shape(1, 100, 50).team_blocks, 1);
         assert_eq!(shape(1, 256 * 9, 50).team_blocks, 2);
+    }
+
+    #[test]
+    fn all_rows_run_at_once_where_clusters_are_fewer_than_blocks() {
+        let mut device = LARGE;
+        device.residency.levels[0].teams = [264, 128, 60, 0];
+        let team = |rows| shape_on(&device, rows, 128_256, 50).team_blocks;
+        assert_eq!([1, 60, 61, 64, 128, 129].map(team), [4, 4, 2, 2, 2, 1]);
+        device.kernel = Kernel::Grid;
+        device.residency = Residency::of_blocks(264, 227 << 10);
+        let team = |rows| shape_on(&device, rows, 128_256, 50).team_blocks;
+        assert_eq!([33, 34, 66, 67, 132, 133].map(team), [8, 4, 4, 2, 2, 1]);
+    }
+
+    #[test]
+    fn a_slice_that_costs_a_second_wave_is_not_staged() {
+        // 131 KB a block leave room for one on a multiprocessor: 32 clusters of four.
+        assert_eq!(shape(60, 262_144, 0).stage_bytes, 0);
+        assert_eq!(shape(32, 262_144, 0).stage_bytes, 128 * 512, "two blocks of eight fit");
+        assert_eq!(shape(128, 128_256, 0).stage_bytes, 0);
+        // With more rows than run at once, what matters is how many of them do.
+        assert_eq!(shape(512, 32_000, 0).stage_bytes, 125 * 512);
+        let forced = Properties { stage: Some(true), ..LARGE };
+        assert_eq!(shape_on(&forced, 128, 128_256, 0).stage_bytes, 251 * 512);
     }
 
     #[test]
