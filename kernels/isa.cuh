@@ -4,7 +4,7 @@
 
 #ifdef LOGITD_SIMT
 #include "host/simt.h"
-#define KERNEL static void
+#define KERNEL [[maybe_unused]] static void
 #else
 
 #define KERNEL extern "C" __global__ void

@@ -171,6 +171,20 @@ KERNEL __launch_bounds__(THREADS, RESIDENT_BLOCKS_MIN) logitd_sample_cluster(Bat
 // Samples a batch. Teams meet at a counter in global memory: any chip.
 KERNEL __launch_bounds__(THREADS, RESIDENT_BLOCKS_MIN) logitd_sample_grid(Batch batch) { sample_batch<false>(batch); }
 
+// Reads `count` pieces of 16 bytes, for a benchmark that wants the caches full of other memory. Read, not written: what
+// is written would be written back while the kernel after it is timed. `sink` is for a word that memory of zeros has
+// not, so that the compiler cannot leave the reading out.
+KERNEL logitd_read(const uint4* from, u64 count, u32* sink) {
+    const u64 step = static_cast<u64>(gridDim.x) * blockDim.x;
+    u32 seen = 0;
+#pragma unroll 1
+    for (u64 i = static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
+        const uint4 piece = __ldcg(from + i);
+        seen ^= piece.x ^ piece.y ^ piece.z ^ piece.w;
+    }
+    if (seen != 0) *sink = seen;
+}
+
 // Says whether the compiler kept to the arithmetic: see Probe.
 KERNEL logitd_probe(Probe* probe) {
     probe->sum = probe->a * probe->b + probe->c;

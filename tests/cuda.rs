@@ -391,4 +391,12 @@ fn bench_runs_and_names_the_fake() {
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("is wrong in row"), "{wrong:?}");
     let said = logitd(&["bench", "--device=cpu"], &[]);
     assert!(String::from_utf8_lossy(&said.stderr).contains("no clock of its own"), "{said:?}");
+    // Before a launch is timed the caches are filled by reading. What fills them by writing would be timed too.
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    ok(&args, &[("FAKE_CUDA_LOG", log.to_str().unwrap())]);
+    let log = std::fs::read_to_string(log).unwrap();
+    let timed: Vec<&str> = log.lines().skip_while(|line| !line.contains("logitd_read")).collect();
+    assert_eq!(timed.iter().filter(|line| line.contains("logitd_read")).count(), 6 * 3);
+    assert!(timed.iter().all(|line| !line.starts_with("memset")), "{timed:?}");
 }

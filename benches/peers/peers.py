@@ -4,18 +4,16 @@
 import argparse
 import importlib
 import json
-import statistics
 import subprocess
 import sys
 
+from common import TEMPERATURE, Clock, logits_of, parameter_tensors, torch_ways
+
 VOCAB_SIZES = (128_256, 262_144)
 BATCHES = (1, 8, 32, 64, 256, 512)
-TEMPERATURE = 0.8
-
-
-def parameters(row: int) -> tuple[int, float]:
-    """top_k and top_p of a row, as `logitd bench --device cuda` gives them."""
-    return 20 + row % 64, 0.8 + 0.01 * (row % 19)
+# FlashInfer's top-k first is faster where all rows have one k, which must be an int: a tensor, whatever is in it, is a
+# k for each row. p may be either.
+ONE_K = 50
 
 
 def find(name: str):
@@ -27,61 +25,24 @@ def find(name: str):
     return module, f"{name} {getattr(module, '__version__', 'of unknown version')}"
 
 
-class Cuda:
-    """Times calls on the device's clock, the logits out of its L2 cache."""
-
-    def __init__(self, torch, passes: int):
-        self.torch, self.passes = torch, passes
-        self.large = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
-
-    def microseconds(self, call) -> float:
-        torch, times = self.torch, []
-        for number in range(self.passes + 3):
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            self.large.zero_()
-            begin.record()
-            call()
-            end.record()
-            end.synchronize()
-            if number >= 3:  # the first ones warm up, and may compile
-                times.append(begin.elapsed_time(end) * 1000)
-        return statistics.median(times)
-
-
-def torch_ways(torch, logits, k, p):
-    """Sorted: the usual way of filtering. Narrowed: top-k first, which needs one largest k."""
-    most = int(k.max())
-
-    def filtered(values):
-        probabilities = values.softmax(-1)
-        before = probabilities.cumsum(-1) - probabilities
-        return probabilities.masked_fill(before >= p[:, None], 0)
-
-    def by_sorting():
-        values, ids = (logits.float() / TEMPERATURE).sort(-1, descending=True)
-        rank = torch.arange(values.shape[-1], device=values.device)
-        values = values.masked_fill(rank >= k[:, None], float("-inf"))
-        return ids.gather(-1, torch.multinomial(filtered(values), 1))
-
-    def by_narrowing():
-        values, ids = (logits.float() / TEMPERATURE).topk(most, -1)
-        rank = torch.arange(most, device=values.device)
-        values = values.masked_fill(rank >= k[:, None], float("-inf"))
-        return ids.gather(-1, torch.multinomial(filtered(values), 1))
-
-    return {"torch, sorted": by_sorting, "torch, narrowed": by_narrowing}
-
-
 def flashinfer_ways(flashinfer, torch, logits, k, p):
+    sampling = flashinfer.sampling
+
+    def scaled():
+        return logits.float() / TEMPERATURE
+
     def joint():
-        probabilities = (logits.float() / TEMPERATURE).softmax(-1)
-        return flashinfer.sampling.top_k_top_p_sampling_from_probs(probabilities, k, p, filter_apply_order="joint")
+        probabilities = scaled().softmax(-1)
+        return sampling.top_k_top_p_sampling_from_probs(probabilities, k, p, filter_apply_order="joint")
 
-    def from_logits():
-        scaled = logits.float() / TEMPERATURE
-        return flashinfer.sampling.top_k_top_p_sampling_from_logits(scaled, k, p)
-
-    return {"flashinfer, joint": joint, "flashinfer, top-k first": from_logits}
+    return {
+        "flashinfer, joint": joint,
+        "flashinfer, top-k first": lambda: sampling.top_k_top_p_sampling_from_logits(scaled(), k, p),
+        f"flashinfer, top-k first, k={ONE_K} for all":
+            lambda: sampling.top_k_top_p_sampling_from_logits(scaled(), ONE_K, p),
+        f"flashinfer, top-k first, k={ONE_K} for all, of f16":
+            lambda: sampling.top_k_top_p_sampling_from_logits(logits / TEMPERATURE, ONE_K, p),
+    }
 
 
 def vllm_ways(torch, logits, k, p):
@@ -108,13 +69,11 @@ def peers(arguments, emit) -> None:
     vllm, said = find("vllm")
     print(said, file=sys.stderr)
     name = torch.cuda.get_device_name(0)
-    clock = Cuda(torch, arguments.passes)
-    generator = torch.Generator(device="cuda").manual_seed(1)
+    clock = Clock(torch, arguments.passes)
     for vocab_size in arguments.vocab_size:
         for rows in arguments.batch:
-            logits = rows_like_logitds(torch, arguments, generator, rows, vocab_size)
-            k = torch.tensor([parameters(row)[0] for row in range(rows)], device="cuda", dtype=torch.int32)
-            p = torch.tensor([parameters(row)[1] for row in range(rows)], device="cuda")
+            logits = logits_of(torch, arguments.logits, rows, vocab_size)
+            k, p = parameter_tensors(torch, rows)
             ways = torch_ways(torch, logits, k, p)
             if flashinfer is not None:
                 ways |= flashinfer_ways(flashinfer, torch, logits, k, p)
@@ -130,18 +89,6 @@ def peers(arguments, emit) -> None:
                     print(f"{way} is left out: {type(error).__name__}: {error}", file=sys.stderr)
                     continue
                 emit({"way": way, "device": name, "rows": rows, "vocab_size": vocab_size, "us": microseconds})
-
-
-def rows_like_logitds(torch, arguments, generator, rows: int, vocab_size: int):
-    """The rows of --logits, cut and repeated as logitd does it; without, rows from a normal distribution."""
-    if not arguments.logits:
-        values = torch.randn(rows, vocab_size, device="cuda", generator=generator)
-        return (values * 3).half()
-    import numpy
-
-    array = numpy.load(arguments.logits, mmap_mode="r")
-    distinct = [numpy.resize(array[row], vocab_size) for row in range(min(rows, len(array)))]
-    return torch.from_numpy(numpy.stack([distinct[row % len(distinct)] for row in range(rows)])).cuda()
 
 
 def logitd(arguments, emit) -> None:
@@ -181,7 +128,7 @@ def main() -> None:
         if arguments.json:
             print(json.dumps(measured), flush=True)
         else:
-            print("{way:24} {rows:>5} x {vocab_size:<8} {us:>10.1f} us   {device}".format(**measured), flush=True)
+            print("{way:48} {rows:>5} x {vocab_size:<8} {us:>10.1f} us   {device}".format(**measured), flush=True)
 
     logitd(arguments, emit)
     peers(arguments, emit)

@@ -485,6 +485,20 @@ u32 cluster_of(const LaunchConfig& config) {
     return cluster > 8 || (cluster > 0 && config.grid_x % cluster != 0) ? 0 : cluster;
 }
 
+struct Reading {
+    u64 from, count, sink;
+};
+
+// With fewer threads than were launched, each of which reads more.
+Result run_read(const Reading& reading) {
+    const simt::Launch launch = {2, 64, 1, 0, 1, 0, simt::Order::First};
+    const std::string error = simt::run(launch, [&] {
+        logitd::logitd_read(reinterpret_cast<const uint4*>(reading.from), reading.count,
+                            reinterpret_cast<unsigned*>(reading.sink));
+    });
+    return error.empty() ? SUCCESS : LAUNCH_FAILED;
+}
+
 Result run_probe(logitd::Probe* probe) {
     const simt::Launch launch = {1, 1, 1, 0, 1, 0, simt::Order::First};
     simt::run(launch, [&] { logitd::logitd_probe(probe); });
@@ -596,7 +610,7 @@ API int cuModuleLoadData(Module** module, const void* image) {
     if (std::strstr(variable("FAKE_CUDA_REFUSE", ""), kind.c_str())) return NO_BINARY_FOR_GPU;
     log("module %s", kind.c_str());
     *module = new Module;
-    for (const char* name : {"logitd_sample_cluster", "logitd_sample_grid", "logitd_probe"}) {
+    for (const char* name : {"logitd_sample_cluster", "logitd_sample_grid", "logitd_probe", "logitd_read"}) {
         (*module)->functions[name] = std::make_unique<Function>(Function{name});
     }
     context->modules.insert(*module);
@@ -916,6 +930,7 @@ API int cuMemFreeHost(void* address) {
 
 API int cuMemsetD8Async(u64 address, unsigned char value, size_t bytes, Stream* stream) {
     ENTER();
+    log("memset %zu", bytes);
     enqueue(context, stream, "a memset", {device_access(context, address, bytes, true, "a memset")}, [=] {
         std::memset(reinterpret_cast<void*>(address), value, bytes);
         return SUCCESS;
@@ -980,6 +995,15 @@ API int cuLaunchKernelEx(const LaunchConfig* given, Function* function, void** p
         enqueue(context, config.stream, "the probe",
                 {device_access(context, address, sizeof(logitd::Probe), true, "the probe")},
                 [=] { return run_probe(reinterpret_cast<logitd::Probe*>(address)); });
+        return SUCCESS;
+    }
+    if (function->name == "logitd_read") {
+        const auto parameter = [&](int i) { return *static_cast<u64*>(parameters[i]); };
+        const Reading reading = {parameter(0), parameter(1), parameter(2)};
+        enqueue(context, config.stream, "a reading",
+                {device_access(context, reading.from, reading.count * sizeof(uint4), false, "a reading"),
+                 device_access(context, reading.sink, sizeof(unsigned), true, "a reading")},
+                [=] { return run_read(reading); });
         return SUCCESS;
     }
     const logitd::Batch batch = *static_cast<logitd::Batch*>(parameters[0]);

@@ -25,7 +25,7 @@ use super::region::Regions;
 use crate::backend::DeviceInfo;
 use crate::batch::VOCAB_SIZE_MAX;
 use choice::Choice;
-use cudarc::driver::sys::{self, CUevent, CUfunction, CUstream};
+use cudarc::driver::sys::{self, CUevent, CUfunction, CUmodule, CUstream};
 use launch::Grid;
 use std::ffi::c_void;
 use std::fmt;
@@ -92,6 +92,7 @@ pub struct CudaDriver {
     tier: Tier,
     notes: Vec<String>,
     hang_timeout: Duration,
+    module: CUmodule,
     kernel: CUfunction,
     probe: CUfunction,
     slots: Vec<Slot>,
@@ -170,6 +171,7 @@ impl CudaDriver {
             hang_timeout: options.hang_timeout,
             kernel: choice.function,
             probe: context.function(module, c"logitd_probe")?,
+            module,
             slots,
             control,
             scratch,

@@ -1,16 +1,31 @@
 //! Times launches on the device's own clock, for the benchmark.
+//!
+//! Before a launch is timed, memory that is larger than the L2 cache is read, so that the launch finds nothing of its
+//! rows there. Writing that memory would do the same, and more: the cache would be full of what must be written back
+//! before a row has room, which takes the launch up to 16 us if it is to fill 50 MB.
 
+use super::launch::Grid;
 use super::{CudaDriver, elapsed};
 use crate::backend::cuda::context::check;
 use crate::backend::cuda::driver::Launch;
-use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUevent};
+use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUevent, CUfunction, CUstream};
+use std::ffi::c_void;
 use std::time::Duration;
+
+/// Bytes that a thread of the reading kernel reads at once.
+const PIECE: usize = 16;
+/// Its blocks: enough to have a chip's whole bandwidth.
+const READ_GRID: Grid = Grid { blocks: 528, threads: 512, shared_bytes: 0, cluster_blocks: 1 };
 
 /// Events, and memory that is larger than the caches.
 pub struct Stopwatch {
     events: [CUevent; 6],
-    large: [u64; 2],
+    read: CUfunction,
+    /// All zero, and as long as the other one.
+    from: u64,
+    to: u64,
     large_bytes: usize,
+    sink: u64,
 }
 
 /// What one pass took.
@@ -34,8 +49,28 @@ impl CudaDriver {
         for event in &mut events {
             *event = context.timer()?;
         }
-        let large = [context.device_memory(large_bytes)?, context.device_memory(large_bytes)?];
-        Ok(Stopwatch { events, large, large_bytes })
+        let stopwatch = Stopwatch {
+            events,
+            read: context.function(self.module, c"logitd_read")?,
+            from: context.device_memory(large_bytes)?,
+            to: context.device_memory(large_bytes)?,
+            large_bytes,
+            sink: context.device_memory(size_of::<u32>())?,
+        };
+        self.wind_up(&stopwatch).inspect_err(|_| self.context.lose())?;
+        Ok(stopwatch)
+    }
+
+    fn wind_up(&self, stopwatch: &Stopwatch) -> Result<(), String> {
+        self.context.bind()?;
+        let stream = self.slots[0].stream;
+        // SAFETY: the memory is this driver's own, and that long; nothing else uses it yet.
+        check("cuMemsetD8Async", unsafe {
+            sys::cuMemsetD8Async(stopwatch.from, 0, stopwatch.large_bytes, stream)
+        })?;
+        let [done, ..] = stopwatch.events;
+        self.record(done, stream)?;
+        self.wait(done)
     }
 
     /// One pass of a launch whose input was prepared in slot 0.
@@ -45,20 +80,20 @@ impl CudaDriver {
 
     /// Bytes a second that the device copies within its memory: each is read and written, and counts twice.
     pub fn copy_bandwidth(&mut self, stopwatch: &Stopwatch) -> Result<f64, String> {
-        let [from, to] = stopwatch.large;
         let bytes = stopwatch.large_bytes;
-        let time = self.copy(stopwatch, from, to).inspect_err(|_| self.context.lose())?;
+        let time = self.copy(stopwatch).inspect_err(|_| self.context.lose())?;
         Ok(2.0 * bytes as f64 / time.as_secs_f64().max(1e-9))
     }
 
-    fn copy(&self, stopwatch: &Stopwatch, from: u64, to: u64) -> Result<Duration, String> {
+    fn copy(&self, stopwatch: &Stopwatch) -> Result<Duration, String> {
         self.context.bind()?;
+        let Stopwatch { from, to, large_bytes, .. } = *stopwatch;
         let stream = self.slots[0].stream;
         let [begin, end, ..] = stopwatch.events;
         self.record(begin, stream)?;
         // SAFETY: both are this driver's own, that long, and used by this alone.
         check("cuMemcpyDtoDAsync", unsafe {
-            sys::cuMemcpyDtoDAsync_v2(to, from, stopwatch.large_bytes, stream)
+            sys::cuMemcpyDtoDAsync_v2(to, from, large_bytes, stream)
         })?;
         self.record(end, stream)?;
         self.wait(end)?;
@@ -75,11 +110,8 @@ impl CudaDriver {
         let stream = slot.stream;
         let [a, b, c, d, e, f] = stopwatch.events;
         self.upload(0, launch)?;
-        // SAFETY: the memory is this driver's own, that long, and used by this alone.
-        check("cuMemsetD8Async", unsafe {
-            sys::cuMemsetD8Async(stopwatch.large[0], 0, stopwatch.large_bytes, stream)
-        })?;
-        // The memset keeps the device busy until the rest is in the stream: no gap is timed.
+        // It keeps the device busy until the rest is in the stream, too: no gap is timed.
+        read_large(stopwatch, stream)?;
         self.record(a, stream)?;
         self.launch_sample(launch, stream)?;
         self.record(b, stream)?;
@@ -94,4 +126,12 @@ impl CudaDriver {
         self.wait(f)?;
         Ok(Pass { kernel: elapsed(a, b)?, kernel_cached: elapsed(c, d)?, uploaded: elapsed(e, f)? })
     }
+}
+
+/// Fills the L2 cache with memory that was only read.
+fn read_large(stopwatch: &Stopwatch, stream: CUstream) -> Result<(), String> {
+    let (mut from, mut sink) = (stopwatch.from, stopwatch.sink);
+    let mut count = (stopwatch.large_bytes / PIECE) as u64;
+    let parameters = [&raw mut from, &raw mut count, &raw mut sink].map(|p| p.cast::<c_void>());
+    READ_GRID.launch(stopwatch.read, stream, &parameters)
 }
