@@ -8,8 +8,7 @@ use super::launch::Grid;
 use super::{CudaOptions, TILES_OF_USUAL_ROW};
 use crate::backend::cuda::abi::Probe;
 use crate::backend::cuda::context::{self, Context, check};
-use crate::backend::cuda::plan::{Kernel, Level, Residency, TEAMS};
-use crate::backend::cuda::shim::{self, Build};
+use crate::backend::cuda::plan::{Geometry, Kernel, Level, Residency, TEAMS};
 use cudarc::driver::sys::{
     self, CUdevice_attribute as Attribute, CUfunction, CUfunction_attribute as FunctionAttribute,
     CUmodule, CUshared_carveout,
@@ -122,7 +121,7 @@ fn residency(
     shared_bytes_max: u32,
     teams: impl Fn(&Grid, u32) -> Result<[u32; TEAMS.len()], String>,
 ) -> Result<Residency, String> {
-    let geometry = shim::geometry(Build::Shipped);
+    let geometry = Geometry::SHIPPED;
     let shared_bytes = geometry.shared_bytes as usize + TILES_OF_USUAL_ROW * size_of::<u32>();
     let grid = Grid {
         blocks: context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,

@@ -1,0 +1,262 @@
+//! Times every shape that a launch can have on a GPU: kernel, blocks a row, staging; also those that the planner
+//! does not choose.
+//!
+//! ```text
+//! cargo bench --bench gpu_sweep               # times, and prints one JSON object a line
+//! gpu_sweep once CASE ROWS                    # launches a few times and ends, for a profiler
+//! ```
+//!
+//! Each answer is compared with the processor's before it is timed. `SWEEP_VOCAB`, `SWEEP_ROWS_MAX`, `SWEEP_PASSES` and
+//! `SWEEP_SECONDS` are what they say. Without a GPU it says that it is skipped, or fails if `LOGITD_REQUIRE_GPU=1`.
+
+use logitd::assets;
+use logitd::backend::Backend;
+use logitd::backend::cpu::{Cpu, CpuOptions};
+use logitd::backend::cuda::device::launch_bytes_min;
+use logitd::backend::cuda::device::stopwatch::{Pass, Stopwatch};
+use logitd::backend::cuda::plan::{Kernel, TEAMS};
+use logitd::backend::cuda::{self, Cuda, CudaOptions};
+use logitd::batch::{Dtype, Results, Row};
+use logitd::params::ParamsSpec;
+use std::error::Error;
+use std::time::{Duration, Instant};
+
+/// What is asked of every row: a name, temperature, top_k (0: none), top_p (1: none).
+type Case = (&'static str, f32, u32, f32);
+
+const CASES: [Case; 6] = [
+    ("k50_p95", 0.8, 50, 0.95),
+    ("p95", 0.8, 0, 0.95),
+    ("t08", 0.8, 0, 1.0),
+    ("greedy", 0.0, 0, 1.0),
+    ("k1000", 0.8, 1000, 1.0),
+    ("p95_flat", 10.0, 0, 0.95),
+];
+/// Of these the shapes are timed that the planner does not choose.
+const CASES_OF_EVERY_SHAPE: usize = 3;
+const ROWS: [usize; 14] = [1, 2, 4, 8, 16, 32, 48, 60, 64, 66, 96, 128, 192, 256];
+const ROWS_OF_EVERY_SHAPE: [usize; 6] = [1, 8, 32, 64, 128, 256];
+/// Rows that are compared with the processor's.
+const CHECKED: usize = 16;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    if let Err(reason) = cuda::count() {
+        return match std::env::var("LOGITD_REQUIRE_GPU") {
+            Ok(required) if required == "1" => Err(reason.into()),
+            _ => Ok(eprintln!("gpu_sweep is skipped: {reason}")),
+        };
+    }
+    let sweep = Sweep::from_environment();
+    // cargo adds `--bench`.
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => sweep.run(),
+        ["once", case, rows] => sweep.once(case, rows.parse()?),
+        _ => Err("arguments: none, or `once CASE ROWS`".into()),
+    }
+}
+
+struct Sweep {
+    rows_max: usize,
+    passes: usize,
+    end: Instant,
+    logits: Vec<Vec<u8>>,
+}
+
+impl Sweep {
+    fn from_environment() -> Self {
+        let number = |name: &str, otherwise: u64| {
+            std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+        };
+        let vocab_size = number("SWEEP_VOCAB", 128_256) as usize;
+        let rows_max = number("SWEEP_ROWS_MAX", 256) as usize;
+        Self {
+            rows_max,
+            passes: number("SWEEP_PASSES", 15) as usize,
+            end: Instant::now() + Duration::from_secs(number("SWEEP_SECONDS", 60)),
+            logits: (0..rows_max.min(64)).map(|row| real(row, vocab_size)).collect(),
+        }
+    }
+
+    fn run(&self) -> Result<(), Box<dyn Error>> {
+        let mut cpu = Cpu::new(CpuOptions::default())?;
+        let mut failed = 0;
+        for options in shapes() {
+            if self.is_over() {
+                eprintln!("out of time before {options:?}");
+                break;
+            }
+            let Ok(cuda) = self.open(&options).inspect_err(|why| eprintln!("{options:?}: {why}"))
+            else {
+                continue; // The chip has no clusters.
+            };
+            if let Err(reason) = self.time_shape(&options, cuda, &mut cpu) {
+                eprintln!("{options:?}: {reason}");
+                failed += 1;
+            }
+        }
+        if failed > 0 { Err(format!("{failed} shapes failed").into()) } else { Ok(()) }
+    }
+
+    fn once(&self, case: &str, rows: usize) -> Result<(), Box<dyn Error>> {
+        let known = CASES.iter().find(|known| known.0 == case);
+        let rows = self.batch(rows, known.ok_or_else(|| format!("no case is named {case}"))?);
+        let mut cuda = self.open(&CudaOptions::default())?;
+        let mut results = Results::default();
+        for _ in 0..5 {
+            cuda.sample(&rows, &mut results)?;
+        }
+        Ok(())
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() > self.end
+    }
+
+    fn open(&self, options: &CudaOptions) -> Result<Cuda, Box<dyn Error>> {
+        let bytes = self.rows_max * (self.logits[0].len() + 256);
+        let options = CudaOptions {
+            launch_rows_max: self.rows_max,
+            launch_bytes_max: launch_bytes_min(self.rows_max).max(bytes),
+            ..*options
+        };
+        Ok(Cuda::open(0, &options)?)
+    }
+
+    /// Every case and number of rows. A device that fails, or has wrong bits, has no more work.
+    fn time_shape(
+        &self,
+        options: &CudaOptions,
+        mut cuda: Cuda,
+        cpu: &mut Cpu,
+    ) -> Result<(), Box<dyn Error>> {
+        let stopwatch = cuda.driver_mut().stopwatch()?;
+        let planned = options.team_blocks.is_none();
+        let (cases, counts) = match planned {
+            true => (&CASES[..], &ROWS[..]),
+            false => (&CASES[..CASES_OF_EVERY_SHAPE], &ROWS_OF_EVERY_SHAPE[..]),
+        };
+        for case in cases {
+            for &rows in counts.iter().filter(|&&rows| rows <= self.rows_max) {
+                if self.is_over() {
+                    return Ok(());
+                }
+                let rows = self.batch(rows, case);
+                check(case, &rows, &mut cuda, cpu)?;
+                self.time(case, planned, &rows, &mut cuda, &stopwatch)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn batch(&self, rows: usize, &(_, temperature, top_k, top_p): &Case) -> Vec<Row<'_>> {
+        let row = |row: usize| {
+            let seed = Some(row as u64);
+            let spec = ParamsSpec { temperature, top_k, top_p, seed, ..Default::default() };
+            let params = spec.parse(|| 0).expect("valid parameters");
+            Row::new(Dtype::F16, &self.logits[row % self.logits.len()], params).expect("a row")
+        };
+        (0..rows).map(row).collect()
+    }
+
+    fn time(
+        &self,
+        case: &Case,
+        planned: bool,
+        rows: &[Row<'_>],
+        cuda: &mut Cuda,
+        stopwatch: &Stopwatch,
+    ) -> Result<(), Box<dyn Error>> {
+        // From the call to the results, host and transfers included.
+        let mut calls = Vec::new();
+        let mut results = Results::default();
+        for _ in 0..self.passes.min(7) {
+            let begun = Instant::now();
+            cuda.sample(rows, &mut results)?;
+            calls.push(begun.elapsed());
+        }
+        let launch = cuda.prepare(0, rows);
+        let mut passes = Vec::new();
+        for _ in 0..=self.passes {
+            passes.push(cuda.driver_mut().time(stopwatch, &launch)?);
+        }
+        // The first one warms up.
+        let us = |part: fn(&Pass) -> Duration| median(passes[1..].iter().map(part).collect());
+        let least = passes[1..].iter().map(|pass| pass.kernel).min().unwrap_or_default();
+        let object = serde_json::json!({
+            "case": case.0,
+            "rows": rows.len(),
+            "vocab_size": rows[0].vocab_size(),
+            "planned": planned,
+            "kernel": cuda.device().isa,
+            "team_blocks": launch.batch.team_blocks,
+            "stage_bytes": launch.batch.stage_bytes,
+            "shared_bytes": launch.shared_bytes,
+            "kernel_us": us(|pass| pass.kernel),
+            "kernel_min_us": least.as_secs_f64() * 1e6,
+            "kernel_cached_us": us(|pass| pass.kernel_cached),
+            "uploaded_us": us(|pass| pass.uploaded),
+            "call_us": median(calls),
+        });
+        println!("{object}");
+        Ok(())
+    }
+}
+
+/// The planner's choice first, then every other one.
+fn shapes() -> Vec<CudaOptions> {
+    let mut all = vec![CudaOptions::default()];
+    for kernel in [Kernel::Cluster, Kernel::Grid] {
+        for stage in [false, true] {
+            all.extend(TEAMS.map(|team_blocks| CudaOptions {
+                kernel: Some(kernel),
+                team_blocks: Some(team_blocks),
+                stage: Some(stage),
+                ..CudaOptions::default()
+            }));
+        }
+    }
+    all
+}
+
+/// A real row, cut or repeated; beyond the carried ones, turned by some tokens, so that no two are alike.
+fn real(row: usize, vocab_size: usize) -> Vec<u8> {
+    let carried = assets::rows();
+    let from = &carried[row % carried.len()].logits;
+    let turn = row / carried.len() * 7919;
+    let tokens = from.len() / 2;
+    (0..vocab_size)
+        .flat_map(|token| {
+            let at = (token + turn) % tokens * 2;
+            [from[at], from[at + 1]]
+        })
+        .collect()
+}
+
+/// What is wrong is not timed.
+fn check(
+    case: &Case,
+    rows: &[Row<'_>],
+    cuda: &mut Cuda,
+    cpu: &mut Cpu,
+) -> Result<(), Box<dyn Error>> {
+    let (mut expected, mut got) = (Results::default(), Results::default());
+    let checked = &rows[..rows.len().min(CHECKED)];
+    cpu.sample(checked, &mut expected)?;
+    cuda.sample(rows, &mut got)?;
+    match (0..checked.len()).find(|&row| expected.row(row) != got.row(row)) {
+        None => Ok(()),
+        Some(row) => {
+            println!(
+                "{}",
+                serde_json::json!({"case": case.0, "rows": rows.len(), "wrong_row": row})
+            );
+            Err(format!("WRONG BITS: {} of {} rows, in row {row}", case.0, rows.len()).into())
+        }
+    }
+}
+
+fn median(mut times: Vec<Duration>) -> f64 {
+    times.sort();
+    times.get(times.len() / 2).map_or(0.0, Duration::as_secs_f64) * 1e6
+}
