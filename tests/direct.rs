@@ -6,7 +6,7 @@ use harness::backends::Gated;
 use harness::{TestServer, expected, request};
 use logitd::api::direct::{Hello, RequestHead};
 use logitd::api::sample_stream_response::Result as Outcome;
-use logitd::api::{Plane, SampleRequest, SampleStreamResponse, SlotRef};
+use logitd::api::{Plane, SampleRequest, SampleStreamResponse, SamplingParams, SlotRef};
 use logitd::backend::Backend;
 use logitd::client::{Direct, Error, Region};
 use prost::Message;
@@ -263,4 +263,33 @@ async fn a_server_that_leaves_answers_what_it_has_taken() {
     assert_eq!(receive(&mut taken).await, Code::Ok);
     done.await.unwrap().unwrap();
     assert_eq!(taken.read(&mut [0]).await.unwrap(), 0, "and the connection ends");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_nobody_reads_are_bounded_here_too() {
+    let shared = Shared::start(&["--answer-bytes-max=3MiB", "--stream-stall-timeout=3s"]).await;
+    // An answer of 600 KB is more than a socket holds, and takes 860 KB of the room.
+    let params = SamplingParams { draws: Some(1024), seed: Some(7), ..Default::default() };
+    let large = SampleRequest { params: vec![params], ..request(64, 8, 1) };
+    let mut unread = Vec::new();
+    for _ in 0..8 {
+        let mut raw = shared.welcomed().await;
+        send(&mut raw, &large.encode_to_vec(), 0).await;
+        // It has been answered, or refused, when its answer begins.
+        let length = raw.read_u32_le().await.unwrap();
+        unread.push((raw, length));
+    }
+    let small = |(_, length): &&(UnixStream, u32)| *length < 1000;
+    let refused = unread.iter().filter(small).count();
+    println!("{} answers unread, {refused} refused", unread.len() - refused);
+    assert_eq!(refused, 8 - 3, "three fit");
+    // They are cut off, and others are answered again.
+    let mut calls = shared.calls().await;
+    let patience = std::time::Instant::now() + Duration::from_secs(20);
+    while let Err(error) = calls.sample(&large).await {
+        assert_eq!(code(&error), Code::ResourceExhausted, "{error}");
+        assert!(error.to_string().contains("--answer-bytes-max"), "{error}");
+        assert!(std::time::Instant::now() < patience, "answers are still held");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

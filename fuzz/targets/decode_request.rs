@@ -15,7 +15,9 @@ use logitd::backend::{Backend, reference::Reference};
 use logitd::engine::{Engine, EngineConfig, Request};
 use logitd::params::{ParamsSpec, SamplingParams};
 use logitd::plane::pool::Pool;
-use logitd::server::frames::{Admissions, Admitted, Bounds, Messages, Shape};
+use logitd::server::frames::{Admissions, Admitted, Bounds, Gate, Messages, Shape};
+use logitd::server::room::Rooms;
+use logitd::server::unread::Patience;
 use logitd::server::{Error, convert};
 use prost::Message;
 use std::pin::Pin;
@@ -44,6 +46,8 @@ static LIMITS: api::Limits = api::Limits {
     batch_bytes_max: QUEUE_BYTES_MAX as u64,
     stream_requests_max: 4,
     connection_streams_max: 4,
+    answer_bytes_max: 1 << 20,
+    connection_bytes_max: QUEUE_BYTES_MAX as u64,
 };
 
 static RUNTIME: LazyLock<Runtime> =
@@ -116,7 +120,7 @@ async fn sample(
     admitted: Result<Admitted, Error>,
     mut request: SampleRequest,
 ) -> Result<(), Error> {
-    let mut permit = admitted?.complete(&mut request);
+    let (mut permit, _shares) = admitted?.complete(&mut request);
     let sent = request.clone();
     let batch = convert::batch(request, None, &LIMITS)?;
     let bytes: usize = batch.rows.iter().map(|row| row.bytes()).sum();
@@ -167,11 +171,24 @@ fn expect_told(status: &Status) {
 }
 
 fn body(wire: &[u8], piece: usize, shape: Shape, admissions: &Admissions) -> Messages<Pieces> {
-    let bounds =
-        Bounds { message_bytes_max: MESSAGE_BYTES_MAX, receive_timeout: Duration::from_secs(3600) };
+    const LONG: Duration = Duration::from_secs(3600);
+    let gate = Gate {
+        rooms: Some(Rooms {
+            engine: ENGINE.clone(),
+            shares: [None, None],
+            unsent: Rooms::unsent(QUEUE_BYTES_MAX),
+        }),
+        bounds: Bounds {
+            message_bytes_max: MESSAGE_BYTES_MAX,
+            request_rows_max: LIMITS.request_rows_max as usize,
+            receive_timeout: LONG,
+        },
+        pool: Pool::new(MESSAGE_BYTES_MAX),
+        deadline: None,
+        patience: Patience::new(LONG, LONG),
+    };
     let pieces = Pieces { rest: Bytes::copy_from_slice(wire), piece };
-    let pool = Pool::new(MESSAGE_BYTES_MAX);
-    Messages::new(pieces, ENGINE.clone(), bounds, shape, pool, admissions.clone())
+    Messages::new(pieces, gate, shape, admissions.clone())
 }
 
 /// A body that comes in pieces of one size.

@@ -131,7 +131,7 @@ fn local(kernels: &Kernels) -> Result<GetInfoResponse, Box<dyn Error>> {
 }
 
 /// Each limit by its name in the API, with its value, and the flag that sets it.
-fn limits(limits: &Limits) -> [(&'static str, u64, Option<&'static str>); 12] {
+fn limits(limits: &Limits) -> [(&'static str, u64, Option<&'static str>); 14] {
     let l = limits;
     [
         ("vocab_size_max", l.vocab_size_max.into(), None),
@@ -150,6 +150,8 @@ fn limits(limits: &Limits) -> [(&'static str, u64, Option<&'static str>); 12] {
             l.connection_streams_max.into(),
             Some("--connection-streams-max"),
         ),
+        ("answer_bytes_max", l.answer_bytes_max, Some("--answer-bytes-max")),
+        ("connection_bytes_max", l.connection_bytes_max, Some("--connection-bytes-max")),
     ]
 }
 

@@ -188,6 +188,11 @@ pub struct WorkConfig {
     #[arg(long, value_name = "BYTES", env = "LOGITD_QUEUE_BYTES_MAX", default_value = "1GiB", value_parser = bytes)]
     pub queue_bytes_max: usize,
 
+    /// Bytes of answers that are awaited or have not been read, of all clients together. A request is refused
+    /// where its answer would not fit
+    #[arg(long, value_name = "BYTES", env = "LOGITD_ANSWER_BYTES_MAX", default_value = "512MiB", value_parser = bytes)]
+    pub answer_bytes_max: usize,
+
     /// The longest wait that a refused client is asked for
     #[arg(
         long,
@@ -210,7 +215,7 @@ pub struct WorkConfig {
     #[arg(long, value_name = "BYTES", env = "LOGITD_MESSAGE_BYTES_MAX", default_value = "16MiB", value_parser = bytes)]
     pub message_bytes_max: usize,
 
-    /// How long a message may take to arrive once it has begun
+    /// How long a message may take to arrive once it has begun, and a unary call to end with it
     #[arg(long, value_name = "TIME", env = "LOGITD_RECEIVE_TIMEOUT", default_value = "30s", value_parser = timeout)]
     pub receive_timeout: Duration,
 
@@ -248,7 +253,12 @@ pub struct ConnectionConfig {
     #[arg(long, value_name = "N", env = "LOGITD_STREAM_REQUESTS_MAX", default_value = "64", value_parser = count32)]
     pub stream_requests_max: u32,
 
-    /// How long a stream's answers may wait for a client that does not read before the stream ends
+    /// Bytes of requests and answers that one connection may hold
+    #[arg(long, value_name = "BYTES", env = "LOGITD_CONNECTION_BYTES_MAX", default_value = "256MiB", value_parser = bytes)]
+    pub connection_bytes_max: usize,
+
+    /// How long an answer, of a stream or a unary call, may wait for a client that reads nothing of it before
+    /// the call is cut off
     #[arg(long, value_name = "TIME", env = "LOGITD_STREAM_STALL_TIMEOUT", default_value = "30s", value_parser = timeout)]
     pub stream_stall_timeout: Duration,
 
@@ -279,6 +289,11 @@ pub struct ConnectionConfig {
     /// HTTP/2 flow-control window of a connection, up to 2GiB - 1
     #[arg(long, value_name = "BYTES", env = "LOGITD_CONNECTION_WINDOW_BYTES", default_value = "16MiB", value_parser = bytes)]
     pub connection_window_bytes: usize,
+
+    /// The windows of all connections together, which bound what may have come and has found no room yet. Each
+    /// connection gets up to a sixteenth of what is left of them, and at least 64KiB
+    #[arg(long, value_name = "BYTES", env = "LOGITD_WINDOW_BYTES_MAX", default_value = "256MiB", value_parser = bytes)]
+    pub window_bytes_max: usize,
 }
 
 /// Who may come in.
@@ -304,6 +319,10 @@ pub struct SecurityConfig {
     /// Rows of one token's requests, waiting or being sampled
     #[arg(long, value_name = "N", env = "LOGITD_TOKEN_ROWS_MAX", default_value = "4096", value_parser = count)]
     pub token_rows_max: usize,
+
+    /// Bytes of one token's requests, arriving, waiting or being sampled
+    #[arg(long, value_name = "BYTES", env = "LOGITD_TOKEN_BYTES_MAX", default_value = "256MiB", value_parser = bytes)]
+    pub token_bytes_max: usize,
 
     /// Listen beyond this host without TLS
     #[arg(long, env = "LOGITD_INSECURE", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
@@ -396,6 +415,11 @@ pub struct DrainConfig {
     /// How long accepted work may then take
     #[arg(long, value_name = "TIME", env = "LOGITD_DRAIN_TIMEOUT", default_value = "30s", value_parser = timeout)]
     pub drain_timeout: Duration,
+
+    /// How long clients then have to end a message that has begun, and to read an answer, before they are
+    /// cut off
+    #[arg(long, value_name = "TIME", env = "LOGITD_DRAIN_GRACE", default_value = "5s", value_parser = timeout)]
+    pub drain_grace: Duration,
 }
 
 /// How to be seen.
@@ -595,6 +619,18 @@ impl Config {
                 self.work.message_bytes_max,
                 "--queue-bytes-max",
                 self.work.queue_bytes_max,
+            ),
+            (
+                "--message-bytes-max",
+                self.work.message_bytes_max,
+                "--connection-bytes-max",
+                self.connections.connection_bytes_max,
+            ),
+            (
+                "--message-bytes-max",
+                self.work.message_bytes_max,
+                "--token-bytes-max",
+                self.security.token_bytes_max,
             ),
             (
                 "--request-rows-max",

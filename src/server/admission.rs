@@ -3,13 +3,14 @@
 //! It knows who calls, until when an answer is wanted, and counts how every call ended. What it found
 //! goes on with the request as its [`Call`].
 
+use super::account::Account;
 use super::auth::Token;
 use super::error::Error;
-use super::frames::{Admissions, Bounds, Messages, Shape};
+use super::frames::{Admissions, Bounds, Gate, Messages, Shape};
 use super::metrics::{self, RequestWatch};
 use super::{Shared, convert, telemetry};
 use crate::api::sampler_service_server::SamplerServiceServer;
-use crate::engine::{ConnectionId, Engine, GroupId, Source};
+use crate::engine::{GroupId, Source};
 use crate::plane::shm::Peer;
 use crate::server::service::Sampler;
 use bytes::Bytes;
@@ -39,10 +40,8 @@ pub struct Call {
     pub token: Option<Arc<Token>>,
     /// Which process it comes from, where it came over a Unix socket.
     pub peer: Option<Peer>,
-    /// Which connection it comes over.
-    pub connection: ConnectionId,
-    /// Whom the connection belongs to, where that is no token.
-    pub address: GroupId,
+    /// What the connection it comes over holds.
+    pub account: Arc<Account>,
     /// The permits of its messages.
     pub admissions: Admissions,
 }
@@ -50,8 +49,9 @@ pub struct Call {
 impl Call {
     /// Who takes turns with others for its work.
     pub fn source(&self) -> Source {
-        let group = self.token.as_ref().map_or(self.address, |token| token.group());
-        Source { group, connection: self.connection }
+        let source = self.account.source;
+        let group = self.token.as_ref().map_or(source.group, |token| token.group());
+        Source { group, ..source }
     }
 }
 
@@ -75,11 +75,11 @@ impl Admission {
     fn call_of(&self, request: &Request<Body>) -> Result<Call, Error> {
         let headers = request.headers();
         let peer = request.extensions().get().copied();
-        let connection = request.extensions().get().copied().unwrap_or_default();
-        let address = request.extensions().get().copied().unwrap_or_default();
+        let account = request.extensions().get().cloned();
+        let account = account.unwrap_or_else(|| Account::new(GroupId::default(), usize::MAX));
         let token = self.shared.tokens.as_ref().map(|tokens| tokens.check(headers)).transpose()?;
         let deadline = timeout(headers)?.and_then(|timeout| Instant::now().checked_add(timeout));
-        Ok(Call { deadline, token, peer, connection, address, admissions: Admissions::default() })
+        Ok(Call { deadline, token, peer, account, admissions: Admissions::default() })
     }
 }
 
@@ -113,10 +113,9 @@ impl Service<Request<Body>> for Admission {
 
         let (mut parts, body) = request.into_parts();
         let admissions = call.admissions.clone();
+        let gate = method.gate(&self.shared, &call);
         parts.extensions.insert(call);
-        let (engine, bounds) = method.admission(&self.shared);
-        let pool = self.shared.pool.clone();
-        let body = Messages::new(body, engine, bounds, method.shape, pool, admissions);
+        let body = Messages::new(body, gate, method.shape, admissions);
         let answer = self.inner.call(Request::from_parts(parts, Body::new(body)));
         let call_span = span.clone();
         let work = async move {
@@ -180,14 +179,15 @@ impl Method {
         }
     }
 
-    /// Who gives its messages their permits, and what they must stay within. A server that has no room,
-    /// or no device, still says what it is.
-    fn admission(self, shared: &Shared) -> (Option<Engine>, Bounds) {
+    /// Where its messages find room, and what they must stay within. A server that has no room, or no
+    /// device, still says what it is.
+    fn gate(self, shared: &Shared, call: &Call) -> Gate {
+        let gate = shared.gate(call);
         if self.works {
-            return (Some(shared.engine.clone()), shared.bounds.clone());
+            return gate;
         }
         let message_bytes_max = shared.bounds.message_bytes_max.min(QUESTION_BYTES_MAX);
-        (None, Bounds { message_bytes_max, ..shared.bounds })
+        Gate { rooms: None, bounds: Bounds { message_bytes_max, ..gate.bounds }, ..gate }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Bearer tokens: who may sample, and how much of the queue one of them may fill.
 
+use super::account::{Budget, Held};
 use super::error::Error;
 use crate::engine::{GroupId, Priority};
 use http::HeaderMap;
@@ -8,15 +9,10 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 use subtle::ConstantTimeEq;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The longest token. All are compared at this length, so that the time tells nothing.
 pub const TOKEN_BYTES_MAX: usize = 256;
-
-/// What a token that is full is told. Its rows are its own to wait for, so there is no better guess.
-const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 /// The tokens of a server.
 #[derive(Debug)]
@@ -29,26 +25,33 @@ pub struct Token {
     group: GroupId,
     /// The highest that its requests may ask for.
     priority_max: Priority,
-    rows_max: usize,
-    rows: Arc<Semaphore>,
+    rows: Arc<Budget>,
+    /// Bytes of its requests.
+    pub bytes: Arc<Budget>,
+}
+
+/// What one token may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenLimits {
+    /// Rows of its requests.
+    pub rows_max: usize,
+    /// Their bytes.
+    pub bytes_max: usize,
 }
 
 /// Padded with zeros, and its length.
 type Secret = ([u8; TOKEN_BYTES_MAX], u64);
 
-/// Room for rows that a token's request holds until it is answered.
-pub type TokenRows = OwnedSemaphorePermit;
-
 impl Tokens {
     /// Reads a file: a token a line, then a name if it has one, then `priority=low`, `normal` or `high`,
     /// the highest priority that its requests may ask for (normal unless given). Empty lines and lines
     /// that begin with `#` are skipped.
-    pub fn read(path: &Path, rows_max: usize) -> Result<Self, String> {
+    pub fn read(path: &Path, limits: TokenLimits) -> Result<Self, String> {
         let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-        Self::parse(&text, rows_max).map_err(|e| format!("{}: {e}", path.display()))
+        Self::parse(&text, limits).map_err(|e| format!("{}: {e}", path.display()))
     }
 
-    fn parse(text: &str, rows_max: usize) -> Result<Self, String> {
+    fn parse(text: &str, limits: TokenLimits) -> Result<Self, String> {
         let mut tokens: Vec<Arc<Token>> = Vec::new();
         let mut seen = HashSet::new();
         for (number, line) in text.lines().map(str::trim).enumerate() {
@@ -70,8 +73,7 @@ impl Tokens {
                 return Err(format!("line {number}: the same token again"));
             }
             let group = GroupId::of(token);
-            let rows = Arc::new(Semaphore::new(rows_max));
-            tokens.push(Arc::new(Token { name, secret, group, priority_max, rows_max, rows }));
+            tokens.push(Arc::new(Token::new(name, secret, group, priority_max, limits)));
         }
         if tokens.is_empty() {
             return Err("no token in it, so nobody could come in".into());
@@ -106,6 +108,21 @@ impl Tokens {
 }
 
 impl Token {
+    fn new(
+        name: String,
+        secret: Secret,
+        group: GroupId,
+        priority_max: Priority,
+        limits: TokenLimits,
+    ) -> Self {
+        let who = format!("token {name}");
+        let what = "rows waiting or being sampled";
+        let rows = Budget::new(who.clone(), what, "token_rows_max", limits.rows_max);
+        let what = "bytes of requests";
+        let bytes = Budget::new(who, what, "token_bytes_max", limits.bytes_max);
+        Self { name, secret, group, priority_max, rows, bytes }
+    }
+
     /// For logs.
     pub fn name(&self) -> &str {
         &self.name
@@ -127,25 +144,8 @@ impl Token {
     }
 
     /// Room for this many rows, at once or not at all.
-    pub fn reserve(&self, rows: usize) -> Result<TokenRows, Error> {
-        let over = || Error::OverLimit {
-            what: "rows in the request",
-            value: rows as u64,
-            limit: self.rows_max as u64,
-            name: "token_rows_max",
-            way_out: "send several requests",
-        };
-        if rows > self.rows_max {
-            return Err(over());
-        }
-        let wanted = u32::try_from(rows).map_err(|_| over())?;
-        Arc::clone(&self.rows).try_acquire_many_owned(wanted).map_err(|_| Error::TokenBusy {
-            token: self.name.clone(),
-            held: self.rows_max - self.rows.available_permits(),
-            asked: rows,
-            limit: self.rows_max,
-            retry_after: RETRY_AFTER,
-        })
+    pub fn reserve(&self, rows: usize) -> Result<Held, Error> {
+        self.rows.take(rows)
     }
 }
 
@@ -185,13 +185,15 @@ fn secret(token: &[u8]) -> Option<Secret> {
 mod tests {
     use super::*;
 
+    const LIMITS: TokenLimits = TokenLimits { rows_max: 4, bytes_max: 100 };
+
     fn headers(authorization: &str) -> HeaderMap {
         HeaderMap::from_iter([(AUTHORIZATION, authorization.parse().unwrap())])
     }
 
     #[test]
     fn a_token_is_known_by_all_of_its_bytes() {
-        let tokens = Tokens::parse("# ours\nalpha  Ann\n\nbeta\n", 4).unwrap();
+        let tokens = Tokens::parse("# ours\nalpha  Ann\n\nbeta\n", LIMITS).unwrap();
         assert_eq!(tokens.check(&headers("Bearer alpha")).unwrap().name(), "Ann");
         assert_eq!(tokens.check(&headers("bearer beta")).unwrap().name(), "line 4");
         for wrong in
@@ -206,13 +208,10 @@ mod tests {
 
     #[test]
     fn a_token_holds_no_more_rows_than_it_may() {
-        let tokens = Tokens::parse("alpha", 4).unwrap();
+        let tokens = Tokens::parse("alpha", LIMITS).unwrap();
         let token = tokens.check(&headers("Bearer alpha")).unwrap();
         let held = token.reserve(3).unwrap();
-        assert!(matches!(
-            token.reserve(2),
-            Err(Error::TokenBusy { held: 3, asked: 2, limit: 4, .. })
-        ));
+        assert!(matches!(token.reserve(2), Err(Error::Full { held: 3, asked: 2, limit: 4, .. })));
         assert!(matches!(token.reserve(5), Err(Error::OverLimit { value: 5, limit: 4, .. })));
         drop(held);
         assert!(token.reserve(4).is_ok());
@@ -222,7 +221,7 @@ mod tests {
     fn a_token_asks_for_no_higher_a_priority_than_it_may() {
         use Priority::{High, Low, Normal};
         let text = "a batch jobs priority=low\nb chat\nc  priority=high  admin\n";
-        let tokens = Tokens::parse(text, 1).unwrap();
+        let tokens = Tokens::parse(text, LIMITS).unwrap();
         let token = |given: &str| tokens.find(given.as_bytes()).unwrap();
         assert_eq!((token("a").name(), token("c").name()), ("batch jobs", "admin"));
         for (given, most, unasked) in [("a", Low, Low), ("b", Normal, Normal), ("c", High, Normal)]
@@ -236,17 +235,17 @@ mod tests {
         let denied = token("b").priority(Some(High)).unwrap_err().to_string();
         assert!(denied.contains("priority=high") && denied.contains("chat"), "{denied}");
         for wrong in ["a b priority=highest", "a rows=7", "a priority="] {
-            let error = Tokens::parse(wrong, 1).unwrap_err();
+            let error = Tokens::parse(wrong, LIMITS).unwrap_err();
             assert!(error.contains("line 1") && error.contains("priority=low"), "{error}");
         }
     }
 
     #[test]
     fn a_file_without_a_usable_token_is_refused() {
-        assert!(Tokens::parse("# none\n", 1).is_err());
-        assert!(Tokens::parse("a\na b", 1).is_err());
-        assert!(Tokens::parse(&"a".repeat(257), 1).is_err());
-        let shown = format!("{:?}", Tokens::parse("hunter2 Bob", 1).unwrap());
+        assert!(Tokens::parse("# none\n", LIMITS).is_err());
+        assert!(Tokens::parse("a\na b", LIMITS).is_err());
+        assert!(Tokens::parse(&"a".repeat(257), LIMITS).is_err());
+        let shown = format!("{:?}", Tokens::parse("hunter2 Bob", LIMITS).unwrap());
         assert!(shown.contains("Bob") && !shown.contains("hunter2"), "{shown}");
     }
 }

@@ -1,17 +1,19 @@
 //! From sockets to HTTP/2: accepting, TLS, limits and keepalive.
 
+use super::account::{Account, Budget};
 use super::listen::{Connection, Listener};
 use super::metrics;
-use crate::config::Config;
-use crate::engine::{ConnectionId, GroupId};
+use super::unread::{self, Answer, CallTasks, Patience};
+use crate::config::{Config, ConnectionConfig};
+use crate::engine::GroupId;
 use crate::plane::shm::Peer;
 use hyper::server::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -33,15 +35,29 @@ const LINGER: Duration = Duration::from_secs(1);
 /// The least a client sends before it has spoken HTTP/2: the preface and an empty SETTINGS frame.
 const FIRST_BYTES: usize = 24 + 9;
 
+/// The part of what is left of all windows that one connection gets at most: one of so many.
+const WINDOW_PART: usize = 16;
+/// The least window, however many connections there are: that of HTTP/2 itself.
+const WINDOW_BYTES_MIN: usize = (64 << 10) - 1;
+/// The smallest limit that HTTP/2 has for a frame.
+const FRAME_BYTES_MIN: usize = 16 << 10;
+/// Calls that a client may begin and cancel before the server has looked at them, in places for calls. Who
+/// cancels all that it has, and begins as many anew, has done no wrong.
+const RESETS_PART: usize = 2;
+/// Resets for a client's errors in a connection's whole life, in places for calls. Frames that were under way to
+/// calls which have been refused count as such.
+const LOCAL_RESETS_PART: usize = 32;
+
 /// What all connections of a server have in common.
 pub struct Connections {
-    http: http2::Builder<TokioExecutor>,
+    limits: ConnectionConfig,
     routes: Routes,
+    /// Of answers that are awaited or unread.
+    answers: Arc<Budget>,
+    windows: Windows,
+    patience: Arc<Patience>,
     tls: Option<TlsAcceptor>,
     places: Arc<Semaphore>,
-    handshake_timeout: Duration,
-    /// Finish what has begun, begin nothing new.
-    pub draining: CancellationToken,
     /// Stop at once.
     pub killed: CancellationToken,
     /// One a connection.
@@ -54,27 +70,18 @@ impl Connections {
         config: &Config,
         routes: Routes,
         tls: Option<TlsAcceptor>,
-        draining: CancellationToken,
+        answers: Arc<Budget>,
+        patience: Arc<Patience>,
     ) -> Self {
-        let limits = &config.connections;
-        // Validated to fit.
-        let window = |bytes: usize| bytes as u32;
-        let mut http = http2::Builder::new(TokioExecutor::new());
-        http.timer(TokioTimer::new())
-            .max_frame_size(window(limits.frame_bytes_max))
-            .initial_stream_window_size(window(limits.stream_window_bytes))
-            .initial_connection_window_size(window(limits.connection_window_bytes))
-            .max_concurrent_streams(limits.connection_streams_max)
-            .max_header_list_size(window(limits.header_bytes_max))
-            .keep_alive_interval(limits.keepalive_interval)
-            .keep_alive_timeout(limits.keepalive_timeout);
+        let limits = config.connections.clone();
         Self {
-            http,
             routes,
             tls,
             places: Arc::new(Semaphore::new(limits.connections_max)),
-            handshake_timeout: limits.handshake_timeout,
-            draining,
+            windows: Windows::new(limits.window_bytes_max),
+            limits,
+            answers,
+            patience,
             killed: CancellationToken::new(),
             tasks: TaskTracker::new(),
         }
@@ -85,7 +92,7 @@ impl Connections {
         loop {
             let accepted = tokio::select! {
                 biased;
-                () = self.draining.cancelled() => return,
+                () = self.patience.draining.cancelled() => return,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
@@ -118,7 +125,7 @@ impl Connections {
         let address = connection.group();
         match (&self.tls, connection) {
             (Some(tls), connection @ Connection::Tcp(_)) => {
-                match timeout(self.handshake_timeout, tls.accept(connection)).await {
+                match timeout(self.limits.handshake_timeout, tls.accept(connection)).await {
                     Ok(Ok(io)) => self.serve_http(io, None, address).await,
                     Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
                     Err(_) => tracing::debug!("TLS handshake timed out"),
@@ -145,6 +152,31 @@ impl Connections {
         }
     }
 
+    /// HTTP/2 for one connection, with a window of so many bytes for all it sends.
+    fn http(&self, account: Arc<Account>, window: usize) -> http2::Builder<CallTasks> {
+        let limits = &self.limits;
+        // Validated to fit.
+        let u32 = |bytes: usize| bytes as u32;
+        let wanted = limits.connection_window_bytes;
+        let window = window.max(WINDOW_BYTES_MIN.min(wanted));
+        // A frame is kept until all of it is here, in a window or not.
+        let part = |bytes: usize| (bytes as u64 * window as u64 / wanted as u64) as usize;
+        let mut http = http2::Builder::new(CallTasks::new(account, Arc::clone(&self.patience)));
+        http.timer(TokioTimer::new())
+            .max_frame_size(u32(part(limits.frame_bytes_max).max(FRAME_BYTES_MIN)))
+            .initial_stream_window_size(u32(part(limits.stream_window_bytes).max(1)))
+            .initial_connection_window_size(u32(window))
+            .max_concurrent_streams(limits.connection_streams_max)
+            .max_pending_accept_reset_streams(RESETS_PART * limits.connection_streams_max as usize)
+            .max_local_error_reset_streams(
+                LOCAL_RESETS_PART * limits.connection_streams_max as usize,
+            )
+            .max_header_list_size(u32(limits.header_bytes_max))
+            .keep_alive_interval(limits.keepalive_interval)
+            .keep_alive_timeout(limits.keepalive_timeout);
+        http
+    }
+
     async fn speak_http(
         &self,
         io: Watched<impl AsyncRead + AsyncWrite + Unpin + Send + 'static>,
@@ -152,21 +184,29 @@ impl Connections {
         peer: Option<Peer>,
         address: GroupId,
     ) {
-        let id = ConnectionId::next();
-        let routes = self.routes.clone().map_request(move |request: http::Request<_>| {
-            let mut request = request.map(Body::new);
-            request.extensions_mut().insert(id);
-            request.extensions_mut().insert(address);
-            if let Some(peer) = peer {
-                request.extensions_mut().insert(peer);
-            }
-            request
-        });
+        let account = Account::new(address, self.limits.connection_bytes_max);
+        let window = self.windows.grant(self.limits.connection_window_bytes);
+        let http = self.http(Arc::clone(&account), window.bytes);
+        let of = Arc::clone(&account);
+        let answers = Arc::clone(&self.answers);
+        let routes = (self.routes.clone())
+            .map_request(move |request: http::Request<_>| {
+                let mut request = request.map(Body::new);
+                request.extensions_mut().insert(Arc::clone(&of));
+                if let Some(peer) = peer {
+                    request.extensions_mut().insert(peer);
+                }
+                request
+            })
+            .map_response(move |response: http::Response<_>| {
+                response.map(|body| Answer::new(body, Arc::clone(&answers)))
+            });
         let mut connection = std::pin::pin!(
-            self.http.serve_connection(TokioIo::new(io), TowerToHyperService::new(routes))
+            http.serve_connection(TokioIo::new(io), TowerToHyperService::new(routes))
         );
-        let mut draining = std::pin::pin!(self.draining.cancelled());
-        let mut silent = std::pin::pin!(tokio::time::sleep(self.handshake_timeout));
+        let mut draining = std::pin::pin!(self.patience.draining.cancelled());
+        let mut stuck = std::pin::pin!(unread::stuck(&account, &self.patience));
+        let mut silent = std::pin::pin!(tokio::time::sleep(self.limits.handshake_timeout));
         let (mut leaving, mut spoken) = (false, false);
         loop {
             tokio::select! {
@@ -180,6 +220,11 @@ impl Connections {
                     connection.as_mut().graceful_shutdown();
                     leaving = true;
                 }
+                () = &mut stuck => {
+                    metrics::answer_cut();
+                    tracing::debug!("connection ended: nothing of its answers was read");
+                    return;
+                }
                 () = &mut silent, if !spoken => {
                     spoken = received.load(Ordering::Relaxed) >= FIRST_BYTES;
                     if !spoken {
@@ -189,6 +234,43 @@ impl Connections {
                 }
             }
         }
+    }
+}
+
+/// Windows of HTTP/2, which bound what a connection may send before any of it has found room.
+struct Windows {
+    left: Mutex<usize>,
+}
+
+/// A connection's window, given back when dropped.
+struct Window<'a> {
+    bytes: usize,
+    windows: &'a Windows,
+}
+
+impl Windows {
+    fn new(bytes_max: usize) -> Self {
+        Self { left: Mutex::new(bytes_max) }
+    }
+
+    /// As much as is wanted, of a part of what is left: the first connections get all they want, and many get
+    /// less each, but nobody takes the others' windows with a few connections.
+    fn grant(&self, wanted: usize) -> Window<'_> {
+        let mut left = self.lock();
+        let bytes = wanted.min(*left / WINDOW_PART);
+        *left -= bytes;
+        drop(left);
+        Window { bytes, windows: self }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, usize> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Window<'_> {
+    fn drop(&mut self) {
+        *self.windows.lock() += self.bytes;
     }
 }
 

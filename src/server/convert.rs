@@ -1,7 +1,8 @@
 //! Between messages and the domain: requests in, responses out, and the one table from errors to
 //! gRPC statuses.
 //!
-//! A request is checked whole, so that its sender hears of every wrong field at once. Its logits are
+//! A request is checked whole, so that its sender hears of every wrong field at once; beyond as many as are told
+//! they are only counted. Its logits are
 //! cut into rows where they lie; nothing is copied, but candidates whose tokens do not ascend.
 
 use super::error::{Error, Violation};
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt};
 
-/// The most wrong fields listed in one refusal: details travel in a header, and clients bound those.
+/// The most wrong fields told in one refusal: details travel in a header, and clients bound those.
 const VIOLATIONS_MAX: usize = 24;
 
 /// What a request asks for, checked.
@@ -70,6 +71,7 @@ pub fn batch(
     limits: &api::Limits,
 ) -> Result<Batch, Error> {
     let mut wrong = Violations::default();
+    within_rows(request.params.len(), limits)?;
     let dtype = wrong.keep("dtype", dtype(request.dtype));
     let priority = wrong.keep("priority", priority(request.priority));
     let vocab_size = wrong.keep("vocab_size", vocab_size(request.vocab_size));
@@ -94,10 +96,12 @@ pub fn batch(
         within_rows(rows, limits)?;
         if !matches!(request.params.len(), 0 | 1) && request.params.len() != rows {
             let given = request.params.len();
-            wrong.add(
-                "params",
-                format!("{given} for {rows} rows; allowed: none, 1 for all, or one a row"),
-            );
+            wrong.add(|| Violation {
+                field: "params".into(),
+                description: format!(
+                    "{given} for {rows} rows; allowed: none, 1 for all, or one a row"
+                ),
+            });
         }
     }
 
@@ -140,6 +144,16 @@ pub fn batch(
         made.map_err(|e| Error::invalid("logits", e.to_string()))
     });
     Ok(Batch { rows: rows.collect::<Result<_, _>>()?, priority, tokens })
+}
+
+/// Bytes that the answer to such rows takes at most, before it is encoded and after.
+pub fn answer_bytes(rows: &[RequestRow]) -> usize {
+    // A draw is 8 bytes, or 13 at most with its keys and lengths; a row without its draws is less than 96.
+    const DRAW_BYTES: usize = 13;
+    const ROW_BYTES: usize = 96;
+    const MESSAGE_BYTES: usize = 512;
+    let draws: usize = rows.iter().map(|row| row.params().draws() as usize).sum();
+    MESSAGE_BYTES + rows.len() * ROW_BYTES + draws * DRAW_BYTES
 }
 
 /// The answer to a request that was sampled with these parameters, one a row. `tokens` are those of the
@@ -198,6 +212,8 @@ pub fn limits(config: &Config) -> api::Limits {
         batch_bytes_max: work.batch_bytes_max as u64,
         stream_requests_max: config.connections.stream_requests_max,
         connection_streams_max: config.connections.connection_streams_max,
+        answer_bytes_max: work.answer_bytes_max as u64,
+        connection_bytes_max: config.connections.connection_bytes_max as u64,
     }
 }
 
@@ -206,8 +222,8 @@ pub fn status(error: &Error) -> Status {
     use Error as E;
     let mut details = ErrorDetails::new();
     let code = match error {
-        E::Invalid(violations) => {
-            details.set_bad_request(field_violations(violations));
+        E::Invalid { listed, .. } => {
+            details.set_bad_request(field_violations(listed));
             Code::InvalidArgument
         }
         E::OverLimit { name, limit, .. } => {
@@ -223,9 +239,9 @@ pub fn status(error: &Error) -> Status {
             details.set_quota_failure(vec![quota(what.limit_name(), *limit as u64, error)]);
             Code::ResourceExhausted
         }
-        E::TokenBusy { limit, retry_after, .. } => {
+        E::Full { name, limit, retry_after, .. } => {
             details.set_retry_info(Some(*retry_after));
-            details.set_quota_failure(vec![quota("token_rows_max", *limit as u64, error)]);
+            details.set_quota_failure(vec![quota(name, *limit as u64, error)]);
             Code::ResourceExhausted
         }
         E::Shm(ShmError::Bounds { field, .. }) => {
@@ -252,7 +268,6 @@ pub fn status(error: &Error) -> Status {
         E::Failed(Failure::Device(_)) => Code::Internal,
         E::Unauthenticated(_) => Code::Unauthenticated,
         E::PriorityDenied { .. } => Code::PermissionDenied,
-        E::Stalled(_) => Code::Aborted,
     };
     Status::with_error_details(code, error.to_string(), details)
 }
@@ -369,13 +384,13 @@ fn candidate_rows(
         let enough = candidates::are_enough(n, vocab_size, spec.temperature, spec.top_k);
         if !enough && !std::mem::replace(&mut named[set], true) {
             let top_k = spec.top_k;
-            wrong.add(
-                format!("params[{set}].top_k"),
-                format!(
+            wrong.add(|| Violation {
+                field: format!("params[{set}].top_k"),
+                description: format!(
                     "top_k is {top_k}, and row {row} has {n} candidates of {vocab_size} tokens: others \
                      could be kept; allowed: 1 to {n}, or temperature 0, or all tokens as candidates"
                 ),
-            );
+            });
         }
     }
     match rows {
@@ -440,8 +455,7 @@ fn row_result(
 }
 
 fn field_violations(violations: &[Violation]) -> Vec<FieldViolation> {
-    let listed = violations.iter().take(VIOLATIONS_MAX);
-    listed.map(|v| FieldViolation::new(&v.field, &v.description)).collect()
+    violations.iter().map(|v| FieldViolation::new(&v.field, &v.description)).collect()
 }
 
 fn quota(name: &str, limit: u64, error: &Error) -> QuotaViolation {
@@ -452,27 +466,40 @@ fn quota(name: &str, limit: u64, error: &Error) -> QuotaViolation {
     }
 }
 
-/// Wrong fields as they are found.
+/// Wrong fields as they are found: the first are described, the others counted.
 #[derive(Default)]
-struct Violations(Vec<Violation>);
+struct Violations {
+    listed: Vec<Violation>,
+    more: usize,
+}
 
 impl Violations {
     fn none(&self) -> bool {
-        self.0.is_empty()
+        self.listed.is_empty()
     }
 
-    fn add(&mut self, field: impl Into<String>, description: String) {
-        self.0.push(Violation { field: field.into(), description });
+    fn add(&mut self, describe: impl FnOnce() -> Violation) {
+        if self.listed.len() < VIOLATIONS_MAX {
+            self.listed.push(describe());
+        } else {
+            self.more += 1;
+        }
     }
 
     /// What a check gave, or a note of what it found.
     fn keep<T>(&mut self, field: &str, checked: Result<T, String>) -> Option<T> {
-        checked.map_err(|description| self.add(field, format!("{field} {description}"))).ok()
+        let add = |text| {
+            let description = format!("{field} {text}");
+            self.add(|| Violation { field: field.into(), description });
+        };
+        checked.map_err(add).ok()
     }
 
     /// The same of a check that finds what is wrong with the candidates.
     fn keep_all<T>(&mut self, checked: Result<T, Vec<CandidatesError>>) -> Option<T> {
-        let add = |error: CandidatesError| self.add(error.field, error.description);
+        let add = |CandidatesError { field, description }| {
+            self.add(|| Violation { field: field.into(), description });
+        };
         checked.map_err(|errors| errors.into_iter().for_each(add)).ok()
     }
 
@@ -480,7 +507,10 @@ impl Violations {
     fn params(&mut self, i: usize, mut spec: ParamsSpec) {
         let default = ParamsSpec::default();
         while let Err(error) = spec.parse(|| 0) {
-            self.add(format!("params[{i}].{}", error.field), error.to_string());
+            self.add(|| Violation {
+                field: format!("params[{i}].{}", error.field),
+                description: error.to_string(),
+            });
             match error.field {
                 "temperature" => spec.temperature = default.temperature,
                 "top_p" => spec.top_p = default.top_p,
@@ -491,6 +521,6 @@ impl Violations {
     }
 
     fn into_error(self) -> Error {
-        Error::Invalid(self.0)
+        Error::Invalid { listed: self.listed, more: self.more }
     }
 }

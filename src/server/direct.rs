@@ -4,22 +4,25 @@
 //! costs beside its sampling is two reads, two writes and the way to the device and back. Everything else is as
 //! with `Sample`: permits, limits, deadlines, tokens, errors, metrics, drain.
 
+use super::account::Account;
 use super::admission::Call;
 use super::error::Error;
 use super::frames::{Admissions, Admitted};
 use super::metrics::{self, RequestWatch};
-use super::service::sample;
+use super::room::Room;
+use super::service::{Sampled, sample};
 use super::{Shared, convert};
 use crate::api::direct::{Hello, REQUEST_BYTES_MAX, REQUEST_HEAD_BYTES, RequestHead};
 use crate::api::sample_stream_response::Result as Outcome;
 use crate::api::{self, Plane, SampleRequest, SampleStreamResponse};
-use crate::engine::{ConnectionId, GroupId, Refused};
+use crate::engine::{GroupId, Refused};
 use crate::plane::shm::Peer;
 use prost::Message;
 use rustix::net::{RecvFlags, recv};
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
@@ -31,6 +34,9 @@ use tracing::{Instrument, Span};
 /// Memory that a connection keeps between its calls.
 const IDLE_BYTES_MAX: usize = 16 << 10;
 
+/// So much of a request is received at a time: more than most have.
+const RECEIVE_BYTES: usize = 64 << 10;
+
 /// Serves calls on a connection until its client hangs up.
 pub async fn serve(
     shared: Arc<Shared>,
@@ -38,9 +44,8 @@ pub async fn serve(
     peer: Peer,
     hello: Hello,
 ) -> io::Result<()> {
-    let call = match within(shared.bounds.receive_timeout, call(&shared, &mut stream, peer, hello))
-        .await?
-    {
+    let hello = within(shared.bounds.receive_timeout, call(&shared, &mut stream, peer, hello));
+    let call = match hello.await? {
         Ok(call) => call,
         Err(error) => return refuse(&mut stream, &error.to_string()).await,
     };
@@ -82,8 +87,7 @@ async fn call(
         deadline: None,
         token,
         peer: Some(peer),
-        connection: ConnectionId::next(),
-        address: GroupId::of(peer.pid),
+        account: Account::new(GroupId::of(peer.pid), shared.limits.connection_bytes_max as usize),
         admissions: Admissions::default(),
     }))
 }
@@ -107,10 +111,10 @@ impl Connection {
         let watch = RequestWatch::begin();
         let span = telemetry_span(&self.call);
         let sampled = self.sample_next(&mut head).instrument(span.clone()).await;
-        let (result, goes_on) = match sampled {
-            Ok(response) => (Outcome::Response(response), true),
+        let (result, room, goes_on) = match sampled {
+            Ok(Sampled { response, room }) => (Outcome::Response(response), Some(room), true),
             Err(Ended::Refused(error, goes_on)) => {
-                (Outcome::Error(convert::stream_error(&error)), goes_on)
+                (Outcome::Error(convert::stream_error(&error)), None, goes_on)
             }
             // Counted as cancelled.
             Err(Ended::HungUp) => return Ok(false),
@@ -129,38 +133,37 @@ impl Connection {
         self.buffer.clear();
         self.buffer.extend((response.encoded_len() as u32).to_le_bytes());
         response.encode(&mut self.buffer).map_err(io::Error::other)?;
-        let stalled = self.shared.stream_stall_timeout;
-        within(stalled, self.stream.write_all(&self.buffer)).await?;
-        drop(active);
+        let patience = &self.shared.patience;
+        let written = within(patience.stall, self.stream.write_all(&self.buffer));
+        tokio::select! {
+            biased;
+            written = written => written?,
+            () = patience.leaving() => {
+                patience.unread.fetch_add(1, Ordering::Relaxed);
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+        }
+        drop((active, room));
         self.buffer.clear();
         self.buffer.shrink_to(IDLE_BYTES_MAX);
         Ok(goes_on)
     }
 
     /// The rest of the request, and what comes of it.
-    async fn sample_next(
-        &mut self,
-        head: &mut [u8; REQUEST_HEAD_BYTES],
-    ) -> Result<api::SampleResponse, Ended> {
-        let Self { shared, call, stream, buffer } = self;
+    async fn sample_next(&mut self, head: &mut [u8; REQUEST_HEAD_BYTES]) -> Result<Sampled, Ended> {
         let begun = Instant::now();
-        let receive = shared.bounds.receive_timeout;
-        within(receive, stream.read_exact(&mut head[1..])).await?;
-        let RequestHead { length, timeout_us } = RequestHead::decode(*head);
-        let length = length as usize;
-        within_size(shared, length).map_err(|error| Ended::Refused(error, false))?;
-        let refused = |error| Ended::Refused(error, true);
-        // Before any of it is kept there is room for it, or it is read past.
-        let permit = match shared.engine.reserve(0, length) {
-            Ok(permit) if !shared.draining.is_cancelled() => permit,
-            refusal => {
-                let past = &mut stream.take(length as u64);
-                within(receive, tokio::io::copy(past, &mut tokio::io::sink())).await?;
-                return Err(refused(refusal.err().unwrap_or(Refused::Draining).into()));
+        let patience = Arc::clone(&self.shared.patience);
+        let received = within(self.shared.bounds.receive_timeout, self.receive(head));
+        let (RequestHead { timeout_us, .. }, room) = tokio::select! {
+            biased;
+            received = received => received??,
+            () = patience.over.cancelled() => {
+                patience.unended.fetch_add(1, Ordering::Relaxed);
+                return Err(Ended::Refused(Refused::Draining.into(), false));
             }
         };
-        buffer.resize(length, 0);
-        within(receive, stream.read_exact(buffer)).await?;
+        let Self { shared, call, stream, buffer } = self;
+        let refused = |error| Ended::Refused(error, true);
         let request: SampleRequest = api::decode(buffer)
             .map_err(|status| refused(Error::invalid("message", status.message())))?;
         let deadline = (timeout_us > 0)
@@ -169,11 +172,50 @@ impl Connection {
         let call = Call { deadline, ..call.clone() };
         tokio::select! {
             biased;
-            sampled = sample(shared, &call, Admitted::bare(permit), request, Plane::Inline) => {
+            sampled = sample(shared, &call, Admitted::bare(room), request, Plane::Inline) => {
                 sampled.map_err(refused)
             }
             () = hung_up(stream) => Err(Ended::HungUp),
         }
+    }
+
+    /// Receives a request into the buffer, and what it takes of the server's room. One that finds none is read
+    /// past, so that the connection can go on.
+    async fn receive(
+        &mut self,
+        head: &mut [u8; REQUEST_HEAD_BYTES],
+    ) -> io::Result<Result<(RequestHead, Room), Ended>> {
+        let Self { shared, call, stream, buffer } = self;
+        stream.read_exact(&mut head[1..]).await?;
+        let head = RequestHead::decode(*head);
+        let length = head.length as usize;
+        if let Err(error) = within_size(shared, length) {
+            return Ok(Err(Ended::Refused(error, false)));
+        }
+        let rooms = shared.rooms(call);
+        let mut room = match rooms.take(length, 0) {
+            _ if shared.draining.is_cancelled() => Err(Refused::Draining.into()),
+            room => room,
+        };
+        while buffer.len() < length {
+            let left = length - buffer.len();
+            let Ok(found) = &mut room else {
+                let past = &mut stream.take(left as u64);
+                let read = tokio::io::copy(past, &mut tokio::io::sink()).await?;
+                return match read == left as u64 {
+                    true => Ok(Err(Ended::Refused(room.expect_err("refused"), true))),
+                    false => Err(io::ErrorKind::UnexpectedEof.into()),
+                };
+            };
+            let part = left.min(RECEIVE_BYTES) as u64;
+            if stream.take(part).read_to_end(buffer).await? < part as usize {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if let Err(error) = found.arrived(buffer.len(), &rooms.unsent) {
+                room = Err(error);
+            }
+        }
+        Ok(room.map(|room| (head, room)).map_err(|error| Ended::Refused(error, true)))
     }
 }
 

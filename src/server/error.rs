@@ -2,6 +2,7 @@
 
 use crate::engine::{Failure, Priority, Refused};
 use crate::plane::shm::ShmError;
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// Why a request has no response. [`convert::status`](super::convert::status) is the one table from
@@ -9,8 +10,13 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum Error {
     /// Fields that are wrong, whatever the load; at least one.
-    #[error("{}", first_of(.0))]
-    Invalid(Vec<Violation>),
+    #[error("{}", first_of(listed, *more))]
+    Invalid {
+        /// The first of them, as many as are told.
+        listed: Vec<Violation>,
+        /// How many there are besides.
+        more: usize,
+    },
     /// More than one request may have.
     #[error("{what} is {value}; this server allows {limit} ({}); {way_out}", flag(name))]
     OverLimit {
@@ -37,17 +43,21 @@ pub enum Error {
     /// The request wants a plane that this connection does not have.
     #[error("slot: shared memory is not offered here; {0}")]
     NoShm(&'static str),
-    /// The token holds as much as it may.
-    #[error("token {token} has {held} rows waiting or being sampled, and {asked} more exceed its {limit} \
-             (--token-rows-max); try again in {} ms", retry_after.as_millis())]
-    TokenBusy {
-        /// The token's name.
-        token: String,
-        /// Rows of its requests in flight.
+    /// Somebody holds as much as is allowed.
+    #[error("{who} has {held} {what}, and {asked} more exceed its {limit} ({}); try again in {} ms",
+            flag(name), retry_after.as_millis())]
+    Full {
+        /// Who: the connection, a token.
+        who: Cow<'static, str>,
+        /// Of what.
+        what: &'static str,
+        /// The limit's name in the configuration.
+        name: &'static str,
+        /// How much is held.
         held: usize,
-        /// Rows of this request.
+        /// How much more was asked for.
         asked: usize,
-        /// What it may hold.
+        /// How much may be held.
         limit: usize,
         /// When to try again.
         retry_after: Duration,
@@ -71,9 +81,6 @@ pub enum Error {
     /// The message did not arrive in time.
     #[error("the message did not arrive within {} ms (--receive-timeout)", .0.as_millis())]
     ReceiveTimeout(Duration),
-    /// The client does not read what it asked for.
-    #[error("the stream's answers were not read for {} ms (--stream-stall-timeout)", .0.as_millis())]
-    Stalled(Duration),
     /// The stream's server is leaving; everything answered so far is all it will answer.
     #[error("the server is shutting down; every request without an answer was not taken")]
     StreamDraining,
@@ -97,7 +104,8 @@ pub struct Violation {
 impl Error {
     /// One wrong field.
     pub fn invalid(field: impl Into<String>, description: impl Into<String>) -> Self {
-        Self::Invalid(vec![Violation { field: field.into(), description: description.into() }])
+        let only = Violation { field: field.into(), description: description.into() };
+        Self::Invalid { listed: vec![only], more: 0 }
     }
 }
 
@@ -106,12 +114,12 @@ fn flag(name: &str) -> String {
     format!("--{}", name.replace('_', "-"))
 }
 
-fn first_of(violations: &[Violation]) -> String {
+fn first_of(violations: &[Violation], more: usize) -> String {
     match violations {
         [] => "invalid request".into(),
         [only] => format!("{}: {}", only.field, only.description),
         [first, rest @ ..] => {
-            let more = rest.len();
+            let more = rest.len() + more;
             format!("{}: {} (and {more} more, see the details)", first.field, first.description)
         }
     }

@@ -1,7 +1,8 @@
 //! The body of a call, watched message by message as it comes off the wire.
 //!
 //! A gRPC message says its length before its payload. There, before the payload is read into memory,
-//! its permit is taken: a message over the size limit or over the server's capacity is never stored.
+//! it must be within its limits and find room ([`room`](super::room)), which it takes as its bytes arrive: a
+//! message over the size limit or over the server's capacity is not stored.
 //! A unary call is answered with the refusal at once. On a stream the payload is read past, all but
 //! the request's id, and a message with nothing but that id takes its place: it finds the refusal where
 //! the others find their permit (see [`Admissions`]), and the stream lives on.
@@ -9,13 +10,16 @@
 //! The logits of a message go straight into a reused buffer (`intake`), which goes the same way as its
 //! permit; only the rest of the message goes on through the decoder.
 //!
-//! A message that has begun must arrive in time, so announcing much and sending little gains nothing.
+//! A message that has begun must arrive in time, and a unary call must end in that time: its one message is
+//! handled when nothing more can follow it.
 
 use super::convert;
 use super::error::Error;
-use super::intake::Intake;
+use super::intake::{Intake, Passed};
+use super::room::{Room, Rooms, Shares};
+use super::unread::Patience;
 use crate::api::{SampleRequest, SampleStreamRequest};
-use crate::engine::{Engine, Permit};
+use crate::engine::{Permit, Refused};
 use crate::plane::pool::{Buffer, Pool};
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body::{Body, Frame};
@@ -23,10 +27,10 @@ use prost::Message;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
-use tokio::time::Sleep;
+use std::time::{Duration, Instant};
 use tonic::Status;
 
 /// Compression flag and length.
@@ -57,22 +61,22 @@ impl Admissions {
 /// A message that was let in: its permit, and its logits where they were taken out of it.
 #[derive(Debug)]
 pub struct Admitted {
-    permit: Permit,
+    room: Room,
     logits: Option<Buffer>,
 }
 
 impl Admitted {
     /// One whose logits are not taken out of it.
-    pub fn bare(permit: Permit) -> Self {
-        Self { permit, logits: None }
+    pub fn bare(room: Room) -> Self {
+        Self { room, logits: None }
     }
 
-    /// Makes the message's request whole again.
-    pub fn complete(self, request: &mut SampleRequest) -> Permit {
+    /// Makes the message's request whole again. Its shares are to be held until it is answered.
+    pub fn complete(self, request: &mut SampleRequest) -> (Permit, Shares) {
         if let Some(logits) = self.logits {
             request.logits = logits.freeze();
         }
-        self.permit
+        self.room.into_parts()
     }
 }
 
@@ -81,8 +85,25 @@ impl Admitted {
 pub struct Bounds {
     /// Encoded bytes of a message.
     pub message_bytes_max: usize,
+    /// Parameter sets of a request, which are no more than its rows.
+    pub request_rows_max: usize,
     /// From a message's begin to its end.
     pub receive_timeout: Duration,
+}
+
+/// What a call's messages meet before they are handled.
+#[derive(Clone)]
+pub struct Gate {
+    /// Where they find room; none where they are too small to need any.
+    pub rooms: Option<Rooms>,
+    /// What each must stay within.
+    pub bounds: Bounds,
+    /// Where logits are put.
+    pub pool: Pool,
+    /// After this moment nobody wants a unary call's answer.
+    pub deadline: Option<Instant>,
+    /// How long they are waited for when the server leaves.
+    pub patience: Arc<Patience>,
 }
 
 /// Whether a call has one request or many.
@@ -97,18 +118,14 @@ pub enum Shape {
 /// A call's body with its messages admitted one by one.
 pub struct Messages<B> {
     body: B,
-    /// Gives the permits; none where messages are too small to need any.
-    engine: Option<Engine>,
-    bounds: Bounds,
+    gate: Gate,
     shape: Shape,
-    /// Where logits are put.
-    pool: Pool,
     admissions: Admissions,
     state: State,
     /// Received and not yet looked at.
     rest: Bytes,
-    /// When the message that has begun must be here.
-    timer: Option<Pin<Box<Sleep>>>,
+    /// Resolves when the message that has begun, or the only one, is late.
+    late: Option<Pin<Box<dyn Future<Output = Error> + Send>>>,
     any: bool,
 }
 
@@ -118,7 +135,7 @@ enum State {
     /// So much of the payload is still to come, and is passed on as it comes.
     Plain(usize),
     /// So much of it is still to come, and is taken apart.
-    Payload { left: usize, intake: Box<Intake>, permit: Permit },
+    Payload { left: usize, arrived: usize, intake: Box<Intake>, room: Room },
     /// The payload of a refused request of a stream is read past.
     Refused { left: usize, id: IdScanner, error: Error },
     /// An error was given; nothing follows.
@@ -126,26 +143,16 @@ enum State {
 }
 
 impl<B> Messages<B> {
-    /// Watches `body`. Without an engine its messages get no permits, and must be small by their bounds.
-    pub fn new(
-        body: B,
-        engine: impl Into<Option<Engine>>,
-        bounds: Bounds,
-        shape: Shape,
-        pool: Pool,
-        admissions: Admissions,
-    ) -> Self {
-        let engine = engine.into();
+    /// Watches `body`. Without rooms its messages get no permits, and must be small by their bounds.
+    pub fn new(body: B, gate: Gate, shape: Shape, admissions: Admissions) -> Self {
         Self {
             body,
-            engine,
-            bounds,
+            gate,
             shape,
-            pool,
             admissions,
             state: State::Header(BytesMut::new()),
             rest: Bytes::new(),
-            timer: None,
+            late: None,
             any: false,
         }
     }
@@ -170,11 +177,16 @@ impl<B> Messages<B> {
                 }
                 (!chunk.is_empty()).then_some(Ok(chunk))
             }
-            State::Payload { left, intake, .. } => {
+            State::Payload { left, arrived, intake, room } => {
                 let chunk = self.rest.split_to((*left).min(self.rest.len()));
                 *left -= chunk.len();
-                intake.read(&chunk);
-                (*left == 0).then(|| Ok(self.end_payload()))
+                *arrived += chunk.len();
+                let rooms = self.gate.rooms.as_ref().expect("it has found room");
+                let read = room.arrived(*arrived, &rooms.unsent);
+                match read.and_then(|()| intake.read(&chunk, room.is_whole())) {
+                    Ok(()) => (*left == 0).then(|| Ok(self.end_payload())),
+                    Err(error) => self.refuse_payload(&chunk, error),
+                }
             }
             State::Refused { left, id, error } => {
                 let chunk = self.rest.split_to((*left).min(self.rest.len()));
@@ -194,18 +206,23 @@ impl<B> Messages<B> {
 
     /// A message of this header begins: finds room for it, before any of it is kept.
     fn admit(&mut self, header: Bytes) -> Result<Option<Bytes>, Error> {
+        if self.shape == Shape::Unary && self.any {
+            return Err(Error::invalid("message", "is one of several; allowed: one a unary call"));
+        }
         self.any = true;
         let length = u32::from_be_bytes(header[1..].try_into().expect("four bytes")) as usize;
-        match self.within_size(length).and_then(|()| self.permit(length)) {
-            Ok(Some(permit)) if header[0] == PLAIN => {
-                let intake = Box::new(Intake::new(self.shape, length, self.pool.clone()));
-                self.state = State::Payload { left: length, intake, permit };
+        match self.within_size(length).and_then(|()| self.room(length)) {
+            Ok(Some(room)) if header[0] == PLAIN => {
+                let rows_max = self.gate.bounds.request_rows_max;
+                let intake = Intake::new(self.shape, length, rows_max, self.gate.pool.clone());
+                let intake = Box::new(intake);
+                self.state = State::Payload { left: length, arrived: 0, intake, room };
                 Ok(None)
             }
             // A question; or a compressed message, which the decoder refuses.
-            Ok(permit) => {
-                if let Some(permit) = permit {
-                    self.admissions.add(Ok(Admitted { permit, logits: None }));
+            Ok(room) => {
+                if let Some(room) = room {
+                    self.admissions.add(Ok(Admitted { room, logits: None }));
                 }
                 match length {
                     0 => self.next_message(),
@@ -225,22 +242,39 @@ impl<B> Messages<B> {
     fn end_payload(&mut self) -> Bytes {
         let state = std::mem::replace(&mut self.state, State::Over);
         self.next_message();
-        let State::Payload { intake, permit, .. } = state else { return Bytes::new() };
+        let State::Payload { intake, room, .. } = state else { return Bytes::new() };
         let (message, logits) = intake.finish();
-        self.admissions.add(Ok(Admitted { permit, logits }));
+        self.admissions.add(Ok(Admitted { room, logits }));
         framed(&message)
     }
 
-    fn permit(&self, length: usize) -> Result<Option<Permit>, Error> {
-        Ok(self.engine.as_ref().map(|engine| engine.reserve(0, length)).transpose()?)
+    /// A message is refused on its way; what has come of it is let go.
+    fn refuse_payload(&mut self, last: &[u8], error: Error) -> Option<Result<Bytes, Error>> {
+        let state = std::mem::replace(&mut self.state, State::Over);
+        let State::Payload { left, arrived, intake, .. } = state else { return Some(Err(error)) };
+        if self.shape == Shape::Unary {
+            return Some(Err(error));
+        }
+        let mut id = IdScanner::default();
+        let passed = intake.passed();
+        id.resume(&passed);
+        id.read(&last[last.len() - (arrived - passed.bytes)..]);
+        self.state = State::Refused { left, id, error };
+        None
+    }
+
+    fn room(&self, length: usize) -> Result<Option<Room>, Error> {
+        let here = self.rest.len().min(length);
+        self.gate.rooms.as_ref().map(|rooms| rooms.take(length, here)).transpose()
     }
 
     fn within_size(&self, length: usize) -> Result<(), Error> {
-        if length > self.bounds.message_bytes_max {
+        let message_bytes_max = self.gate.bounds.message_bytes_max;
+        if length > message_bytes_max {
             return Err(Error::OverLimit {
                 what: "the message's length in bytes",
                 value: length as u64,
-                limit: self.bounds.message_bytes_max as u64,
+                limit: message_bytes_max as u64,
                 name: "message_bytes_max",
                 way_out: "send fewer rows at a time",
             });
@@ -250,7 +284,9 @@ impl<B> Messages<B> {
 
     fn next_message(&mut self) {
         self.state = State::Header(BytesMut::new());
-        self.timer = None;
+        if self.shape == Shape::Stream {
+            self.late = None;
+        }
     }
 
     fn can_step(&self) -> bool {
@@ -265,7 +301,7 @@ impl<B> Messages<B> {
     }
 
     /// Whether the client owes us something: the rest of a message, or the only one.
-    fn waiting(&self) -> bool {
+    fn incomplete(&self) -> bool {
         !self.at_boundary() || (self.shape == Shape::Unary && !self.any)
     }
 
@@ -274,13 +310,35 @@ impl<B> Messages<B> {
         Poll::Ready(Some(Err(convert::status(error))))
     }
 
-    fn poll_late(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.waiting() {
-            return false;
+    /// Why nothing more is waited for. A stream may be silent between messages; a unary call must end.
+    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
+        if self.at_boundary() && self.shape == Shape::Stream {
+            return Poll::Pending;
         }
-        let timeout = self.bounds.receive_timeout;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(timeout)));
-        timer.as_mut().poll(cx).is_ready()
+        let begin = || {
+            let Gate { bounds, deadline, patience, .. } = &self.gate;
+            // A stream looks at its deadline itself.
+            let deadline = deadline.filter(|_| self.shape == Shape::Unary);
+            Box::pin(late(bounds.receive_timeout, deadline, Arc::clone(patience))) as Pin<_>
+        };
+        self.late.get_or_insert_with(begin).as_mut().poll(cx)
+    }
+}
+
+/// Resolves when a message is too late.
+async fn late(timeout: Duration, deadline: Option<Instant>, patience: Arc<Patience>) -> Error {
+    let timed_out = Instant::now() + timeout;
+    let first = deadline.unwrap_or(timed_out).min(timed_out);
+    tokio::select! {
+        biased;
+        () = tokio::time::sleep_until(first.into()) => match deadline {
+            Some(deadline) if deadline <= timed_out => Refused::DeadlineExceeded.into(),
+            _ => Error::ReceiveTimeout(timeout),
+        },
+        () = patience.over.cancelled() => {
+            patience.unended.fetch_add(1, Ordering::Relaxed);
+            Refused::Draining.into()
+        }
     }
 }
 
@@ -309,10 +367,10 @@ where
                 }
             }
             match Pin::new(&mut this.body).poll_frame(cx) {
-                Poll::Pending if this.poll_late(cx) => {
-                    return this.fail(&Error::ReceiveTimeout(this.bounds.receive_timeout));
-                }
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => match this.poll_late(cx) {
+                    Poll::Ready(error) => return this.fail(&error),
+                    Poll::Pending => return Poll::Pending,
+                },
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => this.rest = data,
                     Err(other) => return Poll::Ready(Some(Ok(other))),
@@ -323,7 +381,7 @@ where
                     // the body's end, and the message it then misses is counted as our fault.
                     return Poll::Ready(Some(Err(Status::aborted(error.to_string()))));
                 }
-                Poll::Ready(None) if this.waiting() => {
+                Poll::Ready(None) if this.incomplete() => {
                     return this
                         .fail(&Error::invalid("message", "ends before its announced length"));
                 }
@@ -357,7 +415,11 @@ struct IdScanner {
     /// The varint being read, and how far.
     value: u64,
     shift: u32,
+    fields: usize,
 }
+
+/// Fields that are looked at for an id: a message has three. Each costs more than its bytes do.
+const SCANNED_FIELDS_MAX: usize = 64;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 enum At {
@@ -416,8 +478,18 @@ impl IdScanner {
         }
     }
 
+    /// Goes on after what another reader has passed of the message.
+    fn resume(&mut self, passed: &Passed) {
+        self.read(&passed.fields);
+        if let Some(left) = passed.skip {
+            self.skip(left as u64);
+        }
+    }
+
     fn tag(&mut self, tag: u64) {
+        self.fields += 1;
         match tag & 7 {
+            _ if self.fields > SCANNED_FIELDS_MAX => self.at = At::Broken,
             0 => self.at = At::Varint { field: tag >> 3 },
             1 => self.skip(8),
             2 => self.at = At::Length,

@@ -10,7 +10,12 @@
 //! - Whatever is not plain (groups, broken keys, lengths beyond the message) ends the taking: logits
 //!   taken so far are put back before it, it goes on untouched to the end of its message, and the
 //!   decoder judges.
+//!
+//! Everything but logits and candidates is small in an honest message: some dozen bytes a row. A byte of it costs many
+//! times what a byte of logits costs, so it has a bound of its own, and the parameter sets have one too: a message is
+//! refused where it passes them, before the rest of it has come.
 
+use super::error::Error;
 use super::frames::Shape;
 use crate::plane::pool::{Buffer, Pool};
 use prost::encoding::{WireType, encode_key, encode_varint};
@@ -19,8 +24,19 @@ use prost::encoding::{WireType, encode_key, encode_varint};
 const REQUEST: u64 = 2;
 /// `SampleRequest.logits`.
 const LOGITS: u64 = 3;
+/// `SampleRequest.params`.
+const PARAMS: u64 = 4;
+/// `SampleRequest.candidates`.
+const CANDIDATES: u64 = 7;
 /// The longest varint.
 const VARINT_BYTES_MAX: u32 = 10;
+/// Bytes outside logits and candidates that a message may have for each row of the largest request: twice
+/// what a parameter set can take.
+const ROW_BYTES_MAX: usize = 128;
+/// And for the message itself.
+const MESSAGE_BYTES_MAX: usize = 4 << 10;
+/// A buffer that must grow grows to so many times what it has to hold.
+const GROWTH: usize = 4;
 
 /// One message on its way in.
 #[derive(Debug)]
@@ -38,7 +54,35 @@ pub struct Intake {
     /// What is passed on: of the whole message, and of the request within one of a stream.
     rest: Vec<u8>,
     inner: Vec<u8>,
-    logits: Option<Buffer>,
+    logits: Option<Logits>,
+    /// Whether there is room for the whole message already.
+    whole: bool,
+    /// Bytes read, and those of them that are neither logits nor candidates.
+    read: usize,
+    outside: usize,
+    /// Parameter sets so far.
+    sets: usize,
+    rows_max: usize,
+    refused: Option<Error>,
+}
+
+/// The logits so far.
+#[derive(Debug)]
+struct Logits {
+    buffer: Buffer,
+    /// Their bytes when all are here.
+    length: usize,
+}
+
+/// What has been read of a message that is refused on its way.
+#[derive(Debug)]
+pub struct Passed {
+    /// Bytes read.
+    pub bytes: usize,
+    /// The fields of the outermost message; the last may have been cut off.
+    pub fields: Vec<u8>,
+    /// Bytes that are still to come of a request that has begun.
+    pub skip: Option<usize>,
 }
 
 /// Where in the nesting.
@@ -59,14 +103,16 @@ enum At {
     /// A field that is passed on.
     Varint,
     Value(usize),
+    Candidates(usize),
     Logits(usize),
     /// Passed on unseen, to the end of this level.
     Unseen,
 }
 
 impl Intake {
-    /// Of a message of `length` bytes, a `SampleStreamRequest` on a stream, else a `SampleRequest`.
-    pub fn new(shape: Shape, length: usize, pool: Pool) -> Self {
+    /// Of a message of `length` bytes, a `SampleStreamRequest` on a stream, else a `SampleRequest`. No request may have
+    /// more rows than `rows_max`.
+    pub fn new(shape: Shape, length: usize, rows_max: usize, pool: Pool) -> Self {
         let level = match shape {
             Shape::Unary => Level::Request { left_around: None },
             Shape::Stream => Level::Stream,
@@ -82,26 +128,44 @@ impl Intake {
             rest: Vec::new(),
             inner: Vec::new(),
             logits: None,
+            whole: false,
+            read: 0,
+            outside: 0,
+            sets: 0,
+            rows_max,
+            refused: None,
         }
     }
 
-    /// The next piece; all pieces together are the message.
-    pub fn read(&mut self, mut bytes: &[u8]) {
+    /// The next piece; all pieces together are the message. `whole` says that there is room for all of it. Where a
+    /// bound is passed nothing more is read.
+    pub fn read(&mut self, mut bytes: &[u8], whole: bool) -> Result<(), Error> {
+        self.whole = whole;
         while !bytes.is_empty() {
             self.leave_ended();
             let here = bytes.len().min(self.left);
             if here == 0 {
-                return debug_assert!(false, "more than the message");
+                debug_assert!(false, "more than the message");
+                return Ok(());
             }
             let taken = match self.at {
                 At::Logits(left) => self.take_logits(&bytes[..here.min(left)], left),
                 At::Value(left) => self.pass_value(&bytes[..here.min(left)], left),
-                At::Unseen => self.pass(&bytes[..here]),
+                At::Candidates(left) => self.pass_candidates(&bytes[..here.min(left)], left),
+                At::Unseen => {
+                    self.count(here);
+                    self.pass(&bytes[..here])
+                }
                 At::Key | At::Length { .. } | At::Varint => self.varint_byte(bytes[0]),
             };
             self.left -= taken;
+            self.read += taken;
             bytes = &bytes[taken..];
+            if let Some(refused) = self.refused.take() {
+                return Err(refused);
+            }
         }
+        Ok(())
     }
 
     /// The message without the logits that were taken from it, and those.
@@ -109,7 +173,48 @@ impl Intake {
         self.leave_ended();
         debug_assert_eq!(self.left, 0, "less than the message");
         self.end_level();
-        (self.rest, self.logits)
+        (self.rest, self.logits.map(|logits| logits.buffer))
+    }
+
+    /// What has been read, for who reads past the rest.
+    pub fn passed(mut self) -> Passed {
+        self.leave_ended();
+        let skip = match self.level {
+            Level::Request { left_around: Some(_) } => Some(self.left),
+            _ => None,
+        };
+        if skip.is_none() {
+            self.rest.append(&mut self.head);
+        }
+        Passed { bytes: self.read, fields: self.rest, skip }
+    }
+
+    /// So many bytes more are neither logits nor candidates.
+    fn count(&mut self, bytes: usize) {
+        self.outside += bytes;
+        let limit = MESSAGE_BYTES_MAX + ROW_BYTES_MAX * self.rows_max;
+        if self.outside > limit {
+            self.refused.get_or_insert(Error::OverLimit {
+                what: "the message's length without logits and candidates, in bytes,",
+                value: self.outside as u64,
+                limit: limit as u64,
+                name: "request_rows_max",
+                way_out: "send only the fields that the API has, each once",
+            });
+        }
+    }
+
+    fn count_set(&mut self) {
+        self.sets += 1;
+        if self.sets > self.rows_max {
+            self.refused.get_or_insert(Error::OverLimit {
+                what: "the number of parameter sets in the request",
+                value: self.sets as u64,
+                limit: self.rows_max as u64,
+                name: "request_rows_max",
+                way_out: "send several requests",
+            });
+        }
     }
 
     /// Goes back to the message around a request that is over.
@@ -130,13 +235,28 @@ impl Intake {
     }
 
     fn take_logits(&mut self, bytes: &[u8], left: usize) -> usize {
-        let logits = self.logits.as_mut().expect("taken at the field's begin");
-        logits.data.extend_from_slice(bytes);
+        let whole = self.whole;
+        let logits = self.logits.as_mut().expect("begun with the field");
+        let (here, length) = (logits.buffer.data.len() + bytes.len(), logits.length);
+        if here > logits.buffer.data.capacity() {
+            // Memory for what was only announced is not taken.
+            let bytes = if whole { length } else { length.min(GROWTH * here) };
+            let mut larger = self.pool.take(bytes);
+            larger.data.extend_from_slice(logits.buffer.as_ref());
+            logits.buffer = larger;
+        }
+        logits.buffer.data.extend_from_slice(bytes);
         self.at = if bytes.len() == left { At::Key } else { At::Logits(left - bytes.len()) };
         bytes.len()
     }
 
+    fn pass_candidates(&mut self, bytes: &[u8], left: usize) -> usize {
+        self.at = if bytes.len() == left { At::Key } else { At::Candidates(left - bytes.len()) };
+        self.pass(bytes)
+    }
+
     fn pass_value(&mut self, bytes: &[u8], left: usize) -> usize {
+        self.count(bytes.len());
         self.at = if bytes.len() == left { At::Key } else { At::Value(left - bytes.len()) };
         self.pass(bytes)
     }
@@ -151,6 +271,7 @@ impl Intake {
 
     fn varint_byte(&mut self, byte: u8) -> usize {
         let left = self.left - 1;
+        self.count(1);
         self.head.push(byte);
         self.value |= u64::from(byte & 0x7f) << (7 * self.value_bytes);
         self.value_bytes += 1;
@@ -193,7 +314,7 @@ impl Intake {
                 self.head.clear();
                 // One given before counts no more; its buffer is free for this one.
                 self.logits = None;
-                self.logits = Some(self.pool.take(length));
+                self.logits = Some(Logits { buffer: self.pool.take(0), length });
                 self.at = if length == 0 { At::Key } else { At::Logits(length) };
             }
             (Level::Stream, REQUEST) => {
@@ -203,7 +324,15 @@ impl Intake {
                 self.level = Level::Request { left_around: Some(left - length) };
                 self.at = At::Key;
             }
-            _ => self.pass_head(if length == 0 { At::Key } else { At::Value(length) }),
+            (Level::Request { .. }, CANDIDATES) if length > 0 => {
+                self.pass_head(At::Candidates(length));
+            }
+            (level, _) => {
+                if matches!((level, field), (Level::Request { .. }, PARAMS)) {
+                    self.count_set();
+                }
+                self.pass_head(if length == 0 { At::Key } else { At::Value(length) });
+            }
         }
     }
 
@@ -218,7 +347,7 @@ impl Intake {
     /// From here to the end of this level the decoder must see everything, earlier logits included.
     fn stop_taking(&mut self) {
         if let Some(logits) = self.logits.take() {
-            let mut field = with_length(LOGITS, logits.as_ref());
+            let mut field = with_length(LOGITS, logits.buffer.as_ref());
             if self.level == Level::Stream {
                 field = with_length(REQUEST, &field);
             }
@@ -253,12 +382,12 @@ mod tests {
         sizes: &[usize],
         logits_of: fn(&mut M) -> Option<&mut bytes::Bytes>,
     ) -> Option<M> {
-        let mut intake = Intake::new(shape, message.len(), Pool::new(1 << 20));
-        let mut sizes = sizes.iter().copied().cycle();
+        let mut intake = Intake::new(shape, message.len(), 1024, Pool::new(1 << 20));
+        let (whole, mut sizes) = (sizes.len() % 2 == 0, sizes.iter().copied().cycle());
         let mut left = message;
         while !left.is_empty() {
             let (piece, rest) = left.split_at(sizes.next().unwrap_or(1).clamp(1, left.len()));
-            intake.read(piece);
+            intake.read(piece, whole).expect("small");
             left = rest;
         }
         let (rest, logits) = intake.finish();
@@ -384,14 +513,14 @@ mod tests {
         message.request = Some(request.clone());
         let bare = SampleRequest { logits: Vec::new().into(), ..request.clone() };
 
-        let mut intake = Intake::new(Shape::Unary, request.encoded_len(), Pool::new(1 << 20));
-        request.encode_to_vec().chunks(999).for_each(|piece| intake.read(piece));
+        let mut intake = Intake::new(Shape::Unary, request.encoded_len(), 3, Pool::new(1 << 20));
+        request.encode_to_vec().chunks(999).for_each(|piece| intake.read(piece, false).unwrap());
         let (rest, taken) = intake.finish();
         assert_eq!(rest, bare.encode_to_vec());
         assert_eq!(taken.unwrap().as_ref(), &request.logits);
 
-        let mut intake = Intake::new(Shape::Stream, message.encoded_len(), Pool::new(1 << 20));
-        message.encode_to_vec().chunks(999).for_each(|piece| intake.read(piece));
+        let mut intake = Intake::new(Shape::Stream, message.encoded_len(), 3, Pool::new(1 << 20));
+        message.encode_to_vec().chunks(999).for_each(|piece| intake.read(piece, false).unwrap());
         let (rest, taken) = intake.finish();
         assert_eq!(rest, SampleStreamRequest { request: Some(bare), ..message }.encode_to_vec());
         assert_eq!(taken.unwrap().as_ref(), &request.logits);

@@ -12,8 +12,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics::{
-    Counter, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
-    histogram,
+    Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
+    gauge, histogram,
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use std::convert::Infallible;
@@ -91,6 +91,16 @@ fn describe() {
     describe_counter!("logitd_connections_refused_total", "Connections beyond --connections-max.");
     // There from the first scrape on, so that a rate does not miss its first event.
     counter!("logitd_connections_refused_total").increment(0);
+    describe_gauge!(
+        "logitd_answer_bytes",
+        Unit::Bytes,
+        "Bytes of answers that are awaited or have not been read (--answer-bytes-max)."
+    );
+    describe_counter!(
+        "logitd_answers_cut_total",
+        "Calls cut off because their answers were not read (--stream-stall-timeout, --drain-grace)."
+    );
+    counter!("logitd_answers_cut_total").increment(0);
     describe_gauge!(
         "logitd_kernel_tier",
         "1 for where each device's kernels come from: fatbin (built in), nvrtc (compiled at start), or cpu, \
@@ -187,6 +197,16 @@ pub fn recorded(offered: Offered) {
 /// There was no place for a connection.
 pub fn connection_refused() {
     counter!("logitd_connections_refused_total").increment(1);
+}
+
+/// Bytes of answers that are awaited or unread.
+pub fn answer_bytes() -> Gauge {
+    gauge!("logitd_answer_bytes")
+}
+
+/// A call's answer was not read.
+pub fn answer_cut() {
+    counter!("logitd_answers_cut_total").increment(1);
 }
 
 /// Where a device's kernels come from.

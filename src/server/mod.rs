@@ -4,6 +4,7 @@
 //! when), and its body through [`frames`], where each message gets its permit before it is read. The
 //! handlers in [`service`] and [`stream`] convert ([`convert`]), submit and await.
 
+mod account;
 mod admission;
 mod auth;
 mod connection;
@@ -16,10 +17,14 @@ pub mod frames;
 mod intake;
 mod listen;
 pub mod metrics;
+#[doc(hidden)] // As `frames`.
+pub mod room;
 mod service;
 mod stream;
 pub mod telemetry;
 mod tls;
+#[doc(hidden)] // As `frames`.
+pub mod unread;
 
 pub use auth::TOKEN_BYTES_MAX;
 pub use error::{Error, Violation};
@@ -32,15 +37,18 @@ use crate::engine::Engine;
 use crate::plane::pool::{self, Pool};
 use crate::plane::{Regions, control, shm::Registry};
 use crate::trace::{Recorder, RecorderStats};
-use admission::Admission;
-use auth::Tokens;
+use account::Budget;
+use admission::{Admission, Call};
+use auth::{TokenLimits, Tokens};
 use connection::Connections;
 use device_memory::CudaMemory;
-use frames::Bounds;
+use frames::{Bounds, Gate};
 use listen::Listener;
+use room::Rooms;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -49,6 +57,7 @@ use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
+use unread::Patience;
 
 /// How long connections may linger once every call is answered, so that the last bytes get out.
 const LINGER: Duration = Duration::from_secs(1);
@@ -62,7 +71,11 @@ struct Shared {
     engine: Engine,
     limits: api::Limits,
     bounds: Bounds,
-    stream_stall_timeout: Duration,
+    /// Of answers that are awaited or unread.
+    answers: Arc<Budget>,
+    /// Of messages that have not arrived.
+    unsent: Arc<Budget>,
+    patience: Arc<Patience>,
     /// How long the clients of streams may go on sending once the server drains. Ending a stream before they
     /// have ended theirs resets it with requests unread, and a reset can make a client's transport forget
     /// answers that it has received.
@@ -74,8 +87,10 @@ struct Shared {
     recorder: Option<Arc<Recorder>>,
     /// Finish what has begun, begin nothing new.
     draining: CancellationToken,
-    /// One a call, until its answer has left.
+    /// One a call, until the transport has its answer.
     active: TaskTracker,
+    /// Requests that were taken and have no answer yet.
+    working: AtomicUsize,
 }
 
 /// Memory that callers on this host share with the server.
@@ -90,10 +105,45 @@ struct SharedMemory {
 }
 
 impl Shared {
+    /// What the messages of a call meet.
+    fn gate(&self, call: &Call) -> Gate {
+        Gate {
+            rooms: Some(self.rooms(call)),
+            bounds: self.bounds.clone(),
+            pool: self.pool.clone(),
+            deadline: call.deadline,
+            patience: Arc::clone(&self.patience),
+        }
+    }
+
+    fn rooms(&self, call: &Call) -> Rooms {
+        let token = call.token.as_ref().map(|token| Arc::clone(&token.bytes));
+        Rooms {
+            engine: self.engine.clone(),
+            shares: [Some(Arc::clone(&call.account.bytes)), token],
+            unsent: Arc::clone(&self.unsent),
+        }
+    }
+
+    /// Counts a request as taken until it is dropped.
+    fn working(&self) -> Working<'_> {
+        self.working.fetch_add(1, Ordering::Relaxed);
+        Working(&self.working)
+    }
+
     /// The UUID of a device whose memory is offered.
     fn device_uuid(&self, id: &str) -> Vec<u8> {
         let uuids = self.shm.iter().flat_map(|shm| &shm.uuids);
         uuids.filter(|(device, _)| device == id).flat_map(|(_, uuid)| *uuid).collect()
+    }
+}
+
+/// A request that was taken and has no answer yet.
+struct Working<'a>(&'a AtomicUsize);
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -133,7 +183,7 @@ pub enum ServerError {
     #[error("{0}")]
     File(String),
     /// Calls were cut off.
-    #[error("{calls} calls were still unanswered after --drain-timeout ({} ms)", timeout.as_millis())]
+    #[error("{calls} requests were still unanswered after --drain-timeout ({} ms)", timeout.as_millis())]
     DrainTimeout {
         /// How many.
         calls: usize,
@@ -157,10 +207,12 @@ impl Server {
     pub async fn bind(config: Config) -> Result<Self, ServerError> {
         let security = &config.security;
         let tls = tls::acceptor(security).map_err(ServerError::File)?;
+        let limits =
+            TokenLimits { rows_max: security.token_rows_max, bytes_max: security.token_bytes_max };
         let tokens = security
             .tokens_file
             .as_ref()
-            .map(|path| Tokens::read(path, security.token_rows_max))
+            .map(|path| Tokens::read(path, limits))
             .transpose()
             .map_err(ServerError::File)?;
         let metrics = match config.telemetry.metrics_listen {
@@ -214,7 +266,8 @@ impl Server {
     }
 
     /// Serves until `shutdown` resolves, then drains: health says no, `--drain-delay` passes, sockets
-    /// close, every call that has begun is answered (within `--drain-timeout`), connections close.
+    /// close, every request that was taken is answered (within `--drain-timeout`), connections close. Calls whose
+    /// clients neither end their messages nor read their answers are cut off after `--drain-grace`.
     pub async fn run(
         self,
         engine: Engine,
@@ -225,14 +278,25 @@ impl Server {
         let uuids = device_memory.iter().map(|on| (on.device().to_owned(), on.uuid())).collect();
         pool::keep_freed_memory();
         let scraped = metrics.map(|listener| tokio::spawn(metrics::serve(listener)));
+        let patience =
+            Patience::new(config.connections.stream_stall_timeout, config.drain.drain_grace);
         let shared = Arc::new(Shared {
             engine: engine.clone(),
             limits: convert::limits(&config),
             bounds: Bounds {
                 message_bytes_max: config.work.message_bytes_max,
+                request_rows_max: config.work.request_rows_max as usize,
                 receive_timeout: config.work.receive_timeout,
             },
-            stream_stall_timeout: config.connections.stream_stall_timeout,
+            answers: Budget::gauged(
+                "the server",
+                "bytes of answers awaited or unread",
+                "answer_bytes_max",
+                config.work.answer_bytes_max,
+                metrics::answer_bytes(),
+            ),
+            unsent: Rooms::unsent(config.work.queue_bytes_max),
+            patience: Arc::clone(&patience),
             stream_goodbye: GOODBYE.min(config.drain.drain_timeout / 4),
             tokens,
             pool: Pool::new(config.work.queue_bytes_max),
@@ -246,8 +310,9 @@ impl Server {
                 copy: recorder.is_some() || config.work.verify_fraction > 0.0,
             }),
             recorder: recorder.clone(),
-            draining: CancellationToken::new(),
+            draining: patience.draining.clone(),
             active: TaskTracker::new(),
+            working: AtomicUsize::new(0),
         });
         let health = HealthReporter::new();
         set_health(&health, ServingStatus::Serving).await;
@@ -255,7 +320,8 @@ impl Server {
             &config,
             routes(&shared, &health),
             tls,
-            shared.draining.clone(),
+            Arc::clone(&shared.answers),
+            patience,
         ));
         for listener in listeners.0 {
             connections.tasks.spawn(Arc::clone(&connections).accept(listener));
@@ -369,6 +435,12 @@ async fn drain(
     connections.tasks.close();
     let deadline = Instant::now() + config.drain.drain_timeout;
     shared.active.close();
+    let patience = &shared.patience;
+    let over = async {
+        tokio::time::sleep(patience.grace).await;
+        patience.over.cancel();
+        std::future::pending().await
+    };
     let closed = async {
         loop {
             shared.active.wait().await;
@@ -382,14 +454,31 @@ async fn drain(
             }
         }
     };
-    let _ = timeout_at(deadline, closed).await;
-    let calls = shared.active.len();
+    let drained = async {
+        tokio::select! {
+            () = closed => {}
+            () = over => {}
+        }
+    };
+    let _ = timeout_at(deadline, drained).await;
+    // What has an answer is lost by nobody's fault but its client's, who had all this time to read it.
+    let calls = shared.working.load(Ordering::Relaxed);
+    let left = shared.active.len().saturating_sub(calls);
     connections.killed.cancel();
     connections.tasks.wait().await;
     // A device may hang; then there is nothing to wait for.
     let _ = timeout(LINGER, shared.engine.drain()).await;
     if calls > 0 {
         return Err(ServerError::DrainTimeout { calls, timeout: config.drain.drain_timeout });
+    }
+    let unended = patience.unended.load(Ordering::Relaxed);
+    let unread = patience.unread.load(Ordering::Relaxed) + left;
+    if unended + unread > 0 {
+        tracing::warn!(
+            unended,
+            unread,
+            "cut off calls whose clients did not end their messages or read their answers"
+        );
     }
     tracing::info!("drained");
     Ok(())

@@ -1,5 +1,6 @@
 //! The handlers: each takes a message, hands it on, and converts what comes back.
 
+use super::account::Held;
 use super::admission::Call;
 use super::convert::Lent;
 use super::error::Error;
@@ -57,7 +58,9 @@ impl SamplerService for Sampler {
             Some(Err(error)) => Err(error),
             None => return Err(unadmitted()),
         };
-        sampled.map(Response::new).map_err(|error| convert::status(&error))
+        // The room is free before the answer is encoded, which happens next, and its bytes are counted.
+        let sampled = sampled.map(|sampled| Response::new(sampled.response));
+        sampled.map_err(|error| convert::status(&error))
     }
 
     async fn sample_stream(
@@ -117,9 +120,10 @@ pub(super) async fn sample(
     admitted: Admitted,
     mut request: SampleRequest,
     bytes: Plane,
-) -> Result<SampleResponse, Error> {
+) -> Result<Sampled, Error> {
     let arrived = Instant::now();
-    let mut permit = admitted.complete(&mut request);
+    let _working = shared.working();
+    let (mut permit, _shares) = admitted.complete(&mut request);
     let (plane, lent) = match (&request.slot, &request.candidates) {
         (Some(_), _) => borrow(shared, call, &mut permit, &mut request).await?,
         (None, Some(_)) => (Plane::Candidates, None),
@@ -130,7 +134,7 @@ pub(super) async fn sample(
     };
     let sampled = compute(shared, call, permit, request.clone(), lent, plane).await;
     metrics::recorded(match &sampled {
-        Ok(response) => recorder.record(arrived, &request, Ok(response)),
+        Ok(sampled) => recorder.record(arrived, &request, Ok(&sampled.response)),
         Err(error) => recorder.record(arrived, &request, Err(&convert::stream_error(error))),
     });
     sampled
@@ -144,7 +148,7 @@ async fn compute(
     request: SampleRequest,
     lent: Option<Lent>,
     plane: Plane,
-) -> Result<SampleResponse, Error> {
+) -> Result<Sampled, Error> {
     let (mut permit, batch) = checked(shared, permit, request, lent).await?;
     let bytes = batch.bytes() + batch.token_bytes();
     permit.resize(batch.rows.len(), bytes)?;
@@ -156,6 +160,7 @@ async fn compute(
         call.token.as_ref().map(|token| token.reserve(batch.rows.len())).transpose()?;
     let params: Vec<SamplingParams> = batch.rows.iter().map(|row| *row.params()).collect();
     let (rows, tokens) = (batch.rows, batch.tokens);
+    let room = AnswerRoom::take(shared, call, convert::answer_bytes(&rows))?;
     let request = engine::Request {
         rows,
         deadline: call.deadline,
@@ -163,7 +168,24 @@ async fn compute(
         source: call.source(),
     };
     let done = shared.engine.submit(permit, request)?.await?;
-    Ok(convert::response(&done, &params, &tokens, plane))
+    Ok(Sampled { response: convert::response(&done, &params, &tokens, plane), room })
+}
+
+/// A response, with room for it until the transport has it.
+pub(super) struct Sampled {
+    pub response: SampleResponse,
+    pub room: AnswerRoom,
+}
+
+/// Room for an answer, taken before there is one: of the server's and of its connection's.
+pub(super) struct AnswerRoom {
+    _held: [Held; 2],
+}
+
+impl AnswerRoom {
+    fn take(shared: &Shared, call: &Call, bytes: usize) -> Result<Self, Error> {
+        Ok(Self { _held: [shared.answers.take(bytes)?, call.account.bytes.take(bytes)?] })
+    }
 }
 
 /// What a request is served with: what it asks for, where its token may. One that does not say is normal,

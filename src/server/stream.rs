@@ -3,7 +3,7 @@
 //! The reader takes a place for each request before it reads it, so that a stream has a bounded number
 //! of requests anywhere; the place is free again when the answer has been handed to the transport. A
 //! client that stops reading its answers therefore stops being read, and after the stall timeout its
-//! stream ends: whatever of it still waits is cancelled.
+//! call is cut off ([`unread`](super::unread)): whatever of it still waits is cancelled.
 //!
 //! A server that leaves goes on reading for a while, and refuses each request by its id. A client that
 //! ends its requests then has lost nothing and knows so; one that never ends them is ended.
@@ -12,7 +12,7 @@ use super::admission::Call;
 use super::error::Error;
 use super::frames::Admitted;
 use super::metrics::{self, RequestWatch};
-use super::service::sample;
+use super::service::{AnswerRoom, Sampled, sample};
 use super::{Shared, convert, telemetry};
 use crate::api::sample_stream_response::Result as Outcome;
 use crate::api::{Plane, SampleStreamRequest, SampleStreamResponse};
@@ -22,7 +22,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_stream::Stream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Status, Streaming};
@@ -34,13 +33,8 @@ const READY_MAX: usize = 1;
 /// Starts to serve a stream; what it returns are its answers, in the order of their completion.
 pub fn serve(shared: Arc<Shared>, call: Call, requests: Streaming<SampleStreamRequest>) -> Answers {
     let (answers, ready) = mpsc::channel(READY_MAX);
-    let outbox = Outbox { ready: Some(ready), end: None, taken: Instant::now() };
-    let stream = Arc::new(Requests {
-        shared,
-        call,
-        outbox: Mutex::new(outbox),
-        stalled: CancellationToken::new(),
-    });
+    let outbox = Outbox { ready: Some(ready), end: None };
+    let stream = Arc::new(Requests { shared, call, outbox: Mutex::new(outbox) });
     let hung_up = CancellationToken::new();
     let reading =
         hung_up.clone().run_until_cancelled_owned(read(Arc::clone(&stream), answers, requests));
@@ -60,7 +54,6 @@ impl Stream for Answers {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut outbox = self.stream.outbox();
-        outbox.taken = Instant::now();
         if let Some(ready) = &mut outbox.ready {
             match ready.poll_recv(cx) {
                 Poll::Pending => return Poll::Pending,
@@ -72,18 +65,17 @@ impl Stream for Answers {
     }
 }
 
-/// One answer, with the place on the stream that its request had.
+/// One answer, with the place on the stream that its request had, and its room.
 struct Answer {
     response: SampleStreamResponse,
     _place: OwnedSemaphorePermit,
+    _room: Option<AnswerRoom>,
 }
 
 struct Outbox {
     ready: Option<mpsc::Receiver<Answer>>,
     /// What the stream ends with, where that is not success.
     end: Option<Status>,
-    /// When the transport last asked for an answer.
-    taken: Instant,
 }
 
 /// What the reader and the requests of one stream share.
@@ -91,12 +83,9 @@ struct Requests {
     shared: Arc<Shared>,
     call: Call,
     outbox: Mutex<Outbox>,
-    /// The client does not read.
-    stalled: CancellationToken,
 }
 
-/// Reads until the client is done, its deadline passes, the server has left, or the client no longer
-/// reads.
+/// Reads until the client is done, its deadline passes, or the server has left.
 async fn read(
     stream: Arc<Requests>,
     answers: mpsc::Sender<Answer>,
@@ -120,7 +109,6 @@ async fn read(
         };
         let (place, message) = tokio::select! {
             biased;
-            () = stream.stalled.cancelled() => break None,
             () = &mut left => break Some(convert::status(&Error::StreamDraining)),
             () = &mut late => break Some(convert::status(&Error::StreamDeadline)),
             next = next => next,
@@ -142,11 +130,8 @@ async fn read(
             (Err(_), _) | (_, Ok(None)) => break None,
         }
     };
-    tokio::select! {
-        biased;
-        () = stream.stalled.cancelled() => stream.end_stalled(),
-        () = async { while work.join_next().await.is_some() {} } => stream.outbox().end = end,
-    }
+    while work.join_next().await.is_some() {}
+    stream.outbox().end = end;
 }
 
 /// Resolves when the deadline has passed, if there is one.
@@ -176,50 +161,19 @@ impl Requests {
             (_, None) => Err(Error::invalid("request", "is missing")),
             (None, _) => Err(Error::invalid("message", "came past admission")),
         };
-        let (code, result) = match outcome {
-            Ok(response) => (Code::Ok, Outcome::Response(response)),
+        let (code, result, room) = match outcome {
+            Ok(Sampled { response, room }) => (Code::Ok, Outcome::Response(response), Some(room)),
             Err(error) => {
                 let error = convert::stream_error(&error);
-                (Code::from(error.code), Outcome::Error(error))
+                (Code::from(error.code), Outcome::Error(error), None)
             }
         };
         Span::current().record("code", metrics::code_name(code));
         tracing::debug!("answered");
         watch.done(code);
         let response = SampleStreamResponse { id, result: Some(result), first_row };
-        self.send(answers, Answer { response, _place: place }).await;
-    }
-
-    /// Waits for the transport to take earlier answers, as long as it takes any.
-    async fn send(&self, answers: mpsc::Sender<Answer>, answer: Answer) {
-        let mut room = pin!(answers.reserve());
-        let mut since = Instant::now();
-        loop {
-            let stall = since + self.shared.stream_stall_timeout;
-            tokio::select! {
-                biased;
-                room = &mut room => {
-                    if let Ok(room) = room {
-                        room.send(answer);
-                    }
-                    return;
-                }
-                () = tokio::time::sleep_until(stall) => {
-                    let taken = self.outbox().taken;
-                    if taken <= since {
-                        return self.stalled.cancel();
-                    }
-                    since = taken;
-                }
-            }
-        }
-    }
-
-    /// Keeps nothing but the reason; the transport asks for it if the client ever reads again.
-    fn end_stalled(&self) {
-        let mut outbox = self.outbox();
-        outbox.ready = None;
-        outbox.end = Some(convert::status(&Error::Stalled(self.shared.stream_stall_timeout)));
+        // Waits for the transport to take earlier answers. There may be nobody any more who wants it.
+        let _ = answers.send(Answer { response, _place: place, _room: room }).await;
     }
 
     fn outbox(&self) -> MutexGuard<'_, Outbox> {

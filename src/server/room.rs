@@ -1,0 +1,162 @@
+//! Room for one message: of the engine, of its connection and of its token.
+//!
+//! A message says its length before its payload, and saying costs nothing. So a message is first held to what
+//! there is room for, and then charged as its bytes arrive. Once a part of it is there (a sixteenth) the rest is
+//! reserved, so that what has come so far is not thrown away for want of room; but no more than half of the
+//! engine's bytes are ever reserved for what has not arrived, and a message beyond that goes on being charged
+//! byte by byte. Room is never waited for: two messages that have half arrived cannot wait for one another.
+
+use super::account::{Budget, Held};
+use super::error::Error;
+use crate::engine::{Engine, Permit};
+use std::sync::Arc;
+
+/// The part of a message that must have arrived before the rest is reserved: one of so many.
+const ARRIVED_PART: usize = 16;
+
+/// Where messages find room.
+#[derive(Clone)]
+pub struct Rooms {
+    /// Gives the permits.
+    pub engine: Engine,
+    /// Those of the connection, and of the token if there is one.
+    pub shares: [Option<Arc<Budget>>; 2],
+    /// For what is reserved and has not arrived, of all connections.
+    pub unsent: Arc<Budget>,
+}
+
+impl Rooms {
+    /// A budget for what is reserved and has not arrived, where the engine has so many bytes.
+    pub fn unsent(queue_bytes_max: usize) -> Arc<Budget> {
+        let what = "bytes that have not arrived";
+        Budget::new("the server", what, "queue_bytes_max", queue_bytes_max.div_ceil(2))
+    }
+
+    /// Room for a message of `length` bytes of which so many have arrived, as much as is charged for them;
+    /// refused where the whole would not fit now.
+    pub fn take(&self, length: usize, arrived: usize) -> Result<Room, Error> {
+        let permit = self.engine.reserve(0, length)?;
+        let [connection, token] = &self.shares;
+        let share = |of: &Option<Arc<Budget>>| of.as_ref().map(|of| of.take(length)).transpose();
+        let shares = Shares([share(connection)?, share(token)?]);
+        let mut room = Room { permit, shares, length, whole: false, reserved: None };
+        room.arrived(arrived, &self.unsent)?;
+        Ok(room)
+    }
+}
+
+/// The shares of a connection and a token that a request holds until it is answered.
+#[derive(Debug)]
+pub struct Shares([Option<Held>; 2]);
+
+/// Room for a message that arrives.
+#[derive(Debug)]
+pub struct Room {
+    permit: Permit,
+    shares: Shares,
+    length: usize,
+    /// Whether all of it is charged.
+    whole: bool,
+    /// For what of that has not arrived.
+    reserved: Option<Held>,
+}
+
+impl Room {
+    /// So many of its bytes are here. Refused where there is no room for them.
+    pub fn arrived(&mut self, arrived: usize, unsent: &Arc<Budget>) -> Result<(), Error> {
+        let missing = self.length - arrived;
+        if let Some(reserved) = &mut self.reserved {
+            return reserved.resize(missing);
+        }
+        if missing > 0
+            && arrived >= self.length.div_ceil(ARRIVED_PART)
+            && let Ok(reserved) = unsent.take(missing)
+            && self.hold(self.length).is_ok()
+        {
+            (self.whole, self.reserved) = (true, Some(reserved));
+            return Ok(());
+        }
+        self.whole = missing == 0;
+        self.hold(arrived)
+    }
+
+    fn hold(&mut self, bytes: usize) -> Result<(), Error> {
+        if bytes == self.permit.bytes() {
+            return Ok(());
+        }
+        self.permit.resize(0, bytes)?;
+        self.shares.0.iter_mut().flatten().try_for_each(|share| share.resize(bytes))
+    }
+
+    /// Whether there is room for all of it, or only for what is here.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// The parts that go on with the request.
+    pub fn into_parts(self) -> (Permit, Shares) {
+        (self.permit, self.shares)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{Backend, reference::Reference};
+    use crate::engine::EngineConfig;
+
+    fn rooms(queue_bytes_max: usize, share: usize) -> Rooms {
+        let config = EngineConfig { queue_bytes_max, ..Default::default() };
+        let engine =
+            Engine::start(config, vec![Box::new(Reference::default()) as Box<dyn Backend>]);
+        let share = Budget::new("the connection", "bytes", "connection_bytes_max", share);
+        Rooms { engine, shares: [Some(share), None], unsent: Rooms::unsent(queue_bytes_max) }
+    }
+
+    fn held(room: &Room) -> usize {
+        room.permit.bytes()
+    }
+
+    #[test]
+    fn what_is_announced_is_not_held_before_a_part_of_it_is_there() {
+        let rooms = rooms(1600, 1600);
+        // As many as there are, and none of them holds anything.
+        let announced: Vec<Room> = (0..100).map(|_| rooms.take(1600, 0).unwrap()).collect();
+        assert_eq!(announced.iter().map(held).sum::<usize>(), 0);
+        let mut room = rooms.take(160, 9).unwrap();
+        assert_eq!(held(&room), 9);
+        room.arrived(10, &rooms.unsent).unwrap();
+        assert!(room.is_whole());
+        assert_eq!(held(&room), 160);
+        assert!(rooms.take(1500, 0).is_err(), "it would not fit");
+        drop(room);
+        assert!(rooms.take(1600, 1600).is_ok());
+    }
+
+    #[test]
+    fn half_of_all_bytes_may_be_reserved_for_what_has_not_arrived() {
+        let rooms = rooms(1600, 1600);
+        let mut sent_little: Vec<Room> =
+            (0..8).map(|_| rooms.take(160, 10).expect("a sixteenth is there")).collect();
+        let whole = sent_little.iter().filter(|room| room.is_whole()).count();
+        assert_eq!(whole, 5, "of 150 bytes each, 800 in all");
+        assert_eq!(sent_little.iter().map(held).sum::<usize>(), 5 * 160 + 3 * 10);
+        // The others go on by what they send, and the rest is reserved when there is room again.
+        sent_little[7].arrived(100, &rooms.unsent).unwrap();
+        assert_eq!(held(&sent_little[7]), 100, "60 are missing, and 50 are left to reserve");
+        sent_little[7].arrived(110, &rooms.unsent).unwrap();
+        assert_eq!(held(&sent_little[7]), 160);
+    }
+
+    #[test]
+    fn a_message_that_finds_no_room_on_its_way_is_refused_and_holds_nothing() {
+        let rooms = rooms(1600, 200);
+        let mut room = rooms.take(200, 10).unwrap();
+        let other = rooms.take(150, 150).unwrap();
+        let refused = room.arrived(100, &rooms.unsent).unwrap_err();
+        assert!(refused.to_string().contains("--connection-bytes-max"), "{refused}");
+        drop((room, other));
+        assert!(rooms.take(200, 200).is_ok());
+        assert!(matches!(rooms.take(201, 0), Err(Error::OverLimit { limit: 200, .. })));
+    }
+}
