@@ -44,6 +44,7 @@ static LIMITS: api::Limits = api::Limits {
     queue_bytes_max: QUEUE_BYTES_MAX as u64,
     batch_rows_max: ROWS_MAX as u32,
     batch_bytes_max: QUEUE_BYTES_MAX as u64,
+    batch_draws_max: 1 << 14,
     stream_requests_max: 4,
     connection_streams_max: 4,
     answer_bytes_max: 1 << 20,

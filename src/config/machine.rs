@@ -124,6 +124,20 @@ impl Bytes<'_> {
     }
 }
 
+/// Lowers all until their sum fits `room`: each has its least, and of what it wants beyond that the same share
+/// as the others. Whole MiB.
+fn lower(settings: &mut [Bytes<'_>], room: u64) {
+    let beyond =
+        |setting: &Bytes<'_>| setting.value.saturating_sub(setting.least) as u64 * setting.times;
+    let least: u64 = settings.iter().map(|s| s.sum() - beyond(s)).sum();
+    let wanted: u64 = settings.iter().map(beyond).sum();
+    let share = (room.saturating_sub(least) as f64 / wanted.max(1) as f64).min(1.0);
+    for setting in settings {
+        let more = (beyond(setting) as f64 * share / setting.times as f64) as usize;
+        *setting.value = setting.least.min(*setting.value) + (more >> 20 << 20);
+    }
+}
+
 impl Config {
     /// Lowers settings that nobody chose until the sum of all fits the machine, and says what it did and
     /// what still does not fit.
@@ -146,12 +160,8 @@ impl Config {
         let note = if all <= room {
             None
         } else {
-            let (fixed, free) = (sum_of(&chosen), sum_of(&open));
-            let share = room.saturating_sub(fixed) as f64 / free.max(1) as f64;
-            for setting in &mut open {
-                let lowered = (*setting.value as f64 * share) as usize >> 20 << 20;
-                *setting.value = lowered.max(setting.least).min(*setting.value);
-            }
+            let fixed = sum_of(&chosen);
+            lower(&mut open, room.saturating_sub(fixed));
             let sum = fixed + sum_of(&open);
             let list = |settings: &[Bytes<'_>]| {
                 let shown = settings.iter().map(|setting| {
@@ -178,12 +188,12 @@ impl Config {
     /// The settings whose sum the server may hold in memory.
     fn bytes_held(&mut self) -> Vec<Bytes<'_>> {
         let message = self.work.message_bytes_max;
-        let mut held = vec![Bytes {
-            id: "queue_bytes_max",
-            value: &mut self.work.queue_bytes_max,
-            times: 1,
-            least: BYTES_MIN.max(message),
-        }];
+        let once = |id, value, least| Bytes { id, value, times: 1, least };
+        let mut held = vec![
+            once("queue_bytes_max", &mut self.work.queue_bytes_max, BYTES_MIN.max(message)),
+            once("answer_bytes_max", &mut self.work.answer_bytes_max, BYTES_MIN),
+            once("window_bytes_max", &mut self.connections.window_bytes_max, BYTES_MIN),
+        ];
         if self.work.verify_fraction > 0.0 {
             // One batch that is being verified and one that waits.
             let value = &mut self.work.batch_bytes_max;
@@ -191,12 +201,11 @@ impl Config {
         }
         if self.shm.shm.is_some() {
             // Pages that nobody has written to become the server's when it reads them.
-            let value = &mut self.shm.shm_bytes_max;
-            held.push(Bytes { id: "shm_bytes_max", value, times: 1, least: BYTES_MIN });
+            held.push(once("shm_bytes_max", &mut self.shm.shm_bytes_max, BYTES_MIN));
         }
         if self.recording.record.is_some() {
             let value = &mut self.recording.record_buffer_bytes_max;
-            held.push(Bytes { id: "record_buffer_bytes_max", value, times: 1, least: BYTES_MIN });
+            held.push(once("record_buffer_bytes_max", value, BYTES_MIN));
         }
         held
     }
@@ -248,7 +257,10 @@ mod tests {
         let mut lowered = config(&shm);
         let notes = lowered.fit(&granting(1 << 30, 1024));
         assert!(matches!(&notes[..], [Note::Lowered(_), Note::Lowered(_)]), "{notes:?}");
-        let sum = lowered.work.queue_bytes_max + lowered.shm.shm_bytes_max;
+        let sum = lowered.work.queue_bytes_max
+            + lowered.work.answer_bytes_max
+            + lowered.connections.window_bytes_max
+            + lowered.shm.shm_bytes_max;
         assert!(sum <= 768 << 20 && sum > 700 << 20, "{sum}");
         assert_eq!(lowered.connections.connections_max, 1024 - 64 - 256);
         assert_eq!(lowered.fit(&granting(1 << 30, 1024)), [], "it fits now");
@@ -256,7 +268,8 @@ mod tests {
         let mut mixed = config(&[&shm[..], &["--queue-bytes-max=512MiB"]].concat());
         mixed.fit(&granting(1 << 30, 1 << 20));
         assert_eq!(mixed.work.queue_bytes_max, 512 << 20);
-        assert_eq!(mixed.shm.shm_bytes_max, 256 << 20);
+        // 256 MiB are left: 32 for each of three, and 160 for the 4064 + 480 + 224 that they want beyond that.
+        assert_eq!(mixed.shm.shm_bytes_max, (32 + 136) << 20);
     }
 
     #[test]
