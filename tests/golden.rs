@@ -361,9 +361,9 @@ fn real_cases() -> Vec<(usize, Case)> {
         spec(1e-4, 0, 1.0, 0.0),
         spec(1e4, 0, 0.999, 0.0),
         spec(0.3, 20, 0.5, 0.01),
-        spec(1e-30, 0, 0.5, 0.0),
-        spec(1e-6, 50, 0.95, 0.1),
     ];
+    // Later than the others, and behind them: those keep their seeds.
+    let tiny = [spec(1e-30, 0, 0.5, 0.0), spec(1e-6, 50, 0.95, 0.1)];
     let with_seed = |(i, (row, spec)): (usize, (usize, ParamsSpec))| {
         let mut random = Random::new(2, i as u64);
         let spec =
@@ -371,5 +371,6 @@ fn real_cases() -> Vec<(usize, Case)> {
         (row, real::carried(row, spec))
     };
     let pairs = (0..CARRIED.len()).flat_map(|row| settings.map(|spec| (row, spec)));
-    pairs.enumerate().map(with_seed).collect()
+    let tiny = (0..CARRIED.len()).flat_map(|row| tiny.map(|spec| (row, spec)));
+    pairs.chain(tiny).enumerate().map(with_seed).collect()
 }
