@@ -6,6 +6,8 @@
 //! over memory in which everything but the rows is out of bounds. And the engine beneath the kernels
 //! must report what CUDA leaves undefined, with the place.
 //!
+//! `cargo test` does a part of that; `cargo test --release --test proof -- --ignored` does the rest.
+//!
 //! [`compile`] makes these builds with the C++ compiler, [`runner`] runs them as processes of their own.
 
 #[path = "../common/mod.rs"]
@@ -36,13 +38,26 @@ fn kernels_without_a_fault_pass() {
     assert_eq!(first_failure(&program, 0), None);
 }
 
+/// One fault in eight, of every file.
 #[test]
+fn some_faults_are_noticed() {
+    let sources = sources();
+    let some: Vec<Fault> = faults::all(&sources).into_iter().step_by(8).collect();
+    assert!(some.len() >= 8);
+    are_noticed("some-faults", &sources, &some);
+}
+
+#[test]
+#[ignore = "takes a minute or more; .ci/run has it run"]
 fn every_fault_is_noticed() {
     let sources = sources();
-    let faults = faults::all(&sources);
-    let program = program("faults", &faults::plant(&sources, &faults), MAIN, &[]).unwrap();
+    are_noticed("faults", &sources, &faults::all(&sources));
+}
+
+fn are_noticed(name: &str, sources: &[Source], faults: &[Fault]) {
+    let program = program(name, &faults::plant(sources, faults), MAIN, &[]).unwrap();
     assert_eq!(first_failure_of_part(&program, 0), None, "with no fault at work");
-    let numbered: Vec<_> = (1..).zip(&faults).collect();
+    let numbered: Vec<_> = (1..).zip(faults).collect();
     check(&program, &numbered, first_failure, |fault, failure| match (fault.notice, failure) {
         (Notice::Bits, Some(Failure::Bits(_))) => true,
         (Notice::Report(words), Some(Failure::Report(text))) => text.contains(words),
@@ -74,6 +89,7 @@ fn a_compiler_that_contracts_is_noticed() {
 /// Whole kernels, every access and every operation watched: all memory but the rows, and what launches
 /// may write, is out of bounds to the byte.
 #[test]
+#[ignore = "sanitized programs are slow; .ci/run has it run"]
 fn sanitizers_find_nothing_in_the_kernels() {
     let Some(flags) = sanitizers("sanitizers_find_nothing_in_the_kernels") else { return };
     let program = program("sanitized", &sources(), MAIN, flags).unwrap();
@@ -82,6 +98,7 @@ fn sanitizers_find_nothing_in_the_kernels() {
 
 /// And would find something if there were something.
 #[test]
+#[ignore = "sanitized programs are slow; .ci/run has it run"]
 fn sanitizers_report_a_stray_access() {
     let Some(flags) = sanitizers("sanitizers_report_a_stray_access") else { return };
     let sources = sources();
