@@ -98,7 +98,7 @@ mod tests {
         let best = name(&format!("cpu:{}", Isa::detect()));
         assert!(name("cpu").is_same(best) && best.is_same(name("cpu")));
         assert!(name("cuda").is_same(name("cuda:0")));
-        assert!(!name("cuda:0").is_same(name("cuda:1")) && !name("cpu").is_same(name("shim")));
+        assert!(!name("cuda:0").is_same(name("cuda:1")) && !name("cpu").is_same(name("reference")));
     }
 
     #[test]
