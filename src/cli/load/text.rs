@@ -152,12 +152,11 @@ fn sweep(out: &mut impl Write, runs: &[Summary]) -> io::Result<()> {
 fn checked(out: &mut impl Write, check: &CheckReport) -> io::Result<()> {
     let (answers, rows) = (counted(check.answers, "answer"), counted(check.rows, "row"));
     if check.rows == 0 {
-        let none = "NOTHING was checked";
-        writeln!(
-            out,
-            "{WRONG}{none}{WRONG:#}: no answer was chosen by --check {}",
-            check.fraction
-        )?;
+        let why = match check.skipped + check.uncheckable {
+            0 => ": there was no answer, or none was chosen",
+            _ => "",
+        };
+        writeln!(out, "{WRONG}NOTHING was checked{WRONG:#} (--check {}){why}", check.fraction)?;
         return uncheckable(out, check);
     }
     write!(out, "checked {answers} ({rows}) against {}: ", check.against)?;
