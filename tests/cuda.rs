@@ -295,7 +295,6 @@ fn shared_memory_is_set_aside_for_every_sampling_launch() {
 async fn where_clusters_do_not_launch_the_grid_kernel_takes_their_place() {
     let refused = "thread-block clusters do not launch (of 2 blocks: cuLaunchKernelEx: \
                    CUDA_ERROR_INVALID_CLUSTER_SIZE";
-    // None is launched, or none has room: a group has one multiprocessor, for half a block.
     let none = [("FAKE_CUDA_CLUSTER_MAX", "1")];
     let (answers, _) = sampled(&[]);
     let (others, launches) = sampled(&none);

@@ -1,6 +1,6 @@
 """One table of what run.sh has measured, and summary.json: summary.py FOLDER-OF-RESULTS STEPS.jsonl
 
-Exits with 1 if a step has failed or any bits differ."""
+Exits with 1 if a step has failed, any bits differ, or a server has not answered."""
 
 import json
 import sys
@@ -89,6 +89,7 @@ def main():
     failed = [s for s in steps if s["rc"] != 0 and not is_left_out(s)]
     left_out = [s for s in steps if is_left_out(s)]
     wrong = [s for s in sweep if "wrong_row" in s] + [row for row in table if row["rows_wrong"]]
+    unanswered = [f"{row['target']} {row['plane']} {row['rpc']}" for row in table if row["errors"] or not row["answered"]]
     differs = (out / "difference.tgz").exists()
     verified = sum(1 for s in steps if s["step"].startswith("verify-") and s["rc"] == 0)
 
@@ -96,6 +97,8 @@ def main():
     print("== steps left out:", ", ".join(f"{s['step']} ({s['rc'].removeprefix('left out: ')})" for s in left_out) or "none")
     print("== other bits:", wrong or "none in sweep and load;", "difference.tgz has some;" if differs else "none kept;",
           f"{verified} runs of verify passed")
+    if unanswered:
+        print("== load with errors, or without answers:", ", ".join(unanswered))
     print_bench(bench)
     print_peers(peers)
     print_sweep(groups)
@@ -103,7 +106,7 @@ def main():
     (out / "summary.json").write_text(json.dumps(
         {"steps": steps, "failed": failed, "left_out": left_out, "wrong": wrong, "bench": bench, "peers": peers,
          "load": table, "sweep_best": {f"{c}/{r}": fastest(s) for (c, r), s in groups.items()}}, indent=1))
-    sys.exit(1 if failed or wrong or differs else 0)
+    sys.exit(1 if failed or wrong or differs or unanswered else 0)
 
 
 main()

@@ -41,10 +41,11 @@ const CHECKED: usize = 16;
 
 fn main() -> Result<(), Box<dyn Error>> {
     if let Err(reason) = cuda::count() {
-        return match std::env::var("LOGITD_REQUIRE_GPU") {
-            Ok(required) if required == "1" => Err(reason.into()),
-            _ => Ok(eprintln!("gpu_sweep is skipped: {reason}")),
-        };
+        if std::env::var("LOGITD_REQUIRE_GPU").is_ok_and(|required| required == "1") {
+            return Err(reason.into());
+        }
+        eprintln!("gpu_sweep is skipped: {reason}");
+        return Ok(());
     }
     let sweep = Sweep::from_environment();
     // cargo adds `--bench`.
