@@ -10,6 +10,8 @@ use harness::raw::{self, Raw, announced, framed};
 use harness::{TestServer, expected, request, until};
 use http_body_util::BodyExt;
 use logitd::api::{SampleRequest, SampleResponse, SampleStreamRequest, SamplingParams};
+use logitd::backend::Backend;
+use logitd::backend::cpu::{Cpu, CpuOptions};
 use logitd::client::Client;
 use logitd::server::{Error, convert};
 use prost::Message;
@@ -198,7 +200,8 @@ async fn announce(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn announcing_is_not_sending() {
-    let server = TestServer::start(&[]).await;
+    let cpu = Box::new(Cpu::new(CpuOptions::default()).unwrap()) as Box<dyn Backend>;
+    let server = TestServer::with(&[], vec![cpu]).await;
     let bytes_max = server.limits.queue_bytes_max as usize;
     // Nothing is sent; less than a part that counts; and just that.
     for sent in [0, 1000, 1 << 20] {
@@ -253,7 +256,8 @@ async fn one_connection_does_not_take_all_the_room_for_requests() {
         let client = server.client().await;
         async move { client.sample(request(1, 250_000, 99)).await }
     });
-    until("another's request waits", || gate.batches() > 0).await;
+    let others = server.limits.queue_bytes_max as usize - 2_300_000;
+    until("another's request is held too", || server.engine.reserve(0, others).is_err()).await;
     gate.open();
     for held in calls.join_all().await {
         held.unwrap();

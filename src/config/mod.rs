@@ -188,8 +188,8 @@ pub struct WorkConfig {
     #[arg(long, value_name = "BYTES", env = "LOGITD_QUEUE_BYTES_MAX", default_value = "1GiB", value_parser = bytes)]
     pub queue_bytes_max: usize,
 
-    /// Bytes of answers that are awaited or have not been read, of all clients together. A request is refused
-    /// where its answer would not fit
+    /// Bytes of answers that are awaited or have not been read, of all clients together; one connection may
+    /// have half of them. A request is refused where its answer would not fit
     #[arg(long, value_name = "BYTES", env = "LOGITD_ANSWER_BYTES_MAX", default_value = "512MiB", value_parser = bytes)]
     pub answer_bytes_max: usize,
 
@@ -254,7 +254,7 @@ pub struct ConnectionConfig {
     pub stream_requests_max: u32,
 
     /// Bytes of requests and answers that one connection may hold
-    #[arg(long, value_name = "BYTES", env = "LOGITD_CONNECTION_BYTES_MAX", default_value = "256MiB", value_parser = bytes)]
+    #[arg(long, value_name = "BYTES", env = "LOGITD_CONNECTION_BYTES_MAX", default_value = "512MiB", value_parser = bytes)]
     pub connection_bytes_max: usize,
 
     /// How long an answer, of a stream or a unary call, may wait for a client that reads nothing of it before
@@ -321,7 +321,7 @@ pub struct SecurityConfig {
     pub token_rows_max: usize,
 
     /// Bytes of one token's requests, arriving, waiting or being sampled
-    #[arg(long, value_name = "BYTES", env = "LOGITD_TOKEN_BYTES_MAX", default_value = "256MiB", value_parser = bytes)]
+    #[arg(long, value_name = "BYTES", env = "LOGITD_TOKEN_BYTES_MAX", default_value = "512MiB", value_parser = bytes)]
     pub token_bytes_max: usize,
 
     /// Listen beyond this host without TLS

@@ -4,6 +4,7 @@
 //! when its [`Held`] is dropped.
 
 use super::error::Error;
+use crate::api::Limits;
 use crate::engine::{ConnectionId, GroupId, Source};
 use metrics::Gauge;
 use std::borrow::Cow;
@@ -13,6 +14,9 @@ use std::time::Duration;
 
 /// What a refused caller is told to wait. What it would take depends on clients, so there is no better guess.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
+
+/// What is counted of answers.
+pub const ANSWERS: &str = "bytes of answers awaited or unread";
 
 /// A bound on what is held, and how much that is.
 #[derive(Debug)]
@@ -131,6 +135,8 @@ pub struct Account {
     pub source: Source,
     /// Bytes of its requests and answers.
     pub bytes: Arc<Budget>,
+    /// Bytes of its answers: it has half of what all connections have, so that it cannot take all.
+    pub answers: Arc<Budget>,
     /// Bytes of answers that the transport has and the client has not taken.
     pub unread: AtomicUsize,
     /// How often the client has taken some.
@@ -140,12 +146,16 @@ pub struct Account {
 }
 
 impl Account {
-    /// Of a new connection from `address`, with room for so many bytes.
-    pub fn new(address: GroupId, bytes_max: usize) -> Arc<Self> {
+    /// Of a new connection from `address`, within these limits.
+    pub fn open(address: GroupId, limits: &Limits) -> Arc<Self> {
+        let who = "the connection";
+        let bytes_max = limits.connection_bytes_max as usize;
+        let answers_max = limits.answer_bytes_max.div_ceil(2) as usize;
         let what = "bytes of requests and answers";
         Arc::new(Self {
             source: Source { group: address, connection: ConnectionId::next() },
-            bytes: Budget::new("the connection", what, "connection_bytes_max", bytes_max),
+            bytes: Budget::new(who, what, "connection_bytes_max", bytes_max),
+            answers: Budget::new(who, ANSWERS, "answer_bytes_max", answers_max),
             unread: AtomicUsize::new(0),
             taken: AtomicUsize::new(0),
             loose: AtomicUsize::new(0),

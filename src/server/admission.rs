@@ -76,7 +76,8 @@ impl Admission {
         let headers = request.headers();
         let peer = request.extensions().get().copied();
         let account = request.extensions().get().cloned();
-        let account = account.unwrap_or_else(|| Account::new(GroupId::default(), usize::MAX));
+        let open = || Account::open(GroupId::default(), &self.shared.limits);
+        let account = account.unwrap_or_else(open);
         let token = self.shared.tokens.as_ref().map(|tokens| tokens.check(headers)).transpose()?;
         let deadline = timeout(headers)?.and_then(|timeout| Instant::now().checked_add(timeout));
         Ok(Call { deadline, token, peer, account, admissions: Admissions::default() })

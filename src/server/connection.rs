@@ -2,8 +2,9 @@
 
 use super::account::{Account, Budget};
 use super::listen::{Connection, Listener};
-use super::metrics;
 use super::unread::{self, Answer, CallTasks, Patience};
+use super::{convert, metrics};
+use crate::api;
 use crate::config::{Config, ConnectionConfig};
 use crate::engine::GroupId;
 use crate::plane::shm::Peer;
@@ -51,6 +52,7 @@ const LOCAL_RESETS_PART: usize = 32;
 /// What all connections of a server have in common.
 pub struct Connections {
     limits: ConnectionConfig,
+    account_limits: api::Limits,
     routes: Routes,
     /// Of answers that are awaited or unread.
     answers: Arc<Budget>,
@@ -79,6 +81,7 @@ impl Connections {
             tls,
             places: Arc::new(Semaphore::new(limits.connections_max)),
             windows: Windows::new(limits.window_bytes_max),
+            account_limits: convert::limits(config),
             limits,
             answers,
             patience,
@@ -184,7 +187,7 @@ impl Connections {
         peer: Option<Peer>,
         address: GroupId,
     ) {
-        let account = Account::new(address, self.limits.connection_bytes_max);
+        let account = Account::open(address, &self.account_limits);
         let window = self.windows.grant(self.limits.connection_window_bytes);
         let http = self.http(Arc::clone(&account), window.bytes);
         let of = Arc::clone(&account);

@@ -87,7 +87,7 @@ async fn call(
         deadline: None,
         token,
         peer: Some(peer),
-        account: Account::new(GroupId::of(peer.pid), shared.limits.connection_bytes_max as usize),
+        account: Account::open(GroupId::of(peer.pid), &shared.limits),
         admissions: Admissions::default(),
     }))
 }

@@ -383,7 +383,7 @@ mod tests {
         logits_of: fn(&mut M) -> Option<&mut bytes::Bytes>,
     ) -> Option<M> {
         let mut intake = Intake::new(shape, message.len(), 1024, Pool::new(1 << 20));
-        let (whole, mut sizes) = (sizes.len() % 2 == 0, sizes.iter().copied().cycle());
+        let (whole, mut sizes) = (sizes.len().is_multiple_of(2), sizes.iter().copied().cycle());
         let mut left = message;
         while !left.is_empty() {
             let (piece, rest) = left.split_at(sizes.next().unwrap_or(1).clamp(1, left.len()));

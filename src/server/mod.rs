@@ -37,7 +37,7 @@ use crate::engine::Engine;
 use crate::plane::pool::{self, Pool};
 use crate::plane::{Regions, control, shm::Registry};
 use crate::trace::{Recorder, RecorderStats};
-use account::Budget;
+use account::{ANSWERS, Budget};
 use admission::{Admission, Call};
 use auth::{TokenLimits, Tokens};
 use connection::Connections;
@@ -290,7 +290,7 @@ impl Server {
             },
             answers: Budget::gauged(
                 "the server",
-                "bytes of answers awaited or unread",
+                ANSWERS,
                 "answer_bytes_max",
                 config.work.answer_bytes_max,
                 metrics::answer_bytes(),

@@ -1,7 +1,7 @@
 //! Room for one message: of the engine, of its connection and of its token.
 //!
 //! A message says its length before its payload, and saying costs nothing. So a message is first held to what
-//! there is room for, and then charged as its bytes arrive. Once a part of it is there (a sixteenth) the rest is
+//! there is room for, and then charged as its bytes arrive. Once a part of it is there (a thirty-second) the rest is
 //! reserved, so that what has come so far is not thrown away for want of room; but no more than half of the
 //! engine's bytes are ever reserved for what has not arrived, and a message beyond that goes on being charged
 //! byte by byte. Room is never waited for: two messages that have half arrived cannot wait for one another.
@@ -12,7 +12,7 @@ use crate::engine::{Engine, Permit};
 use std::sync::Arc;
 
 /// The part of a message that must have arrived before the rest is reserved: one of so many.
-const ARRIVED_PART: usize = 16;
+const ARRIVED_PART: usize = 32;
 
 /// Where messages find room.
 #[derive(Clone)]
@@ -123,9 +123,9 @@ mod tests {
         // As many as there are, and none of them holds anything.
         let announced: Vec<Room> = (0..100).map(|_| rooms.take(1600, 0).unwrap()).collect();
         assert_eq!(announced.iter().map(held).sum::<usize>(), 0);
-        let mut room = rooms.take(160, 9).unwrap();
-        assert_eq!(held(&room), 9);
-        room.arrived(10, &rooms.unsent).unwrap();
+        let mut room = rooms.take(160, 4).unwrap();
+        assert_eq!(held(&room), 4);
+        room.arrived(5, &rooms.unsent).unwrap();
         assert!(room.is_whole());
         assert_eq!(held(&room), 160);
         assert!(rooms.take(1500, 0).is_err(), "it would not fit");
@@ -137,7 +137,7 @@ mod tests {
     fn half_of_all_bytes_may_be_reserved_for_what_has_not_arrived() {
         let rooms = rooms(1600, 1600);
         let mut sent_little: Vec<Room> =
-            (0..8).map(|_| rooms.take(160, 10).expect("a sixteenth is there")).collect();
+            (0..8).map(|_| rooms.take(160, 10).expect("a part is there")).collect();
         let whole = sent_little.iter().filter(|room| room.is_whole()).count();
         assert_eq!(whole, 5, "of 150 bytes each, 800 in all");
         assert_eq!(sent_little.iter().map(held).sum::<usize>(), 5 * 160 + 3 * 10);
@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn a_message_that_finds_no_room_on_its_way_is_refused_and_holds_nothing() {
         let rooms = rooms(1600, 200);
-        let mut room = rooms.take(200, 10).unwrap();
+        let mut room = rooms.take(200, 5).unwrap();
         let other = rooms.take(150, 150).unwrap();
         let refused = room.arrived(100, &rooms.unsent).unwrap_err();
         assert!(refused.to_string().contains("--connection-bytes-max"), "{refused}");

@@ -159,7 +159,7 @@ impl Unread {
 pub struct Piece {
     bytes: Bytes,
     unread: Arc<Unread>,
-    _room: [Held; 2],
+    _room: [Held; 3],
 }
 
 impl Buf for Piece {
@@ -207,7 +207,8 @@ impl Answer {
     fn piece(&self, bytes: Bytes) -> Piece {
         let unread = Arc::clone(&self.unread);
         unread.add(bytes.len());
-        let room = [&self.budget, &unread.account.bytes].map(|budget| budget.charge(bytes.len()));
+        let Account { bytes: all, answers, .. } = &*unread.account;
+        let room = [all, answers, &self.budget].map(|budget| budget.charge(bytes.len()));
         Piece { bytes, unread, _room: room }
     }
 }
