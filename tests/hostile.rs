@@ -57,7 +57,6 @@ async fn answers_that_nobody_reads_are_bounded_and_not_kept_for_ever() {
         "--device=cpu",
         "--metrics-listen=127.0.0.1:0",
         "--answer-bytes-max=24MiB",
-        "--connection-bytes-max=16MiB",
         "--stream-stall-timeout=2s",
     ];
     let daemon = Daemon::start(&flags).await;
@@ -116,8 +115,7 @@ async fn answers_that_nobody_reads_are_bounded_and_not_kept_for_ever() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_connection_does_not_take_all_the_room_for_answers() {
-    let server =
-        TestServer::start(&["--answer-bytes-max=64MiB", "--connection-bytes-max=17MiB"]).await;
+    let server = TestServer::start(&["--answer-bytes-max=32MiB"]).await;
     let raw = Raw::with_window(server.address(), 0).await;
     let mut unread = Vec::new();
     let mut refused = 0;
@@ -132,7 +130,7 @@ async fn one_connection_does_not_take_all_the_room_for_answers() {
         }
     }
     println!("{} answers unread, {refused} refused", unread.len());
-    assert!((10..40).contains(&unread.len()), "17 MiB hold more than 10 and less than 40");
+    assert!((10..40).contains(&unread.len()), "16 MiB hold more than 10 and less than 40");
     // Others have the rest.
     let request = many_draws(64);
     let response = server.client().await.sample(request.clone()).await.unwrap();
@@ -678,6 +676,12 @@ async fn what_no_request_has_is_refused_before_it_is_sent() {
         println!("{field:02x?}: refused at {} of {whole} bytes: {said}", beginning.len());
         assert!(said.contains(words), "{said}");
     }
+    // Candidates of 14 MiB that are no candidates.
+    let beginning = [&[0x3a, 0x80, 0x80, 0x80, 0x07][..], &[0x7a, 0].repeat(65)].concat();
+    let (pieces, answer) = Raw::connect(server.address()).await.open("Sample", &[]);
+    pieces.send(announced(whole, &beginning)).await.unwrap();
+    let reply = raw::reply(answer.await.unwrap()).await;
+    reply.assert_code(Code::InvalidArgument, &["candidates", "counts and tokens"]);
     server.idle().await;
     // On a stream all of it is read past, and the request is refused by its id.
     let raw = Raw::connect(server.address()).await;

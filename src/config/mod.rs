@@ -253,7 +253,7 @@ pub struct ConnectionConfig {
     #[arg(long, value_name = "N", env = "LOGITD_STREAM_REQUESTS_MAX", default_value = "64", value_parser = count32)]
     pub stream_requests_max: u32,
 
-    /// Bytes of requests and answers that one connection may hold
+    /// Bytes of one connection's requests, arriving, waiting or being sampled
     #[arg(long, value_name = "BYTES", env = "LOGITD_CONNECTION_BYTES_MAX", default_value = "512MiB", value_parser = bytes)]
     pub connection_bytes_max: usize,
 

@@ -133,7 +133,7 @@ impl Drop for Held {
 pub struct Account {
     /// Which it is, and whose where no token says.
     pub source: Source,
-    /// Bytes of its requests and answers.
+    /// Bytes of its requests.
     pub bytes: Arc<Budget>,
     /// Bytes of its answers: it has half of what all connections have, so that it cannot take all.
     pub answers: Arc<Budget>,
@@ -151,7 +151,7 @@ impl Account {
         let who = "the connection";
         let bytes_max = limits.connection_bytes_max as usize;
         let answers_max = limits.answer_bytes_max.div_ceil(2) as usize;
-        let what = "bytes of requests and answers";
+        let what = "bytes of requests";
         Arc::new(Self {
             source: Source { group: address, connection: ConnectionId::next() },
             bytes: Budget::new(who, what, "connection_bytes_max", bytes_max),

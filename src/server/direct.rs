@@ -7,7 +7,8 @@
 use super::account::Account;
 use super::admission::Call;
 use super::error::Error;
-use super::frames::{Admissions, Admitted};
+use super::frames::{Admissions, Admitted, Shape};
+use super::intake::Intake;
 use super::metrics::{self, RequestWatch};
 use super::room::Room;
 use super::service::{Sampled, sample};
@@ -16,6 +17,7 @@ use crate::api::direct::{Hello, REQUEST_BYTES_MAX, REQUEST_HEAD_BYTES, RequestHe
 use crate::api::sample_stream_response::Result as Outcome;
 use crate::api::{self, Plane, SampleRequest, SampleStreamResponse};
 use crate::engine::{GroupId, Refused};
+use crate::plane::pool::Buffer;
 use crate::plane::shm::Peer;
 use prost::Message;
 use rustix::net::{RecvFlags, recv};
@@ -27,7 +29,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
-use tonic::Code;
+use tonic::{Code, Status};
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
@@ -164,15 +166,15 @@ impl Connection {
         };
         let Self { shared, call, stream, buffer } = self;
         let refused = |error| Ended::Refused(error, true);
-        let request: SampleRequest = api::decode(buffer)
-            .map_err(|status| refused(Error::invalid("message", status.message())))?;
+        let (request, logits) = decode(shared, buffer).map_err(refused)?;
+        let admitted = Admitted::new(room, logits);
         let deadline = (timeout_us > 0)
             .then(|| begun.checked_add(Duration::from_micros(timeout_us.into())))
             .flatten();
         let call = Call { deadline, ..call.clone() };
         tokio::select! {
             biased;
-            sampled = sample(shared, &call, Admitted::bare(room), request, Plane::Inline) => {
+            sampled = sample(shared, &call, admitted, request, Plane::Inline) => {
                 sampled.map_err(refused)
             }
             () = hung_up(stream) => Err(Ended::HungUp),
@@ -217,6 +219,20 @@ impl Connection {
         }
         Ok(room.map(|room| (head, room)).map_err(|error| Ended::Refused(error, true)))
     }
+}
+
+/// The request, and its logits where they were taken out of it. A small one is decoded at once; others are held to
+/// the bounds of a message first.
+fn decode(shared: &Shared, message: &[u8]) -> Result<(SampleRequest, Option<Buffer>), Error> {
+    let malformed = |status: Status| Error::invalid("message", status.message());
+    let rows_max = shared.bounds.request_rows_max;
+    if Intake::is_harmless(message.len(), rows_max) {
+        return Ok((api::decode(message).map_err(malformed)?, None));
+    }
+    let mut intake = Intake::new(Shape::Unary, message.len(), rows_max, shared.pool.clone());
+    intake.read(message, true)?;
+    let (rest, logits) = intake.finish();
+    Ok((api::decode(&rest).map_err(malformed)?, logits))
 }
 
 /// Whether a request is as short as it has to be: by this protocol, and by the server's limit.

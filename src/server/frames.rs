@@ -66,9 +66,9 @@ pub struct Admitted {
 }
 
 impl Admitted {
-    /// One whose logits are not taken out of it.
-    pub fn bare(room: Room) -> Self {
-        Self { room, logits: None }
+    /// One that has all the room it needs.
+    pub fn new(room: Room, logits: Option<Buffer>) -> Self {
+        Self { room, logits }
     }
 
     /// Makes the message's request whole again. Its shares are to be held until it is answered.
@@ -408,7 +408,7 @@ fn framed(message: &[u8]) -> Bytes {
 /// Finds the `id` and the `first_row` (fields 1 and 3, varints) of an encoded message, in pieces of any
 /// size, keeping no other part of it. What is not a message has those found up to there.
 #[derive(Debug, Default)]
-struct IdScanner {
+pub(super) struct IdScanner {
     id: u64,
     first_row: Option<u64>,
     at: At,
@@ -435,7 +435,12 @@ enum At {
 }
 
 impl IdScanner {
-    fn read(&mut self, mut bytes: &[u8]) {
+    /// Whether it has stopped to look because there were too many fields.
+    pub fn is_crowded(&self) -> bool {
+        self.fields > SCANNED_FIELDS_MAX
+    }
+
+    pub fn read(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() && self.at != At::Broken {
             let step = match self.at {
                 At::Skip(left) => {
@@ -489,7 +494,7 @@ impl IdScanner {
     fn tag(&mut self, tag: u64) {
         self.fields += 1;
         match tag & 7 {
-            _ if self.fields > SCANNED_FIELDS_MAX => self.at = At::Broken,
+            _ if self.is_crowded() => self.at = At::Broken,
             0 => self.at = At::Varint { field: tag >> 3 },
             1 => self.skip(8),
             2 => self.at = At::Length,

@@ -11,12 +11,13 @@
 //!   taken so far are put back before it, it goes on untouched to the end of its message, and the
 //!   decoder judges.
 //!
-//! Everything but logits and candidates is small in an honest message: some dozen bytes a row. A byte of it costs many
+//! Everything but logits and candidates is small in an honest message: some dozen bytes a row; and candidates are two
+//! fields. A byte of it costs many
 //! times what a byte of logits costs, so it has a bound of its own, and the parameter sets have one too: a message is
 //! refused where it passes them, before the rest of it has come.
 
 use super::error::Error;
-use super::frames::Shape;
+use super::frames::{IdScanner, Shape};
 use crate::plane::pool::{Buffer, Pool};
 use prost::encoding::{WireType, encode_key, encode_varint};
 
@@ -62,6 +63,8 @@ pub struct Intake {
     outside: usize,
     /// Parameter sets so far.
     sets: usize,
+    /// The fields of the candidates, which are passed on unparsed.
+    candidates: IdScanner,
     rows_max: usize,
     refused: Option<Error>,
 }
@@ -110,6 +113,12 @@ enum At {
 }
 
 impl Intake {
+    /// Whether a message of so many bytes is too small to be much work, whatever it says: a parameter set takes two
+    /// bytes at least.
+    pub fn is_harmless(length: usize, rows_max: usize) -> bool {
+        length <= (2 * rows_max).min(MESSAGE_BYTES_MAX)
+    }
+
     /// Of a message of `length` bytes, a `SampleStreamRequest` on a stream, else a `SampleRequest`. No request may have
     /// more rows than `rows_max`.
     pub fn new(shape: Shape, length: usize, rows_max: usize, pool: Pool) -> Self {
@@ -132,6 +141,7 @@ impl Intake {
             read: 0,
             outside: 0,
             sets: 0,
+            candidates: IdScanner::default(),
             rows_max,
             refused: None,
         }
@@ -252,6 +262,11 @@ impl Intake {
 
     fn pass_candidates(&mut self, bytes: &[u8], left: usize) -> usize {
         self.at = if bytes.len() == left { At::Key } else { At::Candidates(left - bytes.len()) };
+        self.candidates.read(bytes);
+        if self.candidates.is_crowded() {
+            let text = "has more fields than are looked at; allowed: counts and tokens, each once";
+            self.refused.get_or_insert(Error::invalid("candidates", text));
+        }
         self.pass(bytes)
     }
 

@@ -1,6 +1,6 @@
 //! The handlers: each takes a message, hands it on, and converts what comes back.
 
-use super::account::{Account, Held};
+use super::account::Held;
 use super::admission::Call;
 use super::convert::Lent;
 use super::error::Error;
@@ -179,13 +179,12 @@ pub(super) struct Sampled {
 
 /// Room for an answer, taken before there is one: of the server's and of its connection's.
 pub(super) struct AnswerRoom {
-    _held: [Held; 3],
+    _held: [Held; 2],
 }
 
 impl AnswerRoom {
     fn take(shared: &Shared, call: &Call, bytes: usize) -> Result<Self, Error> {
-        let Account { bytes: all, answers, .. } = &*call.account;
-        Ok(Self { _held: [all.take(bytes)?, answers.take(bytes)?, shared.answers.take(bytes)?] })
+        Ok(Self { _held: [call.account.answers.take(bytes)?, shared.answers.take(bytes)?] })
     }
 }
 

@@ -159,7 +159,7 @@ impl Unread {
 pub struct Piece {
     bytes: Bytes,
     unread: Arc<Unread>,
-    _room: [Held; 3],
+    _room: [Held; 2],
 }
 
 impl Buf for Piece {
@@ -207,8 +207,8 @@ impl Answer {
     fn piece(&self, bytes: Bytes) -> Piece {
         let unread = Arc::clone(&self.unread);
         unread.add(bytes.len());
-        let Account { bytes: all, answers, .. } = &*unread.account;
-        let room = [all, answers, &self.budget].map(|budget| budget.charge(bytes.len()));
+        let budgets = [&unread.account.answers, &self.budget];
+        let room = budgets.map(|budget| budget.charge(bytes.len()));
         Piece { bytes, unread, _room: room }
     }
 }
