@@ -33,8 +33,8 @@ rows=()
 if [ -f "$top/.gpu/rows.npy.gz" ]; then
     gzip -dc "$top/.gpu/rows.npy.gz" > "$work/rows.npy"
     rows=(--logits "$work/rows.npy")
-    beside="$(dirname "$top")/shared/logits"
-    if [ -z "$dry" ] && [ ! -e "$beside" ]; then mkdir -p "$beside" && ln -s "$work/rows.npy" "$beside/gemma3_270m_64x262144.f16.npy"; fi
+    beside="$(dirname "$top")/shared/logits/gemma3_270m_64x262144.f16.npy"
+    if [ -z "$dry" ] && [ ! -e "$beside" ]; then mkdir -p "$(dirname "$beside")" && ln -sf "$work/rows.npy" "$beside"; fi
 fi
 
 add_folder() { export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$1"; }
