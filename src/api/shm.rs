@@ -6,6 +6,11 @@
 //! an unguessable id, good on this connection's host for this user for as long as the connection
 //! lives, or the reason why not. Closing the connection takes all of its regions away.
 //!
+//! Where the server asks for tokens, the client first sends an [`Authorize`] frame and its token, without a
+//! descriptor, and goes on without waiting: what is wrong with the token is the answer to the first [`Register`].
+//! A connection that holds no region is closed when it is silent for the server's `--handshake-timeout`; one that
+//! holds any may be silent for ever.
+//!
 //! A region is an array of slots. A slot is a [`SLOT_HEADER_BYTES`] header, whose first eight bytes
 //! are the *generation*, followed by logits. To use a slot, write the logits, then store a generation
 //! that the slot has not had before (release order), then name `{region, slot, generation,
@@ -36,6 +41,8 @@ pub const VERSION: u32 = 1;
 pub const SLOT_HEADER_BYTES: usize = 64;
 /// A slot's stride is a multiple of this.
 pub const SLOT_ALIGN_BYTES: usize = 64;
+/// The longest bearer token.
+pub const TOKEN_BYTES_MAX: usize = 256;
 /// Bytes of a region's id.
 pub const REGION_ID_BYTES: usize = 16;
 
@@ -82,6 +89,42 @@ impl Register {
             slot_stride_bytes: u64::from_le_bytes(stride),
             slot_count: word(16),
             device: word(20).checked_sub(1),
+        })
+    }
+}
+
+/// Says who is there: as long as a [`Register`] frame, and as different in its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Authorize {
+    /// Length of the bearer token that follows, up to [`TOKEN_BYTES_MAX`].
+    pub token_bytes: u32,
+}
+
+impl Authorize {
+    /// First bytes of the frame: `lgta`.
+    pub const MAGIC: u32 = u32::from_le_bytes(*b"lgta");
+
+    /// The frame.
+    pub fn encode(&self) -> [u8; Register::BYTES] {
+        let mut frame = [0; Register::BYTES];
+        frame[..4].copy_from_slice(&Self::MAGIC.to_le_bytes());
+        frame[4..8].copy_from_slice(&VERSION.to_le_bytes());
+        frame[8..12].copy_from_slice(&self.token_bytes.to_le_bytes());
+        frame
+    }
+
+    /// Parses a frame if it is one; the reason says what was expected.
+    pub fn decode(frame: &[u8; Register::BYTES]) -> Option<Result<Self, String>> {
+        let word =
+            |at: usize| u32::from_le_bytes(frame[at..at + 4].try_into().expect("four bytes"));
+        (word(0) == Self::MAGIC).then(|| match (word(4), word(8)) {
+            (VERSION, token_bytes) if token_bytes as usize <= TOKEN_BYTES_MAX => {
+                Ok(Self { token_bytes })
+            }
+            (VERSION, token_bytes) => {
+                Err(format!("the token has {token_bytes} bytes; allowed: up to {TOKEN_BYTES_MAX}"))
+            }
+            (other, _) => Err(format!("version {other}, this server speaks {VERSION}")),
         })
     }
 }
@@ -171,6 +214,17 @@ mod tests {
         old[4] = 9;
         assert!(Register::decode(&old).unwrap_err().contains("version 9"));
         assert!(Register::decode(&[0; 24]).unwrap_err().contains("starts with"));
+    }
+
+    #[test]
+    fn who_is_there_is_no_registration() {
+        let authorize = Authorize { token_bytes: 40 };
+        assert_eq!(Authorize::decode(&authorize.encode()), Some(Ok(authorize)));
+        assert!(Register::decode(&authorize.encode()).is_err());
+        let register = Register { slot_stride_bytes: 128, slot_count: 1, device: None };
+        assert_eq!(Authorize::decode(&register.encode()), None);
+        let long = Authorize { token_bytes: 257 };
+        assert!(Authorize::decode(&long.encode()).unwrap().unwrap_err().contains("257"));
     }
 
     #[test]

@@ -2,13 +2,14 @@
 
 use super::Error;
 use crate::api::shm::{
-    Allocation, REGION_ID_BYTES, Register, Registered, SLOT_ALIGN_BYTES, SLOT_HEADER_BYTES,
+    Allocation, Authorize, REGION_ID_BYTES, Register, Registered, SLOT_ALIGN_BYTES,
+    SLOT_HEADER_BYTES,
 };
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
-use std::io::{self, IoSlice, IoSliceMut, Read};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -46,6 +47,7 @@ pub(super) fn error(control: &str, reason: &io::Error) -> Error {
 /// answered.
 pub(super) fn register(
     control: &str,
+    token: Option<&str>,
     wanted: Register,
     memory: Option<BorrowedFd<'_>>,
 ) -> io::Result<Answer> {
@@ -53,6 +55,10 @@ pub(super) fn register(
     let mut control = UnixStream::connect(path)?;
     control.set_read_timeout(Some(REGISTER_TIMEOUT))?;
     control.set_write_timeout(Some(REGISTER_TIMEOUT))?;
+    if let Some(token) = token {
+        let authorize = Authorize { token_bytes: token.len() as u32 };
+        control.write_all(&[&authorize.encode(), token.as_bytes()].concat())?;
+    }
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     let descriptors = memory.map(|memory| [memory]);

@@ -55,7 +55,18 @@ impl DeviceRegion {
         slot_bytes: usize,
         slot_count: u32,
     ) -> Result<Self, Error> {
-        let region = Self::try_register(control, device, slot_bytes, slot_count);
+        Self::register_with(control, None, device, slot_bytes, slot_count)
+    }
+
+    /// The same with a bearer token, where the server asks for one.
+    pub fn register_with(
+        control: &str,
+        token: Option<&str>,
+        device: u32,
+        slot_bytes: usize,
+        slot_count: u32,
+    ) -> Result<Self, Error> {
+        let region = Self::try_register(control, token, device, slot_bytes, slot_count);
         region.map_err(|e| control::error(control, &e))
     }
 
@@ -105,6 +116,7 @@ impl DeviceRegion {
 
     fn try_register(
         control: &str,
+        token: Option<&str>,
         device: u32,
         slot_bytes: usize,
         slot_count: u32,
@@ -112,7 +124,7 @@ impl DeviceRegion {
         let (stride, _) = control::layout(slot_bytes, slot_count)?;
         let wanted =
             Register { slot_stride_bytes: stride as u64, slot_count, device: Some(device) };
-        let Answer { control, id, allocation } = control::register(control, wanted, None)?;
+        let Answer { control, id, allocation } = control::register(control, token, wanted, None)?;
         let (allocation, descriptor) = allocation.expect("asked for, and otherwise an error");
         Ok(Self {
             slot_stride_bytes: stride,

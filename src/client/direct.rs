@@ -53,8 +53,8 @@ impl Direct {
         let greeting = Self::greet(path, token.unwrap_or_default());
         let Ok(greeted) = tokio::time::timeout(CONNECT_TIMEOUT, greeting).await else {
             let text = format!(
-                "no answer within {CONNECT_TIMEOUT:?}; the server may have all the connections that its \
-                 --shm-connections-max allows"
+                "no answer within {CONNECT_TIMEOUT:?}; the server may be busy refusing connections beyond its \
+                 --shm-connections-max"
             );
             return Err(wrong(text));
         };

@@ -137,6 +137,11 @@ impl Client {
         Ok(direct)
     }
 
+    /// The bearer token that it sends.
+    pub(crate) fn token(&self) -> Option<&str> {
+        self.bearer.token()
+    }
+
     fn request<T>(&self, message: T) -> tonic::Request<T> {
         let mut request = tonic::Request::new(message);
         if let Some(timeout) = self.options.timeout {

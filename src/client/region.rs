@@ -54,7 +54,18 @@ impl Region {
     /// control socket (`unix:PATH`, as in `GetInfoResponse.shm_control`). Blocks until the server has
     /// answered.
     pub fn register(control: &str, slot_bytes: usize, slot_count: u32) -> Result<Self, Error> {
-        Self::try_register(control, slot_bytes, slot_count).map_err(|e| control::error(control, &e))
+        Self::register_with(control, None, slot_bytes, slot_count)
+    }
+
+    /// The same with a bearer token, where the server asks for one.
+    pub fn register_with(
+        control: &str,
+        token: Option<&str>,
+        slot_bytes: usize,
+        slot_count: u32,
+    ) -> Result<Self, Error> {
+        let region = Self::try_register(control, token, slot_bytes, slot_count);
+        region.map_err(|e| control::error(control, &e))
     }
 
     /// Slots in the region.
@@ -94,11 +105,17 @@ impl Region {
         SlotRef { region, slot, generation, length_bytes: length_bytes as u64 }
     }
 
-    fn try_register(control: &str, slot_bytes: usize, slot_count: u32) -> io::Result<Self> {
+    fn try_register(
+        control: &str,
+        token: Option<&str>,
+        slot_bytes: usize,
+        slot_count: u32,
+    ) -> io::Result<Self> {
         let (stride, bytes) = control::layout(slot_bytes, slot_count)?;
         let memory = sealed_memory(bytes)?;
         let layout = Register { slot_stride_bytes: stride as u64, slot_count, device: None };
-        let Answer { control, id, .. } = control::register(control, layout, Some(memory.as_fd()))?;
+        let Answer { control, id, .. } =
+            control::register(control, token, layout, Some(memory.as_fd()))?;
         // SAFETY: a fresh mapping, at an address of the kernel's choice, of a file that is `bytes`
         // long and sealed against shrinking.
         let base = unsafe {

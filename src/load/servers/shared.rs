@@ -50,7 +50,7 @@ impl SharedLane {
         slot_bytes: usize,
         slots: u32,
     ) -> Result<Self, Error> {
-        let region = Region::register(control, slot_bytes, slots)?;
+        let region = Region::register_with(control, client.token(), slot_bytes, slots)?;
         Ok(Self::over(client, direct, Memory::Host(region), slots))
     }
 
@@ -66,7 +66,8 @@ impl SharedLane {
         let number = device.id.strip_prefix("cuda:").and_then(|number| number.parse().ok());
         let wrong = |reason| Error::Region { control: control.to_owned(), reason };
         let number = number.ok_or_else(|| wrong(format!("{} is no CUDA device", device.id)))?;
-        let region = DeviceRegion::register(control, number, slot_bytes, slots)?;
+        let region =
+            DeviceRegion::register_with(control, client.token(), number, slot_bytes, slots)?;
         let (uuid, bytes) = (region.uuid(), region.allocation_bytes());
         let imported = ImportedRegion::open(uuid, region.descriptor(), bytes, COPY_TIMEOUT);
         let imported = imported.map_err(|reason| wrong(format!("{}: {reason}", device.id)))?;
