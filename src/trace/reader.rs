@@ -3,8 +3,10 @@
 use super::Entry;
 use super::format::{Content, HEADER_BYTES, MAGIC, Session, checksum, decode};
 use bytes::Bytes;
+use rustix::fs::OFlags;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,8 +24,14 @@ pub struct Reader {
 impl Reader {
     /// Opens a trace.
     pub fn open(path: &Path) -> Result<Self, ReadError> {
-        let file = File::open(path)?;
-        let length = file.metadata()?.len();
+        // Opening a pipe would wait for somebody who writes to it.
+        let flags = OFlags::NONBLOCK.bits() as i32;
+        let file = File::options().read(true).custom_flags(flags).open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(ReadError::NoFile);
+        }
+        let length = metadata.len();
         let mut file = BufReader::with_capacity(1 << 20, file);
         let mut magic = [0; MAGIC.len()];
         match file.read_exact(&mut magic) {
@@ -157,6 +165,9 @@ pub enum ReadError {
     /// The file cannot be read.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// It is a pipe, a device or a folder.
+    #[error("not a regular file, and a trace can be nothing else")]
+    NoFile,
     /// It is something else.
     #[error("not a trace; traces are written by: logitd serve --record FILE")]
     NoTrace,

@@ -5,8 +5,8 @@ use super::format::{Encoder, MAGIC, Session};
 use super::reader::{ReadError, Reader};
 use crate::api::{SampleRequest, SampleResponse, StreamError};
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -40,8 +40,8 @@ impl RecorderOptions {
 }
 
 /// Records requests and answers: [`record`](Self::record) takes no longer than putting them into a
-/// bounded buffer, from which a thread writes them. What the disk cannot keep up with is dropped and
-/// counted, and the serving goes on.
+/// bounded buffer, from which a thread writes them, at the latest a second later. What the disk cannot keep up
+/// with, or does not take, is dropped and counted, and the serving goes on. A disk that was full is tried again.
 ///
 /// Dropped, it writes what it has taken; [`finish`](Self::finish) does so and says how it went.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ pub struct Recorder {
 /// What became of a request that was offered to a recorder.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offered {
-    /// It will be written.
+    /// It will be written, if the disk takes it; [`RecorderStats`] tells.
     Taken,
     /// It is not among the fraction that is recorded.
     NotChosen,
@@ -73,13 +73,13 @@ enum Message {
 /// What a recorder has done so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecorderStats {
-    /// Requests in the file.
+    /// Requests in the file: the system has taken them, so that they are there even if this process is killed.
     pub recorded: u64,
-    /// Bytes of the file.
+    /// Bytes of the file, with what is about to be written.
     pub file_bytes: u64,
     /// Requests that were to be recorded and are not: the buffer or the file was full, or the disk failed.
     pub dropped: u64,
-    /// Why nothing more is written, where that is so.
+    /// Why nothing can be written, while that is so.
     pub failure: Option<String>,
 }
 
@@ -99,8 +99,7 @@ struct Shared {
 impl Recorder {
     /// Opens the file, readable by its owner only, begins a session in it, and starts the thread.
     pub fn start(options: RecorderOptions) -> Result<Self, ReadError> {
-        let (file, mut at) = open(&options.path)?;
-        let mut file = BufWriter::with_capacity(1 << 20, file);
+        let (file, mut end) = open(&options.path)?;
         let mut encoder = Encoder::default();
         let since_1970 =
             SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -108,21 +107,20 @@ impl Recorder {
             started_unix_us: u64::try_from(since_1970.as_micros()).unwrap_or(u64::MAX),
             server_version: env!("CARGO_PKG_VERSION").into(),
         });
-        file.write_all(session)?;
-        file.flush()?;
-        at += session.len() as u64;
+        file.write_all_at(session, end)?;
+        end += session.len() as u64;
 
         let shared = Arc::new(Shared {
             options,
             offered: AtomicU64::new(0),
             recorded: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
-            file_bytes: AtomicU64::new(at),
+            file_bytes: AtomicU64::new(end),
             buffered_bytes: AtomicU64::new(0),
             failure: Mutex::new(None),
         });
         let (queue, messages) = sync_channel(QUEUE_ENTRIES_MAX);
-        let writer = Writer { shared: shared.clone(), file, encoder };
+        let writer = Writer::new(shared.clone(), file, end, encoder);
         let thread = std::thread::Builder::new()
             .name("trace".into())
             .spawn(move || writer.run(&messages))?;
@@ -176,7 +174,7 @@ impl Recorder {
             // It fails only where the thread has ended already.
             let _ = self.queue.send(Message::Finish);
             if thread.join().is_err() {
-                self.shared.fail("the thread that writes it panicked".into());
+                self.shared.fail("the thread that writes it panicked".to_owned());
             }
         }
         self.shared.stats()
@@ -217,58 +215,142 @@ impl Shared {
         }
     }
 
-    fn fail(&self, reason: String) {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(reason);
+    fn fail(&self, reason: impl Into<Option<String>>) {
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = reason.into();
     }
 }
 
 /// Entries between `record` and the disk, whatever their size.
 const QUEUE_ENTRIES_MAX: usize = 4096;
-/// How long what was written may stay in this program's memory.
+/// How long a request may stay in this process's memory, and how long a disk that has failed is left alone.
 const FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+/// Bytes that are written without waiting for that.
+const PENDING_BYTES_MAX: usize = 1 << 20;
 
 /// The thread's side.
 struct Writer {
     shared: Arc<Shared>,
-    file: BufWriter<File>,
+    file: File,
     encoder: Encoder,
+    /// Where the last whole frame in the file ends.
+    end: u64,
+    /// A write has failed, and what it left behind there is still to be cut off.
+    torn: bool,
+    /// Whole frames that come next, and where each of them ends.
+    pending: Vec<u8>,
+    pending_ends: Vec<usize>,
+    /// When they are written at the latest.
+    due: Option<Instant>,
+    /// Nothing is tried before, since the disk has failed.
+    retry: Option<Instant>,
 }
 
 impl Writer {
+    fn new(shared: Arc<Shared>, file: File, end: u64, encoder: Encoder) -> Self {
+        let (pending, pending_ends) = (Vec::new(), Vec::new());
+        Self {
+            shared,
+            file,
+            encoder,
+            end,
+            torn: false,
+            pending,
+            pending_ends,
+            due: None,
+            retry: None,
+        }
+    }
+
     fn run(mut self, messages: &Receiver<Message>) {
-        let mut outcome = Ok(());
         loop {
-            match messages.recv_timeout(FLUSH_INTERVAL) {
+            let patience = self.due.map_or(FLUSH_INTERVAL, |due| due - Instant::now().min(due));
+            match messages.recv_timeout(patience) {
                 Ok(Message::Entry(entry)) => {
                     let bytes = bytes(&entry.request);
-                    if outcome.is_ok() {
-                        outcome = self.write(*entry);
-                    } else {
-                        self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-                    }
+                    self.take(*entry);
                     self.shared.buffered_bytes.fetch_sub(bytes, Ordering::Relaxed);
                 }
-                Err(RecvTimeoutError::Timeout) if outcome.is_ok() => outcome = self.file.flush(),
                 Err(RecvTimeoutError::Timeout) => {}
                 Ok(Message::Finish) | Err(RecvTimeoutError::Disconnected) => break,
             }
-            if let Err(error) = &outcome {
-                self.shared.fail(error.to_string());
+            let due = self.due.is_some_and(|due| due <= Instant::now());
+            if due || self.pending.len() >= PENDING_BYTES_MAX {
+                self.flush();
             }
         }
-        if let Err(error) =
-            outcome.and_then(|()| self.file.flush()).and_then(|()| self.file.get_ref().sync_all())
-        {
+        self.flush();
+        if let Err(error) = self.file.sync_all() {
             self.shared.fail(error.to_string());
         }
     }
 
-    fn write(&mut self, entry: Entry) -> io::Result<()> {
+    fn take(&mut self, entry: Entry) {
+        if self.retry.is_some_and(|retry| Instant::now() < retry) {
+            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         let frame = self.encoder.entry(entry, self.shared.has_time());
-        self.file.write_all(frame)?;
-        self.shared.file_bytes.fetch_add(frame.len() as u64, Ordering::Relaxed);
-        self.shared.recorded.fetch_add(1, Ordering::Relaxed);
+        self.pending.extend_from_slice(frame);
+        self.pending_ends.push(self.pending.len());
+        self.due.get_or_insert_with(|| Instant::now() + FLUSH_INTERVAL);
+        self.measure();
+    }
+
+    /// Writes what is pending. What the disk does not take is dropped and counted: a request is in the file as a whole
+    /// or not at all.
+    fn flush(&mut self) {
+        self.due = None;
+        if self.pending.is_empty() {
+            return;
+        }
+        let (bytes, outcome) = self.write_pending();
+        let whole = self.pending_ends.partition_point(|&end| end <= bytes);
+        self.end += self.pending_ends[..whole].last().map_or(0, |&end| end as u64);
+        let dropped = self.pending_ends.len() - whole;
+        self.shared.recorded.fetch_add(whole as u64, Ordering::Relaxed);
+        self.shared.dropped.fetch_add(dropped as u64, Ordering::Relaxed);
+        self.retry = outcome.is_err().then(|| Instant::now() + FLUSH_INTERVAL);
+        self.shared.fail(outcome.as_ref().err().map(io::Error::to_string));
+        if outcome.is_err() {
+            self.torn = true;
+            // If that fails too it is tried again before anything is written.
+            let _ = self.cut();
+        }
+        self.pending.clear();
+        self.pending_ends.clear();
+        self.measure();
+    }
+
+    /// How many bytes of it are in the file, and why not all.
+    fn write_pending(&mut self) -> (usize, io::Result<()>) {
+        if let Err(error) = self.cut() {
+            return (0, Err(error));
+        }
+        let mut written = 0;
+        while written < self.pending.len() {
+            let at = self.end + written as u64;
+            match self.file.write_at(&self.pending[written..], at) {
+                Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
+                Ok(bytes) => written += bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return (written, Err(error)),
+            }
+        }
+        (written, Ok(()))
+    }
+
+    /// Takes away what a write that failed half way has left behind.
+    fn cut(&mut self) -> io::Result<()> {
+        if self.torn {
+            self.file.set_len(self.end)?;
+            self.torn = false;
+        }
         Ok(())
+    }
+
+    fn measure(&self) {
+        let bytes = self.end + self.pending.len() as u64;
+        self.shared.file_bytes.store(bytes, Ordering::Relaxed);
     }
 }
 
@@ -291,9 +373,8 @@ fn open(path: &Path) -> Result<(File, u64), ReadError> {
         Err(_) => {}
     }
     let end = Reader::open(path)?.whole_bytes()?;
-    let mut file = OpenOptions::new().write(true).open(path)?;
+    let file = OpenOptions::new().write(true).open(path)?;
     file.set_len(end)?;
-    file.seek(SeekFrom::Start(end))?;
     Ok((file, end))
 }
 
@@ -344,6 +425,22 @@ mod tests {
         let entries: Vec<Entry> = read(&path).into_iter().map(Result::unwrap).collect();
         assert_eq!((&entries[0].request, &entries[0].result), (&request(0), &Ok(response(0))));
         assert_eq!((&entries[1].request, &entries[1].result), (&request(1), &Err(error)));
+    }
+
+    /// Requests come all the time, and none of them has to wait for the end.
+    #[test]
+    fn what_was_recorded_is_in_the_file_within_a_second_or_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.trace");
+        let recorder = Recorder::start(RecorderOptions::new(&path)).unwrap();
+        let begun = Instant::now();
+        while recorder.stats().recorded == 0 {
+            assert!(begun.elapsed() < Duration::from_secs(20), "nothing was written");
+            assert!(record(&recorder, 1));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let recorded = recorder.stats().recorded;
+        assert!(read(&path).len() as u64 >= recorded && recorded > 1, "{recorded}");
     }
 
     /// Cut off anywhere, the entries before the cut are read and the tear is said; continued, the file is
@@ -457,21 +554,32 @@ mod tests {
             buffered_bytes: AtomicU64::new(0),
             failure: Mutex::new(None),
         });
-        let file = BufWriter::with_capacity(64, OpenOptions::new().write(true).open(full).unwrap());
+        let file = OpenOptions::new().write(true).open(full).unwrap();
         let (queue, entries) = sync_channel(10);
-        let writer = Writer { shared: shared.clone(), file, encoder: Encoder::default() };
+        let writer = Writer::new(shared.clone(), file, 0, Encoder::default());
         let thread = std::thread::spawn(move || writer.run(&entries));
         let thread = Mutex::new(Some(thread));
         let recorder = Recorder { shared, queue, thread, started: Instant::now() };
         record(&recorder, 0);
         record(&recorder, 1);
         let stats = recorder.finish();
-        assert_eq!(stats.recorded, 0);
+        assert_eq!((stats.recorded, stats.dropped), (0, 2));
         assert!(stats.failure.is_some());
         assert_eq!(
             recorder.record(Instant::now(), &request(2), Ok(&response(2))),
             Offered::Dropped
         );
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let pipe = dir.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for path in [&pipe, Path::new("/dev/null"), dir.path()] {
+            let error = Recorder::start(RecorderOptions::new(path)).unwrap_err();
+            assert!(error.to_string().contains("not a regular file"), "{error}");
+        }
     }
 
     #[test]
