@@ -64,8 +64,12 @@ pub trait Loan: fmt::Debug + Send + Sync {
     /// If that is beyond what was lent.
     fn copy(&self, at: usize, into: &mut [u8]);
 
-    /// Whether everything that was copied so far is what was lent.
+    /// Whether everything that was copied so far is what was lent. Changes nothing: what is checked may still
+    /// be refused.
     fn check(&self) -> Result<(), LoanError>;
+
+    /// What was copied is answered: called once, after the last [`check`](Self::check) and before the answer.
+    fn settle(&self) {}
 
     /// All of it, where this process can read it in place. Its owner may be writing meanwhile.
     fn mapped(&self) -> Option<&[AtomicU8]> {

@@ -277,6 +277,33 @@ async fn what_is_named_wrongly_is_refused_by_field() {
     served.stop().await;
 }
 
+/// Where logits are copied before they are checked, as for a recording, they are read for requests that are then
+/// refused, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_is_refused_after_it_was_read_does_not_use_up_its_generation() {
+    let folder = tempfile::tempdir().unwrap();
+    let record = format!("--record={}", folder.path().join("trace").display());
+    for flags in [[record.as_str()], ["--verify-fraction=1"]] {
+        let served = Served::start(&flags, &[]).await;
+        let mut region = served.register(0, 4096, 1).unwrap();
+        let inline = request(2, 100, 1);
+        let good = region.through(0, &inline);
+        let mut wrong = good.clone();
+        wrong.params[1].temperature = Some(-1.0);
+        for _ in 0..2 {
+            let (found, message) = refusal(served.client.sample(wrong.clone()).await);
+            assert_eq!(found, Code::InvalidArgument, "{flags:?}: {message}");
+            assert!(message.contains("params[1].temperature"), "{flags:?}: {message}");
+        }
+        let answer = served.client.sample(good.clone()).await;
+        assert_eq!(answer.unwrap().rows, expected(&inline), "{flags:?}");
+        let (found, message) = refusal(served.client.sample(good).await);
+        assert_eq!(found, Code::FailedPrecondition, "{flags:?}: {message}");
+        assert!(message.contains("answered with generation 1"), "{flags:?}: {message}");
+        served.stop().await;
+    }
+}
+
 /// Runs itself as the other process, which is told what to ask for.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_process_of_the_same_user_gets_nothing() {

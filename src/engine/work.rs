@@ -123,13 +123,15 @@ impl Work {
         let sender = progress.sender.take()?;
         let device = Arc::clone(ran.device);
         let completed = Completed { results, timings: progress.timings, device };
-        Some(Letter { sender, answer: self.check_loans().map(|()| completed) })
+        Some(Letter { sender, answer: self.settle_loans().map(|()| completed) })
     }
 
-    /// Whether what was sampled is what was lent. Asked when every row has been.
-    fn check_loans(&self) -> Result<(), Failure> {
-        let mut loans = self.rows.iter().filter_map(RequestRow::loan);
-        loans.try_for_each(|loan| loan.check()).map_err(Failure::Loan)
+    /// Settles every loan, if what was sampled is what was lent. Asked when every row has been.
+    fn settle_loans(&self) -> Result<(), Failure> {
+        let loans = || self.rows.iter().filter_map(RequestRow::loan);
+        loans().try_for_each(|loan| loan.check()).map_err(Failure::Loan)?;
+        loans().for_each(|loan| loan.settle());
+        Ok(())
     }
 
     /// Answers with a failure, unless it has been answered.

@@ -113,6 +113,11 @@ impl DeviceRegistry {
         (regions.len(), regions.values().map(|claim| claim.bytes).sum())
     }
 
+    /// Whether `peer` has a region.
+    pub fn is_owner(&self, peer: Peer) -> bool {
+        self.lock().values().any(|claim| claim.peer == peer)
+    }
+
     fn claim(self: &Arc<Self>, bytes: u64, peer: Peer) -> Result<DeviceRegistration, ShmError> {
         let mut id = [0; REGION_ID_BYTES];
         getrandom::fill(&mut id).map_err(|e| ShmError::Device(format!("no randomness: {e}")))?;
@@ -257,11 +262,13 @@ impl Loan for DeviceSlot {
         self.region.memory.copy(self.place(at), into);
     }
 
-    /// Asked before the answer is given: from then on the generation is used.
     fn check(&self) -> Result<(), LoanError> {
-        self.region.memory.check()?;
+        self.region.memory.check()
+    }
+
+    /// From here on the generation is used.
+    fn settle(&self) {
         self.state().used.fetch_max(self.named.generation, Ordering::Relaxed);
-        Ok(())
     }
 
     fn address_on(&self, device: &str, at: usize) -> Option<u64> {
@@ -357,6 +364,11 @@ mod tests {
         let loan = registry.borrow(named, ME).unwrap();
         let bytes: Vec<u8> = (64..73).collect();
         assert_eq!(loan.read(&pool).unwrap().as_ref(), bytes);
+        assert_eq!(loan.check(), Ok(()));
+        drop(loan);
+        // It was read and checked, and still not answered.
+        let loan = registry.borrow(named, ME).unwrap();
+        loan.settle();
         drop(loan);
 
         for generation in [0, 4, 5] {

@@ -34,6 +34,12 @@ impl Regions {
             (borrowed, _) => borrowed.map(Borrowed::Memory),
         }
     }
+
+    /// Whether `peer` has a region of either kind.
+    pub fn is_owner(&self, peer: Peer) -> bool {
+        let on_device = || self.device.as_ref().is_some_and(|device| device.is_owner(peer));
+        self.memory.is_owner(peer) || on_device()
+    }
 }
 
 /// A slot on loan.

@@ -186,6 +186,11 @@ impl Registry {
         (regions.len(), regions.values().map(|region| region.bytes as u64).sum())
     }
 
+    /// Whether `peer` has a region.
+    pub fn is_owner(&self, peer: Peer) -> bool {
+        self.lock().values().any(|region| region.peer == peer)
+    }
+
     fn check_quotas(
         &self,
         regions: &HashMap<RegionId, Arc<Region>>,

@@ -13,6 +13,7 @@ use crate::api::{
     SampleStreamRequest,
 };
 use crate::arithmetic;
+use crate::batch::Loan;
 use crate::engine;
 use crate::engine::{Permit, Priority};
 use crate::params::SamplingParams;
@@ -124,19 +125,27 @@ pub(super) async fn sample(
     let arrived = Instant::now();
     let _working = shared.working();
     let (mut permit, _shares) = admitted.complete(&mut request);
-    let (plane, lent) = match (&request.slot, &request.candidates) {
+    let (plane, slot) = match (&request.slot, &request.candidates) {
         (Some(_), _) => borrow(shared, call, &mut permit, &mut request).await?,
-        (None, Some(_)) => (Plane::Candidates, None),
-        (None, None) => (bytes, None),
+        (None, Some(_)) => (Plane::Candidates, Slot::None),
+        (None, None) => (bytes, Slot::None),
     };
-    let Some(recorder) = &shared.recorder else {
-        return compute(shared, call, permit, request, lent, plane).await;
+    let (lent, copied) = match slot {
+        Slot::Lent(lent) => (Some(lent), None),
+        Slot::Copied(loan) => (None, Some(loan)),
+        Slot::None => (None, None),
     };
-    let sampled = compute(shared, call, permit, request.clone(), lent, plane).await;
-    metrics::recorded(match &sampled {
-        Ok(sampled) => recorder.record(arrived, &request, Ok(&sampled.response)),
-        Err(error) => recorder.record(arrived, &request, Err(&convert::stream_error(error))),
-    });
+    let offered = shared.recorder.as_ref().map(|recorder| (recorder, request.clone()));
+    let sampled = compute(shared, call, permit, request, lent, plane).await;
+    if let (Ok(_), Some(loan)) = (&sampled, copied) {
+        loan.settle();
+    }
+    if let Some((recorder, request)) = offered {
+        match &sampled {
+            Ok(sampled) => recorder.record(arrived, &request, Ok(&sampled.response)),
+            Err(error) => recorder.record(arrived, &request, Err(&convert::stream_error(error))),
+        };
+    }
     sampled
 }
 
@@ -215,6 +224,16 @@ async fn checked(
     checked.map_err(|_| Error::Refused(engine::Refused::Draining))?
 }
 
+/// What became of the slot that a request names.
+enum Slot {
+    /// It names none.
+    None,
+    /// Its logits are sampled where they lie.
+    Lent(Lent),
+    /// Its logits were copied into the request. The loan is settled when that has its answer.
+    Copied(Arc<dyn Loan>),
+}
+
 /// Takes the slot that a request names on loan, and says in what memory it lies. Where its logits are needed
 /// again after the answer, to record it or to verify it, they are copied instead, and take the place of bytes on
 /// the wire.
@@ -223,8 +242,8 @@ async fn borrow(
     call: &Call,
     permit: &mut Permit,
     request: &mut SampleRequest,
-) -> Result<(Plane, Option<Lent>), Error> {
-    let Some(slot) = request.slot.take() else { return Ok((Plane::Inline, None)) };
+) -> Result<(Plane, Slot), Error> {
+    let Some(slot) = request.slot.take() else { return Ok((Plane::Inline, Slot::None)) };
     if !request.logits.is_empty() {
         let bytes = request.logits.len();
         let text = format!("has {bytes} bytes beside a slot; allowed: one or the other");
@@ -247,18 +266,18 @@ async fn borrow(
     };
     if !shm.copy {
         let bytes = slot.length_bytes();
-        return Ok((plane, Some(Lent { loan: slot.into_loan(), bytes })));
+        return Ok((plane, Slot::Lent(Lent { loan: slot.into_loan(), bytes })));
     }
     let pool = shared.pool.clone();
-    let read = move || slot.read(&pool);
-    let buffer = if plane == Plane::SharedMemory && bytes <= COPY_INLINE_BYTES_MAX {
+    let read = move || slot.read(&pool).map(|buffer| (buffer, slot.into_loan()));
+    let (buffer, loan) = if plane == Plane::SharedMemory && bytes <= COPY_INLINE_BYTES_MAX {
         read()?
     } else {
         let read = tokio::task::spawn_blocking(read).await;
         read.map_err(|_| Error::NoShm("the server is shutting down"))??
     };
     request.logits = buffer.freeze();
-    Ok((plane, None))
+    Ok((plane, Slot::Copied(loan)))
 }
 
 fn call<T>(request: &mut Request<T>) -> Result<Call, Status> {
