@@ -305,7 +305,8 @@ async fn a_thousand_connections_are_served() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_beyond_the_limit_are_closed_and_the_others_are_not() {
-    let server = TestServer::start(&["--connections-max=3"]).await;
+    let flags = ["--connections-max=3", "--connections-per-address-max=3"];
+    let server = TestServer::start(&flags).await;
     let mut inside = Vec::new();
     for _ in 0..3 {
         let client = server.client().await;

@@ -13,6 +13,7 @@ mod rows;
 pub mod sample;
 mod sampler;
 pub mod serve;
+mod service;
 mod target;
 mod text;
 pub mod verify;
@@ -24,6 +25,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use std::error::Error;
 use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// What a command ends with. `Ok` with a failing code is a verdict (a difference was found);
 /// `Err` is a reason why there is none.
@@ -76,10 +78,23 @@ pub fn main() -> ExitCode {
         if error.downcast_ref().is_some_and(is_broken_pipe) {
             return ExitCode::SUCCESS;
         }
-        anstream::eprintln!("{ERROR}logitd:{ERROR:#} {error}");
+        complain(error.to_string());
         ExitCode::from(2)
     })
 }
+
+/// Says why there is no outcome. A reader of stderr that is stuck does not keep the process.
+fn complain(error: String) {
+    let (said, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        anstream::eprintln!("{ERROR}logitd:{ERROR:#} {error}");
+        let _ = said.send(());
+    });
+    let _ = heard.recv_timeout(LAST_WORDS);
+}
+
+/// How long the end of the process waits for its last words to be written.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What the arguments say. Help, and what is wrong with a flag, is printed here and ends the program.
 fn parse() -> Result<Command, Box<dyn Error>> {

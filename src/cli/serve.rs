@@ -1,9 +1,10 @@
 //! `logitd serve`: the daemon.
 
 use super::Outcome;
+use super::service::Service;
 use crate::config::{Config, KernelTier, Machine, Note};
 use crate::engine::Engine;
-use crate::server::{Server, metrics, telemetry};
+use crate::server::{Reloader, Server, metrics, telemetry};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::error::Error;
 use std::process::ExitCode;
@@ -13,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 ///
 /// Every flag is also a variable (LOGITD_QUEUE_ROWS_MAX; a misspelt one is refused) and a key of the file that
 /// --config names (queue_rows_max). On SIGTERM or SIGINT the server drains: what it has accepted is answered. A
-/// second signal stops it at once.
+/// second signal stops it at once. On SIGHUP it reads certificates and tokens again.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(flatten)]
@@ -71,7 +72,10 @@ async fn serve(mut config: Config) -> Result<(), Box<dyn Error>> {
     for address in server.targets() {
         tracing::info!(address, "listening");
     }
-    let result = server.run(engine.clone(), signals.first()).await;
+    let service = Service::new(engine.clone());
+    let signals = signals.follow(server.reloader(), service.clone());
+    service.ready();
+    let result = server.run(engine.clone(), signals).await;
     if result.is_err() {
         // Its threads may hang in a device, and would be waited for.
         std::mem::forget(engine);
@@ -87,36 +91,73 @@ fn raise_open_files() {
     }
 }
 
-/// SIGTERM and SIGINT.
+/// The signals that are answered. Whatever else would end the process by default and is sent by mistake, by tools or
+/// by limits (SIGUSR1, SIGUSR2, SIGALRM, SIGXFSZ) is ignored; a file that may not grow then fails to be written.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
+    ignored: Vec<(SignalKind, Signal)>,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
+        let file_size = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+        let ignored = [
+            SignalKind::user_defined1(),
+            SignalKind::user_defined2(),
+            SignalKind::alarm(),
+            file_size,
+        ];
+        let ignored = ignored.map(|kind| Ok((kind, signal(kind)?)));
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            ignored: ignored.into_iter().collect::<std::io::Result<_>>()?,
         })
     }
 
-    /// Resolves at the first signal; from then on the next one ends the process.
-    async fn first(mut self) {
-        let code = self.next().await;
+    /// Resolves at the first signal that asks to stop; from then on the next one ends the process. SIGHUP has
+    /// certificates and tokens read again.
+    async fn follow(self, reloader: Reloader, service: Service) {
+        let Self { mut terminate, mut interrupt, hangup, ignored } = self;
+        tokio::spawn(reload(hangup, reloader, service.clone()));
+        for (kind, signal) in ignored {
+            tokio::spawn(ignore(kind, signal));
+        }
+        let code = next(&mut terminate, &mut interrupt).await;
         tracing::info!(signal = code, "asked to stop");
+        service.stopping();
         tokio::spawn(async move {
-            let code = self.next().await;
+            let code = next(&mut terminate, &mut interrupt).await;
             tracing::warn!(signal = code, "asked to stop again: leaving at once");
+            telemetry::flush();
             // As a shell reports a process that the signal has ended.
             std::process::exit(128 + code);
         });
     }
+}
 
-    async fn next(&mut self) -> i32 {
-        tokio::select! {
-            _ = self.terminate.recv() => SignalKind::terminate().as_raw_value(),
-            _ = self.interrupt.recv() => SignalKind::interrupt().as_raw_value(),
-        }
+async fn next(terminate: &mut Signal, interrupt: &mut Signal) -> i32 {
+    tokio::select! {
+        _ = terminate.recv() => SignalKind::terminate().as_raw_value(),
+        _ = interrupt.recv() => SignalKind::interrupt().as_raw_value(),
+    }
+}
+
+async fn reload(mut hangup: Signal, reloader: Reloader, service: Service) {
+    while hangup.recv().await.is_some() {
+        service.reloading();
+        let reloader = reloader.clone();
+        // What came of it is in the log and in the metrics; the server goes on either way.
+        let _ = tokio::task::spawn_blocking(move || reloader.reload()).await;
+        service.ready();
+    }
+}
+
+async fn ignore(kind: SignalKind, mut signal: Signal) {
+    while signal.recv().await.is_some() {
+        tracing::debug!(signal = kind.as_raw_value(), "ignored");
     }
 }

@@ -21,6 +21,7 @@ use crate::backend::cuda::CudaOptions;
 use crate::backend::cuda::device::launch_bytes_min;
 use crate::engine::EngineConfig;
 use crate::params::DRAWS_MAX;
+use crate::plane::control::ControlLimits;
 use crate::plane::device::DeviceLimits;
 use crate::plane::shm::ShmLimits;
 use crate::trace::RecorderOptions;
@@ -245,6 +246,17 @@ pub struct ConnectionConfig {
     #[arg(long, value_name = "N", env = "LOGITD_CONNECTIONS_MAX", default_value = "4096", value_parser = count)]
     pub connections_max: usize,
 
+    /// Connections of one address at once (of one /64 network, for IPv6), so that it cannot take all. Half of
+    /// --connections-max unless given: a single proxy has room, and leaves some. Where the server listens on Unix
+    /// sockets too, an eighth of --connections-max is kept for them
+    #[arg(long, value_name = "N", env = "LOGITD_CONNECTIONS_PER_ADDRESS_MAX", value_parser = count)]
+    pub connections_per_address_max: Option<usize>,
+
+    /// How long a connection may be open without a call before it is asked to go (GOAWAY), and then closed. A
+    /// call that watches health counts. 0 is for ever
+    #[arg(long, value_name = "TIME", env = "LOGITD_CONNECTION_IDLE_TIMEOUT", default_value = "15m", value_parser = duration)]
+    pub connection_idle_timeout: Duration,
+
     /// Streams and unary calls at once on one connection
     #[arg(long, value_name = "N", env = "LOGITD_CONNECTION_STREAMS_MAX", default_value = "128", value_parser = count32)]
     pub connection_streams_max: u32,
@@ -262,7 +274,8 @@ pub struct ConnectionConfig {
     #[arg(long, value_name = "TIME", env = "LOGITD_STREAM_STALL_TIMEOUT", default_value = "30s", value_parser = timeout)]
     pub stream_stall_timeout: Duration,
 
-    /// How long a new connection may take to begin to talk (TLS, then HTTP/2)
+    /// How long a new connection may take to begin to talk: TLS, then HTTP/2; on the --shm socket its first
+    /// frame, and every further one while it holds no memory
     #[arg(long, value_name = "TIME", env = "LOGITD_HANDSHAKE_TIMEOUT", default_value = "10s", value_parser = timeout)]
     pub handshake_timeout: Duration,
 
@@ -274,7 +287,7 @@ pub struct ConnectionConfig {
     #[arg(long, value_name = "TIME", env = "LOGITD_KEEPALIVE_TIMEOUT", default_value = "20s", value_parser = timeout)]
     pub keepalive_timeout: Duration,
 
-    /// Bytes of a request's headers
+    /// Bytes of a request's headers, as HTTP/2 counts them: names, values, and 32 for each
     #[arg(long, value_name = "BYTES", env = "LOGITD_HEADER_BYTES_MAX", default_value = "16KiB", value_parser = bytes)]
     pub header_bytes_max: usize,
 
@@ -312,7 +325,8 @@ pub struct SecurityConfig {
     pub tls_client_ca: Option<PathBuf>,
 
     /// Bearer tokens, one a line, each with an optional name after a space, and priority=high behind it for
-    /// those that may ask for PRIORITY_HIGH. Sampling and GetInfo then need one; health does not
+    /// those that may ask for PRIORITY_HIGH. Everything but health then needs one: sampling, GetInfo, reflection,
+    /// handing over memory, and metrics that other hosts can reach
     #[arg(long, value_name = "FILE", env = "LOGITD_TOKENS_FILE")]
     pub tokens_file: Option<PathBuf>,
 
@@ -324,7 +338,7 @@ pub struct SecurityConfig {
     #[arg(long, value_name = "BYTES", env = "LOGITD_TOKEN_BYTES_MAX", default_value = "512MiB", value_parser = bytes)]
     pub token_bytes_max: usize,
 
-    /// Listen beyond this host without TLS
+    /// Listen beyond this host without TLS, and for metrics without tokens
     #[arg(long, env = "LOGITD_INSECURE", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub insecure: bool,
 }
@@ -337,9 +351,13 @@ pub struct ShmConfig {
     #[arg(long, value_name = "ADDRESS", env = "LOGITD_SHM")]
     pub shm: Option<Address>,
 
-    /// Connections to that socket; others wait
+    /// Connections to that socket; one more is refused
     #[arg(long, value_name = "N", env = "LOGITD_SHM_CONNECTIONS_MAX", default_value = "256", value_parser = count)]
     pub shm_connections_max: usize,
+
+    /// Connections of one process to that socket: each region is one, and each that makes direct calls
+    #[arg(long, value_name = "N", env = "LOGITD_SHM_CONNECTIONS_PER_PEER_MAX", default_value = "128", value_parser = count)]
+    pub shm_connections_per_peer_max: usize,
 
     /// Regions of one process; those on devices are counted by themselves
     #[arg(long, value_name = "N", env = "LOGITD_SHM_REGIONS_PER_PEER_MAX", default_value = "16", value_parser = count)]
@@ -425,7 +443,8 @@ pub struct DrainConfig {
 /// How to be seen.
 #[derive(Clone, Debug, Args)]
 pub struct TelemetryConfig {
-    /// Serve Prometheus metrics at http://ADDRESS/metrics. Off unless given
+    /// Serve Prometheus metrics at http://ADDRESS/metrics. Off unless given. An address that other hosts can reach
+    /// needs --insecure, or --tokens-file, and then a token to scrape with
     #[arg(long, value_name = "IP:PORT", env = "LOGITD_METRICS_LISTEN")]
     pub metrics_listen: Option<SocketAddr>,
 
@@ -506,6 +525,22 @@ impl Config {
         }
     }
 
+    /// What may be held open on the socket where memory is handed over.
+    pub fn control_limits(&self) -> ControlLimits {
+        ControlLimits {
+            connections_max: self.shm.shm_connections_max,
+            per_peer_max: self.shm.shm_connections_per_peer_max,
+            silence_max: self.connections.handshake_timeout,
+        }
+    }
+
+    /// Connections that one address may have.
+    pub fn connections_per_address_max(&self) -> usize {
+        let ConnectionConfig { connections_max, connections_per_address_max, .. } =
+            self.connections;
+        connections_per_address_max.unwrap_or(connections_max.div_ceil(2))
+    }
+
     /// The plane's share of the settings, as far as it concerns memory of devices.
     pub fn device_limits(&self) -> DeviceLimits {
         let bytes_max = self.cuda.cuda_region_bytes_max as u64;
@@ -529,6 +564,16 @@ impl Config {
             return wrong(format!(
                 "--listen {open} can be reached from other hosts, without encryption; give --tls-cert and \
                  --tls-key, or --insecure if the network is trusted"
+            ));
+        }
+        if let Some(open) =
+            self.telemetry.metrics_listen.filter(|address| !address.ip().is_loopback())
+            && security.tokens_file.is_none()
+            && !security.insecure
+        {
+            return wrong(format!(
+                "--metrics-listen {open} can be read from other hosts by anybody; give --tokens-file to ask for a \
+                 token, or --insecure if the network is trusted"
             ));
         }
         if let (DeviceChoice::Reference, Some(isa)) = (&self.device.device, self.device.isa) {
@@ -753,6 +798,12 @@ mod tests {
         assert!(parse(&[open, "--insecure"]).is_ok());
         assert!(parse(&[open, "--insecure=false"]).is_err());
         assert!(parse(&[open, "--tls-cert=a", "--tls-key=b"]).is_ok());
+        let metrics = "--metrics-listen=[::]:9090";
+        let error = parse(&[metrics]).unwrap_err().to_string();
+        assert!(error.contains("[::]:9090") && error.contains("--tokens-file"), "{error}");
+        assert!(parse(&[metrics, "--tls-cert=a", "--tls-key=b"]).is_err(), "it speaks no TLS");
+        assert!(parse(&[metrics, "--insecure"]).is_ok());
+        assert!(parse(&[metrics, "--tokens-file=a"]).is_ok());
         assert!(parse(&["--tls-cert=a"]).is_err());
         assert!(parse(&["--tls-client-ca=a"]).is_err());
     }

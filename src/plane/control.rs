@@ -1,22 +1,27 @@
 //! The socket where memory is handed over: one task a connection, and its regions end with it. A connection that
 //! begins with a [`Hello`] is one for calls instead, and is handed on.
+//!
+//! A place is for who uses it: a connection says what it is for, and holds memory, within a time, or is closed; one
+//! that holds memory may be silent for ever. One process does not get all places. Who comes when there is none is
+//! told so.
 
 use super::Regions;
 use super::device::DeviceRegistration;
 use super::shm::{Peer, Registration};
 use crate::api::direct::Hello;
-use crate::api::shm::{Register, Registered};
+use crate::api::shm::{Authorize, Register, Registered};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+use std::collections::HashMap;
 use std::future::Future;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::io::{AsyncWriteExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -24,45 +29,176 @@ use tokio_util::sync::CancellationToken;
 
 /// How long an answer may take to be written: it fits a socket buffer, unless nobody reads.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long to wait when the system has no more file descriptors or memory for a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections beyond the limits that are being told so.
+const REFUSALS_MAX: usize = 16;
+/// How long that may take: they have to say what they are for.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Accepts connections until `stop`; at most `connections_max` at a time, others wait. `calls` serves those that are
-/// for calls.
-pub async fn serve<C, F>(
+/// What clients may hold open.
+#[derive(Clone, Copy, Debug)]
+pub struct ControlLimits {
+    /// Connections of all.
+    pub connections_max: usize,
+    /// Connections of one process.
+    pub per_peer_max: usize,
+    /// How long a connection that holds nothing may be silent.
+    pub silence_max: Duration,
+}
+
+/// The server that the socket belongs to.
+pub trait Host: Clone + Send + Sync + 'static {
+    /// Serves calls on a connection that has begun with a [`Hello`].
+    fn calls(
+        &self,
+        stream: UnixStream,
+        peer: Peer,
+        hello: Hello,
+    ) -> impl Future<Output = io::Result<()>> + Send;
+
+    /// Whether who has this token may hand over memory. It is empty where none was sent.
+    fn check_token(&self, token: &[u8]) -> Result<(), String>;
+
+    /// A connection has come, or (-1) gone.
+    fn connections(&self, change: i32);
+
+    /// There was no place for a connection.
+    fn refused(&self, peer: Peer, reason: &str);
+
+    /// A connection could not be accepted.
+    fn not_accepted(&self, error: &io::Error);
+}
+
+/// Accepts connections until `stop`.
+pub async fn serve(
     listener: UnixListener,
     regions: Regions,
-    connections_max: usize,
-    calls: C,
+    limits: ControlLimits,
+    host: impl Host,
     stop: CancellationToken,
-) where
-    C: Fn(UnixStream, Peer, Hello) -> F + Clone + Send + Sync + 'static,
-    F: Future<Output = io::Result<()>> + Send,
-{
-    let permits = Arc::new(Semaphore::new(connections_max));
+) {
+    let places = Arc::new(Places { limits, taken: Mutex::default() });
+    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     loop {
-        let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { return };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = listener.accept() => accepted.and_then(|(stream, _)| with_peer(stream)),
             () = stop.cancelled() => return,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "control socket: accept failed");
-                tokio::time::sleep(Duration::from_millis(50)).await;
+                host.not_accepted(&error);
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        let (regions, calls, stop) = (regions.clone(), calls.clone(), stop.clone());
+        let place = match places.take(peer) {
+            Ok(place) => place,
+            Err(reason) => {
+                host.refused(peer, &reason);
+                if let Ok(seat) = Arc::clone(&refusals).try_acquire_owned() {
+                    tokio::spawn(async move {
+                        let _ = timeout(REFUSAL_TIMEOUT, refuse(stream, reason)).await;
+                        drop(seat);
+                    });
+                }
+                continue;
+            }
+        };
+        let (regions, host, stop) = (regions.clone(), host.clone(), stop.clone());
         tokio::spawn(async move {
-            let _permit = permit;
+            host.connections(1);
             let ended = tokio::select! {
-                ended = connection(stream, &regions, calls) => ended,
+                ended = connection(stream, peer, &regions, limits.silence_max, &host) => ended,
                 () = stop.cancelled() => Ok(()),
             };
+            drop(place);
+            host.connections(-1);
             if let Err(error) = ended {
                 tracing::debug!(%error, "control socket: connection ended");
             }
         });
+    }
+}
+
+fn with_peer(stream: UnixStream) -> io::Result<(UnixStream, Peer)> {
+    let credentials = stream.peer_cred()?;
+    let pid = credentials.pid().ok_or_else(|| io::Error::other("the peer has no process id"))?;
+    Ok((stream, Peer { uid: credentials.uid(), pid }))
+}
+
+/// Says why there is no place, in the words of what the connection is for.
+async fn refuse(stream: UnixStream, reason: String) -> io::Result<()> {
+    let Some((frame, _)) = receive(&stream).await? else { return Ok(()) };
+    let refusal = match Hello::decode(&frame) {
+        Some(_) => refusal_of_calls(&reason),
+        None => Registered::Refused(reason).encode(),
+    };
+    say_last(stream, &refusal).await
+}
+
+/// Says one last thing, and reads past what is sent meanwhile: a client that finds the connection closed while it
+/// sends would not hear it.
+async fn say_last(mut stream: UnixStream, frame: &[u8]) -> io::Result<()> {
+    let said = async {
+        stream.write_all(frame).await?;
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+    };
+    timeout(REFUSAL_TIMEOUT, said).await?.map(|_| ())
+}
+
+fn refusal_of_calls(reason: &str) -> Vec<u8> {
+    [&(reason.len() as u32).to_le_bytes(), reason.as_bytes()].concat()
+}
+
+/// The places for connections.
+#[derive(Debug)]
+struct Places {
+    limits: ControlLimits,
+    /// By process.
+    taken: Mutex<HashMap<Peer, usize>>,
+}
+
+/// One of them, until it is dropped.
+struct Place {
+    places: Arc<Places>,
+    peer: Peer,
+}
+
+impl Places {
+    fn take(self: &Arc<Self>, peer: Peer) -> Result<Place, String> {
+        let ControlLimits { connections_max, per_peer_max, .. } = self.limits;
+        let mut taken = self.lock();
+        let all: usize = taken.values().sum();
+        let of_peer = taken.get(&peer).copied().unwrap_or_default();
+        for (what, count, limit, flag) in [
+            ("this process has", of_peer, per_peer_max, "--shm-connections-per-peer-max"),
+            ("all processes have", all, connections_max, "--shm-connections-max"),
+        ] {
+            if count >= limit {
+                return Err(format!(
+                    "{what} {count} connections to this socket open; the server allows {limit} ({flag}); close one"
+                ));
+            }
+        }
+        taken.insert(peer, of_peer + 1);
+        Ok(Place { places: Arc::clone(self), peer })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Peer, usize>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.lock();
+        match taken.get_mut(&self.peer) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(taken.remove(&self.peer)),
+        }
     }
 }
 
@@ -73,28 +209,48 @@ enum Kept {
 }
 
 /// Registers regions until the peer hangs up, then lets go of all of them.
-async fn connection<C, F>(mut stream: UnixStream, regions: &Regions, calls: C) -> io::Result<()>
-where
-    C: Fn(UnixStream, Peer, Hello) -> F,
-    F: Future<Output = io::Result<()>>,
-{
-    let credentials = stream.peer_cred()?;
-    let pid = credentials.pid().ok_or_else(|| io::Error::other("the peer has no process id"))?;
-    let peer = Peer { uid: credentials.uid(), pid };
-    let Some(first) = receive(&stream).await? else { return Ok(()) };
+async fn connection(
+    mut stream: UnixStream,
+    peer: Peer,
+    regions: &Regions,
+    silence_max: Duration,
+    host: &impl Host,
+) -> io::Result<()> {
+    let Some(mut first) = timeout(silence_max, receive(&stream)).await?? else { return Ok(()) };
     match Hello::decode(&first.0) {
         None => {}
-        Some(Ok(hello)) => return calls(stream, peer, hello).await,
+        Some(Ok(hello)) => return host.calls(stream, peer, hello).await,
         Some(Err(reason)) => {
-            let refusal = [&(reason.len() as u32).to_le_bytes(), reason.as_bytes()].concat();
-            return timeout(WRITE_TIMEOUT, stream.write_all(&refusal)).await?;
+            return say_last(stream, &refusal_of_calls(&reason)).await;
         }
     }
+    let mut token = Vec::new();
+    if let Some(authorize) = Authorize::decode(&first.0) {
+        let token_bytes = match authorize {
+            Ok(Authorize { token_bytes }) => token_bytes as usize,
+            Err(reason) => {
+                return say_last(stream, &Registered::Refused(reason).encode()).await;
+            }
+        };
+        token.resize(token_bytes, 0);
+        timeout(silence_max, stream.read_exact(&mut token)).await??;
+        let Some(next) = timeout(silence_max, receive(&stream)).await?? else { return Ok(()) };
+        first = next;
+    }
+    let asks = Asks { peer, token, silence_max };
     let mut kept = Vec::new();
-    let ended = register_all(&mut stream, first, regions, peer, &mut kept).await;
+    let ended = register_all(&mut stream, first, regions, &asks, host, &mut kept).await;
     // A device may take a while.
     let _ = tokio::task::spawn_blocking(move || drop(kept)).await;
     ended
+}
+
+/// Who asks for regions.
+struct Asks {
+    peer: Peer,
+    token: Vec<u8>,
+    /// How long it may be silent while it has none.
+    silence_max: Duration,
 }
 
 /// A frame and the descriptor that came with it.
@@ -104,12 +260,17 @@ async fn register_all(
     stream: &mut UnixStream,
     first: Received,
     regions: &Regions,
-    peer: Peer,
+    asks: &Asks,
+    host: &impl Host,
     kept: &mut Vec<Kept>,
 ) -> io::Result<()> {
     let mut next = Some(first);
     while let Some((frame, descriptor)) = next {
-        let (answer, descriptor) = match register(regions, &frame, descriptor, peer).await {
+        let registered = match host.check_token(&asks.token) {
+            Ok(()) => register(regions, &frame, descriptor, asks.peer).await,
+            Err(reason) => Err(reason),
+        };
+        let (answer, descriptor) = match registered {
             Ok((answer, region, descriptor)) => {
                 kept.push(region);
                 (answer, descriptor)
@@ -117,7 +278,10 @@ async fn register_all(
             Err(reason) => (Registered::Refused(reason), None),
         };
         timeout(WRITE_TIMEOUT, send(stream, &answer.encode(), descriptor)).await??;
-        next = receive(stream).await?;
+        next = match kept.is_empty() {
+            true => timeout(asks.silence_max, receive(stream)).await??,
+            false => receive(stream).await?,
+        };
     }
     Ok(())
 }

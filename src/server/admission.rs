@@ -78,7 +78,7 @@ impl Admission {
         let account = request.extensions().get().cloned();
         let open = || Account::open(GroupId::default(), &self.shared.limits);
         let account = account.unwrap_or_else(open);
-        let token = self.shared.tokens.as_ref().map(|tokens| tokens.check(headers)).transpose()?;
+        let token = self.shared.credentials.check(headers)?;
         let deadline = timeout(headers)?.and_then(|timeout| Instant::now().checked_add(timeout));
         Ok(Call { deadline, token, peer, account, admissions: Admissions::default() })
     }

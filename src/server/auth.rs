@@ -9,16 +9,18 @@ use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use subtle::ConstantTimeEq;
 
 /// The longest token. All are compared at this length, so that the time tells nothing.
-pub const TOKEN_BYTES_MAX: usize = 256;
+pub const TOKEN_BYTES_MAX: usize = crate::api::shm::TOKEN_BYTES_MAX;
 
 /// The tokens of a server.
 #[derive(Debug)]
 pub struct Tokens(Vec<Arc<Token>>);
 
-/// One token. Shown by its name only.
+/// One token. Shown by its name only. Clones are the same token.
+#[derive(Clone)]
 pub struct Token {
     name: String,
     secret: Secret,
@@ -28,6 +30,8 @@ pub struct Token {
     rows: Arc<Budget>,
     /// Bytes of its requests.
     pub bytes: Arc<Budget>,
+    /// It is not in the file any more.
+    gone: Arc<AtomicBool>,
 }
 
 /// What one token may hold.
@@ -81,10 +85,37 @@ impl Tokens {
         Ok(Self(tokens))
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// These tokens from now on, in the place of `old` ones. A token that stays keeps what it holds; one that does
+    /// not is refused from now on, wherever it is held.
+    pub fn in_place_of(&self, old: &Self) -> Self {
+        let same = |token: &Token, other: &&Arc<Token>| other.secret == token.secret;
+        let stays = |token: &Arc<Token>| match old.0.iter().find(|other| same(token, other)) {
+            Some(before) => Arc::new(Token {
+                name: token.name.clone(),
+                priority_max: token.priority_max,
+                ..Token::clone(before)
+            }),
+            None => Arc::clone(token),
+        };
+        for gone in old.0.iter().filter(|token| !self.0.iter().any(|other| same(token, &other))) {
+            gone.gone.store(true, Ordering::Relaxed);
+        }
+        Self(self.0.iter().map(stays).collect())
+    }
+
     /// Whose call this is.
     pub fn check(&self, headers: &HeaderMap) -> Result<Arc<Token>, Error> {
-        let header =
-            headers.get(AUTHORIZATION).ok_or(Error::Unauthenticated("no token was sent"))?;
+        let mut given = headers.get_all(AUTHORIZATION).iter();
+        let header = given.next().ok_or(Error::Unauthenticated("no token was sent"))?;
+        if given.next().is_some() {
+            let text = "several authorization headers were sent; send one";
+            return Err(Error::Unauthenticated(text));
+        }
         let given = header
             .as_bytes()
             .split_at_checked("Bearer ".len())
@@ -120,7 +151,7 @@ impl Token {
         let rows = Budget::new(who.clone(), what, "token_rows_max", limits.rows_max);
         let what = "bytes of requests";
         let bytes = Budget::new(who, what, "token_bytes_max", limits.bytes_max);
-        Self { name, secret, group, priority_max, rows, bytes }
+        Self { name, secret, group, priority_max, rows, bytes, gone: Arc::default() }
     }
 
     /// For logs.
@@ -204,6 +235,32 @@ mod tests {
         }
         assert!(tokens.check(&headers(&format!("Bearer {}", "a".repeat(300)))).is_err());
         assert!(tokens.check(&HeaderMap::new()).is_err());
+    }
+
+    #[test]
+    fn one_token_is_asked_for_and_no_more() {
+        let tokens = Tokens::parse("alpha", LIMITS).unwrap();
+        let mut twice = headers("Bearer alpha");
+        twice.append(AUTHORIZATION, "Bearer alpha".parse().unwrap());
+        let error = tokens.check(&twice).unwrap_err();
+        assert!(error.to_string().contains("several"), "{error}");
+    }
+
+    #[test]
+    fn tokens_that_are_read_again_keep_their_rows_or_are_gone() {
+        let old = Tokens::parse("alpha Ann\nbeta Bob\n", LIMITS).unwrap();
+        let (ann, bob) = (old.find(b"alpha").unwrap(), old.find(b"beta").unwrap());
+        let _held = ann.reserve(3).unwrap();
+        let new = Tokens::parse("gamma\nalpha Anna\n", LIMITS).unwrap().in_place_of(&old);
+        let anna = new.find(b"alpha").unwrap();
+        assert_eq!(anna.name(), "Anna");
+        assert!(matches!(anna.reserve(2), Err(Error::Full { held: 3, .. })));
+        assert!(new.find(b"gamma").unwrap().reserve(4).is_ok());
+        assert!(new.find(b"beta").is_err());
+        assert!(matches!(bob.reserve(1), Err(Error::Unauthenticated(_))), "held by a call");
+        let last = Tokens::parse("gamma", LIMITS).unwrap().in_place_of(&new);
+        assert!(matches!(ann.reserve(1), Err(Error::Unauthenticated(_))), "under its old name too");
+        assert!(last.find(b"gamma").is_ok());
     }
 
     #[test]

@@ -1,16 +1,25 @@
-//! From sockets to HTTP/2: accepting, TLS, limits and keepalive.
+//! From sockets to HTTP/2: accepting, TLS, limits, keepalive, and the end of connections that nobody uses.
 
 use super::account::{Account, Budget};
+use super::authority::Rewriter;
+use super::credentials::Credentials;
+use super::front::{Front, WAY_OUT};
 use super::listen::{Connection, Listener};
+use super::log::Sparse;
+use super::places::{Origin, Places};
 use super::unread::{self, Answer, CallTasks, Patience};
-use super::{convert, metrics};
+use super::{convert, metrics, telemetry};
 use crate::api;
-use crate::config::{Config, ConnectionConfig};
+use crate::config::{Address, Config, ConnectionConfig};
 use crate::engine::GroupId;
 use crate::plane::shm::Peer;
+use bytes::{BufMut, Bytes};
+use http_body::{Body, Frame, SizeHint};
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use std::convert::Infallible;
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,14 +27,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::sync::{Semaphore, oneshot};
-use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::body::Body;
 use tonic::service::Routes;
-use tower::ServiceExt;
 
 /// How long to wait when the system has no more file descriptors or memory for a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -34,7 +40,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const LINGER: Duration = Duration::from_secs(1);
 
 /// The least a client sends before it has spoken HTTP/2: the preface and an empty SETTINGS frame.
-const FIRST_BYTES: usize = 24 + 9;
+const FIRST_BYTES: usize = PREFACE.len() + 9;
+
+/// What HTTP/2 begins with.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Headers are refused in words up to so many times `--header-bytes-max`; the HTTP/2 library refuses larger ones, by
+/// a code of HTTP.
+const HEADER_BYTES_TOLD: usize = 4;
 
 /// The part of what is left of all windows that one connection gets at most: one of so many.
 const WINDOW_PART: usize = 16;
@@ -53,13 +66,13 @@ const LOCAL_RESETS_PART: usize = 32;
 pub struct Connections {
     limits: ConnectionConfig,
     account_limits: api::Limits,
-    routes: Routes,
+    front: Front,
+    credentials: Arc<Credentials>,
+    places: Arc<Places>,
     /// Of answers that are awaited or unread.
     answers: Arc<Budget>,
     windows: Windows,
     patience: Arc<Patience>,
-    tls: Option<TlsAcceptor>,
-    places: Arc<Semaphore>,
     /// Stop at once.
     pub killed: CancellationToken,
     /// One a connection.
@@ -71,15 +84,17 @@ impl Connections {
     pub fn new(
         config: &Config,
         routes: Routes,
-        tls: Option<TlsAcceptor>,
+        credentials: Arc<Credentials>,
         answers: Arc<Budget>,
         patience: Arc<Patience>,
     ) -> Self {
         let limits = config.connections.clone();
+        let unix = config.listen.iter().any(|address| matches!(address, Address::Unix(_)));
+        let per_address_max = config.connections_per_address_max();
         Self {
-            routes,
-            tls,
-            places: Arc::new(Semaphore::new(limits.connections_max)),
+            front: Front::new(routes, Arc::clone(&credentials), limits.header_bytes_max),
+            credentials,
+            places: Arc::new(Places::new(limits.connections_max, per_address_max, unix)),
             windows: Windows::new(limits.window_bytes_max),
             account_limits: convert::limits(config),
             limits,
@@ -99,44 +114,54 @@ impl Connections {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok(connection) => self.admit(connection),
+                Ok((connection, origin)) => self.admit(connection, origin),
                 // The client left before it was accepted.
                 Err(e) if e.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    tracing::warn!(%error, address = %listener.address, "cannot accept connections");
+                    static FAILED: Sparse = Sparse::new();
+                    if let Some(suppressed) = FAILED.pass() {
+                        let address = &listener.address;
+                        tracing::warn!(%error, %address, suppressed, "cannot accept connections");
+                    }
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
     }
 
-    fn admit(self: &Arc<Self>, connection: Connection) {
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            metrics::connection_refused();
-            tracing::warn!("connection refused: --connections-max are open");
-            return;
+    fn admit(self: &Arc<Self>, connection: Connection, origin: Origin) {
+        let place = match self.places.take(origin) {
+            Ok(place) => place,
+            Err(full) => {
+                static REFUSED: Sparse = Sparse::new();
+                metrics::connection_refused();
+                if let Some(suppressed) = REFUSED.pass() {
+                    tracing::warn!(?origin, suppressed, "connection refused: {}", full.reason());
+                }
+                return;
+            }
         };
         let this = Arc::clone(self);
         self.tasks.spawn(async move {
             let killed = this.killed.clone();
-            killed.run_until_cancelled(this.serve(connection)).await;
+            killed.run_until_cancelled(this.serve(connection, origin)).await;
             drop(place);
         });
     }
 
-    async fn serve(&self, connection: Connection) {
+    async fn serve(&self, connection: Connection, origin: Origin) {
         let address = connection.group();
-        match (&self.tls, connection) {
+        match (self.credentials.tls(), connection) {
             (Some(tls), connection @ Connection::Tcp(_)) => {
                 match timeout(self.limits.handshake_timeout, tls.accept(connection)).await {
-                    Ok(Ok(io)) => self.serve_http(io, None, address).await,
+                    Ok(Ok(io)) => self.serve_http(io, origin, None, address).await,
                     Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
                     Err(_) => tracing::debug!("TLS handshake timed out"),
                 }
             }
             (_, connection) => {
                 let peer = connection.peer();
-                self.serve_http(connection, peer, address).await;
+                self.serve_http(connection, origin, peer, address).await;
             }
         }
     }
@@ -144,12 +169,28 @@ impl Connections {
     /// `peer` is who the kernel says is at the other end, which it says of Unix sockets only.
     async fn serve_http(
         &self,
-        io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        mut io: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        origin: Origin,
         peer: Option<Peer>,
         address: GroupId,
     ) {
-        let (watched, watch) = Watched::new(io);
-        self.speak_http(watched, &watch.received, peer, address).await;
+        let patience = self.limits.handshake_timeout;
+        let first = match timeout(patience, first_bytes(&mut io)).await {
+            Ok(Ok(first)) => first,
+            Ok(Err(error)) => return tracing::debug!(%error, "connection ended"),
+            Err(_) => return tracing::debug!("connection said nothing"),
+        };
+        if is_http1(&first) {
+            tracing::debug!("connection speaks HTTP/1");
+            let answer = http1_answer();
+            if let Ok(Ok(())) = timeout(patience, io.write_all(answer.as_bytes())).await {
+                linger(io).await;
+            }
+            return;
+        }
+        let rewriter = (origin == Origin::Unix).then(Rewriter::default);
+        let (watched, watch) = Watched::new(io, first, rewriter);
+        self.speak_http(watched, &watch.received, origin, peer, address).await;
         if let Ok(io) = watch.released.await {
             linger(io).await;
         }
@@ -174,7 +215,7 @@ impl Connections {
             .max_local_error_reset_streams(
                 LOCAL_RESETS_PART * limits.connection_streams_max as usize,
             )
-            .max_header_list_size(u32(limits.header_bytes_max))
+            .max_header_list_size(u32(limits.header_bytes_max * HEADER_BYTES_TOLD))
             .keep_alive_interval(limits.keepalive_interval)
             .keep_alive_timeout(limits.keepalive_timeout);
         http
@@ -184,36 +225,45 @@ impl Connections {
         &self,
         io: Watched<impl AsyncRead + AsyncWrite + Unpin + Send + 'static>,
         received: &AtomicUsize,
+        origin: Origin,
         peer: Option<Peer>,
         address: GroupId,
     ) {
         let account = Account::open(address, &self.account_limits);
         let window = self.windows.grant(self.limits.connection_window_bytes);
         let http = self.http(Arc::clone(&account), window.bytes);
-        let of = Arc::clone(&account);
-        let answers = Arc::clone(&self.answers);
-        let routes = (self.routes.clone())
-            .map_request(move |request: http::Request<_>| {
-                let mut request = request.map(Body::new);
-                request.extensions_mut().insert(Arc::clone(&of));
-                if let Some(peer) = peer {
-                    request.extensions_mut().insert(peer);
+        let activity = Arc::new(Activity::default());
+        let call = {
+            let (account, activity) = (Arc::clone(&account), Arc::clone(&activity));
+            let (front, answers) = (self.front.clone(), Arc::clone(&self.answers));
+            move |request| {
+                let (front, account) = (front.clone(), Arc::clone(&account));
+                let (in_flight, answers) = (InFlight::begin(&activity), Arc::clone(&answers));
+                async move {
+                    let response = front.call(request, peer, account).await?;
+                    Ok::<_, Infallible>(response.map(|body| Counted {
+                        body: Answer::new(body, answers),
+                        _in_flight: in_flight,
+                    }))
                 }
-                request
-            })
-            .map_response(move |response: http::Response<_>| {
-                response.map(|body| Answer::new(body, Arc::clone(&answers)))
-            });
-        let mut connection = std::pin::pin!(
-            http.serve_connection(TokioIo::new(io), TowerToHyperService::new(routes))
-        );
+            }
+        };
+        let service = TowerToHyperService::new(tower::service_fn(call));
+        let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(io), service));
         let mut draining = std::pin::pin!(self.patience.draining.cancelled());
         let mut stuck = std::pin::pin!(unread::stuck(&account, &self.patience));
         let mut silent = std::pin::pin!(tokio::time::sleep(self.limits.handshake_timeout));
-        let (mut leaving, mut spoken) = (false, false);
+        let idle_timeout = self.limits.connection_idle_timeout;
+        let mut idle = std::pin::pin!(tokio::time::sleep(idle_timeout));
+        let (mut leaving, mut spoken, mut sent_away) = (false, false, false);
         loop {
+            let progress = std::future::poll_fn(|cx| {
+                let ended = connection.as_mut().poll(cx);
+                report_reset(origin);
+                ended
+            });
             tokio::select! {
-                result = &mut connection => {
+                result = progress => {
                     if let Err(error) = result {
                         tracing::debug!(%error, "connection ended");
                     }
@@ -235,8 +285,101 @@ impl Connections {
                         return;
                     }
                 }
+                () = &mut idle, if !idle_timeout.is_zero() => {
+                    let next = match activity.idle_for() {
+                        None => idle_timeout,
+                        Some(_) if sent_away => {
+                            tracing::debug!("an idle connection did not go");
+                            return;
+                        }
+                        Some(time) if time < idle_timeout => idle_timeout - time,
+                        Some(_) => {
+                            metrics::connection_idle();
+                            connection.as_mut().graceful_shutdown();
+                            sent_away = true;
+                            self.limits.handshake_timeout
+                        }
+                    };
+                    idle.as_mut().reset(Instant::now() + next);
+                }
             }
         }
+    }
+}
+
+/// What a client sends first: as much as tells HTTP/2 from anything else.
+async fn first_bytes(io: &mut (impl AsyncRead + Unpin)) -> io::Result<Bytes> {
+    let mut first = Vec::with_capacity(PREFACE.len());
+    while first.len() < PREFACE.len() && PREFACE.starts_with(&first) {
+        let missing = PREFACE.len() - first.len();
+        if io.read_buf(&mut (&mut first).limit(missing)).await? == 0 {
+            break;
+        }
+    }
+    Ok(first.into())
+}
+
+/// Whether it looks like the method of a request.
+fn is_http1(first: &[u8]) -> bool {
+    !PREFACE.starts_with(first) && first.first().is_some_and(u8::is_ascii_uppercase)
+}
+
+fn http1_answer() -> String {
+    format!(
+        "HTTP/1.1 505 HTTP Version Not Supported\r\nContent-Type: text/plain; charset=utf-8\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{WAY_OUT}",
+        WAY_OUT.len()
+    )
+}
+
+/// Says that the HTTP/2 library has just reset a call on this connection for its headers, if it has: nobody else
+/// hears of it.
+fn report_reset(origin: Origin) {
+    static RESET: Sparse = Sparse::new();
+    if let Some(reason) = telemetry::take_reset()
+        && let Some(suppressed) = RESET.pass()
+    {
+        tracing::warn!(?origin, reason, suppressed, "a call was reset");
+    }
+}
+
+/// Which calls a connection has.
+#[derive(Debug)]
+struct Activity {
+    calls: AtomicUsize,
+    /// When the last of them ended, or the connection began.
+    last: Mutex<Instant>,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self { calls: AtomicUsize::new(0), last: Mutex::new(Instant::now()) }
+    }
+}
+
+impl Activity {
+    /// How long there has been no call, where there is none.
+    fn idle_for(&self) -> Option<Duration> {
+        let last = *self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.calls.load(Ordering::Relaxed) == 0).then(|| last.elapsed())
+    }
+}
+
+/// A call that is not over.
+#[derive(Debug)]
+struct InFlight(Arc<Activity>);
+
+impl InFlight {
+    fn begin(activity: &Arc<Activity>) -> Self {
+        activity.calls.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(activity))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        *self.0.last.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.0.calls.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -277,6 +420,32 @@ impl Drop for Window<'_> {
     }
 }
 
+/// The body of an answer: its call is in flight as long as it lives.
+struct Counted {
+    body: Answer,
+    _in_flight: InFlight,
+}
+
+impl Body for Counted {
+    type Data = <Answer as Body>::Data;
+    type Error = <Answer as Body>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// Says goodbye, and reads past what the client still sends. Closing on unread bytes would reset the
 /// connection, and a reset makes the client forget answers that it has not read yet.
 async fn linger(mut io: impl AsyncRead + AsyncWrite + Unpin) {
@@ -292,6 +461,10 @@ async fn linger(mut io: impl AsyncRead + AsyncWrite + Unpin) {
 struct Watched<T> {
     /// There until dropped.
     io: Option<T>,
+    /// Received, and not yet passed on.
+    first: Bytes,
+    /// Where authorities may be paths.
+    rewriter: Option<Rewriter>,
     received: Arc<AtomicUsize>,
     release: Option<oneshot::Sender<T>>,
 }
@@ -303,17 +476,52 @@ struct Watch<T> {
 }
 
 impl<T> Watched<T> {
-    fn new(io: T) -> (Self, Watch<T>) {
+    /// `first` has been read from `io`.
+    fn new(io: T, first: Bytes, rewriter: Option<Rewriter>) -> (Self, Watch<T>) {
         let (release, released) = oneshot::channel();
         let received = Arc::new(AtomicUsize::new(0));
         let watch = Watch { received: Arc::clone(&received), released };
-        (Self { io: Some(io), received, release: Some(release) }, watch)
+        let (io, release) = (Some(io), Some(release));
+        (Self { io, first, rewriter, received, release }, watch)
     }
 }
 
 impl<T: Unpin> Watched<T> {
     fn io(&mut self) -> Pin<&mut T> {
         Pin::new(self.io.as_mut().expect("there until dropped"))
+    }
+}
+
+impl<T: AsyncRead + Unpin> Watched<T> {
+    fn poll_bytes(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        loop {
+            let held = self.rewriter.as_mut().and_then(|rewriter| rewriter.held());
+            buf.put_slice(held.as_slice());
+            let seen = buf.filled().len();
+            let read = self.poll_raw(cx, buf);
+            let Some(rewriter) = &mut self.rewriter else { return read };
+            if buf.filled().len() > seen {
+                let done = rewriter.rewrite(&mut buf.filled_mut()[before..], seen - before);
+                buf.set_filled(before + done);
+            } else if let (Some(byte), Poll::Pending) = (held, &read) {
+                rewriter.hold(byte);
+                buf.set_filled(before);
+            }
+            // Nothing at all would be the end.
+            if buf.filled().len() > before || rewriter.holds_nothing() || !read.is_ready() {
+                return read;
+            }
+        }
+    }
+
+    fn poll_raw(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.first.is_empty() {
+            return self.io().poll_read(cx, buf);
+        }
+        let most = self.first.len().min(buf.remaining());
+        buf.put_slice(&self.first.split_to(most));
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -332,7 +540,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let result = self.io().poll_read(cx, buf);
+        let result = self.poll_bytes(cx, buf);
         self.received.fetch_add(buf.filled().len() - before, Ordering::Relaxed);
         result
     }

@@ -244,6 +244,11 @@ pub fn status(error: &Error) -> Status {
             details.set_quota_failure(vec![quota(name, *limit as u64, error)]);
             Code::ResourceExhausted
         }
+        E::HeadersTooLarge { limit, .. } => {
+            details.set_quota_failure(vec![quota("header_bytes_max", *limit as u64, error)]);
+            Code::ResourceExhausted
+        }
+        E::Compressed(_) => Code::Unimplemented,
         E::Shm(ShmError::Bounds { field, .. }) => {
             details.add_bad_request_violation(format!("slot.{field}"), error.to_string());
             Code::InvalidArgument

@@ -6,9 +6,11 @@
 
 use super::account::Account;
 use super::admission::Call;
+use super::auth::TOKEN_BYTES_MAX;
 use super::error::Error;
 use super::frames::{Admissions, Admitted, Shape};
 use super::intake::Intake;
+use super::log::Sparse;
 use super::metrics::{self, RequestWatch};
 use super::room::Room;
 use super::service::{Sampled, sample};
@@ -17,6 +19,7 @@ use crate::api::direct::{Hello, REQUEST_BYTES_MAX, REQUEST_HEAD_BYTES, RequestHe
 use crate::api::sample_stream_response::Result as Outcome;
 use crate::api::{self, Plane, SampleRequest, SampleStreamResponse};
 use crate::engine::{GroupId, Refused};
+use crate::plane::control;
 use crate::plane::pool::Buffer;
 use crate::plane::shm::Peer;
 use prost::Message;
@@ -33,6 +36,39 @@ use tonic::{Code, Status};
 use tracing::field::Empty;
 use tracing::{Instrument, Span};
 
+/// The server, as the control socket sees it.
+#[derive(Clone)]
+pub struct Host(pub Arc<Shared>);
+
+impl control::Host for Host {
+    async fn calls(&self, stream: UnixStream, peer: Peer, hello: Hello) -> io::Result<()> {
+        serve(Arc::clone(&self.0), stream, peer, hello).await
+    }
+
+    fn check_token(&self, token: &[u8]) -> Result<(), String> {
+        self.0.credentials.find(token).map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    fn connections(&self, change: i32) {
+        metrics::shm_connections(change.into());
+    }
+
+    fn refused(&self, peer: Peer, reason: &str) {
+        static REFUSED: Sparse = Sparse::new();
+        metrics::shm_connection_refused();
+        if let Some(suppressed) = REFUSED.pass() {
+            tracing::warn!(?peer, suppressed, "connection to --shm refused: {reason}");
+        }
+    }
+
+    fn not_accepted(&self, error: &io::Error) {
+        static FAILED: Sparse = Sparse::new();
+        if let Some(suppressed) = FAILED.pass() {
+            tracing::warn!(%error, suppressed, "cannot accept connections to --shm");
+        }
+    }
+}
+
 /// Memory that a connection keeps between its calls.
 const IDLE_BYTES_MAX: usize = 16 << 10;
 
@@ -40,14 +76,14 @@ const IDLE_BYTES_MAX: usize = 16 << 10;
 const RECEIVE_BYTES: usize = 64 << 10;
 
 /// Serves calls on a connection until its client hangs up.
-pub async fn serve(
+async fn serve(
     shared: Arc<Shared>,
     mut stream: UnixStream,
     peer: Peer,
     hello: Hello,
 ) -> io::Result<()> {
-    let hello = within(shared.bounds.receive_timeout, call(&shared, &mut stream, peer, hello));
-    let call = match hello.await? {
+    let patience = shared.bounds.receive_timeout.min(shared.handshake_timeout);
+    let call = match within(patience, call(&shared, &mut stream, peer, hello)).await? {
         Ok(call) => call,
         Err(error) => return refuse(&mut stream, &error.to_string()).await,
     };
@@ -70,20 +106,14 @@ async fn call(
     hello: Hello,
 ) -> io::Result<Result<Call, Error>> {
     let token_bytes = hello.token_bytes as usize;
-    if token_bytes > super::auth::TOKEN_BYTES_MAX {
+    if token_bytes > TOKEN_BYTES_MAX {
         return Ok(Err(Error::Unauthenticated("the token is not known")));
     }
     let mut token = vec![0; token_bytes];
     stream.read_exact(&mut token).await?;
-    let token = match &shared.tokens {
-        None => None,
-        Some(_) if token.is_empty() => {
-            return Ok(Err(Error::Unauthenticated("no token was sent")));
-        }
-        Some(tokens) => match tokens.find(&token) {
-            Ok(token) => Some(token),
-            Err(error) => return Ok(Err(error)),
-        },
+    let token = match shared.credentials.find(&token) {
+        Ok(token) => token,
+        Err(error) => return Ok(Err(error)),
     };
     Ok(Ok(Call {
         deadline: None,
@@ -106,7 +136,7 @@ impl Connection {
     /// Reads a request and answers it; false when the client has hung up.
     async fn answer_next(&mut self) -> io::Result<bool> {
         let mut head = [0; REQUEST_HEAD_BYTES];
-        if self.stream.read(&mut head[..1]).await? == 0 {
+        if self.first_byte(&mut head[..1]).await? == 0 {
             return Ok(false);
         }
         let active = self.shared.active.token();
@@ -149,6 +179,28 @@ impl Connection {
         self.buffer.clear();
         self.buffer.shrink_to(IDLE_BYTES_MAX);
         Ok(goes_on)
+    }
+
+    /// Waits for a request to begin. A connection of a process that shares no memory does not wait for ever: it holds
+    /// a place that others need.
+    async fn first_byte(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let patience = self.shared.idle_timeout;
+        loop {
+            let read = self.stream.read(into);
+            if patience.is_zero() {
+                return read.await;
+            }
+            match timeout(patience, read).await {
+                Ok(read) => return read,
+                Err(_) if self.owns_memory() => {}
+                Err(_) => return Ok(0),
+            }
+        }
+    }
+
+    fn owns_memory(&self) -> bool {
+        let Self { shared, call, .. } = self;
+        shared.shm.as_ref().zip(call.peer).is_some_and(|(shm, peer)| shm.regions.is_owner(peer))
     }
 
     /// The rest of the request, and what comes of it.

@@ -65,6 +65,21 @@ pub enum Error {
     /// No token, or not one that is known.
     #[error("{0}; send one of the server's tokens as `authorization: Bearer TOKEN`")]
     Unauthenticated(&'static str),
+    /// The request's headers are too large.
+    #[error(
+        "the headers have {bytes} bytes; this server allows {limit} (--header-bytes-max); send less metadata"
+    )]
+    HeadersTooLarge {
+        /// As HTTP/2 counts them.
+        bytes: usize,
+        /// How many are allowed.
+        limit: usize,
+    },
+    /// Messages are compressed.
+    #[error(
+        "grpc-encoding is {0:?}; allowed: identity, since logits hardly get smaller; turn the client's compression off"
+    )]
+    Compressed(String),
     /// The token may not ask for so high a priority.
     #[error(
         "priority: token {token} may ask for {most} at most, and this request asks for {asked}; ask for \

@@ -1,5 +1,6 @@
 //! Where connections come from: TCP and Unix sockets.
 
+use super::places::Origin;
 use crate::config::Address;
 use crate::engine::GroupId;
 use crate::plane::shm::Peer;
@@ -89,16 +90,18 @@ impl Listener {
         })
     }
 
-    /// The next connection.
-    pub async fn accept(&self) -> io::Result<Connection> {
+    /// The next connection, and where it comes from.
+    pub async fn accept(&self) -> io::Result<(Connection, Origin)> {
         match &self.socket {
             Socket::Tcp(listener) => {
-                let (stream, _) = listener.accept().await?;
+                let (stream, from) = listener.accept().await?;
                 // Answers are small and each is wanted now.
                 stream.set_nodelay(true)?;
-                Ok(Connection::Tcp(stream))
+                Ok((Connection::Tcp(stream), Origin::Tcp(from.ip())))
             }
-            Socket::Unix { listener, .. } => Ok(Connection::Unix(listener.accept().await?.0)),
+            Socket::Unix { listener, .. } => {
+                Ok((Connection::Unix(listener.accept().await?.0), Origin::Unix))
+            }
         }
     }
 }

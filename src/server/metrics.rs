@@ -3,8 +3,10 @@
 //! Every number is recorded where the fact is known: queue, batches and rows in the engine, calls and
 //! bytes here. The recorder is one for the process; servers that share a process share the numbers.
 
+use super::credentials::Credentials;
+use super::log::Sparse;
+use super::places::Origin;
 use crate::api::Plane;
-use crate::trace::Offered;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -16,19 +18,23 @@ use metrics::{
     gauge, histogram,
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tonic::Code;
 
 /// How often recorded values are folded into their histograms when nobody scrapes.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
-/// Scrapes at once; one more is closed as it comes.
+/// Scrapes at once. One more takes the place of the oldest that has not asked, or is closed as it comes.
 const SCRAPES_MAX: usize = 16;
+/// How long a connection to the metrics port may take to ask.
+const SCRAPE_ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a scrape may take.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -88,9 +94,42 @@ fn describe() {
         "From a request's arrival to its answer."
     );
     describe_counter!("logitd_bytes_total", Unit::Bytes, "Bytes of logits received, by plane.");
-    describe_counter!("logitd_connections_refused_total", "Connections beyond --connections-max.");
+    describe_counter!(
+        "logitd_connections_refused_total",
+        "Connections beyond --connections-max or --connections-per-address-max."
+    );
+    describe_gauge!("logitd_connections", "Open connections, by transport (tcp, unix).");
+    describe_counter!(
+        "logitd_connections_idle_total",
+        "Connections that were asked to go: no call for --connection-idle-timeout."
+    );
+    describe_gauge!("logitd_shm_connections", "Open connections to the --shm socket.");
+    describe_counter!(
+        "logitd_shm_connections_refused_total",
+        "Connections beyond --shm-connections-max or --shm-connections-per-peer-max."
+    );
+    describe_gauge!(
+        "logitd_tls_certificate_expiry_timestamp_seconds",
+        "When the first certificate of --tls-cert (server) and --tls-client-ca (client_ca) ends, since 1970."
+    );
+    describe_counter!(
+        "logitd_reloads_total",
+        "Times that certificates and tokens were read again (ok), or kept because a file was wrong (failed)."
+    );
+    for result in ["ok", "failed"] {
+        counter!("logitd_reloads_total", "result" => result).increment(0);
+    }
+    for counted in ["logitd_connections_idle_total", "logitd_shm_connections_refused_total"] {
+        counter!(counted).increment(0);
+    }
+    gauge!("logitd_shm_connections").increment(0.0);
     // There from the first scrape on, so that a rate does not miss its first event.
     counter!("logitd_connections_refused_total").increment(0);
+    describe_counter!(
+        "logitd_log_lines_dropped_total",
+        "Log lines that were dropped because stderr was not read fast enough."
+    );
+    counter!("logitd_log_lines_dropped_total").increment(0);
     describe_gauge!(
         "logitd_answer_bytes",
         Unit::Bytes,
@@ -108,7 +147,7 @@ fn describe() {
     );
     describe_counter!(
         "logitd_recorded_total",
-        "Requests that --record has taken, or dropped for want of room."
+        "Requests that --record has written to its file, or dropped: no room, or a disk that fails."
     );
 }
 
@@ -184,14 +223,59 @@ fn request_seconds() -> &'static Histogram {
     SECONDS.get_or_init(|| histogram!("logitd_request_seconds"))
 }
 
-/// A request was offered to the recorder.
-pub fn recorded(offered: Offered) {
-    let result = match offered {
-        Offered::Taken => "taken",
-        Offered::Dropped => "dropped",
-        Offered::NotChosen => return,
+/// So many more requests are in the file that `--record` names, and so many were to be.
+pub fn recorded(written: u64, dropped: u64) {
+    counter!("logitd_recorded_total", "result" => "written").increment(written);
+    counter!("logitd_recorded_total", "result" => "dropped").increment(dropped);
+}
+
+/// A log line found no room.
+pub fn log_line_dropped() {
+    counter!("logitd_log_lines_dropped_total").increment(1);
+}
+
+/// A connection came, and was given a place.
+pub fn connection_opened(origin: Origin) {
+    connections(origin).increment(1.0);
+}
+
+/// It has gone.
+pub fn connection_closed(origin: Origin) {
+    connections(origin).decrement(1.0);
+}
+
+fn connections(origin: Origin) -> Gauge {
+    let transport = match origin {
+        Origin::Tcp(_) => "tcp",
+        Origin::Unix => "unix",
     };
-    counter!("logitd_recorded_total", "result" => result).increment(1);
+    gauge!("logitd_connections", "transport" => transport)
+}
+
+/// A connection was asked to go because it had no calls.
+pub fn connection_idle() {
+    counter!("logitd_connections_idle_total").increment(1);
+}
+
+/// When a certificate ends, in seconds since 1970.
+pub fn certificate_expiry(certificate: &'static str, unix_seconds: u64) {
+    let name = "logitd_tls_certificate_expiry_timestamp_seconds";
+    gauge!(name, "certificate" => certificate).set(unix_seconds as f64);
+}
+
+/// Certificates and tokens were read again, or could not be.
+pub fn reloaded(result: &'static str) {
+    counter!("logitd_reloads_total", "result" => result).increment(1);
+}
+
+/// So many connections to the socket where memory is handed over.
+pub fn shm_connections(change: f64) {
+    gauge!("logitd_shm_connections").increment(change);
+}
+
+/// One more was refused there.
+pub fn shm_connection_refused() {
+    counter!("logitd_shm_connections_refused_total").increment(1);
 }
 
 /// There was no place for a connection.
@@ -214,29 +298,74 @@ pub fn kernel_tier(device: &str, tier: &'static str) {
     gauge!("logitd_kernel_tier", "device" => device.to_owned(), "tier" => tier).set(1.0);
 }
 
-/// Answers `GET /metrics`, until dropped.
-pub async fn serve(listener: TcpListener) {
+/// Answers `GET /metrics`, until dropped; with `credentials`, to whoever has a token of theirs.
+pub async fn serve(listener: TcpListener, credentials: Option<Arc<Credentials>>) {
     let handle = install();
-    let scrapes = Arc::new(Semaphore::new(SCRAPES_MAX));
+    let mut scrapes = Scrapes::default();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept on the metrics port");
+                static FAILED: Sparse = Sparse::new();
+                if let Some(suppressed) = FAILED.pass() {
+                    tracing::warn!(%error, suppressed, "cannot accept on the metrics port");
+                }
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&scrapes).try_acquire_owned() else { continue };
-        tokio::spawn(async move {
-            let service = hyper::service::service_fn(move |request| answer(handle, request));
+        if !scrapes.make_room() {
+            continue;
+        }
+        let asked = Arc::new(AtomicBool::new(false));
+        let asks = Arc::clone(&asked);
+        let credentials = credentials.clone();
+        let scrape = async move {
+            let service = hyper::service::service_fn(move |request| {
+                asks.store(true, Ordering::Relaxed);
+                answer(handle, credentials.clone(), request)
+            });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
+                .header_read_timeout(SCRAPE_ASK_TIMEOUT)
                 .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
             let _ = tokio::time::timeout(SCRAPE_TIMEOUT, connection).await;
-            drop(place);
-        });
+        };
+        scrapes.under_way.push_back(Scrape { task: tokio::spawn(scrape).abort_handle(), asked });
+    }
+}
+
+/// Connections to the metrics port. One that has not asked for anything makes room for one that may.
+#[derive(Default)]
+struct Scrapes {
+    /// The oldest first.
+    under_way: VecDeque<Scrape>,
+}
+
+struct Scrape {
+    task: AbortHandle,
+    asked: Arc<AtomicBool>,
+}
+
+impl Scrapes {
+    fn make_room(&mut self) -> bool {
+        self.under_way.retain(|scrape| !scrape.task.is_finished());
+        if self.under_way.len() < SCRAPES_MAX {
+            return true;
+        }
+        let silent = |scrape: &Scrape| !scrape.asked.load(Ordering::Relaxed);
+        let Some(oldest) = self.under_way.iter().position(silent) else { return false };
+        if let Some(scrape) = self.under_way.remove(oldest) {
+            scrape.task.abort();
+        }
+        true
+    }
+}
+
+impl Drop for Scrapes {
+    fn drop(&mut self) {
+        self.under_way.iter().for_each(|scrape| scrape.task.abort());
     }
 }
 
@@ -248,10 +377,13 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 async fn answer(
     handle: &'static PrometheusHandle,
+    credentials: Option<Arc<Credentials>>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
-    let (status, content_type, body) = match (request.method(), request.uri().path()) {
-        (&Method::GET, "/metrics") => {
+    let known = credentials.map_or(Ok(None), |credentials| credentials.check(request.headers()));
+    let (status, content_type, body) = match (known, request.method(), request.uri().path()) {
+        (Err(error), ..) => (StatusCode::UNAUTHORIZED, "text/plain", format!("{error}\n")),
+        (Ok(_), &Method::GET, "/metrics") => {
             (StatusCode::OK, "text/plain; version=0.0.4", handle.render())
         }
         _ => (StatusCode::NOT_FOUND, "text/plain", "GET /metrics\n".into()),
@@ -260,6 +392,10 @@ async fn answer(
     *response.status_mut() = status;
     let content_type = http::HeaderValue::from_static(content_type);
     response.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
+    if status == StatusCode::UNAUTHORIZED {
+        let challenge = http::HeaderValue::from_static("Bearer");
+        response.headers_mut().insert(http::header::WWW_AUTHENTICATE, challenge);
+    }
     Ok(response)
 }
 

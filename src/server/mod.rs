@@ -7,16 +7,22 @@
 mod account;
 mod admission;
 mod auth;
+mod authority;
 mod connection;
 pub mod convert;
+mod credentials;
 mod device_memory;
 mod direct;
 mod error;
 #[doc(hidden)] // Open for the fuzz target of the decoder, not for users.
 pub mod frames;
+mod front;
 mod intake;
 mod listen;
+mod log;
 pub mod metrics;
+mod places;
+mod recording;
 #[doc(hidden)] // As `frames`.
 pub mod room;
 mod service;
@@ -36,11 +42,11 @@ use crate::config::{Address, Config};
 use crate::engine::Engine;
 use crate::plane::pool::{self, Pool};
 use crate::plane::{Regions, control, shm::Registry};
-use crate::trace::{Recorder, RecorderStats};
+use crate::trace::Recorder;
 use account::{ANSWERS, Budget};
 use admission::{Admission, Call};
-use auth::{TokenLimits, Tokens};
 use connection::Connections;
+use credentials::Credentials;
 use device_memory::CudaMemory;
 use frames::{Bounds, Gate};
 use listen::Listener;
@@ -80,7 +86,11 @@ struct Shared {
     /// have ended theirs resets it with requests unread, and a reset can make a client's transport forget
     /// answers that it has received.
     stream_goodbye: Duration,
-    tokens: Option<Tokens>,
+    credentials: Arc<Credentials>,
+    /// How long a new connection may take to say what it is for.
+    handshake_timeout: Duration,
+    /// How long a connection may be open without a call. Zero is for ever.
+    idle_timeout: Duration,
     /// Where logits lie until they are sampled.
     pool: Pool,
     shm: Option<SharedMemory>,
@@ -158,11 +168,38 @@ pub struct Server {
     config: Config,
     listeners: Listeners,
     metrics: Option<tokio::net::TcpListener>,
-    tls: Option<tokio_rustls::TlsAcceptor>,
-    tokens: Option<Tokens>,
+    credentials: Arc<Credentials>,
     control: Option<ControlSocket>,
     recorder: Option<Arc<Recorder>>,
     device_memory: Vec<region::Regions>,
+}
+
+/// Reads the certificates and tokens of a server again.
+#[derive(Clone)]
+pub struct Reloader(Arc<Credentials>);
+
+impl Reloader {
+    /// Reads all of them, and says in the log how it went. Blocks. Where a file is wrong everything stays as it was.
+    pub fn reload(&self) -> Result<(), String> {
+        let reloaded = self.0.reload();
+        match &reloaded {
+            Ok(()) => {
+                metrics::reloaded("ok");
+                let tokens = self.0.tokens().map(|tokens| tokens.len());
+                tracing::info!(
+                    tokens,
+                    tls = self.0.tls().is_some(),
+                    "read certificates and tokens again"
+                );
+                self.0.report_expiry(true);
+            }
+            Err(error) => {
+                metrics::reloaded("failed");
+                tracing::error!(error, "certificates and tokens stay as they were");
+            }
+        }
+        reloaded
+    }
 }
 
 /// Why a server cannot run, or did not end well.
@@ -205,16 +242,8 @@ pub async fn run(
 impl Server {
     /// Binds every address and reads every file that the settings name. Call it within a Tokio runtime.
     pub async fn bind(config: Config) -> Result<Self, ServerError> {
-        let security = &config.security;
-        let tls = tls::acceptor(security).map_err(ServerError::File)?;
-        let limits =
-            TokenLimits { rows_max: security.token_rows_max, bytes_max: security.token_bytes_max };
-        let tokens = security
-            .tokens_file
-            .as_ref()
-            .map(|path| Tokens::read(path, limits))
-            .transpose()
-            .map_err(ServerError::File)?;
+        let credentials = Credentials::read(&config.security).map_err(ServerError::File)?;
+        let credentials = Arc::new(credentials);
         let metrics = match config.telemetry.metrics_listen {
             None => None,
             Some(address) => Some(
@@ -231,18 +260,9 @@ impl Server {
             }
             _ => None,
         };
-        let recorder = match config.recording.options() {
-            None => None,
-            Some(options) => {
-                let path = options.path.display().to_string();
-                let recorder = Recorder::start(options);
-                Some(Arc::new(
-                    recorder.map_err(|e| ServerError::File(format!("--record {path}: {e}")))?,
-                ))
-            }
-        };
+        let recorder = recording::open(&config.recording).map_err(ServerError::File)?;
         let device_memory = Vec::new();
-        Ok(Self { config, listeners, metrics, tls, tokens, control, recorder, device_memory })
+        Ok(Self { config, listeners, metrics, credentials, control, recorder, device_memory })
     }
 
     /// Offers memory of these devices to whoever may share memory with the server (`--shm`).
@@ -257,7 +277,12 @@ impl Server {
 
     /// The same as a client takes them: `http://127.0.0.1:50051`, `unix:/run/logitd.sock`.
     pub fn targets(&self) -> Vec<String> {
-        self.addresses().iter().map(|address| address.target(self.tls.is_some())).collect()
+        self.addresses().iter().map(|address| address.target(self.config.tls())).collect()
+    }
+
+    /// Has the server read its certificates and tokens again, whenever asked, from now until it ends.
+    pub fn reloader(&self) -> Reloader {
+        Reloader(Arc::clone(&self.credentials))
     }
 
     /// Where metrics are served.
@@ -273,11 +298,14 @@ impl Server {
         engine: Engine,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServerError> {
-        let Self { config, listeners, metrics, tls, tokens, control, recorder, device_memory } =
+        let Self { config, listeners, metrics, credentials, control, recorder, device_memory } =
             self;
         let uuids = device_memory.iter().map(|on| (on.device().to_owned(), on.uuid())).collect();
         pool::keep_freed_memory();
-        let scraped = metrics.map(|listener| tokio::spawn(metrics::serve(listener)));
+        // Whoever is on this host may look.
+        let asked = config.telemetry.metrics_listen.is_some_and(|open| !open.ip().is_loopback());
+        let asked = (asked && credentials.tokens().is_some()).then(|| Arc::clone(&credentials));
+        let scraped = metrics.map(|listener| tokio::spawn(metrics::serve(listener, asked)));
         let patience =
             Patience::new(config.connections.stream_stall_timeout, config.drain.drain_grace);
         let shared = Arc::new(Shared {
@@ -298,7 +326,9 @@ impl Server {
             unsent: Rooms::unsent(config.work.queue_bytes_max),
             patience: Arc::clone(&patience),
             stream_goodbye: GOODBYE.min(config.drain.drain_timeout / 4),
-            tokens,
+            credentials: Arc::clone(&credentials),
+            handshake_timeout: config.connections.handshake_timeout,
+            idle_timeout: config.connections.connection_idle_timeout,
             pool: Pool::new(config.work.queue_bytes_max),
             shm: config.shm.shm.as_ref().map(|control| SharedMemory {
                 regions: Regions {
@@ -319,7 +349,7 @@ impl Server {
         let connections = Arc::new(Connections::new(
             &config,
             routes(&shared, &health),
-            tls,
+            Arc::clone(&credentials),
             Arc::clone(&shared.answers),
             patience,
         ));
@@ -331,41 +361,43 @@ impl Server {
         let handed_over = CancellationToken::new();
         if let (Some(control), Some(shm)) = (control, &shared.shm) {
             let regions = shm.regions.clone();
-            let connections_max = config.shm.shm_connections_max;
+            let limits = config.control_limits();
             let stop = handed_over.clone();
-            let shared = Arc::clone(&shared);
-            let calls =
-                move |stream, peer, hello| direct::serve(Arc::clone(&shared), stream, peer, hello);
+            let host = direct::Host(Arc::clone(&shared));
             tokio::spawn(async move {
                 let ControlSocket { listener, _file } = control;
-                control::serve(listener, regions, connections_max, calls, stop).await;
+                control::serve(listener, regions, limits, host, stop).await;
             });
         }
 
-        let healthy = follow_devices(&engine, &health);
-        tokio::select! {
-            () = shutdown => {}
-            () = healthy => {}
-        }
-        let result = drain(&config, &shared, &health, &connections).await;
+        let mut recording =
+            recorder.map(|recorder| recording::Watch::new(recorder, &config.recording));
+        let recorded = async {
+            match &mut recording {
+                Some(recording) => recording.go_on().await,
+                None => std::future::pending().await,
+            }
+        };
+        let served = async {
+            tokio::select! {
+                () = shutdown => {}
+                () = follow_devices(&engine, &health) => {}
+                () = credentials.watch_expiry() => {}
+            }
+            drain(&config, &shared, &health, &connections).await
+        };
+        let result = tokio::select! {
+            result = served => result,
+            () = recorded => unreachable!("it goes on until dropped"),
+        };
         handed_over.cancel();
-        if let Some(recorder) = recorder {
-            finish_recording(recorder).await;
+        if let Some(recording) = recording {
+            recording.finish().await;
         }
         if let Some(scraped) = scraped {
             scraped.abort();
         }
         result
-    }
-}
-
-/// Writes what was recorded, and says so where not everything was.
-async fn finish_recording(recorder: Arc<Recorder>) {
-    let Ok(stats) = tokio::task::spawn_blocking(move || recorder.finish()).await else { return };
-    let RecorderStats { recorded, file_bytes, dropped, failure } = stats;
-    match failure {
-        Some(reason) => tracing::error!(recorded, dropped, reason, "the recording failed"),
-        None => tracing::info!(recorded, dropped, file_bytes, "recorded"),
     }
 }
 

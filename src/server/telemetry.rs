@@ -5,6 +5,7 @@
 //! child.
 
 use super::auth::Token;
+use super::log;
 use crate::config::{LogFormat, TelemetryConfig};
 use http::HeaderMap;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
@@ -13,33 +14,44 @@ use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use std::cell::RefCell;
+use std::fmt::{Debug, Write};
 use std::io::IsTerminal;
-use tracing::{Level, Metadata, Span, field};
+use std::time::Duration;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Metadata, Span, Subscriber, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::filter::{FilterFn, LevelFilter, Targets};
-use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::layer::{Context, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
-/// Keeps telemetry going; dropping it sends what has not been sent.
+/// What is logged where `RUST_LOG` says nothing. The HTTP/2 library warns of what any stranger can do.
+const DEFAULT_FILTER: &str = "info,h2=error";
+
+/// How long a process that ends waits for its last lines to be written.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// Keeps telemetry going; dropping it sends what has not been sent, traces and log lines.
 #[must_use = "traces are sent as long as this lives"]
 #[derive(Debug)]
 pub struct Telemetry {
     traces: Option<SdkTracerProvider>,
 }
 
-/// From here on logs go to stderr as RUST_LOG says (default `info`), and traces to the collector, if
+/// From here on logs go to stderr as RUST_LOG says (default: [`DEFAULT_FILTER`]), panics among them, and traces to the collector, if
 /// there is one. Call it once, within a Tokio runtime.
 pub fn install(config: &TelemetryConfig) -> Result<Telemetry, String> {
     let filter = match std::env::var("RUST_LOG") {
         Ok(text) if !text.is_empty() => {
             filter(&text).map_err(|e| format!("RUST_LOG is {text:?}: {e}"))?
         }
-        _ => Targets::new().with_default(LevelFilter::INFO),
+        _ => filter(DEFAULT_FILTER)?,
     };
     // Colour is for people: no escapes in a file or a journal.
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(colour);
+    let writer = log::stderr().map_err(|e| format!("cannot start the log: {e}"))?;
+    let lines = fmt::layer().with_writer(move || writer.clone()).with_ansi(colour);
     let lines = match config.log_format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
@@ -51,11 +63,23 @@ pub fn install(config: &TelemetryConfig) -> Result<Telemetry, String> {
             .with_filter(FilterFn::new(is_exported).with_max_level_hint(LevelFilter::DEBUG))
     });
     tracing_subscriber::registry()
+        .with(
+            Resets.with_filter(
+                FilterFn::new(Resets::are_said).with_max_level_hint(LevelFilter::DEBUG),
+            ),
+        )
         .with(lines.with_filter(filter))
         .with(spans)
         .try_init()
         .map_err(|e| format!("cannot install the log: {e}"))?;
+    // What the standard library does instead is to write to stderr, and wait for whoever reads it.
+    std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a thread panicked")));
     Ok(Telemetry { traces })
+}
+
+/// Waits for the last lines of a process that ends at once.
+pub fn flush() {
+    log::flush(LAST_LINES);
 }
 
 /// Reads the directives of RUST_LOG: `LEVEL`, `TARGET` or `TARGET=LEVEL`, with commas between them. The filters
@@ -78,6 +102,58 @@ impl Drop for Telemetry {
             && let Err(error) = traces.shutdown()
         {
             tracing::warn!(%error, "the last traces were not sent");
+        }
+        flush();
+    }
+}
+
+thread_local! {
+    /// Why the HTTP/2 library has reset a call, on the thread where it has.
+    static RESET: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Why the HTTP/2 library has reset a call for its headers, on this thread and since this was asked last. It does so
+/// before anybody else sees the call, and says it in its own log only, at level DEBUG.
+pub fn take_reset() -> Option<String> {
+    RESET.take()
+}
+
+/// Notes what [`take_reset`] takes.
+struct Resets;
+
+impl Resets {
+    /// The module where it is said; it says little else.
+    fn are_said(metadata: &Metadata<'_>) -> bool {
+        metadata.is_event()
+            && metadata.target() == "h2::server"
+            && *metadata.level() == Level::DEBUG
+    }
+}
+
+impl<S: Subscriber> tracing_subscriber::Layer<S> for Resets {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut message = Message(String::new());
+        event.record(&mut message);
+        if let Message(message) = message
+            && message.starts_with("malformed headers")
+        {
+            RESET.set(Some(message));
+        }
+    }
+}
+
+/// An event's message, or as much of it as a line in the log can have.
+struct Message(String);
+
+impl Message {
+    const CHARS_MAX: usize = 256;
+}
+
+impl Visit for Message {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        if field.name() == "message" {
+            let _ = write!(self.0, "{value:?}");
+            self.0 = self.0.chars().take(Self::CHARS_MAX).collect();
         }
     }
 }

@@ -21,7 +21,13 @@ impl Daemon {
 
     pub async fn start_with(flags: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = command(flags);
-        command.envs(variables.iter().copied()).arg("--log-format=json");
+        command.envs(variables.iter().copied());
+        Self::run(command).await
+    }
+
+    /// As [`command`] makes it, or with a shell around it.
+    pub async fn run(mut command: Command) -> Self {
+        command.arg("--log-format=json");
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the daemon starts");
         let stderr = child.stderr.take().expect("piped");
         let lines = Arc::new(Mutex::new(Vec::new()));
@@ -82,17 +88,26 @@ impl Daemon {
     }
 
     fn find(&self, message: &str) -> Option<Value> {
+        self.events(message).into_iter().next()
+    }
+
+    /// All lines with this message.
+    pub fn events(&self, message: &str) -> Vec<Value> {
         let lines = self.lines.lock().unwrap();
         let events = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        events.into_iter().find(|event| event["message"] == message)
+        events.filter(|event| event["message"] == message).collect()
+    }
+
+    /// Where the metrics are: host and port.
+    pub fn metrics_address(&self) -> String {
+        let url = self.metrics.as_ref().expect("--metrics-listen was given");
+        let address = url.strip_prefix("http://").and_then(|rest| rest.strip_suffix("/metrics"));
+        address.unwrap().to_owned()
     }
 
     /// The metrics as Prometheus reads them.
     pub async fn scrape(&self) -> String {
-        let url = self.metrics.as_ref().expect("--metrics-listen was given");
-        let address =
-            url.strip_prefix("http://").and_then(|rest| rest.strip_suffix("/metrics")).unwrap();
-        scrape(address).await
+        scrape(&self.metrics_address()).await
     }
 }
 
@@ -111,7 +126,7 @@ pub fn refused(flags: &[&str]) -> String {
     said
 }
 
-fn command(flags: &[&str]) -> Command {
+pub fn command(flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_logitd"));
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("LOGITD_") || name == "RUST_LOG" {
@@ -123,6 +138,21 @@ fn command(flags: &[&str]) -> Command {
         command.arg("--listen=127.0.0.1:0");
     }
     command.args(flags);
+    command
+}
+
+/// The same as a shell runs it after this, as `ulimit -n 40`.
+pub fn command_after(shell: &str, flags: &[&str]) -> Command {
+    let plain = command(flags);
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(format!("{shell}; exec \"$0\" \"$@\""));
+    command.arg(plain.get_program()).args(plain.get_args());
+    for (name, value) in plain.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
     command
 }
 

@@ -15,7 +15,7 @@ use logitd::client::Client;
 use logitd::config::Config;
 use logitd::engine::Engine;
 use logitd::params::ParamsSpec;
-use logitd::server::{Server, ServerError};
+use logitd::server::{Reloader, Server, ServerError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -26,6 +26,7 @@ pub struct TestServer {
     pub metrics: Option<std::net::SocketAddr>,
     pub engine: Engine,
     pub limits: Limits,
+    pub reloader: Reloader,
     stop: oneshot::Sender<()>,
     done: JoinHandle<Result<(), ServerError>>,
 }
@@ -48,12 +49,13 @@ impl TestServer {
         let limits = logitd::server::convert::limits(&config);
         let server = Server::bind(config).await.expect("bound");
         let (targets, metrics) = (server.targets(), server.metrics_address());
+        let reloader = server.reloader();
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move {
             let _ = stopped.await;
         };
         let done = tokio::spawn(server.run(engine.clone(), shutdown));
-        Self { targets, metrics, engine, limits, stop, done }
+        Self { targets, metrics, engine, limits, reloader, stop, done }
     }
 
     pub fn target(&self) -> &str {

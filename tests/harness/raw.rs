@@ -82,6 +82,18 @@ impl Raw {
         (pieces, tokio::spawn(call))
     }
 
+    /// Sends any request, and does not read the answer's body.
+    pub async fn request(&self, request: Request<Full<Bytes>>) -> Response<Incoming> {
+        let mut requests = self.requests.clone();
+        requests.ready().await.expect("an open connection");
+        requests.send_request(request.map(BodyExt::boxed)).await.expect("an answer")
+    }
+
+    /// Whether the server has closed the connection, or asked for it.
+    pub fn is_closed(&self) -> bool {
+        self.requests.is_closed()
+    }
+
     fn send(
         &self,
         method: &str,
