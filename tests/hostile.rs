@@ -3,10 +3,12 @@
 
 mod harness;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, BytesMut};
 use harness::backends::Gated;
 use harness::daemon::{Daemon, value};
+use harness::frames::{ACK, DATA, END_STREAM, Frames, GOAWAY, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, headers};
 use harness::raw::{self, Raw, announced, framed};
+use harness::usage::Usage;
 use harness::{TestServer, expected, request, until};
 use http_body_util::BodyExt;
 use logitd::api::{SampleRequest, SampleResponse, SampleStreamRequest, SamplingParams};
@@ -17,8 +19,7 @@ use logitd::server::{Error, convert};
 use prost::Message;
 use std::collections::HashMap;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
 use tonic::Code;
 use tonic_types::StatusExt;
@@ -39,10 +40,9 @@ fn many_draws(rows: usize) -> SampleRequest {
     SampleRequest { params: vec![params], ..request(rows, 8, 1) }
 }
 
-fn resident_bytes(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its memory");
-    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+/// Memory of the daemon.
+fn resident_bytes(daemon: &Daemon) -> u64 {
+    Usage::of(daemon.id()).resident_kib << 10
 }
 
 fn address(target: &str) -> &str {
@@ -61,7 +61,7 @@ async fn answers_that_nobody_reads_are_bounded_and_not_kept_for_ever() {
     ];
     let daemon = Daemon::start(&flags).await;
     is_served(daemon.target(), 1).await;
-    let before = resident_bytes(daemon.id());
+    let before = resident_bytes(&daemon);
     let (mut sent, mut unread, mut refused) = (0, Vec::new(), 0);
     let mut connections = Vec::new();
     for _ in 0..CONNECTIONS {
@@ -88,7 +88,7 @@ async fn answers_that_nobody_reads_are_bounded_and_not_kept_for_ever() {
         connections.push(raw);
     }
     let held = value(&daemon.scrape().await, "logitd_answer_bytes");
-    let grown = resident_bytes(daemon.id()).saturating_sub(before);
+    let grown = resident_bytes(&daemon).saturating_sub(before);
     println!(
         "{sent} bytes sent in {} calls: {} answers unread, {refused} refused, {held} bytes held, memory grew by \
          {grown}",
@@ -423,79 +423,6 @@ async fn a_drain_waits_for_what_was_taken_beside_those_who_do_not_read() {
     gate.open();
     assert_eq!(taken.await.unwrap().unwrap().rows, expected(&request(2, 10, 1)));
     done.await.unwrap().unwrap();
-}
-
-/// HTTP/2 by hand: what no library would send.
-struct Frames {
-    socket: TcpStream,
-    received: BytesMut,
-}
-
-#[derive(Debug)]
-struct Frame {
-    kind: u8,
-    flags: u8,
-    stream: u32,
-    payload: Bytes,
-}
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-const ACK: u8 = 1;
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = payload.len() as u32;
-    let head = [&length.to_be_bytes()[1..], &[kind, flags], &stream.to_be_bytes()].concat();
-    [&head, payload].concat()
-}
-
-/// The headers of a call, each a literal that no table keeps.
-fn headers(stream: u32, method: &str) -> Vec<u8> {
-    let path = format!("/logitd.v1.SamplerService/{method}");
-    let fields = [
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", &path),
-        (":authority", "logitd"),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-    ];
-    let text = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
-    let field = |(name, value): (&str, &str)| [vec![0], text(name), text(value)].concat();
-    frame(HEADERS, END_HEADERS, stream, &fields.map(field).concat())
-}
-
-impl Frames {
-    async fn connect(address: &str) -> Self {
-        let mut socket = TcpStream::connect(address).await.unwrap();
-        let begin = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &*frame(SETTINGS, 0, 0, &[])].concat();
-        socket.write_all(&begin).await.unwrap();
-        Self { socket, received: BytesMut::new() }
-    }
-
-    /// The next frame; `None` at the end of the connection.
-    async fn next(&mut self) -> Option<Frame> {
-        loop {
-            if let Some(head) = self.received.first_chunk::<9>().copied() {
-                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-                if self.received.len() >= 9 + length {
-                    let payload = self.received.split_to(9 + length).freeze().slice(9..);
-                    let stream = u32::from_be_bytes(head[5..].try_into().unwrap());
-                    return Some(Frame { kind: head[3], flags: head[4], stream, payload });
-                }
-            }
-            if !matches!(self.socket.read_buf(&mut self.received).await, Ok(1..)) {
-                return None;
-            }
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,56 +1,22 @@
 //! The daemon under load on every plane, for as long as it is asked to: memory, descriptors and threads stay
 //! where they were, every request is answered, and in the end it leaves in order.
 //!
-//! `LOGITD_SOAK_S` says how many seconds, 30 if it says nothing; `.ci/run soak` takes ten minutes in the
-//! long mode. Linux only, as `/proc` is read.
+//! `LOGITD_SOAK_S` says how many seconds each takes, 30 if it says nothing; `.ci/run soak` takes ten minutes for
+//! this one and half an hour for the `siege` in the long mode. Linux only, as `/proc` is read.
 #![cfg(target_os = "linux")]
 
 mod harness;
+mod siege;
 
 use harness::daemon::{Daemon, value};
 use harness::raw::{Raw, announced};
+use harness::usage::{assert_flat, settled};
 use serde_json::Value;
-use std::fmt;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// How long connections live: each round opens new ones.
 const ROUND_S: u64 = 3;
-/// Rounds before memory has to stay where it is: buffers and allocator have found their size.
-const WARMUP_SHARE: f64 = 0.25;
-/// What memory may grow by after that: noise of the allocator, a fraction of one batch.
-const GROWTH_KIB_MAX: u64 = 24 << 10;
-
-/// What the kernel says of a process.
-#[derive(Clone, Copy)]
-struct Usage {
-    resident_kib: u64,
-    descriptors: usize,
-    threads: usize,
-}
-
-impl Usage {
-    fn of(id: u32) -> Self {
-        let folder = Path::new("/proc").join(id.to_string());
-        let status = std::fs::read_to_string(folder.join("status")).expect("it runs");
-        let field = |name: &str| -> u64 {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect(name);
-            line.trim().trim_end_matches(" kB").parse().expect(name)
-        };
-        let descriptors = std::fs::read_dir(folder.join("fd")).expect("its descriptors").count();
-        let threads = field("Threads:") as usize;
-        Self { resident_kib: field("VmRSS:"), descriptors, threads }
-    }
-}
-
-impl fmt::Display for Usage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { resident_kib, descriptors, threads } = self;
-        write!(f, "{resident_kib} KiB resident, {descriptors} descriptors, {threads} threads")
-    }
-}
-
 /// One run of the load generator: what it says.
 async fn load(target: String, flags: &'static str) -> Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_logitd"));
@@ -127,16 +93,7 @@ async fn a_day_in_short_leaves_nothing_behind() {
         idle.push(usage);
     }
 
-    let rest = &idle[(rounds as f64 * WARMUP_SHARE).ceil() as usize..];
-    let half = rest.len() / 2;
-    let memory = |part: &[Usage]| median(part.iter().map(|usage| usage.resident_kib));
-    let (before, after) = (memory(&rest[..half]), memory(&rest[half..]));
-    let (first, last) = (rest[0], rest[rest.len() - 1]);
-    println!("memory between rounds: {before} KiB in the first half, {after} KiB in the second");
-    assert!(after <= before + GROWTH_KIB_MAX, "memory grows: {before} KiB, then {after} KiB");
-    assert_eq!(last.descriptors, first.descriptors, "descriptors: {first}; then {last}");
-    assert!(last.threads <= first.threads + 2, "threads: {first}; then {last}");
-
+    assert_flat(&idle);
     let text = daemon.scrape().await;
     assert!(value(&text, "logitd_requests_total{code=\"OK\"}") >= answered as f64);
     for code in ["INTERNAL", "UNKNOWN", "DATA_LOSS", "UNAVAILABLE", "DEADLINE_EXCEEDED"] {
@@ -147,25 +104,4 @@ async fn a_day_in_short_leaves_nothing_behind() {
     }
     daemon.signal("TERM");
     assert_eq!(daemon.exit_code().await, Some(0), "{}", daemon.log());
-}
-
-/// What a process holds once it lets go of nothing more.
-async fn settled(id: u32) -> Usage {
-    let mut usage = Usage::of(id);
-    for _ in 0..20 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        let now = Usage::of(id);
-        let still = now.descriptors == usage.descriptors && now.threads == usage.threads;
-        usage = now;
-        if still {
-            break;
-        }
-    }
-    usage
-}
-
-fn median(values: impl Iterator<Item = u64>) -> u64 {
-    let mut values: Vec<u64> = values.collect();
-    values.sort_unstable();
-    values[values.len() / 2]
 }

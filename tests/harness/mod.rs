@@ -4,7 +4,9 @@
 
 pub mod backends;
 pub mod daemon;
+pub mod frames;
 pub mod raw;
+pub mod usage;
 
 use bytes::Bytes;
 use logitd::api::{Dtype, Limits, RowResult, SampleRequest, SamplingParams};
