@@ -64,7 +64,7 @@ Exit code: 0 fine, 1 a verdict (a difference was found), 2 an error.
 enum Command {
     Serve(serve::Args),
     Demo(demo::Args),
-    Sample(sample::Args),
+    Sample(Box<sample::Args>),
     Verify(verify::Args),
     Bench(bench::Args),
     Load(Box<load::LoadArgs>),
@@ -113,7 +113,7 @@ fn run(command: Command) -> Outcome {
     match command {
         Command::Serve(args) => serve::run(args),
         Command::Demo(args) => demo::run(args),
-        Command::Sample(args) => sample::run(args),
+        Command::Sample(args) => sample::run(*args),
         Command::Verify(args) => verify::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Load(args) => load::run_command(*args),

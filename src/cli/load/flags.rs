@@ -7,11 +7,12 @@ use crate::backend::reference::Reference;
 use crate::batch::VOCAB_SIZE_MAX;
 use crate::candidates;
 use crate::cli::DtypeArg;
+use crate::cli::params::flagged;
 use crate::cli::target::ServerArgs;
 use crate::config::values::{duration, fraction, timeout};
 use crate::load::{Arrivals, Pace, Pool, RowsDistribution, Shape};
 use crate::npy::Declared;
-use crate::params::written;
+use crate::params::{ParamsError, written};
 use clap::ValueEnum;
 use std::error::Error;
 use std::path::PathBuf;
@@ -157,7 +158,7 @@ pub struct Args {
         default_value = "0.8",
         value_delimiter = ',',
         allow_hyphen_values = true,
-        value_parser = written::temperature,
+        value_parser = |text: &str| flag(written::temperature(text)),
         help_heading = "Requests"
     )]
     temperature: Vec<f32>,
@@ -169,7 +170,7 @@ pub struct Args {
         default_value = "50",
         value_delimiter = ',',
         allow_hyphen_values = true,
-        value_parser = written::top_k,
+        value_parser = |text: &str| flag(written::top_k(text)),
         help_heading = "Requests"
     )]
     top_k: Vec<u32>,
@@ -181,7 +182,7 @@ pub struct Args {
         default_value = "0.95",
         value_delimiter = ',',
         allow_hyphen_values = true,
-        value_parser = written::top_p,
+        value_parser = |text: &str| flag(written::top_p(text)),
         help_heading = "Requests"
     )]
     top_p: Vec<f32>,
@@ -193,7 +194,7 @@ pub struct Args {
         default_value = "0",
         value_delimiter = ',',
         allow_hyphen_values = true,
-        value_parser = written::min_p,
+        value_parser = |text: &str| flag(written::min_p(text)),
         help_heading = "Requests"
     )]
     min_p: Vec<f32>,
@@ -205,7 +206,7 @@ pub struct Args {
         default_value = "1",
         value_delimiter = ',',
         allow_hyphen_values = true,
-        value_parser = written::draws,
+        value_parser = |text: &str| flag(written::draws(text)),
         help_heading = "Requests"
     )]
     draws: Vec<u32>,
@@ -586,6 +587,11 @@ fn share(text: &str) -> Result<f64, String> {
         0.0 => Err("must be above 0; leave it out to check nothing".into()),
         share => Ok(share),
     }
+}
+
+/// A parameter, or what is wrong with its flag.
+fn flag<T>(parsed: Result<T, ParamsError>) -> Result<T, String> {
+    parsed.map_err(|error| flagged(&error))
 }
 
 fn positive(text: &str) -> Result<f64, String> {
