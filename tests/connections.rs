@@ -15,9 +15,12 @@ use logitd::client::{Client, Direct, Region};
 use prost::Message;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
 use tonic::Code;
 use tonic::transport::Endpoint;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -208,11 +211,10 @@ async fn connections_without_calls_are_asked_to_go_and_then_closed() {
     let begun = Instant::now();
     until("the idle connection is closed", || idle.is_closed()).await;
     println!("an idle connection was closed after {:?}", begun.elapsed());
-    // Two that refuse to go: they send the preface and their settings, and read nothing.
+    // One that refuses to go: it sends the preface and its settings, and reads nothing.
     let mut deaf = TcpStream::connect(server.address()).await.unwrap();
     let opening = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
     tokio::io::AsyncWriteExt::write_all(&mut deaf, &opening).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(1200)).await;
     let mut said = Vec::new();
     let end = deaf.read_to_end(&mut said);
     let _ = tokio::time::timeout(Duration::from_secs(20), end).await.expect("closed");
@@ -227,26 +229,29 @@ async fn connections_without_calls_are_asked_to_go_and_then_closed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_address_does_not_get_all_places_and_unix_sockets_have_some_of_their_own() {
     let local = Local::start(&["--connections-max=16"]).await;
-    let address = local.server.address().to_owned();
-    // A connection from an address of this host, if the server keeps it open.
-    let connect_from = async |from: &str| {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind(from.parse().unwrap()).unwrap();
-        let mut stream = socket.connect(address.parse().unwrap()).await.unwrap();
-        let end = tokio::time::timeout(Duration::from_millis(150), stream.read(&mut [0])).await;
-        end.is_err().then_some(stream)
+    let address = local.server.address();
+    // Opens so many from an address of this host, and waits until so many are closed, and no more.
+    let open = async |from: &str, count: usize, refused: usize| {
+        let closed = Arc::new(AtomicUsize::new(0));
+        let mut held = JoinSet::new();
+        for _ in 0..count {
+            let socket = TcpSocket::new_v4().unwrap();
+            socket.bind(from.parse().unwrap()).unwrap();
+            let mut stream = socket.connect(address.parse().unwrap()).await.unwrap();
+            let closed = Arc::clone(&closed);
+            held.spawn(async move {
+                let _ = stream.read(&mut [0]).await;
+                closed.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        until("they are refused", || closed.load(Ordering::Relaxed) >= refused).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(closed.load(Ordering::Relaxed), refused, "of {count} from {from}");
+        held
     };
-    let mut held = Vec::new();
-    for _ in 0..16 {
-        held.extend(connect_from("127.0.0.1:0").await);
-    }
-    println!("16 connections from one address: {} of 16 places", held.len());
-    assert_eq!(held.len(), 8, "half of --connections-max");
-    let mut others = Vec::new();
-    for _ in 0..8 {
-        others.extend(connect_from("127.0.0.2:0").await);
-    }
-    assert_eq!(others.len(), 6, "an eighth is kept for Unix sockets");
+    // Half of --connections-max, and an eighth is kept for Unix sockets.
+    let held = [open("127.0.0.1:0", 16, 8).await, open("127.0.0.2:0", 8, 2).await];
+    println!("one address got 8 of 16 places, the next 6");
     let mut clients = Vec::new();
     for _ in 0..2 {
         let client = Client::connect(local.unix()).await.unwrap();
@@ -254,7 +259,6 @@ async fn one_address_does_not_get_all_places_and_unix_sockets_have_some_of_their
         clients.push(client);
     }
     drop(held);
-    drop(others);
 }
 
 fn http1(address: &str, request: &str) -> String {
@@ -415,12 +419,13 @@ async fn a_sockets_path_is_an_authority_on_a_unix_socket_and_its_reset_elsewhere
     let mut connection = ByHand::open(stream);
     assert_eq!(connection.call(1, &named(&encoded)).unwrap_err(), 1, "PROTOCOL_ERROR");
     daemon.logged("a call was reset").await;
+    let begun = Instant::now();
     for stream in (3..61).step_by(2) {
         assert_eq!(connection.call(stream, &named(&encoded)).unwrap_err(), 1);
     }
     let lines = daemon.events("a call was reset");
     println!("30 resets, {} lines: {:?}", lines.len(), lines[0]);
-    assert!(lines.len() <= 3, "{lines:?}");
+    assert!(lines.len() as u64 <= 2 + begun.elapsed().as_secs(), "{lines:?}");
     let reason = lines[0]["reason"].as_str().unwrap();
     assert!(reason.contains("malformed authority") && reason.contains("%2F"), "{reason}");
     // The HTTP/2 library warns of an answer to a ping that it never sent, once for each.

@@ -176,6 +176,9 @@ impl Token {
 
     /// Room for this many rows, at once or not at all.
     pub fn reserve(&self, rows: usize) -> Result<Held, Error> {
+        if self.gone.load(Ordering::Relaxed) {
+            return Err(Error::Unauthenticated("the token is not known any more"));
+        }
         self.rows.take(rows)
     }
 }
