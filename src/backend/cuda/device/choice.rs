@@ -197,8 +197,8 @@ fn function_attribute(function: CUfunction, attribute: FunctionAttribute) -> Res
 ///
 /// As much of a multiprocessor's memory as can be is set aside for it, once and for all. Left alone, the driver
 /// divides the memory anew by what each launch needs: it may leave no room for the second block that the plan counts
-/// on, and a multiprocessor changes the division only when it is idle. The rest is the L1 cache, and these kernels
-/// read nothing twice through that.
+/// on, and a multiprocessor changes the division only when it is idle. The rest is the L1 cache; a block's share of a
+/// usual row is larger than that in any case.
 fn allow_shared_memory(context: &Context, function: CUfunction) -> Result<u32, String> {
     let most =
         context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?;
