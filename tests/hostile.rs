@@ -6,7 +6,10 @@ mod harness;
 use bytes::{BufMut, BytesMut};
 use harness::backends::Gated;
 use harness::daemon::{Daemon, value};
-use harness::frames::{ACK, DATA, END_STREAM, Frames, GOAWAY, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame, headers};
+use harness::frames::{
+    ACK, DATA, END_STREAM, Frames, GOAWAY, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame,
+    headers,
+};
 use harness::raw::{self, Raw, announced, framed};
 use harness::usage::Usage;
 use harness::{TestServer, expected, request, until};
