@@ -127,7 +127,7 @@ fn address(lines: &[Line]) -> u64 {
 }
 
 impl ShimDriver {
-    /// A driver with memory for [`SLOTS`] launches.
+    /// A driver with memory for two launches at once.
     pub fn new(options: ShimOptions) -> Self {
         let geometry = geometry(options.build);
         let order = match options.order {
