@@ -106,7 +106,7 @@ mod tests {
             // The century is written in two ways: before 2050, and from then on.
             for (year, unix_seconds) in [(2031, 1_927_238_400), (2101, 4_136_227_200)] {
                 let mut params = CertificateParams::new(vec!["localhost".into()]).unwrap();
-                params.is_ca = ca.clone();
+                params.is_ca = ca;
                 params.not_after = date_time_ymd(year, 1, 27);
                 let signed = params.self_signed(&KeyPair::generate().unwrap()).unwrap();
                 assert_eq!(end(signed.der()), Some(unix_seconds), "{year} {ca:?}");
