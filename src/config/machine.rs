@@ -1,6 +1,6 @@
 //! What the machine grants, against what the settings may come to.
 //!
-//! Every bound of the server is a setting of its own. [`Budget`] adds them up; [`Machine`] knows the memory
+//! Every bound of the server is a setting of its own. [`Config::fit`] adds them up; [`Machine`] knows the memory
 //! and the descriptors that the operating system grants this process: the machine's own, its cgroup's, its
 //! resource limits. Settings that nobody chose are lowered until the sum fits; those that somebody chose
 //! stay, and where the sum then does not fit that is said.
