@@ -252,7 +252,7 @@ fn info_says_what_this_machine_offers() {
         }
     }
     assert_eq!(info["limits"]["vocab_size_max"], logitd::batch::VOCAB_SIZE_MAX);
-    assert_eq!(info["limits"].as_object().unwrap().len(), 13);
+    assert_eq!(info["limits"].as_object().unwrap().len(), 14);
     let text = folder.ok(&["info"]);
     assert!(text.contains("1,048,576") && text.contains("--queue-rows-max"), "{text}");
     assert!(!text.contains('\u{1b}'), "colour without a terminal");
