@@ -320,7 +320,7 @@ impl Attack {
     }
 
     /// Opens a connection with this window a stream, makes calls on it, and reads what comes for a while.
-    async fn send(self, place: &Place, window: u32, calls: u32, call: impl Fn(u32) -> Vec<u8>) {
+    async fn send(self, place: &Place, window: u32, calls: u32, call: fn(u32) -> Vec<u8>) {
         let attempt = async {
             let mut connection = Frames::try_connect(&place.address, window).await.ok()?;
             let calls: Vec<u8> = (0..calls).flat_map(|n| call(2 * n + 1)).collect();
