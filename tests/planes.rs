@@ -626,8 +626,7 @@ async fn chunks_whose_answers_nobody_reads_are_bounded() {
     tokio::time::sleep(Duration::from_millis(1500)).await;
     assert!(log.read().rows <= 3 * 12, "{} rows of 300 were sampled", log.read().rows);
     server.idle().await;
-    let reply = raw::reply(response).await;
-    reply.assert_code(Code::Aborted, &["--stream-stall-timeout"]);
+    assert!(response.into_body().collect().await.is_err(), "what nobody reads is cut off");
 }
 
 /// Half a message, and another that announces more than any may have: the first row is not known, and
