@@ -8,6 +8,7 @@ use harness::{expected, request, until};
 use logitd::client::{Client, Error};
 use logitd::trace::Reader;
 use rcgen::{CertificateParams, CertifiedKey, KeyPair, date_time_ymd};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use std::io::{BufRead, BufReader, Read};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -178,7 +179,7 @@ async fn what_was_recorded_a_second_ago_outlives_a_kill() {
 fn a_pipe_is_no_recording() {
     let folder = tempfile::tempdir().unwrap();
     let pipe = folder.path().join("pipe");
-    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).unwrap();
     let said = refused(&[&format!("--record={}", pipe.display())]);
     assert!(said.contains("not a regular file"), "{said}");
 }

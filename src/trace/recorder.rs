@@ -382,6 +382,7 @@ fn open(path: &Path) -> Result<(File, u64), ReadError> {
 mod tests {
     use super::*;
     use crate::trace::Damage;
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
     use std::os::unix::fs::PermissionsExt;
 
     fn request(n: u8) -> SampleRequest {
@@ -575,7 +576,7 @@ mod tests {
     fn what_is_no_file_is_refused_and_not_waited_for() {
         let dir = tempfile::tempdir().unwrap();
         let pipe = dir.path().join("pipe");
-        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).unwrap();
         for path in [&pipe, Path::new("/dev/null"), dir.path()] {
             let error = Recorder::start(RecorderOptions::new(path)).unwrap_err();
             assert!(error.to_string().contains("not a regular file"), "{error}");
