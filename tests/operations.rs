@@ -209,6 +209,33 @@ async fn without_descriptors_a_daemon_waits_and_says_so_now_and_then() {
     assert_eq!(daemon.exit_code().await, Some(0));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_that_nobody_set_fit_what_the_system_grants() {
+    let granted = "ulimit -n 300; ulimit -v 2000000";
+    let daemon = Daemon::run(command_after(granted, &["--device=cpu", "--threads=1"])).await;
+    let log = daemon.log();
+    assert!(log.contains("1953 MiB of memory that RLIMIT_AS (ulimit -v) grants"), "{log}");
+    assert!(log.contains("300 descriptors that RLIMIT_NOFILE (ulimit -n) grants"), "{log}");
+    assert!(log.contains("--connections-max 236"), "{log}");
+    let client = Client::connect(daemon.target()).await.unwrap();
+    let limits = client.info().await.unwrap().limits.unwrap();
+    println!(
+        "queue_bytes_max {}, answer_bytes_max {}",
+        limits.queue_bytes_max, limits.answer_bytes_max
+    );
+    assert!(limits.queue_bytes_max < 1 << 30 && limits.queue_bytes_max > 1 << 29);
+    let wanted = request(1, 10, 1);
+    assert_eq!(client.sample(wanted.clone()).await.unwrap().rows, expected(&wanted));
+
+    // What somebody set stays, and is warned of.
+    let flags = ["--device=cpu", "--threads=1", "--queue-bytes-max=3GiB"];
+    let daemon = Daemon::run(command_after(granted, &flags)).await;
+    let log = daemon.log();
+    assert!(log.contains("--queue-bytes-max 3072MiB") && log.contains("WARN"), "{log}");
+    let client = Client::connect(daemon.target()).await.unwrap();
+    assert_eq!(client.info().await.unwrap().limits.unwrap().queue_bytes_max, 3 << 30);
+}
+
 /// Puts a certificate for localhost in these files that ends on this day of January, and says what trusts it.
 fn certify(folder: &Path, year: i32, day: u8) -> String {
     let mut params = CertificateParams::new(vec!["localhost".into()]).unwrap();
