@@ -56,6 +56,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -101,6 +102,8 @@ struct Shared {
     active: TaskTracker,
     /// Requests that were taken and have no answer yet.
     working: AtomicUsize,
+    /// Turns of answers that take long to encode.
+    large_answers: Semaphore,
 }
 
 /// Memory that callers on this host share with the server.
@@ -343,6 +346,9 @@ impl Server {
             draining: patience.draining.clone(),
             active: TaskTracker::new(),
             working: AtomicUsize::new(0),
+            large_answers: Semaphore::new(
+                (tokio::runtime::Handle::current().metrics().num_workers() / 2).max(1),
+            ),
         });
         let health = HealthReporter::new();
         set_health(&health, ServingStatus::Serving).await;

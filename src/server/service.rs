@@ -20,6 +20,7 @@ use crate::params::SamplingParams;
 use crate::plane::Borrowed;
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::SemaphorePermit;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Slots up to this size are copied where the call is handled: some 50 us. Larger ones would hold up
@@ -28,6 +29,9 @@ const COPY_INLINE_BYTES_MAX: usize = 512 << 10;
 /// Tokens of candidates up to this size are put in order where the call is handled: 4096 of them, which
 /// takes some 100 us. Larger ones would hold up the calls behind them.
 const SORT_INLINE_BYTES_MAX: usize = 16 << 10;
+/// Answers up to this size are encoded as soon as they are there: some 300 us. Larger ones, up to 4 ms each, take
+/// turns, so that many that are ready at once do not hold up the calls behind them.
+const ENCODE_INLINE_BYTES_MAX: usize = 64 << 10;
 /// What a chunk of a large batch best has: a stream is at its fastest with messages of about this size.
 const CHUNK_BYTES: u64 = 1 << 20;
 
@@ -169,7 +173,8 @@ async fn compute(
         call.token.as_ref().map(|token| token.reserve(batch.rows.len())).transpose()?;
     let params: Vec<SamplingParams> = batch.rows.iter().map(|row| *row.params()).collect();
     let (rows, tokens) = (batch.rows, batch.tokens);
-    let room = AnswerRoom::take(shared, call, convert::answer_bytes(&rows))?;
+    let answer_bytes = convert::answer_bytes(&rows);
+    let room = AnswerRoom::take(shared, call, answer_bytes)?;
     let request = engine::Request {
         rows,
         deadline: call.deadline,
@@ -177,7 +182,15 @@ async fn compute(
         source: call.source(),
     };
     let done = shared.engine.submit(permit, request)?.await?;
+    let _turn = if answer_bytes > ENCODE_INLINE_BYTES_MAX { turn(shared).await } else { None };
     Ok(Sampled { response: convert::response(&done, &params, &tokens, plane), room })
+}
+
+/// Waits until a large answer may be encoded, behind the calls that are ready.
+async fn turn(shared: &Shared) -> Option<SemaphorePermit<'_>> {
+    let turn = shared.large_answers.acquire().await.ok();
+    tokio::task::yield_now().await;
+    turn
 }
 
 /// A response, with room for it until the transport has it.
