@@ -13,7 +13,7 @@
 //! - One source alone is served in the order of arrival.
 //! - A source that has asked for little is served before the second turn of one that asks for much,
 //!   however much waits: its tag is hardly more than the virtual time.
-//! - Sources who always have something waiting get equal shares of the cost within their group, and
+//! - Sources that always have something waiting get equal shares of the cost within their group, and
 //!   groups get equal shares of the whole, however many sources one of them has.
 //! - Nothing is remembered of a source of whom nothing waits, so the memory is that of what waits.
 
