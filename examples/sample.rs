@@ -5,9 +5,9 @@
 //! cargo run --release --example sample [TARGET]
 //! ```
 
-use logitd::api::{Dtype, SampleRequest, SamplingParams};
 use logitd::assets;
 use logitd::client::{Client, Error};
+use logitd_proto::{Dtype, SampleRequest, SamplingParams};
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {

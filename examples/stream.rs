@@ -5,8 +5,8 @@
 //! cargo run --release --example stream [TARGET]
 //! ```
 
-use logitd::api::{Dtype, SampleRequest, SamplingParams};
 use logitd::client::{Client, Error};
+use logitd_proto::{Dtype, SampleRequest, SamplingParams};
 
 const VOCAB_SIZE: u32 = 32_000;
 const REQUESTS: u64 = 64;

@@ -5,7 +5,6 @@
 // The documentation is read with its private items: it walks through the rooms.
 #![allow(rustdoc::private_intra_doc_links)]
 
-pub mod api;
 pub mod arithmetic;
 pub mod assets;
 pub mod backend;

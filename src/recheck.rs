@@ -4,13 +4,13 @@
 //! An answer carries the seeds that were used, so it can be checked anywhere and at any time, whatever
 //! computed it.
 
-use crate::api::{self, SampleRequest, SampleResponse};
 use crate::arithmetic;
 use crate::backend::{Backend, DeviceError, dual};
 use crate::batch::{Draw, Dtype, Outcome, Results, Row, RowError, RowResult, RowStatus};
 use crate::candidates::{self, CandidateRow, CandidatesError, TokenList};
 use crate::params::{ParamsError, ParamsSpec, SamplingParams};
 use bytes::Bytes;
+use logitd_proto::{self as api, SampleRequest, SampleResponse};
 use std::fmt;
 
 /// Samples the rows of `request` with the seeds that `answer` names and compares every bit.

@@ -7,8 +7,12 @@
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use std::path::Path;
 
-/// Which rooms (the modules of the crate root) a room may know.
+/// The packages, and where the path of a file in each begins.
+const PACKAGES: &[(&str, &str)] = &[("logitd", ""), ("logitd_proto", "proto/")];
+
+/// Which rooms (packages, or the modules at the root of a package) a room may know.
 const ROOMS: &[(&str, &[&str])] = &[
+    ("proto", &[]),
     ("arithmetic", &[]),
     ("params", &["arithmetic"]),
     ("batch", &["params", "arithmetic"]),
@@ -17,19 +21,18 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("assets", &["batch"]),
     ("generate", &["batch", "params", "arithmetic"]),
     ("backend", &["npy", "batch", "params", "arithmetic"]),
-    ("api", &[]),
-    ("recheck", &["api", "backend", "candidates", "batch", "params", "arithmetic"]),
-    ("trace", &["recheck", "api", "backend", "batch", "params"]),
+    ("recheck", &["proto", "backend", "candidates", "batch", "params", "arithmetic"]),
+    ("trace", &["recheck", "proto", "backend", "batch", "params"]),
     ("engine", &["backend", "batch", "params"]),
-    ("plane", &["batch", "api"]),
-    ("client", &["api"]),
+    ("plane", &["batch", "proto"]),
+    ("client", &["proto"]),
     (
         "load",
         &[
             "trace",
             "recheck",
             "client",
-            "api",
+            "proto",
             "backend",
             "npy",
             "candidates",
@@ -51,7 +54,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "batch",
             "params",
             "arithmetic",
-            "api",
+            "proto",
         ],
     ),
     (
@@ -63,7 +66,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "load",
             "trace",
             "recheck",
-            "api",
+            "proto",
             "plane",
             "engine",
             "backend",
@@ -81,8 +84,8 @@ const ROOMS: &[(&str, &[&str])] = &[
 
 /// Crates that are only for some places: a crate is named by the start of its name.
 const CRATES: &[(&str, &[&str])] = &[
-    ("tonic", &["server", "client", "api"]),
-    ("prost", &["server", "client", "api", "trace"]),
+    ("tonic", &["server", "client", "proto"]),
+    ("prost", &["server", "client", "proto", "trace"]),
     ("tokio", &["engine", "server", "client", "load", "cli", "plane"]),
     ("clap", &["cli", "config", "backend/cpu/mod.rs"]),
     ("rayon", &["backend/cpu"]),
@@ -119,9 +122,9 @@ fn every_room_has_its_arrows_and_they_make_no_circle() {
     }
 }
 
-/// A file of `src/`.
+/// A file of a package.
 struct Source {
-    /// Its path below `src/`, with `/`.
+    /// Its path below the `src/` of its package, with `/`, after what [`PACKAGES`] has for that.
     path: String,
     text: String,
 }
@@ -132,11 +135,17 @@ impl Source {
         first.strip_suffix(".rs").unwrap_or(first)
     }
 
-    /// The path of the module, from the crate root.
+    /// The path of the module, from where all packages are.
     fn module(&self) -> Vec<String> {
         let path = self.path.strip_suffix(".rs").unwrap_or(&self.path);
         let parts = path.split('/').filter(|part| !["mod", "lib", "main"].contains(part));
         parts.map(str::to_owned).collect()
+    }
+
+    /// Where its package begins.
+    fn package(&self) -> &'static str {
+        let of = |(_, at): &&(&str, &'static str)| !at.is_empty() && self.path.starts_with(at);
+        PACKAGES.iter().find(of).map_or("", |(_, at)| at)
     }
 
     fn is_in(&self, places: &[&str]) -> bool {
@@ -162,9 +171,13 @@ fn sources() -> Vec<Source> {
             }
         }
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
-    walk(&root, &root, &mut found);
+    for (_, package) in PACKAGES {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join(package).join("src");
+        let from = found.len();
+        walk(&root, &root, &mut found);
+        found[from..].iter_mut().for_each(|file| file.path.insert_str(0, package));
+    }
     found.sort_by(|a, b| a.path.cmp(&b.path));
     found
 }
@@ -181,7 +194,7 @@ fn violations(file: &Source) -> Vec<String> {
     paths(&without_tests(tokens.clone()), &[], &mut code);
     let mut found = Vec::new();
     let mut complain = |line: usize, what: String| {
-        found.push(format!("src/{}:{line}: {what}", file.path));
+        found.push(format!("{}:{line}: {what}", file.path));
     };
     let knows = allowed(file.room()).unwrap_or_default();
     for path in &code {
@@ -243,16 +256,21 @@ struct Written {
 }
 
 impl Source {
-    /// The path from the crate root, if it leads into this crate by a word that says so.
+    /// The path from where all packages are, if it leads into one of them by a word that says so.
     fn resolve(&self, parts: &[String]) -> Option<Vec<String>> {
-        let mut at = match parts[0].as_str() {
-            "crate" | "logitd" => Vec::new(),
-            "self" | "super" => self.module(),
-            _ => return None,
+        let root = |package: &str| -> Vec<String> {
+            package.split_terminator('/').map(str::to_owned).collect()
         };
-        for part in parts {
+        let first = parts[0].as_str();
+        let mut at = match first {
+            "crate" => root(self.package()),
+            "self" | "super" => self.module(),
+            _ => root(PACKAGES.iter().find(|(name, _)| *name == first)?.1),
+        };
+        let rest = if matches!(first, "self" | "super") { parts } else { &parts[1..] };
+        for part in rest {
             match part.as_str() {
-                "crate" | "logitd" | "self" => (),
+                "self" => (),
                 "super" => drop(at.pop()),
                 name => at.push(name.to_owned()),
             }
@@ -396,12 +414,15 @@ mod planted {
             "fn f() { assert!(crate::server::on()) }",
             "use super::server::Server;",
             "fn f(x: &crate::server::X) {}",
+            "use logitd::server::X;",
         ] {
             assert_caught("engine/mod.rs", text, "engine may not know server");
         }
         assert_caught("engine/a/b.rs", "use super::super::super::server::X;", "server");
         assert_caught("batch.rs", "use super::backend::Backend;", "batch may not know backend");
         assert_caught("client/mod.rs", "use crate::batch::Row;", "client may not know batch");
+        assert_caught("proto/codec.rs", "use logitd::batch::Row;", "proto may not know batch");
+        assert_caught("engine/mod.rs", "use logitd_proto::shm;", "engine may not know proto");
         assert_caught("engine/mod.rs", "use crate::batch::Row;\n\nuse crate::cli;", ":3: ");
     }
 

@@ -4,11 +4,11 @@ mod harness;
 
 use harness::backends::Gated;
 use harness::{TestServer, expected, request};
-use logitd::api::direct::{Hello, RequestHead};
-use logitd::api::sample_stream_response::Result as Outcome;
-use logitd::api::{Plane, SampleRequest, SampleStreamResponse, SamplingParams, SlotRef};
 use logitd::backend::Backend;
 use logitd::client::{Direct, Error, Region};
+use logitd_proto::direct::{Hello, RequestHead};
+use logitd_proto::sample_stream_response::Result as Outcome;
+use logitd_proto::{Plane, SampleRequest, SampleStreamResponse, SamplingParams, SlotRef};
 use prost::Message;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -14,11 +14,11 @@ use harness::raw::{self, Raw, announced, framed};
 use harness::usage::Usage;
 use harness::{TestServer, expected, request, until};
 use http_body_util::BodyExt;
-use logitd::api::{SampleRequest, SampleResponse, SampleStreamRequest, SamplingParams};
 use logitd::backend::Backend;
 use logitd::backend::cpu::{Cpu, CpuOptions};
 use logitd::client::Client;
 use logitd::server::{Error, convert};
+use logitd_proto::{SampleRequest, SampleResponse, SampleStreamRequest, SamplingParams};
 use prost::Message;
 use std::collections::HashMap;
 use std::time::Duration;
@@ -338,11 +338,11 @@ async fn a_request_that_finds_no_room_on_its_way_is_refused_and_its_stream_lives
     while !bytes.is_empty() {
         let length = u32::from_be_bytes(bytes[1..5].try_into().unwrap()) as usize;
         let message = bytes.split_to(5 + length);
-        let answer = logitd::api::SampleStreamResponse::decode(&message[5..]).unwrap();
+        let answer = logitd_proto::SampleStreamResponse::decode(&message[5..]).unwrap();
         assert_eq!(answer.first_row, Some(5));
         outcomes.insert(answer.id, answer.result.unwrap());
     }
-    use logitd::api::sample_stream_response::Result::{Error, Response};
+    use logitd_proto::sample_stream_response::Result::{Error, Response};
     let Error(refused) = &outcomes[&77] else { panic!("{outcomes:?}") };
     assert_eq!(Code::from(refused.code), Code::ResourceExhausted, "{refused:?}");
     let Response(answered) = &outcomes[&78] else { panic!("{outcomes:?}") };
@@ -621,12 +621,12 @@ async fn what_no_request_has_is_refused_before_it_is_sent() {
     let reply = raw.call("SampleStream", &[], body).await;
     reply.assert_code(Code::Ok, &[]);
     let mut answers: Vec<_> = (reply.messages.iter())
-        .map(|bytes| logitd::api::SampleStreamResponse::decode(&**bytes).unwrap())
+        .map(|bytes| logitd_proto::SampleStreamResponse::decode(&**bytes).unwrap())
         .collect();
     answers.sort_by_key(|answer| answer.id);
     let ids: Vec<u64> = answers.iter().map(|answer| answer.id).collect();
     assert_eq!(ids, [9, 10]);
-    use logitd::api::sample_stream_response::Result::{Error, Response};
+    use logitd_proto::sample_stream_response::Result::{Error, Response};
     assert!(
         matches!(&answers[0].result, Some(Error(error)) if error.code == Code::OutOfRange as i32)
     );

@@ -6,7 +6,6 @@
 mod harness;
 
 use harness::TestServer;
-use logitd::api::{SampleRequest, SampleResponse};
 use logitd::backend::reference::Reference;
 use logitd::backend::{Backend, DeviceError, DeviceInfo};
 use logitd::batch::{Dtype, Results, Row};
@@ -15,6 +14,7 @@ use logitd::load::{
 };
 use logitd::recheck;
 use logitd::trace::{Recorder, RecorderOptions};
+use logitd_proto::{SampleRequest, SampleResponse};
 use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -45,7 +45,7 @@ async fn against_stalls(pace: Pace) -> Measured {
         top_p: vec![1.0],
         min_p: vec![0.0],
         draws: vec![1],
-        priority: logitd::api::Priority::Normal,
+        priority: logitd_proto::Priority::Normal,
         seed: 1,
     };
     let generator = Generator::new(shape, Pool::generate(Dtype::F16, 4, 1, 1));

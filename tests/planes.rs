@@ -7,17 +7,17 @@ use harness::backends::{Gated, Paced};
 use harness::raw::{self, Raw, announced, framed};
 use harness::{TestServer, expected, request, until};
 use http_body_util::BodyExt;
-use logitd::api::sample_stream_response::Result as Outcome;
-use logitd::api::{
-    Candidates, Dtype, Plane, RowResult, RowStatus, SampleRequest, SampleStreamRequest,
-    SampleStreamResponse, SamplingParams,
-};
 use logitd::backend::Backend;
 use logitd::backend::cpu::{Cpu, CpuOptions};
 use logitd::batch;
 use logitd::candidates;
 use logitd::client::{Client, Error};
 use logitd::generate::{self, Random};
+use logitd_proto::sample_stream_response::Result as Outcome;
+use logitd_proto::{
+    Candidates, Dtype, Plane, RowResult, RowStatus, SampleRequest, SampleStreamRequest,
+    SampleStreamResponse, SamplingParams,
+};
 use prost::Message;
 use std::time::{Duration, Instant};
 use tonic::Code;
@@ -341,9 +341,9 @@ const WRONG: &[Wrong] = &[
         &[("params[0].top_k", "top_k is 9, and row 0")],
     ),
     (|r, _| r.params.push(r.params[0]), &[("params", "3 for 2 rows")]),
-    (|r, _| r.slot = Some(logitd::api::SlotRef::default()), &[("logits", "beside a slot")]),
+    (|r, _| r.slot = Some(logitd_proto::SlotRef::default()), &[("logits", "beside a slot")]),
     (
-        |r, _| (r.slot, r.logits) = (Some(logitd::api::SlotRef::default()), bytes::Bytes::new()),
+        |r, _| (r.slot, r.logits) = (Some(logitd_proto::SlotRef::default()), bytes::Bytes::new()),
         &[("candidates", "beside a slot")],
     ),
 ];

@@ -5,12 +5,12 @@ mod harness;
 use harness::backends::Gated;
 use harness::raw::{Raw, announced, framed};
 use harness::{TestServer, expected, logits, request};
-use logitd::api::sample_stream_response::Result as Outcome;
-use logitd::api::{
+use logitd::client::{Client, Error};
+use logitd_proto::sample_stream_response::Result as Outcome;
+use logitd_proto::{
     Dtype, GetInfoResponse, Plane, RowStatus, SampleRequest, SampleResponse, SampleStreamRequest,
     SampleStreamResponse, SamplingParams,
 };
-use logitd::client::{Client, Error};
 use prost::Message;
 use std::collections::HashSet;
 use tonic::Code;

@@ -3,8 +3,8 @@
 mod harness;
 
 use harness::{TestServer, request};
-use logitd::api::{Plane, SampleRequest, SlotRef};
 use logitd::client::{Client, Error, Region};
+use logitd_proto::{Plane, SampleRequest, SlotRef};
 use tonic::Code;
 
 struct Shared {
@@ -41,7 +41,7 @@ fn through(region: &mut Region, slot: u32, mut request: SampleRequest) -> Sample
     request
 }
 
-fn code(result: Result<logitd::api::SampleResponse, Error>) -> (Code, String) {
+fn code(result: Result<logitd_proto::SampleResponse, Error>) -> (Code, String) {
     let error = result.unwrap_err();
     (error.code().expect("an answer of the server"), error.to_string())
 }

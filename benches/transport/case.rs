@@ -1,7 +1,7 @@
 //! What is measured: which bytes, over which route.
 
 use bytes::Bytes;
-use logitd::api::{Dtype, SampleRequest, SamplingParams};
+use logitd_proto::{Dtype, SampleRequest, SamplingParams};
 use std::fmt;
 use std::sync::OnceLock;
 

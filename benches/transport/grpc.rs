@@ -4,7 +4,7 @@ use super::case::Load;
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::SendStream;
 use h2::client::SendRequest;
-use logitd::api::{SampleRequest, SampleResponse, SampleStreamResponse, sample_stream_response};
+use logitd_proto::{SampleRequest, SampleResponse, SampleStreamResponse, sample_stream_response};
 use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
 use std::error::Error;

@@ -4,15 +4,15 @@ use super::answer::Receipt;
 use super::case::{CHECK_POSITION, ROW_BYTES, Route};
 use super::nothing::Nothing;
 use bytes::Bytes;
-use logitd::api::sampler_service_server::{SamplerService, SamplerServiceServer};
-use logitd::api::{
-    GetInfoRequest, GetInfoResponse, RowResult, SampleRequest, SampleResponse, SampleStreamRequest,
-    SampleStreamResponse, sample_stream_response,
-};
 use logitd::backend::Backend;
 use logitd::config::Config;
 use logitd::engine::{Devices, Engine};
 use logitd::server::Server;
+use logitd_proto::sampler_service_server::{SamplerService, SamplerServiceServer};
+use logitd_proto::{
+    GetInfoRequest, GetInfoResponse, RowResult, SampleRequest, SampleResponse, SampleStreamRequest,
+    SampleStreamResponse, sample_stream_response,
+};
 use std::error::Error;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;

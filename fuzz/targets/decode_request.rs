@@ -10,7 +10,7 @@ mod common;
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use logitd::api::{self, Codec, SampleRequest, SampleResponse, SampleStreamRequest};
+use logitd_proto::{self as api, Codec, SampleRequest, SampleResponse, SampleStreamRequest};
 use logitd::backend::{Backend, reference::Reference};
 use logitd::engine::{Engine, EngineConfig, Request};
 use logitd::params::{ParamsSpec, SamplingParams};
@@ -140,7 +140,7 @@ async fn sample(
         source: Default::default(),
     };
     let done = ENGINE.submit(permit, request)?.await?;
-    let response = convert::response(&done, &params, &tokens, logitd::api::Plane::Inline);
+    let response = convert::response(&done, &params, &tokens, logitd_proto::Plane::Inline);
     assert_eq!(response.rows.len(), params.len());
     let encoded = response.encode_to_vec();
     assert_eq!(SampleResponse::decode(&*encoded).as_ref(), Ok(&response));

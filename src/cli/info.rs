@@ -3,7 +3,6 @@
 use super::Outcome;
 use super::target::TargetArgs;
 use super::text::grouped;
-use crate::api::{Device, GetInfoResponse, Limits, Plane};
 use crate::arithmetic;
 use crate::backend::cpu::{Cpu, CpuOptions, Isa};
 use crate::backend::cuda;
@@ -13,6 +12,7 @@ use crate::config::Config;
 use crate::params::whole::Whole;
 use crate::server::convert;
 use anstyle::Style;
+use logitd_proto::{Device, GetInfoResponse, Limits, Plane};
 use serde_json::{Value, json};
 use std::error::Error;
 use std::io::Write;

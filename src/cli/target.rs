@@ -2,11 +2,11 @@
 
 use super::answer::Answer;
 use super::sampler::{Batch, Sampler};
-use crate::api::{self, Candidates, GetInfoResponse, SampleRequest, SamplingParams};
 use crate::batch::{Draw, Dtype, RowStatus};
 use crate::candidates;
 use crate::client::{self, Client};
 use crate::params::ParamsSpec;
+use logitd_proto::{self as api, Candidates, GetInfoResponse, SampleRequest, SamplingParams};
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use tokio::runtime::Runtime;

@@ -3,7 +3,7 @@
 
 use super::split::{row_count, split_at};
 use super::{Client, Error, SampleReceiver, SampleSender, SampleStream};
-use crate::api::{GetInfoResponse, SampleRequest, SampleResponse, Timings};
+use logitd_proto::{GetInfoResponse, SampleRequest, SampleResponse, Timings};
 use std::collections::VecDeque;
 use tokio::task::JoinSet;
 use tonic::Status;

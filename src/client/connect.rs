@@ -1,8 +1,8 @@
 //! Targets, TLS and tokens.
 
 use super::{Client, Error, Options};
-use crate::api::sampler_service_client::SamplerServiceClient;
 use http::uri::Authority;
+use logitd_proto::sampler_service_client::SamplerServiceClient;
 use std::error::Error as _;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! The client's end of the control socket: a frame out, an answer back, and a descriptor with either.
 
 use super::Error;
-use crate::api::shm::{
+use logitd_proto::shm::{
     Allocation, Authorize, REGION_ID_BYTES, Register, Registered, SLOT_ALIGN_BYTES,
     SLOT_HEADER_BYTES,
 };

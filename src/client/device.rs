@@ -3,8 +3,8 @@
 
 use super::Error;
 use super::control::{self, Answer};
-use crate::api::SlotRef;
-use crate::api::shm::{REGION_ID_BYTES, Register, SLOT_HEADER_BYTES};
+use logitd_proto::SlotRef;
+use logitd_proto::shm::{REGION_ID_BYTES, Register, SLOT_HEADER_BYTES};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// use logitd::api::{Dtype, SampleRequest};
+/// use logitd_proto::{Dtype, SampleRequest};
 /// use logitd::client::{Client, DeviceRegion};
 ///
 /// let client = Client::connect("unix:/run/logitd.sock").await?;

@@ -2,10 +2,10 @@
 
 use super::Error;
 use super::connect::{CONNECT_TIMEOUT, RESPONSE_BYTES_MAX};
-use crate::api::direct::{ANSWER_HEAD_BYTES, Hello, REQUEST_BYTES_MAX, RequestHead};
-use crate::api::sample_stream_response::Result as Outcome;
-use crate::api::shm::Registered;
-use crate::api::{SampleRequest, SampleResponse, SampleStreamResponse};
+use logitd_proto::direct::{ANSWER_HEAD_BYTES, Hello, REQUEST_BYTES_MAX, RequestHead};
+use logitd_proto::sample_stream_response::Result as Outcome;
+use logitd_proto::shm::Registered;
+use logitd_proto::{SampleRequest, SampleResponse, SampleStreamResponse};
 use prost::Message;
 use std::io;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use tonic::Status;
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// use logitd::api::{Dtype, SampleRequest};
+/// use logitd_proto::{Dtype, SampleRequest};
 /// use logitd::client::{Client, Region};
 ///
 /// let client = Client::connect("unix:/run/logitd.sock").await?;

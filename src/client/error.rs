@@ -1,6 +1,6 @@
 //! What can go wrong, as a client sees it.
 
-use crate::api::StreamError;
+use logitd_proto::StreamError;
 use std::error::Error as _;
 use std::time::Duration;
 use tonic::{Code, Status};

@@ -1,10 +1,10 @@
 //! A client: connects, samples, streams.
 //!
-//! It knows nothing but the generated API ([`crate::api`]).
+//! It knows nothing but the generated API ([`logitd_proto`]).
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), logitd::client::Error> {
-//! use logitd::api::{Dtype, SampleRequest, SamplingParams};
+//! use logitd_proto::{Dtype, SampleRequest, SamplingParams};
 //! use logitd::client::Client;
 //!
 //! let client = Client::connect("http://127.0.0.1:50051").await?;
@@ -41,9 +41,9 @@ pub use region::Region;
 pub use split::split;
 pub use stream::{SampleReceiver, SampleSender, SampleStream};
 
-use crate::api::sampler_service_client::SamplerServiceClient;
-use crate::api::{GetInfoRequest, GetInfoResponse, RowResult, SampleRequest, SampleResponse};
 use connect::Bearer;
+use logitd_proto::sampler_service_client::SamplerServiceClient;
+use logitd_proto::{GetInfoRequest, GetInfoResponse, RowResult, SampleRequest, SampleResponse};
 use std::time::Duration;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;

@@ -5,8 +5,8 @@
 
 use super::Error;
 use super::control::{self, Answer};
-use crate::api::SlotRef;
-use crate::api::shm::{REGION_ID_BYTES, Register, SLOT_HEADER_BYTES};
+use logitd_proto::SlotRef;
+use logitd_proto::shm::{REGION_ID_BYTES, Register, SLOT_HEADER_BYTES};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::io;
@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// use logitd::api::{Dtype, SampleRequest};
+/// use logitd_proto::{Dtype, SampleRequest};
 /// use logitd::client::{Client, Region};
 ///
 /// let client = Client::connect("unix:/run/logitd.sock").await?;

@@ -1,6 +1,6 @@
 //! Batches beyond a server's limits, cut into requests within them.
 
-use crate::api::{Candidates, Dtype, Limits, SampleRequest, SamplingParams};
+use logitd_proto::{Candidates, Dtype, Limits, SampleRequest, SamplingParams};
 use std::ops::Range;
 
 /// Encoded bytes of a request that are neither rows nor parameters, at most.

@@ -1,8 +1,8 @@
 //! A stream of requests and answers, pipelined.
 
 use super::{Error, Service};
-use crate::api::sample_stream_response::Result as Outcome;
-use crate::api::{SampleRequest, SampleResponse, SampleStreamRequest, SampleStreamResponse};
+use logitd_proto::sample_stream_response::Result as Outcome;
+use logitd_proto::{SampleRequest, SampleResponse, SampleStreamRequest, SampleStreamResponse};
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};

@@ -6,10 +6,10 @@
 
 use super::random::{bits, unit};
 use super::source::Prepared;
-use crate::api::{SampleRequest, SampleResponse};
 use crate::backend::{Backend, dual};
 use crate::batch::Results;
 use crate::recheck::{Difference, RecheckError, compare, recheck, replayable};
+use logitd_proto::{SampleRequest, SampleResponse};
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -241,7 +241,8 @@ mod tests {
     use crate::backend::reference::Reference;
     use crate::batch::Dtype;
     use crate::load::{Generator, Pool, Shape};
-    use crate::{api, recheck};
+    use crate::recheck;
+    use logitd_proto as api;
 
     fn options(fraction: f64, live: bool) -> CheckOptions {
         CheckOptions {

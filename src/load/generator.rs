@@ -6,13 +6,13 @@
 
 use super::random::{below, bits};
 use super::shape::RowsDistribution;
-use crate::api;
 use crate::batch::Dtype;
 use crate::candidates;
 use crate::npy::{Declared, LogitsFile};
 use crate::params::whole::chosen_seed;
 use bytes::Bytes;
 use half::{bf16, f16};
+use logitd_proto as api;
 use std::io;
 use std::path::Path;
 

@@ -5,8 +5,8 @@
 //! megabytes, and whoever sends requests would wait while they are added up.
 
 use super::target::{Code, Failure};
-use crate::api::{RowStatus, SampleResponse, Timings};
 use hdrhistogram::Histogram;
+use logitd_proto::{RowStatus, SampleResponse, Timings};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -303,7 +303,7 @@ fn record(histogram: &mut Histogram<u64>, time: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{Plane, RowResult};
+    use logitd_proto::{Plane, RowResult};
 
     fn moments(due_ms: u64, sent_ms: u64, answered_ms: u64) -> Moments {
         let start = Instant::now();

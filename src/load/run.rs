@@ -440,9 +440,9 @@ fn window(recent: &Recent, end: Duration, length: Duration) -> Window {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{self, SampleRequest, SampleResponse};
     use crate::batch::Dtype;
     use crate::load::{Code, Failure, Generator, NO_ANSWER, Pool, Shape};
+    use logitd_proto::{self as api, SampleRequest, SampleResponse};
 
     /// Answers after a time that depends on the request's index; `None` is never.
     struct After(fn(u64) -> Option<Result<Duration, Failure>>);

@@ -1,8 +1,8 @@
 //! Where requests come from: a generator, or a recorded trace.
 
 use super::generator::Generator;
-use crate::api::{SampleRequest, SampleResponse};
 use crate::trace::{Damage, Entry, ReadError, Reader};
+use logitd_proto::{SampleRequest, SampleResponse};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::path::Path;
@@ -220,7 +220,7 @@ mod tests {
         // Completed in the reverse order of their arrival.
         for n in (0..50u32).rev() {
             let request = SampleRequest { vocab_size: n, ..Default::default() };
-            let row = crate::api::RowResult { seed: u64::from(n) + 100, ..Default::default() };
+            let row = logitd_proto::RowResult { seed: u64::from(n) + 100, ..Default::default() };
             let answer = SampleResponse { rows: vec![row], ..Default::default() };
             let at = arrived + Duration::from_millis(u64::from(n));
             recorder.record(at, &request, Ok(&answer));

@@ -1,6 +1,6 @@
 //! Where requests go, and what comes back instead of an answer.
 
-use crate::api::{SampleRequest, SampleResponse};
+use logitd_proto::{SampleRequest, SampleResponse};
 use std::fmt;
 use std::future::Future;
 

@@ -8,8 +8,8 @@
 use super::Regions;
 use super::device::DeviceRegistration;
 use super::shm::{Peer, Registration};
-use crate::api::direct::Hello;
-use crate::api::shm::{Authorize, Register, Registered};
+use logitd_proto::direct::Hello;
+use logitd_proto::shm::{Authorize, Register, Registered};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,

@@ -13,8 +13,8 @@
 #![allow(unsafe_code)] // A mapping, and the copy out of it.
 
 use super::pool::{Buffer, Pool};
-use crate::api::shm::{REGION_ID_BYTES, Register, SLOT_ALIGN_BYTES, SLOT_HEADER_BYTES};
 use crate::batch::{Loan, LoanError};
+use logitd_proto::shm::{REGION_ID_BYTES, Register, SLOT_ALIGN_BYTES, SLOT_HEADER_BYTES};
 use rustix::fs::{SealFlags, fcntl_get_seals, fstat, fstatfs};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::collections::HashMap;

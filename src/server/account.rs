@@ -4,8 +4,8 @@
 //! when its [`Held`] is dropped.
 
 use super::error::Error;
-use crate::api::Limits;
 use crate::engine::{ConnectionId, GroupId, Source};
+use logitd_proto::Limits;
 use metrics::Gauge;
 use std::borrow::Cow;
 use std::sync::Arc;

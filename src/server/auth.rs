@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use subtle::ConstantTimeEq;
 
 /// The longest token. All are compared at this length, so that the time tells nothing.
-pub const TOKEN_BYTES_MAX: usize = crate::api::shm::TOKEN_BYTES_MAX;
+pub const TOKEN_BYTES_MAX: usize = logitd_proto::shm::TOKEN_BYTES_MAX;
 
 /// The tokens of a server.
 #[derive(Debug)]

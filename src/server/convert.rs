@@ -6,7 +6,6 @@
 //! cut into rows where they lie; nothing is copied, but candidates whose tokens do not ascend.
 
 use super::error::{Error, Violation};
-use crate::api;
 use crate::arithmetic;
 use crate::batch::{Draw, Dtype, Loan, LoanError, RowResult, RowStatus, VOCAB_SIZE_MAX};
 use crate::candidates::{self, CandidateRow, CandidatesError, TokenList};
@@ -15,6 +14,7 @@ use crate::engine::{Completed, Failure, Priority, Refused, RequestRow};
 use crate::params::{DRAWS_MAX, ParamsSpec, SamplingParams, whole};
 use crate::plane::shm::{ShmError, SlotRef};
 use bytes::Bytes;
+use logitd_proto as api;
 use std::sync::Arc;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt};

@@ -1,4 +1,4 @@
-//! Calls over the control socket, without HTTP/2 ([`crate::api::direct`]).
+//! Calls over the control socket, without HTTP/2 ([`logitd_proto::direct`]).
 //!
 //! A connection is one task with one call at a time, which wakes nobody but the device: what a small call
 //! costs beside its sampling is two reads, two writes and the way to the device and back. Everything else is as
@@ -15,13 +15,13 @@ use super::metrics::{self, RequestWatch};
 use super::room::Room;
 use super::service::{Sampled, sample};
 use super::{Shared, convert};
-use crate::api::direct::{Hello, REQUEST_BYTES_MAX, REQUEST_HEAD_BYTES, RequestHead};
-use crate::api::sample_stream_response::Result as Outcome;
-use crate::api::{self, Plane, SampleRequest, SampleStreamResponse};
 use crate::engine::{GroupId, Refused};
 use crate::plane::control;
 use crate::plane::pool::Buffer;
 use crate::plane::shm::Peer;
+use logitd_proto::direct::{Hello, REQUEST_BYTES_MAX, REQUEST_HEAD_BYTES, RequestHead};
+use logitd_proto::sample_stream_response::Result as Outcome;
+use logitd_proto::{self as api, Plane, SampleRequest, SampleStreamResponse};
 use prost::Message;
 use rustix::net::{RecvFlags, recv};
 use std::future::Future;

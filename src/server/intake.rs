@@ -385,7 +385,7 @@ fn with_length(field: u64, value: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{SampleRequest, SampleStreamRequest, SamplingParams, SlotRef};
+    use logitd_proto::{SampleRequest, SampleStreamRequest, SamplingParams, SlotRef};
     use proptest::collection::vec;
     use proptest::prelude::*;
     use prost::Message;

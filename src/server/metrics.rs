@@ -6,13 +6,13 @@
 use super::credentials::Credentials;
 use super::log::Sparse;
 use super::places::Origin;
-use crate::api::Plane;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use logitd_proto::Plane;
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
     gauge, histogram,

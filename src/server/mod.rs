@@ -36,7 +36,6 @@ pub use auth::TOKEN_BYTES_MAX;
 pub use error::{Error, Violation};
 pub use listen::{ListenError, Listeners};
 
-use crate::api::{self, sampler_service_server::SERVICE_NAME};
 use crate::backend::cuda::region;
 use crate::config::{Address, Config};
 use crate::engine::Engine;
@@ -50,6 +49,7 @@ use credentials::Credentials;
 use device_memory::CudaMemory;
 use frames::{Bounds, Gate};
 use listen::Listener;
+use logitd_proto::{self as api, sampler_service_server::SERVICE_NAME};
 use room::Rooms;
 use std::future::Future;
 use std::net::SocketAddr;

@@ -7,17 +7,17 @@ use super::error::Error;
 use super::frames::Admitted;
 use super::stream::{self, Answers};
 use super::{Shared, convert, metrics};
-use crate::api::sampler_service_server::SamplerService;
-use crate::api::{
-    Device, GetInfoRequest, GetInfoResponse, Plane, SampleRequest, SampleResponse,
-    SampleStreamRequest,
-};
 use crate::arithmetic;
 use crate::batch::Loan;
 use crate::engine;
 use crate::engine::{Permit, Priority};
 use crate::params::SamplingParams;
 use crate::plane::Borrowed;
+use logitd_proto::sampler_service_server::SamplerService;
+use logitd_proto::{
+    Device, GetInfoRequest, GetInfoResponse, Plane, SampleRequest, SampleResponse,
+    SampleStreamRequest,
+};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::SemaphorePermit;

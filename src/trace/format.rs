@@ -2,8 +2,8 @@
 
 use super::Entry;
 use super::planes::{Plane, pack, unpack};
-use crate::api::{SampleRequest, SampleResponse, StreamError};
 use bytes::Bytes;
+use logitd_proto::{SampleRequest, SampleResponse, StreamError};
 use prost::Message;
 use std::time::Duration;
 
@@ -151,7 +151,7 @@ fn micros(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{Dtype, RowResult, SamplingParams};
+    use logitd_proto::{Dtype, RowResult, SamplingParams};
     use proptest::prelude::*;
 
     fn entry(dtype: Dtype, logits: Vec<u8>) -> Entry {

@@ -29,7 +29,7 @@ pub use reader::{Damage, ReadError, Reader};
 pub use recorder::{Offered, Recorder, RecorderOptions, RecorderStats};
 pub use verify::{Mismatch, Verdict, verify};
 
-use crate::api::{SampleRequest, SampleResponse, StreamError};
+use logitd_proto::{SampleRequest, SampleResponse, StreamError};
 use std::time::Duration;
 
 /// One recorded request and what came of it.

@@ -5,8 +5,8 @@
 //! frequent, and nothing is repeated; so a plane is packed by how frequent its values are (DEFLATE, and
 //! of that its Huffman codes and its runs only), and one whose frequencies promise nothing is left as it is.
 
-use crate::api::{Dtype, SampleRequest};
 use bytes::Bytes;
+use logitd_proto::{Dtype, SampleRequest};
 use zlib_rs::{DeflateConfig, InflateConfig, ReturnCode, Strategy};
 
 /// One byte of every logit.

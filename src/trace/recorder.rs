@@ -3,7 +3,7 @@
 use super::Entry;
 use super::format::{Encoder, MAGIC, Session};
 use super::reader::{ReadError, Reader};
-use crate::api::{SampleRequest, SampleResponse, StreamError};
+use logitd_proto::{SampleRequest, SampleResponse, StreamError};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};

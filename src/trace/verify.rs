@@ -94,16 +94,16 @@ pub fn verify(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{SampleRequest, SampleResponse, SamplingParams, StreamError};
     use crate::backend::reference::Reference;
     use crate::recheck;
     use crate::trace::{Recorder, RecorderOptions};
+    use logitd_proto::{SampleRequest, SampleResponse, SamplingParams, StreamError};
     use std::time::Instant;
 
     fn request(n: u32) -> SampleRequest {
         let logits = (0..64u32).flat_map(|i| (((i * 7 + n) % 64) as f32 * 0.1).to_le_bytes());
         SampleRequest {
-            dtype: crate::api::Dtype::F32.into(),
+            dtype: logitd_proto::Dtype::F32.into(),
             vocab_size: 32,
             logits: logits.collect::<Vec<u8>>().into(),
             params: vec![SamplingParams { seed: Some(u64::from(n)), ..Default::default() }],

@@ -9,7 +9,6 @@ pub mod raw;
 pub mod usage;
 
 use bytes::Bytes;
-use logitd::api::{Dtype, Limits, RowResult, SampleRequest, SamplingParams};
 use logitd::backend::Backend;
 use logitd::backend::reference::Reference;
 use logitd::batch::{self, Results, Row, RowStatus};
@@ -18,6 +17,7 @@ use logitd::config::Config;
 use logitd::engine::Engine;
 use logitd::params::ParamsSpec;
 use logitd::server::{Reloader, Server, ServerError};
+use logitd_proto::{Dtype, Limits, RowResult, SampleRequest, SamplingParams};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -166,12 +166,12 @@ pub fn expected(request: &SampleRequest) -> Vec<RowResult> {
 
 fn row_result(result: batch::RowResult<'_>, row: &Row<'_>) -> RowResult {
     let status = match result.outcome.status {
-        RowStatus::Ok => logitd::api::RowStatus::Ok,
-        RowStatus::Nan => logitd::api::RowStatus::Nan,
-        RowStatus::PositiveInfinity => logitd::api::RowStatus::PositiveInfinity,
-        RowStatus::NoCandidate => logitd::api::RowStatus::NoCandidate,
+        RowStatus::Ok => logitd_proto::RowStatus::Ok,
+        RowStatus::Nan => logitd_proto::RowStatus::Nan,
+        RowStatus::PositiveInfinity => logitd_proto::RowStatus::PositiveInfinity,
+        RowStatus::NoCandidate => logitd_proto::RowStatus::NoCandidate,
     };
-    let draw = |d: &batch::Draw| logitd::api::Draw { token: d.token, logprob: d.logprob };
+    let draw = |d: &batch::Draw| logitd_proto::Draw { token: d.token, logprob: d.logprob };
     RowResult {
         status: status.into(),
         token: result.draws.first().map(|d| d.token),

@@ -1,4 +1,4 @@
-//! Writes `src/api/generated.rs` and `src/api/descriptors.bin` from `proto/logitd/v1/sampler.proto`; with
+//! Writes `proto/src/generated.rs` and `proto/src/descriptors.bin` from `proto/logitd/v1/sampler.proto`; with
 //! `--check` it compares them instead.
 
 use std::error::Error;
@@ -8,14 +8,14 @@ use std::process::ExitCode;
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let check = std::env::args().any(|argument| argument == "--check");
-    let api = root.join("src/api");
+    let api = root.join("proto/src");
     let mut fresh = true;
     for (name, bytes) in [("generated.rs", code(&root)?), ("descriptors.bin", descriptors(&root)?)] {
         let path = api.join(name);
         if !check {
             std::fs::write(path, bytes)?;
         } else if std::fs::read(path).ok() != Some(bytes) {
-            eprintln!("src/api/{name} is not what proto/ says: {RENEW}");
+            eprintln!("proto/src/{name} is not what proto/ says: {RENEW}");
             fresh = false;
         }
     }
@@ -31,7 +31,7 @@ fn code(root: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
     // Payloads as `Bytes`: slices of the buffer that a message was received in, not copies.
     tonic_prost_build::configure()
         .bytes(".")
-        .codec_path("crate::api::Codec")
+        .codec_path("crate::Codec")
         .emit_rerun_if_changed(false)
         .out_dir(&out)
         .compile_fds(compile(root)?)?;

@@ -1,6 +1,5 @@
 //! The flags of `logitd load`.
 
-use crate::api::Priority;
 use crate::backend::Backend;
 use crate::backend::cpu::{Cpu, CpuOptions};
 use crate::backend::reference::Reference;
@@ -14,6 +13,7 @@ use crate::load::{Arrivals, Pace, Pool, RowsDistribution, Shape};
 use crate::npy::Declared;
 use crate::params::{ParamsError, written};
 use clap::ValueEnum;
+use logitd_proto::Priority;
 use std::error::Error;
 use std::path::PathBuf;
 use std::time::Duration;

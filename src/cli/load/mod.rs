@@ -7,7 +7,6 @@ mod plot;
 mod text;
 
 use super::Outcome;
-use crate::api::GetInfoResponse;
 use crate::arithmetic;
 use crate::client;
 use crate::load::{
@@ -17,6 +16,7 @@ use crate::load::{
 use crate::params::whole::Whole;
 use flags::{Args, Plane, Rpc};
 use live::Live;
+use logitd_proto::GetInfoResponse;
 use serde::Serialize;
 use std::error::Error;
 use std::io::{Write as _, stdout};
@@ -350,7 +350,7 @@ fn plan(args: &Args, pace: Pace) -> Plan {
 }
 
 fn targets(args: &Args, infos: &[GetInfoResponse]) -> Vec<TargetReport> {
-    let device = |device: &crate::api::Device| match device.threads {
+    let device = |device: &logitd_proto::Device| match device.threads {
         0 => format!("{} ({})", device.id, device.isa),
         n => format!("{} ({}, {n} threads)", device.id, device.isa),
     };

@@ -4,8 +4,8 @@ mod multiplex;
 mod shared;
 
 use super::target::{Code, Failure, Target};
-use crate::api::{Device, GetInfoResponse, SampleRequest, SampleResponse};
 use crate::client::{self, Client};
+use logitd_proto::{Device, GetInfoResponse, SampleRequest, SampleResponse};
 use multiplex::Multiplexed;
 use shared::SharedLane;
 

@@ -1,9 +1,9 @@
 //! One stream, shared by many tasks: each sends its request and waits for its own answer.
 
 use super::failure;
-use crate::api::{SampleRequest, SampleResponse};
 use crate::client::{Client, SampleReceiver, SampleSender};
 use crate::load::target::{Code, Failure};
+use logitd_proto::{SampleRequest, SampleResponse};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;

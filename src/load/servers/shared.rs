@@ -1,8 +1,8 @@
 //! A connection whose logits lie in shared memory, of the host or of a device.
 
-use crate::api::{Device, SampleRequest, SampleResponse, SlotRef};
 use crate::backend::cuda::region::ImportedRegion;
 use crate::client::{Client, DeviceRegion, Direct, Error, Region};
+use logitd_proto::{Device, SampleRequest, SampleResponse, SlotRef};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;

@@ -149,7 +149,7 @@ fn count(mut bytes: &[u8], path: &[u32]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::SamplingParams;
+    use crate::SamplingParams;
 
     #[test]
     fn parameter_sets_are_counted_without_decoding() {

@@ -596,7 +596,7 @@ pub mod sampler_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = crate::api::Codec::default();
+            let codec = crate::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/logitd.v1.SamplerService/Sample",
             );
@@ -624,7 +624,7 @@ pub mod sampler_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = crate::api::Codec::default();
+            let codec = crate::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/logitd.v1.SamplerService/SampleStream",
             );
@@ -649,7 +649,7 @@ pub mod sampler_service_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = crate::api::Codec::default();
+            let codec = crate::Codec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/logitd.v1.SamplerService/GetInfo",
             );
@@ -806,7 +806,7 @@ pub mod sampler_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SampleSvc(inner);
-                        let codec = crate::api::Codec::default();
+                        let codec = crate::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -854,7 +854,7 @@ pub mod sampler_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SampleStreamSvc(inner);
-                        let codec = crate::api::Codec::default();
+                        let codec = crate::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -899,7 +899,7 @@ pub mod sampler_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = GetInfoSvc(inner);
-                        let codec = crate::api::Codec::default();
+                        let codec = crate::Codec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

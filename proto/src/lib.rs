@@ -1,5 +1,12 @@
-//! The public API, `logitd.v1`: `generated.rs` and `descriptors.bin` are made from
-//! `proto/logitd/v1/sampler.proto` by `proto/generate/`, after every change of it.
+//! The public API of logitd, `logitd.v1`: its messages, the gRPC client and server, a codec that decodes within
+//! bounds, and the frames of shared memory and of direct calls.
+//!
+//! `generated.rs` and `descriptors.bin` are made from `logitd/v1/sampler.proto` by `generate/`, after every
+//! change of it.
+
+#![warn(missing_docs)]
+#![forbid(unsafe_code)]
+#![allow(rustdoc::private_intra_doc_links)]
 
 mod codec;
 pub mod direct;
@@ -18,7 +25,7 @@ pub const DESCRIPTORS: &[u8] = include_bytes!("descriptors.bin");
 mod tests {
     #[test]
     fn the_generated_code_is_that_of_the_proto() {
-        let source = include_bytes!("../../proto/logitd/v1/sampler.proto");
+        let source = include_bytes!("../logitd/v1/sampler.proto");
         let head = include_str!("generated.rs").lines().next().unwrap();
         let checksum = format!("(CRC-32 {:08x})", crc32fast::hash(source));
         assert!(
