@@ -113,7 +113,7 @@ pub struct DeviceConfig {
     pub device: DeviceChoice,
 
     /// Instructions the processor computes with; the best there are unless given
-    #[arg(long, env = "LOGITD_ISA")]
+    #[arg(long, value_name = "ISA", env = "LOGITD_ISA", value_parser = values::isa())]
     pub isa: Option<Isa>,
 
     /// Threads the processor computes with, up to 1024 and 32 a core; 0 is one for each core

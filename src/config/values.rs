@@ -1,6 +1,7 @@
 //! The types of values that flags, variables and the file share, each with the one way to write it.
 
-use crate::backend::cpu::THREADS_MAX;
+use crate::backend::cpu::{Isa, THREADS_MAX};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -136,6 +137,13 @@ pub fn fraction(text: &str) -> Result<f64, String> {
 
 fn digits(text: &str) -> Result<usize, String> {
     text.parse().map_err(|_| "is not a whole number".into())
+}
+
+/// The name of an instruction set, as a flag takes it.
+pub fn isa() -> impl TypedValueParser<Value = Isa> {
+    let value = |isa: Isa| PossibleValue::new(isa.name()).help(isa.needs());
+    let names = PossibleValuesParser::new(Isa::ALL.map(value));
+    names.map(|name| name.parse().expect("one of the possible values"))
 }
 
 #[cfg(test)]

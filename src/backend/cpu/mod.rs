@@ -37,7 +37,7 @@ use team::Team;
 /// A family of vector instructions that the rows are sampled with.
 ///
 /// Every one gives the same bits. What this machine has is chosen at run time; a flag forces one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Isa {
     /// Plain Rust, as the target's baseline compiles it. Runs everywhere.
     Portable,
@@ -91,6 +91,15 @@ impl Isa {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+        }
+    }
+
+    /// What it needs of a machine, for people.
+    pub const fn needs(self) -> &'static str {
+        match self {
+            Self::Portable => "plain Rust, as the target's baseline compiles it: runs everywhere",
+            Self::Avx2 => "x86-64 with AVX2, FMA and F16C: 256 bits",
+            Self::Avx512 => "x86-64 with AVX-512 F, BW, DQ, VL and VBMI2, and what avx2 needs: 512 bits",
         }
     }
 }

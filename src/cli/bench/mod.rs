@@ -21,7 +21,7 @@ use super::progress::Progress;
 use super::{DtypeArg, Outcome};
 use crate::backend::cpu::{Cpu, CpuOptions, Isa};
 use crate::batch::{Dtype, VOCAB_SIZE_MAX};
-use crate::config::values::threads as parse_threads;
+use crate::config::values::{isa, threads as parse_threads};
 use cases::{Case, Values};
 use measure::Subject;
 use report::Report;
@@ -52,7 +52,7 @@ pub struct Args {
     batch: Vec<u32>,
 
     /// Vector instructions; repeatable [default: the best that this machine has]
-    #[arg(long, value_enum)]
+    #[arg(long, value_name = "ISA", value_parser = isa())]
     isa: Vec<Isa>,
 
     /// Threads, up to 1024; repeatable; 0 is one for each core [default: 1 and 0]
