@@ -9,11 +9,11 @@
 //! combinations are printed, or all of them.
 
 use half::{bf16, f16};
-use logitd::assets;
 use logitd::backend::Backend;
 use logitd::backend::cpu::{Cpu, CpuOptions, Isa};
 use logitd::backend::reference::Reference;
 use logitd::batch::{Dtype, Results, Row};
+use logitd::files::assets;
 use logitd::generate::Random;
 use logitd::params::ParamsSpec;
 use std::time::{Duration, Instant};

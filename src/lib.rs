@@ -6,7 +6,6 @@
 #![allow(rustdoc::private_intra_doc_links)]
 
 pub mod arithmetic;
-pub mod assets;
 pub mod backend;
 pub mod batch;
 pub mod candidates;
@@ -14,14 +13,15 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod engine;
+pub mod files;
 pub mod generate;
 pub mod load;
-pub mod npy;
 pub mod params;
 pub mod plane;
 pub mod recheck;
 pub mod server;
 pub mod trace;
+pub mod wire;
 
 /// Compiles the example of the README.
 #[cfg(doctest)]

@@ -5,8 +5,9 @@
 //! checked; numbers that come as text are compared with the same ranges before they are rounded, in
 //! [`written`].
 
-pub mod whole;
 pub mod written;
+
+use std::fmt;
 
 /// Temperatures that are not greedy, both ends included.
 pub const TEMPERATURE_RANGE: (f32, f32) = (1e-30, 1e4);
@@ -157,6 +158,15 @@ impl SamplingParams {
     /// 1 to [`DRAWS_MAX`].
     pub fn draws(&self) -> u32 {
         u32::from(self.draws)
+    }
+}
+
+impl fmt::Display for SamplingParams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { temperature, top_k, top_p, min_p, seed, position, draws } = self;
+        write!(f, "temperature {}, top_k {top_k}, ", shortest(*temperature))?;
+        write!(f, "top_p {}, min_p {}, ", shortest(*top_p), shortest(*min_p))?;
+        write!(f, "seed {seed}, position {position}, draws {draws}")
     }
 }
 

@@ -5,7 +5,7 @@ mod cases;
 
 use half::{bf16, f16};
 use logitd::batch::Dtype;
-use logitd::npy;
+use logitd::files::npy;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;

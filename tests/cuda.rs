@@ -254,7 +254,7 @@ fn sampled(variables: &[(&str, &str)]) -> (String, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
     let (rows, log) = (folder.path().join("rows.npy"), folder.path().join("log"));
     let logits = harness::logits(12, 30_000, 5).to_vec();
-    logitd::npy::write(&rows, logitd::batch::Dtype::F16, 30_000, &logits).unwrap();
+    logitd::files::npy::write(&rows, logitd::batch::Dtype::F16, 30_000, &logits).unwrap();
     let settings = ["sample", "--device=cuda", "--json", "--seed=3", "--top-p=0.9"];
     let args = [&settings[..], &["--logits", rows.to_str().unwrap()]].concat();
     let text = ok(&args, &[variables, &[("FAKE_CUDA_LOG", log.to_str().unwrap())]].concat());
@@ -341,7 +341,7 @@ fn a_forgotten_wait_shows() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("long.npy");
     let logits: Vec<u8> = harness::logits(600, 200, 1).to_vec();
-    logitd::npy::write(&path, logitd::batch::Dtype::F16, 200, &logits).unwrap();
+    logitd::files::npy::write(&path, logitd::batch::Dtype::F16, 200, &logits).unwrap();
     let args = [&long[..], &[path.to_str().unwrap()]].concat();
     ok(&args, &[]);
     let forgot = logitd(&args, &[("FAKE_CUDA_FORGET", "wait")]);

@@ -8,6 +8,7 @@ use logitd::engine::{
     Completed, Devices, Engine, EngineConfig, Failure, MakeBackend, Priority, Refused, Request,
     RequestRow, Resource, Source, Ticket, Verify,
 };
+use logitd::files::difference::writer;
 use logitd::params::ParamsSpec;
 use std::collections::VecDeque;
 use std::future::Future;
@@ -839,7 +840,7 @@ async fn a_mismatch_is_counted_and_written_where_it_can_be_replayed() {
     let page = recorder.handle();
     let folder = tempfile::tempdir().unwrap();
     let verify = Verify {
-        dump_folder: Some(folder.path().into()),
+        dump: Some(Box::new(writer(folder.path().into()))),
         ..Verify::new(1.0, make(Scripted::new("second", [])))
     };
     let backends = vec![Scripted::new("cuda:0", [Step::Sample, Step::Wrong]).boxed()];

@@ -3,11 +3,11 @@
 //! and against a floor; `grid` looks for cliffs.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use logitd::assets;
 use logitd::backend::Backend;
 use logitd::backend::cpu::{Cpu, CpuOptions, Isa};
 use logitd::backend::reference::Reference;
 use logitd::batch::{Results, Row};
+use logitd::files::assets;
 use logitd::params::ParamsSpec;
 
 const VOCAB_SIZE: usize = 128_256;

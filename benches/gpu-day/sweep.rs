@@ -9,7 +9,6 @@
 //! Each answer is compared with the processor's before it is timed. `SWEEP_VOCAB`, `SWEEP_ROWS_MAX`, `SWEEP_PASSES` and
 //! `SWEEP_SECONDS` are what they say. Without a GPU it says that it is skipped, or fails if `LOGITD_REQUIRE_GPU=1`.
 
-use logitd::assets;
 use logitd::backend::Backend;
 use logitd::backend::cpu::{Cpu, CpuOptions};
 use logitd::backend::cuda::device::launch_bytes_min;
@@ -17,6 +16,7 @@ use logitd::backend::cuda::device::stopwatch::{Pass, Stopwatch};
 use logitd::backend::cuda::plan::{Kernel, TEAMS};
 use logitd::backend::cuda::{self, Cuda, CudaOptions};
 use logitd::batch::{Dtype, Results, Row};
+use logitd::files::assets;
 use logitd::params::ParamsSpec;
 use std::error::Error;
 use std::time::{Duration, Instant};

@@ -5,12 +5,8 @@
 
 use super::{Backend, DeviceError, DeviceInfo};
 use crate::batch::{Draw, Dtype, Outcome, Results, Row, RowResult};
-use crate::npy;
 use crate::params::SamplingParams;
-use crate::params::whole::Whole;
 use std::fmt;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
 
 /// Runs two backends and answers for the first. A difference is a [`DeviceError`].
 pub struct Dual {
@@ -95,59 +91,14 @@ pub struct Difference {
     pub b: Option<Answer>,
 }
 
-impl Difference {
-    /// Writes `NAME.npy`, `NAME.params.jsonl` and `NAME.txt` into a folder: the row, its parameters,
-    /// and both answers with the command that replays it. Returns the path of the last.
-    ///
-    /// The row and its seed are what somebody sampled. A folder that is made for them is open to
-    /// nobody else, where the system knows such a thing; keep others as private.
-    pub fn write(&self, folder: &Path, name: &str) -> io::Result<PathBuf> {
-        create_private(folder)?;
-        let path = |end: &str| folder.join(format!("{name}.{end}"));
-        npy::write(&path("npy"), self.dtype, self.vocab_size, &self.logits)?;
-        std::fs::write(path("params.jsonl"), format!("{}\n", self.params_json()))?;
-        let text = path("txt");
-        let mut file = std::fs::File::create(&text)?;
-        writeln!(file, "{self}\n\nreplay: logitd sample --logits {name}.npy {}", self.flags(name))?;
-        Ok(text)
-    }
-
-    /// The parameters as one JSON object, keys as in the API. Values read back to the same bits.
-    pub fn params_json(&self) -> serde_json::Value {
-        let params = &self.params;
-        serde_json::json!({
-            "temperature": params.temperature(),
-            "top_k": params.top_k().unwrap_or(0),
-            "top_p": params.top_p().unwrap_or(1.0),
-            "min_p": params.min_p().unwrap_or(0.0),
-            "seed": Whole(params.seed()),
-            "position": Whole(params.position()),
-            "draws": params.draws(),
-        })
-    }
-
-    fn flags(&self, name: &str) -> String {
-        // numpy has no bf16, so a file of it does not say what it holds.
-        let dtype = if self.dtype == Dtype::Bf16 { "--dtype bf16 " } else { "" };
-        format!("{dtype}--params {name}.params.jsonl")
-    }
-}
-
-fn create_private(folder: &Path) -> io::Result<()> {
-    let mut builder = std::fs::DirBuilder::new();
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.recursive(true).create(folder)
-}
-
 /// Says everything but the logits.
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { row_index, dtype, vocab_size, .. } = self;
-        writeln!(f, "row {row_index} ({dtype}, vocab_size {vocab_size}), {}", self.params_json())?;
-        write_answer(f, "a", self.a.as_ref(), self.b.as_ref())?;
+        let Self { row_index, dtype, vocab_size, params, a, b, .. } = self;
+        writeln!(f, "row {row_index} ({dtype}, vocab_size {vocab_size}): {params}")?;
+        write_answer(f, "a", a.as_ref(), b.as_ref())?;
         f.write_str("\n")?;
-        write_answer(f, "b", self.b.as_ref(), self.a.as_ref())
+        write_answer(f, "b", b.as_ref(), a.as_ref())
     }
 }
 
@@ -191,7 +142,6 @@ impl Answer {
 mod tests {
     use super::*;
     use crate::backend::reference::Reference;
-    use crate::npy::{Declared, LogitsFile};
     use crate::params::ParamsSpec;
 
     /// The oracle, with one bit of one logprob flipped in the given row.
@@ -228,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn one_flipped_bit_is_found_and_can_be_replayed_from_the_files() {
+    fn one_flipped_bit_is_found() {
         let logits: Vec<u8> = (0..60).collect();
         let rows = [Row::new(Dtype::Bf16, &logits, params(3)).unwrap(); 4];
         let mut dual =
@@ -238,20 +188,15 @@ mod tests {
 
         let difference = dual.difference().unwrap();
         assert_eq!((difference.row_index, difference.vocab_size), (2, 30));
-        assert!(difference.to_string().contains("draw 2: token"), "{difference}");
-        assert!(difference.to_string().contains("18446744073709551615"), "{difference}");
-
-        let folder = tempfile::tempdir().unwrap();
-        difference.write(folder.path(), "first").unwrap();
-        let declared = Declared { dtype: Some(Dtype::Bf16), vocab_size: None };
-        let mut file = LogitsFile::open(&folder.path().join("first.npy"), declared).unwrap();
-        let mut read = Vec::new();
-        file.read(0..1, &mut read).unwrap();
-        assert_eq!(read, logits);
-        let json = std::fs::read(folder.path().join("first.params.jsonl")).unwrap();
-        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
-        assert_eq!(json["seed"], u64::MAX.to_string());
-        assert_eq!(json["temperature"].as_f64().unwrap() as f32, 0.7);
+        let text = difference.to_string();
+        assert!(
+            text.contains("draw 2: token") && text.contains("seed 18446744073709551615"),
+            "{text}"
+        );
+        assert_eq!((difference.params, &difference.logits), (params(3), &logits));
+        let [a, b] = [&difference.a, &difference.b].map(|answer| answer.as_ref().unwrap());
+        assert_eq!((a.outcome, &a.draws[..2]), (b.outcome, &b.draws[..2]));
+        assert_eq!(a.draws[2].logprob.to_bits() ^ 1, b.draws[2].logprob.to_bits());
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What became of the rows, as a table for people or as JSON for programs.
 
-use crate::assets::TokenTexts;
 use crate::batch::{Draw, RowStatus};
-use crate::params::whole::Whole;
+use crate::files::assets::TokenTexts;
+use crate::wire::whole::Whole;
 use serde::Serialize;
 use std::io::{self, Write};
 

@@ -6,7 +6,8 @@ use crate::backend::cpu::{Cpu, CpuError, CpuOptions, Isa};
 use crate::backend::cuda::region::Regions;
 use crate::backend::cuda::{self, Cuda, CudaOptions, Unavailable};
 use crate::backend::reference::Reference;
-use crate::engine::{Devices, MakeBackend, Verify};
+use crate::engine::{Devices, Dump, MakeBackend, Verify};
+use crate::files::difference::writer;
 use std::fmt;
 use std::str::FromStr;
 
@@ -242,7 +243,7 @@ impl Config {
         };
         (work.verify_fraction > 0.0).then(|| Verify {
             strict: work.verify_strict,
-            dump_folder: work.verify_dump_dir.clone(),
+            dump: work.verify_dump_dir.clone().map(|folder| Box::new(writer(folder)) as Dump),
             dumps_max: work.verify_dumps_max as usize,
             ..Verify::new(work.verify_fraction, checker)
         })
@@ -270,7 +271,7 @@ mod tests {
             ["--device=cpu", "--verify-fraction=0.5", "--verify-strict", "--verify-dump-dir=/d"];
         let verify = devices(&args).verify.unwrap();
         assert!(verify.strict && verify.fraction == 0.5);
-        assert_eq!(verify.dump_folder.unwrap().to_str(), Some("/d"));
+        assert!(verify.dump.is_some());
         assert_eq!((verify.backend)().device().id, "reference");
     }
 

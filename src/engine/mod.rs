@@ -23,7 +23,7 @@ mod worker;
 pub use permits::Permit;
 pub use request::{Completed, Failure, Priority, Refused, Request, RequestRow, Resource, Timings};
 pub use turns::{ConnectionId, GroupId, Source};
-pub use verify::Verify;
+pub use verify::{Dump, Verify};
 
 use crate::backend::{Backend, DeviceInfo};
 use crate::params::DRAWS_MAX;

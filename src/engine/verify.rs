@@ -12,6 +12,7 @@ use crate::backend::dual::{Difference, first_difference};
 use crate::backend::{Backend, DeviceError};
 use crate::batch::{Results, Row};
 use std::fmt;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,6 +26,9 @@ const WAITING_MAX: usize = 1;
 /// Rows between two looks at whether the engine has stopped.
 const ROWS_AT_ONCE: usize = 16;
 
+/// Writes a difference under a name, and returns where.
+pub type Dump = Box<dyn Fn(&Difference, &str) -> io::Result<PathBuf> + Send>;
+
 /// Which batches are computed twice, and what follows from a difference.
 ///
 /// Up to two batches are held for it beyond what the queue may hold.
@@ -33,9 +37,9 @@ pub struct Verify {
     pub fraction: f64,
     /// Whether a device whose bits differ is taken out.
     pub strict: bool,
-    /// Where differing rows are written, with their logits and seeds. Nowhere if `None`: they are
-    /// what somebody sampled.
-    pub dump_folder: Option<PathBuf>,
+    /// Writes a differing row, with its logits and seed, under a name, and says where. They are
+    /// what somebody sampled: with `None` they go nowhere.
+    pub dump: Option<Dump>,
     /// How many of them are written at most.
     pub dumps_max: usize,
     /// Makes the backend that batches are computed on the second time. Called on the side thread.
@@ -45,7 +49,7 @@ pub struct Verify {
 impl Verify {
     /// Counts and logs differences, and does nothing about them.
     pub fn new(fraction: f64, backend: MakeBackend) -> Self {
-        Self { fraction, strict: false, dump_folder: None, dumps_max: 16, backend }
+        Self { fraction, strict: false, dump: None, dumps_max: 16, backend }
     }
 }
 
@@ -170,12 +174,12 @@ fn report(
     shared.metrics.parity_checks.increment(1);
     shared.metrics.parity_mismatches.increment(1);
     let device = &check.device.info.id;
-    let dump = verify.dump_folder.as_ref().filter(|_| *dumps < verify.dumps_max).map(|folder| {
+    let dump = verify.dump.as_ref().filter(|_| *dumps < verify.dumps_max).map(|dump| {
         *dumps += 1;
         let ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         let name =
             format!("parity-{}-{ms}-{dumps}", device.replace(|c: char| !c.is_alphanumeric(), "-"));
-        difference.write(folder, &name)
+        dump(difference, &name)
     });
     let dump = match dump {
         None => "none".into(),

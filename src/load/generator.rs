@@ -8,8 +8,8 @@ use super::random::{below, bits};
 use super::shape::RowsDistribution;
 use crate::batch::Dtype;
 use crate::candidates;
-use crate::npy::{Declared, LogitsFile};
-use crate::params::whole::chosen_seed;
+use crate::files::npy::{Declared, LogitsFile};
+use crate::wire::whole::chosen_seed;
 use bytes::Bytes;
 use half::{bf16, f16};
 use logitd_proto as api;
@@ -264,7 +264,7 @@ fn value(bits: u64) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::npy;
+    use crate::files::npy;
     use std::collections::HashSet;
 
     fn shape(rows: &str) -> Shape {

@@ -11,8 +11,9 @@ use crate::batch::{Draw, Dtype, Loan, LoanError, RowResult, RowStatus, VOCAB_SIZ
 use crate::candidates::{self, CandidateRow, CandidatesError, TokenList};
 use crate::config::Config;
 use crate::engine::{Completed, Failure, Priority, Refused, RequestRow};
-use crate::params::{DRAWS_MAX, ParamsSpec, SamplingParams, whole};
+use crate::params::{DRAWS_MAX, ParamsSpec, SamplingParams};
 use crate::plane::shm::{ShmError, SlotRef};
+use crate::wire::whole;
 use bytes::Bytes;
 use logitd_proto as api;
 use std::sync::Arc;

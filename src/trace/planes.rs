@@ -147,7 +147,8 @@ mod tests {
 
     #[test]
     fn real_rows_are_a_quarter_smaller_and_masked_ones_vanish() {
-        let rows: Vec<&[u8]> = crate::assets::rows().iter().map(|row| &row.logits[..]).collect();
+        let rows: Vec<&[u8]> =
+            crate::files::assets::rows().iter().map(|row| &row.logits[..]).collect();
         let logits = rows.concat();
         assert!(ratio(Dtype::F16, logits.clone()) < 0.78);
         let (values, _) = logits.as_chunks();

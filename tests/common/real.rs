@@ -2,7 +2,7 @@
 //! they are there.
 
 use super::Case;
-use logitd::assets;
+use logitd::files::assets;
 use logitd::params::ParamsSpec;
 use std::path::{Path, PathBuf};
 

@@ -99,7 +99,9 @@ impl Isa {
         match self {
             Self::Portable => "plain Rust, as the target's baseline compiles it: runs everywhere",
             Self::Avx2 => "x86-64 with AVX2, FMA and F16C: 256 bits",
-            Self::Avx512 => "x86-64 with AVX-512 F, BW, DQ, VL and VBMI2, and what avx2 needs: 512 bits",
+            Self::Avx512 => {
+                "x86-64 with AVX-512 F, BW, DQ, VL and VBMI2, and what avx2 needs: 512 bits"
+            }
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The rows that are timed: one buffer, row after row.
 
-use crate::assets;
 use crate::batch::{Dtype, Row};
-use crate::npy::{Declared, LogitsFile};
+use crate::files::assets;
+use crate::files::npy::{Declared, LogitsFile};
 use crate::params::ParamsSpec;
 use half::{bf16, f16};
 use std::error::Error;

@@ -1,8 +1,8 @@
 //! How long a row takes, in this process and over gRPC.
 
 use super::ask_bytes;
-use crate::assets;
 use crate::cli::sampler::Sampler;
+use crate::files::assets;
 use crate::params::ParamsSpec;
 use bytes::Bytes;
 use std::error::Error;

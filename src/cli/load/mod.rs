@@ -9,11 +9,12 @@ mod text;
 use super::Outcome;
 use crate::arithmetic;
 use crate::client;
+use crate::files::difference;
 use crate::load::{
     CheckOptions, Checked, Checker, Clock, Generator, Pace, Plan, Route, Servers, Source, Summary,
     run,
 };
-use crate::params::whole::Whole;
+use crate::wire::whole::Whole;
 use flags::{Args, Plane, Rpc};
 use live::Live;
 use logitd_proto::GetInfoResponse;
@@ -408,7 +409,7 @@ fn explain(args: &Args, checked: &Checked) -> Result<String, Box<dyn Error>> {
     if let Some(row) = &wrong.replayable {
         text += &format!("\n{row}\n  a: {}, b: the answer", args.check_with.name());
         if let Some(folder) = &args.dump {
-            let written = row.write(folder, "logitd-difference")?;
+            let written = difference::write(row, folder, "logitd-difference")?;
             text += &format!("\nwritten:  {}", written.display());
         }
     }

@@ -4,7 +4,8 @@ mod file;
 mod line;
 
 use crate::params::written;
-use crate::params::{ParamsSpec, SamplingParams, whole};
+use crate::params::{ParamsSpec, SamplingParams};
+use crate::wire::whole;
 use file::Sets;
 use std::error::Error;
 use std::path::{Path, PathBuf};

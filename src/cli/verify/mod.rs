@@ -14,6 +14,7 @@ use super::text::grouped;
 use super::{DtypeArg, Outcome};
 use crate::batch::{Dtype, VOCAB_SIZE_MAX};
 use crate::config::values::threads;
+use crate::files::difference;
 use compare::{Found, Verdict, compare};
 use pieces::{Source, pieces};
 use std::fmt::Write as _;
@@ -146,7 +147,7 @@ impl Found {
     fn report(&self, args: &Args) -> String {
         let mut report = format!("{}\n{}\n", self.origin, self.difference);
         let name = "logitd-difference";
-        let written = self.difference.write(&args.dump, name);
+        let written = difference::write(&self.difference, &args.dump, name);
         let path = args.dump.join(name);
         match &written {
             Ok(text) => writeln!(report, "written:  {}", text.display()),

@@ -3,8 +3,8 @@
 use super::Args;
 use crate::batch::Dtype;
 use crate::cli::params;
+use crate::files::npy::{Declared, LogitsFile};
 use crate::generate::{self, Random};
-use crate::npy::{Declared, LogitsFile};
 use crate::params::{ParamsSpec, SamplingParams};
 use std::error::Error;
 use std::ops::Range;

@@ -6,6 +6,7 @@ use crate::cli::Outcome;
 use crate::cli::device::describe;
 use crate::cli::progress::Progress;
 use crate::cli::text::grouped;
+use crate::files::difference;
 use crate::trace::{Mismatch, Verdict, verify};
 use std::error::Error;
 use std::io::{Write, stdout};
@@ -70,7 +71,7 @@ fn report(out: &mut impl Write, verdict: &Verdict, start: Instant) -> Result<(),
 
 fn explain(args: &Args, first: &Mismatch) -> String {
     let Mismatch { request, device, difference, replayable } = first;
-    let written = match replayable.write(&args.dump, "logitd-difference") {
+    let written = match difference::write(replayable, &args.dump, "logitd-difference") {
         Ok(text) => format!("written:  {}", text.display()),
         Err(error) => format!("not written to {}: {error}", args.dump.display()),
     };

@@ -32,7 +32,7 @@ pub fn rows() -> &'static [RealRow] {
 pub fn tokens() -> &'static TokenTexts {
     static TOKENS: OnceLock<TokenTexts> = OnceLock::new();
     TOKENS.get_or_init(|| {
-        let json = decompress(include_bytes!("../assets/tokens.json.gz"));
+        let json = decompress(include_bytes!("../../assets/tokens.json.gz"));
         TokenTexts::from_json(&json).expect("a list of texts was packed")
     })
 }
@@ -78,10 +78,10 @@ struct AboutRow {
 }
 
 fn unpack_rows() -> Vec<RealRow> {
-    let about: About = serde_json::from_str(include_str!("../assets/rows.json"))
+    let about: About = serde_json::from_str(include_str!("../../assets/rows.json"))
         .expect("rows.json was packed with the rows");
     assert_eq!(about.vocab_size, VOCAB_SIZE, "assets/rows.json");
-    let planes = decompress(include_bytes!("../assets/rows.gz"));
+    let planes = decompress(include_bytes!("../../assets/rows.gz"));
     let packed = planes.chunks_exact(VOCAB_SIZE as usize * DTYPE.size_bytes());
     assert_eq!(packed.len(), about.rows.len(), "assets/rows.gz");
     let row = |(about, packed): (AboutRow, &[u8])| RealRow {

@@ -1,0 +1,94 @@
+//! A row on which two backends disagree, written down so that anybody can sample it again.
+
+use super::npy;
+use crate::backend::dual::Difference;
+use crate::batch::Dtype;
+use crate::params::SamplingParams;
+use crate::wire::whole::Whole;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Writes `NAME.npy`, `NAME.params.jsonl` and `NAME.txt` into a folder: the row, its parameters,
+/// and both answers with the command that replays it. Returns the path of the last.
+///
+/// The row and its seed are what somebody sampled. A folder that is made for them is open to
+/// nobody else, where the system knows such a thing; keep others as private.
+pub fn write(difference: &Difference, folder: &Path, name: &str) -> io::Result<PathBuf> {
+    create_private(folder)?;
+    let path = |end: &str| folder.join(format!("{name}.{end}"));
+    let Difference { dtype, vocab_size, params, logits, .. } = difference;
+    npy::write(&path("npy"), *dtype, *vocab_size, logits)?;
+    std::fs::write(path("params.jsonl"), format!("{}\n", params_json(params)))?;
+    // numpy has no bf16, so a file of it does not say what it holds.
+    let declared = if *dtype == Dtype::Bf16 { "--dtype bf16 " } else { "" };
+    let flags = format!("--logits {name}.npy {declared}--params {name}.params.jsonl");
+    let text = path("txt");
+    let mut file = std::fs::File::create(&text)?;
+    writeln!(file, "{difference}\n\nreplay: logitd sample {flags}")?;
+    Ok(text)
+}
+
+/// [`write()`] into one folder.
+pub fn writer(folder: PathBuf) -> impl Fn(&Difference, &str) -> io::Result<PathBuf> + Send {
+    move |difference, name| write(difference, &folder, name)
+}
+
+/// The parameters as one JSON object, keys as in the API. Values read back to the same bits.
+pub fn params_json(params: &SamplingParams) -> serde_json::Value {
+    serde_json::json!({
+        "temperature": params.temperature(),
+        "top_k": params.top_k().unwrap_or(0),
+        "top_p": params.top_p().unwrap_or(1.0),
+        "min_p": params.min_p().unwrap_or(0.0),
+        "seed": Whole(params.seed()),
+        "position": Whole(params.position()),
+        "draws": params.draws(),
+    })
+}
+
+fn create_private(folder: &Path) -> io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::dual::Answer;
+    use crate::batch::{Draw, Outcome, RowStatus};
+    use crate::files::npy::{Declared, LogitsFile};
+    use crate::params::ParamsSpec;
+
+    #[test]
+    fn a_difference_can_be_replayed_from_its_files() {
+        let logits: Vec<u8> = (0..60).collect();
+        let spec = ParamsSpec { temperature: 0.7, top_p: 0.9, draws: 2, ..Default::default() };
+        let outcome = Outcome { status: RowStatus::Ok, kept: 3, kept_mass: 9 };
+        let draws = vec![Draw { token: 1, logprob: -0.5 }; 2];
+        let a = Answer { outcome, draws };
+        let mut b = a.clone();
+        b.draws[1].token = 7;
+        let difference = Difference {
+            row_index: 2,
+            dtype: Dtype::Bf16,
+            vocab_size: 30,
+            params: spec.parse(|| u64::MAX).unwrap(),
+            logits: logits.clone(),
+            a: Some(a),
+            b: Some(b),
+        };
+        let folder = tempfile::tempdir().unwrap();
+        write(&difference, folder.path(), "first").unwrap();
+        let declared = Declared { dtype: Some(Dtype::Bf16), vocab_size: None };
+        let mut file = LogitsFile::open(&folder.path().join("first.npy"), declared).unwrap();
+        let mut read = Vec::new();
+        file.read(0..1, &mut read).unwrap();
+        assert_eq!(read, logits);
+        let json = std::fs::read(folder.path().join("first.params.jsonl")).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(json["seed"], u64::MAX.to_string());
+        assert_eq!(json["temperature"].as_f64().unwrap() as f32, 0.7);
+    }
+}

@@ -1,0 +1,5 @@
+//! What is read from files, written to files, and carried in the binary as if it were one.
+
+pub mod assets;
+pub mod difference;
+pub mod npy;

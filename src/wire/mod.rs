@@ -1,0 +1,3 @@
+//! Between the API and the domain: the one place where messages and JSON become values and values become them.
+
+pub mod whole;
