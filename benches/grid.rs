@@ -9,13 +9,13 @@
 //! combinations are printed, or all of them.
 
 use half::{bf16, f16};
-use logitd::backend::Backend;
-use logitd::backend::cpu::{Cpu, CpuOptions, Isa};
-use logitd::backend::reference::Reference;
-use logitd::batch::{Dtype, Results, Row};
 use logitd::files::assets;
 use logitd::generate::Random;
-use logitd::params::ParamsSpec;
+use logitd_core::backend::Backend;
+use logitd_core::backend::cpu::{Cpu, CpuOptions, Isa};
+use logitd_core::backend::reference::Reference;
+use logitd_core::batch::{Dtype, Results, Row};
+use logitd_core::params::ParamsSpec;
 use std::time::{Duration, Instant};
 
 /// The temperature of the real rows that others are compared with.

@@ -1,4 +1,4 @@
-// What crosses between the host and the kernels. `src/backend/cuda/abi.rs` holds the other copy; both
+// What crosses between the host and the kernels. `core/src/backend/cuda/abi.rs` holds the other copy; both
 // assert sizes and offsets, so that neither can change alone.
 #pragma once
 
@@ -17,10 +17,10 @@ using u32 = unsigned int;
 using i32 = int;
 using u64 = unsigned long long;
 
-// How logits are stored: `Dtype` in src/batch.rs.
+// How logits are stored: `Dtype` in core/src/batch.rs.
 enum Dtype : u32 { F16 = 0, BF16 = 1, F32 = 2 };
 
-// What became of a row: `RowStatus` in src/batch.rs.
+// What became of a row: `RowStatus` in core/src/batch.rs.
 enum RowStatus : u32 { OK = 0, NOT_A_NUMBER = 1, POSITIVE_INFINITY = 2, NO_CANDIDATE = 3 };
 
 // Bits of RowDescriptor::flags.

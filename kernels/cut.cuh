@@ -1,4 +1,4 @@
-// src/arithmetic/cut.rs: where top-k, top-p and min-p cut. The fraction of top-p and the distance of
+// core/src/arithmetic/cut.rs: where top-k, top-p and min-p cut. The fraction of top-p and the distance of
 // min-p are computed on the host, once a row.
 #pragma once
 #include "abi.cuh"

@@ -1,4 +1,4 @@
-// src/arithmetic/draw.rs: which of the kept tokens is drawn.
+// core/src/arithmetic/draw.rs: which of the kept tokens is drawn.
 #pragma once
 #include "abi.cuh"
 #include "isa.cuh"

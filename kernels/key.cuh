@@ -1,4 +1,4 @@
-// src/arithmetic/key.rs: the total order, as unsigned integers.
+// core/src/arithmetic/key.rs: the total order, as unsigned integers.
 #pragma once
 #include "abi.cuh"
 #include "isa.cuh"

@@ -1,4 +1,4 @@
-// src/arithmetic/mass.rs: temperature, and the mass of a token.
+// core/src/arithmetic/mass.rs: temperature, and the mass of a token.
 #pragma once
 #include "abi.cuh"
 #include "isa.cuh"

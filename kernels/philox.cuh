@@ -1,4 +1,4 @@
-// src/arithmetic/philox.rs: Philox4x32-10, the counter-based generator.
+// core/src/arithmetic/philox.rs: Philox4x32-10, the counter-based generator.
 #pragma once
 #include "abi.cuh"
 #include "isa.cuh"

@@ -5,10 +5,6 @@
 // The documentation is read with its private items: it walks through the rooms.
 #![allow(rustdoc::private_intra_doc_links)]
 
-pub mod arithmetic;
-pub mod backend;
-pub mod batch;
-pub mod candidates;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -16,7 +12,6 @@ pub mod engine;
 pub mod files;
 pub mod generate;
 pub mod load;
-pub mod params;
 pub mod plane;
 pub mod recheck;
 pub mod server;

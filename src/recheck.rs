@@ -4,12 +4,12 @@
 //! An answer carries the seeds that were used, so it can be checked anywhere and at any time, whatever
 //! computed it.
 
-use crate::arithmetic;
-use crate::backend::{Backend, DeviceError, dual};
-use crate::batch::{Draw, Dtype, Outcome, Results, Row, RowError, RowResult, RowStatus};
-use crate::candidates::{self, CandidateRow, CandidatesError, TokenList};
-use crate::params::{ParamsError, ParamsSpec, SamplingParams};
 use bytes::Bytes;
+use logitd_core::arithmetic;
+use logitd_core::backend::{Backend, DeviceError, dual};
+use logitd_core::batch::{Draw, Dtype, Outcome, Results, Row, RowError, RowResult, RowStatus};
+use logitd_core::candidates::{self, CandidateRow, CandidatesError, TokenList};
+use logitd_core::params::{ParamsError, ParamsSpec, SamplingParams};
 use logitd_proto::{self as api, SampleRequest, SampleResponse};
 use std::fmt;
 
@@ -328,7 +328,7 @@ fn shown_draws(draws: &[api::Draw]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::reference::Reference;
+    use logitd_core::backend::reference::Reference;
 
     fn request() -> SampleRequest {
         let logits: Vec<u8> =

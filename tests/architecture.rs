@@ -8,77 +8,39 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use std::path::Path;
 
 /// The packages, and where the path of a file in each begins.
-const PACKAGES: &[(&str, &str)] = &[("logitd", ""), ("logitd_proto", "proto/")];
+const PACKAGES: &[(&str, &str)] = &[
+    ("logitd", ""),
+    ("logitd_core", "core/"),
+    ("logitd_kernels", "kernels/"),
+    ("logitd_proto", "proto/"),
+];
 
-/// Which rooms (packages, or the modules at the root of a package) a room may know.
+/// Which rooms a room may know. Rooms are packages, or the modules at the root of `logitd` and of `logitd-core`;
+/// `core` is all of the latter.
 const ROOMS: &[(&str, &[&str])] = &[
+    ("kernels", &[]),
+    ("core/arithmetic", &[]),
+    ("core/params", &["core/arithmetic"]),
+    ("core/batch", &["core/params", "core/arithmetic"]),
+    ("core/candidates", &["core/batch", "core/arithmetic"]),
+    ("core/backend", &["kernels", "core/batch", "core/params", "core/arithmetic"]),
     ("proto", &[]),
-    ("arithmetic", &[]),
-    ("params", &["arithmetic"]),
-    ("batch", &["params", "arithmetic"]),
-    ("candidates", &["batch", "arithmetic"]),
-    ("backend", &["batch", "params", "arithmetic"]),
-    ("generate", &["batch", "params", "arithmetic"]),
-    ("wire", &["proto", "batch", "params"]),
-    ("files", &["wire", "backend", "batch", "params"]),
-    ("recheck", &["proto", "backend", "candidates", "batch", "params", "arithmetic"]),
-    ("trace", &["recheck", "proto", "backend", "batch", "params"]),
-    ("engine", &["backend", "batch", "params"]),
-    ("plane", &["batch", "proto"]),
     ("client", &["proto"]),
-    (
-        "load",
-        &[
-            "trace",
-            "recheck",
-            "client",
-            "proto",
-            "backend",
-            "files",
-            "wire",
-            "candidates",
-            "batch",
-            "params",
-            "arithmetic",
-        ],
-    ),
-    ("config", &["files", "plane", "trace", "engine", "backend", "batch", "params"]),
-    (
-        "server",
-        &[
-            "config",
-            "wire",
-            "trace",
-            "plane",
-            "engine",
-            "backend",
-            "candidates",
-            "batch",
-            "params",
-            "arithmetic",
-            "proto",
-        ],
-    ),
+    ("generate", &["core"]),
+    ("wire", &["core", "proto"]),
+    ("files", &["core", "wire"]),
+    ("recheck", &["core", "proto"]),
+    ("trace", &["core", "proto", "recheck"]),
+    ("engine", &["core"]),
+    ("plane", &["core", "proto"]),
+    ("load", &["client", "core", "files", "proto", "recheck", "trace", "wire"]),
+    ("config", &["core", "engine", "files", "plane", "trace"]),
+    ("server", &["config", "core", "engine", "plane", "proto", "trace", "wire"]),
     (
         "cli",
         &[
-            "server",
-            "config",
-            "client",
-            "load",
-            "trace",
-            "recheck",
-            "proto",
-            "plane",
-            "engine",
-            "backend",
-            "generate",
-            "files",
-            "wire",
-            "candidates",
-            "batch",
-            "params",
-            "arithmetic",
+            "client", "config", "core", "engine", "files", "generate", "load", "plane", "proto",
+            "recheck", "server", "trace", "wire",
         ],
     ),
     ("main", &["cli"]),
@@ -89,17 +51,20 @@ const CRATES: &[(&str, &[&str])] = &[
     ("tonic", &["server", "client", "proto"]),
     ("prost", &["server", "client", "proto", "trace"]),
     ("tokio", &["engine", "server", "client", "load", "cli", "plane"]),
-    ("clap", &["cli", "config", "backend/cpu/mod.rs"]),
-    ("rayon", &["backend/cpu"]),
-    ("cudarc", &["backend/cuda"]),
+    ("clap", &["cli", "config"]),
+    ("rayon", &["core/backend/cpu"]),
+    ("cudarc", &["core/backend/cuda"]),
 ];
 
 /// All that the arithmetic stands on.
 const ARITHMETIC_CRATES: &[&str] = &["core", "half", "libm"];
 /// Where `unsafe` may be: vector instructions, devices, and memory that others share.
-const UNSAFE: &[&str] = &["backend/cpu/", "backend/cuda/", "plane/", "client/region.rs"];
+const UNSAFE: &[&str] = &["core/backend/cpu/", "core/backend/cuda/", "plane/", "client/region.rs"];
+/// The oracle.
+const ORACLE: &str = "core/backend/reference.rs";
 /// The oracle works out cuts and draws by itself, to stay an independent opinion.
-const NOT_FOR_REFERENCE: &[[&str; 2]] = &[["arithmetic", "cut"], ["arithmetic", "draw"]];
+const NOT_FOR_REFERENCE: &[[&str; 3]] =
+    &[["core", "arithmetic", "cut"], ["core", "arithmetic", "draw"]];
 
 #[test]
 fn every_arrow_points_the_right_way() {
@@ -111,14 +76,14 @@ fn every_arrow_points_the_right_way() {
 
 #[test]
 fn every_room_has_its_arrows_and_they_make_no_circle() {
-    for file in sources().iter().filter(|file| file.path != "lib.rs") {
+    for file in sources().iter().filter(|file| !file.is_root()) {
         let room = file.room();
-        assert!(allowed(room).is_some(), "{}: say in ROOMS whom `{room}` may know", file.path);
+        assert!(allowed(&room).is_some(), "{}: say in ROOMS whom `{room}` may know", file.path);
     }
     // A room may only know rooms that stand before it, so there is no way back.
     for (place, (room, knows)) in ROOMS.iter().enumerate() {
         for known in *knows {
-            let before = ROOMS[..place].iter().any(|(other, _)| other == known);
+            let before = ROOMS[..place].iter().any(|(other, _)| is_within(other, known));
             assert!(before, "{room} knows {known}, which does not stand before it");
         }
     }
@@ -132,9 +97,14 @@ struct Source {
 }
 
 impl Source {
-    fn room(&self) -> &str {
-        let first = self.path.split('/').next().expect("a path has a part");
-        first.strip_suffix(".rs").unwrap_or(first)
+    fn room(&self) -> String {
+        room_of(&self.module())
+    }
+
+    /// Whether it is where the rooms of a package are listed.
+    fn is_root(&self) -> bool {
+        self.path.strip_prefix(self.package()) == Some("lib.rs")
+            && ["", "core/"].contains(&self.package())
     }
 
     /// The path of the module, from where all packages are.
@@ -184,6 +154,20 @@ fn sources() -> Vec<Source> {
     found
 }
 
+/// The room of what a path leads to.
+fn room_of(path: &[String]) -> String {
+    match path {
+        [core, module, ..] if core == "core" => format!("core/{module}"),
+        [room, ..] => room.clone(),
+        [] => "main".into(),
+    }
+}
+
+/// Whether a room is another, or in it.
+fn is_within(room: &str, other: &str) -> bool {
+    room.strip_prefix(other).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
 fn allowed(room: &str) -> Option<&'static [&'static str]> {
     ROOMS.iter().find(|(name, _)| *name == room).map(|(_, knows)| *knows)
 }
@@ -198,20 +182,21 @@ fn violations(file: &Source) -> Vec<String> {
     let mut complain = |line: usize, what: String| {
         found.push(format!("{}:{line}: {what}", file.path));
     };
-    let knows = allowed(file.room()).unwrap_or_default();
+    let own = file.room();
+    let knows = allowed(&own).unwrap_or_default();
     for path in &code {
         let written = path.parts.join("::");
         match file.resolve(&path.parts) {
             Some(inside) => {
-                let room = inside.first().map_or("", |room| room.as_str());
-                let other = room != file.room() && allowed(room).is_some();
-                if other && file.path != "lib.rs" && !knows.contains(&room) {
-                    complain(path.line, format!("{} may not know {room}: {written}", file.room()));
+                let room = room_of(&inside);
+                let other = room != own && allowed(&room).is_some() && !file.is_root();
+                if other && !knows.iter().any(|known| is_within(&room, known)) {
+                    complain(path.line, format!("{own} may not know {room}: {written}"));
                 }
                 let starts =
-                    |path: &&[&str; 2]| inside.iter().zip(path.iter()).all(|(a, b)| a == b);
+                    |path: &&[&str; 3]| inside.iter().zip(path.iter()).all(|(a, b)| a == b);
                 let forbidden = NOT_FOR_REFERENCE.iter().find(starts);
-                if file.path == "backend/reference.rs" && inside.len() > 1 && forbidden.is_some() {
+                if file.path == ORACLE && forbidden.is_some() {
                     complain(path.line, format!("the oracle works this out itself: {written}"));
                 }
             }
@@ -223,7 +208,7 @@ fn violations(file: &Source) -> Vec<String> {
                     }
                 }
                 let stranger = path.is_use || NOT_IN_CORE.contains(&root);
-                if file.room() == "arithmetic" && stranger && !ARITHMETIC_CRATES.contains(&root) {
+                if own == "core/arithmetic" && stranger && !ARITHMETIC_CRATES.contains(&root) {
                     complain(path.line, format!("the arithmetic knows no such crate: {written}"));
                 }
             }
@@ -421,17 +406,29 @@ mod planted {
             assert_caught("engine/mod.rs", text, "engine may not know server");
         }
         assert_caught("engine/a/b.rs", "use super::super::super::server::X;", "server");
-        assert_caught("batch.rs", "use super::backend::Backend;", "batch may not know backend");
-        assert_caught("client/mod.rs", "use crate::batch::Row;", "client may not know batch");
-        assert_caught("proto/codec.rs", "use logitd::batch::Row;", "proto may not know batch");
+        assert_caught(
+            "core/batch.rs",
+            "use super::backend::Backend;",
+            "core/batch may not know core/backend",
+        );
+        assert_caught(
+            "client/mod.rs",
+            "use logitd_core::batch::Row;",
+            "client may not know core/batch",
+        );
+        assert_caught(
+            "proto/codec.rs",
+            "use logitd_core::batch::Row;",
+            "proto may not know core/batch",
+        );
         assert_caught("engine/mod.rs", "use logitd_proto::shm;", "engine may not know proto");
-        assert_caught("engine/mod.rs", "use crate::batch::Row;\n\nuse crate::cli;", ":3: ");
+        assert_caught("engine/mod.rs", "use logitd_core::batch::Row;\n\nuse crate::cli;", ":3: ");
     }
 
     #[test]
     fn but_not_one_that_points_forward_or_is_not_code() {
         for text in [
-            "use crate::backend::{Backend, cpu::Cpu};",
+            "use logitd_core::backend::{Backend, cpu::Cpu};",
             "use super::batch::Row; use self::server::X;",
             "// use crate::server::X;\nconst T: &str = \"crate::server\";",
             "/// See [`crate::server`].\nfn f() {}",
@@ -451,10 +448,10 @@ mod planted {
         for (path, text, what) in [
             ("engine/mod.rs", "fn f() -> tonic::Status { todo() }", "tonic belongs"),
             ("cli/demo.rs", "use tonic_types::StatusExt;", "tonic belongs"),
-            ("backend/mod.rs", "use tokio::sync::Mutex;", "tokio belongs"),
-            ("params.rs", "use tokio_util::sync::X;", "tokio belongs"),
-            ("backend/dual.rs", "use ::cudarc::driver::X;", "cudarc belongs"),
-            ("backend/cpu/cudarc.rs", "use cudarc::driver::X;", "cudarc belongs"),
+            ("core/backend/mod.rs", "use tokio::sync::Mutex;", "tokio belongs"),
+            ("core/params.rs", "use tokio_util::sync::X;", "tokio belongs"),
+            ("core/backend/dual.rs", "use ::cudarc::driver::X;", "cudarc belongs"),
+            ("core/backend/cpu/cudarc.rs", "use cudarc::driver::X;", "cudarc belongs"),
             ("engine/mod.rs", "#[derive(clap::Args)] struct A;", "clap belongs"),
         ] {
             assert_caught(path, text, what);
@@ -463,17 +460,21 @@ mod planted {
             "server/service.rs",
             "use tonic::Status; use tokio::time; use tonic_types::X;",
         );
-        assert_clean("backend/cuda/mod.rs", "use cudarc::driver::X;");
+        assert_clean("core/backend/cuda/mod.rs", "use cudarc::driver::X;");
     }
 
     #[test]
     fn a_stranger_in_the_arithmetic() {
         for text in ["use std::f32;", "fn f() { std::process::exit(1) }", "use rayon;"] {
-            assert!(!caught("arithmetic/mass.rs", text).is_empty(), "{text}");
+            assert!(!caught("core/arithmetic/mass.rs", text).is_empty(), "{text}");
         }
-        assert_caught("arithmetic/mass.rs", "use crate::batch::Row;", "may not know batch");
+        assert_caught(
+            "core/arithmetic/mass.rs",
+            "use logitd_core::batch::Row;",
+            "may not know core/batch",
+        );
         assert_clean(
-            "arithmetic/mass.rs",
+            "core/arithmetic/mass.rs",
             "use super::key::key32; use half::f16; use core::f64; fn f() { libm::log(f64::MAX) }",
         );
     }
@@ -481,23 +482,23 @@ mod planted {
     #[test]
     fn an_oracle_that_copies() {
         for text in [
-            "use crate::arithmetic::cut;",
-            "use crate::arithmetic::{mass::mass, draw::target};",
-            "fn f() { crate::arithmetic::cut::top_p_target(1, 2) }",
+            "use logitd_core::arithmetic::cut;",
+            "use logitd_core::arithmetic::{mass::mass, draw::target};",
+            "fn f() { logitd_core::arithmetic::cut::top_p_target(1, 2) }",
         ] {
-            assert_caught("backend/reference.rs", text, "works this out itself");
+            assert_caught(ORACLE, text, "works this out itself");
         }
-        assert_clean("backend/reference.rs", "use crate::{arithmetic::key::key32, batch::Draw};");
-        assert_clean("backend/cpu/mod.rs", "use crate::arithmetic::cut;");
+        assert_clean(ORACLE, "use crate::{arithmetic::key::key32, batch::Draw};");
+        assert_clean("core/backend/cpu/mod.rs", "use logitd_core::arithmetic::cut;");
     }
 
     #[test]
     fn unsafe_in_the_wrong_place_or_without_a_reason() {
         let reasoned = "fn f() {\n    // SAFETY: checked above.\n    unsafe { g() }\n}";
-        assert_clean("backend/cpu/avx2.rs", reasoned);
+        assert_clean("core/backend/cpu/avx2.rs", reasoned);
         assert_clean("plane/shared.rs", reasoned);
         assert_clean("plane/shared.rs", "type Call = unsafe fn(u8) -> u8;");
-        assert_caught("backend/dual.rs", reasoned, "unsafe belongs in");
+        assert_caught("core/backend/dual.rs", reasoned, "unsafe belongs in");
         let in_tests = format!("#[cfg(test)]\nmod tests {{ {reasoned} }}");
         assert_caught("engine/mod.rs", &in_tests, "unsafe belongs in");
         for text in [
@@ -506,14 +507,14 @@ mod planted {
             "// SAFETY: far away.\n\nlet b = unsafe { g() };",
             "/// Fast.\npub unsafe fn f() {}",
         ] {
-            assert_caught("backend/cpu/avx2.rs", text, "without a SAFETY comment");
+            assert_caught("core/backend/cpu/avx2.rs", text, "without a SAFETY comment");
         }
         for text in [
             "// SAFETY: long\n// reasons.\nlet b: u64 =\n    unsafe { g() };",
             "/// # Safety\n/// AVX2 must be there.\n#[inline]\npub unsafe fn f() {}",
             "let b = unsafe { g() }; // SAFETY: so.",
         ] {
-            assert_clean("backend/cpu/avx2.rs", text);
+            assert_clean("core/backend/cpu/avx2.rs", text);
         }
     }
 

@@ -4,8 +4,8 @@
 mod cases;
 
 use half::{bf16, f16};
-use logitd::batch::Dtype;
 use logitd::files::npy;
+use logitd_core::batch::Dtype;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -239,19 +239,19 @@ fn info_says_what_this_machine_offers() {
     let folder = Folder::new();
     let info: Value = serde_json::from_str(&folder.ok(&["info", "--json"])).unwrap();
     assert_eq!(info["version"], env!("CARGO_PKG_VERSION"));
-    assert_eq!(info["arithmetic_version"], logitd::arithmetic::VERSION);
+    assert_eq!(info["arithmetic_version"], logitd_core::arithmetic::VERSION);
     assert_eq!(info["devices"][0]["id"], "cpu");
     assert_eq!(info["devices"][0]["isa"], info["isa"]["detected"]);
     assert!(info["devices"][0]["threads"].as_u64().unwrap() >= 1);
     assert!(info["isa"]["supported"].as_array().unwrap().contains(&info["isa"]["detected"]));
-    match logitd::backend::cuda::count() {
+    match logitd_core::backend::cuda::count() {
         Ok(_) => assert!(info["kernel_tier"].is_string()),
         Err(reason) => {
             assert_eq!(info["kernel_tier"], "cpu");
             assert_eq!(info["kernel_tier_reason"], reason);
         }
     }
-    assert_eq!(info["limits"]["vocab_size_max"], logitd::batch::VOCAB_SIZE_MAX);
+    assert_eq!(info["limits"]["vocab_size_max"], logitd_core::batch::VOCAB_SIZE_MAX);
     assert_eq!(info["limits"].as_object().unwrap().len(), 14);
     let text = folder.ok(&["info"]);
     assert!(text.contains("1,048,576") && text.contains("--queue-rows-max"), "{text}");

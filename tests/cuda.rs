@@ -83,7 +83,7 @@ async fn the_server_over_a_device() {
     let client = Client::connect(daemon.target()).await.unwrap();
     let info = client.info().await.unwrap();
     assert!(info.devices[0].name.starts_with("FAKE CUDA"), "{info:?}");
-    let tier = if logitd::backend::cuda::kernels::has_fatbin() { "fatbin" } else { "nvrtc" };
+    let tier = if logitd_core::backend::cuda::kernels::has_fatbin() { "fatbin" } else { "nvrtc" };
     assert_eq!(info.devices[0].isa, format!("sm_90 {tier} cluster"));
     let metrics = daemon.scrape().await;
     let named = format!("logitd_kernel_tier{{device=\"cuda:0\",tier=\"{tier}\"}}");
@@ -202,7 +202,7 @@ fn a_device_that_cannot_be_used_is_refused_with_the_reason() {
     let said = refused(&["--device=cuda:1"], &[]);
     assert!(said.contains("cuda:1: there is no such device; the only one is cuda:0"), "{said}");
     let said = refused(&["--device=cuda"], &[("LD_LIBRARY_PATH", "")]);
-    match logitd::backend::cuda::count() {
+    match logitd_core::backend::cuda::count() {
         Ok(_) => {
             // Not `eprintln!`, which the harness keeps to itself when a test passes.
             let line = b"SKIPPED the case without libcuda: this machine has one\n";
@@ -254,7 +254,7 @@ fn sampled(variables: &[(&str, &str)]) -> (String, Vec<String>) {
     let folder = tempfile::tempdir().unwrap();
     let (rows, log) = (folder.path().join("rows.npy"), folder.path().join("log"));
     let logits = harness::logits(12, 30_000, 5).to_vec();
-    logitd::files::npy::write(&rows, logitd::batch::Dtype::F16, 30_000, &logits).unwrap();
+    logitd::files::npy::write(&rows, logitd_core::batch::Dtype::F16, 30_000, &logits).unwrap();
     let settings = ["sample", "--device=cuda", "--json", "--seed=3", "--top-p=0.9"];
     let args = [&settings[..], &["--logits", rows.to_str().unwrap()]].concat();
     let text = ok(&args, &[variables, &[("FAKE_CUDA_LOG", log.to_str().unwrap())]].concat());
@@ -341,7 +341,7 @@ fn a_forgotten_wait_shows() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("long.npy");
     let logits: Vec<u8> = harness::logits(600, 200, 1).to_vec();
-    logitd::files::npy::write(&path, logitd::batch::Dtype::F16, 200, &logits).unwrap();
+    logitd::files::npy::write(&path, logitd_core::batch::Dtype::F16, 200, &logits).unwrap();
     let args = [&long[..], &[path.to_str().unwrap()]].concat();
     ok(&args, &[]);
     let forgot = logitd(&args, &[("FAKE_CUDA_FORGET", "wait")]);

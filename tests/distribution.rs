@@ -9,10 +9,10 @@ mod common;
 use common::Case;
 use common::compare::sample;
 use common::real::carried;
-use logitd::backend::cpu::{Cpu, CpuOptions};
-use logitd::batch::{Draw, Results};
 use logitd::generate::Random;
-use logitd::params::{DRAWS_MAX, ParamsSpec};
+use logitd_core::backend::cpu::{Cpu, CpuOptions};
+use logitd_core::batch::{Draw, Results};
+use logitd_core::params::{DRAWS_MAX, ParamsSpec};
 
 /// Draws a verdict is based on: 98 positions of 1,024.
 const DRAWS: usize = 98 * DRAWS_MAX as usize;
@@ -55,7 +55,7 @@ fn draws(row: usize, spec: ParamsSpec, truth: &Truth) -> Vec<u32> {
     for position in 0..(DRAWS / DRAWS_MAX as usize) as u64 {
         let params = ParamsSpec { position, ..spec }.parse(|| 0).unwrap();
         let row = placed.row();
-        let row = logitd::batch::Row::new(row.dtype(), row.logits(), params).unwrap();
+        let row = logitd_core::batch::Row::new(row.dtype(), row.logits(), params).unwrap();
         sample(&mut cpu, &[row], &mut results);
         let result = results.row(0);
         assert_eq!(result.outcome.kept as usize, truth.kept, "{case}");

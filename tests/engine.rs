@@ -1,15 +1,15 @@
 //! The engine's promises, on backends that do what a test tells them.
 
 use bytes::Bytes;
-use logitd::backend::reference::Reference;
-use logitd::backend::{Backend, DeviceError, DeviceInfo};
-use logitd::batch::{Dtype, Loan, LoanError, Results, Row};
 use logitd::engine::{
     Completed, Devices, Engine, EngineConfig, Failure, MakeBackend, Priority, Refused, Request,
     RequestRow, Resource, Source, Ticket, Verify,
 };
 use logitd::files::difference::writer;
-use logitd::params::ParamsSpec;
+use logitd_core::backend::reference::Reference;
+use logitd_core::backend::{Backend, DeviceError, DeviceInfo};
+use logitd_core::batch::{Dtype, Loan, LoanError, Results, Row};
+use logitd_core::params::ParamsSpec;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;

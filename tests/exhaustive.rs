@@ -4,9 +4,9 @@ mod common;
 
 use common::case::{pack, value};
 use common::{Case, Panel};
-use logitd::batch::Dtype;
 use logitd::generate::Random;
-use logitd::params::ParamsSpec;
+use logitd_core::batch::Dtype;
+use logitd_core::params::ParamsSpec;
 
 const SIXTEEN_BITS: [Dtype; 2] = [Dtype::F16, Dtype::Bf16];
 const TEMPERATURES: [f32; 9] = [1e-30, 1e-4, 0.02, 0.7, 1.0, 1.7, 40.0, 900.0, 1e4];

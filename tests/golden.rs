@@ -9,12 +9,12 @@ use common::known::independent;
 use common::known::{self, Answer, Hex, List, Mass, NamedRow, Params, RandomBits, RowCase, Rows};
 use common::real::{self, CARRIED, Recording, carried};
 use common::{Case, candidates};
-use logitd::arithmetic::mass::{Scale, UNIT, mass};
-use logitd::arithmetic::philox::token_bits;
-use logitd::backend::{Backend, reference::Reference};
-use logitd::batch::{Dtype, Results};
 use logitd::generate::{Random, Values};
-use logitd::params::ParamsSpec;
+use logitd_core::arithmetic::mass::{Scale, UNIT, mass};
+use logitd_core::arithmetic::philox::token_bits;
+use logitd_core::backend::{Backend, reference::Reference};
+use logitd_core::batch::{Dtype, Results};
+use logitd_core::params::ParamsSpec;
 use serde::Serialize;
 
 /// The oracle, and all that must agree with it.
@@ -211,7 +211,7 @@ fn fresh_vectors() -> [(&'static str, String); 4] {
 
 /// One object, its lists one element a line, so that a difference reads well.
 fn lines(lists: &[(&str, String)]) -> String {
-    let version = logitd::arithmetic::VERSION;
+    let version = logitd_core::arithmetic::VERSION;
     let lists = lists.iter().map(|(name, list)| format!(",\n\"{name}\": [\n{list}\n]"));
     format!("{{\"arithmetic_version\": {version}{}}}\n", lists.collect::<String>())
 }

@@ -6,10 +6,10 @@ mod common;
 use common::compare::{first_difference, sample};
 use common::real::carried;
 use common::{Case, Panel, candidates};
-use logitd::backend::{Backend, reference::Reference};
-use logitd::batch::{Draw, Dtype, Outcome, Results, RowResult, RowStatus};
 use logitd::generate::Random;
-use logitd::params::ParamsSpec;
+use logitd_core::backend::{Backend, reference::Reference};
+use logitd_core::batch::{Draw, Dtype, Outcome, Results, RowResult, RowStatus};
+use logitd_core::params::ParamsSpec;
 
 const SEED: u64 = 11;
 

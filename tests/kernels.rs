@@ -15,12 +15,12 @@ use common::case::pattern;
 use common::known::{self, Answer, Rows};
 use common::real::{CARRIED, Recording, carried, carried_prefix, settings};
 use common::{Case, Panel};
-use logitd::backend::Backend;
-use logitd::backend::cuda::plan::{Geometry, Kernel, Packing};
-use logitd::backend::cuda::self_test;
-use logitd::batch::{Dtype, Results, RowStatus, VOCAB_SIZE_MAX};
 use logitd::generate::{self, Random, Values};
-use logitd::params::{DRAWS_MAX, ParamsSpec};
+use logitd_core::backend::Backend;
+use logitd_core::backend::cuda::plan::{Geometry, Kernel, Packing};
+use logitd_core::backend::cuda::self_test;
+use logitd_core::batch::{Dtype, Results, RowStatus, VOCAB_SIZE_MAX};
+use logitd_core::params::{DRAWS_MAX, ParamsSpec};
 use logitd_shim::{Build, Order, ShimOptions};
 use std::path::Path;
 
@@ -82,7 +82,7 @@ fn device_functions_stand_as_the_arithmetic_does() {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
             std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
         };
-        let host = read(format!("src/arithmetic/{file}.rs"));
+        let host = read(format!("core/src/arithmetic/{file}.rs"));
         let host = host.split("#[cfg(test)]").next().expect("a first part");
         let host = names(host, &["pub fn ", "pub const fn ", "pub const ", "pub struct "]);
         let device = read(format!("kernels/{file}.cuh"));
@@ -93,7 +93,7 @@ fn device_functions_stand_as_the_arithmetic_does() {
             .filter(|name| !device_only.contains(&&**name))
             .map(|name| name.trim_start_matches("draw_").to_owned())
             .collect();
-        assert_eq!(host, device, "src/arithmetic/{file}.rs and kernels/{file}.cuh");
+        assert_eq!(host, device, "core/src/arithmetic/{file}.rs and kernels/{file}.cuh");
         assert!(!host.is_empty(), "{file}");
     }
 }

@@ -6,14 +6,14 @@
 mod harness;
 
 use harness::TestServer;
-use logitd::backend::reference::Reference;
-use logitd::backend::{Backend, DeviceError, DeviceInfo};
-use logitd::batch::{Dtype, Results, Row};
 use logitd::load::{
     Arrivals, Clock, Failure, Generator, Measured, Pace, Plan, Pool, Shape, Source, Target, run,
 };
 use logitd::recheck;
 use logitd::trace::{Recorder, RecorderOptions};
+use logitd_core::backend::reference::Reference;
+use logitd_core::backend::{Backend, DeviceError, DeviceInfo};
+use logitd_core::batch::{Dtype, Results, Row};
 use logitd_proto::{SampleRequest, SampleResponse};
 use serde_json::Value;
 use std::path::Path;

@@ -5,9 +5,9 @@ mod common;
 use common::compare::{first_difference, sample};
 use common::real::carried;
 use common::{Case, candidates};
-use logitd::backend::reference::Reference;
-use logitd::batch::{Loan, LoanError, Results, Row};
-use logitd::params::ParamsSpec;
+use logitd_core::backend::reference::Reference;
+use logitd_core::batch::{Loan, LoanError, Results, Row};
+use logitd_core::params::ParamsSpec;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering::Relaxed};
 
 /// Memory of a test's own, which counts how much of it is copied.

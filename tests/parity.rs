@@ -11,10 +11,10 @@ use common::borders;
 use common::case::{greatest, pattern, spec};
 use common::real::{CARRIED, carried, carried_prefix, settings};
 use common::{Case, Panel};
-use logitd::arithmetic::mass::{Scale, mass};
-use logitd::batch::{Dtype, RowStatus, VOCAB_SIZE_MAX};
 use logitd::generate::{self, Random, Values};
-use logitd::params::{DRAWS_MAX, ParamsSpec, TEMPERATURE_RANGE};
+use logitd_core::arithmetic::mass::{Scale, mass};
+use logitd_core::batch::{Dtype, RowStatus, VOCAB_SIZE_MAX};
+use logitd_core::params::{DRAWS_MAX, ParamsSpec, TEMPERATURE_RANGE};
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestError, TestRunner};
 use std::cell::RefCell;
@@ -404,8 +404,8 @@ fn the_largest_rows() {
 mod the_helper_itself {
     use super::*;
     use common::compare::agree;
-    use logitd::backend::{Backend, DeviceError, DeviceInfo, reference::Reference};
-    use logitd::batch::{Results, Row};
+    use logitd_core::backend::{Backend, DeviceError, DeviceInfo, reference::Reference};
+    use logitd_core::batch::{Results, Row};
 
     /// The oracle, but for the last bit of a logprob when token 5 of a row is 2.0.
     #[derive(Default)]

@@ -7,12 +7,12 @@ use harness::backends::{Gated, Paced};
 use harness::raw::{self, Raw, announced, framed};
 use harness::{TestServer, expected, request, until};
 use http_body_util::BodyExt;
-use logitd::backend::Backend;
-use logitd::backend::cpu::{Cpu, CpuOptions};
-use logitd::batch;
-use logitd::candidates;
 use logitd::client::{Client, Error};
 use logitd::generate::{self, Random};
+use logitd_core::backend::Backend;
+use logitd_core::backend::cpu::{Cpu, CpuOptions};
+use logitd_core::batch;
+use logitd_core::candidates;
 use logitd_proto::sample_stream_response::Result as Outcome;
 use logitd_proto::{
     Candidates, Dtype, Plane, RowResult, RowStatus, SampleRequest, SampleStreamRequest,
@@ -172,7 +172,7 @@ async fn candidates_of_large_rows_are_sampled_in_any_order() {
     let rows: Vec<Sparse> = (0..3)
         .map(|i| {
             let logits = &whole.logits[i * 200_000..][..200_000];
-            let params = logitd::params::ParamsSpec::default().parse(|| 0).unwrap();
+            let params = logitd_core::params::ParamsSpec::default().parse(|| 0).unwrap();
             let row = batch::Row::new(batch::Dtype::F16, logits, params).unwrap();
             let n = [1000, 20_000, 100_000][i];
             let mut tokens = in_order(&row)[..n].to_vec();

@@ -25,7 +25,7 @@ async fn rows_are_answered_as_the_reference_answers_them() {
         let response = client.sample(request.clone()).await.unwrap();
         assert_eq!(response.rows, expected(&request));
         assert_eq!(response.device, "reference");
-        assert_eq!(response.arithmetic_version, logitd::arithmetic::VERSION);
+        assert_eq!(response.arithmetic_version, logitd_core::arithmetic::VERSION);
         assert_eq!(response.plane, i32::from(Plane::Inline));
         assert!(response.timings.is_some());
     }
@@ -226,7 +226,7 @@ async fn get_info_says_what_a_client_must_know() {
     let server = TestServer::start(&flags).await;
     let info: GetInfoResponse = server.client().await.info().await.unwrap();
     assert_eq!(info.version, env!("CARGO_PKG_VERSION"));
-    assert_eq!(info.arithmetic_version, logitd::arithmetic::VERSION);
+    assert_eq!(info.arithmetic_version, logitd_core::arithmetic::VERSION);
     let planes = [Plane::Inline, Plane::Chunked, Plane::Candidates];
     assert_eq!(info.planes, planes.map(i32::from));
     assert_eq!((info.devices[0].id.as_str(), info.devices[0].up), ("reference", true));

@@ -4,10 +4,10 @@ mod common;
 
 use common::case::{greatest, pattern};
 use common::{Case, Panel};
-use logitd::arithmetic::mass::{C, ROUND, ROUND_BITS, Scale, UNIT, mass};
-use logitd::arithmetic::{cut, philox::token_bits};
-use logitd::batch::{Dtype, Outcome, RowResult, RowStatus, VOCAB_SIZE_MAX};
-use logitd::params::ParamsSpec;
+use logitd_core::arithmetic::mass::{C, ROUND, ROUND_BITS, Scale, UNIT, mass};
+use logitd_core::arithmetic::{cut, philox::token_bits};
+use logitd_core::batch::{Dtype, Outcome, RowResult, RowStatus, VOCAB_SIZE_MAX};
+use logitd_core::params::ParamsSpec;
 
 const INF: f32 = f32::INFINITY;
 
@@ -381,7 +381,7 @@ fn the_last_token_counts_at_every_size() {
 #[test]
 fn nothing_is_read_past_the_ends_of_a_row() {
     use common::guarded::Guarded;
-    use logitd::batch::{Results, Row};
+    use logitd_core::batch::{Results, Row};
 
     let mut backends = common::candidates();
     let mut results = Results::default();

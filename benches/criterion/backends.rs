@@ -3,12 +3,12 @@
 //! and against a floor; `grid` looks for cliffs.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use logitd::backend::Backend;
-use logitd::backend::cpu::{Cpu, CpuOptions, Isa};
-use logitd::backend::reference::Reference;
-use logitd::batch::{Results, Row};
 use logitd::files::assets;
-use logitd::params::ParamsSpec;
+use logitd_core::backend::Backend;
+use logitd_core::backend::cpu::{Cpu, CpuOptions, Isa};
+use logitd_core::backend::reference::Reference;
+use logitd_core::batch::{Results, Row};
+use logitd_core::params::ParamsSpec;
 
 const VOCAB_SIZE: usize = 128_256;
 

@@ -4,10 +4,10 @@
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use logitd::backend::{Backend, DeviceError, DeviceInfo};
-use logitd::batch::{Dtype, Results, Row};
 use logitd::engine::{Engine, EngineConfig, Priority, Request, RequestRow, Source};
-use logitd::params::ParamsSpec;
+use logitd_core::backend::{Backend, DeviceError, DeviceInfo};
+use logitd_core::batch::{Dtype, Results, Row};
+use logitd_core::params::ParamsSpec;
 use std::hint::spin_loop;
 use std::time::{Duration, Instant};
 

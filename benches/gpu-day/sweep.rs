@@ -9,15 +9,15 @@
 //! Each answer is compared with the processor's before it is timed. `SWEEP_VOCAB`, `SWEEP_ROWS_MAX`, `SWEEP_PASSES` and
 //! `SWEEP_SECONDS` are what they say. Without a GPU it says that it is skipped, or fails if `LOGITD_REQUIRE_GPU=1`.
 
-use logitd::backend::Backend;
-use logitd::backend::cpu::{Cpu, CpuOptions};
-use logitd::backend::cuda::device::launch_bytes_min;
-use logitd::backend::cuda::device::stopwatch::{Pass, Stopwatch};
-use logitd::backend::cuda::plan::{Kernel, TEAMS};
-use logitd::backend::cuda::{self, Cuda, CudaOptions};
-use logitd::batch::{Dtype, Results, Row};
 use logitd::files::assets;
-use logitd::params::ParamsSpec;
+use logitd_core::backend::Backend;
+use logitd_core::backend::cpu::{Cpu, CpuOptions};
+use logitd_core::backend::cuda::device::launch_bytes_min;
+use logitd_core::backend::cuda::device::stopwatch::{Pass, Stopwatch};
+use logitd_core::backend::cuda::plan::{Kernel, TEAMS};
+use logitd_core::backend::cuda::{self, Cuda, CudaOptions};
+use logitd_core::batch::{Dtype, Results, Row};
+use logitd_core::params::ParamsSpec;
 use std::error::Error;
 use std::time::{Duration, Instant};
 

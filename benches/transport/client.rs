@@ -5,12 +5,12 @@ use super::case::{Load, ROW_BYTES, Route, Socket};
 use super::grpc::{self, Http2};
 use super::nothing::Nothing;
 use bytes::Bytes;
-use logitd::backend::Backend;
-use logitd::batch::{Dtype, Results, Row};
 use logitd::client::{Client, Direct, Region};
 use logitd::config::Config;
 use logitd::engine::{self, Engine, Priority, RequestRow};
-use logitd::params::{ParamsSpec, SamplingParams};
+use logitd_core::backend::Backend;
+use logitd_core::batch::{Dtype, Results, Row};
+use logitd_core::params::{ParamsSpec, SamplingParams};
 use logitd_proto::{SampleRequest, SampleResponse};
 use std::cell::RefCell;
 use std::error::Error;
@@ -334,7 +334,9 @@ fn expected_tokens(route: Route, load: Load) -> Result<Vec<u32>> {
         .collect::<std::result::Result<_, _>>()?;
     let mut results = Results::default();
     match route.samples() {
-        true => logitd::backend::cpu::Cpu::new(Default::default())?.sample(&rows, &mut results)?,
+        true => {
+            logitd_core::backend::cpu::Cpu::new(Default::default())?.sample(&rows, &mut results)?
+        }
         false => Nothing::new().sample(&rows, &mut results)?,
     }
     Ok(results.iter().map(|row| row.draws[0].token).collect())

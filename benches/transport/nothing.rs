@@ -1,8 +1,8 @@
 //! A device that does nothing but copy what is lent, as every device has to, so that what is timed is the way to it.
 
 use super::case::CHECK_POSITION;
-use logitd::backend::{Backend, DeviceError, DeviceInfo};
-use logitd::batch::{Results, Row};
+use logitd_core::backend::{Backend, DeviceError, DeviceInfo};
+use logitd_core::batch::{Results, Row};
 
 /// Answers each row with token 0, or with its checksum where the position asks for it.
 pub struct Nothing {

@@ -4,10 +4,10 @@ use super::answer::Receipt;
 use super::case::{CHECK_POSITION, ROW_BYTES, Route};
 use super::nothing::Nothing;
 use bytes::Bytes;
-use logitd::backend::Backend;
 use logitd::config::Config;
 use logitd::engine::{Devices, Engine};
 use logitd::server::Server;
+use logitd_core::backend::Backend;
 use logitd_proto::sampler_service_server::{SamplerService, SamplerServiceServer};
 use logitd_proto::{
     GetInfoRequest, GetInfoResponse, RowResult, SampleRequest, SampleResponse, SampleStreamRequest,

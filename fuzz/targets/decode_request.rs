@@ -11,9 +11,9 @@ mod common;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use logitd_proto::{self as api, Codec, SampleRequest, SampleResponse, SampleStreamRequest};
-use logitd::backend::{Backend, reference::Reference};
+use logitd_core::backend::{Backend, reference::Reference};
 use logitd::engine::{Engine, EngineConfig, Request};
-use logitd::params::{ParamsSpec, SamplingParams};
+use logitd_core::params::{ParamsSpec, SamplingParams};
 use logitd::plane::pool::Pool;
 use logitd::server::frames::{Admissions, Admitted, Bounds, Gate, Messages, Shape};
 use logitd::server::room::Rooms;
@@ -35,8 +35,8 @@ const QUEUE_BYTES_MAX: usize = 1000;
 
 /// Small limits, so that small inputs meet them.
 static LIMITS: api::Limits = api::Limits {
-    vocab_size_max: logitd::batch::VOCAB_SIZE_MAX,
-    draws_max: logitd::params::DRAWS_MAX,
+    vocab_size_max: logitd_core::batch::VOCAB_SIZE_MAX,
+    draws_max: logitd_core::params::DRAWS_MAX,
     request_rows_max: 6,
     request_draws_max: 2048,
     message_bytes_max: MESSAGE_BYTES_MAX as u64,

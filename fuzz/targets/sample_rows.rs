@@ -6,11 +6,11 @@
 mod common;
 
 use libfuzzer_sys::fuzz_target;
-use logitd::backend::cpu::{Cpu, CpuOptions, Isa};
-use logitd::backend::{Backend, reference::Reference};
-use logitd::batch::{Dtype, Results, Row};
+use logitd_core::backend::cpu::{Cpu, CpuOptions, Isa};
+use logitd_core::backend::{Backend, reference::Reference};
+use logitd_core::batch::{Dtype, Results, Row};
 use logitd::generate;
-use logitd::params::{ParamsSpec, SamplingParams};
+use logitd_core::params::{ParamsSpec, SamplingParams};
 use std::sync::{LazyLock, Mutex};
 
 /// Bytes before the logits.

@@ -4,11 +4,13 @@
 //! a seed. What CUDA leaves undefined (a barrier that some threads miss, a shuffle from a lane that takes
 //! no part) is an error that names the place.
 
-use logitd::backend::DeviceInfo;
-use logitd::backend::cuda::abi::{Batch, Probe};
-use logitd::backend::cuda::driver::{Addresses, Driver, Launch};
-use logitd::backend::cuda::launcher::Launcher;
-use logitd::backend::cuda::plan::{Capacity, Geometry, Kernel, Packing, Properties, Residency};
+use logitd_core::backend::DeviceInfo;
+use logitd_core::backend::cuda::abi::{Batch, Probe};
+use logitd_core::backend::cuda::driver::{Addresses, Driver, Launch};
+use logitd_core::backend::cuda::launcher::Launcher;
+use logitd_core::backend::cuda::plan::{
+    Capacity, Geometry, Kernel, Packing, Properties, Residency,
+};
 use std::ffi::{c_char, c_int};
 use std::fmt;
 

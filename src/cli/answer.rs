@@ -1,8 +1,8 @@
 //! What became of the rows, as a table for people or as JSON for programs.
 
-use crate::batch::{Draw, RowStatus};
 use crate::files::assets::TokenTexts;
 use crate::wire::whole::Whole;
+use logitd_core::batch::{Draw, RowStatus};
 use serde::Serialize;
 use std::io::{self, Write};
 

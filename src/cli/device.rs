@@ -1,8 +1,8 @@
 //! Backends by the names that `verify` compares, and as people read them.
 
-use crate::backend::cpu::{Cpu, CpuOptions, Isa};
-use crate::backend::cuda::{Cuda, CudaOptions};
-use crate::backend::{Backend, reference::Reference};
+use logitd_core::backend::cpu::{Cpu, CpuOptions, Isa};
+use logitd_core::backend::cuda::{Cuda, CudaOptions};
+use logitd_core::backend::{Backend, reference::Reference};
 use std::error::Error;
 use std::fmt;
 use std::str::FromStr;

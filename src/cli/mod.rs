@@ -18,10 +18,10 @@ mod target;
 mod text;
 pub mod verify;
 
-use crate::batch::Dtype;
 use crate::config::{self, ConfigError};
 use anstyle::{AnsiColor, Style};
 use clap::{Parser, Subcommand, ValueEnum};
+use logitd_core::batch::Dtype;
 use std::error::Error;
 use std::io;
 use std::process::ExitCode;

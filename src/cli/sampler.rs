@@ -3,10 +3,10 @@
 use super::answer::Answer;
 use super::device::describe;
 use super::params;
-use crate::backend::Backend;
-use crate::batch::{Dtype, Results, Row};
-use crate::params::{ParamsSpec, SamplingParams};
 use bytes::Bytes;
+use logitd_core::backend::Backend;
+use logitd_core::batch::{Dtype, Results, Row};
+use logitd_core::params::{ParamsSpec, SamplingParams};
 use std::error::Error;
 
 /// Bytes of logits read at a time when this process samples them.
@@ -71,13 +71,14 @@ impl Sampler for Local {
             .map(|(logits, &params)| Row::new(batch.dtype, logits, params))
             .collect::<Result<_, _>>()?;
         self.backend.sample(&rows, &mut self.results)?;
-        let answer = |(result, params): (crate::batch::RowResult<'_>, &SamplingParams)| Answer {
-            status: result.outcome.status,
-            draws: result.draws.to_vec(),
-            kept: result.outcome.kept,
-            kept_mass: result.outcome.kept_mass,
-            seed: params.seed(),
-        };
+        let answer =
+            |(result, params): (logitd_core::batch::RowResult<'_>, &SamplingParams)| Answer {
+                status: result.outcome.status,
+                draws: result.draws.to_vec(),
+                kept: result.outcome.kept,
+                kept_mass: result.outcome.kept_mass,
+                seed: params.seed(),
+            };
         Ok(self.results.iter().zip(&parsed).map(answer).collect())
     }
 }

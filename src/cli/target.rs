@@ -2,10 +2,10 @@
 
 use super::answer::Answer;
 use super::sampler::{Batch, Sampler};
-use crate::batch::{Draw, Dtype, RowStatus};
-use crate::candidates;
 use crate::client::{self, Client};
-use crate::params::ParamsSpec;
+use logitd_core::batch::{Draw, Dtype, RowStatus};
+use logitd_core::candidates;
+use logitd_core::params::ParamsSpec;
 use logitd_proto::{self as api, Candidates, GetInfoResponse, SampleRequest, SamplingParams};
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -111,7 +111,7 @@ impl Remote {
             let info = client.info().await?;
             Ok::<_, client::Error>((client, info))
         })?;
-        let (ours, theirs) = (crate::arithmetic::VERSION, info.arithmetic_version);
+        let (ours, theirs) = (logitd_core::arithmetic::VERSION, info.arithmetic_version);
         if ours != theirs {
             return Err(format!(
                 "{target} samples with arithmetic version {theirs}, this program knows {ours}; use the \

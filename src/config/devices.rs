@@ -1,13 +1,13 @@
 //! What the engine computes with, as configured.
 
 use super::{Config, DeviceConfig};
-use crate::backend::Backend;
-use crate::backend::cpu::{Cpu, CpuError, CpuOptions, Isa};
-use crate::backend::cuda::region::Regions;
-use crate::backend::cuda::{self, Cuda, CudaOptions, Unavailable};
-use crate::backend::reference::Reference;
 use crate::engine::{Devices, Dump, MakeBackend, Verify};
 use crate::files::difference::writer;
+use logitd_core::backend::Backend;
+use logitd_core::backend::cpu::{Cpu, CpuError, CpuOptions, Isa};
+use logitd_core::backend::cuda::region::Regions;
+use logitd_core::backend::cuda::{self, Cuda, CudaOptions, Unavailable};
+use logitd_core::backend::reference::Reference;
 use std::fmt;
 use std::str::FromStr;
 

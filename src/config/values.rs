@@ -1,7 +1,7 @@
 //! The types of values that flags, variables and the file share, each with the one way to write it.
 
-use crate::backend::cpu::{Isa, THREADS_MAX};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use logitd_core::backend::cpu::{Isa, THREADS_MAX};
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;

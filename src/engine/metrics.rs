@@ -1,6 +1,6 @@
 //! What the engine counts. Handles are made once: looking a label up costs more than counting.
 
-use crate::batch::{Results, RowStatus};
+use logitd_core::batch::{Results, RowStatus};
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
     gauge, histogram,

@@ -25,8 +25,8 @@ pub use request::{Completed, Failure, Priority, Refused, Request, RequestRow, Re
 pub use turns::{ConnectionId, GroupId, Source};
 pub use verify::{Dump, Verify};
 
-use crate::backend::{Backend, DeviceInfo};
-use crate::params::DRAWS_MAX;
+use logitd_core::backend::{Backend, DeviceInfo};
+use logitd_core::params::DRAWS_MAX;
 use metrics::Metrics;
 use permits::{Limits, Permits};
 use queue::{Budget, Queue, Ready};

@@ -1,10 +1,10 @@
 //! What goes into the engine and what comes out.
 
 use super::Source;
-use crate::backend::{DeviceError, DeviceInfo};
-use crate::batch::{Dtype, Loan, LoanError, Results, Row, RowError};
-use crate::params::SamplingParams;
 use bytes::Bytes;
+use logitd_core::backend::{DeviceError, DeviceInfo};
+use logitd_core::batch::{Dtype, Loan, LoanError, Results, Row, RowError};
+use logitd_core::params::SamplingParams;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

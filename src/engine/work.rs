@@ -2,8 +2,8 @@
 
 use super::queue::{Item, RowSize};
 use super::{Completed, Failure, Permit, Priority, Request, RequestRow, Source, Timings};
-use crate::backend::DeviceInfo;
-use crate::batch::{Results, Row};
+use logitd_core::backend::DeviceInfo;
+use logitd_core::batch::{Results, Row};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

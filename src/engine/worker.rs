@@ -15,8 +15,8 @@ use super::queue::{Part, Ready};
 use super::verify::Sampler;
 use super::work::{Letter, Ran, Work};
 use super::{DeviceState, Failure, Refused, Shared, State};
-use crate::backend::{Backend, DeviceError, DeviceInfo};
-use crate::batch::{Results, Row};
+use logitd_core::backend::{Backend, DeviceError, DeviceInfo};
+use logitd_core::batch::{Results, Row};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -364,8 +364,8 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::Dtype;
-    use crate::params::ParamsSpec;
+    use logitd_core::batch::Dtype;
+    use logitd_core::params::ParamsSpec;
 
     #[test]
     fn the_memory_of_rows_is_used_again() {

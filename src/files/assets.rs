@@ -1,7 +1,7 @@
 //! The real rows and the vocabulary that the program carries: `assets/` in the source, where a
 //! README says what they are and where they come from. Unpacked when first asked for.
 
-use crate::batch::Dtype;
+use logitd_core::batch::Dtype;
 use serde::Deserialize;
 use std::sync::OnceLock;
 use zlib_rs::{InflateConfig, ReturnCode};
@@ -112,9 +112,9 @@ fn decompress(packed: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{Backend, reference::Reference};
-    use crate::batch::{Results, Row, RowStatus};
-    use crate::params::ParamsSpec;
+    use logitd_core::backend::{Backend, reference::Reference};
+    use logitd_core::batch::{Results, Row, RowStatus};
+    use logitd_core::params::ParamsSpec;
 
     #[test]
     fn the_likeliest_tokens_read_as_language() {

@@ -1,10 +1,10 @@
 //! A row on which two backends disagree, written down so that anybody can sample it again.
 
 use super::npy;
-use crate::backend::dual::Difference;
-use crate::batch::Dtype;
-use crate::params::SamplingParams;
 use crate::wire::whole::Whole;
+use logitd_core::backend::dual::Difference;
+use logitd_core::batch::Dtype;
+use logitd_core::params::SamplingParams;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -56,10 +56,10 @@ fn create_private(folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::dual::Answer;
-    use crate::batch::{Draw, Outcome, RowStatus};
     use crate::files::npy::{Declared, LogitsFile};
-    use crate::params::ParamsSpec;
+    use logitd_core::backend::dual::Answer;
+    use logitd_core::batch::{Draw, Outcome, RowStatus};
+    use logitd_core::params::ParamsSpec;
 
     #[test]
     fn a_difference_can_be_replayed_from_its_files() {

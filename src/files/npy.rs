@@ -8,8 +8,8 @@
 mod foreign;
 mod header;
 
-use crate::batch::{Dtype, VOCAB_SIZE_MAX};
 use header::Header;
+use logitd_core::batch::{Dtype, VOCAB_SIZE_MAX};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;

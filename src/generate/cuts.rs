@@ -2,9 +2,9 @@
 //! the borders of that very row, or one unit in the last place beside them.
 
 use super::random::Random;
-use crate::arithmetic::mass::{Scale, mass};
-use crate::batch::{Dtype, Row};
-use crate::params::{DRAWS_MAX, ParamsSpec, SamplingParams, TEMPERATURE_RANGE};
+use logitd_core::arithmetic::mass::{Scale, mass};
+use logitd_core::batch::{Dtype, Row};
+use logitd_core::params::{DRAWS_MAX, ParamsSpec, SamplingParams, TEMPERATURE_RANGE};
 
 /// The largest f32 below 1.
 const BELOW_ONE: f32 = 1.0 - f32::EPSILON / 2.0;

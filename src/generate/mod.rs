@@ -14,8 +14,8 @@ pub use cuts::{params, temperature};
 pub use random::Random;
 pub use values::Values;
 
-use crate::batch::{Dtype, Row, VOCAB_SIZE_MAX};
-use crate::params::SamplingParams;
+use logitd_core::batch::{Dtype, Row, VOCAB_SIZE_MAX};
+use logitd_core::params::SamplingParams;
 
 /// A generated row.
 #[derive(Clone, Debug)]
@@ -85,8 +85,8 @@ fn vocab_size(random: &mut Random) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{Backend, reference::Reference};
-    use crate::batch::{Results, RowStatus};
+    use logitd_core::backend::{Backend, reference::Reference};
+    use logitd_core::batch::{Results, RowStatus};
     use std::collections::HashSet;
 
     #[test]

@@ -1,6 +1,6 @@
 //! A stream of random numbers, the same on every machine: the counter-based generator again.
 
-use crate::arithmetic::philox::philox4x32_10;
+use logitd_core::arithmetic::philox::philox4x32_10;
 
 /// What generated rows use the generator for: a purpose that no draw has.
 const PURPOSE: u32 = u32::from_be_bytes(*b"rows");

@@ -1,8 +1,8 @@
 //! What the logits of a generated row look like.
 
 use super::random::Random;
-use crate::batch::Dtype;
 use half::{bf16, f16};
+use logitd_core::batch::Dtype;
 
 /// What the values of a row are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -6,9 +6,9 @@
 
 use super::random::{bits, unit};
 use super::source::Prepared;
-use crate::backend::{Backend, dual};
-use crate::batch::Results;
 use crate::recheck::{Difference, RecheckError, compare, recheck, replayable};
+use logitd_core::backend::{Backend, dual};
+use logitd_core::batch::Results;
 use logitd_proto::{SampleRequest, SampleResponse};
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -238,10 +238,10 @@ impl Checked {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::reference::Reference;
-    use crate::batch::Dtype;
     use crate::load::{Generator, Pool, Shape};
     use crate::recheck;
+    use logitd_core::backend::reference::Reference;
+    use logitd_core::batch::Dtype;
     use logitd_proto as api;
 
     fn options(fraction: f64, live: bool) -> CheckOptions {

@@ -6,12 +6,12 @@
 
 use super::random::{below, bits};
 use super::shape::RowsDistribution;
-use crate::batch::Dtype;
-use crate::candidates;
 use crate::files::npy::{Declared, LogitsFile};
 use crate::wire::whole::chosen_seed;
 use bytes::Bytes;
 use half::{bf16, f16};
+use logitd_core::batch::Dtype;
+use logitd_core::candidates;
 use logitd_proto as api;
 use std::io;
 use std::path::Path;

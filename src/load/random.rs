@@ -3,7 +3,7 @@
 //! What a request is made of is a function of `(seed, index of the request)` alone, so that any request
 //! of a run can be made again without those before it.
 
-use crate::arithmetic::philox::philox4x32_10;
+use logitd_core::arithmetic::philox::philox4x32_10;
 
 /// A purpose that no draw of a token has.
 const PURPOSE: u32 = u32::from_be_bytes(*b"load");

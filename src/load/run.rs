@@ -440,8 +440,8 @@ fn window(recent: &Recent, end: Duration, length: Duration) -> Window {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::Dtype;
     use crate::load::{Code, Failure, Generator, NO_ANSWER, Pool, Shape};
+    use logitd_core::batch::Dtype;
     use logitd_proto::{self as api, SampleRequest, SampleResponse};
 
     /// Answers after a time that depends on the request's index; `None` is never.

@@ -12,7 +12,7 @@
 
 use super::pool::{Buffer, Pool};
 use super::shm::{Peer, RegionId, ShmError, ShmLimits, SlotRef, check_bounds, check_layout};
-use crate::batch::{Loan, LoanError};
+use logitd_core::batch::{Loan, LoanError};
 use logitd_proto::shm::{Allocation, REGION_ID_BYTES, Register, SLOT_HEADER_BYTES};
 use std::collections::HashMap;
 use std::fmt;

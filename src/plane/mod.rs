@@ -9,8 +9,8 @@ pub mod device;
 pub mod pool;
 pub mod shm;
 
-use crate::batch::Loan;
 use device::{DeviceRegistry, DeviceSlot};
+use logitd_core::batch::Loan;
 use pool::{Buffer, Pool};
 use shm::{Peer, Registry, ShmError, SlotLoan, SlotRef};
 use std::sync::Arc;

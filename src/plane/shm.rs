@@ -13,7 +13,7 @@
 #![allow(unsafe_code)] // A mapping, and the copy out of it.
 
 use super::pool::{Buffer, Pool};
-use crate::batch::{Loan, LoanError};
+use logitd_core::batch::{Loan, LoanError};
 use logitd_proto::shm::{REGION_ID_BYTES, Register, SLOT_ALIGN_BYTES, SLOT_HEADER_BYTES};
 use rustix::fs::{SealFlags, fcntl_get_seals, fstat, fstatfs};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};

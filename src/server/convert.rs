@@ -6,15 +6,15 @@
 //! cut into rows where they lie; nothing is copied, but candidates whose tokens do not ascend.
 
 use super::error::{Error, Violation};
-use crate::arithmetic;
-use crate::batch::{Draw, Dtype, Loan, LoanError, RowResult, RowStatus, VOCAB_SIZE_MAX};
-use crate::candidates::{self, CandidateRow, CandidatesError, TokenList};
 use crate::config::Config;
 use crate::engine::{Completed, Failure, Priority, Refused, RequestRow};
-use crate::params::{DRAWS_MAX, ParamsSpec, SamplingParams};
 use crate::plane::shm::{ShmError, SlotRef};
 use crate::wire::whole;
 use bytes::Bytes;
+use logitd_core::arithmetic;
+use logitd_core::batch::{Draw, Dtype, Loan, LoanError, RowResult, RowStatus, VOCAB_SIZE_MAX};
+use logitd_core::candidates::{self, CandidateRow, CandidatesError, TokenList};
+use logitd_core::params::{DRAWS_MAX, ParamsSpec, SamplingParams};
 use logitd_proto as api;
 use std::sync::Arc;
 use tonic::{Code, Status};

@@ -1,8 +1,8 @@
 //! Memory of CUDA devices, as the plane has it made.
 
-use crate::backend::cuda::region::Regions;
 use crate::engine::Engine;
 use crate::plane::device::{DeviceLimits, DeviceMemory, DeviceRegistry, Made};
+use logitd_core::backend::cuda::region::Regions;
 use std::fmt;
 use std::sync::Arc;
 

@@ -36,7 +36,6 @@ pub use auth::TOKEN_BYTES_MAX;
 pub use error::{Error, Violation};
 pub use listen::{ListenError, Listeners};
 
-use crate::backend::cuda::region;
 use crate::config::{Address, Config};
 use crate::engine::Engine;
 use crate::plane::pool::{self, Pool};
@@ -49,6 +48,7 @@ use credentials::Credentials;
 use device_memory::CudaMemory;
 use frames::{Bounds, Gate};
 use listen::Listener;
+use logitd_core::backend::cuda::region;
 use logitd_proto::{self as api, sampler_service_server::SERVICE_NAME};
 use room::Rooms;
 use std::future::Future;

@@ -102,8 +102,8 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{Backend, reference::Reference};
     use crate::engine::EngineConfig;
+    use logitd_core::backend::{Backend, reference::Reference};
 
     fn rooms(queue_bytes_max: usize, share: usize) -> Rooms {
         let config = EngineConfig { queue_bytes_max, ..Default::default() };

@@ -7,12 +7,12 @@ use super::error::Error;
 use super::frames::Admitted;
 use super::stream::{self, Answers};
 use super::{Shared, convert, metrics};
-use crate::arithmetic;
-use crate::batch::Loan;
 use crate::engine;
 use crate::engine::{Permit, Priority};
-use crate::params::SamplingParams;
 use crate::plane::Borrowed;
+use logitd_core::arithmetic;
+use logitd_core::batch::Loan;
+use logitd_core::params::SamplingParams;
 use logitd_proto::sampler_service_server::SamplerService;
 use logitd_proto::{
     Device, GetInfoRequest, GetInfoResponse, Plane, SampleRequest, SampleResponse,

@@ -1,9 +1,9 @@
 //! Checks the answers in a trace.
 
 use super::{Damage, ReadError, Reader};
-use crate::backend::{Backend, dual};
-use crate::batch::Results;
 use crate::recheck::{Difference, RecheckError, recheck, replayable};
+use logitd_core::backend::{Backend, dual};
+use logitd_core::batch::Results;
 use std::path::Path;
 
 /// What checking a trace has shown.
@@ -94,9 +94,9 @@ pub fn verify(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::reference::Reference;
     use crate::recheck;
     use crate::trace::{Recorder, RecorderOptions};
+    use logitd_core::backend::reference::Reference;
     use logitd_proto::{SampleRequest, SampleResponse, SamplingParams, StreamError};
     use std::time::Instant;
 

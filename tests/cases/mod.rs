@@ -1,7 +1,7 @@
 //! What users of other samplers have stumbled over: the files beside this one, and what has no file.
 
 use super::{Folder, Serve};
-use logitd::batch::Dtype;
+use logitd_core::batch::Dtype;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -264,7 +264,7 @@ fn top_p_is_the_f32_and_not_the_decimal() {
 fn a_check_that_would_check_nothing_is_refused() {
     let folder = Folder::new();
     let logits = case("eight_rows.npy");
-    let best = format!("cpu:{}", logitd::backend::cpu::Isa::detect());
+    let best = format!("cpu:{}", logitd_core::backend::cpu::Isa::detect());
     for (args, part) in [
         (&["--rows", "0"][..], "'--rows <N>'"),
         (&["--a", "cpu", "--b", "cpu"], "--a cpu and --b cpu are the same backend"),

@@ -1,10 +1,10 @@
 //! Rows on which one unit in the last place of 2^40 decides: made for that, because no random row is.
 
 use super::Case;
-use logitd::arithmetic::mass::{Scale, mass};
-use logitd::batch::Dtype;
 use logitd::generate::{Random, Values};
-use logitd::params::ParamsSpec;
+use logitd_core::arithmetic::mass::{Scale, mass};
+use logitd_core::batch::Dtype;
+use logitd_core::params::ParamsSpec;
 
 /// All of them.
 pub fn all() -> Vec<Case> {

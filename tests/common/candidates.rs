@@ -1,8 +1,8 @@
 //! The backends under test, each in every variant that this machine can run.
 
-use logitd::backend::Backend;
-use logitd::backend::cpu::{Cpu, CpuOptions, Isa};
-use logitd::backend::cuda::plan::{Kernel, Packing};
+use logitd_core::backend::Backend;
+use logitd_core::backend::cpu::{Cpu, CpuOptions, Isa};
+use logitd_core::backend::cuda::plan::{Kernel, Packing};
 use logitd_shim::{Build, Order, ShimOptions};
 use std::hash::{DefaultHasher, Hash, Hasher};
 

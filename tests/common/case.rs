@@ -1,9 +1,9 @@
 //! A row with a name, at an alignment of the test's choosing, surrounded by NaN.
 
 use half::{bf16, f16};
-use logitd::batch::{Dtype, Row};
 use logitd::generate;
-use logitd::params::{ParamsSpec, SamplingParams};
+use logitd_core::batch::{Dtype, Row};
+use logitd_core::params::{ParamsSpec, SamplingParams};
 use std::fmt;
 
 /// A row to be sampled, and where to lay it.

@@ -2,8 +2,8 @@
 
 use super::candidates::name;
 use super::{Case, candidates, shrink};
-use logitd::backend::{Backend, reference::Reference};
-use logitd::batch::{Results, Row};
+use logitd_core::backend::{Backend, reference::Reference};
+use logitd_core::batch::{Results, Row};
 
 /// Samples with a backend that must not fail. Old results are left in place for it to overwrite.
 pub fn sample(backend: &mut dyn Backend, rows: &[Row<'_>], results: &mut Results) {

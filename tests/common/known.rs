@@ -2,8 +2,8 @@
 
 use super::Case;
 use super::case::{pack, spec};
-use logitd::batch::{Dtype, RowResult, RowStatus};
-use logitd::params::{ParamsSpec, SamplingParams};
+use logitd_core::batch::{Dtype, RowResult, RowStatus};
+use logitd_core::params::{ParamsSpec, SamplingParams};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 

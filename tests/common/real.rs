@@ -3,7 +3,7 @@
 
 use super::Case;
 use logitd::files::assets;
-use logitd::params::ParamsSpec;
+use logitd_core::params::ParamsSpec;
 use std::path::{Path, PathBuf};
 
 /// The carried rows, by their place in the recording that they were taken from.

@@ -2,7 +2,7 @@
 
 use super::Case;
 use super::case::{pack, pattern, spec};
-use logitd::params::ParamsSpec;
+use logitd_core::params::ParamsSpec;
 
 /// How often the failing property may be tried.
 const TRIES_MAX: usize = 2000;

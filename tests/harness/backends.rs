@@ -1,8 +1,8 @@
 //! Backends with habits: slow, counted, stopped, broken.
 
-use logitd::backend::reference::Reference;
-use logitd::backend::{Backend, DeviceError, DeviceInfo};
-use logitd::batch::{Results, Row};
+use logitd_core::backend::reference::Reference;
+use logitd_core::backend::{Backend, DeviceError, DeviceInfo};
+use logitd_core::batch::{Results, Row};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 

@@ -9,14 +9,14 @@ pub mod raw;
 pub mod usage;
 
 use bytes::Bytes;
-use logitd::backend::Backend;
-use logitd::backend::reference::Reference;
-use logitd::batch::{self, Results, Row, RowStatus};
 use logitd::client::Client;
 use logitd::config::Config;
 use logitd::engine::Engine;
-use logitd::params::ParamsSpec;
 use logitd::server::{Reloader, Server, ServerError};
+use logitd_core::backend::Backend;
+use logitd_core::backend::reference::Reference;
+use logitd_core::batch::{self, Results, Row, RowStatus};
+use logitd_core::params::ParamsSpec;
 use logitd_proto::{Dtype, Limits, RowResult, SampleRequest, SamplingParams};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;

@@ -1,11 +1,11 @@
 //! A build of the kernels as a process of its own, and as a driver: `kernels/host/runner.cpp` is the other
 //! end. The launcher above it is the one that drives devices.
 
-use logitd::backend::DeviceInfo;
-use logitd::backend::cuda::abi::{Batch, Probe};
-use logitd::backend::cuda::driver::{Addresses, Driver, Launch};
-use logitd::backend::cuda::launcher::Launcher;
-use logitd::backend::cuda::plan::{Capacity, Geometry, Kernel, Properties, Residency};
+use logitd_core::backend::DeviceInfo;
+use logitd_core::backend::cuda::abi::{Batch, Probe};
+use logitd_core::backend::cuda::driver::{Addresses, Driver, Launch};
+use logitd_core::backend::cuda::launcher::Launcher;
+use logitd_core::backend::cuda::plan::{Capacity, Geometry, Kernel, Properties, Residency};
 use logitd_shim::{Order, ShimOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;

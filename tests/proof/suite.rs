@@ -3,11 +3,11 @@
 use crate::common::compare::first_difference;
 use crate::common::{Case, borders, known};
 use crate::runner::Runner;
-use logitd::backend::cuda::plan::{Kernel, Packing};
-use logitd::backend::{Backend, reference::Reference};
-use logitd::batch::{Dtype, Results};
 use logitd::generate::{Random, Values};
-use logitd::params::ParamsSpec;
+use logitd_core::backend::cuda::plan::{Kernel, Packing};
+use logitd_core::backend::{Backend, reference::Reference};
+use logitd_core::batch::{Dtype, Results};
+use logitd_core::params::ParamsSpec;
 use logitd_shim::{Order, ShimOptions};
 use std::path::Path;
 use std::sync::LazyLock;

@@ -5,11 +5,11 @@
 use super::common::real::carried_prefix;
 use super::driver::{Options, PtxDriver, open};
 use super::nvcc::{kernels, nvcc_or_skip};
-use logitd::backend::Backend;
-use logitd::backend::cuda::launcher::Launcher;
-use logitd::backend::cuda::plan::{Kernel, Packing};
-use logitd::batch::Results;
-use logitd::params::ParamsSpec;
+use logitd_core::backend::Backend;
+use logitd_core::backend::cuda::launcher::Launcher;
+use logitd_core::backend::cuda::plan::{Kernel, Packing};
+use logitd_core::batch::Results;
+use logitd_core::params::ParamsSpec;
 use logitd_shim::Build;
 
 const VOCAB_SIZE: usize = 128_256;

@@ -4,11 +4,11 @@ use super::machine::{Geometry, launch};
 use super::memory::Memory;
 use super::nvcc::Kernels;
 use super::program::Program;
-use logitd::backend::DeviceInfo;
-use logitd::backend::cuda::abi::{Batch, Probe};
-use logitd::backend::cuda::driver::{Addresses, Driver, Launch};
-use logitd::backend::cuda::launcher::Launcher;
-use logitd::backend::cuda::plan::{Capacity, Kernel, Packing, Properties, Residency};
+use logitd_core::backend::DeviceInfo;
+use logitd_core::backend::cuda::abi::{Batch, Probe};
+use logitd_core::backend::cuda::driver::{Addresses, Driver, Launch};
+use logitd_core::backend::cuda::launcher::Launcher;
+use logitd_core::backend::cuda::plan::{Capacity, Kernel, Packing, Properties, Residency};
 use logitd_shim::{Build, ShimOptions};
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! What is timed.
 
-use crate::params::ParamsSpec;
 use clap::ValueEnum;
+use logitd_core::params::ParamsSpec;
 
 /// A set of parameters over rows of some values. The temperature is 0.8 where it is not said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1,10 +1,10 @@
 //! Checks a case against the reference, then times it.
 
 use super::cases::Case;
-use crate::backend::cpu::Cpu;
-use crate::backend::reference::Reference;
-use crate::backend::{Backend, DeviceError, DeviceInfo};
-use crate::batch::{Results, Row};
+use logitd_core::backend::cpu::Cpu;
+use logitd_core::backend::reference::Reference;
+use logitd_core::backend::{Backend, DeviceError, DeviceInfo};
+use logitd_core::batch::{Results, Row};
 use std::error::Error;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -198,8 +198,8 @@ fn median(values: &mut [f64]) -> f64 {
 mod tests {
     use super::super::rows::Rows;
     use super::*;
-    use crate::backend::cpu::{CpuOptions, Isa};
-    use crate::batch::{Dtype, Slot};
+    use logitd_core::backend::cpu::{CpuOptions, Isa};
+    use logitd_core::batch::{Dtype, Slot};
 
     fn subject() -> Subject {
         Subject::new(Cpu::new(CpuOptions { isa: Some(Isa::detect()), threads: 1 }).unwrap())

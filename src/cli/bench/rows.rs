@@ -1,10 +1,10 @@
 //! The rows that are timed: one buffer, row after row.
 
-use crate::batch::{Dtype, Row};
 use crate::files::assets;
 use crate::files::npy::{Declared, LogitsFile};
-use crate::params::ParamsSpec;
 use half::{bf16, f16};
+use logitd_core::batch::{Dtype, Row};
+use logitd_core::params::ParamsSpec;
 use std::error::Error;
 use std::path::Path;
 

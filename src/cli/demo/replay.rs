@@ -1,10 +1,10 @@
 //! The draws again: in other batches, and on other code. Every bit has to be the same.
 
 use super::{Question, ask};
-use crate::backend::cpu::{Cpu, CpuOptions, Isa};
-use crate::backend::reference::Reference;
 use crate::cli::answer::Answer;
 use crate::cli::sampler::{Local, Sampler};
+use logitd_core::backend::cpu::{Cpu, CpuOptions, Isa};
+use logitd_core::backend::reference::Reference;
 use std::error::Error;
 
 /// One way of asking again.

@@ -3,8 +3,8 @@
 use super::ask_bytes;
 use crate::cli::sampler::Sampler;
 use crate::files::assets;
-use crate::params::ParamsSpec;
 use bytes::Bytes;
+use logitd_core::params::ParamsSpec;
 use std::error::Error;
 use std::time::{Duration, Instant};
 

@@ -1,18 +1,18 @@
 //! The flags of `logitd load`.
 
-use crate::backend::Backend;
-use crate::backend::cpu::{Cpu, CpuOptions};
-use crate::backend::reference::Reference;
-use crate::batch::VOCAB_SIZE_MAX;
-use crate::candidates;
 use crate::cli::DtypeArg;
 use crate::cli::params::flagged;
 use crate::cli::target::ServerArgs;
 use crate::config::values::{duration, fraction, timeout};
 use crate::files::npy::Declared;
 use crate::load::{Arrivals, Pace, Pool, RowsDistribution, Shape};
-use crate::params::{ParamsError, written};
 use clap::ValueEnum;
+use logitd_core::backend::Backend;
+use logitd_core::backend::cpu::{Cpu, CpuOptions};
+use logitd_core::backend::reference::Reference;
+use logitd_core::batch::VOCAB_SIZE_MAX;
+use logitd_core::candidates;
+use logitd_core::params::{ParamsError, written};
 use logitd_proto::Priority;
 use std::error::Error;
 use std::path::PathBuf;
@@ -520,7 +520,7 @@ impl Args {
         let dtype = self.dtype.map(Into::into);
         let rows = self.pool_rows as u32;
         let (row_bytes, pool) = if self.logits.is_empty() {
-            let dtype = dtype.unwrap_or(crate::batch::Dtype::F16);
+            let dtype = dtype.unwrap_or(logitd_core::batch::Dtype::F16);
             let vocab_size = self.vocab_size.unwrap_or(VOCAB_SIZE);
             let row_bytes = u64::from(vocab_size) * dtype.size_bytes() as u64;
             self.affordable(row_bytes)?;

@@ -7,7 +7,6 @@ mod plot;
 mod text;
 
 use super::Outcome;
-use crate::arithmetic;
 use crate::client;
 use crate::files::difference;
 use crate::load::{
@@ -17,6 +16,7 @@ use crate::load::{
 use crate::wire::whole::Whole;
 use flags::{Args, Plane, Rpc};
 use live::Live;
+use logitd_core::arithmetic;
 use logitd_proto::GetInfoResponse;
 use serde::Serialize;
 use std::error::Error;

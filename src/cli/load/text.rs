@@ -3,8 +3,8 @@
 use super::{CheckReport, Report};
 use crate::cli::text::{grouped, table};
 use crate::load::{Latency, Shape, Summary};
-use crate::params::shortest;
 use anstyle::{AnsiColor, Style};
+use logitd_core::params::shortest;
 use std::io::{self, Write};
 
 const BOLD: Style = Style::new().bold();

@@ -6,8 +6,8 @@
 
 use super::line::{self, Value, short};
 use crate::config::nearest;
-use crate::params::ParamsSpec;
-use crate::params::written::{self, NAMES};
+use logitd_core::params::ParamsSpec;
+use logitd_core::params::written::{self, NAMES};
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::Path;

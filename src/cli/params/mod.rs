@@ -3,10 +3,10 @@
 mod file;
 mod line;
 
-use crate::params::written;
-use crate::params::{ParamsSpec, SamplingParams};
 use crate::wire::whole;
 use file::Sets;
+use logitd_core::params::written;
+use logitd_core::params::{ParamsSpec, SamplingParams};
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
@@ -132,7 +132,7 @@ pub fn parse(spec: ParamsSpec) -> Result<SamplingParams, Box<dyn Error>> {
 }
 
 /// `top_k is ..` as `--top-k is ..`.
-pub fn flagged(error: &crate::params::ParamsError) -> String {
+pub fn flagged(error: &logitd_core::params::ParamsError) -> String {
     let rest = error.to_string()[error.field.len()..].to_owned();
     format!("--{}{rest}", error.field.replace('_', "-"))
 }

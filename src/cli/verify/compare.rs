@@ -1,10 +1,10 @@
 //! Two backends over the same batches, up to the first difference.
 
 use super::pieces::Piece;
-use crate::backend::Backend;
-use crate::backend::dual::{Difference, first_difference};
-use crate::batch::{Results, Row};
 use crate::cli::progress::Progress;
+use logitd_core::backend::Backend;
+use logitd_core::backend::dual::{Difference, first_difference};
+use logitd_core::batch::{Results, Row};
 use std::error::Error;
 
 /// Rows of a batch, unless they are large.
@@ -130,8 +130,8 @@ fn rows(batch: &[Piece]) -> Result<Vec<Row<'_>>, Box<dyn Error>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::Dtype;
-    use crate::params::ParamsSpec;
+    use logitd_core::batch::Dtype;
+    use logitd_core::params::ParamsSpec;
 
     #[test]
     fn batches_keep_to_their_budgets() {

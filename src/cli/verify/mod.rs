@@ -12,10 +12,10 @@ use super::device::{BackendName, describe};
 use super::progress::Progress;
 use super::text::grouped;
 use super::{DtypeArg, Outcome};
-use crate::batch::{Dtype, VOCAB_SIZE_MAX};
 use crate::config::values::threads;
 use crate::files::difference;
 use compare::{Found, Verdict, compare};
+use logitd_core::batch::{Dtype, VOCAB_SIZE_MAX};
 use pieces::{Source, pieces};
 use std::fmt::Write as _;
 use std::io::{Write as _, stdout};
@@ -183,10 +183,10 @@ impl Found {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::reference::Reference;
-    use crate::backend::{Backend, DeviceError, DeviceInfo};
-    use crate::batch::{Results, Row};
     use clap::Parser;
+    use logitd_core::backend::reference::Reference;
+    use logitd_core::backend::{Backend, DeviceError, DeviceInfo};
+    use logitd_core::batch::{Results, Row};
 
     /// The oracle, wrong in one bit of one draw of every row of 999 tokens or more: always, or only
     /// among at least so many rows.

@@ -1,11 +1,11 @@
 //! What is compared: rows generated from a seed, or the rows of files.
 
 use super::Args;
-use crate::batch::Dtype;
 use crate::cli::params;
 use crate::files::npy::{Declared, LogitsFile};
 use crate::generate::{self, Random};
-use crate::params::{ParamsSpec, SamplingParams};
+use logitd_core::batch::Dtype;
+use logitd_core::params::{ParamsSpec, SamplingParams};
 use std::error::Error;
 use std::ops::Range;
 use std::path::Path;

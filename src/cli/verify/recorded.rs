@@ -1,13 +1,13 @@
 //! `logitd verify --recorded`: checks the answers in a trace.
 
 use super::Args;
-use crate::backend::Backend;
 use crate::cli::Outcome;
 use crate::cli::device::describe;
 use crate::cli::progress::Progress;
 use crate::cli::text::grouped;
 use crate::files::difference;
 use crate::trace::{Mismatch, Verdict, verify};
+use logitd_core::backend::Backend;
 use std::error::Error;
 use std::io::{Write, stdout};
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! What samples a batch: one trait, several implementations, the same bits from each.
 
 pub mod cpu;
+#[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod dual;
 pub mod reference;

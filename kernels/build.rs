@@ -1,4 +1,4 @@
-//! Puts the sources of the CUDA kernels into the binary, and their code for GPUs where nvcc is found.
+//! Puts the sources of the CUDA kernels into the library, and their code for GPUs where nvcc is found.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -13,13 +13,13 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// The chips that the fatbin has code for. `.ci/run kernels` compiles for the same ones.
 const CHIPS: &[u32] = &[75, 80, 86, 89, 90, 100, 120];
 
-/// Writes `kernels.rs`, which `src/backend/cuda/kernels.rs` includes: the sources, for NVRTC to compile at
+/// Writes `kernels.rs`, which `src/lib.rs` includes: the sources, for NVRTC to compile at
 /// start, and the fatbin if there is an nvcc. That there is none, or that it fails, fails no build.
 fn embed_kernels(out: &Path) -> Result<(), Box<dyn Error>> {
     for variable in ["NVCC", "CUDA_HOME"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }
-    let folder = Path::new(&std::env::var("CARGO_MANIFEST_DIR")?).join("kernels");
+    let folder = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR")?);
     let mut names: Vec<String> = std::fs::read_dir(&folder)?
         .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
         .collect::<std::io::Result<_>>()?;
@@ -27,15 +27,18 @@ fn embed_kernels(out: &Path) -> Result<(), Box<dyn Error>> {
     names.sort();
 
     let mut text = String::from(
-        "/// The headers of `sample.cu`, by name.\nconst HEADERS: &[(&str, &str)] = &[\n",
+        "/// The headers of [`SOURCE`], by name.\npub const HEADERS: &[(&str, &str)] = &[\n",
     );
     for name in &names {
-        println!("cargo::rerun-if-changed=kernels/{name}");
+        println!("cargo::rerun-if-changed={name}");
         writeln!(text, "    ({name:?}, include_str!({:?})),", folder.join(name))?;
     }
-    println!("cargo::rerun-if-changed=kernels/sample.cu");
+    println!("cargo::rerun-if-changed=sample.cu");
     let source = folder.join("sample.cu");
-    writeln!(text, "];\n/// The kernels.\nconst SOURCE: &str = include_str!({source:?});")?;
+    writeln!(
+        text,
+        "];\n/// The kernels: `sample.cu`.\npub const SOURCE: &str = include_str!({source:?});"
+    )?;
     let fatbin = out.join("kernels.fatbin");
     let mut compiled_by = None;
     let image = match nvcc() {
@@ -57,8 +60,8 @@ fn embed_kernels(out: &Path) -> Result<(), Box<dyn Error>> {
     };
     writeln!(text, "/// Their code for GPUs, where the build had nvcc.")?;
     writeln!(text, "static FATBIN: Option<&Aligned<[u8]>> = {image};")?;
-    writeln!(text, "/// The release of that nvcc.")?;
-    writeln!(text, "const FATBIN_NVCC: Option<&str> = {compiled_by:?};")?;
+    writeln!(text, "/// The release of the nvcc that compiled them, as it says: \"13.0\".")?;
+    writeln!(text, "pub const NVCC_RELEASE: Option<&str> = {compiled_by:?};")?;
     std::fs::write(out.join("kernels.rs"), text)?;
     Ok(())
 }

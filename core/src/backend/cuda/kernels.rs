@@ -1,20 +1,15 @@
 //! The kernels as the binary carries them, and the tiers of getting them onto a device.
 //!
-//! A build that found nvcc carries their code for every chip (build.rs has the list). Every build carries
+//! A build that found nvcc carries their code for every chip (build.rs of `logitd-kernels` has the list). Every build carries
 //! the sources, which NVRTC compiles at start where the first does not work. Where neither does there is
 //! no device.
 
 use super::context::{Context, Version, driver_version};
 use super::nvrtc;
 use cudarc::driver::sys::CUmodule;
+use logitd_kernels::{HEADERS, NVCC_RELEASE, SOURCE, fatbin};
 use std::ffi::CString;
 use std::fmt;
-
-include!(concat!(env!("OUT_DIR"), "/kernels.rs"));
-
-/// Aligned as the driver reads it.
-#[repr(C, align(64))]
-struct Aligned<T: ?Sized>(T);
 
 /// Where a device's code came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,12 +38,12 @@ impl fmt::Display for Tier {
 
 /// Whether this build carries compiled kernels.
 pub fn has_fatbin() -> bool {
-    FATBIN.is_some()
+    fatbin().is_some()
 }
 
 /// The release of the nvcc that compiled them, "13.0", as it says.
 pub fn compiled_by() -> Option<&'static str> {
-    FATBIN_NVCC
+    NVCC_RELEASE
 }
 
 /// The kernels on a device.
@@ -62,9 +57,9 @@ pub(super) struct Loaded {
 /// Loads the kernels for a chip of compute capability `chip` (90 for 9.0). The error says why each tier
 /// failed.
 pub(super) fn load(context: &mut Context, chip: u32) -> Result<Loaded, String> {
-    let note = match FATBIN {
+    let note = match fatbin() {
         None => None,
-        Some(Aligned(image)) => match context.load(image) {
+        Some(image) => match context.load(image) {
             Ok(module) => return Ok(Loaded { module, tier: Tier::Fatbin, note: None }),
             Err(reason) => Some(format!(
                 "the kernels built in do not load: {reason}{}",
