@@ -5,8 +5,8 @@
 //! cargo run --release --example sample [TARGET]
 //! ```
 
-use logitd::client::{Client, Error};
 use logitd::files::assets;
+use logitd_client::{Client, Error};
 use logitd_proto::{Dtype, SampleRequest, SamplingParams};
 
 #[tokio::main]

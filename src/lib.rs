@@ -6,7 +6,6 @@
 #![allow(rustdoc::private_intra_doc_links)]
 
 pub mod cli;
-pub mod client;
 pub mod config;
 pub mod engine;
 pub mod files;

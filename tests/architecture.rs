@@ -10,6 +10,7 @@ use std::path::Path;
 /// The packages, and where the path of a file in each begins.
 const PACKAGES: &[(&str, &str)] = &[
     ("logitd", ""),
+    ("logitd_client", "client/"),
     ("logitd_core", "core/"),
     ("logitd_kernels", "kernels/"),
     ("logitd_proto", "proto/"),

@@ -8,7 +8,7 @@ use harness::raw::{self, Raw, framed};
 use harness::{TestServer, expected, request, until};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Full};
-use logitd::client::{Client, Direct, Region};
+use logitd_client::{Client, Direct, Region};
 use logitd_proto::direct::Hello;
 use logitd_proto::shm::{Authorize, Register};
 use logitd_proto::{GetInfoRequest, GetInfoResponse};

@@ -9,7 +9,7 @@ mod harness;
 use fake_cuda::{folder, logitd, ok};
 use harness::daemon::{Daemon, value};
 use harness::{TestServer, expected, request};
-use logitd::client::Client;
+use logitd_client::Client;
 use logitd_shim::ShimOptions;
 use serde_json::Value;
 

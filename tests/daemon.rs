@@ -4,7 +4,7 @@ mod harness;
 
 use harness::daemon::{Daemon, refused};
 use harness::{expected, request, until};
-use logitd::client::{Client, Error};
+use logitd_client::{Client, Error};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };

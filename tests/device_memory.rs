@@ -9,7 +9,7 @@ mod harness;
 use fake_cuda::{folder, ok};
 use harness::daemon::{Daemon, value};
 use harness::{expected, request, until};
-use logitd::client::{Client, DeviceRegion, Error};
+use logitd_client::{Client, DeviceRegion, Error};
 use logitd_core::backend::cuda::region::ImportedRegion;
 use logitd_proto::{Plane, SampleRequest, SampleResponse, SlotRef};
 use serde_json::Value;

@@ -4,7 +4,7 @@ mod harness;
 
 use harness::backends::Gated;
 use harness::{TestServer, expected, request};
-use logitd::client::{Direct, Error, Region};
+use logitd_client::{Direct, Error, Region};
 use logitd_core::backend::Backend;
 use logitd_proto::direct::{Hello, RequestHead};
 use logitd_proto::sample_stream_response::Result as Outcome;

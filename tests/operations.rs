@@ -5,8 +5,8 @@ mod harness;
 
 use harness::daemon::{Daemon, command, command_after, refused, value};
 use harness::{expected, request, until};
-use logitd::client::{Client, Error};
 use logitd::trace::Reader;
+use logitd_client::{Client, Error};
 use rcgen::{CertificateParams, CertifiedKey, KeyPair, date_time_ymd};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use std::io::{BufRead, BufReader, Read};

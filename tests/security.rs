@@ -5,9 +5,9 @@ mod harness;
 use harness::backends::Gated;
 use harness::raw::{Raw, announced};
 use harness::{TestServer, expected, request};
-use logitd::client::{Client, Error};
 use logitd::config::Config;
 use logitd::server::Server;
+use logitd_client::{Client, Error};
 use logitd_proto::{Priority, SampleRequest};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use std::path::PathBuf;
@@ -60,7 +60,7 @@ async fn start(flags: &[String]) -> TestServer {
     TestServer::start(&flags.iter().map(String::as_str).collect::<Vec<_>>()).await
 }
 
-fn tls_client(server: &TestServer, roots: &str) -> logitd::client::Builder {
+fn tls_client(server: &TestServer, roots: &str) -> logitd_client::Builder {
     Client::builder(server.target()).tls_roots(roots).tls_domain("localhost")
 }
 

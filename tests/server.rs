@@ -5,7 +5,7 @@ mod harness;
 use harness::backends::Gated;
 use harness::raw::{Raw, announced, framed};
 use harness::{TestServer, expected, logits, request};
-use logitd::client::{Client, Error};
+use logitd_client::{Client, Error};
 use logitd_proto::sample_stream_response::Result as Outcome;
 use logitd_proto::{
     Dtype, GetInfoResponse, Plane, RowStatus, SampleRequest, SampleResponse, SampleStreamRequest,

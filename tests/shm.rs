@@ -3,7 +3,7 @@
 mod harness;
 
 use harness::{TestServer, request};
-use logitd::client::{Client, Error, Region};
+use logitd_client::{Client, Error, Region};
 use logitd_proto::{Plane, SampleRequest, SlotRef};
 use tonic::Code;
 

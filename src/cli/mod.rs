@@ -40,6 +40,9 @@ pub type Outcome = Result<ExitCode, Box<dyn Error>>;
 #[command(
     name = "logitd",
     version,
+    long_version = concat!(
+        env!("CARGO_PKG_VERSION"), "\ncommit ", env!("LOGITD_BUILD_COMMIT"), "\nbuilt  ", env!("LOGITD_BUILD_FACTS")
+    ),
     max_term_width = 100,
     subcommand_required = true,
     arg_required_else_help = true,

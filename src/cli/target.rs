@@ -2,7 +2,7 @@
 
 use super::answer::Answer;
 use super::sampler::{Batch, Sampler};
-use crate::client::{self, Client};
+use logitd_client::{self, Client};
 use logitd_core::batch::{Draw, Dtype, RowStatus};
 use logitd_core::candidates;
 use logitd_core::params::ParamsSpec;
@@ -61,7 +61,7 @@ impl TargetArgs {
 
 impl ServerArgs {
     /// A connection to be made, with what these flags say.
-    pub fn builder(&self, target: &str) -> Result<client::Builder, Box<dyn Error>> {
+    pub fn builder(&self, target: &str) -> Result<logitd_client::Builder, Box<dyn Error>> {
         let is_https = target.starts_with("https://");
         if is_https && self.tls_ca.is_none() {
             return Err(format!(
@@ -103,13 +103,13 @@ pub struct Remote {
 
 impl Remote {
     /// Connects, and asks the server what it is.
-    pub fn connect(target: &str, builder: client::Builder) -> Result<Self, Box<dyn Error>> {
+    pub fn connect(target: &str, builder: logitd_client::Builder) -> Result<Self, Box<dyn Error>> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
         let (client, info) = runtime.block_on(async {
             let client = builder.connect().await?;
             let info = client.info().await?;
-            Ok::<_, client::Error>((client, info))
+            Ok::<_, logitd_client::Error>((client, info))
         })?;
         let (ours, theirs) = (logitd_core::arithmetic::VERSION, info.arithmetic_version);
         if ours != theirs {

@@ -9,10 +9,10 @@ pub mod raw;
 pub mod usage;
 
 use bytes::Bytes;
-use logitd::client::Client;
 use logitd::config::Config;
 use logitd::engine::Engine;
 use logitd::server::{Reloader, Server, ServerError};
+use logitd_client::Client;
 use logitd_core::backend::Backend;
 use logitd_core::backend::reference::Reference;
 use logitd_core::batch::{self, Results, Row, RowStatus};

@@ -10,7 +10,7 @@ use crate::harness::raw::{announced, framed};
 use crate::harness::usage::{assert_flat, settled};
 use crate::harness::{expected, request};
 use bytes::Bytes;
-use logitd::client::Client;
+use logitd_client::Client;
 use logitd_proto::{RowResult, SampleRequest, SamplingParams};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::sync::Arc;

@@ -2,10 +2,10 @@
 
 use crate::cli::sampler::Sampler;
 use crate::cli::target::Remote;
-use crate::client::Client;
 use crate::config::Config;
 use crate::engine::Engine;
 use crate::server::Server;
+use logitd_client::Client;
 use std::error::Error;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;

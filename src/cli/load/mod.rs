@@ -7,7 +7,6 @@ mod plot;
 mod text;
 
 use super::Outcome;
-use crate::client;
 use crate::files::difference;
 use crate::load::{
     CheckOptions, Checked, Checker, Clock, Generator, Pace, Plan, Route, Servers, Source, Summary,
@@ -259,7 +258,7 @@ impl Inputs {
 }
 
 async fn connect(args: &Args, inputs: &Inputs, paces: &[Pace]) -> Result<Servers, Box<dyn Error>> {
-    let builders: Result<Vec<client::Builder>, _> =
+    let builders: Result<Vec<logitd_client::Builder>, _> =
         args.targets().iter().map(|target| args.servers.builder(target)).collect();
     let route = match (args.plane, args.rpc) {
         (Plane::Inline | Plane::Candidates, Rpc::Unary | Rpc::Direct) => Route::Unary,

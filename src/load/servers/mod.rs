@@ -4,7 +4,7 @@ mod multiplex;
 mod shared;
 
 use super::target::{Code, Failure, Target};
-use crate::client::{self, Client};
+use logitd_client::{self, Client};
 use logitd_proto::{Device, GetInfoResponse, SampleRequest, SampleResponse};
 use multiplex::Multiplexed;
 use shared::SharedLane;
@@ -57,10 +57,10 @@ impl Servers {
     /// Opens `connections` connections (1 or more) to each target, and asks each server what it is.
     /// The connections of different targets take turns.
     pub async fn connect(
-        targets: Vec<client::Builder>,
+        targets: Vec<logitd_client::Builder>,
         connections: usize,
         route: Route,
-    ) -> Result<Self, client::Error> {
+    ) -> Result<Self, logitd_client::Error> {
         let (mut lanes, mut infos) = (Vec::new(), Vec::new());
         for connection in 0..connections {
             for target in &targets {
@@ -116,19 +116,19 @@ impl Target for Servers {
 }
 
 /// One of the devices whose memory a server offers, and that take work.
-fn device_with_memory(info: &GetInfoResponse, turn: usize) -> Result<Device, client::Error> {
+fn device_with_memory(info: &GetInfoResponse, turn: usize) -> Result<Device, logitd_client::Error> {
     let offered = info.devices.iter().filter(|device| device.up && !device.uuid.is_empty());
     let offered: Vec<&Device> = offered.collect();
     if offered.is_empty() {
         let text = "the server offers no memory of a device; it needs --shm, a CUDA device and \
                     --cuda-region-bytes-max";
-        return Err(client::Error::Target(text.into()));
+        return Err(logitd_client::Error::Target(text.into()));
     }
     Ok(offered[turn % offered.len()].clone())
 }
 
 /// An error of the client as a failure. One without a code is of the connection.
-fn failure(error: &client::Error) -> Failure {
+fn failure(error: &logitd_client::Error) -> Failure {
     let code = error.code().map_or(Code::UNAVAILABLE, |code| Code(code.into()));
     Failure::new(code, error.to_string())
 }

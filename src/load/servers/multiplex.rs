@@ -1,8 +1,8 @@
 //! One stream, shared by many tasks: each sends its request and waits for its own answer.
 
 use super::failure;
-use crate::client::{Client, SampleReceiver, SampleSender};
 use crate::load::target::{Code, Failure};
+use logitd_client::{Client, SampleReceiver, SampleSender};
 use logitd_proto::{SampleRequest, SampleResponse};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

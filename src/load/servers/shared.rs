@@ -1,6 +1,6 @@
 //! A connection whose logits lie in shared memory, of the host or of a device.
 
-use crate::client::{Client, DeviceRegion, Direct, Error, Region};
+use logitd_client::{Client, DeviceRegion, Direct, Error, Region};
 use logitd_core::backend::cuda::region::ImportedRegion;
 use logitd_proto::{Device, SampleRequest, SampleResponse, SlotRef};
 use std::sync::{Mutex, MutexGuard, PoisonError};

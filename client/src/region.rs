@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// use logitd_proto::{Dtype, SampleRequest};
-/// use logitd::client::{Client, Region};
+/// use logitd_client::{Client, Region};
 ///
 /// let client = Client::connect("unix:/run/logitd.sock").await?;
 /// let control = client.info().await?.shm_control;

@@ -16,7 +16,7 @@ use std::os::unix::net::UnixStream;
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// use logitd_proto::{Dtype, SampleRequest};
-/// use logitd::client::{Client, DeviceRegion};
+/// use logitd_client::{Client, DeviceRegion};
 ///
 /// let client = Client::connect("unix:/run/logitd.sock").await?;
 /// let control = client.info().await?.shm_control;

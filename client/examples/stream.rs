@@ -2,11 +2,11 @@
 //!
 //! ```sh
 //! cargo run --release -- serve &
-//! cargo run --release --example stream [TARGET]
+//! cargo run --release -p logitd-client --example stream [TARGET]
 //! ```
 
-use logitd::client::{Client, Error};
-use logitd_proto::{Dtype, SampleRequest, SamplingParams};
+use logitd_client::api::{Dtype, SampleRequest, SamplingParams};
+use logitd_client::{Client, Error};
 
 const VOCAB_SIZE: u32 = 32_000;
 const REQUESTS: u64 = 64;

@@ -19,7 +19,7 @@ use tonic::Status;
 /// ```no_run
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// use logitd_proto::{Dtype, SampleRequest};
-/// use logitd::client::{Client, Region};
+/// use logitd_client::{Client, Region};
 ///
 /// let client = Client::connect("unix:/run/logitd.sock").await?;
 /// let mut region = Region::register(&client.info().await?.shm_control, 2 * 128_256, 1)?;

@@ -1,11 +1,11 @@
-//! A client: connects, samples, streams.
+//! A client of logitd, a token-sampling daemon: connects, samples, streams.
 //!
-//! It knows nothing but the generated API ([`logitd_proto`]).
+//! The messages are those of [`api`], which is `logitd-proto`.
 //!
 //! ```no_run
-//! # async fn example() -> Result<(), logitd::client::Error> {
-//! use logitd_proto::{Dtype, SampleRequest, SamplingParams};
-//! use logitd::client::Client;
+//! # async fn example() -> Result<(), logitd_client::Error> {
+//! use logitd_client::Client;
+//! use logitd_client::api::{Dtype, SampleRequest, SamplingParams};
 //!
 //! let client = Client::connect("http://127.0.0.1:50051").await?;
 //! let logits: Vec<u8> = [0.5f32, 2.0, 1.0].iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -23,6 +23,10 @@
 //! # }
 //! ```
 
+#![warn(missing_docs)]
+#![deny(unsafe_code)]
+#![allow(rustdoc::private_intra_doc_links)]
+
 mod chunked;
 mod connect;
 mod control;
@@ -32,6 +36,8 @@ mod error;
 mod region;
 mod split;
 mod stream;
+
+pub use logitd_proto as api;
 
 pub use connect::Builder;
 pub use device::DeviceRegion;
@@ -138,7 +144,7 @@ impl Client {
     }
 
     /// The bearer token that it sends.
-    pub(crate) fn token(&self) -> Option<&str> {
+    pub fn token(&self) -> Option<&str> {
         self.bearer.token()
     }
 
