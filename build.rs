@@ -14,8 +14,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let compiler = String::from_utf8(rustc)?;
     let (target, profile) = (std::env::var("TARGET")?, std::env::var("PROFILE")?);
     let commit = commit()?.unwrap_or("unknown".into());
-    println!("cargo::rustc-env=LOGITD_BUILD_COMMIT={commit}");
-    println!("cargo::rustc-env=LOGITD_BUILD_FACTS={profile}, {target}, {}", compiler.trim());
+    println!("cargo::rustc-env=BUILD_COMMIT={commit}");
+    println!("cargo::rustc-env=BUILD_FACTS={profile}, {target}, {}", compiler.trim());
     Ok(())
 }
 

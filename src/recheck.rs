@@ -4,12 +4,13 @@
 //! An answer carries the seeds that were used, so it can be checked anywhere and at any time, whatever
 //! computed it.
 
+use crate::wire::{self, row::UnknownStatus};
 use bytes::Bytes;
 use logitd_core::arithmetic;
 use logitd_core::backend::{Backend, DeviceError, dual};
-use logitd_core::batch::{Draw, Dtype, Outcome, Results, Row, RowError, RowResult, RowStatus};
+use logitd_core::batch::{Dtype, Results, Row, RowError, RowResult};
 use logitd_core::candidates::{self, CandidateRow, CandidatesError, TokenList};
-use logitd_core::params::{ParamsError, ParamsSpec, SamplingParams};
+use logitd_core::params::{ParamsError, SamplingParams};
 use logitd_proto::{self as api, SampleRequest, SampleResponse};
 use std::fmt;
 
@@ -56,12 +57,7 @@ impl Asked {
 
 /// The rows of a request. Where it leaves the seed to the server, it is taken from the answer.
 fn rows(request: &SampleRequest, answer: &SampleResponse) -> Result<Vec<Asked>, RecheckError> {
-    let dtype = match request.dtype() {
-        api::Dtype::F16 => Dtype::F16,
-        api::Dtype::Bf16 => Dtype::Bf16,
-        api::Dtype::F32 => Dtype::F32,
-        api::Dtype::Unspecified => return Err(RecheckError::Dtype(request.dtype)),
-    };
+    let dtype = wire::row::dtype(request.dtype).ok_or(RecheckError::Dtype(request.dtype))?;
     let logits = match &request.candidates {
         None => whole_rows(request, dtype)?,
         Some(given) => candidate_rows(request, given, dtype)?,
@@ -78,7 +74,7 @@ fn rows(request: &SampleRequest, answer: &SampleResponse) -> Result<Vec<Asked>, 
             each => &each[i],
         };
         let used = answer.rows.get(i).map_or(0, |row| row.seed);
-        Ok(Asked { dtype, logits, params: spec(params).parse(|| used)?, tokens })
+        Ok(Asked { dtype, logits, params: wire::params::spec(params).parse(|| used)?, tokens })
     };
     logits.into_iter().enumerate().map(one).collect()
 }
@@ -151,7 +147,7 @@ pub fn replayable(
         vocab_size: row.vocab_size(),
         params: *row.params(),
         a: Some(dual::Answer { outcome: ours.outcome, draws: ours.draws.to_vec() }),
-        b: answer.rows.get(row_index).map(said),
+        b: answer.rows.get(row_index).map(wire::row::result).transpose()?,
         logits,
     })
 }
@@ -218,22 +214,12 @@ pub enum RecheckError {
     /// A row of the request is none.
     #[error(transparent)]
     Row(#[from] RowError),
+    /// The answer says of a row what this program does not know.
+    #[error(transparent)]
+    Status(#[from] UnknownStatus),
     /// The local backend failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
-}
-
-fn spec(params: &api::SamplingParams) -> ParamsSpec {
-    let default = ParamsSpec::default();
-    ParamsSpec {
-        temperature: params.temperature.unwrap_or(default.temperature),
-        top_k: params.top_k,
-        top_p: params.top_p.unwrap_or(default.top_p),
-        min_p: params.min_p,
-        seed: params.seed,
-        position: params.position,
-        draws: params.draws.unwrap_or(default.draws),
-    }
 }
 
 /// The results of these rows, as an answer says them.
@@ -248,21 +234,7 @@ fn sampled(
 }
 
 fn row_result((asked, result): (&Asked, RowResult<'_>)) -> api::RowResult {
-    let token = |index| asked.tokens.as_ref().map_or(index, |tokens| tokens.token(index));
-    let draw = |d: &Draw| api::Draw { token: token(d.token), logprob: d.logprob };
-    api::RowResult {
-        status: proto_status(result.outcome.status).into(),
-        token: result.draws.first().map(|draw| token(draw.token)),
-        logprob: result.draws.first().map(|draw| draw.logprob),
-        kept: result.outcome.kept,
-        kept_mass: result.outcome.kept_mass,
-        seed: asked.params.seed(),
-        draws: match result.draws {
-            // A single draw is said in `token` and `logprob` alone.
-            [_] => Vec::new(),
-            draws => draws.iter().map(draw).collect(),
-        },
-    }
+    wire::row::result_message(result, asked.params.seed(), asked.tokens.as_ref())
 }
 
 fn difference(row: usize, a: &api::RowResult, b: &api::RowResult) -> Option<Difference> {
@@ -287,29 +259,6 @@ fn difference(row: usize, a: &api::RowResult, b: &api::RowResult) -> Option<Diff
         return None;
     };
     Some(Difference { row, field, expected, got })
-}
-
-/// What an answer says of a row.
-fn said(row: &api::RowResult) -> dual::Answer {
-    let status = match row.status() {
-        api::RowStatus::Nan => RowStatus::Nan,
-        api::RowStatus::PositiveInfinity => RowStatus::PositiveInfinity,
-        api::RowStatus::NoCandidate => RowStatus::NoCandidate,
-        api::RowStatus::Ok | api::RowStatus::Unspecified => RowStatus::Ok,
-    };
-    let first = row.token.zip(row.logprob).map(|(token, logprob)| Draw { token, logprob });
-    let several = row.draws.iter().map(|d| Draw { token: d.token, logprob: d.logprob });
-    let draws = if row.draws.is_empty() { first.into_iter().collect() } else { several.collect() };
-    dual::Answer { outcome: Outcome { status, kept: row.kept, kept_mass: row.kept_mass }, draws }
-}
-
-fn proto_status(status: RowStatus) -> api::RowStatus {
-    match status {
-        RowStatus::Ok => api::RowStatus::Ok,
-        RowStatus::Nan => api::RowStatus::Nan,
-        RowStatus::PositiveInfinity => api::RowStatus::PositiveInfinity,
-        RowStatus::NoCandidate => api::RowStatus::NoCandidate,
-    }
 }
 
 fn shown(value: Option<u32>) -> String {

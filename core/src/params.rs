@@ -3,38 +3,190 @@
 //! Outside (a message, a flag, a file) parameters are a [`ParamsSpec`]: what somebody asked for. Its
 //! [`parse`](ParamsSpec::parse) is the only way to a [`SamplingParams`], and the place where ranges are
 //! checked; numbers that come as text are compared with the same ranges before they are rounded, in
-//! [`written`].
+//! [`written`]. What is said of a parameter wherever parameters are read, shown or listed stands in [`FIELDS`].
 
 pub mod written;
 
 use std::fmt;
+use written::Decimal;
 
 /// Temperatures that are not greedy, both ends included.
 pub const TEMPERATURE_RANGE: (f32, f32) = (1e-30, 1e4);
 /// The most draws one row can be asked for.
 pub const DRAWS_MAX: u32 = 1024;
 
-/// What a parameter may be, in words.
+/// Every parameter, in the API's order.
+pub static FIELDS: [Field; 7] = [
+    Field {
+        name: "temperature",
+        symbol: "T",
+        about: "0 is greedy: the most likely token. Otherwise 1e-30 to 10000",
+        allowed: "0 (greedy), or 1e-30 to 10000",
+        kind: Kind::Real {
+            contains: |x| x == 0.0 || (TEMPERATURE_RANGE.0..=TEMPERATURE_RANGE.1).contains(&x),
+            contains_written: |x| x.is_zero() || (x.is_at_least(-30) && !x.is_above(4)),
+        },
+        place: |spec| Place::Real(&mut spec.temperature),
+    },
+    Field {
+        name: "top_k",
+        symbol: "K",
+        about: "Keep the first K tokens, exactly K: 0 to 4294967295. 0 is off",
+        allowed: "whole numbers, 0 (off) to 4294967295",
+        kind: Kind::Whole { least: 0, most: u32::MAX as u64 },
+        place: |spec| Place::Count(&mut spec.top_k),
+    },
+    Field {
+        name: "top_p",
+        symbol: "P",
+        about: "Keep the shortest prefix with this share of what top-k left: above 0, up to 1. 1 is off. An f32: \
+                0.1 is 0.100000001, so of ten equal logits it keeps two",
+        allowed: "above 0, up to 1 (1 disables it)",
+        kind: Kind::Real {
+            contains: |x| x > 0.0 && x <= 1.0,
+            contains_written: |x| !x.is_zero() && !x.is_above(0),
+        },
+        place: |spec| Place::Real(&mut spec.top_p),
+    },
+    Field {
+        name: "min_p",
+        symbol: "P",
+        about: "Keep tokens at least this likely relative to the first: 0 to 1. 0 is off",
+        allowed: "0 to 1 (0 disables it)",
+        kind: Kind::Real {
+            contains: |x| (0.0..=1.0).contains(&x),
+            contains_written: |x| !x.is_above(0),
+        },
+        place: |spec| Place::Real(&mut spec.min_p),
+    },
+    Field {
+        name: "seed",
+        symbol: "N",
+        about: "Key of the random stream, for every row the same: 0 to 2^64 - 1 [default: one a row below 2^53, \
+                taken from the system and shown]",
+        allowed: "whole numbers, 0 to 18446744073709551615",
+        kind: Kind::Whole { least: 0, most: u64::MAX },
+        place: |spec| Place::Seed(&mut spec.seed),
+    },
+    Field {
+        name: "position",
+        symbol: "N",
+        about: "The token's index in its sequence: 0 to 2^64 - 1",
+        allowed: "whole numbers, 0 to 18446744073709551615",
+        kind: Kind::Whole { least: 0, most: u64::MAX },
+        place: |spec| Place::Index(&mut spec.position),
+    },
+    Field {
+        name: "draws",
+        symbol: "N",
+        about: "Independent draws from each row: 1 to 1024",
+        allowed: "whole numbers, 1 to 1024",
+        kind: Kind::Whole { least: 1, most: DRAWS_MAX as u64 },
+        place: |spec| Place::Count(&mut spec.draws),
+    },
+];
+
+/// A parameter: its name, what it may be, and where it stands in a [`ParamsSpec`].
 #[derive(Debug)]
-struct Allowed {
+pub struct Field {
     /// Its name in the API.
-    field: &'static str,
-    values: &'static str,
+    pub name: &'static str,
+    /// What stands for its value in a usage.
+    pub symbol: &'static str,
+    /// What it does, for people.
+    pub about: &'static str,
+    /// What it may be, in words.
+    pub allowed: &'static str,
+    kind: Kind,
+    place: fn(&mut ParamsSpec) -> Place<'_>,
 }
 
-const TEMPERATURE: Allowed =
-    Allowed { field: "temperature", values: "0 (greedy), or 1e-30 to 10000" };
-const TOP_K: Allowed = Allowed { field: "top_k", values: "whole numbers, 0 (off) to 4294967295" };
-const TOP_P: Allowed = Allowed { field: "top_p", values: "above 0, up to 1 (1 disables it)" };
-const MIN_P: Allowed = Allowed { field: "min_p", values: "0 to 1 (0 disables it)" };
-const SEED: Allowed = Allowed { field: "seed", values: "whole numbers, 0 to 18446744073709551615" };
-const POSITION: Allowed =
-    Allowed { field: "position", values: "whole numbers, 0 to 18446744073709551615" };
-const DRAWS: Allowed = Allowed { field: "draws", values: "whole numbers, 1 to 1024" };
+/// What a parameter may be.
+#[derive(Debug)]
+enum Kind {
+    /// An f32, as a value and as it is written.
+    Real { contains: fn(f32) -> bool, contains_written: fn(&Decimal) -> bool },
+    /// A whole number, both ends included.
+    Whole { least: u64, most: u64 },
+}
 
-impl Allowed {
-    fn refuse(&self, value: String) -> ParamsError {
-        ParamsError { field: self.field, value, allowed: self.values }
+/// Where a parameter stands.
+enum Place<'a> {
+    Real(&'a mut f32),
+    Count(&'a mut u32),
+    Index(&'a mut u64),
+    Seed(&'a mut Option<u64>),
+}
+
+/// What a parameter is set to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value {
+    /// A number that need not be whole.
+    Real(f32),
+    /// A whole number.
+    Whole(u64),
+    /// Nothing: a seed that is left to whoever samples.
+    Unset,
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Real(x) => f.write_str(&shortest(*x)),
+            Self::Whole(n) => n.fmt(f),
+            Self::Unset => f.write_str("none"),
+        }
+    }
+}
+
+impl Field {
+    /// The parameter of that name.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        FIELDS.iter().find(|field| field.name == name)
+    }
+
+    /// What it is set to.
+    pub fn get(&self, mut spec: ParamsSpec) -> Value {
+        match (self.place)(&mut spec) {
+            Place::Real(x) => Value::Real(*x),
+            Place::Count(n) => Value::Whole(u64::from(*n)),
+            Place::Index(n) => Value::Whole(*n),
+            Place::Seed(n) => n.map_or(Value::Unset, Value::Whole),
+        }
+    }
+
+    /// Sets it.
+    ///
+    /// # Panics
+    /// If the value is none of this parameter: a fraction for a count, or nothing for another than the seed.
+    pub fn set(&self, spec: &mut ParamsSpec, value: Value) {
+        match ((self.place)(spec), value) {
+            (Place::Real(x), Value::Real(value)) => *x = value,
+            (Place::Count(n), Value::Whole(value)) => *n = value.try_into().expect("32 bits"),
+            (Place::Index(n), Value::Whole(value)) => *n = value,
+            (Place::Seed(n), Value::Whole(value)) => *n = Some(value),
+            (Place::Seed(n), Value::Unset) => *n = None,
+            (_, value) => panic!("{} is set to {value:?}", self.name),
+        }
+    }
+
+    /// Sets it to what it is where nobody says anything.
+    pub fn reset(&self, spec: &mut ParamsSpec) {
+        self.set(spec, self.get(ParamsSpec::default()));
+    }
+
+    fn check(&'static self, spec: ParamsSpec) -> Result<(), ParamsError> {
+        let value = self.get(spec);
+        let contains = match (&self.kind, value) {
+            (Kind::Real { contains, .. }, Value::Real(x)) => contains(x),
+            (Kind::Whole { least, most }, Value::Whole(n)) => (*least..=*most).contains(&n),
+            (_, value) => value == Value::Unset,
+        };
+        if contains { Ok(()) } else { Err(self.refuse(value.to_string())) }
+    }
+
+    fn refuse(&'static self, value: String) -> ParamsError {
+        ParamsError { field: self.name, value, allowed: self.allowed }
     }
 }
 
@@ -75,19 +227,7 @@ impl Default for ParamsSpec {
 impl ParamsSpec {
     /// Checks every range. `fresh_seed` is asked for a seed where none was given.
     pub fn parse(self, fresh_seed: impl FnOnce() -> u64) -> Result<SamplingParams, ParamsError> {
-        let (low, high) = TEMPERATURE_RANGE;
-        if self.temperature != 0.0 && !(low..=high).contains(&self.temperature) {
-            return Err(TEMPERATURE.refuse(shortest(self.temperature)));
-        }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return Err(TOP_P.refuse(shortest(self.top_p)));
-        }
-        if !(0.0..=1.0).contains(&self.min_p) {
-            return Err(MIN_P.refuse(shortest(self.min_p)));
-        }
-        if !(1..=DRAWS_MAX).contains(&self.draws) {
-            return Err(DRAWS.refuse(self.draws.to_string()));
-        }
+        FIELDS.iter().try_for_each(|field| field.check(self))?;
         Ok(SamplingParams {
             // Adding +0.0 turns -0.0 into it, so that one value has one pattern.
             temperature: self.temperature + 0.0,
@@ -150,6 +290,11 @@ impl SamplingParams {
         self.seed
     }
 
+    /// The same with another seed.
+    pub fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
+    }
+
     /// The token's index in its sequence.
     pub fn position(&self) -> u64 {
         self.position
@@ -161,12 +306,22 @@ impl SamplingParams {
     }
 }
 
+impl From<SamplingParams> for ParamsSpec {
+    fn from(params: SamplingParams) -> Self {
+        let SamplingParams { temperature, top_k, top_p, min_p, seed, position, draws } = params;
+        let (seed, draws) = (Some(seed), u32::from(draws));
+        Self { temperature, top_k, top_p, min_p, seed, position, draws }
+    }
+}
+
+/// Every parameter with its value: `temperature 0.7, top_k 0, ...`.
 impl fmt::Display for SamplingParams {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { temperature, top_k, top_p, min_p, seed, position, draws } = self;
-        write!(f, "temperature {}, top_k {top_k}, ", shortest(*temperature))?;
-        write!(f, "top_p {}, min_p {}, ", shortest(*top_p), shortest(*min_p))?;
-        write!(f, "seed {seed}, position {position}, draws {draws}")
+        for (i, field) in FIELDS.iter().enumerate() {
+            let comma = if i > 0 { ", " } else { "" };
+            write!(f, "{comma}{} {}", field.name, field.get((*self).into()))?;
+        }
+        Ok(())
     }
 }
 

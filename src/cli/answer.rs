@@ -2,21 +2,17 @@
 
 use crate::files::assets::TokenTexts;
 use crate::wire::whole::Whole;
-use logitd_core::batch::{Draw, RowStatus};
+use logitd_core::batch::{Draw, Outcome};
 use serde::Serialize;
 use std::io::{self, Write};
 
 /// What became of one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
-    /// Whether it has tokens, and why not.
-    pub status: RowStatus,
+    /// Whether it has tokens, and why not; how many the cuts left.
+    pub outcome: Outcome,
     /// One a draw; none unless the status is OK.
     pub draws: Vec<Draw>,
-    /// How many tokens the cuts left.
-    pub kept: u32,
-    /// Their mass, in units of 2^-40 of the first token's.
-    pub kept_mass: u64,
     /// The seed that was used.
     pub seed: u64,
 }
@@ -116,11 +112,11 @@ impl<W: Write> Printer<W> {
         let line = Line {
             row,
             draw: self.columns.draw.map(|_| draw),
-            status: answer.status.name(),
+            status: answer.outcome.status.name(),
             token: drawn.map(|d| d.token),
             text: drawn.and_then(|d| self.tokens.as_ref()?.get(d.token)),
             logprob: drawn.map(|d| d.logprob),
-            kept: answer.kept,
+            kept: answer.outcome.kept,
             seed: Whole(answer.seed),
         };
         serde_json::to_writer(&mut self.out, &line)?;
@@ -137,16 +133,16 @@ impl<W: Write> Printer<W> {
             Some(d) => write!(
                 self.out,
                 "  {:<STATUS$}{:>TOKEN$}  {:>LOGPROB$}",
-                answer.status.name(),
+                answer.outcome.status.name(),
                 d.token,
                 d.logprob
             )?,
             None => {
                 let width = STATUS + TOKEN + 2 + LOGPROB;
-                write!(self.out, "  {:<width$}", answer.status.name())?;
+                write!(self.out, "  {:<width$}", answer.outcome.status.name())?;
             }
         }
-        write!(self.out, "{:>KEPT$}  {:>2$}", answer.kept, answer.seed, columns.seed)?;
+        write!(self.out, "{:>KEPT$}  {:>2$}", answer.outcome.kept, answer.seed, columns.seed)?;
         let text = answer.draws.get(draw).and_then(|d| self.tokens.as_ref()?.get(d.token));
         writeln!(self.out, "{}", text.map(|text| format!("  {text:?}")).unwrap_or_default())
     }
@@ -155,6 +151,7 @@ impl<W: Write> Printer<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use logitd_core::batch::RowStatus;
 
     fn print(json: bool, draws: u32) -> String {
         let tokens = TokenTexts::from_json(br#"["a", "\n"]"#).unwrap();
@@ -162,9 +159,10 @@ mod tests {
         let mut printer = Printer::new(&mut out, json, Some(tokens), 12, draws, 77);
         let draw = |token| Draw { token, logprob: -0.1 };
         let drawn = (0..draws).map(draw).collect();
-        let ok = Answer { status: RowStatus::Ok, draws: drawn, kept: 5, kept_mass: 9, seed: 77 };
-        let status = RowStatus::PositiveInfinity;
-        let failed = Answer { status, draws: Vec::new(), kept: 0, kept_mass: 0, seed: 1 };
+        let outcome = Outcome { status: RowStatus::Ok, kept: 5, kept_mass: 9 };
+        let ok = Answer { outcome, draws: drawn, seed: 77 };
+        let outcome = Outcome::failed(RowStatus::PositiveInfinity);
+        let failed = Answer { outcome, draws: Vec::new(), seed: 1 };
         printer.row(3, draws, &ok).unwrap();
         printer.row(12, draws, &failed).unwrap();
         printer.end().unwrap();

@@ -41,7 +41,7 @@ pub type Outcome = Result<ExitCode, Box<dyn Error>>;
     name = "logitd",
     version,
     long_version = concat!(
-        env!("CARGO_PKG_VERSION"), "\ncommit ", env!("LOGITD_BUILD_COMMIT"), "\nbuilt  ", env!("LOGITD_BUILD_FACTS")
+        env!("CARGO_PKG_VERSION"), "\ncommit ", env!("BUILD_COMMIT"), "\nbuilt  ", env!("BUILD_FACTS")
     ),
     max_term_width = 100,
     subcommand_required = true,

@@ -71,14 +71,9 @@ impl Sampler for Local {
             .map(|(logits, &params)| Row::new(batch.dtype, logits, params))
             .collect::<Result<_, _>>()?;
         self.backend.sample(&rows, &mut self.results)?;
-        let answer =
-            |(result, params): (logitd_core::batch::RowResult<'_>, &SamplingParams)| Answer {
-                status: result.outcome.status,
-                draws: result.draws.to_vec(),
-                kept: result.outcome.kept,
-                kept_mass: result.outcome.kept_mass,
-                seed: params.seed(),
-            };
+        let answer = |(result, params): (logitd_core::batch::RowResult<'_>, &SamplingParams)| {
+            Answer { outcome: result.outcome, draws: result.draws.to_vec(), seed: params.seed() }
+        };
         Ok(self.results.iter().zip(&parsed).map(answer).collect())
     }
 }

@@ -2,11 +2,12 @@
 
 use super::answer::Answer;
 use super::sampler::{Batch, Sampler};
+use crate::wire;
 use logitd_client::{self, Client};
-use logitd_core::batch::{Draw, Dtype, RowStatus};
+use logitd_core::backend::dual;
+use logitd_core::batch::Dtype;
 use logitd_core::candidates;
-use logitd_core::params::ParamsSpec;
-use logitd_proto::{self as api, Candidates, GetInfoResponse, SampleRequest, SamplingParams};
+use logitd_proto::{self as api, Candidates, GetInfoResponse, SampleRequest};
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use tokio::runtime::Runtime;
@@ -154,11 +155,11 @@ impl Sampler for Remote {
 
     fn sample(&mut self, batch: Batch<'_>) -> Result<Vec<Answer>, Box<dyn Error>> {
         let request = SampleRequest {
-            dtype: dtype(batch.dtype).into(),
+            dtype: wire::row::dtype_message(batch.dtype).into(),
             vocab_size: batch.vocab_size,
             rows: Some(batch.params.len() as u32),
             logits: batch.logits,
-            params: batch.params.iter().map(proto_params).collect(),
+            params: batch.params.iter().map(wire::params::message).collect(),
             ..Default::default()
         };
         let request = match self.candidates {
@@ -187,43 +188,9 @@ fn with_candidates(mut request: SampleRequest, dtype: Dtype, count: u32) -> Samp
     request
 }
 
-fn dtype(dtype: Dtype) -> api::Dtype {
-    match dtype {
-        Dtype::F16 => api::Dtype::F16,
-        Dtype::Bf16 => api::Dtype::Bf16,
-        Dtype::F32 => api::Dtype::F32,
-    }
-}
-
-fn proto_params(spec: &ParamsSpec) -> SamplingParams {
-    SamplingParams {
-        temperature: Some(spec.temperature),
-        top_k: spec.top_k,
-        top_p: Some(spec.top_p),
-        min_p: spec.min_p,
-        seed: spec.seed,
-        position: spec.position,
-        draws: Some(spec.draws),
-    }
-}
-
 fn answer(row: api::RowResult) -> Result<Answer, Box<dyn Error>> {
-    let status = match row.status() {
-        api::RowStatus::Ok => RowStatus::Ok,
-        api::RowStatus::Nan => RowStatus::Nan,
-        api::RowStatus::PositiveInfinity => RowStatus::PositiveInfinity,
-        api::RowStatus::NoCandidate => RowStatus::NoCandidate,
-        api::RowStatus::Unspecified => {
-            return Err(
-                format!("the server sent the row status {}; is it newer?", row.status).into()
-            );
-        }
-    };
-    let draws = match (row.token, row.logprob) {
-        (Some(token), Some(logprob)) if row.draws.is_empty() => vec![Draw { token, logprob }],
-        _ => row.draws.iter().map(|d| Draw { token: d.token, logprob: d.logprob }).collect(),
-    };
-    Ok(Answer { status, draws, kept: row.kept, kept_mass: row.kept_mass, seed: row.seed })
+    let dual::Answer { outcome, draws } = wire::row::result(&row)?;
+    Ok(Answer { outcome, draws, seed: row.seed })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Box<dyn Error>> {

@@ -1,6 +1,7 @@
 //! The TOML file: its values take the place of the flags' defaults.
 
-use super::{ConfigError, nearest};
+use super::ConfigError;
+use crate::wire::names::nearest;
 use clap::{ArgAction, Command};
 use std::path::Path;
 use toml::{Table, Value};

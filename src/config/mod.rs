@@ -13,7 +13,7 @@ pub(crate) mod values;
 
 pub use devices::{DeviceChoice, KernelTier, OpenError, Opened};
 pub use machine::{Grant, Machine, Note};
-pub use origin::{blame, check_variables, nearest};
+pub use origin::{blame, check_variables};
 pub use values::Address;
 
 use crate::engine::EngineConfig;

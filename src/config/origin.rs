@@ -1,6 +1,7 @@
 //! Where a setting comes from: a flag, a variable, or a key of the file. What is wrong with it is said of that.
 
 use super::{ConfigError, command};
+use crate::wire::names::nearest;
 use clap::ArgMatches;
 use clap::error::{ContextKind, ContextValue};
 use clap::parser::ValueSource;
@@ -11,15 +12,6 @@ use std::path::Path;
 const PREFIX: &str = "LOGITD_";
 /// Variables of the tests, which reach the programs that they start.
 const OF_TESTS: [&str; 4] = ["LOGITD_TEST_", "LOGITD_REQUIRE_", "LOGITD_RENEW_", "LOGITD_SOAK_"];
-/// How alike two names are where one is a slip of the other: 1 is equal.
-const ALIKE: f64 = 0.8;
-
-/// The known name that is most like this one, if one is much like it.
-pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let alike = |other: &&str| strsim::jaro(name, other);
-    let best = known.into_iter().max_by(|a, b| alike(a).total_cmp(&alike(b)))?;
-    (alike(&best) >= ALIKE).then_some(best)
-}
 
 /// Refuses a variable that looks like one of logitd's and is none: it would be ignored in silence.
 pub fn check_variables(
@@ -169,11 +161,5 @@ mod tests {
         ] {
             assert_eq!(check(name, value), Ok(()), "{name}");
         }
-    }
-
-    #[test]
-    fn names_that_are_not_alike_are_not_proposed() {
-        assert_eq!(nearest("temprature", ["temperature", "top_k"]), Some("temperature"));
-        assert_eq!(nearest("penalty", ["temperature", "top_k"]), None);
     }
 }

@@ -1,10 +1,9 @@
 //! A row on which two backends disagree, written down so that anybody can sample it again.
 
 use super::npy;
-use crate::wire::whole::Whole;
+use crate::wire;
 use logitd_core::backend::dual::Difference;
 use logitd_core::batch::Dtype;
-use logitd_core::params::SamplingParams;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -18,7 +17,7 @@ pub fn write(difference: &Difference, folder: &Path, name: &str) -> io::Result<P
     let path = |end: &str| folder.join(format!("{name}.{end}"));
     let Difference { dtype, vocab_size, params, logits, .. } = difference;
     npy::write(&path("npy"), *dtype, *vocab_size, logits)?;
-    std::fs::write(path("params.jsonl"), format!("{}\n", params_json(params)))?;
+    std::fs::write(path("params.jsonl"), format!("{}\n", wire::params::json(*params)))?;
     // numpy has no bf16, so a file of it does not say what it holds.
     let declared = if *dtype == Dtype::Bf16 { "--dtype bf16 " } else { "" };
     let flags = format!("--logits {name}.npy {declared}--params {name}.params.jsonl");
@@ -31,19 +30,6 @@ pub fn write(difference: &Difference, folder: &Path, name: &str) -> io::Result<P
 /// [`write()`] into one folder.
 pub fn writer(folder: PathBuf) -> impl Fn(&Difference, &str) -> io::Result<PathBuf> + Send {
     move |difference, name| write(difference, &folder, name)
-}
-
-/// The parameters as one JSON object, keys as in the API. Values read back to the same bits.
-pub fn params_json(params: &SamplingParams) -> serde_json::Value {
-    serde_json::json!({
-        "temperature": params.temperature(),
-        "top_k": params.top_k().unwrap_or(0),
-        "top_p": params.top_p().unwrap_or(1.0),
-        "min_p": params.min_p().unwrap_or(0.0),
-        "seed": Whole(params.seed()),
-        "position": Whole(params.position()),
-        "draws": params.draws(),
-    })
 }
 
 fn create_private(folder: &Path) -> io::Result<()> {

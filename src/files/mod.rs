@@ -3,3 +3,4 @@
 pub mod assets;
 pub mod difference;
 pub mod npy;
+pub mod params;

@@ -238,7 +238,7 @@ impl Checked {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::{Generator, Pool, Shape};
+    use crate::load::{Choices, Generator, Pool, Shape};
     use crate::recheck;
     use logitd_core::backend::reference::Reference;
     use logitd_core::batch::Dtype;
@@ -258,11 +258,9 @@ mod tests {
     fn generator() -> Generator {
         let shape = Shape {
             rows: "2".parse().unwrap(),
-            temperature: vec![0.7],
-            top_k: vec![0, 5],
-            top_p: vec![0.9],
-            min_p: vec![0.0],
-            draws: vec![1],
+            params: [("temperature", "0.7"), ("top_k", "0,5"), ("top_p", "0.9")]
+                .map(|(name, values)| Choices::read(name, values).unwrap())
+                .into(),
             priority: api::Priority::Normal,
             seed: 3,
         };

@@ -5,13 +5,15 @@
 //! compete with sending it.
 
 use super::random::{below, bits};
-use super::shape::RowsDistribution;
+use super::shape::{Choices, RowsDistribution};
 use crate::files::npy::{Declared, LogitsFile};
+use crate::wire;
 use crate::wire::whole::chosen_seed;
 use bytes::Bytes;
 use half::{bf16, f16};
 use logitd_core::batch::Dtype;
 use logitd_core::candidates;
+use logitd_core::params::ParamsSpec;
 use logitd_proto as api;
 use std::io;
 use std::path::Path;
@@ -21,16 +23,8 @@ use std::path::Path;
 pub struct Shape {
     /// Rows a request.
     pub rows: RowsDistribution,
-    /// 0, or 1e-30 to 1e4.
-    pub temperature: Vec<f32>,
-    /// 0 is off.
-    pub top_k: Vec<u32>,
-    /// Above 0, up to 1.
-    pub top_p: Vec<f32>,
-    /// 0 to 1.
-    pub min_p: Vec<f32>,
-    /// 1 to 1024.
-    pub draws: Vec<u32>,
+    /// What rows choose from. A parameter that is not named has its default, and each row has a seed of its own.
+    pub params: Vec<Choices>,
     /// Who goes first under load.
     pub priority: api::Priority,
     /// Everything that is picked is a function of this and of the request's index.
@@ -193,7 +187,7 @@ impl Generator {
             tokens: cut(&self.tokens, WORD_BYTES),
         });
         api::SampleRequest {
-            dtype: proto_dtype(self.pool.dtype).into(),
+            dtype: wire::row::dtype_message(self.pool.dtype).into(),
             vocab_size: self.pool.vocab_size,
             logits: cut(&self.logits, self.pool.dtype.size_bytes()),
             candidates,
@@ -206,28 +200,17 @@ impl Generator {
 
     fn params(&self, index: u64, row: u32) -> api::SamplingParams {
         let shape = &self.shape;
-        // Eight numbers a row, behind the eight of the request.
-        let number = |n| bits(shape.seed, index, 8 + row * 8 + n);
-        api::SamplingParams {
-            temperature: Some(pick(&shape.temperature, || number(0))),
-            top_k: pick(&shape.top_k, || number(1)),
-            top_p: Some(pick(&shape.top_p, || number(2))),
-            min_p: pick(&shape.min_p, || number(3)),
-            draws: Some(pick(&shape.draws, || number(4))),
-            seed: Some(chosen_seed(number(5))),
-            ..Default::default()
+        let number = |n| bits(shape.seed, index, 8 + row * NUMBERS_A_ROW + n);
+        let mut spec = ParamsSpec { seed: Some(chosen_seed(number(0))), ..Default::default() };
+        for (n, Choices { field, values }) in (1..).zip(&shape.params) {
+            field.set(&mut spec, pick(values, || number(n)));
         }
+        wire::params::message(&spec)
     }
 }
 
-/// The API's name of a dtype.
-pub(super) fn proto_dtype(dtype: Dtype) -> api::Dtype {
-    match dtype {
-        Dtype::F16 => api::Dtype::F16,
-        Dtype::Bf16 => api::Dtype::Bf16,
-        Dtype::F32 => api::Dtype::F32,
-    }
-}
+/// Random numbers for each row, behind the eight of its request.
+const NUMBERS_A_ROW: u32 = 32;
 
 /// So that logits and parameters of one seed have nothing in common.
 const POOL_SEED: u64 = u64::from_be_bytes(*b"pool row");
@@ -270,11 +253,15 @@ mod tests {
     fn shape(rows: &str) -> Shape {
         Shape {
             rows: rows.parse().unwrap(),
-            temperature: vec![0.0, 0.5, 1.0],
-            top_k: vec![0, 50],
-            top_p: vec![0.9, 1.0],
-            min_p: vec![0.0, 0.1],
-            draws: vec![1, 3],
+            params: [
+                ("temperature", "0,0.5,1"),
+                ("top_k", "0,50"),
+                ("top_p", "0.9,1"),
+                ("min_p", "0,0.1"),
+                ("draws", "1,3"),
+            ]
+            .map(|(name, values)| Choices::read(name, values).unwrap())
+            .into(),
             priority: api::Priority::Low,
             seed: 7,
         }

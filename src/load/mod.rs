@@ -26,7 +26,7 @@ pub use meter::{Counts, Moments, NO_ANSWER, Recent, Tally, Times};
 pub use run::{Clock, Measured, Pace, Plan, Tick, Window, run};
 pub use schedule::{Arrivals, Schedule};
 pub use servers::{Route, Servers};
-pub use shape::{ROWS_MAX, RowsDistribution};
+pub use shape::{Choices, ROWS_MAX, RowsDistribution};
 pub use source::{Lost, Source};
 pub use summary::{FailureSummary, Latency, PaceSummary, ServerTimes, Summary};
 pub use target::{Code, Failure, Target};

@@ -464,11 +464,7 @@ mod tests {
     fn source(requests_max: Option<u64>) -> Arc<Source> {
         let shape = Shape {
             rows: "3".parse().unwrap(),
-            temperature: vec![1.0],
-            top_k: vec![0],
-            top_p: vec![1.0],
-            min_p: vec![0.0],
-            draws: vec![1],
+            params: Vec::new(),
             priority: api::Priority::Normal,
             seed: 1,
         };

@@ -1,8 +1,30 @@
 //! What requests look like: rows a request as a distribution, and parameters to choose from.
 
 use super::random::{below, bits, unit};
+use logitd_core::params::{Field, ParamsError, Value};
 use std::fmt;
 use std::str::FromStr;
+
+/// The values of one parameter, of which each row takes one.
+#[derive(Clone, Debug)]
+pub struct Choices {
+    /// The parameter.
+    pub field: &'static Field,
+    /// One or more.
+    pub values: Vec<Value>,
+}
+
+impl Choices {
+    /// Reads values with commas between them.
+    ///
+    /// # Panics
+    /// If there is no parameter of that name.
+    pub fn read(name: &str, values: &str) -> Result<Self, ParamsError> {
+        let field = Field::named(name).expect("the name of a parameter");
+        let values = values.split(',').map(|text| field.read(text)).collect::<Result<_, _>>()?;
+        Ok(Self { field, values })
+    }
+}
 
 /// How many rows a request has, as a distribution.
 ///

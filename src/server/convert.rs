@@ -9,12 +9,12 @@ use super::error::{Error, Violation};
 use crate::config::Config;
 use crate::engine::{Completed, Failure, Priority, Refused, RequestRow};
 use crate::plane::shm::{ShmError, SlotRef};
-use crate::wire::whole;
+use crate::wire::{self, whole};
 use bytes::Bytes;
 use logitd_core::arithmetic;
-use logitd_core::batch::{Draw, Dtype, Loan, LoanError, RowResult, RowStatus, VOCAB_SIZE_MAX};
+use logitd_core::batch::{Dtype, Loan, LoanError, VOCAB_SIZE_MAX};
 use logitd_core::candidates::{self, CandidateRow, CandidatesError, TokenList};
-use logitd_core::params::{DRAWS_MAX, ParamsSpec, SamplingParams};
+use logitd_core::params::{DRAWS_MAX, Field, ParamsSpec, SamplingParams};
 use logitd_proto as api;
 use std::sync::Arc;
 use tonic::{Code, Status};
@@ -108,11 +108,10 @@ pub fn batch(
 
     let specs: Vec<ParamsSpec> = match request.params.as_slice() {
         [] => vec![ParamsSpec::default()],
-        params => params.iter().map(spec).collect(),
+        params => params.iter().map(wire::params::spec).collect(),
     };
-    for (i, spec) in specs.iter().enumerate() {
-        wrong.params(i, *spec);
-    }
+    let sets: Vec<Option<SamplingParams>> =
+        specs.iter().enumerate().map(|(i, spec)| wrong.params(i, *spec)).collect();
     let (Some((dtype, vocab_size, rows)), Some(priority), true) = (layout, priority, wrong.none())
     else {
         return Err(wrong.into_error());
@@ -135,7 +134,12 @@ pub fn batch(
     let seedless = (0..rows).filter(|&row| spec_of(row).seed.is_none()).count();
     let mut seeds = whole::fresh_seeds(seedless).map_err(Error::NoSeed)?.into_iter();
     let rows = (0..rows).map(|row| {
-        let params = parse(row, spec_of(row), || seeds.next().expect("one a row without"))?;
+        let set = if sets.len() == 1 { 0 } else { row };
+        let params = sets[set].expect("nothing is wrong");
+        let params = match specs[set].seed {
+            Some(_) => params,
+            None => params.with_seed(seeds.next().expect("one a row without")),
+        };
         let made = match &source {
             Source::Sent(logits) => RequestRow::new(dtype, logits[row].clone(), params),
             Source::Lent(Lent { loan, .. }) => {
@@ -168,7 +172,9 @@ pub fn response(
     let us = |time: std::time::Duration| time.as_micros() as u64;
     let results = done.results.iter().zip(params).enumerate();
     api::SampleResponse {
-        rows: results.map(|(row, (r, params))| row_result(r, params, tokens.get(row))).collect(),
+        rows: results
+            .map(|(row, (r, params))| wire::row::result_message(r, params.seed(), tokens.get(row)))
+            .collect(),
         timings: Some(api::Timings {
             queue_us: us(done.timings.queue),
             copy_us: us(done.timings.copy),
@@ -289,12 +295,8 @@ pub fn stream_error(error: &Error) -> api::StreamError {
 }
 
 fn dtype(value: i32) -> Result<Dtype, String> {
-    match api::Dtype::try_from(value) {
-        Ok(api::Dtype::F16) => Ok(Dtype::F16),
-        Ok(api::Dtype::Bf16) => Ok(Dtype::Bf16),
-        Ok(api::Dtype::F32) => Ok(Dtype::F32),
-        _ => Err(format!("is {value}; allowed: DTYPE_F16 (1), DTYPE_BF16 (2), DTYPE_F32 (3)")),
-    }
+    let allowed = "DTYPE_F16 (1), DTYPE_BF16 (2), DTYPE_F32 (3)";
+    wire::row::dtype(value).ok_or_else(|| format!("is {value}; allowed: {allowed}"))
 }
 
 fn priority(value: i32) -> Result<Option<Priority>, String> {
@@ -405,23 +407,6 @@ fn candidate_rows(
     }
 }
 
-fn spec(params: &api::SamplingParams) -> ParamsSpec {
-    let default = ParamsSpec::default();
-    ParamsSpec {
-        temperature: params.temperature.unwrap_or(default.temperature),
-        top_k: params.top_k,
-        top_p: params.top_p.unwrap_or(default.top_p),
-        min_p: params.min_p,
-        seed: params.seed,
-        position: params.position,
-        draws: params.draws.unwrap_or(default.draws),
-    }
-}
-
-fn parse(i: usize, spec: ParamsSpec, seed: impl FnOnce() -> u64) -> Result<SamplingParams, Error> {
-    spec.parse(seed).map_err(|e| Error::invalid(format!("params[{i}].{}", e.field), e.to_string()))
-}
-
 fn within_rows(rows: usize, limits: &api::Limits) -> Result<(), Error> {
     within("rows in the request", rows as u64, limits.request_rows_max.into(), "request_rows_max")
 }
@@ -432,32 +417,6 @@ fn within(what: &'static str, value: u64, limit: u64, name: &'static str) -> Res
         return Err(Error::OverLimit { what, value, limit, name, way_out });
     }
     Ok(())
-}
-
-/// `tokens`: what its indices stand for, where it is a row of candidates.
-fn row_result(
-    result: RowResult<'_>,
-    params: &SamplingParams,
-    tokens: Option<&TokenList>,
-) -> api::RowResult {
-    let status = match result.outcome.status {
-        RowStatus::Ok => api::RowStatus::Ok,
-        RowStatus::Nan => api::RowStatus::Nan,
-        RowStatus::PositiveInfinity => api::RowStatus::PositiveInfinity,
-        RowStatus::NoCandidate => api::RowStatus::NoCandidate,
-    };
-    let token = |draw: &Draw| tokens.map_or(draw.token, |tokens| tokens.token(draw.token));
-    let draw = |draw: &Draw| api::Draw { token: token(draw), logprob: draw.logprob };
-    let first = result.draws.first();
-    api::RowResult {
-        status: status.into(),
-        token: first.map(token),
-        logprob: first.map(|draw| draw.logprob),
-        kept: result.outcome.kept,
-        kept_mass: result.outcome.kept_mass,
-        seed: params.seed(),
-        draws: if params.draws() > 1 { result.draws.iter().map(draw).collect() } else { vec![] },
-    }
 }
 
 fn field_violations(violations: &[Violation]) -> Vec<FieldViolation> {
@@ -509,19 +468,21 @@ impl Violations {
         checked.map_err(|errors| errors.into_iter().for_each(add)).ok()
     }
 
-    /// Every wrong parameter of one set: each is replaced by its default until the rest is right.
-    fn params(&mut self, i: usize, mut spec: ParamsSpec) {
-        let default = ParamsSpec::default();
-        while let Err(error) = spec.parse(|| 0) {
-            self.add(|| Violation {
-                field: format!("params[{i}].{}", error.field),
-                description: error.to_string(),
-            });
-            match error.field {
-                "temperature" => spec.temperature = default.temperature,
-                "top_p" => spec.top_p = default.top_p,
-                "min_p" => spec.min_p = default.min_p,
-                _ => spec = default,
+    /// The parameters of one set, with seed 0 where none is given; or a note of every wrong one: each is replaced by
+    /// its default until the rest is right.
+    fn params(&mut self, i: usize, mut spec: ParamsSpec) -> Option<SamplingParams> {
+        let mut right = true;
+        loop {
+            match spec.parse(|| 0) {
+                Ok(params) => return right.then_some(params),
+                Err(error) => {
+                    right = false;
+                    self.add(|| Violation {
+                        field: format!("params[{i}].{}", error.field),
+                        description: error.to_string(),
+                    });
+                    Field::named(error.field).expect("a parameter is wrong").reset(&mut spec);
+                }
             }
         }
     }

@@ -12,11 +12,11 @@ use bytes::Bytes;
 use logitd::config::Config;
 use logitd::engine::Engine;
 use logitd::server::{Reloader, Server, ServerError};
+use logitd::wire;
 use logitd_client::Client;
 use logitd_core::backend::Backend;
 use logitd_core::backend::reference::Reference;
-use logitd_core::batch::{self, Results, Row, RowStatus};
-use logitd_core::params::ParamsSpec;
+use logitd_core::batch::{self, Results, Row};
 use logitd_proto::{Dtype, Limits, RowResult, SampleRequest, SamplingParams};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -133,25 +133,12 @@ pub fn request(rows: usize, vocab_size: usize, salt: u64) -> SampleRequest {
 
 /// What the rows of a valid request must be answered with, computed here by `Reference`.
 pub fn expected(request: &SampleRequest) -> Vec<RowResult> {
-    let dtype = match request.dtype() {
-        Dtype::Bf16 => batch::Dtype::Bf16,
-        Dtype::F32 => batch::Dtype::F32,
-        Dtype::F16 | Dtype::Unspecified => batch::Dtype::F16,
-    };
+    let dtype = wire::row::dtype(request.dtype).expect("tests name a dtype");
     let row_bytes = request.vocab_size as usize * dtype.size_bytes();
     let params = |row: usize| {
         let given =
             if request.params.len() == 1 { &request.params[0] } else { &request.params[row] };
-        let spec = ParamsSpec {
-            temperature: given.temperature.unwrap_or(1.0),
-            top_k: given.top_k,
-            top_p: given.top_p.unwrap_or(1.0),
-            min_p: given.min_p,
-            seed: given.seed,
-            position: given.position,
-            draws: given.draws.unwrap_or(1),
-        };
-        spec.parse(|| panic!("tests give seeds")).expect("valid")
+        wire::params::spec(given).parse(|| panic!("tests give seeds")).expect("valid")
     };
     let rows: Vec<Row<'_>> = request
         .logits
@@ -161,28 +148,8 @@ pub fn expected(request: &SampleRequest) -> Vec<RowResult> {
         .collect();
     let mut results = Results::default();
     Reference::default().sample(&rows, &mut results).expect("the oracle does not fail");
-    results.iter().zip(&rows).map(|(result, row)| row_result(result, row)).collect()
-}
-
-fn row_result(result: batch::RowResult<'_>, row: &Row<'_>) -> RowResult {
-    let status = match result.outcome.status {
-        RowStatus::Ok => logitd_proto::RowStatus::Ok,
-        RowStatus::Nan => logitd_proto::RowStatus::Nan,
-        RowStatus::PositiveInfinity => logitd_proto::RowStatus::PositiveInfinity,
-        RowStatus::NoCandidate => logitd_proto::RowStatus::NoCandidate,
+    let message = |(result, row): (batch::RowResult<'_>, &Row<'_>)| {
+        wire::row::result_message(result, row.params().seed(), None)
     };
-    let draw = |d: &batch::Draw| logitd_proto::Draw { token: d.token, logprob: d.logprob };
-    RowResult {
-        status: status.into(),
-        token: result.draws.first().map(|d| d.token),
-        logprob: result.draws.first().map(|d| d.logprob),
-        kept: result.outcome.kept,
-        kept_mass: result.outcome.kept_mass,
-        seed: row.params().seed(),
-        draws: if row.params().draws() > 1 {
-            result.draws.iter().map(draw).collect()
-        } else {
-            vec![]
-        },
-    }
+    results.iter().zip(&rows).map(message).collect()
 }

@@ -6,106 +6,33 @@
 //!
 //! Whole numbers are whole however they are written: `5`, `5.0`, `5e0`.
 
-use super::{Allowed, ParamsError, ParamsSpec};
-use super::{DRAWS, MIN_P, POSITION, SEED, TEMPERATURE, TOP_K, TOP_P};
+use super::{Field, Kind, ParamsError, Value};
 
 /// Characters of a value that an error repeats.
 const QUOTED_MAX: usize = 60;
 /// The digits of the greatest u64.
 const U64_DIGITS_MAX: i64 = 20;
 
-/// Parameters by their names in the API, in its order.
-pub const NAMES: [&str; 7] = [
-    TEMPERATURE.field,
-    TOP_K.field,
-    TOP_P.field,
-    MIN_P.field,
-    SEED.field,
-    POSITION.field,
-    DRAWS.field,
-];
-
-/// Sets the parameter of that name, which is one of [`NAMES`], to what is written.
-///
-/// # Panics
-/// If there is no such parameter.
-pub fn set(spec: &mut ParamsSpec, name: &str, text: &str) -> Result<(), ParamsError> {
-    match name {
-        "temperature" => spec.temperature = temperature(text)?,
-        "top_k" => spec.top_k = top_k(text)?,
-        "top_p" => spec.top_p = top_p(text)?,
-        "min_p" => spec.min_p = min_p(text)?,
-        "seed" => spec.seed = Some(seed(text)?),
-        "position" => spec.position = position(text)?,
-        "draws" => spec.draws = draws(text)?,
-        _ => panic!("{name} is no parameter"),
+impl Field {
+    /// The value that is written, within the parameter's range.
+    pub fn read(&'static self, text: &str) -> Result<Value, ParamsError> {
+        let number = Decimal::parse(text.trim());
+        let value = number.and_then(|x| match &self.kind {
+            Kind::Real { contains_written, .. } => {
+                let within = (!x.negative || x.is_zero()) && contains_written(&x);
+                within.then(|| Value::Real(x.to_f32()))
+            }
+            Kind::Whole { least, most } => {
+                x.to_u64().filter(|n| (*least..=*most).contains(n)).map(Value::Whole)
+            }
+        });
+        value.ok_or_else(|| self.refuse_text(text))
     }
-    Ok(())
-}
 
-/// The error of a value that is no number: `true`, or a list.
-///
-/// # Panics
-/// If there is no such parameter.
-pub fn refuse(name: &str, value: &str) -> ParamsError {
-    let all = [&TEMPERATURE, &TOP_K, &TOP_P, &MIN_P, &SEED, &POSITION, &DRAWS];
-    let allowed = all.into_iter().find(|allowed| allowed.field == name);
-    allowed.expect("a parameter's name").refuse(quoted(value))
-}
-
-/// A temperature.
-pub fn temperature(text: &str) -> Result<f32, ParamsError> {
-    float(text, &TEMPERATURE, |x| x.is_zero() || (x.is_at_least(-30) && !x.is_above(4)))
-}
-
-/// A nucleus.
-pub fn top_p(text: &str) -> Result<f32, ParamsError> {
-    float(text, &TOP_P, |x| !x.is_zero() && !x.is_above(0))
-}
-
-/// A relative probability.
-pub fn min_p(text: &str) -> Result<f32, ParamsError> {
-    float(text, &MIN_P, |x| !x.is_above(0))
-}
-
-/// A number of tokens to keep.
-pub fn top_k(text: &str) -> Result<u32, ParamsError> {
-    whole(text, &TOP_K)
-}
-
-/// A seed.
-pub fn seed(text: &str) -> Result<u64, ParamsError> {
-    whole(text, &SEED)
-}
-
-/// A position.
-pub fn position(text: &str) -> Result<u64, ParamsError> {
-    whole(text, &POSITION)
-}
-
-/// A number of draws.
-pub fn draws(text: &str) -> Result<u32, ParamsError> {
-    let draws = whole(text, &DRAWS)?;
-    match (1..=super::DRAWS_MAX).contains(&draws) {
-        true => Ok(draws),
-        false => Err(DRAWS.refuse(quoted(text))),
+    /// The error of a value that is no number: `true`, or a list.
+    pub fn refuse_text(&'static self, text: &str) -> ParamsError {
+        self.refuse(quoted(text))
     }
-}
-
-fn float(
-    text: &str,
-    allowed: &'static Allowed,
-    contains: impl Fn(&Decimal) -> bool,
-) -> Result<f32, ParamsError> {
-    match Decimal::parse(text.trim()) {
-        Some(x) if (!x.negative || x.is_zero()) && contains(&x) => Ok(x.to_f32()),
-        _ => Err(allowed.refuse(quoted(text))),
-    }
-}
-
-fn whole<T: TryFrom<u64>>(text: &str, allowed: &'static Allowed) -> Result<T, ParamsError> {
-    let number = Decimal::parse(text.trim()).and_then(|x| x.to_u64());
-    number.and_then(|n| n.try_into().ok()).ok_or_else(|| allowed.refuse(quoted(text)))
 }
 
 fn quoted(text: &str) -> String {
@@ -121,7 +48,7 @@ fn quoted(text: &str) -> String {
 
 /// `digits * 10^exponent`, exactly.
 #[derive(Debug, PartialEq, Eq)]
-struct Decimal {
+pub(super) struct Decimal {
     negative: bool,
     /// Without zeros at either end; none is 0.
     digits: String,
@@ -149,7 +76,7 @@ impl Decimal {
         Some(Self { negative, digits: digits.trim_start_matches('0').into(), exponent })
     }
 
-    fn is_zero(&self) -> bool {
+    pub fn is_zero(&self) -> bool {
         self.digits.is_empty()
     }
 
@@ -159,12 +86,12 @@ impl Decimal {
     }
 
     /// Whether it is `10^power` or more, apart from its sign.
-    fn is_at_least(&self, power: i64) -> bool {
+    pub fn is_at_least(&self, power: i64) -> bool {
         !self.is_zero() && self.magnitude() >= power
     }
 
     /// Whether it is more than `10^power`, apart from its sign.
-    fn is_above(&self, power: i64) -> bool {
+    pub fn is_above(&self, power: i64) -> bool {
         self.is_at_least(power) && (self.magnitude() > power || self.digits != "1")
     }
 
@@ -204,8 +131,27 @@ fn parse_exponent(text: &str) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{FIELDS, ParamsSpec};
     use super::*;
     use proptest::prelude::*;
+
+    fn read(name: &str, text: &str) -> Result<Value, ParamsError> {
+        Field::named(name).unwrap().read(text)
+    }
+
+    fn real(name: &str, text: &str) -> Result<f32, ParamsError> {
+        read(name, text).map(|value| match value {
+            Value::Real(x) => x,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    fn whole(name: &str, text: &str) -> Result<u64, ParamsError> {
+        read(name, text).map(|value| match value {
+            Value::Whole(n) => n,
+            other => panic!("{other:?}"),
+        })
+    }
 
     #[test]
     fn ranges_are_those_of_the_number_as_it_is_written() {
@@ -224,7 +170,7 @@ mod tests {
             ("1E4", 1e4),
             ("9999.99999999999999", 1e4),
         ] {
-            assert_eq!(temperature(text), Ok(expected), "{text}");
+            assert_eq!(real("temperature", text), Ok(expected), "{text}");
         }
         for text in [
             "1e-46",
@@ -247,7 +193,7 @@ mod tests {
             "1_0",
             "٣",
         ] {
-            let error = temperature(text).expect_err(text);
+            let error = real("temperature", text).expect_err(text);
             assert_eq!(
                 (error.field, error.allowed),
                 ("temperature", "0 (greedy), or 1e-30 to 10000")
@@ -255,49 +201,61 @@ mod tests {
         }
         // What is above 0 stays above 0: a top_p of nearly nothing is the first token, a min_p is not off.
         for text in ["1e-45", "1e-46", "1e-400"] {
-            assert_eq!((top_p(text), min_p(text)), (Ok(smallest), Ok(smallest)), "{text}");
+            assert_eq!(
+                (real("top_p", text), real("min_p", text)),
+                (Ok(smallest), Ok(smallest)),
+                "{text}"
+            );
         }
-        assert_eq!((top_p("1.0"), min_p("1e0")), (Ok(1.0), Ok(1.0)));
+        assert_eq!((real("top_p", "1.0"), real("min_p", "1e0")), (Ok(1.0), Ok(1.0)));
         for text in ["1.00000001", "1.0000000000000000000001", "-0.1", "2"] {
-            assert!(top_p(text).is_err() && min_p(text).is_err(), "{text}");
+            assert!(real("top_p", text).is_err() && real("min_p", text).is_err(), "{text}");
         }
-        assert!(top_p("0").is_err() && top_p("-0").is_err());
-        assert_eq!(min_p("0"), Ok(0.0));
+        assert!(real("top_p", "0").is_err() && real("top_p", "-0").is_err());
+        assert_eq!(real("min_p", "0"), Ok(0.0));
     }
 
     #[test]
     fn whole_numbers_are_whole_however_they_are_written() {
         for text in ["50", "50.0", "5e1", "0.5e2", "500e-1", "+50", "5E+1", "050"] {
-            assert_eq!((top_k(text), seed(text), draws(text)), (Ok(50), Ok(50), Ok(50)), "{text}");
+            assert_eq!(
+                (whole("top_k", text), whole("seed", text), whole("draws", text)),
+                (Ok(50), Ok(50), Ok(50)),
+                "{text}"
+            );
         }
-        assert_eq!(seed("18446744073709551615.0"), Ok(u64::MAX));
-        assert_eq!(seed("1.8446744073709551615e19"), Ok(u64::MAX));
-        assert_eq!(position("9007199254740993"), Ok((1 << 53) + 1));
-        assert_eq!((top_k("-0"), top_k("0e9")), (Ok(0), Ok(0)));
+        assert_eq!(whole("seed", "18446744073709551615.0"), Ok(u64::MAX));
+        assert_eq!(whole("seed", "1.8446744073709551615e19"), Ok(u64::MAX));
+        assert_eq!(whole("position", "9007199254740993"), Ok((1 << 53) + 1));
+        assert_eq!((whole("top_k", "-0"), whole("top_k", "0e9")), (Ok(0), Ok(0)));
         for text in
             ["18446744073709551616", "1e20", "-1", "5.5", "1e-1", "1e999999999999", "NaN", ""]
         {
-            assert_eq!(seed(text).unwrap_err().field, "seed", "{text}");
+            assert_eq!(whole("seed", text).unwrap_err().field, "seed", "{text}");
         }
-        let error = top_k("-1").unwrap_err().to_string();
+        let error = whole("top_k", "-1").unwrap_err().to_string();
         assert_eq!(error, "top_k is -1; allowed: whole numbers, 0 (off) to 4294967295");
-        assert!(top_k("4294967296").is_err());
-        assert!(draws("0").is_err() && draws("1025").is_err() && draws("1024").is_ok());
+        assert!(whole("top_k", "4294967296").is_err());
+        assert!(
+            whole("draws", "0").is_err()
+                && whole("draws", "1025").is_err()
+                && whole("draws", "1024").is_ok()
+        );
     }
 
     #[test]
     fn a_long_value_is_cut_in_its_error() {
-        let error = seed(&"9".repeat(1 << 20)).unwrap_err().to_string();
+        let error = whole("seed", &"9".repeat(1 << 20)).unwrap_err().to_string();
         assert!(error.starts_with("seed is 9999") && error.len() < 150, "{error}");
     }
 
     proptest! {
         #[test]
         fn every_parameter_reads_back_as_it_is_shown(t in 1e-30f32..=1e4, n: u64, k: u32) {
-            prop_assert_eq!(temperature(&format!("{t:e}")), Ok(t));
-            prop_assert_eq!(temperature(&t.to_string()), Ok(t));
-            prop_assert_eq!(seed(&n.to_string()), Ok(n));
-            prop_assert_eq!(top_k(&format!("{k}.000")), Ok(k));
+            prop_assert_eq!(real("temperature", &format!("{t:e}")), Ok(t));
+            prop_assert_eq!(real("temperature", &t.to_string()), Ok(t));
+            prop_assert_eq!(whole("seed", &n.to_string()), Ok(n));
+            prop_assert_eq!(whole("top_k", &format!("{k}.000")), Ok(u64::from(k)));
         }
 
         #[test]
@@ -310,8 +268,13 @@ mod tests {
 
         #[test]
         fn no_text_makes_it_panic(text in "[-+0-9.eE]{0,40}") {
-            for name in NAMES {
-                let _ = set(&mut ParamsSpec::default(), name, &text);
+            for field in &FIELDS {
+                if let Ok(value) = field.read(&text) {
+                    let mut spec = ParamsSpec::default();
+                    field.set(&mut spec, value);
+                    prop_assert_eq!(field.get(spec), value);
+                    prop_assert!(field.check(spec).is_ok());
+                }
             }
         }
     }

@@ -246,7 +246,7 @@ impl<W: Write> Page<W> {
 fn chart(title: &str, answer: &Answer) -> Chart {
     let drawn = answer.draws.iter().map(|draw| draw.token);
     let text = |token| assets::tokens().get(token).map_or("?".into(), visible);
-    Chart::new(title.into(), answer.kept, drawn, text)
+    Chart::new(title.into(), answer.outcome.kept, drawn, text)
 }
 
 /// Every setting for the text that is charted, then one setting for the other texts.

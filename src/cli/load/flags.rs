@@ -5,14 +5,14 @@ use crate::cli::params::flagged;
 use crate::cli::target::ServerArgs;
 use crate::config::values::{duration, fraction, timeout};
 use crate::files::npy::Declared;
-use crate::load::{Arrivals, Pace, Pool, RowsDistribution, Shape};
-use clap::ValueEnum;
+use crate::load::{Arrivals, Choices, Pace, Pool, RowsDistribution, Shape};
+use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, ValueEnum};
 use logitd_core::backend::Backend;
 use logitd_core::backend::cpu::{Cpu, CpuOptions};
 use logitd_core::backend::reference::Reference;
 use logitd_core::batch::VOCAB_SIZE_MAX;
 use logitd_core::candidates;
-use logitd_core::params::{ParamsError, written};
+use logitd_core::params::{FIELDS, Field, ParamsSpec, Value};
 use logitd_proto::Priority;
 use std::error::Error;
 use std::path::PathBuf;
@@ -151,65 +151,8 @@ pub struct Args {
         help_heading = "Requests")]
     pool_rows: usize,
 
-    /// 0 is greedy. Of a list, each row takes one; so for the other parameters
-    #[arg(
-        long,
-        value_name = "T,..",
-        default_value = "0.8",
-        value_delimiter = ',',
-        allow_hyphen_values = true,
-        value_parser = |text: &str| flag(written::temperature(text)),
-        help_heading = "Requests"
-    )]
-    temperature: Vec<f32>,
-
-    /// 0 is off
-    #[arg(
-        long,
-        value_name = "K,..",
-        default_value = "50",
-        value_delimiter = ',',
-        allow_hyphen_values = true,
-        value_parser = |text: &str| flag(written::top_k(text)),
-        help_heading = "Requests"
-    )]
-    top_k: Vec<u32>,
-
-    /// 1 is off
-    #[arg(
-        long,
-        value_name = "P,..",
-        default_value = "0.95",
-        value_delimiter = ',',
-        allow_hyphen_values = true,
-        value_parser = |text: &str| flag(written::top_p(text)),
-        help_heading = "Requests"
-    )]
-    top_p: Vec<f32>,
-
-    /// 0 is off
-    #[arg(
-        long,
-        value_name = "P,..",
-        default_value = "0",
-        value_delimiter = ',',
-        allow_hyphen_values = true,
-        value_parser = |text: &str| flag(written::min_p(text)),
-        help_heading = "Requests"
-    )]
-    min_p: Vec<f32>,
-
-    /// Draws a row
-    #[arg(
-        long,
-        value_name = "N,..",
-        default_value = "1",
-        value_delimiter = ',',
-        allow_hyphen_values = true,
-        value_parser = |text: &str| flag(written::draws(text)),
-        help_heading = "Requests"
-    )]
-    draws: Vec<u32>,
+    #[command(flatten)]
+    params: ParamsLists,
 
     /// Who goes first under load
     #[arg(long, value_enum, default_value_t = PriorityArg::Normal, help_heading = "Requests")]
@@ -420,6 +363,79 @@ const NO_END: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Bytes of prepared logits.
 const POOL_BYTES_MAX: u64 = 8 << 30;
 
+/// A flag with a list of values for each parameter that rows choose.
+#[derive(Clone, Debug)]
+struct ParamsLists(Vec<Choices>);
+
+/// Parameters that are not chosen: seeds are drawn for each row, and no row has a sequence to be in.
+const NOT_LISTED: [&str; 2] = ["seed", "position"];
+
+/// What the flags begin with where it is not the API's default: what many a server runs with.
+const USUAL: [(&str, &str); 3] = [("temperature", "0.8"), ("top_k", "50"), ("top_p", "0.95")];
+
+fn listed() -> impl Iterator<Item = &'static Field> {
+    FIELDS.iter().filter(|field| !NOT_LISTED.contains(&field.name))
+}
+
+impl clap::Args for ParamsLists {
+    fn augment_args(command: Command) -> Command {
+        command.args(listed().map(|field| {
+            let usual = USUAL.iter().find(|(name, _)| *name == field.name);
+            let usual = usual.map(|(_, value)| value.to_string());
+            Arg::new(field.name)
+                .long(field.name.replace('_', "-"))
+                .value_name(format!("{},..", field.symbol))
+                .help(format!("{}. Of a list, each row takes one", field.about))
+                .help_heading("Requests")
+                .allow_hyphen_values(true)
+                .action(ArgAction::Append)
+                .value_delimiter(',')
+                .value_parser(|text: &str| field.read(text).map_err(|error| flagged(&error)))
+                .default_value(
+                    usual.unwrap_or_else(|| field.get(ParamsSpec::default()).to_string()),
+                )
+        }))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for ParamsLists {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let values = |field: &Field| matches.get_many::<Value>(field.name).into_iter().flatten();
+        let choices = |field| Choices { field, values: values(field).copied().collect() };
+        Ok(Self(listed().map(choices).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl ParamsLists {
+    /// Every set of parameters that a row can have, as far as they decide how many tokens are kept for certain.
+    fn kept(&self) -> Vec<(f32, u32)> {
+        let deciding =
+            self.0.iter().filter(|choices| ["temperature", "top_k"].contains(&choices.field.name));
+        let mut specs = vec![ParamsSpec::default()];
+        for Choices { field, values } in deciding {
+            let with = |spec: &ParamsSpec, value: &Value| {
+                let mut spec = *spec;
+                field.set(&mut spec, *value);
+                spec
+            };
+            specs = specs
+                .iter()
+                .flat_map(|spec| values.iter().map(move |value| with(spec, value)))
+                .collect();
+        }
+        specs.iter().map(|spec| (spec.temperature, spec.top_k)).collect()
+    }
+}
+
 impl Args {
     /// What no single parser can see.
     pub fn validate(&self) -> Result<(), Box<dyn Error>> {
@@ -501,11 +517,7 @@ impl Args {
         let pool = self.pool()?;
         let shape = Shape {
             rows: self.rows.clone(),
-            temperature: self.temperature.clone(),
-            top_k: self.top_k.clone(),
-            top_p: self.top_p.clone(),
-            min_p: self.min_p.clone(),
-            draws: self.draws.clone(),
+            params: self.params.0.clone(),
             priority: match self.priority {
                 PriorityArg::Low => Priority::Low,
                 PriorityArg::Normal => Priority::Normal,
@@ -541,9 +553,7 @@ impl Args {
 
     /// Whether every row's answer follows from its candidates.
     fn enough(&self, candidates: usize, vocab_size: usize) -> Result<(), Box<dyn Error>> {
-        for (&temperature, &top_k) in
-            self.temperature.iter().flat_map(|t| self.top_k.iter().map(move |k| (t, k)))
-        {
+        for (temperature, top_k) in self.params.kept() {
             if !candidates::are_enough(candidates, vocab_size, temperature, top_k) {
                 return Err(format!(
                     "--top-k is {top_k} at --temperature {temperature}, and rows have {candidates} \
@@ -587,11 +597,6 @@ fn share(text: &str) -> Result<f64, String> {
         0.0 => Err("must be above 0; leave it out to check nothing".into()),
         share => Ok(share),
     }
-}
-
-/// A parameter, or what is wrong with its flag.
-fn flag<T>(parsed: Result<T, ParamsError>) -> Result<T, String> {
-    parsed.map_err(|error| flagged(&error))
 }
 
 fn positive(text: &str) -> Result<f64, String> {

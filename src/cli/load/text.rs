@@ -2,9 +2,9 @@
 
 use super::{CheckReport, Report};
 use crate::cli::text::{grouped, table};
-use crate::load::{Latency, Shape, Summary};
+use crate::load::{Choices, Latency, Shape, Summary};
 use anstyle::{AnsiColor, Style};
-use logitd_core::params::shortest;
+use logitd_core::params::ParamsSpec;
 use std::io::{self, Write};
 
 const BOLD: Style = Style::new().bold();
@@ -29,23 +29,17 @@ pub fn print(out: &mut impl Write, report: &Report) -> io::Result<()> {
 
 /// Parameters in a line.
 pub fn params(shape: &Shape) -> String {
-    fn list<T: ToString>(name: &str, values: &[T]) -> String {
+    let said = |Choices { field, values }: &Choices| {
+        let usual = field.get(ParamsSpec::default());
+        let said = ALWAYS_SAID.contains(&field.name) || values.iter().any(|value| *value != usual);
         let values: Vec<_> = values.iter().map(ToString::to_string).collect();
-        format!("{name} {}", values.join("|"))
-    }
-    let mut parts = vec![
-        list("temperature", &shape.temperature.iter().map(|&t| shortest(t)).collect::<Vec<_>>()),
-        list("top_k", &shape.top_k),
-        list("top_p", &shape.top_p),
-    ];
-    if shape.min_p != [0.0] {
-        parts.push(list("min_p", &shape.min_p));
-    }
-    if shape.draws != [1] {
-        parts.push(list("draws", &shape.draws));
-    }
-    parts.join(", ")
+        said.then(|| format!("{} {}", field.name, values.join("|")))
+    };
+    shape.params.iter().filter_map(said).collect::<Vec<_>>().join(", ")
 }
+
+/// Parameters that are named whatever they are; others where they are not off.
+const ALWAYS_SAID: [&str; 3] = ["temperature", "top_k", "top_p"];
 
 fn single(out: &mut impl Write, run: &Summary) -> io::Result<()> {
     writeln!(

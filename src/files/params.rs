@@ -4,10 +4,9 @@
 //! the same as nothing. A line of an answer (`logitd sample --json`) is accepted too: it says which seed its row was
 //! sampled with, and that is what it is read for.
 
-use super::line::{self, Value, short};
-use crate::config::nearest;
-use logitd_core::params::ParamsSpec;
-use logitd_core::params::written::{self, NAMES};
+use crate::wire::json::{self, Value, short};
+use crate::wire::names::nearest;
+use logitd_core::params::{FIELDS, Field, ParamsError, ParamsSpec};
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::Path;
@@ -93,7 +92,7 @@ struct Line<'a>(Vec<(String, Value<'a>)>);
 
 impl<'a> Line<'a> {
     fn read(line: &'a str) -> Result<Self, String> {
-        let mut pairs = line::object(line)?;
+        let mut pairs = json::object(line)?;
         for (key, _) in &mut pairs {
             if let Some(name) = spelled(key) {
                 *key = name.into();
@@ -120,8 +119,10 @@ impl<'a> Line<'a> {
             Value::Bare(text) => *text,
             Value::Null | Value::Other(_) => "",
         };
-        // As whole as a position is.
-        match written::position(text).ok().and_then(|row| usize::try_from(row).ok()) {
+        // As whole as a position is, and read like one.
+        let position = Field::named("position").expect("a parameter").read(text);
+        let number = position.ok().and_then(|number| number.to_string().parse().ok());
+        match number {
             Some(row) => Ok(Some(row)),
             None => Err(format!("row is {}; allowed: the number of a row", short(text))),
         }
@@ -131,28 +132,29 @@ impl<'a> Line<'a> {
     fn spec(&self, mut spec: ParamsSpec) -> Result<ParamsSpec, String> {
         let is_answer = self.is_answer();
         for (key, value) in &self.0 {
-            let known = NAMES.contains(&key.as_str());
             if is_answer && key != "seed" {
                 continue;
             }
-            if !known {
-                return Err(unknown(key));
-            }
-            let set = match value {
-                Value::Null => Ok(()),
-                Value::Text(text) => written::set(&mut spec, key, text),
-                Value::Bare(text) => written::set(&mut spec, key, text),
-                Value::Other(text) => Err(written::refuse(key, &short(text))),
+            let field = Field::named(key).ok_or_else(|| unknown(key))?;
+            let value = match value {
+                Value::Null => continue,
+                Value::Text(text) => field.read(text),
+                Value::Bare(text) => field.read(text),
+                Value::Other(text) => Err(field.refuse_text(&short(text))),
             };
-            set.map_err(|error| error.to_string())?;
+            field.set(&mut spec, value.map_err(|error: ParamsError| error.to_string())?);
         }
         Ok(spec)
     }
 }
 
+fn names() -> impl Iterator<Item = &'static str> {
+    FIELDS.iter().map(|field| field.name)
+}
+
 /// `topK` is what JSON of Protocol Buffers calls `top_k`.
 fn spelled(key: &str) -> Option<&'static str> {
-    NAMES.into_iter().find(|name| {
+    names().find(|name| {
         let mut parts = name.split('_');
         let first = parts.next().unwrap_or_default().to_owned();
         let camel =
@@ -162,11 +164,15 @@ fn spelled(key: &str) -> Option<&'static str> {
 }
 
 fn unknown(key: &str) -> String {
-    let meant = match nearest(key, NAMES) {
+    let meant = match nearest(key, names()) {
         Some(name) => format!(" (did you mean {name}?)"),
         None => String::new(),
     };
-    format!("has the unknown key {}{meant}; known: {}", short(key), NAMES.join(", "))
+    format!(
+        "has the unknown key {}{meant}; known: {}",
+        short(key),
+        names().collect::<Vec<_>>().join(", ")
+    )
 }
 
 #[cfg(test)]

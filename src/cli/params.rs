@@ -1,47 +1,66 @@
 //! Sampling parameters as flags, and as a file with one set a row.
 
-mod file;
-mod line;
-
+use crate::files::params::{self, Sets};
 use crate::wire::whole;
-use file::Sets;
-use logitd_core::params::written;
-use logitd_core::params::{ParamsSpec, SamplingParams};
+use clap::{Arg, ArgMatches, Command, FromArgMatches};
+use logitd_core::params::{FIELDS, ParamsError, ParamsSpec, SamplingParams, Value};
 use std::error::Error;
 use std::path::{Path, PathBuf};
+
+/// A flag for each parameter, as it is written. Flags are read when all of them are known to be wanted.
+#[derive(Clone, Debug)]
+struct Flags(Vec<Option<String>>);
+
+impl clap::Args for Flags {
+    fn augment_args(command: Command) -> Command {
+        command.args(FIELDS.iter().map(|field| {
+            let flag = Arg::new(field.name)
+                .long(field.name.replace('_', "-"))
+                .value_name(field.symbol)
+                .help(field.about)
+                .allow_hyphen_values(true);
+            match field.get(ParamsSpec::default()) {
+                Value::Unset => flag,
+                value => flag.default_value(value.to_string()),
+            }
+        }))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Flags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self(
+            FIELDS.iter().map(|field| matches.get_one::<String>(field.name).cloned()).collect(),
+        ))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Flags {
+    fn spec(&self) -> Result<ParamsSpec, Box<dyn Error>> {
+        let mut spec = ParamsSpec::default();
+        for (field, text) in FIELDS.iter().zip(&self.0) {
+            if let Some(text) = text {
+                field.set(&mut spec, field.read(text).map_err(|error| flagged(&error))?);
+            }
+        }
+        Ok(spec)
+    }
+}
 
 /// What to do with each row.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ParamsArgs {
-    /// 0 is greedy: the most likely token. Otherwise 1e-30 to 10000
-    #[arg(long, value_name = "T", default_value = "1", allow_hyphen_values = true)]
-    temperature: String,
-
-    /// Keep the first K tokens, exactly K: 0 to 4294967295. 0 is off
-    #[arg(long, value_name = "K", default_value = "0", allow_hyphen_values = true)]
-    top_k: String,
-
-    /// Keep the shortest prefix with this share of what top-k left: above 0, up to 1. 1 is off. An f32: 0.1 is
-    /// 0.100000001, so of ten equal logits it keeps two
-    #[arg(long, value_name = "P", default_value = "1", allow_hyphen_values = true)]
-    top_p: String,
-
-    /// Keep tokens at least this likely relative to the first: 0 to 1. 0 is off
-    #[arg(long, value_name = "P", default_value = "0", allow_hyphen_values = true)]
-    min_p: String,
-
-    /// Key of the random stream, for every row the same: 0 to 2^64 - 1 [default: one a row below 2^53, taken
-    /// from the system and shown]
-    #[arg(long, value_name = "N", allow_hyphen_values = true)]
-    seed: Option<String>,
-
-    /// The token's index in its sequence: 0 to 2^64 - 1
-    #[arg(long, value_name = "N", default_value = "0", allow_hyphen_values = true)]
-    position: String,
-
-    /// Independent draws from each row: 1 to 1024
-    #[arg(long, value_name = "N", default_value = "1", allow_hyphen_values = true)]
-    draws: String,
+    #[command(flatten)]
+    flags: Flags,
 
     /// One parameter set a row of the file (the first line is row 0's, whatever --rows names), or one for all
     /// rows: a JSON object a line, with the keys temperature, top_k, top_p, min_p, seed, position, draws. A
@@ -57,29 +76,11 @@ impl ParamsArgs {
         rows: impl ExactSizeIterator<Item = usize>,
         rows_all: usize,
     ) -> Result<Vec<ParamsSpec>, Box<dyn Error>> {
-        let flags = self.flags()?;
+        let flags = self.flags.spec()?;
         match &self.params {
             None => Ok(vec![flags; rows.len()]),
             Some(path) => read(path, flags, rows, rows_all),
         }
-    }
-
-    fn flags(&self) -> Result<ParamsSpec, Box<dyn Error>> {
-        let mut spec = ParamsSpec::default();
-        for (name, text) in [
-            ("temperature", Some(&self.temperature)),
-            ("top_k", Some(&self.top_k)),
-            ("top_p", Some(&self.top_p)),
-            ("min_p", Some(&self.min_p)),
-            ("seed", self.seed.as_ref()),
-            ("position", Some(&self.position)),
-            ("draws", Some(&self.draws)),
-        ] {
-            if let Some(text) = text {
-                written::set(&mut spec, name, text).map_err(|error| flagged(&error))?;
-            }
-        }
-        Ok(spec)
     }
 }
 
@@ -92,7 +93,7 @@ pub fn read(
     rows_all: usize,
 ) -> Result<Vec<ParamsSpec>, Box<dyn Error>> {
     let count = rows.len();
-    match file::read(path, flags)? {
+    match params::read(path, flags)? {
         Sets::Each(sets) => match sets[..] {
             [one] => Ok(vec![one; count]),
             _ if sets.len() == rows_all => Ok(rows.map(|row| sets[row]).collect()),
@@ -132,7 +133,7 @@ pub fn parse(spec: ParamsSpec) -> Result<SamplingParams, Box<dyn Error>> {
 }
 
 /// `top_k is ..` as `--top-k is ..`.
-pub fn flagged(error: &logitd_core::params::ParamsError) -> String {
+pub fn flagged(error: &ParamsError) -> String {
     let rest = error.to_string()[error.field.len()..].to_owned();
     format!("--{}{rest}", error.field.replace('_', "-"))
 }

@@ -1,0 +1,86 @@
+//! Parameters of a row: messages of the API, and JSON with the same keys.
+
+use super::whole::Whole;
+use logitd_core::params::{FIELDS, ParamsSpec, SamplingParams, Value};
+use logitd_proto as api;
+use serde_json::{Map, Value as Json};
+
+/// What a message asks for.
+pub fn spec(params: &api::SamplingParams) -> ParamsSpec {
+    let default = ParamsSpec::default();
+    ParamsSpec {
+        temperature: params.temperature.unwrap_or(default.temperature),
+        top_k: params.top_k,
+        top_p: params.top_p.unwrap_or(default.top_p),
+        min_p: params.min_p,
+        seed: params.seed,
+        position: params.position,
+        draws: params.draws.unwrap_or(default.draws),
+    }
+}
+
+/// The message that asks for it.
+pub fn message(spec: &ParamsSpec) -> api::SamplingParams {
+    api::SamplingParams {
+        temperature: Some(spec.temperature),
+        top_k: spec.top_k,
+        top_p: Some(spec.top_p),
+        min_p: spec.min_p,
+        seed: spec.seed,
+        position: spec.position,
+        draws: Some(spec.draws),
+    }
+}
+
+/// The parameters as one JSON object, keys as in the API. Values read back to the same bits.
+pub fn json(params: SamplingParams) -> Json {
+    let value = |value| match value {
+        Value::Real(x) => Json::from(x),
+        Value::Whole(n) => serde_json::to_value(Whole(n)).expect("a number or a string"),
+        Value::Unset => Json::Null,
+    };
+    let pairs = FIELDS.iter().map(|field| (field.name.into(), value(field.get(params.into()))));
+    Json::Object(pairs.collect::<Map<String, Json>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_and_back() {
+        let spec = ParamsSpec {
+            temperature: 0.7,
+            top_k: 5,
+            top_p: 0.9,
+            min_p: 0.1,
+            seed: Some(7),
+            position: 8,
+            draws: 9,
+        };
+        assert_eq!(super::spec(&message(&spec)), spec);
+        assert_eq!(super::spec(&api::SamplingParams::default()), ParamsSpec::default());
+        let unset = ParamsSpec::default();
+        assert_eq!(super::spec(&message(&unset)), unset);
+    }
+
+    #[test]
+    fn json_has_every_parameter_and_reads_back() {
+        let spec = ParamsSpec { temperature: 0.7, seed: Some(u64::MAX), ..Default::default() };
+        let json = json(spec.parse(|| 0).unwrap());
+        assert_eq!(json.as_object().unwrap().len(), FIELDS.len());
+        assert_eq!(json["seed"], u64::MAX.to_string());
+        let text = json.to_string();
+        let mut again = ParamsSpec::default();
+        for (name, value) in crate::wire::json::object(&text).unwrap() {
+            let field = logitd_core::params::Field::named(&name).unwrap();
+            let written = match value {
+                crate::wire::json::Value::Bare(text) => text.to_owned(),
+                crate::wire::json::Value::Text(text) => text,
+                other => panic!("{other:?}"),
+            };
+            field.set(&mut again, field.read(&written).unwrap());
+        }
+        assert_eq!(again, spec);
+    }
+}
