@@ -4,6 +4,7 @@
 #![cfg(all(target_os = "linux", target_pointer_width = "64"))]
 
 mod fake_cuda;
+#[path = "service/harness/mod.rs"]
 mod harness;
 
 use fake_cuda::{folder, ok};

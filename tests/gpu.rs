@@ -6,6 +6,7 @@
 
 #![cfg(all(target_os = "linux", target_pointer_width = "64"))]
 
+#[path = "sampler/common/mod.rs"]
 mod common;
 mod fake_cuda;
 

@@ -1,0 +1,13 @@
+//! The sampler: what it must say, that every implementation says it to the bit, and that a wrong one would be noticed.
+
+mod common;
+mod distribution;
+mod exhaustive;
+mod golden;
+mod invariance;
+mod kernels;
+mod loans;
+mod parity;
+mod proof;
+mod ptx;
+mod traps;

@@ -1,0 +1,22 @@
+//! The daemon, its client and its command line.
+
+mod architecture;
+mod cli;
+mod connections;
+mod cuda;
+mod daemon;
+mod direct;
+mod engine;
+#[path = "../fake_cuda/mod.rs"]
+mod fake_cuda;
+mod faults;
+mod harness;
+mod hostile;
+mod load;
+mod operations;
+mod planes;
+mod security;
+mod server;
+mod shm;
+mod siege;
+mod soak;
