@@ -10,7 +10,7 @@
 
 use half::{bf16, f16};
 use logitd::files::assets;
-use logitd::generate::Random;
+use logitd::tools::generate::Random;
 use logitd_core::backend::Backend;
 use logitd_core::backend::cpu::{Cpu, CpuOptions, Isa};
 use logitd_core::backend::reference::Reference;

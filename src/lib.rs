@@ -9,12 +9,10 @@ pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod files;
-pub mod generate;
-pub mod load;
 pub mod plane;
-pub mod recheck;
+pub mod record;
 pub mod server;
-pub mod trace;
+pub mod tools;
 pub mod wire;
 
 /// Compiles the example of the README.

@@ -14,7 +14,7 @@ use common::compare::first_difference;
 use common::known::{self, Answer, Rows};
 use common::real::{CARRIED, Recording, carried, carried_prefix};
 use common::{Case, Panel, skipped};
-use logitd::generate::{Random, Values};
+use logitd::tools::generate::{Random, Values};
 use logitd_core::backend::Backend;
 use logitd_core::backend::cpu::{Cpu, CpuOptions};
 use logitd_core::backend::cuda::plan::{Kernel, Packing};

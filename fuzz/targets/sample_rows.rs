@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use logitd_core::backend::cpu::{Cpu, CpuOptions, Isa};
 use logitd_core::backend::{Backend, reference::Reference};
 use logitd_core::batch::{Dtype, Results, Row};
-use logitd::generate;
+use logitd::tools::generate;
 use logitd_core::params::{ParamsSpec, SamplingParams};
 use std::sync::{LazyLock, Mutex};
 

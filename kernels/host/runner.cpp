@@ -1,6 +1,6 @@
 // One build of the kernels as a process of its own: launches come in on the standard input, results go
 // out on the standard output. What a build must not share with the caller (a sanitizer, a planted fault
-// that runs wild) runs this way. `tests/proof/runner.rs` has the other end.
+// that runs wild) runs this way. `tests/sampler/proof/runner.rs` has the other end.
 //
 // The process says hello with its geometry and the addresses of its memory, and then answers each
 // request with a reply. It ends when its input does.

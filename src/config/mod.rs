@@ -20,7 +20,7 @@ use crate::engine::EngineConfig;
 use crate::plane::control::ControlLimits;
 use crate::plane::device::DeviceLimits;
 use crate::plane::shm::ShmLimits;
-use crate::trace::RecorderOptions;
+use crate::record::RecorderOptions;
 use clap::parser::ValueSource;
 use clap::{Args, Command, FromArgMatches, ValueEnum};
 use logitd_core::backend::cpu::Isa;

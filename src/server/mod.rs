@@ -40,7 +40,7 @@ use crate::config::{Address, Config};
 use crate::engine::Engine;
 use crate::plane::pool::{self, Pool};
 use crate::plane::{Regions, control, shm::Registry};
-use crate::trace::Recorder;
+use crate::record::Recorder;
 use account::{ANSWERS, Budget};
 use admission::{Admission, Call};
 use connection::Connections;

@@ -2,7 +2,7 @@
 
 use super::metrics;
 use crate::config::RecordingConfig;
-use crate::trace::{Recorder, RecorderStats};
+use crate::record::{Recorder, RecorderStats};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

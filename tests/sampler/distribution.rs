@@ -7,7 +7,7 @@
 use crate::common::Case;
 use crate::common::compare::sample;
 use crate::common::real::carried;
-use logitd::generate::Random;
+use logitd::tools::generate::Random;
 use logitd_core::backend::cpu::{Cpu, CpuOptions};
 use logitd_core::batch::{Draw, Results};
 use logitd_core::params::{DRAWS_MAX, ParamsSpec};

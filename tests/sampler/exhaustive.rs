@@ -2,7 +2,7 @@
 
 use crate::common::case::{pack, value};
 use crate::common::{Case, Panel};
-use logitd::generate::Random;
+use logitd::tools::generate::Random;
 use logitd_core::batch::Dtype;
 use logitd_core::params::ParamsSpec;
 

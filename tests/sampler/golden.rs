@@ -9,7 +9,7 @@ use crate::common::known::{
 };
 use crate::common::real::{self, CARRIED, Recording, carried};
 use crate::common::{Case, candidates};
-use logitd::generate::{Random, Values};
+use logitd::tools::generate::{Random, Values};
 use logitd_core::arithmetic::mass::{Scale, UNIT, mass};
 use logitd_core::arithmetic::philox::token_bits;
 use logitd_core::backend::{Backend, reference::Reference};

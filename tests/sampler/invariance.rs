@@ -4,7 +4,7 @@
 use crate::common::compare::{first_difference, sample};
 use crate::common::real::carried;
 use crate::common::{Case, Panel, candidates};
-use logitd::generate::Random;
+use logitd::tools::generate::Random;
 use logitd_core::backend::{Backend, reference::Reference};
 use logitd_core::batch::{Draw, Dtype, Outcome, Results, RowResult, RowStatus};
 use logitd_core::params::ParamsSpec;

@@ -13,7 +13,7 @@ use crate::common::case::pattern;
 use crate::common::known::{self, Answer, Rows};
 use crate::common::real::{CARRIED, Recording, carried, carried_prefix, settings};
 use crate::common::{Case, Panel};
-use logitd::generate::{self, Random, Values};
+use logitd::tools::generate::{self, Random, Values};
 use logitd_core::backend::Backend;
 use logitd_core::backend::cuda::plan::{Geometry, Kernel, Packing};
 use logitd_core::backend::cuda::self_test;

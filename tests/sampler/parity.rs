@@ -9,7 +9,7 @@ use crate::common::borders;
 use crate::common::case::{greatest, pattern, spec};
 use crate::common::real::{CARRIED, carried, carried_prefix, settings};
 use crate::common::{Case, Panel};
-use logitd::generate::{self, Random, Values};
+use logitd::tools::generate::{self, Random, Values};
 use logitd_core::arithmetic::mass::{Scale, mass};
 use logitd_core::batch::{Dtype, RowStatus, VOCAB_SIZE_MAX};
 use logitd_core::params::{DRAWS_MAX, ParamsSpec, TEMPERATURE_RANGE};

@@ -111,7 +111,7 @@ async fn a_direct_call_gives_the_answer_of_its_rows() {
         }
         shared.server.stop().await.unwrap().unwrap();
     }
-    let recorded = logitd::trace::Reader::open(&file).unwrap().count();
+    let recorded = logitd::record::Reader::open(&file).unwrap().count();
     assert_eq!(recorded, 12);
 }
 

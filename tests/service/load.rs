@@ -4,11 +4,11 @@
 //! which stands still until everything waits.
 
 use crate::harness::TestServer;
-use logitd::load::{
+use logitd::record::recheck;
+use logitd::record::{Recorder, RecorderOptions};
+use logitd::tools::load::{
     Arrivals, Clock, Failure, Generator, Measured, Pace, Plan, Pool, Shape, Source, Target, run,
 };
-use logitd::recheck;
-use logitd::trace::{Recorder, RecorderOptions};
 use logitd_core::backend::reference::Reference;
 use logitd_core::backend::{Backend, DeviceError, DeviceInfo};
 use logitd_core::batch::{Dtype, Results, Row};

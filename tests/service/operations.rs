@@ -3,7 +3,7 @@
 
 use crate::harness::daemon::{Daemon, command, command_after, refused, value};
 use crate::harness::{expected, request, until};
-use logitd::trace::Reader;
+use logitd::record::Reader;
 use logitd_client::{Client, Error};
 use rcgen::{CertificateParams, CertifiedKey, KeyPair, date_time_ymd};
 use rustix::fs::{CWD, FileType, Mode, mknodat};

@@ -5,7 +5,7 @@ use crate::harness::backends::{Gated, Paced};
 use crate::harness::raw::{self, Raw, announced, framed};
 use crate::harness::{TestServer, expected, request, until};
 use http_body_util::BodyExt;
-use logitd::generate::{self, Random};
+use logitd::tools::generate::{self, Random};
 use logitd_client::{Client, Error};
 use logitd_core::backend::Backend;
 use logitd_core::backend::cpu::{Cpu, CpuOptions};

@@ -5,7 +5,7 @@ use crate::cli::params::flagged;
 use crate::cli::target::ServerArgs;
 use crate::config::values::{duration, fraction, timeout};
 use crate::files::npy::Declared;
-use crate::load::{Arrivals, Choices, Pace, Pool, RowsDistribution, Shape};
+use crate::tools::load::{Arrivals, Choices, Pace, Pool, RowsDistribution, Shape};
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, ValueEnum};
 use logitd_core::backend::Backend;
 use logitd_core::backend::cpu::{Cpu, CpuOptions};

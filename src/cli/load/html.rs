@@ -4,7 +4,7 @@ use super::plot::{Axis, Scale, Series, escape, plot};
 use super::text::{rate, us};
 use super::{CheckReport, Report};
 use crate::cli::text::grouped;
-use crate::load::{Latency, PaceSummary, Summary};
+use crate::tools::load::{Latency, PaceSummary, Summary};
 use std::fmt::Write as _;
 
 /// The page.
@@ -68,7 +68,7 @@ fn single(run: &Summary) -> String {
             ],
         ),
     );
-    let over = |value: fn(&crate::load::Window) -> f64| {
+    let over = |value: fn(&crate::tools::load::Window) -> f64| {
         run.windows.iter().filter(|w| w.answered > 0).map(|w| (w.end_s, value(w))).collect()
     };
     html += &section(
@@ -89,7 +89,7 @@ fn single(run: &Summary) -> String {
     html +=
         &section("Throughput over time", &plot("rows a second over time", &SECONDS, &ROWS, &rates));
     if bad > 0 {
-        let per_s = |value: fn(&crate::load::Window) -> u64| {
+        let per_s = |value: fn(&crate::tools::load::Window) -> u64| {
             run.windows.iter().map(|w| (w.end_s, value(w) as f64 / w.seconds)).collect()
         };
         html += &section(

@@ -1,6 +1,6 @@
 //! How a run is going: a line that changes on a terminal, a line a second elsewhere, on stderr.
 
-use crate::load::{Plan, Recent, Tick};
+use crate::tools::load::{Plan, Recent, Tick};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::IsTerminal as _;
 use std::time::Duration;

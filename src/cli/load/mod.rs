@@ -8,7 +8,7 @@ mod text;
 
 use super::Outcome;
 use crate::files::difference;
-use crate::load::{
+use crate::tools::load::{
     CheckOptions, Checked, Checker, Clock, Generator, Pace, Plan, Route, Servers, Source, Summary,
     run,
 };
@@ -195,7 +195,7 @@ async fn measure(args: &Args) -> Result<Report, Box<dyn Error>> {
 
 /// What requests are made of.
 enum Inputs {
-    Generated(Box<crate::load::Shape>, crate::load::Pool),
+    Generated(Box<crate::tools::load::Shape>, crate::tools::load::Pool),
     Trace,
 }
 

@@ -2,7 +2,7 @@
 
 use super::{CheckReport, Report};
 use crate::cli::text::{grouped, table};
-use crate::load::{Choices, Latency, Shape, Summary};
+use crate::tools::load::{Choices, Latency, Shape, Summary};
 use anstyle::{AnsiColor, Style};
 use logitd_core::params::ParamsSpec;
 use std::io::{self, Write};

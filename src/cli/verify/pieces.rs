@@ -3,7 +3,7 @@
 use super::Args;
 use crate::cli::params;
 use crate::files::npy::{Declared, LogitsFile};
-use crate::generate::{self, Random};
+use crate::tools::generate::{self, Random};
 use logitd_core::batch::Dtype;
 use logitd_core::params::{ParamsSpec, SamplingParams};
 use std::error::Error;

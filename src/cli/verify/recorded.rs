@@ -6,7 +6,7 @@ use crate::cli::device::describe;
 use crate::cli::progress::Progress;
 use crate::cli::text::grouped;
 use crate::files::difference;
-use crate::trace::{Mismatch, Verdict, verify};
+use crate::record::{Mismatch, Verdict, verify};
 use logitd_core::backend::Backend;
 use std::error::Error;
 use std::io::{Write, stdout};

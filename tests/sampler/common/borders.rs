@@ -1,7 +1,7 @@
 //! Rows on which one unit in the last place of 2^40 decides: made for that, because no random row is.
 
 use super::Case;
-use logitd::generate::{Random, Values};
+use logitd::tools::generate::{Random, Values};
 use logitd_core::arithmetic::mass::{Scale, mass};
 use logitd_core::batch::Dtype;
 use logitd_core::params::ParamsSpec;

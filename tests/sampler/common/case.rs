@@ -1,7 +1,7 @@
 //! A row with a name, at an alignment of the test's choosing, surrounded by NaN.
 
 use half::{bf16, f16};
-use logitd::generate;
+use logitd::tools::generate;
 use logitd_core::batch::{Dtype, Row};
 use logitd_core::params::{ParamsSpec, SamplingParams};
 use std::fmt;

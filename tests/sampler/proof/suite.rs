@@ -3,7 +3,7 @@
 use super::runner::Runner;
 use crate::common::compare::first_difference;
 use crate::common::{Case, borders, known};
-use logitd::generate::{Random, Values};
+use logitd::tools::generate::{Random, Values};
 use logitd_core::backend::cuda::plan::{Kernel, Packing};
 use logitd_core::backend::{Backend, reference::Reference};
 use logitd_core::batch::{Dtype, Results};

@@ -5,7 +5,7 @@ use super::nvcc::{CHIPS, Kernels, kernels, nvcc_or_skip};
 use crate::common::known::{self, Answer, Rows};
 use crate::common::real::carried_prefix;
 use crate::common::{Case, Panel};
-use logitd::generate::{Random, Values};
+use logitd::tools::generate::{Random, Values};
 use logitd_core::backend::Backend;
 use logitd_core::backend::cuda::plan::{Kernel, Packing};
 use logitd_core::batch::{Dtype, Results};

@@ -1,7 +1,7 @@
 //! Where requests come from: a generator, or a recorded trace.
 
 use super::generator::Generator;
-use crate::trace::{Damage, Entry, ReadError, Reader};
+use crate::record::{Damage, Entry, ReadError, Reader};
 use logitd_proto::{SampleRequest, SampleResponse};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -208,7 +208,7 @@ fn read_ahead(mut reader: Reader, queue: &SyncSender<Box<Recorded>>, lost: &Mute
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::{Recorder, RecorderOptions};
+    use crate::record::{Recorder, RecorderOptions};
     use std::time::Instant;
 
     #[test]

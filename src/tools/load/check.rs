@@ -6,7 +6,7 @@
 
 use super::random::{bits, unit};
 use super::source::Prepared;
-use crate::recheck::{Difference, RecheckError, compare, recheck, replayable};
+use crate::record::recheck::{Difference, RecheckError, compare, recheck, replayable};
 use logitd_core::backend::{Backend, dual};
 use logitd_core::batch::Results;
 use logitd_proto::{SampleRequest, SampleResponse};
@@ -238,8 +238,8 @@ impl Checked {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::{Choices, Generator, Pool, Shape};
-    use crate::recheck;
+    use crate::record::recheck;
+    use crate::tools::load::{Choices, Generator, Pool, Shape};
     use logitd_core::backend::reference::Reference;
     use logitd_core::batch::Dtype;
     use logitd_proto as api;

@@ -1,7 +1,7 @@
 //! One stream, shared by many tasks: each sends its request and waits for its own answer.
 
 use super::failure;
-use crate::load::target::{Code, Failure};
+use crate::tools::load::target::{Code, Failure};
 use logitd_client::{Client, SampleReceiver, SampleSender};
 use logitd_proto::{SampleRequest, SampleResponse};
 use std::collections::HashMap;

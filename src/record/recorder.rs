@@ -381,7 +381,7 @@ fn open(path: &Path) -> Result<(File, u64), ReadError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::Damage;
+    use crate::record::Damage;
     use rustix::fs::{CWD, FileType, Mode, mknodat};
     use std::os::unix::fs::PermissionsExt;
 

@@ -440,7 +440,7 @@ fn window(recent: &Recent, end: Duration, length: Duration) -> Window {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::load::{Code, Failure, Generator, NO_ANSWER, Pool, Shape};
+    use crate::tools::load::{Code, Failure, Generator, NO_ANSWER, Pool, Shape};
     use logitd_core::batch::Dtype;
     use logitd_proto::{self as api, SampleRequest, SampleResponse};
 

@@ -1,7 +1,7 @@
 //! Checks the answers in a trace.
 
 use super::{Damage, ReadError, Reader};
-use crate::recheck::{Difference, RecheckError, recheck, replayable};
+use crate::record::recheck::{Difference, RecheckError, recheck, replayable};
 use logitd_core::backend::{Backend, dual};
 use logitd_core::batch::Results;
 use std::path::Path;
@@ -94,8 +94,8 @@ pub fn verify(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recheck;
-    use crate::trace::{Recorder, RecorderOptions};
+    use crate::record::recheck;
+    use crate::record::{Recorder, RecorderOptions};
     use logitd_core::backend::reference::Reference;
     use logitd_proto::{SampleRequest, SampleResponse, SamplingParams, StreamError};
     use std::time::Instant;

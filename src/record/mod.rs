@@ -21,6 +21,7 @@
 mod format;
 mod planes;
 mod reader;
+pub mod recheck;
 mod recorder;
 mod verify;
 

@@ -127,7 +127,7 @@ fn frequency_coded_bytes(bytes: &[u8]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate::Random;
+    use crate::tools::generate::Random;
 
     fn request(dtype: Dtype, logits: Vec<u8>) -> SampleRequest {
         SampleRequest { dtype: dtype.into(), logits: logits.into(), ..Default::default() }

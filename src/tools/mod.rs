@@ -1,0 +1,4 @@
+//! What the commands do, without the printing.
+
+pub mod generate;
+pub mod load;
