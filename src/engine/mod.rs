@@ -9,6 +9,7 @@
 //! There is one lock around the queue, held for as long as it takes to add a request or to form a
 //! batch. Nothing is dropped, answered or computed under it.
 
+mod device;
 mod metrics;
 mod permits;
 mod queue;
@@ -25,6 +26,7 @@ pub use request::{Completed, Failure, Priority, Refused, Request, RequestRow, Re
 pub use turns::{ConnectionId, GroupId, Source};
 pub use verify::{Dump, Verify};
 
+use device::Device;
 use logitd_core::backend::{Backend, DeviceInfo};
 use logitd_core::params::DRAWS_MAX;
 use metrics::Metrics;
@@ -39,7 +41,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use work::{Answer, Work};
-use worker::{Device, Worker};
+use worker::Worker;
 
 /// Every limit of the engine. Limits of 0 count as 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,9 +4,9 @@
 //! another, what is offered is skipped and counted. On Linux the thread has the lowest priority, so it
 //! lives on time that nobody else wants; threads that its backend starts inherit that.
 
+use super::device::Device;
 use super::queue::Part;
 use super::work::Work;
-use super::worker::Device;
 use super::{MakeBackend, RequestRow, Shared, spawn};
 use logitd_core::backend::dual::{Difference, first_difference};
 use logitd_core::backend::{Backend, DeviceError};

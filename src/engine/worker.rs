@@ -10,32 +10,17 @@
 //!         else                -> every request is answered with the failure
 //! ```
 
-use super::metrics::DeviceMetrics;
+use super::device::Device;
 use super::queue::{Part, Ready};
 use super::verify::Sampler;
 use super::work::{Letter, Ran, Work};
 use super::{DeviceState, Failure, Refused, Shared, State};
-use logitd_core::backend::{Backend, DeviceError, DeviceInfo};
+use logitd_core::backend::{Backend, DeviceError};
 use logitd_core::batch::{Results, Row};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-/// A device as the engine knows it.
-pub(super) struct Device {
-    pub info: Arc<DeviceInfo>,
-    pub metrics: DeviceMetrics,
-    /// Its results were wrong: it must not run another batch.
-    pub condemned: AtomicBool,
-}
-
-impl Device {
-    pub fn new(info: &DeviceInfo) -> Arc<Self> {
-        let metrics = DeviceMetrics::new(&info.id);
-        Arc::new(Self { info: Arc::new(info.clone()), metrics, condemned: false.into() })
-    }
-}
 
 pub(super) struct Worker {
     shared: Arc<Shared>,
