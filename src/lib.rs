@@ -7,6 +7,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod devices;
 pub mod engine;
 pub mod files;
 pub mod plane;

@@ -4,7 +4,7 @@ mod answer;
 pub mod bench;
 mod chart;
 pub mod demo;
-mod device;
+
 pub mod info;
 pub mod load;
 mod params;

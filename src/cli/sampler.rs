@@ -1,8 +1,8 @@
 //! What turns rows into answers for the command line: a device of this process, or a server.
 
 use super::answer::Answer;
-use super::device::describe;
 use super::params;
+use crate::devices::describe;
 use bytes::Bytes;
 use logitd_core::backend::Backend;
 use logitd_core::batch::{Dtype, Results, Row};

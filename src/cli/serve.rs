@@ -2,7 +2,8 @@
 
 use super::Outcome;
 use super::service::Service;
-use crate::config::{Config, KernelTier, Machine, Note};
+use crate::config::{Config, Machine, Note};
+use crate::devices::KernelTier;
 use crate::engine::Engine;
 use crate::server::{Reloader, Server, metrics, telemetry};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

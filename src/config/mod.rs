@@ -11,7 +11,7 @@ mod machine;
 mod origin;
 pub(crate) mod values;
 
-pub use devices::{DeviceChoice, KernelTier, OpenError, Opened};
+use crate::devices::DeviceChoice;
 pub use machine::{Grant, Machine, Note};
 pub use origin::{blame, check_variables};
 pub use values::Address;

@@ -8,7 +8,7 @@ use super::cases::Values;
 use super::measure::check_backend;
 use super::{Args, VOCAB_SIZE, make_rows};
 use crate::cli::Outcome;
-use crate::cli::device::{BackendName, describe};
+use crate::devices::{BackendName, describe};
 use logitd_core::backend::Backend;
 use logitd_core::backend::cuda::device::launch_bytes_min;
 use logitd_core::backend::cuda::device::stopwatch::{Pass, Stopwatch};

@@ -16,10 +16,10 @@ mod measure;
 mod report;
 mod rows;
 
-use super::device::BackendName;
 use super::progress::Progress;
 use super::{DtypeArg, Outcome};
 use crate::config::values::{isa, threads as parse_threads};
+use crate::devices::BackendName;
 use cases::{Case, Values};
 use logitd_core::backend::cpu::{Cpu, CpuOptions, Isa};
 use logitd_core::batch::{Dtype, VOCAB_SIZE_MAX};

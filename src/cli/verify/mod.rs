@@ -8,11 +8,11 @@ mod compare;
 mod pieces;
 mod recorded;
 
-use super::device::{BackendName, describe};
 use super::progress::Progress;
 use super::text::grouped;
 use super::{DtypeArg, Outcome};
 use crate::config::values::threads;
+use crate::devices::{BackendName, describe};
 use crate::files::difference;
 use compare::{Found, Verdict, compare};
 use logitd_core::batch::{Dtype, VOCAB_SIZE_MAX};

@@ -2,9 +2,9 @@
 
 use super::Args;
 use crate::cli::Outcome;
-use crate::cli::device::describe;
 use crate::cli::progress::Progress;
 use crate::cli::text::grouped;
+use crate::devices::describe;
 use crate::files::difference;
 use crate::record::{Mismatch, Verdict, verify};
 use logitd_core::backend::Backend;
