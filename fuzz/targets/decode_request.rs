@@ -16,6 +16,7 @@ use logitd::engine::{Engine, EngineConfig, Request};
 use logitd_core::params::{ParamsSpec, SamplingParams};
 use logitd::plane::pool::Pool;
 use logitd::server::frames::{Admissions, Admitted, Bounds, Gate, Messages, Shape};
+use logitd::server::line::Line;
 use logitd::server::room::Rooms;
 use logitd::server::unread::Patience;
 use logitd::server::{Error, convert};
@@ -177,7 +178,8 @@ fn body(wire: &[u8], piece: usize, shape: Shape, admissions: &Admissions) -> Mes
         rooms: Some(Rooms {
             engine: ENGINE.clone(),
             shares: [None, None],
-            unsent: Rooms::unsent(QUEUE_BYTES_MAX),
+            line: Line::new(QUEUE_BYTES_MAX, Duration::ZERO),
+            places: Line::nowhere(),
         }),
         bounds: Bounds {
             message_bytes_max: MESSAGE_BYTES_MAX,

@@ -220,6 +220,10 @@ pub struct WorkConfig {
     #[arg(long, value_name = "TIME", env = "LOGITD_RECEIVE_TIMEOUT", default_value = "30s", value_parser = timeout)]
     pub receive_timeout: Duration,
 
+    /// How long a message of 2MiB or more is left unread while there is no room for all of it; 0 refuses it at once
+    #[arg(long, value_name = "TIME", env = "LOGITD_ROOM_WAIT", default_value = "5s", value_parser = duration)]
+    pub room_wait: Duration,
+
     /// Share of device batches that is computed again on the processor in idle time, and compared.
     /// Up to two batches are held for it beyond what the queue may hold
     #[arg(long, value_name = "SHARE", env = "LOGITD_VERIFY_FRACTION", default_value = "0", value_parser = fraction)]

@@ -21,7 +21,7 @@ mod verify;
 mod work;
 mod worker;
 
-pub use permits::Permit;
+pub use permits::{Freed, Permit};
 pub use request::{Completed, Failure, Priority, Refused, Request, RequestRow, Resource, Timings};
 pub use turns::{ConnectionId, GroupId, Source};
 pub use verify::{Dump, Verify};
@@ -149,6 +149,11 @@ impl Engine {
     /// went into, is gone.
     pub fn reserve(&self, rows: usize, bytes: usize) -> Result<Permit, Refused> {
         self.shared().permits.take(rows, bytes)
+    }
+
+    /// The bytes of permits that have been given back.
+    pub fn freed(&self) -> &Freed {
+        &self.shared().permits.freed
     }
 
     /// Queues a request. The permit is resized to it if it differs.

@@ -7,6 +7,7 @@
 //! between freeing a request's room and answering it.
 
 use super::{Refused, Resource};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -29,6 +30,32 @@ pub(super) struct Permits {
     state: Mutex<State>,
     /// Told whenever the last permit of a closed pool is dropped.
     drained: Notify,
+    pub freed: Freed,
+}
+
+/// Bytes that have been given back since the beginning, and news of it for one who waits for some.
+#[derive(Debug, Default)]
+pub struct Freed {
+    bytes: AtomicU64,
+    news: Notify,
+}
+
+impl Freed {
+    /// So many more are.
+    pub fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.news.notify_one();
+    }
+
+    /// How many have been.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Resolves when there are more than when this last resolved.
+    pub async fn news(&self) {
+        self.news.notified().await;
+    }
 }
 
 #[derive(Debug, Default)]
@@ -44,7 +71,7 @@ struct State {
 
 impl Permits {
     pub fn new(limits: Limits) -> Self {
-        Self { limits, state: Mutex::default(), drained: Notify::new() }
+        Self { limits, state: Mutex::default(), drained: Notify::new(), freed: Freed::default() }
     }
 
     /// Takes both amounts or neither.
@@ -160,6 +187,10 @@ impl Permit {
         }
         state.rows = others_rows + rows;
         state.bytes = others_bytes + bytes;
+        drop(state);
+        if bytes < self.bytes {
+            pool.freed.add(self.bytes - bytes);
+        }
         (self.rows, self.bytes) = (rows, bytes);
         Ok(())
     }
@@ -182,6 +213,10 @@ impl Drop for Permit {
         state.permits -= 1;
         if state.permits == 0 && state.closed.is_some() {
             self.pool.drained.notify_waiters();
+        }
+        drop(state);
+        if self.bytes > 0 {
+            self.pool.freed.add(self.bytes);
         }
     }
 }

@@ -110,6 +110,11 @@ pub struct Held {
 }
 
 impl Held {
+    /// How much.
+    pub fn amount(&self) -> usize {
+        self.amount
+    }
+
     /// Holds another amount from now on, or what it held. Shrinking is never refused.
     pub fn resize(&mut self, amount: usize) -> Result<(), Error> {
         if amount > self.amount {
@@ -137,6 +142,8 @@ pub struct Account {
     pub bytes: Arc<Budget>,
     /// Bytes of its answers: it has half of what all connections have, so that it cannot take all.
     pub answers: Arc<Budget>,
+    /// Places for messages that wait for room.
+    pub places: Arc<Budget>,
     /// Bytes of answers that the transport has and the client has not taken.
     pub unread: AtomicUsize,
     /// How often the client has taken some.
@@ -146,8 +153,8 @@ pub struct Account {
 }
 
 impl Account {
-    /// Of a new connection from `address`, within these limits.
-    pub fn open(address: GroupId, limits: &Limits) -> Arc<Self> {
+    /// Of a new connection from `address`, within these limits, with these places.
+    pub fn open(address: GroupId, limits: &Limits, places: Arc<Budget>) -> Arc<Self> {
         let who = "the connection";
         let bytes_max = limits.connection_bytes_max as usize;
         let answers_max = limits.answer_bytes_max.div_ceil(2) as usize;
@@ -156,6 +163,7 @@ impl Account {
             source: Source { group: address, connection: ConnectionId::next() },
             bytes: Budget::new(who, what, "connection_bytes_max", bytes_max),
             answers: Budget::new(who, ANSWERS, "answer_bytes_max", answers_max),
+            places,
             unread: AtomicUsize::new(0),
             taken: AtomicUsize::new(0),
             loose: AtomicUsize::new(0),

@@ -7,6 +7,7 @@ use super::account::Account;
 use super::auth::Token;
 use super::error::Error;
 use super::frames::{Admissions, Bounds, Gate, Messages, Shape};
+use super::line::Line;
 use super::metrics::{self, RequestWatch};
 use super::{Shared, convert, telemetry};
 use crate::engine::{GroupId, Source};
@@ -76,7 +77,7 @@ impl Admission {
         let headers = request.headers();
         let peer = request.extensions().get().copied();
         let account = request.extensions().get().cloned();
-        let open = || Account::open(GroupId::default(), &self.shared.limits);
+        let open = || Account::open(GroupId::default(), &self.shared.limits, Line::nowhere());
         let account = account.unwrap_or_else(open);
         let token = self.shared.credentials.check(headers)?;
         let deadline = timeout(headers)?.and_then(|timeout| Instant::now().checked_add(timeout));

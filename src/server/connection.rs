@@ -4,6 +4,7 @@ use super::account::{Account, Budget};
 use super::authority::Rewriter;
 use super::credentials::Credentials;
 use super::front::{Front, WAY_OUT};
+use super::line::Line;
 use super::listen::{Connection, Listener};
 use super::log::Sparse;
 use super::places::{Origin, Places};
@@ -229,8 +230,11 @@ impl Connections {
         peer: Option<Peer>,
         address: GroupId,
     ) {
-        let account = Account::open(address, &self.account_limits);
-        let window = self.windows.grant(self.limits.connection_window_bytes);
+        let (connection_window, stream_window) =
+            (self.limits.connection_window_bytes, self.limits.stream_window_bytes);
+        let places = Line::places(connection_window, stream_window);
+        let account = Account::open(address, &self.account_limits, places);
+        let window = self.windows.grant(connection_window);
         let http = self.http(Arc::clone(&account), window.bytes);
         let activity = Arc::new(Activity::default());
         let call = {

@@ -10,6 +10,7 @@ use super::auth::TOKEN_BYTES_MAX;
 use super::error::Error;
 use super::frames::{Admissions, Admitted, Shape};
 use super::intake::Intake;
+use super::line::Line;
 use super::log::Sparse;
 use super::metrics::{self, RequestWatch};
 use super::room::Room;
@@ -119,7 +120,7 @@ async fn call(
         deadline: None,
         token,
         peer: Some(peer),
-        account: Account::open(GroupId::of(peer.pid), &shared.limits),
+        account: Account::open(GroupId::of(peer.pid), &shared.limits, Line::nowhere()),
         admissions: Admissions::default(),
     }))
 }
@@ -265,7 +266,7 @@ impl Connection {
             if stream.take(part).read_to_end(buffer).await? < part as usize {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            if let Err(error) = found.arrived(buffer.len(), &rooms.unsent) {
+            if let Err(error) = found.arrived(buffer.len(), &rooms.line) {
                 room = Err(error);
             }
         }

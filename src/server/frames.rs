@@ -16,6 +16,7 @@
 use super::convert;
 use super::error::Error;
 use super::intake::{Intake, Passed};
+use super::line::{Found, Wait};
 use super::room::{Room, Rooms, Shares};
 use super::unread::Patience;
 use crate::engine::{Permit, Refused};
@@ -129,6 +130,12 @@ pub struct Messages<B> {
     any: bool,
 }
 
+/// How far a message was when it had to wait.
+enum Begun {
+    Header(Bytes),
+    Payload(Box<Intake>),
+}
+
 enum State {
     /// Between messages, or in the header of one.
     Header(BytesMut),
@@ -136,6 +143,8 @@ enum State {
     Plain(usize),
     /// So much of it is still to come, and is taken apart.
     Payload { left: usize, arrived: usize, intake: Box<Intake>, room: Room },
+    /// It waits for room, unread: a message of which only the header was looked at, or one that is being taken apart.
+    Waiting { left: usize, arrived: usize, begun: Begun, room: Wait },
     /// The payload of a refused request of a stream is read past.
     Refused { left: usize, id: IdScanner, error: Error },
     /// An error was given; nothing follows.
@@ -182,9 +191,13 @@ impl<B> Messages<B> {
                 *left -= chunk.len();
                 *arrived += chunk.len();
                 let rooms = self.gate.rooms.as_ref().expect("it has found room");
-                let read = room.arrived(*arrived, &rooms.unsent);
+                let read = room.arrived(*arrived, &rooms.line);
                 match read.and_then(|()| intake.read(&chunk, room.is_whole())) {
-                    Ok(()) => (*left == 0).then(|| Ok(self.end_payload())),
+                    Ok(()) if *left == 0 => Some(Ok(self.end_payload())),
+                    Ok(()) => {
+                        self.wait_with_payload();
+                        None
+                    }
                     Err(error) => self.refuse_payload(&chunk, error),
                 }
             }
@@ -200,7 +213,7 @@ impl<B> Messages<B> {
                 self.next_message();
                 Some(Ok(stand_in))
             }
-            State::Over => None,
+            State::Waiting { .. } | State::Over => None,
         }
     }
 
@@ -212,15 +225,29 @@ impl<B> Messages<B> {
         self.any = true;
         let length = u32::from_be_bytes(header[1..].try_into().expect("four bytes")) as usize;
         match self.within_size(length).and_then(|()| self.room(length)) {
-            Ok(Some(room)) if header[0] == PLAIN => {
+            Ok(Some(Found::Room(room))) => Ok(self.begin(header, length, Some(room))),
+            Ok(Some(Found::Wait(room))) => {
+                let begun = Begun::Header(header);
+                self.state = State::Waiting { left: length, arrived: 0, begun, room };
+                Ok(None)
+            }
+            Ok(None) => Ok(self.begin(header, length, None)),
+            Err(error) => self.refuse(length, error),
+        }
+    }
+
+    /// The payload of a message is next.
+    fn begin(&mut self, header: Bytes, length: usize, room: Option<Room>) -> Option<Bytes> {
+        match room {
+            Some(room) if header[0] == PLAIN => {
                 let rows_max = self.gate.bounds.request_rows_max;
                 let intake = Intake::new(self.shape, length, rows_max, self.gate.pool.clone());
                 let intake = Box::new(intake);
                 self.state = State::Payload { left: length, arrived: 0, intake, room };
-                Ok(None)
+                None
             }
             // A question; or a compressed message, which the decoder refuses.
-            Ok(room) => {
+            room => {
                 if let Some(room) = room {
                     self.admissions.add(Ok(Admitted { room, logits: None }));
                 }
@@ -228,14 +255,52 @@ impl<B> Messages<B> {
                     0 => self.next_message(),
                     _ => self.state = State::Plain(length),
                 }
-                Ok(Some(header))
+                Some(header)
             }
-            Err(error) if self.shape == Shape::Stream => {
-                self.state = State::Refused { left: length, id: IdScanner::default(), error };
-                Ok(None)
-            }
-            Err(error) => Err(error),
         }
+    }
+
+    /// Refuses a message of which nothing was read.
+    fn refuse(&mut self, length: usize, error: Error) -> Result<Option<Bytes>, Error> {
+        if self.shape == Shape::Unary {
+            return Err(error);
+        }
+        self.state = State::Refused { left: length, id: IdScanner::default(), error };
+        Ok(None)
+    }
+
+    /// Has a message wait that is being taken apart, if it lacks room and there is a place for it.
+    fn wait_with_payload(&mut self) {
+        let State::Payload { left, arrived, room, .. } = &self.state else { return };
+        let (left, arrived) = (*left, *arrived);
+        let rooms = self.gate.rooms.as_ref().filter(|_| room.lack().is_some());
+        let Some((rooms, place)) =
+            rooms.and_then(|rooms| Some((rooms, rooms.place(left + arrived, arrived)?)))
+        else {
+            return;
+        };
+        let state = std::mem::replace(&mut self.state, State::Over);
+        let State::Payload { intake, room, .. } = state else { return };
+        let room = rooms.wait(Some(room), left + arrived, arrived, place);
+        self.state = State::Waiting { left, arrived, begun: Begun::Payload(intake), room };
+    }
+
+    /// Goes on with a message that has waited.
+    fn poll_wait(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Error>> {
+        let State::Waiting { room, .. } = &mut self.state else { return Poll::Ready(Ok(None)) };
+        let room = std::task::ready!(room.as_mut().poll(cx));
+        let state = std::mem::replace(&mut self.state, State::Over);
+        let State::Waiting { left, arrived, begun, .. } = state else {
+            return Poll::Ready(Ok(None));
+        };
+        Poll::Ready(match (begun, room) {
+            (Begun::Header(header), Ok(room)) => Ok(self.begin(header, left, Some(room))),
+            (Begun::Header(_), Err(error)) => self.refuse(left, error),
+            (Begun::Payload(intake), room) => room.map(|room| {
+                self.state = State::Payload { left, arrived, intake, room };
+                None
+            }),
+        })
     }
 
     /// The message without its logits, with a header that says so.
@@ -263,9 +328,9 @@ impl<B> Messages<B> {
         None
     }
 
-    fn room(&self, length: usize) -> Result<Option<Room>, Error> {
+    fn room(&self, length: usize) -> Result<Option<Found>, Error> {
         let here = self.rest.len().min(length);
-        self.gate.rooms.as_ref().map(|rooms| rooms.take(length, here)).transpose()
+        self.gate.rooms.as_ref().map(|rooms| rooms.find(length, here)).transpose()
     }
 
     fn within_size(&self, length: usize) -> Result<(), Error> {
@@ -290,9 +355,11 @@ impl<B> Messages<B> {
     }
 
     fn can_step(&self) -> bool {
-        let over =
-            matches!(self.state, State::Refused { left: 0, .. } | State::Payload { left: 0, .. });
-        over || !self.rest.is_empty()
+        match self.state {
+            State::Refused { left: 0, .. } | State::Payload { left: 0, .. } => true,
+            State::Waiting { .. } => false,
+            _ => !self.rest.is_empty(),
+        }
     }
 
     /// Whether nothing of a message is missing.
@@ -364,6 +431,19 @@ where
                     Some(Ok(chunk)) => return Poll::Ready(Some(Ok(Frame::data(chunk)))),
                     Some(Err(error)) => return this.fail(&error),
                     None => {}
+                }
+            }
+            if matches!(this.state, State::Waiting { .. }) {
+                match this.poll_wait(cx) {
+                    Poll::Ready(Ok(None)) => continue,
+                    Poll::Ready(Ok(Some(chunk))) => {
+                        return Poll::Ready(Some(Ok(Frame::data(chunk))));
+                    }
+                    Poll::Ready(Err(error)) => return this.fail(&error),
+                    Poll::Pending => match this.poll_late(cx) {
+                        Poll::Ready(error) => return this.fail(&error),
+                        Poll::Pending => return Poll::Pending,
+                    },
                 }
             }
             match Pin::new(&mut this.body).poll_frame(cx) {

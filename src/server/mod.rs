@@ -18,6 +18,8 @@ mod error;
 pub mod frames;
 mod front;
 mod intake;
+#[doc(hidden)] // As `frames`.
+pub mod line;
 mod listen;
 mod log;
 pub mod metrics;
@@ -47,6 +49,7 @@ use connection::Connections;
 use credentials::Credentials;
 use device_memory::CudaMemory;
 use frames::{Bounds, Gate};
+use line::Line;
 use listen::Listener;
 use logitd_core::backend::cuda::region;
 use logitd_proto::{self as api, sampler_service_server::SERVICE_NAME};
@@ -80,8 +83,8 @@ struct Shared {
     bounds: Bounds,
     /// Of answers that are awaited or unread.
     answers: Arc<Budget>,
-    /// Of messages that have not arrived.
-    unsent: Arc<Budget>,
+    /// Of messages that wait for room.
+    line: Arc<Line>,
     patience: Arc<Patience>,
     /// How long the clients of streams may go on sending once the server drains. Ending a stream before they
     /// have ended theirs resets it with requests unread, and a reset can make a client's transport forget
@@ -134,7 +137,8 @@ impl Shared {
         Rooms {
             engine: self.engine.clone(),
             shares: [Some(Arc::clone(&call.account.bytes)), token],
-            unsent: Arc::clone(&self.unsent),
+            line: Arc::clone(&self.line),
+            places: Arc::clone(&call.account.places),
         }
     }
 
@@ -326,7 +330,7 @@ impl Server {
                 config.work.answer_bytes_max,
                 metrics::answer_bytes(),
             ),
-            unsent: Rooms::unsent(config.work.queue_bytes_max),
+            line: Line::new(config.work.queue_bytes_max, config.work.room_wait),
             patience: Arc::clone(&patience),
             stream_goodbye: GOODBYE.min(config.drain.drain_timeout / 4),
             credentials: Arc::clone(&credentials),

@@ -4,11 +4,12 @@
 //! there is room for, and then charged as its bytes arrive. Once a part of it is there (a thirty-second) the rest is
 //! reserved, so that what has come so far is not thrown away for want of room; but no more than half of the
 //! engine's bytes are ever reserved for what has not arrived, and a message beyond that goes on being charged
-//! byte by byte. Room is never waited for: two messages that have half arrived cannot wait for one another.
+//! byte by byte, unless it is large and waits for a while ([`line`](super::line)).
 
 use super::account::{Budget, Held};
 use super::error::Error;
-use crate::engine::{Engine, Permit};
+use super::line::{Lack, Line};
+use crate::engine::{Engine, Permit, Refused};
 use std::sync::Arc;
 
 /// The part of a message that must have arrived before the rest is reserved: one of so many.
@@ -21,17 +22,13 @@ pub struct Rooms {
     pub engine: Engine,
     /// Those of the connection, and of the token if there is one.
     pub shares: [Option<Arc<Budget>>; 2],
-    /// For what is reserved and has not arrived, of all connections.
-    pub unsent: Arc<Budget>,
+    /// Where large messages of all connections wait.
+    pub line: Arc<Line>,
+    /// Places of the connection in that line.
+    pub places: Arc<Budget>,
 }
 
 impl Rooms {
-    /// A budget for what is reserved and has not arrived, where the engine has so many bytes.
-    pub fn unsent(queue_bytes_max: usize) -> Arc<Budget> {
-        let what = "bytes that have not arrived";
-        Budget::new("the server", what, "queue_bytes_max", queue_bytes_max.div_ceil(2))
-    }
-
     /// Room for a message of `length` bytes of which so many have arrived, as much as is charged for them;
     /// refused where the whole would not fit now.
     pub fn take(&self, length: usize, arrived: usize) -> Result<Room, Error> {
@@ -39,8 +36,16 @@ impl Rooms {
         let [connection, token] = &self.shares;
         let share = |of: &Option<Arc<Budget>>| of.as_ref().map(|of| of.take(length)).transpose();
         let shares = Shares([share(connection)?, share(token)?]);
-        let mut room = Room { permit, shares, length, whole: false, reserved: None };
-        room.arrived(arrived, &self.unsent)?;
+        let mut room = Room {
+            reserved: None,
+            permit,
+            shares,
+            length,
+            whole: false,
+            lack: None,
+            waited: false,
+        };
+        room.arrived(arrived, &self.line)?;
         Ok(room)
     }
 }
@@ -52,32 +57,52 @@ pub struct Shares([Option<Held>; 2]);
 /// Room for a message that arrives.
 #[derive(Debug)]
 pub struct Room {
+    /// For what is charged and has not arrived. Given back first: whoever waits looks when the permit is.
+    reserved: Option<Held>,
     permit: Permit,
     shares: Shares,
     length: usize,
     /// Whether all of it is charged.
     whole: bool,
-    /// For what of that has not arrived.
-    reserved: Option<Held>,
+    /// Why not, where waiting may help.
+    lack: Option<Lack>,
+    waited: bool,
 }
 
 impl Room {
     /// So many of its bytes are here. Refused where there is no room for them.
-    pub fn arrived(&mut self, arrived: usize, unsent: &Arc<Budget>) -> Result<(), Error> {
+    pub fn arrived(&mut self, arrived: usize, line: &Line) -> Result<(), Error> {
         let missing = self.length - arrived;
         if let Some(reserved) = &mut self.reserved {
-            return reserved.resize(missing);
-        }
-        if missing > 0
-            && arrived >= self.length.div_ceil(ARRIVED_PART)
-            && let Ok(reserved) = unsent.take(missing)
-            && self.hold(self.length).is_ok()
-        {
-            (self.whole, self.reserved) = (true, Some(reserved));
+            let before = reserved.amount();
+            reserved.resize(missing)?;
+            line.arrived.add(before - missing);
             return Ok(());
+        }
+        self.lack = None;
+        if missing > 0 && arrived >= self.length.div_ceil(ARRIVED_PART) {
+            self.lack = self.reserve(missing, line);
+            if self.whole {
+                return Ok(());
+            }
         }
         self.whole = missing == 0;
         self.hold(arrived)
+    }
+
+    /// Charges all of it, if there is room, or says what is lacking.
+    fn reserve(&mut self, missing: usize, line: &Line) -> Option<Lack> {
+        let reserved = match line.unsent.take(missing) {
+            Ok(reserved) => reserved,
+            Err(Error::Full { .. }) => return Some(Lack::Unsent),
+            Err(_) => return None,
+        };
+        match self.hold(self.length) {
+            Ok(()) => (self.whole, self.reserved) = (true, Some(reserved)),
+            Err(Error::Refused(Refused::Overloaded { .. })) => return Some(Lack::Queue),
+            Err(_) => {}
+        }
+        None
     }
 
     fn hold(&mut self, bytes: usize) -> Result<(), Error> {
@@ -93,6 +118,16 @@ impl Room {
         self.whole
     }
 
+    /// What it lacks to be reserved as a whole, where waiting for that may help. A message waits once.
+    pub fn lack(&self) -> Option<Lack> {
+        self.lack.filter(|_| !self.waited)
+    }
+
+    /// It need not wait again.
+    pub fn has_waited(&mut self) {
+        self.waited = true;
+    }
+
     /// The parts that go on with the request.
     pub fn into_parts(self) -> (Permit, Shares) {
         (self.permit, self.shares)
@@ -104,13 +139,15 @@ mod tests {
     use super::*;
     use crate::engine::EngineConfig;
     use logitd_core::backend::{Backend, reference::Reference};
+    use std::time::Duration;
 
     fn rooms(queue_bytes_max: usize, share: usize) -> Rooms {
         let config = EngineConfig { queue_bytes_max, ..Default::default() };
         let engine =
             Engine::start(config, vec![Box::new(Reference::default()) as Box<dyn Backend>]);
         let share = Budget::new("the connection", "bytes", "connection_bytes_max", share);
-        Rooms { engine, shares: [Some(share), None], unsent: Rooms::unsent(queue_bytes_max) }
+        let line = Line::new(queue_bytes_max, Duration::ZERO);
+        Rooms { engine, shares: [Some(share), None], line, places: Line::nowhere() }
     }
 
     fn held(room: &Room) -> usize {
@@ -125,7 +162,7 @@ mod tests {
         assert_eq!(announced.iter().map(held).sum::<usize>(), 0);
         let mut room = rooms.take(160, 4).unwrap();
         assert_eq!(held(&room), 4);
-        room.arrived(5, &rooms.unsent).unwrap();
+        room.arrived(5, &rooms.line).unwrap();
         assert!(room.is_whole());
         assert_eq!(held(&room), 160);
         assert!(rooms.take(1500, 0).is_err(), "it would not fit");
@@ -142,9 +179,9 @@ mod tests {
         assert_eq!(whole, 5, "of 150 bytes each, 800 in all");
         assert_eq!(sent_little.iter().map(held).sum::<usize>(), 5 * 160 + 3 * 10);
         // The others go on by what they send, and the rest is reserved when there is room again.
-        sent_little[7].arrived(100, &rooms.unsent).unwrap();
+        sent_little[7].arrived(100, &rooms.line).unwrap();
         assert_eq!(held(&sent_little[7]), 100, "60 are missing, and 50 are left to reserve");
-        sent_little[7].arrived(110, &rooms.unsent).unwrap();
+        sent_little[7].arrived(110, &rooms.line).unwrap();
         assert_eq!(held(&sent_little[7]), 160);
     }
 
@@ -153,7 +190,7 @@ mod tests {
         let rooms = rooms(1600, 200);
         let mut room = rooms.take(200, 5).unwrap();
         let other = rooms.take(150, 150).unwrap();
-        let refused = room.arrived(100, &rooms.unsent).unwrap_err();
+        let refused = room.arrived(100, &rooms.line).unwrap_err();
         assert!(refused.to_string().contains("--connection-bytes-max"), "{refused}");
         drop((room, other));
         assert!(rooms.take(200, 200).is_ok());

@@ -10,7 +10,7 @@ use crate::harness::frames::{
 use crate::harness::raw::{self, Raw, announced, framed};
 use crate::harness::usage::Usage;
 use crate::harness::{TestServer, expected, request, until};
-use bytes::{BufMut, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::BodyExt;
 use logitd::server::{Error, convert};
 use logitd_client::Client;
@@ -19,6 +19,7 @@ use logitd_core::backend::cpu::{Cpu, CpuOptions};
 use logitd_proto::{SampleRequest, SampleResponse, SampleStreamRequest, SamplingParams};
 use prost::Message;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::task::JoinSet;
@@ -228,6 +229,65 @@ async fn announcing_is_not_sending() {
         drop(held);
         server.idle().await;
     }
+}
+
+/// Sends a message piece by piece, and says how many bytes of it were taken before the answer came.
+async fn send_in_pieces(raw: &Raw, message: Bytes) -> (usize, raw::Reply) {
+    let (pieces, answer) = raw.open("Sample", &[]);
+    let sending = tokio::spawn(async move {
+        let mut rest = message.clone();
+        while !rest.is_empty() {
+            let piece = rest.split_to(rest.len().min(64 << 10));
+            if pieces.send(piece).await.is_err() {
+                break;
+            }
+        }
+        message.len() - rest.len()
+    });
+    let reply = raw::reply(answer.await.unwrap()).await;
+    (sending.await.unwrap(), reply)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_messages_that_find_no_room_are_not_sent_in_vain() {
+    const CONNECTIONS: usize = 6;
+    const CALLS: u64 = 10;
+    let cpu = Box::new(Cpu::new(CpuOptions::default()).unwrap()) as Box<dyn Backend>;
+    let flags = ["--queue-bytes-max=32MiB", "--message-bytes-max=8MiB", "--room-wait=60s"];
+    let server = TestServer::with(&flags, vec![cpu]).await;
+    let asked = request(8, 500_000, 5);
+    let message = framed(&asked);
+    let mut calls = JoinSet::new();
+    for _ in 0..CONNECTIONS {
+        let raw = Arc::new(Raw::connect(server.address()).await);
+        for _ in 0..CALLS {
+            let (raw, message) = (Arc::clone(&raw), message.clone());
+            calls.spawn(async move { send_in_pieces(&raw, message).await });
+        }
+    }
+    let (mut answered, mut in_vain) = (0, Vec::new());
+    for (sent, reply) in calls.join_all().await {
+        match reply.status.code() {
+            Code::Ok => {
+                answered += 1;
+                let response = SampleResponse::decode(&*reply.messages[0]).unwrap();
+                assert_eq!(response.rows.len(), 8);
+            }
+            _ => {
+                reply.assert_code(Code::ResourceExhausted, &["queue_bytes_max"]);
+                in_vain.push(sent);
+            }
+        }
+    }
+    let wasted: usize = in_vain.iter().sum();
+    println!(
+        "{answered} messages of {} MB were answered at once in room for 4; {} were refused, which had sent {:.1} MB",
+        message.len() / 1_000_000,
+        in_vain.len(),
+        wasted as f64 / 1e6
+    );
+    assert!(wasted < answered * message.len() / 10, "{in_vain:?}");
+    server.idle().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
