@@ -300,7 +300,7 @@ pub struct ConnectionConfig {
     pub frame_bytes_max: usize,
 
     /// HTTP/2 flow-control window of a stream, up to 2GiB - 1
-    #[arg(long, value_name = "BYTES", env = "LOGITD_STREAM_WINDOW_BYTES", default_value = "8MiB", value_parser = bytes)]
+    #[arg(long, value_name = "BYTES", env = "LOGITD_STREAM_WINDOW_BYTES", default_value = "1MiB", value_parser = bytes)]
     pub stream_window_bytes: usize,
 
     /// HTTP/2 flow-control window of a connection, up to 2GiB - 1
