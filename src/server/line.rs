@@ -249,8 +249,8 @@ impl Rooms {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::{Backend, reference::Reference};
     use crate::engine::{Engine, EngineConfig};
+    use logitd_core::backend::{Backend, reference::Reference};
 
     const MIB: usize = 1 << 20;
     const QUEUE: usize = 16 * MIB;

@@ -8,6 +8,7 @@ mod text;
 
 use super::Outcome;
 use crate::files::difference;
+use crate::plane::pool;
 use crate::tools::load::{
     CheckOptions, Checked, Checker, Clock, Generator, Pace, Plan, Route, Servers, Source, Summary,
     run,
@@ -100,6 +101,8 @@ struct CheckReport {
 /// Runs the command.
 pub fn run_command(args: Args) -> Outcome {
     args.validate()?;
+    // A worker encodes each message anew; fresh memory for it would cost more than the encoding.
+    pool::keep_freed_memory();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let report = runtime.block_on(measure(&args))?;
     // What never answered may still be waited for by tasks that nobody needs.
