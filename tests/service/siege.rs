@@ -28,8 +28,8 @@ const SIEGE: Duration = Duration::from_secs(10);
 const PACE: Duration = Duration::from_millis(5);
 /// How long an attacker holds what it has.
 const HOLD: Duration = Duration::from_secs(1);
-/// What the honest client's 99th percentile may grow by. The goal is 3; on one core, which encodes the attackers'
-/// answers of 0.8 MB too (4 ms each), it is 10.
+/// What the honest client's 99th percentile may grow by. The goal is 3; on one core, which samples and encodes the
+/// attackers' answers of 0.8 MB too, it is 10.
 const SLOWER_MAX: f64 = 20.0;
 
 #[test]
