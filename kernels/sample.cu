@@ -1,11 +1,11 @@
 // The kernels. One launch samples a batch: a team of blocks to each row, whatever its vocabulary, dtype
 // and parameters. README.md beside this file has the design.
 #include "abi.cuh"
-#include "few.cuh"
-#include "many.cuh"
-#include "narrow.cuh"
+#include "finish_list.cuh"
+#include "histogram.cuh"
 #include "scan.cuh"
 #include "team.cuh"
+#include "tile_masses.cuh"
 #include "work.cuh"
 
 namespace logitd {
@@ -102,7 +102,7 @@ template <class D, bool CLUSTER> DEVICE void finish_sampled(const Batch& batch, 
     const Decision decision = decide(work);
     if (decision.listed > 0) {
         if (work.team.rank != 0) return;
-        write_outcome(batch, work, OK, finish_few(batch, work, decision.listed, decision.mass_k));
+        write_outcome(batch, work, OK, finish_list(batch, work, decision.listed, decision.mass_k));
         return;
     }
     weigh<D, CLUSTER, BY_MASS>(work, decision.cut);

@@ -27,7 +27,7 @@ const FLAGS: [&str; 9] = [
 /// A source of the kernels: its path in `kernels/`, and its text.
 #[derive(Clone, Hash)]
 pub struct Source {
-    /// As in `many.cuh`, or `host/simt.h`.
+    /// As in `tile_masses.cuh`, or `host/simt.h`.
     pub path: String,
     /// All of it.
     pub text: String,

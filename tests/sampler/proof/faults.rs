@@ -66,7 +66,7 @@ const EDITS: &[(&str, &[Edit])] = &[
         )],
     ),
     (
-        "few.cuh",
+        "finish_list.cuh",
         &[
             ("top-p keeps one too many", "before < target", "before <= target", Bits),
             (
@@ -78,62 +78,8 @@ const EDITS: &[(&str, &[Edit])] = &[
             ("the list is not cut to k", "min(count, row->top_k)", "count", Bits),
         ],
     ),
-    ("key.cuh", &[("two zeros", "bits == 0x80000000u", "false", Any)]),
     (
-        "logits.cuh",
-        &[
-            (
-                "one past the last vector",
-                "first + SHARE <= view.end",
-                "first + SHARE <= view.end + 1",
-                POISON,
-            ),
-            ("one before the first vector", "first >= view.lead", "first + 1 >= view.lead", Bits),
-            ("one past the last token", "slot >= view.end", "slot > view.end", POISON),
-            ("one before the first token", "slot < view.lead", "slot + 1 < view.lead", POISON),
-            ("the last tile is left out", "(view.end + TILE - 1) / TILE", "view.end / TILE", Any),
-        ],
-    ),
-    (
-        "many.cuh",
-        &[
-            ("ties are counted by key alone", "x == tie", "x >= tie", Bits),
-            ("a draw stops at the second last", "at = i;", "at = i - 1;", Any),
-            ("rows write over each other", "row->first_draw + draw", "draw", Any),
-            ("a sign of zero", "__fadd_rn(logit, 0.0f)", "logit", Bits),
-        ],
-    ),
-    (
-        "mass.cuh",
-        &[
-            (
-                "the exponent is not fused",
-                "__fmaf_rn(d, scale.c, ROUND)",
-                "__fadd_rn(__fmul_rn(d, scale.c), ROUND)",
-                Bits,
-            ),
-            (
-                "the remainder is not fused",
-                "__fmaf_rn(d, scale.c, -n)",
-                "__fsub_rn(__fmul_rn(d, scale.c), n)",
-                Bits,
-            ),
-            (
-                "a step of the polynomial is not fused",
-                "__fmaf_rn(p, f, __uint_as_float(C1))",
-                "__fadd_rn(__fmul_rn(p, f), __uint_as_float(C1))",
-                Bits,
-            ),
-            (
-                "the distance is not clamped",
-                "fmaxf(__fsub_rn(x, max), scale.dmin)",
-                "__fsub_rn(x, max)",
-                Stray("shift exponent"),
-            ),
-        ],
-    ),
-    (
-        "narrow.cuh",
+        "histogram.cuh",
         &[
             (
                 "16-bit counters",
@@ -163,6 +109,51 @@ const EDITS: &[(&str, &[Edit])] = &[
             ("the bin before", "from < goal", "from <= goal", Any),
             ("one tie too many", "static_cast<u32>(wanted) - 1", "static_cast<u32>(wanted)", Any),
             ("histograms are used again as they are", "clear_part(work, stale);", ";", Any),
+        ],
+    ),
+    ("key.cuh", &[("two zeros", "bits == 0x80000000u", "false", Any)]),
+    (
+        "logits.cuh",
+        &[
+            (
+                "one past the last vector",
+                "first + SHARE <= view.end",
+                "first + SHARE <= view.end + 1",
+                POISON,
+            ),
+            ("one before the first vector", "first >= view.lead", "first + 1 >= view.lead", Bits),
+            ("one past the last token", "slot >= view.end", "slot > view.end", POISON),
+            ("one before the first token", "slot < view.lead", "slot + 1 < view.lead", POISON),
+            ("the last tile is left out", "(view.end + TILE - 1) / TILE", "view.end / TILE", Any),
+        ],
+    ),
+    (
+        "mass.cuh",
+        &[
+            (
+                "the exponent is not fused",
+                "__fmaf_rn(d, scale.c, ROUND)",
+                "__fadd_rn(__fmul_rn(d, scale.c), ROUND)",
+                Bits,
+            ),
+            (
+                "the remainder is not fused",
+                "__fmaf_rn(d, scale.c, -n)",
+                "__fsub_rn(__fmul_rn(d, scale.c), n)",
+                Bits,
+            ),
+            (
+                "a step of the polynomial is not fused",
+                "__fmaf_rn(p, f, __uint_as_float(C1))",
+                "__fadd_rn(__fmul_rn(p, f), __uint_as_float(C1))",
+                Bits,
+            ),
+            (
+                "the distance is not clamped",
+                "fmaxf(__fsub_rn(x, max), scale.dmin)",
+                "__fsub_rn(x, max)",
+                Stray("shift exponent"),
+            ),
         ],
     ),
     (
@@ -208,6 +199,15 @@ const EDITS: &[(&str, &[Edit])] = &[
                 "{ *place = blockIdx.x; atomicAdd(&control->ticket, 1u); }",
                 Report("without end"),
             ),
+        ],
+    ),
+    (
+        "tile_masses.cuh",
+        &[
+            ("ties are counted by key alone", "x == tie", "x >= tie", Bits),
+            ("a draw stops at the second last", "at = i;", "at = i - 1;", Any),
+            ("rows write over each other", "row->first_draw + draw", "draw", Any),
+            ("a sign of zero", "__fadd_rn(logit, 0.0f)", "logit", Bits),
         ],
     ),
     (

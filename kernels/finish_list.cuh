@@ -2,8 +2,8 @@
 #pragma once
 #include "cut.cuh"
 #include "draw.cuh"
-#include "many.cuh"
 #include "philox.cuh"
+#include "tile_masses.cuh"
 #include "work.cuh"
 
 namespace logitd {
@@ -78,7 +78,7 @@ DEVICE void sort_list(u64* list, u32 count) {
 // Finishes a row whose first `count` tokens of the total order, at least as many as are kept, are listed.
 // `mass_k` is the mass that top-k left, or 0 where the listed ones make it up. One block does this.
 template <class D, bool CLUSTER>
-DEVICE Total finish_few(const Batch& batch, const Work<D, CLUSTER>& work, u32 count, u64 mass_k) {
+DEVICE Total finish_list(const Batch& batch, const Work<D, CLUSTER>& work, u32 count, u64 mass_k) {
     const RowDescriptor* row = work.row;
     u64* list = work.shared->few.list;
     u64* prefix = work.shared->few.prefix;

@@ -2,7 +2,7 @@
 // keys that each is a bin of the one before.
 #pragma once
 #include "cut.cuh"
-#include "many.cuh"
+#include "tile_masses.cuh"
 #include "work.cuh"
 
 namespace logitd {
