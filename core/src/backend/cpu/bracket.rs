@@ -1,243 +1,332 @@
-//! Passes around a bracket of logits that most likely has a cut: what is above it is counted and
-//! weighed, what is within is listed.
+//! A cut whose place was guessed: one pass measures what is above the guess and lists what is
+//! within, and says whether the guess was right. A wrong one says on which side the cut is, and the
+//! next pass lists that side.
 //!
-//! What is listed goes to the list as it is stored, 32 f16 of AVX-512 at a time, and without ids: how
-//! many tokens came from each block says enough.
+//! Many equal logits never make a list long: those at the ends of a guess are counted, not listed.
 
-use super::blocks::{BLOCK, Blocks};
-use super::cut::{Cut, LeastByBlock};
-use super::element::{Bound, Element};
-use super::list::List;
-use super::mass::{Large, Parts, Split, Weigher, Weights};
-use super::simd::{Kernel, Simd};
-use super::weigh::{Fetch, GROUP, Squeezed, sum_any};
-use std::ops::Range;
+use super::around::{Around, CountAround, Ends, Side, WeighAround, WeighSide};
+use super::blocks::BLOCK;
+use super::collect::Ties;
+use super::cut::{Cut, above};
+use super::element::Element;
+use super::estimate::{Certainty, Span};
+use super::list::{By, List, Weigh, lowest};
+use super::row::Found;
+use super::search::{Kept, Search};
+use super::simd::Simd;
+use super::team::parts;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// The ends of a bracket.
+/// What a pass around a span found.
+#[derive(Clone, Copy)]
+struct Measured {
+    by: By,
+    /// What is wanted of the row.
+    want: u64,
+    /// From the span's high end on.
+    above: u64,
+    /// Between its ends.
+    listed: u64,
+}
+
+/// Where a cut is.
 #[derive(Clone, Copy, Debug)]
-pub struct Ends {
-    /// The least logit listed.
-    pub least: f32,
-    /// The least logit above the bracket: may be +inf.
-    pub end: f32,
+enum Located {
+    At(Cut, Place),
+    /// The guess was wrong, and this is certain.
+    Elsewhere(Span),
+    /// The whole row measures less.
+    Nowhere,
 }
 
-/// Counts the tokens above a bracket, and lists those within.
-pub struct CountAround<'a, E> {
-    pub blocks: Blocks<'a, E>,
-    pub range: Range<usize>,
-    /// The greatest logit of each block of the row.
-    pub maxima: &'a [f32],
-    pub ends: Ends,
-    pub list: &'a mut List,
-    /// How many tokens were listed from each block of `range`.
-    pub listed: &'a mut [u32],
+/// Where in a span a cut is.
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    /// Among the tokens equal to the high end; so many of them are dropped.
+    High { dropped: u64 },
+    /// In the list; ties are kept before this place.
+    Between { ties_end: usize },
+    /// Among the tokens equal to the low end; so many of them are kept.
+    Low { kept: u64 },
 }
 
-impl<S: Simd, E: Element> Kernel<S> for CountAround<'_, E> {
-    /// The count above.
-    type Output = u64;
+impl Span {
+    /// The tokens between the ends, without them.
+    fn between<E: Element>(self) -> Ends {
+        Ends {
+            least: above::<E>(self.low).unwrap_or(f32::INFINITY),
+            end: self.high.unwrap_or(f32::INFINITY),
+        }
+    }
+}
 
-    #[inline(always)]
-    fn call(self, s: S) -> u64 {
-        let bounds = Bounds::<S, E>::new(s, self.ends);
-        let bytes = S::LANES * 4;
-        let mut count = 0;
-        for ((i, block), listed) in self.blocks.range(self.range).zip(self.listed) {
-            *listed = 0;
-            // A bracket of one logit has nothing within: its ends are the wrong way round.
-            if self.maxima[i] < self.ends.least.min(self.ends.end) {
-                continue;
-            }
-            for i in 0..BLOCK / E::raw_lanes::<S>() {
-                let raw = E::raw(s, &block[i * bytes..]);
-                let (within, above) = bounds.split(s, raw);
-                count += u64::from(above.count_ones());
-                if within != 0 {
-                    *listed += within.count_ones();
-                    self.list.push_raw::<S, E>(s, within, raw);
+impl<S: Simd, E: Element> Search<'_, S, E> {
+    /// Finds the `k`th token of the total order. `None` if there are fewer candidates.
+    pub fn locate_count(&self, k: u64, mut span: Span, found: &mut Found) -> Option<Cut> {
+        let mut guesses = 1;
+        loop {
+            let above = self.count_around(span.between::<E>(), found);
+            let listed = found.lists.list.len() as u64;
+            match self.locate(Measured { by: By::Count, want: k, above, listed }, span, found) {
+                Located::At(cut, _) => return Some(cut),
+                Located::Elsewhere(other) if guesses == 1 => {
+                    span = other.within(self.guess_count(k, Certainty::AlmostCertain, found));
                 }
+                Located::Elsewhere(other) => span = other,
+                Located::Nowhere => return None,
             }
+            guesses += 1;
         }
-        count
     }
-}
 
-/// Weighs all tokens, counts and weighs those above a bracket, and lists those within.
-pub struct WeighAround<'a, E> {
-    pub blocks: Blocks<'a, E>,
-    pub range: Range<usize>,
-    pub weights: Weights,
-    pub ends: Ends,
-    /// What is to be read next, of any length.
-    pub next: &'a [u8],
-    pub list: &'a mut List,
-    /// How many tokens were listed from each block of `range`.
-    pub listed: &'a mut [u32],
-    /// The mass above, for each block of `range`.
-    pub above: &'a mut [u64],
-}
+    /// Finds the last token of a nucleus, and weighs what it keeps. `want` is the nucleus' mass,
+    /// given that of all tokens. `guess` is for when `span` is wrong.
+    pub fn locate_mass(
+        &self,
+        want: impl Fn(u64) -> u64,
+        span: Span,
+        guess: impl Fn(&Found) -> Span,
+        found: &mut Found,
+    ) -> (Cut, Kept) {
+        self.locate_mass_by(span, guess, f32::NEG_INFINITY, found, |ends, found| {
+            let around = self.weigh_around(ends, found);
+            (want(around.mass), around.count_above)
+        })
+    }
 
-/// What a [`WeighAround`] finds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Around {
-    /// The mass of all tokens.
-    pub mass: u64,
-    /// The number of tokens above the bracket.
-    pub count_above: u64,
-}
+    /// The same where the blocks are weighed already, as far as `top_k` keeps them.
+    pub fn locate_mass_of(
+        &self,
+        want: u64,
+        top_k: Option<Cut>,
+        span: Span,
+        guess: impl Fn(&Found) -> Span,
+        found: &mut Found,
+    ) -> (Cut, Kept) {
+        std::mem::swap(&mut found.masses, &mut found.weighed);
+        let least = top_k.map_or(f32::NEG_INFINITY, |cut| cut.least);
+        self.locate_mass_by(span, guess, least, found, |ends, found| {
+            (want, self.weigh_side(top_k, ends, found))
+        })
+    }
 
-impl<S: Simd, E: Element> Kernel<S> for WeighAround<'_, E> {
-    type Output = Around;
-
-    #[inline(always)]
-    fn call(self, s: S) -> Around {
-        let weigher = Weigher::for_any(s, self.weights);
-        let bounds = Bounds::<S, E>::new(s, self.ends);
-        let mut around = Around::default();
-        let outputs = self.listed.iter_mut().zip(self.above);
-        for ((i, block), (listed, above)) in self.blocks.range(self.range).zip(outputs) {
-            let next = Fetch::new(self.next, i * BLOCK * E::SIZE, BLOCK * E::SIZE);
-            let before = self.list.raw_len();
-            let (mass, mass_above, count_above) =
-                if self.weights.all_are_large() && !self.blocks.is_filled_up(i) {
-                    weigh_block::<S, E, Large<S>>(s, block, &weigher, &bounds, next, self.list)
-                } else {
-                    weigh_block::<S, E, Split<S>>(s, block, &weigher, &bounds, next, self.list)
-                };
-            *listed = ((self.list.raw_len() - before) / E::SIZE) as u32;
-            *above = mass_above;
-            around.mass += mass;
-            around.count_above += count_above;
+    /// The same by a pass that, given the ends of a span, lists what is within, weighs what is
+    /// above, and returns the nucleus' mass and the count above. The border is `least` or above.
+    fn locate_mass_by(
+        &self,
+        mut span: Span,
+        guess: impl Fn(&Found) -> Span,
+        least: f32,
+        found: &mut Found,
+        pass: impl Fn(Ends, &mut Found) -> (u64, u64),
+    ) -> (Cut, Kept) {
+        let mut guesses = 1;
+        loop {
+            // Ties with `least` are not all kept: they are at the low end, if at any.
+            let above_least = above::<E>(least).unwrap_or(f32::INFINITY);
+            let high = span.high.map(|high| high.max(above_least));
+            span = Span { low: span.low.max(least), high };
+            let (want, count_above) = pass(span.between::<E>(), found);
+            let list = &mut found.lists.list;
+            let listed = self.s.run(Weigh { list, weights: self.weights });
+            let above = found.masses.iter().sum();
+            match self.locate(Measured { by: By::Mass, want, above, listed }, span, found) {
+                Located::At(cut, place) => {
+                    let more = self.keep_until(cut, place, found);
+                    let count = count_above.wrapping_add(more);
+                    return (cut, Kept::Blocks { cut, count: Some(count) });
+                }
+                Located::Elsewhere(other) if guesses == 1 => span = other.within(guess(found)),
+                Located::Elsewhere(other) => span = other,
+                Located::Nowhere => unreachable!("the target is a part of the candidates' mass"),
+            }
+            guesses += 1;
         }
-        around
     }
-}
 
-/// Which tokens a [`WeighSide`] weighs: the mass of the others follows from that of their block.
-#[derive(Clone, Copy, Debug)]
-pub enum Side {
-    /// Those above the bracket.
-    Above,
-    /// Those below its upper end that a cut keeps, which is all that was weighed before.
-    Below(Cut),
-}
+    /// Lists the tokens within some ends, and counts those above.
+    fn count_around(&self, ends: Ends, found: &mut Found) -> u64 {
+        let Self { s, blocks, .. } = *self;
+        let Found { maxima, lists, counts, .. } = found;
+        let maxima = maxima.x();
+        let count = AtomicU64::new(0);
+        counts.resize(blocks.len(), 0);
+        let runs = self.light_runs();
+        let lists_of_runs = lists.split_raw::<E>(runs.clone(), blocks.len());
+        let outputs = parts(runs, 1, counts).zip(lists_of_runs);
+        self.team.each(outputs, |((range, listed), (_, list))| {
+            let above = s.run(CountAround { blocks, range, maxima, ends, list, listed });
+            count.fetch_add(above, Relaxed);
+        });
+        lists.join(List::append_raw);
+        lists.list.widen::<S, E>(s, counts);
+        count.into_inner()
+    }
 
-/// Lists the tokens within a bracket, and weighs and counts those above, in blocks whose mass is known.
-pub struct WeighSide<'a, E> {
-    pub blocks: Blocks<'a, E>,
-    pub range: Range<usize>,
-    pub weights: Weights,
-    pub side: Side,
-    pub ends: Ends,
-    /// What is to be read next, of any length.
-    pub next: &'a [u8],
-    pub list: &'a mut List,
-    /// How many tokens were listed from each block of `range`.
-    pub listed: &'a mut [u32],
-    /// For each block of `range`: its mass, and in the end the mass above.
-    pub masses: &'a mut [u64],
-}
+    /// Lists the tokens within some ends, and weighs those above, block by block, and all.
+    pub fn weigh_around(&self, ends: Ends, found: &mut Found) -> Around {
+        let Self { s, blocks, weights, next, .. } = *self;
+        let Found { lists, counts, masses, .. } = found;
+        let sum = Mutex::new(Around::default());
+        counts.resize(blocks.len(), 0);
+        masses.resize(blocks.len(), 0);
+        let runs = self.heavy_runs();
+        let lists_of_runs = lists.split_raw::<E>(runs.clone(), blocks.len());
+        let outputs = parts(runs.clone(), 1, masses).zip(parts(runs, 1, counts)).zip(lists_of_runs);
+        self.team.each(outputs, |(((range, above), (_, listed)), (_, list))| {
+            let around =
+                s.run(WeighAround { blocks, range, weights, ends, next, list, listed, above });
+            let mut sum = sum.lock().expect("no other thread panicked");
+            sum.mass += around.mass;
+            sum.count_above += around.count_above;
+        });
+        lists.join(List::append_raw);
+        lists.list.widen::<S, E>(s, counts);
+        sum.into_inner().expect("no other thread panicked")
+    }
 
-impl<S: Simd, E: Element> Kernel<S> for WeighSide<'_, E> {
-    /// The count above.
-    type Output = u64;
-
-    #[inline(always)]
-    fn call(self, s: S) -> u64 {
-        let Self { blocks, weights, side, list, .. } = self;
-        let weigher = Weigher::for_any(s, weights);
-        let bounds = Bounds::<S, E>::new(s, self.ends);
-        let (below, cut) = match side {
-            Side::Above => (false, Cut::ties(f32::NEG_INFINITY)),
-            Side::Below(cut) => (true, cut),
+    /// Lists the tokens within some ends, and makes masses of those above of the masses of all blocks
+    /// (as far as `top_k` keeps them). Returns the count above.
+    fn weigh_side(&self, top_k: Option<Cut>, ends: Ends, found: &mut Found) -> u64 {
+        let Self { s, blocks, weights, next, .. } = *self;
+        let Found { lists, counts, masses, weighed, estimate, .. } = found;
+        let kept = top_k.unwrap_or(Cut::ties(lowest::<E>()));
+        let share_above = estimate.share(s, ends.end);
+        let side = if 2.0 * share_above < estimate.share(s, kept.least) {
+            Side::Above
+        } else {
+            Side::Below(kept)
         };
-        let least_by_block = LeastByBlock::new::<E>(cut);
-        let mut squeezed = Squeezed::new(-E::INFINITY - 1);
-        let mut count = 0;
-        let outputs = self.masses.chunks_mut(GROUP).zip(self.listed.chunks_mut(GROUP));
-        for ((masses, listed), first) in outputs.zip(self.range.step_by(GROUP)) {
-            squeezed.clear();
-            for (j, listed) in listed.iter_mut().enumerate() {
-                let least = E::bound(s, least_by_block.of(first + j));
-                let before = list.raw_len();
-                squeezed.push::<S, E>(s, blocks.get(first + j), |_, raw| {
-                    let (within, above) = bounds.split(s, raw);
-                    count += u64::from(above.count_ones());
-                    list.push_raw::<S, E>(s, within, raw);
-                    if below { E::at_least(s, raw, least) & !above } else { above }
-                });
-                *listed = ((list.raw_len() - before) / E::SIZE) as u32;
+        let count = AtomicU64::new(0);
+        counts.resize(blocks.len(), 0);
+        masses.resize(blocks.len(), 0);
+        masses.copy_from_slice(weighed);
+        let runs = self.light_runs();
+        let lists_of_runs = lists.split_raw::<E>(runs.clone(), blocks.len());
+        let outputs = parts(runs.clone(), 1, masses).zip(parts(runs, 1, counts)).zip(lists_of_runs);
+        self.team.each(outputs, |(((range, masses), (_, listed)), (_, list))| {
+            let above =
+                s.run(WeighSide { blocks, range, weights, side, ends, next, list, listed, masses });
+            count.fetch_add(above, Relaxed);
+        });
+        lists.join(List::append_raw);
+        lists.list.widen::<S, E>(s, counts);
+        count.into_inner()
+    }
+
+    /// Says where the cut is, after a pass around a span.
+    fn locate(&self, measured: Measured, span: Span, found: &mut Found) -> Located {
+        let Measured { by, want, above, listed } = measured;
+        if above >= want {
+            let x = span.high.expect("nothing is above an open end");
+            let ties = self.count_ties(x, found);
+            let beyond = above - ties * self.each(by, x);
+            if beyond >= want {
+                return Located::Elsewhere(Span { low: x, high: None });
             }
-            for (j, mass) in masses.iter_mut().enumerate() {
-                let i = first + j;
-                let next = Fetch::new(self.next, i * BLOCK * E::SIZE, BLOCK * E::SIZE);
-                let logits = squeezed.get(j).expect("every block was pushed");
-                let sum = sum_any::<S, E, Split<S>>(s, logits, &weigher, next);
-                *mass = if below {
-                    let dropped = cut.dropped_ties::<E>(i, blocks.get(i));
-                    *mass - (sum - dropped * weights.mass(cut.least))
-                } else {
-                    sum
-                };
+            let kept = (want - beyond).div_ceil(self.each(by, x));
+            let cut = self.nth_tie_of_row(x, kept, found);
+            return Located::At(cut, Place::High { dropped: ties - kept });
+        }
+        let want = want - above;
+        if listed >= want {
+            return self.locate_between(by, want, span, found);
+        }
+        let want = want - listed;
+        if span.low == f32::NEG_INFINITY {
+            return Located::Nowhere;
+        }
+        let ties = self.count_ties(span.low, found);
+        if ties * self.each(by, span.low) < want {
+            return Located::Elsewhere(Span { low: f32::NEG_INFINITY, high: Some(span.low) });
+        }
+        let kept = want.div_ceil(self.each(by, span.low));
+        Located::At(self.nth_tie_of_row(span.low, kept, found), Place::Low { kept })
+    }
+
+    /// Finds the cut in the list.
+    fn locate_between(&self, by: By, want: u64, span: Span, found: &Found) -> Located {
+        let list = &found.lists.list;
+        let (low, high) = (span.low.max(lowest::<E>()), span.high.unwrap_or(self.weights.max));
+        let border = list.border::<S, E>(self.s, by, want, low, high);
+        let x = border.expect("the list measures enough");
+        let i = self.nth_of_border(by, want, x, list);
+        // The list only knows the block; and how many such tokens it has of that block before.
+        let first_id = list.ids()[i];
+        let from = list.ids().partition_point(|&id| id < first_id);
+        let before = list.x()[from..i].iter().filter(|&&y| y == x).count();
+        let cut = self.nth_tie_of_block(x, before, first_id as usize / BLOCK);
+        Located::At(cut, Place::Between { ties_end: i + 1 })
+    }
+
+    /// How many of the ties of a cut it drops.
+    pub fn count_dropped_ties(&self, cut: Cut, found: &mut Found) -> u64 {
+        self.count_ties(cut.least, found);
+        let block = cut.last_id as usize / BLOCK;
+        let later = found.ties.get(block + 1..).unwrap_or_default();
+        let here = self.blocks.get(block);
+        cut.dropped_ties::<E>(block, here) + later.iter().map(|&n| u64::from(n)).sum::<u64>()
+    }
+
+    /// Counts the tokens equal to `x` in every block.
+    fn count_ties(&self, x: f32, found: &mut Found) -> u64 {
+        let Self { s, blocks, .. } = *self;
+        let counts = &mut found.ties;
+        counts.resize(blocks.len(), 0);
+        self.team.each(parts(self.light_runs(), 1, counts), |(range, counts)| {
+            s.run(Ties { blocks, range, x, counts });
+        });
+        counts.iter().map(|&n| u64::from(n)).sum()
+    }
+
+    /// The cut at the `nth` token (from 1) that equals `x`; these have been counted.
+    fn nth_tie_of_row(&self, x: f32, mut nth: u64, found: &Found) -> Cut {
+        let block = found.ties.iter().position(|&ties| {
+            let here = u64::from(ties) >= nth;
+            nth -= if here { 0 } else { u64::from(ties) };
+            here
+        });
+        self.nth_tie_of_block(x, nth as usize - 1, block.expect("there are as many"))
+    }
+
+    /// The cut at the token of a block that equals `x` and has `before` such tokens before it.
+    fn nth_tie_of_block(&self, x: f32, before: usize, block: usize) -> Cut {
+        let logits = self.blocks.get(block).chunks_exact(E::SIZE).enumerate();
+        let mut ties = logits.filter(|(_, logit)| E::read(logit) == x);
+        let (i, _) = ties.nth(before).expect("the block has as many");
+        Cut { least: x, last_id: (block * BLOCK + i) as u32 }
+    }
+
+    /// Turns the masses above a span into those that the cut keeps, and returns how many tokens
+    /// it keeps besides (less than none, wrapping, where it drops some).
+    fn keep_until(&self, cut: Cut, place: Place, found: &mut Found) -> u64 {
+        let Found { lists, masses, counts, ties, .. } = found;
+        let list = &lists.list;
+        let each = self.weights.mass(cut.least);
+        match place {
+            Place::High { dropped } => {
+                let mut kept = ties.iter().map(|&n| u64::from(n)).sum::<u64>() - dropped;
+                for (block, &ties) in masses.iter_mut().zip(ties.iter()) {
+                    let here = kept.min(u64::from(ties));
+                    kept -= here;
+                    *block -= (u64::from(ties) - here) * each;
+                }
+                dropped.wrapping_neg()
+            }
+            Place::Between { ties_end } => {
+                list.add_to_blocks::<S, E>(self.s, cut.least, ties_end, counts, masses)
+            }
+            Place::Low { kept } => {
+                list.add_to_blocks::<S, E>(self.s, lowest::<E>(), list.len(), counts, masses);
+                let mut rest = kept;
+                for (block, &ties) in masses.iter_mut().zip(ties.iter()) {
+                    let here = rest.min(u64::from(ties));
+                    rest -= here;
+                    *block += here * each;
+                }
+                list.len() as u64 + kept
             }
         }
-        count
-    }
-}
-
-/// The mass of a block, the mass above a bracket and the count above it. What is within is listed.
-#[inline(always)]
-fn weigh_block<S: Simd, E: Element, P: Parts<S>>(
-    s: S,
-    block: &[u8],
-    weigher: &Weigher<S>,
-    bounds: &Bounds<S, E>,
-    mut next: Fetch<'_>,
-    list: &mut List,
-) -> (u64, u64, u64) {
-    let part_bytes = S::LANES * E::SIZE;
-    let (mut all, mut above) = (P::none(s), P::none(s));
-    let mut count = 0;
-    for i in 0..BLOCK / E::raw_lanes::<S>() {
-        let vector = &block[i * S::LANES * 4..];
-        let raw = E::raw(s, vector);
-        let (within, beyond) = bounds.split(s, raw);
-        count += u64::from(beyond.count_ones());
-        list.push_raw::<S, E>(s, within, raw);
-        next.step(s);
-        for part in 0..E::raw_lanes::<S>() / S::LANES {
-            let x = E::widen(s, &vector[part * part_bytes..]);
-            let mass = P::weigh(s, weigher, x);
-            all = all.plus(s, mass);
-            above = above.plus(s, mass.only(s, s.ge(x, bounds.end_wide)));
-        }
-    }
-    (all.total(s), above.total(s), count)
-}
-
-/// [`Ends`] as they are compared with.
-struct Bounds<S: Simd, E: Element> {
-    least: Bound<S, E>,
-    end: Bound<S, E>,
-    /// The same in every lane of widened logits.
-    end_wide: S::F,
-}
-
-impl<S: Simd, E: Element> Bounds<S, E> {
-    #[inline(always)]
-    fn new(s: S, ends: Ends) -> Self {
-        Self {
-            least: E::bound(s, ends.least),
-            end: E::bound(s, ends.end),
-            end_wide: s.splat(ends.end),
-        }
-    }
-
-    /// Which logits are within, and which above.
-    #[inline(always)]
-    fn split(&self, s: S, raw: E::Raw<S>) -> (u32, u32) {
-        let above = E::at_least(s, raw, self.end);
-        (E::at_least(s, raw, self.least) & !above, above)
     }
 }

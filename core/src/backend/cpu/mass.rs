@@ -14,7 +14,7 @@
 //!    below 1.42 * 2^27, sixteen of them add up in a lane ([`Weights::size_of`] says which).
 //!    Elsewhere a mass is split, exactly, in `high * 2^16 + low`: five instructions more.
 //!
-//! The passes that sum masses up are in [`weigh`](super::weigh).
+//! The passes that sum masses up are in [`block_masses`](super::block_masses).
 
 use super::element::Element;
 use super::simd::Simd;

@@ -1,28 +1,28 @@
 //! The CPU as a device: one algorithm over vector instructions, chosen once at start.
 
+mod around;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod block_masses;
 mod blocks;
 mod bracket;
 mod collect;
 mod cut;
 mod element;
+mod estimate;
 mod list;
-mod locate;
 mod mass;
 mod nucleus;
 mod portable;
 mod row;
-mod sample;
 mod scan;
 mod search;
 mod simd;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod simd_tests;
 mod team;
-mod weigh;
 
 use super::{Backend, DeviceError, DeviceInfo};
 use crate::batch::{Dtype, Results, Row, Slot};

@@ -1,6 +1,6 @@
 //! Where top-p ends.
 //!
-//! - Flat rows: a [`sample`](super::sample) tells the border before anything is weighed, and one pass
+//! - Flat rows: an [`estimate`](super::estimate) tells the border before anything is weighed, and one pass
 //!   around it does it all. The heaviest tokens, which a sample would miss, are listed before.
 //! - Peaked rows, of which most has no mass: the masses of all blocks give the total, and so how much
 //!   mass may be left out. A block leaves out at most its own mass, and at most [`BLOCK`] times that of
@@ -10,14 +10,14 @@
 //! - Others: with the total known, the sample tells the border better: a bound to list from, or a
 //!   bracket for one more pass, which weighs the smaller side only.
 
+use super::around::Ends;
 use super::blocks::BLOCK;
-use super::bracket::Ends;
 use super::cut::Cut;
 use super::element::Element;
+use super::estimate::{Certainty, Heavy, Span};
 use super::list::{By, Weigh, lowest};
 use super::mass::Weights;
 use super::row::Found;
-use super::sample::{Certainty, Heavy, Span};
 use super::search::{Kept, LIST_MAX, Search};
 use super::simd::Simd;
 use crate::arithmetic::cut::{top_p_fraction, top_p_target};
@@ -48,11 +48,11 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
     ) -> (Cut, Kept) {
         let Self { s, weights, .. } = *self;
         let fraction = top_p_fraction(p);
-        found.sample.take(s, self.blocks, weights);
+        found.estimate.take(s, self.blocks, weights);
         // What the sample has of tokens that are not kept.
         let mut not_kept = 0;
         if let Some(cut) = top_k {
-            found.sample.leave_out_below(s, cut.least);
+            found.estimate.leave_out_below(s, cut.least);
             not_kept = self.count_dropped_ties(cut, found) * weights.mass(cut.least);
             self.weigh_kept(cut, found);
         } else if let Some(span) = self.guess_flat_nucleus(p, found) {
@@ -63,7 +63,7 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
             }
             let guess = |found: &Found| {
                 let certainty = Certainty::AlmostCertain;
-                found.sample.guess_flat_nucleus::<S, E>(s, p, weights, certainty)
+                found.estimate.guess_flat_nucleus::<S, E>(s, p, weights, certainty)
             };
             return self.locate_mass(want, span, guess, found);
         } else {
@@ -74,12 +74,12 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
         let want = top_p_target(fraction, total);
         let spare = total - want;
         let least = self.nucleus_bound(spare, found);
-        if found.sample.share(s, least) > TIGHTEN_SHARE {
+        if found.estimate.share(s, least) > TIGHTEN_SHARE {
             let below = spare + not_kept;
-            let likely = found.sample.guess_nucleus_bound::<S, E>(s, below, least, weights);
-            if found.sample.share(s, likely) > LIST_SHARE {
+            let likely = found.estimate.guess_nucleus_bound::<S, E>(s, below, least, weights);
+            if found.estimate.share(s, likely) > LIST_SHARE {
                 let guess = |certainty, found: &Found| {
-                    found.sample.guess_nucleus::<S, E>(s, below, weights, certainty)
+                    found.estimate.guess_nucleus::<S, E>(s, below, weights, certainty)
                 };
                 let span = guess(Certainty::Likely, found);
                 let again = |found: &Found| guess(Certainty::AlmostCertain, found);
@@ -111,12 +111,12 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
     fn guess_flat_nucleus(&self, p: f32, found: &mut Found) -> Option<Span> {
         let Self { s, weights, .. } = *self;
         if let Some(massless) = weights.massless::<E>()
-            && found.sample.share(s, massless) < 1.0 - MASSLESS_SHARE
+            && found.estimate.share(s, massless) < 1.0 - MASSLESS_SHARE
         {
             return None;
         }
         // Where few tokens have most of the mass, the nucleus is a short list.
-        let row_mass = found.sample.row_mass(s);
+        let row_mass = found.estimate.row_mass(s);
         let maxima = s.run(Weigh { list: &mut found.maxima, weights });
         if maxima as f64 > PEAKED_SHARE * row_mass {
             return None;
@@ -130,11 +130,11 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
                 return None;
             }
             let mass = s.run(Weigh { list: &mut found.lists.list, weights });
-            found.sample.leave_out_heavy(s, Heavy { least, mass });
+            found.estimate.leave_out_heavy(s, Heavy { least, mass });
         }
-        let span = found.sample.guess_flat_nucleus::<S, E>(s, p, weights, Certainty::Likely);
-        let many = found.sample.share(s, span.low) > LIST_SHARE;
-        (many && found.sample.share_within(s, span) <= FLAT_SHARE).then_some(span)
+        let span = found.estimate.guess_flat_nucleus::<S, E>(s, p, weights, Certainty::Likely);
+        let many = found.estimate.share(s, span.low) > LIST_SHARE;
+        (many && found.estimate.share_within(s, span) <= FLAT_SHARE).then_some(span)
     }
 
     /// The nucleus whose tokens all are `least` or above, left in the list; `None` if there is more.

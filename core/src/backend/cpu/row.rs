@@ -12,9 +12,9 @@ use super::blocks::{BLOCK, Blocks, Filler, Tail};
 use super::collect::{Collect, CountFrom};
 use super::cut::Cut;
 use super::element::Element;
+use super::estimate::Estimate;
 use super::list::{List, Lists, Weigh, Widen, lowest};
 use super::mass::Weights;
-use super::sample::Sample;
 use super::scan::{CopyScan, Scan, Scanned};
 use super::search::{Kept, Search};
 use super::simd::Simd;
@@ -55,7 +55,7 @@ pub struct Found {
     /// The maximum of every block.
     pub maxima: List,
     /// Tokens from all over the row.
-    pub sample: Sample,
+    pub estimate: Estimate,
     /// Tokens around the cut, or all that are kept.
     pub lists: Lists,
     /// A mass for every block: first of all its tokens, in the end of those kept.

@@ -5,23 +5,23 @@
 //!
 //! - top-k, k up to the number of blocks: the k-th largest block maximum is a lower bound of the k-th
 //!   largest logit. The list has everything from there on, from blocks whose maximum reaches it.
-//! - large k: a [`sample`](super::sample) of the row gives a bracket that most likely contains the
-//!   cut ([`locate`](super::locate)).
+//! - large k: an [`estimate`](super::estimate) of the row gives a bracket that most likely contains the
+//!   cut ([`bracket`](super::bracket)).
 //! - top-p: [`nucleus`](super::nucleus).
 //!
 //! min-p is a bound on the logit, found by bisecting the keys alone.
 
+use super::block_masses::{BlockMasses, KeptMasses};
 use super::blocks::{BLOCK, Blocks};
 use super::collect::Collect;
 use super::cut::{Cut, above};
 use super::element::Element;
+use super::estimate::{Certainty, Span};
 use super::list::{By, List, Weigh, bisect, lowest};
 use super::mass::Weights;
 use super::row::Found;
-use super::sample::{Certainty, Span};
 use super::simd::Simd;
 use super::team::{Team, parts};
-use super::weigh::{BlockMasses, KeptMasses};
 use crate::arithmetic::cut::{min_p_distance, top_p_fraction, top_p_target};
 use crate::params::SamplingParams;
 use std::ops::Range;
@@ -77,13 +77,13 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
                 }
                 let mut span = Span { low: least, high: None };
                 if least < self.weights.max {
-                    found.sample.take(self.s, self.blocks, self.weights);
+                    found.estimate.take(self.s, self.blocks, self.weights);
                     span = span.within(self.guess_count(k, Certainty::Likely, found));
                 }
                 self.search_blocks(Some((k, span)), found)
             }
             Some(k) => {
-                found.sample.take(self.s, self.blocks, self.weights);
+                found.estimate.take(self.s, self.blocks, self.weights);
                 let span = self.guess_count(k, Certainty::Likely, found);
                 if k <= LIST_MAX as u64 / 4
                     && self.list_from(span.low.max(lowest::<E>()), found)
@@ -113,7 +113,7 @@ impl<S: Simd, E: Element> Search<'_, S, E> {
     /// Where the `k`th largest logit may be.
     pub fn guess_count(&self, k: u64, certainty: Certainty, found: &Found) -> Span {
         let Self { s, vocab_size, weights, .. } = *self;
-        found.sample.guess_count::<S, E>(s, k, vocab_size, weights.max, certainty)
+        found.estimate.guess_count::<S, E>(s, k, vocab_size, weights.max, certainty)
     }
 
     /// Lists every token from a logit on; false if they are too many.

@@ -1,7 +1,7 @@
-//! A sample of a row, from which the place of a cut is guessed.
+//! An estimate of where a cut is, from a sample of the row's tokens.
 //!
-//! A sample decides how fast a cut is found, never where it is: the pass around a guess says whether
-//! it was right. So masses are f32 here.
+//! An estimate decides how fast a cut is found, never where the cut is: the pass around a guess says
+//! whether the guess was right. So masses are f32 here.
 
 use super::blocks::{BLOCK, Blocks};
 use super::element::Element;
@@ -40,7 +40,7 @@ impl Certainty {
 
 /// As many tokens from each block, at places that follow no pattern of the vocabulary.
 #[derive(Debug, Default)]
-pub struct Sample {
+pub struct Estimate {
     /// Logits.
     x: Vec<f32>,
     /// Their masses, rounded; 0 for those that were left out.
@@ -79,24 +79,24 @@ impl Span {
     }
 }
 
-impl Sample {
+impl Estimate {
     /// Takes and weighs a sample.
     pub fn take<S: Simd, E: Element>(&mut self, s: S, blocks: Blocks<'_, E>, weights: Weights) {
         let len = blocks.len() * SAMPLED;
         self.x.resize(len, 0.0);
         self.mass.resize(len, 0.0);
         self.heavy = None;
-        s.run(Take { blocks, weights, sample: self });
+        s.run(Take { blocks, weights, estimate: self });
     }
 
     /// Leaves out the tokens below a logit: those that top-k drops.
     pub fn leave_out_below<S: Simd>(&mut self, s: S, least: f32) {
-        s.run(LeaveOut { sample: self, least, end: f32::INFINITY });
+        s.run(LeaveOut { estimate: self, least, end: f32::INFINITY });
     }
 
     /// Replaces the heaviest tokens by what is known of them.
     pub fn leave_out_heavy<S: Simd>(&mut self, s: S, heavy: Heavy) {
-        s.run(LeaveOut { sample: self, least: f32::NEG_INFINITY, end: heavy.least });
+        s.run(LeaveOut { estimate: self, least: f32::NEG_INFINITY, end: heavy.least });
         self.heavy = Some(heavy);
     }
 
@@ -209,7 +209,7 @@ impl Sample {
         let Some(middle) = near(want, (total - want) / 4.0) else {
             return Span::ANYWHERE;
         };
-        let variance = s.run(Variance { sample: self, least: middle, rest: rest as f32 });
+        let variance = s.run(Variance { estimate: self, least: middle, rest: rest as f32 });
         let each = weights.mass(middle) as f64;
         let margin =
             (certainty.deviations() * variance.sqrt() + each).max(certainty.tokens() * each);
@@ -230,7 +230,7 @@ impl Sample {
     }
 
     fn mass<S: Simd>(&self, s: S, least: f32) -> f64 {
-        self.heavy_mass() + s.run(MassFrom { sample: self, least })
+        self.heavy_mass() + s.run(MassFrom { estimate: self, least })
     }
 }
 
@@ -265,7 +265,7 @@ fn near<E: Element>(
 struct Take<'a, E> {
     blocks: Blocks<'a, E>,
     weights: Weights,
-    sample: &'a mut Sample,
+    estimate: &'a mut Estimate,
 }
 
 impl<S: Simd, E: Element> Kernel<S> for Take<'_, E> {
@@ -274,7 +274,7 @@ impl<S: Simd, E: Element> Kernel<S> for Take<'_, E> {
     #[inline(always)]
     fn call(self, s: S) {
         let weigher = Weigher::for_small(s, self.weights);
-        let Sample { x, mass, .. } = self.sample;
+        let Estimate { x, mass, .. } = self.estimate;
         let outputs = x.chunks_exact_mut(SAMPLED).zip(mass.chunks_exact_mut(SAMPLED));
         for ((i, block), (x, mass)) in self.blocks.range(0..self.blocks.len()).zip(outputs) {
             // The upper bits of a multiple of the golden ratio.
@@ -291,7 +291,7 @@ impl<S: Simd, E: Element> Kernel<S> for Take<'_, E> {
 
 /// Takes the masses of the tokens below `least` and from `end` on out of a sample.
 struct LeaveOut<'a> {
-    sample: &'a mut Sample,
+    estimate: &'a mut Estimate,
     least: f32,
     end: f32,
 }
@@ -302,7 +302,7 @@ impl<S: Simd> Kernel<S> for LeaveOut<'_> {
     #[inline(always)]
     fn call(self, s: S) {
         let (least, end) = (s.splat(self.least), s.splat(self.end));
-        let Sample { x, mass, .. } = self.sample;
+        let Estimate { x, mass, .. } = self.estimate;
         for (x, mass) in x.chunks_exact(S::LANES).zip(mass.chunks_exact_mut(S::LANES)) {
             let x = s.load(x);
             let kept = s.bits(s.ge(x, least)) & !s.bits(s.ge(x, end));
@@ -314,7 +314,7 @@ impl<S: Simd> Kernel<S> for LeaveOut<'_> {
 /// Estimates the variance of the sum, over the blocks, of `below - rest * all`, where `below` is the
 /// mass of a block's sample below `least` and `all` that of all of it.
 struct Variance<'a> {
-    sample: &'a Sample,
+    estimate: &'a Estimate,
     least: f32,
     rest: f32,
 }
@@ -325,7 +325,7 @@ impl<S: Simd> Kernel<S> for Variance<'_> {
     #[inline(always)]
     fn call(self, s: S) -> f64 {
         let least = s.splat(self.least);
-        let Sample { x, mass, .. } = self.sample;
+        let Estimate { x, mass, .. } = self.estimate;
         let (mut sum, mut squares) = (0.0, 0.0);
         for (x, mass) in x.chunks_exact(SAMPLED).zip(mass.chunks_exact(SAMPLED)) {
             let (mut all, mut above) = (s.splat(0.0), s.splat(0.0));
@@ -368,7 +368,7 @@ impl<S: Simd> Kernel<S> for CountFrom<'_> {
 
 /// Sums the masses of a sample from one logit on.
 struct MassFrom<'a> {
-    sample: &'a Sample,
+    estimate: &'a Estimate,
     least: f32,
 }
 
@@ -380,7 +380,7 @@ impl<S: Simd> Kernel<S> for MassFrom<'_> {
         let least = s.splat(self.least);
         let zero = s.splat(0.0);
         let mut sums = [zero; 4];
-        let Sample { x, mass, .. } = self.sample;
+        let Estimate { x, mass, .. } = self.estimate;
         for (x, mass) in x.chunks_exact(SAMPLED * 4).zip(mass.chunks_exact(SAMPLED * 4)) {
             for i in (0..SAMPLED * 4).step_by(S::LANES) {
                 let kept = s.keep_floats(s.ge(s.load(&x[i..]), least), s.load(&mass[i..]));
