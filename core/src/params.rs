@@ -7,6 +7,7 @@
 
 pub mod written;
 
+use crate::arithmetic::plan::Plan;
 use std::fmt;
 use written::Decimal;
 
@@ -283,6 +284,12 @@ impl SamplingParams {
     /// The least relative probability kept, in (0, 1], or `None` where it is off.
     pub fn min_p(&self) -> Option<f32> {
         (self.min_p > 0.0).then_some(self.min_p)
+    }
+
+    /// What is done with a row that has these parameters. Worked out where a backend takes the row up, not once a
+    /// request: it costs a division and at most one logarithm, less than looking up by what rows share it.
+    pub fn plan(&self) -> Plan {
+        Plan::new(self.temperature, self.top_k(), self.top_p(), self.min_p())
     }
 
     /// Key of the random stream.

@@ -62,9 +62,12 @@ const ARITHMETIC_CRATES: &[&str] = &["core", "half", "libm"];
 const UNSAFE: &[&str] = &["core/backend/cpu/", "core/backend/cuda/", "plane/", "client/region.rs"];
 /// The oracle.
 const ORACLE: &str = "core/backend/reference.rs";
-/// The oracle works out cuts and draws by itself, to stay an independent opinion.
-const NOT_FOR_REFERENCE: &[[&str; 3]] =
-    &[["core", "arithmetic", "cut"], ["core", "arithmetic", "draw"]];
+/// The oracle works out plans, cuts and draws by itself, to stay an independent opinion.
+const NOT_FOR_REFERENCE: &[[&str; 3]] = &[
+    ["core", "arithmetic", "plan"],
+    ["core", "arithmetic", "cut"],
+    ["core", "arithmetic", "draw"],
+];
 
 #[test]
 fn every_arrow_points_the_right_way() {
@@ -214,6 +217,12 @@ fn violations(file: &Source) -> Vec<String> {
             }
         }
     }
+    if file.path == ORACLE {
+        // A plan can be asked for without a path: by a method of the parameters.
+        for line in method_lines(&without_tests(tokens.clone()), "plan") {
+            complain(line, "the oracle works this out itself: plan()".into());
+        }
+    }
     let mut lines = Vec::new();
     unsafe_lines(tokens, &mut lines);
     for line in lines {
@@ -340,6 +349,28 @@ fn without_tests(tokens: TokenStream) -> Vec<TokenTree> {
         let _ = tokens.by_ref().find(ends);
     }
     kept
+}
+
+/// Where a method of this name is called.
+fn method_lines(tokens: &[TokenTree], name: &str) -> Vec<usize> {
+    let mut lines = Vec::new();
+    for (i, token) in tokens.iter().enumerate() {
+        match token {
+            TokenTree::Punct(dot) if dot.as_char() == '.' => {
+                if let Some(TokenTree::Ident(word)) = tokens.get(i + 1)
+                    && word == name
+                {
+                    lines.push(word.span().start().line);
+                }
+            }
+            TokenTree::Group(group) => {
+                let inner: Vec<TokenTree> = group.stream().into_iter().collect();
+                lines.extend(method_lines(&inner, name));
+            }
+            _ => (),
+        }
+    }
+    lines
 }
 
 /// Where something unsafe is done or declared. `unsafe fn(..)` without a name is a type.
@@ -485,6 +516,8 @@ mod planted {
             "use logitd_core::arithmetic::cut;",
             "use logitd_core::arithmetic::{mass::mass, draw::target};",
             "fn f() { logitd_core::arithmetic::cut::top_p_target(1, 2) }",
+            "use crate::arithmetic::plan::Step;",
+            "fn f(row: &Row) { row.params().plan(); }",
         ] {
             assert_caught(ORACLE, text, "works this out itself");
         }

@@ -7,7 +7,8 @@
 //!
 //! A row passes through the files of this folder in this order: [`key`] (the total order of tokens),
 //! [`mass`] (temperature, and the weight of each token), [`cut`] (how many tokens top-k, top-p and
-//! min-p keep), [`philox`] and [`draw`] (which of the kept tokens is drawn), [`logprob`].
+//! min-p keep), [`philox`] and [`draw`] (which of the kept tokens is drawn), [`logprob`]. What its
+//! parameters come to, in constants and steps, is its [`plan`].
 //!
 //! These are the scalar definitions. Backends compute the same bits in whatever way is fast.
 //! Nothing here knows anything but `core`, `half` (widening) and `libm` (the logarithm of
@@ -19,6 +20,7 @@ pub mod key;
 pub mod logprob;
 pub mod mass;
 pub mod philox;
+pub mod plan;
 
 /// Version of the function. A result can be replayed by any build with the same number.
 pub const VERSION: u32 = 1;

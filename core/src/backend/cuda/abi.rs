@@ -1,8 +1,7 @@
 //! What crosses between the host and the kernels. `kernels/abi.cuh` holds the other copy; both assert
 //! sizes and offsets, so that neither can change alone.
 
-use crate::arithmetic::cut::{min_p_distance, top_p_fraction};
-use crate::arithmetic::mass::Scale;
+use crate::arithmetic::plan::{Chain, Plan, Step};
 use crate::batch::{Row, RowStatus};
 use std::mem::{offset_of, size_of};
 
@@ -36,9 +35,9 @@ pub struct RowDescriptor {
     pub top_k: u32,
     /// [`flags`].
     pub flags: u32,
-    /// [`Scale::c`].
+    /// [`Scale::c`](crate::arithmetic::mass::Scale::c).
     pub c: f32,
-    /// [`Scale::dmin`].
+    /// [`Scale::dmin`](crate::arithmetic::mass::Scale::dmin).
     pub dmin: f32,
     /// The least `x - M` kept; meaningless without [`flags::MIN_P`].
     pub min_p_distance: f32,
@@ -59,38 +58,46 @@ const _: () = assert!(offset_of!(RowDescriptor, first_draw) == 64);
 
 impl RowDescriptor {
     /// Describes a row whose logits lie at a device address.
-    pub fn new(row: &Row<'_>, logits: u64, first_draw: u32) -> Self {
+    pub fn new(row: &Row<'_>, plan: &Plan, logits: u64, first_draw: u32) -> Self {
         let params = row.params();
-        let mut flags = 0;
-        if params.is_greedy() {
-            flags |= flags::GREEDY;
-        }
-        if params.top_p().is_some() {
-            flags |= flags::TOP_P;
-        }
-        if params.min_p().is_some() {
-            flags |= flags::MIN_P;
-        }
-        // Greedy has no scale: no mass is computed.
-        let scale = match params.is_greedy() {
-            true => Scale { c: 0.0, dmin: 0.0 },
-            false => Scale::new(params.temperature()),
-        };
-        Self {
+        let mut descriptor = Self {
             logits,
             seed: params.seed(),
             position: params.position(),
-            top_p_fraction: params.top_p().map_or(0, top_p_fraction),
+            top_p_fraction: 0,
             vocab_size: row.vocab_size(),
             dtype: row.dtype() as u32,
-            top_k: params.top_k().unwrap_or(0),
-            flags,
-            c: scale.c,
-            dmin: scale.dmin,
-            min_p_distance: params.min_p().map_or(0.0, |p| min_p_distance(p, params.temperature())),
+            top_k: 0,
+            flags: 0,
+            c: 0.0,
+            dmin: 0.0,
+            min_p_distance: 0.0,
             draws: params.draws(),
             first_draw,
             reserved: 0,
+        };
+        match plan {
+            Plan::Greedy => descriptor.flags = flags::GREEDY,
+            Plan::Draw(chain) => descriptor.set_chain(chain),
+        }
+        descriptor
+    }
+
+    /// The kernels apply the cuts in the one order that chains have: top-k, top-p, min-p.
+    fn set_chain(&mut self, chain: &Chain) {
+        (self.c, self.dmin) = (chain.scale.c, chain.scale.dmin);
+        for step in chain.steps() {
+            match *step {
+                Step::TopK(k) => self.top_k = k,
+                Step::TopP(fraction) => {
+                    self.flags |= flags::TOP_P;
+                    self.top_p_fraction = fraction;
+                }
+                Step::MinP(distance) => {
+                    self.flags |= flags::MIN_P;
+                    self.min_p_distance = distance;
+                }
+            }
         }
     }
 

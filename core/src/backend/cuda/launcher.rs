@@ -4,7 +4,7 @@ use super::abi::{Batch, RowDescriptor, RowDraw, RowOutcome};
 use super::driver::{Driver, Launch, Part};
 use super::plan::{Layout, Shape, draws_at};
 use crate::arithmetic::logprob::logprob;
-use crate::arithmetic::mass::Scale;
+use crate::arithmetic::plan::Plan;
 use crate::backend::{Backend, DeviceError, DeviceInfo};
 use crate::batch::{Draw, Outcome, Results, Row, RowStatus, Slot};
 use std::collections::VecDeque;
@@ -92,7 +92,8 @@ impl<D: Driver> Launcher<D> {
         for (i, row) in rows[..taken].iter().enumerate() {
             let at = layout.logits_at[i];
             let address = addresses.input + at as u64;
-            let descriptor = RowDescriptor::new(row, address, layout.first_draws[i]);
+            let first_draw = layout.first_draws[i];
+            let descriptor = RowDescriptor::new(row, &layout.plans[i], address, first_draw);
             input[i * size_of::<RowDescriptor>()..][..size_of::<RowDescriptor>()]
                 .copy_from_slice(descriptor.as_bytes());
             let bytes = row.bytes();
@@ -147,7 +148,8 @@ impl<D: Driver> Launcher<D> {
             let place = slots.next().expect("as many places as rows");
             let first = layout.first_draws[i] as usize;
             let draws = &draws[first..first + place.draws.len()];
-            take_row(row, &RowOutcome::from_bytes(&outcomes[i]), draws, place)?;
+            let outcome = RowOutcome::from_bytes(&outcomes[i]);
+            take_row(row, &layout.plans[i], &outcome, draws, place)?;
         }
         Ok(())
     }
@@ -176,6 +178,7 @@ impl<D: Driver> Backend for Launcher<D> {
 /// Turns what the kernels said of a row into its result. What cannot be is the device's failure.
 fn take_row(
     row: &Row<'_>,
+    plan: &Plan,
     outcome: &RowOutcome,
     draws: &[[u8; size_of::<RowDraw>()]],
     place: Slot<'_>,
@@ -188,9 +191,6 @@ fn take_row(
         return Ok(());
     }
     *place.outcome = Outcome { status, kept: outcome.kept, kept_mass: outcome.kept_mass };
-    let params = row.params();
-    let greedy = params.is_greedy();
-    let scale = Scale::new(if greedy { 1.0 } else { params.temperature() });
     let max = f32::from_bits(outcome.max);
     for (draw, bytes) in place.draws.iter_mut().zip(draws) {
         let RowDraw { token, logit } = RowDraw::from_bytes(bytes);
@@ -201,7 +201,10 @@ fn take_row(
         // definition -0.0 may be at distance -0.0 from +0.0, but then two tokens are kept, whose
         // logarithm is not zero, and no sign is left to differ.
         let x = f32::from_bits(logit);
-        let logprob = if greedy { 0.0 } else { logprob(x, max, scale, outcome.kept_mass) };
+        let logprob = match plan {
+            Plan::Greedy => 0.0,
+            Plan::Draw(chain) => logprob(x, max, chain.scale, outcome.kept_mass),
+        };
         *draw = Draw { token, logprob };
     }
     Ok(())

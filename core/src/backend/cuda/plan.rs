@@ -1,6 +1,7 @@
 //! How a launch is laid out: how many blocks share a row, and how much memory that takes.
 
 use super::abi::{RowDescriptor, RowDraw, RowOutcome};
+use crate::arithmetic::plan::{Plan, Step};
 use crate::batch::Row;
 use std::mem::size_of;
 
@@ -151,12 +152,14 @@ impl Capacity {
 }
 
 /// The rows of one launch, laid out.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Layout {
     /// Where each row's logits start in the input.
     pub logits_at: Vec<usize>,
     /// Where each row's draws start among all.
     pub first_draws: Vec<u32>,
+    /// What is done with each row.
+    pub plans: Vec<Plan>,
     /// Draws of all rows.
     pub draws: usize,
     /// Length of the input.
@@ -180,6 +183,7 @@ impl Layout {
     pub fn fill(&mut self, rows: &[Row<'_>], capacity: &Capacity, packing: Packing) -> usize {
         self.logits_at.clear();
         self.first_draws.clear();
+        self.plans.clear();
         (self.draws, self.tile_capacity, self.row_bytes_max) = (0, 0, 0);
         self.weighs_everything = false;
         // Descriptors are as many as there could be, so that the logits' place is known at once.
@@ -205,10 +209,20 @@ impl Layout {
             self.first_draws.push(self.draws as u32);
             (self.draws, self.tile_capacity, end) = (draws, tiles, row_end);
             self.row_bytes_max = self.row_bytes_max.max(tiles * TILE * size);
-            self.weighs_everything |= !row.params().is_greedy() && row.params().top_k().is_none();
+            let plan = row.params().plan();
+            self.weighs_everything |= weighs_everything(&plan);
+            self.plans.push(plan);
         }
         self.input_bytes = end;
         self.logits_at.len()
+    }
+}
+
+/// Whether a row's every mass is needed: unless top-k comes first, or none is.
+fn weighs_everything(plan: &Plan) -> bool {
+    match plan {
+        Plan::Greedy => false,
+        Plan::Draw(chain) => !matches!(chain.steps(), [Step::TopK(_), ..]),
     }
 }
 
