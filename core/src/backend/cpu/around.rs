@@ -135,8 +135,10 @@ pub struct WeighSide<'a, E> {
     pub list: &'a mut List,
     /// How many tokens were listed from each block of `range`.
     pub listed: &'a mut [u32],
-    /// For each block of `range`: its mass, and in the end the mass above.
-    pub masses: &'a mut [u64],
+    /// The mass of each block of the row.
+    pub all: &'a [u64],
+    /// The mass above, for each block of `range`.
+    pub above: &'a mut [u64],
 }
 
 impl<S: Simd, E: Element> Kernel<S> for WeighSide<'_, E> {
@@ -155,8 +157,8 @@ impl<S: Simd, E: Element> Kernel<S> for WeighSide<'_, E> {
         let least_by_block = LeastByBlock::new::<E>(cut);
         let mut squeezed = Squeezed::new(-E::INFINITY - 1);
         let mut count = 0;
-        let outputs = self.masses.chunks_mut(GROUP).zip(self.listed.chunks_mut(GROUP));
-        for ((masses, listed), first) in outputs.zip(self.range.step_by(GROUP)) {
+        let outputs = self.above.chunks_mut(GROUP).zip(self.listed.chunks_mut(GROUP));
+        for ((masses_above, listed), first) in outputs.zip(self.range.step_by(GROUP)) {
             squeezed.clear();
             for (j, listed) in listed.iter_mut().enumerate() {
                 let least = E::bound(s, least_by_block.of(first + j));
@@ -169,14 +171,14 @@ impl<S: Simd, E: Element> Kernel<S> for WeighSide<'_, E> {
                 });
                 *listed = ((list.raw_len() - before) / E::SIZE) as u32;
             }
-            for (j, mass) in masses.iter_mut().enumerate() {
+            for (j, mass_above) in masses_above.iter_mut().enumerate() {
                 let i = first + j;
                 let next = Fetch::new(self.next, i * BLOCK * E::SIZE, BLOCK * E::SIZE);
                 let logits = squeezed.get(j).expect("every block was pushed");
                 let sum = sum_any::<S, E, Split<S>>(s, logits, &weigher, next);
-                *mass = if below {
+                *mass_above = if below {
                     let dropped = cut.dropped_ties::<E>(i, blocks.get(i));
-                    *mass - (sum - dropped * weights.mass(cut.least))
+                    self.all[i] - (sum - dropped * weights.mass(cut.least))
                 } else {
                     sum
                 };

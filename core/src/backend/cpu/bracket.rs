@@ -1,22 +1,78 @@
-//! A cut whose place was guessed: one pass measures what is above the guess and lists what is
-//! within, and says whether the guess was right. A wrong one says on which side the cut is, and the
-//! next pass lists that side.
+//! A cut whose place was guessed: between two logits, or at one of them.
 //!
-//! Many equal logits never make a list long: those at the ends of a guess are counted, not listed.
+//! ```text
+//! locate(want, span):
+//!     loop
+//!         in one pass: measure what is from the high end on, list what is between the ends
+//!         if above >= want                                  // at the high end, or above it
+//!             if above - ties of the high end < want: return the tie of the high end that reaches want
+//!             certain = from the high end on
+//!         else if above + list >= want:               return the token of the list that reaches want
+//!         else if above + list + ties of the low end >= want: return the tie of the low end that reaches want
+//!         else certain = below the low end
+//!         span = the first time a wider guess within `certain`, then `certain` itself
+//! ```
+//!
+//! The pass says whether the guess was right, and a wrong one on which side the cut is: so a guess decides how many
+//! passes there are, never what they find. Three at most, since a pass over all of `certain` finds the cut.
+//!
+//! 1. Tokens are measured by their number (top-k) or their mass (top-p).
+//! 2. The ends themselves are counted, not listed: many equal logits never make a list long. Logits with many
+//!    ties are where guesses end, because most tokens are there.
+//! 3. Top-p needs the kept mass of every block for its draws anyway, so the pass sums what is above block by block, and
+//!    what the cut keeps below that is added in the end.
 
-use super::around::{Around, CountAround, Ends, Side, WeighAround, WeighSide};
+use super::around::{Around, Ends, Side};
 use super::blocks::BLOCK;
-use super::collect::Ties;
 use super::cut::{Cut, above};
 use super::element::Element;
-use super::estimate::{Certainty, Span};
-use super::list::{By, List, Weigh, lowest};
-use super::row::Found;
-use super::search::{Kept, Search};
+use super::estimate::{Estimate, Span};
+use super::list::{By, List, Lists, lowest};
+use super::passes::{ScannedRow, Within};
 use super::simd::Simd;
-use super::team::parts;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use crate::arithmetic::cut::top_p_target;
+
+/// Memory for the passes around brackets.
+#[derive(Default)]
+pub struct Buffers {
+    /// The tokens within a bracket.
+    lists: Lists,
+    /// How many of them came from every block.
+    counts: Vec<u32>,
+    /// How many tokens of every block equal one end.
+    ties: Vec<u32>,
+}
+
+impl Buffers {
+    /// Weighs all tokens, and in `above`, block by block, those from a logit on; counts these too.
+    pub fn weigh_from<S: Simd, E: Element>(
+        &mut self,
+        row: &ScannedRow<'_, S, E>,
+        least: f32,
+        above: &mut Vec<u64>,
+    ) -> Around {
+        // Nothing is within ends that are equal.
+        let ends = Ends { least, end: least };
+        row.weigh_around(ends, above, &mut self.lists, &mut self.counts).0
+    }
+}
+
+/// What is known of masses before the pass around a bracket.
+#[derive(Clone, Copy)]
+pub enum Known<'k> {
+    /// Nothing but the nucleus' share of them, in units of 2^-64: the pass weighs every token.
+    Fraction(u64),
+    /// The masses of all blocks, as far as the steps before top-p keep them: the pass weighs one side.
+    Blocks {
+        /// Mass that the nucleus must reach.
+        want: u64,
+        masses: &'k [u64],
+        /// Where the tokens end that were weighed; `None` is after the last candidate.
+        kept: Option<Cut>,
+        /// Tells which side has fewer tokens.
+        estimate: &'k Estimate,
+    },
+}
 
 /// What a pass around a span found.
 #[derive(Clone, Copy)]
@@ -43,8 +99,8 @@ enum Located {
 /// Where in a span a cut is.
 #[derive(Clone, Copy, Debug)]
 enum Place {
-    /// Among the tokens equal to the high end; so many of them are dropped.
-    High { dropped: u64 },
+    /// Among the tokens equal to the high end: these are kept, those after them dropped.
+    High { kept: u64, dropped: u64 },
     /// In the list; ties are kept before this place.
     Between { ties_end: usize },
     /// Among the tokens equal to the low end; so many of them are kept.
@@ -61,272 +117,246 @@ impl Span {
     }
 }
 
-impl<S: Simd, E: Element> Search<'_, S, E> {
-    /// Finds the `k`th token of the total order. `None` if there are fewer candidates.
-    pub fn locate_count(&self, k: u64, mut span: Span, found: &mut Found) -> Option<Cut> {
-        let mut guesses = 1;
-        loop {
-            let above = self.count_around(span.between::<E>(), found);
-            let listed = found.lists.list.len() as u64;
-            match self.locate(Measured { by: By::Count, want: k, above, listed }, span, found) {
-                Located::At(cut, _) => return Some(cut),
-                Located::Elsewhere(other) if guesses == 1 => {
-                    span = other.within(self.guess_count(k, Certainty::AlmostCertain, found));
-                }
-                Located::Elsewhere(other) => span = other,
-                Located::Nowhere => return None,
-            }
-            guesses += 1;
+/// Finds the `k`th token of the total order. `None` if there are fewer candidates. `wider` is another guess, for when
+/// `span` is wrong.
+pub fn locate_count<S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    k: u64,
+    mut span: Span,
+    wider: impl FnOnce() -> Span,
+    buffers: &mut Buffers,
+) -> Option<Cut> {
+    let Buffers { lists, counts, ties } = buffers;
+    let mut wider = Some(wider);
+    loop {
+        let (above, within) = row.count_around(span.between::<E>(), lists, counts);
+        let listed = within.list.len() as u64;
+        let measured = Measured { by: By::Count, want: k, above, listed };
+        match locate(row, measured, span, within.list, ties) {
+            Located::At(cut, _) => return Some(cut),
+            Located::Elsewhere(certain) => span = next_span(certain, &mut wider),
+            Located::Nowhere => return None,
         }
     }
+}
 
-    /// Finds the last token of a nucleus, and weighs what it keeps. `want` is the nucleus' mass,
-    /// given that of all tokens. `guess` is for when `span` is wrong.
-    pub fn locate_mass(
+/// Finds the last token of a nucleus, and what it keeps: the cut, the number of tokens up to it, and in `masses` their
+/// mass in every block. `wider` is another guess, for when `span` is wrong.
+pub fn locate_mass<S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    known: Known<'_>,
+    mut span: Span,
+    wider: impl FnOnce() -> Span,
+    buffers: &mut Buffers,
+    masses: &mut Vec<u64>,
+) -> (Cut, u64) {
+    let Buffers { lists, counts, ties } = buffers;
+    let mut wider = Some(wider);
+    loop {
+        span = known.limit::<E>(span);
+        let (want, count_above, within) =
+            known.pass(row, span.between::<E>(), masses, lists, counts);
+        let listed = row.weigh(within.list);
+        let measured = Measured { by: By::Mass, want, above: masses.iter().sum(), listed };
+        match locate(row, measured, span, within.list, ties) {
+            Located::At(cut, place) => {
+                let at = (cut, place);
+                return (cut, keep(row, at, count_above, &within, ties, masses));
+            }
+            Located::Elsewhere(certain) => span = next_span(certain, &mut wider),
+            Located::Nowhere => unreachable!("the target is a part of the candidates' mass"),
+        }
+    }
+}
+
+/// Where to look after a guess was wrong.
+fn next_span(certain: Span, wider: &mut Option<impl FnOnce() -> Span>) -> Span {
+    match wider.take() {
+        Some(guess) => certain.within(guess()),
+        None => certain,
+    }
+}
+
+impl Known<'_> {
+    /// A span without the tokens that were not kept before. The ties of the last one kept are not all kept: they
+    /// may be at the low end, and nowhere else.
+    fn limit<E: Element>(&self, span: Span) -> Span {
+        let Self::Blocks { kept: Some(kept), .. } = self else { return span };
+        let above_least = above::<E>(kept.least).unwrap_or(f32::INFINITY);
+        Span { low: span.low.max(kept.least), high: span.high.map(|high| high.max(above_least)) }
+    }
+
+    /// Goes through the row: lists what is within the ends, and sums what is above block by block. Returns the mass that
+    /// the nucleus must reach, and how many tokens are above.
+    fn pass<'b, S: Simd, E: Element>(
         &self,
-        want: impl Fn(u64) -> u64,
-        span: Span,
-        guess: impl Fn(&Found) -> Span,
-        found: &mut Found,
-    ) -> (Cut, Kept) {
-        self.locate_mass_by(span, guess, f32::NEG_INFINITY, found, |ends, found| {
-            let around = self.weigh_around(ends, found);
-            (want(around.mass), around.count_above)
-        })
-    }
-
-    /// The same where the blocks are weighed already, as far as `top_k` keeps them.
-    pub fn locate_mass_of(
-        &self,
-        want: u64,
-        top_k: Option<Cut>,
-        span: Span,
-        guess: impl Fn(&Found) -> Span,
-        found: &mut Found,
-    ) -> (Cut, Kept) {
-        std::mem::swap(&mut found.masses, &mut found.weighed);
-        let least = top_k.map_or(f32::NEG_INFINITY, |cut| cut.least);
-        self.locate_mass_by(span, guess, least, found, |ends, found| {
-            (want, self.weigh_side(top_k, ends, found))
-        })
-    }
-
-    /// The same by a pass that, given the ends of a span, lists what is within, weighs what is
-    /// above, and returns the nucleus' mass and the count above. The border is `least` or above.
-    fn locate_mass_by(
-        &self,
-        mut span: Span,
-        guess: impl Fn(&Found) -> Span,
-        least: f32,
-        found: &mut Found,
-        pass: impl Fn(Ends, &mut Found) -> (u64, u64),
-    ) -> (Cut, Kept) {
-        let mut guesses = 1;
-        loop {
-            // Ties with `least` are not all kept: they are at the low end, if at any.
-            let above_least = above::<E>(least).unwrap_or(f32::INFINITY);
-            let high = span.high.map(|high| high.max(above_least));
-            span = Span { low: span.low.max(least), high };
-            let (want, count_above) = pass(span.between::<E>(), found);
-            let list = &mut found.lists.list;
-            let listed = self.s.run(Weigh { list, weights: self.weights });
-            let above = found.masses.iter().sum();
-            match self.locate(Measured { by: By::Mass, want, above, listed }, span, found) {
-                Located::At(cut, place) => {
-                    let more = self.keep_until(cut, place, found);
-                    let count = count_above.wrapping_add(more);
-                    return (cut, Kept::Blocks { cut, count: Some(count) });
-                }
-                Located::Elsewhere(other) if guesses == 1 => span = other.within(guess(found)),
-                Located::Elsewhere(other) => span = other,
-                Located::Nowhere => unreachable!("the target is a part of the candidates' mass"),
+        row: &ScannedRow<'_, S, E>,
+        ends: Ends,
+        above: &mut Vec<u64>,
+        lists: &'b mut Lists,
+        counts: &'b mut Vec<u32>,
+    ) -> (u64, u64, Within<'b>) {
+        match *self {
+            Self::Fraction(fraction) => {
+                let (around, within) = row.weigh_around(ends, above, lists, counts);
+                (top_p_target(fraction, around.mass), around.count_above, within)
             }
-            guesses += 1;
-        }
-    }
-
-    /// Lists the tokens within some ends, and counts those above.
-    fn count_around(&self, ends: Ends, found: &mut Found) -> u64 {
-        let Self { s, blocks, .. } = *self;
-        let Found { maxima, lists, counts, .. } = found;
-        let maxima = maxima.x();
-        let count = AtomicU64::new(0);
-        counts.resize(blocks.len(), 0);
-        let runs = self.light_runs();
-        let lists_of_runs = lists.split_raw::<E>(runs.clone(), blocks.len());
-        let outputs = parts(runs, 1, counts).zip(lists_of_runs);
-        self.team.each(outputs, |((range, listed), (_, list))| {
-            let above = s.run(CountAround { blocks, range, maxima, ends, list, listed });
-            count.fetch_add(above, Relaxed);
-        });
-        lists.join(List::append_raw);
-        lists.list.widen::<S, E>(s, counts);
-        count.into_inner()
-    }
-
-    /// Lists the tokens within some ends, and weighs those above, block by block, and all.
-    pub fn weigh_around(&self, ends: Ends, found: &mut Found) -> Around {
-        let Self { s, blocks, weights, next, .. } = *self;
-        let Found { lists, counts, masses, .. } = found;
-        let sum = Mutex::new(Around::default());
-        counts.resize(blocks.len(), 0);
-        masses.resize(blocks.len(), 0);
-        let runs = self.heavy_runs();
-        let lists_of_runs = lists.split_raw::<E>(runs.clone(), blocks.len());
-        let outputs = parts(runs.clone(), 1, masses).zip(parts(runs, 1, counts)).zip(lists_of_runs);
-        self.team.each(outputs, |(((range, above), (_, listed)), (_, list))| {
-            let around =
-                s.run(WeighAround { blocks, range, weights, ends, next, list, listed, above });
-            let mut sum = sum.lock().expect("no other thread panicked");
-            sum.mass += around.mass;
-            sum.count_above += around.count_above;
-        });
-        lists.join(List::append_raw);
-        lists.list.widen::<S, E>(s, counts);
-        sum.into_inner().expect("no other thread panicked")
-    }
-
-    /// Lists the tokens within some ends, and makes masses of those above of the masses of all blocks
-    /// (as far as `top_k` keeps them). Returns the count above.
-    fn weigh_side(&self, top_k: Option<Cut>, ends: Ends, found: &mut Found) -> u64 {
-        let Self { s, blocks, weights, next, .. } = *self;
-        let Found { lists, counts, masses, weighed, estimate, .. } = found;
-        let kept = top_k.unwrap_or(Cut::ties(lowest::<E>()));
-        let share_above = estimate.share(s, ends.end);
-        let side = if 2.0 * share_above < estimate.share(s, kept.least) {
-            Side::Above
-        } else {
-            Side::Below(kept)
-        };
-        let count = AtomicU64::new(0);
-        counts.resize(blocks.len(), 0);
-        masses.resize(blocks.len(), 0);
-        masses.copy_from_slice(weighed);
-        let runs = self.light_runs();
-        let lists_of_runs = lists.split_raw::<E>(runs.clone(), blocks.len());
-        let outputs = parts(runs.clone(), 1, masses).zip(parts(runs, 1, counts)).zip(lists_of_runs);
-        self.team.each(outputs, |(((range, masses), (_, listed)), (_, list))| {
-            let above =
-                s.run(WeighSide { blocks, range, weights, side, ends, next, list, listed, masses });
-            count.fetch_add(above, Relaxed);
-        });
-        lists.join(List::append_raw);
-        lists.list.widen::<S, E>(s, counts);
-        count.into_inner()
-    }
-
-    /// Says where the cut is, after a pass around a span.
-    fn locate(&self, measured: Measured, span: Span, found: &mut Found) -> Located {
-        let Measured { by, want, above, listed } = measured;
-        if above >= want {
-            let x = span.high.expect("nothing is above an open end");
-            let ties = self.count_ties(x, found);
-            let beyond = above - ties * self.each(by, x);
-            if beyond >= want {
-                return Located::Elsewhere(Span { low: x, high: None });
-            }
-            let kept = (want - beyond).div_ceil(self.each(by, x));
-            let cut = self.nth_tie_of_row(x, kept, found);
-            return Located::At(cut, Place::High { dropped: ties - kept });
-        }
-        let want = want - above;
-        if listed >= want {
-            return self.locate_between(by, want, span, found);
-        }
-        let want = want - listed;
-        if span.low == f32::NEG_INFINITY {
-            return Located::Nowhere;
-        }
-        let ties = self.count_ties(span.low, found);
-        if ties * self.each(by, span.low) < want {
-            return Located::Elsewhere(Span { low: f32::NEG_INFINITY, high: Some(span.low) });
-        }
-        let kept = want.div_ceil(self.each(by, span.low));
-        Located::At(self.nth_tie_of_row(span.low, kept, found), Place::Low { kept })
-    }
-
-    /// Finds the cut in the list.
-    fn locate_between(&self, by: By, want: u64, span: Span, found: &Found) -> Located {
-        let list = &found.lists.list;
-        let (low, high) = (span.low.max(lowest::<E>()), span.high.unwrap_or(self.weights.max));
-        let border = list.border::<S, E>(self.s, by, want, low, high);
-        let x = border.expect("the list measures enough");
-        let i = self.nth_of_border(by, want, x, list);
-        // The list only knows the block; and how many such tokens it has of that block before.
-        let first_id = list.ids()[i];
-        let from = list.ids().partition_point(|&id| id < first_id);
-        let before = list.x()[from..i].iter().filter(|&&y| y == x).count();
-        let cut = self.nth_tie_of_block(x, before, first_id as usize / BLOCK);
-        Located::At(cut, Place::Between { ties_end: i + 1 })
-    }
-
-    /// How many of the ties of a cut it drops.
-    pub fn count_dropped_ties(&self, cut: Cut, found: &mut Found) -> u64 {
-        self.count_ties(cut.least, found);
-        let block = cut.last_id as usize / BLOCK;
-        let later = found.ties.get(block + 1..).unwrap_or_default();
-        let here = self.blocks.get(block);
-        cut.dropped_ties::<E>(block, here) + later.iter().map(|&n| u64::from(n)).sum::<u64>()
-    }
-
-    /// Counts the tokens equal to `x` in every block.
-    fn count_ties(&self, x: f32, found: &mut Found) -> u64 {
-        let Self { s, blocks, .. } = *self;
-        let counts = &mut found.ties;
-        counts.resize(blocks.len(), 0);
-        self.team.each(parts(self.light_runs(), 1, counts), |(range, counts)| {
-            s.run(Ties { blocks, range, x, counts });
-        });
-        counts.iter().map(|&n| u64::from(n)).sum()
-    }
-
-    /// The cut at the `nth` token (from 1) that equals `x`; these have been counted.
-    fn nth_tie_of_row(&self, x: f32, mut nth: u64, found: &Found) -> Cut {
-        let block = found.ties.iter().position(|&ties| {
-            let here = u64::from(ties) >= nth;
-            nth -= if here { 0 } else { u64::from(ties) };
-            here
-        });
-        self.nth_tie_of_block(x, nth as usize - 1, block.expect("there are as many"))
-    }
-
-    /// The cut at the token of a block that equals `x` and has `before` such tokens before it.
-    fn nth_tie_of_block(&self, x: f32, before: usize, block: usize) -> Cut {
-        let logits = self.blocks.get(block).chunks_exact(E::SIZE).enumerate();
-        let mut ties = logits.filter(|(_, logit)| E::read(logit) == x);
-        let (i, _) = ties.nth(before).expect("the block has as many");
-        Cut { least: x, last_id: (block * BLOCK + i) as u32 }
-    }
-
-    /// Turns the masses above a span into those that the cut keeps, and returns how many tokens
-    /// it keeps besides (less than none, wrapping, where it drops some).
-    fn keep_until(&self, cut: Cut, place: Place, found: &mut Found) -> u64 {
-        let Found { lists, masses, counts, ties, .. } = found;
-        let list = &lists.list;
-        let each = self.weights.mass(cut.least);
-        match place {
-            Place::High { dropped } => {
-                let mut kept = ties.iter().map(|&n| u64::from(n)).sum::<u64>() - dropped;
-                for (block, &ties) in masses.iter_mut().zip(ties.iter()) {
-                    let here = kept.min(u64::from(ties));
-                    kept -= here;
-                    *block -= (u64::from(ties) - here) * each;
-                }
-                dropped.wrapping_neg()
-            }
-            Place::Between { ties_end } => {
-                list.add_to_blocks::<S, E>(self.s, cut.least, ties_end, counts, masses)
-            }
-            Place::Low { kept } => {
-                list.add_to_blocks::<S, E>(self.s, lowest::<E>(), list.len(), counts, masses);
-                let mut rest = kept;
-                for (block, &ties) in masses.iter_mut().zip(ties.iter()) {
-                    let here = rest.min(u64::from(ties));
-                    rest -= here;
-                    *block += here * each;
-                }
-                list.len() as u64 + kept
+            Self::Blocks { want, masses, kept, estimate } => {
+                let kept = kept.unwrap_or(Cut::ties(lowest::<E>()));
+                let share_above = estimate.share(row.s, ends.end);
+                let side = if 2.0 * share_above < estimate.share(row.s, kept.least) {
+                    Side::Above
+                } else {
+                    Side::Below(kept)
+                };
+                let (count, within) = row.weigh_side(side, ends, masses, above, lists, counts);
+                (want, count, within)
             }
         }
     }
+}
+
+/// Says where the cut is, after a pass around a span.
+fn locate<S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    measured: Measured,
+    span: Span,
+    list: &List,
+    ties: &mut Vec<u32>,
+) -> Located {
+    let Measured { by, want, above, listed } = measured;
+    if above >= want {
+        let x = span.high.expect("nothing is above an open end");
+        let ties = row.count_ties(x, ties);
+        let here = total(ties);
+        let beyond = above - here * row.each(by, x);
+        if beyond >= want {
+            return Located::Elsewhere(Span { low: x, high: None });
+        }
+        let kept = (want - beyond).div_ceil(row.each(by, x));
+        let place = Place::High { kept, dropped: here - kept };
+        return Located::At(nth_tie_of_row(row, x, kept, ties), place);
+    }
+    let want = want - above;
+    if listed >= want {
+        return locate_between(row, by, want, span, list);
+    }
+    let want = want - listed;
+    if span.low == f32::NEG_INFINITY {
+        return Located::Nowhere;
+    }
+    let ties = row.count_ties(span.low, ties);
+    if total(ties) * row.each(by, span.low) < want {
+        return Located::Elsewhere(Span { low: f32::NEG_INFINITY, high: Some(span.low) });
+    }
+    let kept = want.div_ceil(row.each(by, span.low));
+    Located::At(nth_tie_of_row(row, span.low, kept, ties), Place::Low { kept })
+}
+
+/// Finds the cut in the list.
+fn locate_between<S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    by: By,
+    want: u64,
+    span: Span,
+    list: &List,
+) -> Located {
+    let (low, high) = (span.low.max(lowest::<E>()), span.high.unwrap_or(row.weights.max));
+    let border = list.border::<S, E>(row.s, by, want, low, high);
+    let x = border.expect("the list measures enough");
+    let i = row.nth_of_border(by, want, x, list);
+    // The list only knows the block; and how many such tokens it has of that block before.
+    let first_id = list.ids()[i];
+    let from = list.ids().partition_point(|&id| id < first_id);
+    let before = list.x()[from..i].iter().filter(|&&y| y == x).count();
+    let cut = nth_tie_of_block(row, x, before, first_id as usize / BLOCK);
+    Located::At(cut, Place::Between { ties_end: i + 1 })
+}
+
+/// How many of the ties of a cut it drops.
+pub fn count_dropped_ties<S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    cut: Cut,
+    buffers: &mut Buffers,
+) -> u64 {
+    let ties = row.count_ties(cut.least, &mut buffers.ties);
+    let block = cut.last_id as usize / BLOCK;
+    let later = ties.get(block + 1..).unwrap_or_default();
+    cut.dropped_ties::<E>(block, row.blocks.get(block)) + total(later)
+}
+
+/// The cut at the `nth` token (from 1) that equals `x`, given how many every block has.
+fn nth_tie_of_row<S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    x: f32,
+    mut nth: u64,
+    ties: &[u32],
+) -> Cut {
+    let block = ties.iter().position(|&ties| {
+        let here = u64::from(ties) >= nth;
+        nth -= if here { 0 } else { u64::from(ties) };
+        here
+    });
+    nth_tie_of_block(row, x, nth as usize - 1, block.expect("there are as many"))
+}
+
+/// The cut at the token of a block that equals `x` and has `before` such tokens before it.
+fn nth_tie_of_block<S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    x: f32,
+    before: usize,
+    block: usize,
+) -> Cut {
+    let logits = row.blocks.get(block).chunks_exact(E::SIZE).enumerate();
+    let mut ties = logits.filter(|(_, logit)| E::read(logit) == x);
+    let (i, _) = ties.nth(before).expect("the block has as many");
+    Cut { least: x, last_id: (block * BLOCK + i) as u32 }
+}
+
+/// Turns the masses above a span into those that a cut keeps, and their count likewise.
+fn keep<S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    (cut, place): (Cut, Place),
+    count_above: u64,
+    within: &Within<'_>,
+    ties: &[u32],
+    masses: &mut [u64],
+) -> u64 {
+    let each = row.weights.mass(cut.least);
+    let Within { list, counts } = within;
+    match place {
+        Place::High { kept, dropped } => {
+            let blocks = masses.iter_mut().zip(ties).zip(first_ties(ties, kept));
+            for ((block, &ties), here) in blocks {
+                *block -= (u64::from(ties) - here) * each;
+            }
+            count_above - dropped
+        }
+        Place::Between { ties_end } => {
+            count_above + list.add_to_blocks::<S, E>(row.s, cut.least, ties_end, counts, masses)
+        }
+        Place::Low { kept } => {
+            let (all, end) = (lowest::<E>(), list.len());
+            let listed = list.add_to_blocks::<S, E>(row.s, all, end, counts, masses);
+            for (block, here) in masses.iter_mut().zip(first_ties(ties, kept)) {
+                *block += here * each;
+            }
+            count_above + listed + kept
+        }
+    }
+}
+
+/// How many of every block's ties are among the first `kept` of the row.
+fn first_ties(ties: &[u32], kept: u64) -> impl Iterator<Item = u64> {
+    let mut rest = kept;
+    ties.iter().map(move |&ties| {
+        let here = rest.min(u64::from(ties));
+        rest -= here;
+        here
+    })
+}
+
+/// The number of tokens in all blocks.
+fn total(counts: &[u32]) -> u64 {
+    counts.iter().map(|&n| u64::from(n)).sum()
 }

@@ -128,21 +128,20 @@ impl Estimate {
         }
     }
 
-    /// A span that may have the border of the nucleus `p`, before any sum is known. Nothing is known
-    /// if the border is among the heaviest tokens.
+    /// A span that may have the border of a nucleus with some share of the mass, before any sum is known. Nothing
+    /// is known if the border is among the heaviest tokens.
     pub fn guess_flat_nucleus<S: Simd, E: Element>(
         &self,
         s: S,
-        p: f32,
+        share: f64,
         weights: Weights,
         certainty: Certainty,
     ) -> Span {
-        let p = f64::from(p);
         let total = self.mass(s, f32::NEG_INFINITY);
-        if p * total <= self.heavy_mass() {
+        if share * total <= self.heavy_mass() {
             return Span::ANYWHERE;
         }
-        self.guess::<S, E>(s, p * total, 1.0 - p, weights, certainty)
+        self.guess::<S, E>(s, share * total, 1.0 - share, weights, certainty)
     }
 
     /// The share of the row's tokens within a span.

@@ -377,6 +377,30 @@ impl<S: Simd> Kernel<S> for Weigh<'_> {
     }
 }
 
+/// Sums the masses of a sealed list, and does not keep them.
+pub struct TotalMass<'a> {
+    pub list: &'a List,
+    pub weights: Weights,
+}
+
+impl<S: Simd> Kernel<S> for TotalMass<'_> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn call(self, s: S) -> u64 {
+        let weigher = Weigher::for_any(s, self.weights);
+        let mut total = 0;
+        for start in (0..self.list.len).step_by(64 * S::LANES) {
+            let mut sum = Split::none(s);
+            for i in (start..self.list.len.min(start + 64 * S::LANES)).step_by(S::LANES) {
+                sum = sum.plus(s, Split::weigh(s, &weigher, s.load(&self.list.x[i..])));
+            }
+            total += sum.total(s);
+        }
+        total
+    }
+}
+
 /// Counts the tokens of a sealed list that are at least `least`.
 pub struct Count<'a> {
     pub list: &'a List,

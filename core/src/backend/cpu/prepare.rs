@@ -1,0 +1,175 @@
+//! A row as the later stages want it: here, read once, with the maximum of every block.
+//!
+//! ```text
+//! prepare(row):
+//!     if the row is lent: for each block: copy it, scan the copy      // in one pass over memory
+//!     else:               for each block: scan it
+//!     status by what the scan found
+//! ```
+//!
+//! What is lent can change at any moment, so nothing but the copy is looked at from here on. The copy is private: what
+//! changes logits for one row alone has its place between the copy of a block and its scan.
+
+use super::blocks::{BLOCK, Blocks, Filler, Tail};
+use super::element::Element;
+use super::list::{List, Widen};
+use super::scan::{CopyScan, Scan, Scanned};
+use super::simd::Simd;
+use super::team::{Team, parts};
+use crate::batch::{Row, RowStatus};
+use std::marker::PhantomData;
+use std::sync::Mutex;
+
+/// Blocks that are worth a thread's while to scan.
+const SCAN_BLOCKS_MIN: usize = 512;
+
+/// Copies begin at a multiple of this, so that no vector lies in two lines.
+const CACHE_LINE_BYTES: usize = 64;
+
+/// Memory for a row that is prepared.
+pub struct Buffers {
+    tail: Box<Tail>,
+    /// A row that is lent.
+    copy: Vec<u8>,
+    /// The maximum of every block, in the row's format.
+    raw_maxima: Vec<u8>,
+    maxima: List,
+}
+
+impl Default for Buffers {
+    fn default() -> Self {
+        Self {
+            tail: Box::new([0; BLOCK * 4]),
+            copy: Vec::new(),
+            raw_maxima: Vec::new(),
+            maxima: List::default(),
+        }
+    }
+}
+
+/// A row that is here and scanned.
+pub struct Prepared<'a, E> {
+    pub status: RowStatus,
+    pub scanned: Scanned,
+    /// Its logits; the last block is filled up with -inf.
+    pub blocks: Blocks<'a, E>,
+    /// The greatest logit of every block.
+    pub maxima: &'a List,
+}
+
+impl<E: Element> Prepared<'_, E> {
+    /// The greatest logit. Not -0.0.
+    pub fn max(&self) -> f32 {
+        E::value(self.scanned.first_key) + 0.0
+    }
+}
+
+/// Copies a row where it must be, and scans it.
+pub fn prepare<'a, S: Simd, E: Element>(
+    s: S,
+    team: &Team,
+    row: &Row<'a>,
+    buffers: &'a mut Buffers,
+) -> Prepared<'a, E> {
+    let Buffers { tail, copy, raw_maxima, maxima } = buffers;
+    let blocks = row.bytes().div_ceil(BLOCK * E::SIZE);
+    // And bytes to fill up a vector.
+    raw_maxima.resize(blocks * E::SIZE + 64, 0);
+    let (logits, scanned) = if row.is_lent() {
+        copy_and_scan::<S, E>(s, team, row, copy, raw_maxima)
+    } else {
+        // Filled up with a logit of its own, the last block has no -inf that the row has not.
+        let blocks = Blocks::<E>::new(row.logits(), tail, Filler::Repeat);
+        (row.logits(), scan(s, team, blocks, raw_maxima))
+    };
+    maxima.reset(blocks);
+    s.run(Widen::<E> { raw: raw_maxima, len: blocks, list: maxima, element: PhantomData });
+    maxima.seal();
+    Prepared {
+        status: status::<E>(scanned),
+        scanned,
+        blocks: Blocks::new(logits, tail, Filler::NegativeInfinity),
+        maxima,
+    }
+}
+
+fn scan<S: Simd, E: Element>(
+    s: S,
+    team: &Team,
+    blocks: Blocks<'_, E>,
+    maxima: &mut [u8],
+) -> Scanned {
+    let scanned = Mutex::new(Scanned::NOTHING);
+    let runs = team.runs(blocks.len(), SCAN_BLOCKS_MIN);
+    team.each(parts(runs, E::SIZE, maxima), |(range, maxima)| {
+        let part = s.run(Scan { blocks, range, maxima });
+        let mut scanned = scanned.lock().expect("no other thread panicked");
+        *scanned = scanned.and(part);
+    });
+    scanned.into_inner().expect("no other thread panicked")
+}
+
+/// Copies a row that is lent, and scans the copy.
+fn copy_and_scan<'a, S: Simd, E: Element>(
+    s: S,
+    team: &Team,
+    row: &Row<'_>,
+    copy: &'a mut Vec<u8>,
+    maxima: &mut [u8],
+) -> (&'a [u8], Scanned) {
+    let block_bytes = BLOCK * E::SIZE;
+    let blocks = row.bytes().div_ceil(block_bytes);
+    copy.resize(copy.len().max(blocks * block_bytes + CACHE_LINE_BYTES), 0);
+    let skip = copy.as_ptr().align_offset(CACHE_LINE_BYTES).min(CACHE_LINE_BYTES);
+    let copy = &mut copy[skip..][..blocks * block_bytes];
+    let runs = team.runs(blocks, SCAN_BLOCKS_MIN);
+    let runs = parts(runs.clone(), block_bytes, copy).zip(parts(runs, E::SIZE, maxima));
+    let scanned = Mutex::new(Scanned::NOTHING);
+    team.each(runs, |((run, copy), (_, maxima))| {
+        let at = run.start * block_bytes;
+        // The last block of a row may not be a whole one.
+        let bytes = copy.len().min(row.bytes() - at);
+        let part = copy_and_scan_run::<S, E>(s, row, at, &mut copy[..bytes], maxima);
+        let mut scanned = scanned.lock().expect("no other thread panicked");
+        *scanned = scanned.and(part);
+    });
+    (&copy[..row.bytes()], scanned.into_inner().expect("no other thread panicked"))
+}
+
+/// Copies the logits from byte `at` on, and scans them.
+fn copy_and_scan_run<S: Simd, E: Element>(
+    s: S,
+    row: &Row<'_>,
+    at: usize,
+    copy: &mut [u8],
+    maxima: &mut [u8],
+) -> Scanned {
+    let mut scanned = Scanned::NOTHING;
+    let mut rest = 0;
+    if let Some(from) = row.mapped() {
+        let blocks = copy.len() / (BLOCK * E::SIZE);
+        rest = blocks * BLOCK * E::SIZE;
+        let (copy, maxima) = (&mut copy[..rest], &mut maxima[..blocks * E::SIZE]);
+        scanned = s.run(CopyScan { from: &from[at..], copy, maxima, element: PhantomData::<E> });
+    }
+    if rest == copy.len() {
+        return scanned;
+    }
+    let (copy, maxima) = (&mut copy[rest..], &mut maxima[rest / BLOCK..]);
+    row.copy_to(at + rest, copy);
+    let mut tail: Tail = [0; BLOCK * 4];
+    let blocks = Blocks::<E>::new(copy, &mut tail, Filler::Repeat);
+    scanned.and(s.run(Scan { blocks, range: 0..blocks.len(), maxima }))
+}
+
+fn status<E: Element>(scanned: Scanned) -> RowStatus {
+    if scanned.first_key > E::INFINITY || scanned.max_unsigned > E::NEGATIVE_INFINITY {
+        RowStatus::Nan
+    } else if scanned.first_key == E::INFINITY {
+        RowStatus::PositiveInfinity
+    } else if scanned.first_key < -E::INFINITY {
+        RowStatus::NoCandidate
+    } else {
+        RowStatus::Ok
+    }
+}
