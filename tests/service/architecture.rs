@@ -92,6 +92,54 @@ fn every_room_has_its_arrows_and_they_make_no_circle() {
     }
 }
 
+#[test]
+fn the_files_of_the_cpu_make_no_circle() {
+    let files = sources();
+    let files: Vec<&Source> =
+        files.iter().filter(|file| file.path.starts_with("core/backend/cpu/")).collect();
+    assert!(files.len() > 10, "only {} files found", files.len());
+    assert_eq!(in_circles(&files), [""; 0]);
+}
+
+/// The files of a folder that know each other in a circle, or know one that does. `mod.rs` knows all others.
+fn in_circles(files: &[&Source]) -> Vec<String> {
+    let name = |file: &Source| file.module().last().cloned().expect("a module has a name");
+    let known = |file: &Source| match file.path.ends_with("/mod.rs") {
+        true => files.iter().map(|file| name(file)).collect(),
+        false => known_beside(file),
+    };
+    let mut left: Vec<(String, Vec<String>)> =
+        files.iter().map(|file| (name(file), known(file))).collect();
+    // A file that knows nobody who is left is in no circle.
+    loop {
+        let before = left.len();
+        let names: Vec<String> = left.iter().map(|(name, _)| name.clone()).collect();
+        left.retain(|(name, known)| {
+            known.iter().any(|known| known != name && names.contains(known))
+        });
+        if left.len() == before {
+            return names;
+        }
+    }
+}
+
+/// Which files of its folder a file knows.
+fn known_beside(file: &Source) -> Vec<String> {
+    let tokens: TokenStream = file.text.parse().expect("a source file is Rust");
+    let mut code = Vec::new();
+    paths(&without_tests(tokens), &[], &mut code);
+    let mut folder = file.module();
+    folder.pop();
+    let beside = |path: &Written| {
+        let path = file.resolve(&path.parts)?;
+        let rest = path.strip_prefix(&folder[..])?;
+        // What is no file beside is in `mod.rs`, which bears the folder's name.
+        let is_file = rest.first().is_some_and(|name| name.starts_with(char::is_lowercase));
+        Some(if is_file { rest[0].clone() } else { folder.last()?.clone() })
+    };
+    code.iter().filter_map(beside).collect()
+}
+
 /// A file of a package.
 struct Source {
     /// Its path below the `src/` of its package, with `/`, after what [`PACKAGES`] has for that.
@@ -523,6 +571,20 @@ mod planted {
         }
         assert_clean(ORACLE, "use crate::{arithmetic::key::key32, batch::Draw};");
         assert_clean("core/backend/cpu/mod.rs", "use logitd_core::arithmetic::cut;");
+    }
+
+    #[test]
+    fn files_that_know_each_other() {
+        let file = |path: &str, text: &str| Source { path: path.into(), text: text.into() };
+        let list = file("backend/cpu/list.rs", "use crate::backend::cpu::cut::Cut;");
+        let cut = file("backend/cpu/cut.rs", "use super::blocks::BLOCK;");
+        let blocks = file("backend/cpu/blocks.rs", "fn f() {}");
+        assert_eq!(in_circles(&[&list, &cut, &blocks]), [""; 0]);
+        let blocks = file("backend/cpu/blocks.rs", "fn f() { super::list::g() }");
+        assert_eq!(in_circles(&[&list, &cut, &blocks]), ["list", "cut", "blocks"]);
+        let module = file("backend/cpu/mod.rs", "mod team;");
+        let team = file("backend/cpu/team.rs", "use super::Isa;");
+        assert_eq!(in_circles(&[&module, &team]), ["cpu", "team"]);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The operations in AVX2, FMA and F16C: 256-bit vectors.
 #![allow(unsafe_code)] // vector instructions, and loads and stores of whole vectors
 
-use super::Isa;
+use super::isa::Isa;
 use super::simd::{Kernel, Simd};
 use std::arch::x86_64::*;
 use std::sync::atomic::AtomicU8;

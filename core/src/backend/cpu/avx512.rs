@@ -1,7 +1,7 @@
 //! The operations in AVX-512: 512-bit vectors and mask registers.
 #![allow(unsafe_code)] // vector instructions, and loads and stores of whole vectors
 
-use super::Isa;
+use super::isa::Isa;
 use super::simd::{Kernel, Simd};
 use std::arch::x86_64::*;
 use std::sync::atomic::AtomicU8;

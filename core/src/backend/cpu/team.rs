@@ -1,7 +1,6 @@
 //! The threads of a backend: the caller's, and workers that sleep while there is nothing to do.
 
-use super::CpuError;
-use rayon::{ThreadPool, ThreadPoolBuilder};
+use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use std::ops::Range;
 
 /// Threads that compute together. The caller's is one of them.
@@ -17,15 +16,14 @@ impl Team {
     pub const ALONE: Self = Self { workers: None, threads: 1 };
 
     /// Starts `threads - 1` workers.
-    pub fn new(threads: usize) -> Result<Self, CpuError> {
+    pub fn new(threads: usize) -> Result<Self, ThreadPoolBuildError> {
         if threads <= 1 {
             return Ok(Self::ALONE);
         }
         let workers = ThreadPoolBuilder::new()
             .num_threads(threads - 1)
             .thread_name(|i| format!("logitd-cpu-{}", i + 1))
-            .build()
-            .map_err(|error| CpuError::Threads { threads, reason: error.to_string() })?;
+            .build()?;
         Ok(Self { workers: Some(workers), threads })
     }
 
