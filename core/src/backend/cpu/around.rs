@@ -1,8 +1,8 @@
 //! Passes around a bracket of logits that most likely has a cut: what is above it is counted and
 //! weighed, what is within is listed.
 //!
-//! What is listed goes to the list as it is stored, 32 f16 of AVX-512 at a time, and without ids: how
-//! many tokens came from each block says enough.
+//! Logits are listed in the row's format, 32 f16 of AVX-512 at a time, and without ids: the number of tokens listed
+//! from each block says where they came from.
 
 use super::block_masses::{Fetch, GROUP, Squeezed, sum_any};
 use super::blocks::{BLOCK, Blocks};
@@ -117,9 +117,9 @@ impl<S: Simd, E: Element> Kernel<S> for WeighAround<'_, E> {
 /// Which tokens a [`WeighSide`] weighs: the mass of the others follows from that of their block.
 #[derive(Clone, Copy, Debug)]
 pub enum Side {
-    /// Those above the bracket.
+    /// The tokens above the bracket.
     Above,
-    /// Those below its upper end that a cut keeps, which is all that was weighed before.
+    /// The tokens below its upper end that a cut keeps; these and the tokens above are all that was weighed before.
     Below(Cut),
 }
 
@@ -218,7 +218,7 @@ fn weigh_block<S: Simd, E: Element, P: Parts<S>>(
     (all.total(s), above.total(s), count)
 }
 
-/// [`Ends`] as they are compared with.
+/// [`Ends`] as vectors, to be compared with.
 struct Bounds<S: Simd, E: Element> {
     least: Bound<S, E>,
     end: Bound<S, E>,

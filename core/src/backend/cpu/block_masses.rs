@@ -6,9 +6,9 @@
 //!
 //! 1. Where a block's maximum shows that all its masses are 0, it is not read.
 //! 2. At ordinary temperatures most tokens have no mass at all (two in three on real rows, T = 0.8).
-//!    Where two probes of a block say so, the others are first brought together, as they are
-//!    stored: a comparison and a compression for 32 f16 of AVX-512, against 32 instructions to
-//!    weigh them. Several blocks at once, so that what was written can be read again.
+//!    Where two probes of a block say so, the tokens with mass are first brought together, in the row's
+//!    format: a comparison and a compression for 32 f16 of AVX-512, against 32 instructions to
+//!    weigh them. Several blocks at once, so that a store has ended before its bytes are loaded.
 //! 3. While a row is weighed, the next one is fetched: weighing leaves the memory idle.
 //!
 //! 128,256 tokens are 8,016 vectors of AVX-512, of 16 instructions (21 where masses are split) on

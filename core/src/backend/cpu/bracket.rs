@@ -14,7 +14,7 @@
 //! ```
 //!
 //! The pass says whether the guess was right, and a wrong one on which side the cut is: so a guess decides how many
-//! passes there are, never what they find. Three at most, since a pass over all of `certain` finds the cut.
+//! passes there are, never what they find. There are three at most, since a pass over all of `certain` finds the cut.
 //!
 //! 1. Tokens are measured by their number (top-k) or their mass (top-p).
 //! 2. The ends themselves are counted, not listed: many equal logits never make a list long. Logits with many
@@ -178,8 +178,8 @@ fn next_span(certain: Span, wider: &mut Option<impl FnOnce() -> Span>) -> Span {
 }
 
 impl Known<'_> {
-    /// A span without the tokens that were not kept before. The ties of the last one kept are not all kept: they
-    /// may be at the low end, and nowhere else.
+    /// A span without the tokens that the steps before have dropped. Of the ties of the last kept token some may be
+    /// dropped, so these ties may be at the low end, where ties are counted, and nowhere else.
     fn limit<E: Element>(&self, span: Span) -> Span {
         let Self::Blocks { kept: Some(kept), .. } = self else { return span };
         let above_least = above::<E>(kept.least).unwrap_or(f32::INFINITY);
@@ -313,7 +313,7 @@ fn nth_tie_of_block<S: Simd, E: Element>(
     Cut { least: x, last_id: (block * BLOCK + i) as u32 }
 }
 
-/// Turns the masses above a span into those that a cut keeps, and their count likewise.
+/// Turns the masses and the count of the tokens above a span into those of the tokens that a cut keeps.
 fn keep<S: Simd, E: Element>(
     row: &ScannedRow<'_, S, E>,
     (cut, place): (Cut, Place),

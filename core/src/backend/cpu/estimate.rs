@@ -18,7 +18,7 @@ const ROW_SHARE: f64 = SAMPLED as f64 / BLOCK as f64;
 pub enum Certainty {
     /// Wrong once in a hundred times.
     Likely,
-    /// For those times.
+    /// For when a likely guess was wrong.
     AlmostCertain,
 }
 
@@ -31,21 +31,21 @@ impl Certainty {
         }
     }
 
-    /// The same in tokens of the sample where these are few: neighbours may be alike, and what is
-    /// sampled of a block says where it is, give or take the block.
+    /// The least half width of a guess, in tokens of the sample: neighbours may be alike, so the tokens sampled in
+    /// one block may all be on the same side of a cut.
     fn tokens(self) -> f64 {
         self.deviations() * 0.6 * SAMPLED as f64
     }
 }
 
-/// As many tokens from each block, at places that follow no pattern of the vocabulary.
+/// A sample of a row: [`SAMPLED`] tokens from each block, at places that follow no pattern of the vocabulary.
 #[derive(Debug, Default)]
 pub struct Estimate {
     /// Logits.
     x: Vec<f32>,
-    /// Their masses, rounded; 0 for those that were left out.
+    /// The tokens' masses, rounded; 0 for tokens that were left out.
     mass: Vec<f32>,
-    /// From here on tokens are left out: their mass is known.
+    /// The tokens that were left out because their mass is known.
     heavy: Option<Heavy>,
 }
 
@@ -71,7 +71,7 @@ impl Span {
     /// Where nothing is known.
     pub const ANYWHERE: Self = Self { low: f32::NEG_INFINITY, high: None };
 
-    /// What this one and another have in common, or this one if that is nothing.
+    /// What this span and another have in common, or this span if that is nothing.
     pub fn within(self, other: Self) -> Self {
         let low = self.low.max(other.low);
         let high = self.high.into_iter().chain(other.high).reduce(f32::min);
@@ -94,7 +94,7 @@ impl Estimate {
         s.run(LeaveOut { estimate: self, least, end: f32::INFINITY });
     }
 
-    /// Replaces the heaviest tokens by what is known of them.
+    /// Replaces the heaviest tokens of the sample by the mass of the row's heaviest tokens.
     pub fn leave_out_heavy<S: Simd>(&mut self, s: S, heavy: Heavy) {
         s.run(LeaveOut { estimate: self, least: f32::NEG_INFINITY, end: heavy.least });
         self.heavy = Some(heavy);
@@ -219,7 +219,7 @@ impl Estimate {
         }
     }
 
-    /// What is known, in the measure of the sample.
+    /// The mass of the heaviest tokens, as a sample with its share of them would measure it.
     fn heavy_mass(&self) -> f64 {
         self.heavy.map_or(0.0, |heavy| heavy.mass as f64 * ROW_SHARE)
     }

@@ -1,7 +1,7 @@
 //! Short lists of tokens, and the places where they are cut.
 //!
-//! A list holds the logits, ids and masses of some tokens, ids ascending. The same list type serves
-//! the candidates of a cut, a sample of the row, and the maxima of its blocks.
+//! A list holds the logits, ids and masses of some tokens, ids ascending: the tokens from a bound on, the tokens
+//! around a cut, the kept tokens. The greatest logits of a row's blocks are a list, too.
 
 use super::blocks::BLOCK;
 use super::cut::above;
@@ -14,18 +14,18 @@ use std::ops::Range;
 /// Room after the last token, so that whole vectors can be written and read there.
 const SLACK: usize = 16;
 
-/// A list, and those that the other threads make parts of it in.
+/// A list, and the lists in which the other threads collect their parts of it.
 #[derive(Debug, Default)]
 pub struct Lists {
     /// The list.
     pub list: List,
     more: Vec<List>,
-    /// How many of them are in use.
+    /// How many of `more` are in use.
     more_len: usize,
 }
 
 impl Lists {
-    /// A list for each run: the first is the one that the others are to be joined to.
+    /// A list for each run. The first is the one to which [`join`](Self::join) appends the others.
     pub fn split<R: Iterator<Item = Range<usize>> + Clone>(
         &mut self,
         runs: R,
@@ -43,7 +43,7 @@ impl Lists {
         runs.zip(std::iter::once(&mut self.list).chain(&mut self.more))
     }
 
-    /// The same, to be pushed to raw; no more than there are in `blocks`.
+    /// A list for each run, for logits that are pushed raw: at most all tokens of so many blocks.
     pub fn split_raw<E: Element>(
         &mut self,
         runs: impl Iterator<Item = Range<usize>> + Clone,
@@ -74,13 +74,13 @@ pub struct List {
     /// Masses are `high * 2^16 + low`.
     high: Vec<u32>,
     low: Vec<u32>,
-    /// Logits as they are stored, by a pass that had no time to widen them: see [`List::widen`].
+    /// Logits in the row's format, from a pass that does not widen them: see [`List::widen`].
     raw: Vec<u8>,
     raw_len: usize,
 }
 
 impl List {
-    /// Makes room for this many tokens, and forgets all there are.
+    /// Makes room for so many tokens, and forgets those of the list.
     pub fn reset(&mut self, capacity: usize) {
         (self.len, self.raw_len) = (0, 0);
         let capacity = capacity + SLACK;
@@ -92,7 +92,7 @@ impl List {
         }
     }
 
-    /// Makes room for this many tokens that are pushed raw, and forgets all there are.
+    /// Makes room for so many tokens that are pushed raw, and forgets those of the list.
     pub fn reset_raw<E: Element>(&mut self, capacity: usize) {
         (self.len, self.raw_len) = (0, 0);
         let bytes = capacity * E::SIZE + 4 * SLACK;
@@ -106,17 +106,17 @@ impl List {
         self.len
     }
 
-    /// Their logits.
+    /// The tokens' logits.
     pub fn x(&self) -> &[f32] {
         &self.x[..self.len]
     }
 
-    /// Their ids.
+    /// The tokens' ids.
     pub fn ids(&self) -> &[u32] {
         &self.id[..self.len]
     }
 
-    /// The mass of one of them, once they were weighed.
+    /// The mass of one token of a list that was weighed.
     #[inline(always)]
     pub fn mass(&self, i: usize) -> u64 {
         (u64::from(self.high[i]) << 16) + u64::from(self.low[i])
@@ -130,7 +130,7 @@ impl List {
         self.len += bits.count_ones() as usize;
     }
 
-    /// Appends those of a vector of logits whose bit is set, as they are.
+    /// Appends the lanes of a vector of stored logits whose bit is set, in the row's format.
     #[inline(always)]
     pub fn push_raw<S: Simd, E: Element>(&mut self, s: S, bits: u32, raw: E::Raw<S>) {
         E::compress(s, bits, raw, &mut self.raw[self.raw_len..]);
@@ -158,8 +158,8 @@ impl List {
         self.raw_len = end;
     }
 
-    /// Makes tokens of everything pushed raw. `counts` says how many came from each block of the
-    /// row; the ids are those of the first token of the block. Seals the list.
+    /// Makes tokens of the logits that were pushed raw, and seals the list. `counts` says how many came from each
+    /// block of the row: a token's id is that of the first token of its block.
     pub fn widen<S: Simd, E: Element>(&mut self, s: S, counts: &[u32]) {
         let (raw, len) = (std::mem::take(&mut self.raw), self.raw_len / E::SIZE);
         self.reset(len);
@@ -176,8 +176,8 @@ impl List {
         self.seal();
     }
 
-    /// Adds the mass of the tokens that [`retain`](Self::retain) would keep to their blocks'. `counts`
-    /// says how many tokens came from each block. Returns how many are kept.
+    /// Adds the masses of the tokens that [`retain`](Self::retain) would keep to those of their blocks, and returns how
+    /// many tokens these are. `counts` says how many tokens of the list came from each block.
     pub fn add_to_blocks<S: Simd, E: Element>(
         &self,
         s: S,
@@ -273,8 +273,8 @@ impl<S: Simd> Kernel<S> for Retain<'_> {
     }
 }
 
-/// Adds the mass of the tokens from `above` on, and up to `ties_end` of those from `least` on, to
-/// the blocks they came from, and counts them.
+/// Counts the tokens from `above` on, and up to `ties_end` the tokens from `least` on, and adds their masses to those
+/// of the blocks from which the tokens came.
 struct AddToBlocks<'a> {
     list: &'a List,
     least: f32,
@@ -448,7 +448,7 @@ impl<S: Simd> Kernel<S> for MassOf<'_> {
     }
 }
 
-/// What tokens are measured by.
+/// By what tokens are measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
     /// One each.

@@ -2,13 +2,16 @@
 //!
 //! ```text
 //! prepare(row):
-//!     if the row is lent: for each block: copy it, scan the copy      // in one pass over memory
-//!     else:               for each block: scan it
-//!     status by what the scan found
+//!     for each block
+//!         copy it, if the row is on loan
+//!         scan it, or its copy: the greatest logit; whether NaN, +inf or -inf occur
+//!     status = by what occurs
 //! ```
 //!
-//! What is lent can change at any moment, so nothing but the copy is looked at from here on. The copy is private: what
-//! changes logits for one row alone has its place between the copy of a block and its scan.
+//! 1. Memory on loan can change at any moment, so the later stages read the copy. A block is copied and scanned vector
+//!    by vector: the row is read from memory once.
+//! 2. The copy is the row's own. Adjustments of single logits belong between copy and scan: what they change is seen by
+//!    the scan, and by nobody else. A row that is not on loan is scanned in place, and would be copied for them.
 
 use super::blocks::{BLOCK, Blocks, Filler, Tail};
 use super::element::Element;
@@ -29,7 +32,7 @@ const CACHE_LINE_BYTES: usize = 64;
 /// Memory for a row that is prepared.
 pub struct Buffers {
     tail: Box<Tail>,
-    /// A row that is lent.
+    /// The copy of a row on loan.
     copy: Vec<u8>,
     /// The maximum of every block, in the row's format.
     raw_maxima: Vec<u8>,
@@ -64,7 +67,7 @@ impl<E: Element> Prepared<'_, E> {
     }
 }
 
-/// Copies a row where it must be, and scans it.
+/// Copies a row that is on loan, and scans what is then here.
 pub fn prepare<'a, S: Simd, E: Element>(
     s: S,
     team: &Team,
@@ -109,7 +112,7 @@ fn scan<S: Simd, E: Element>(
     scanned.into_inner().expect("no other thread panicked")
 }
 
-/// Copies a row that is lent, and scans the copy.
+/// Copies a row on loan, and scans the copy.
 fn copy_and_scan<'a, S: Simd, E: Element>(
     s: S,
     team: &Team,

@@ -1,13 +1,13 @@
 //! One row, from its logits to its draws.
 //!
 //! ```text
-//! row + plan -> prepare  (copy if lent, scan)             -> status, block maxima
+//! row + plan -> prepare  (copy if on loan, scan)          -> status, block maxima
 //!            -> search   (steps of the plan)              -> the kept tokens: a list, or a cut and block masses
 //!            -> draw     (where the kept mass exceeds it) -> tokens, logprobs
 //! ```
 //!
-//! NaN, +inf, nothing but -inf end after the first stage; greedy rows, too: their token equals the maximum. Every stage
-//! borrows memory of the scratch and returns what it found, which the next one reads.
+//! Rows with NaN, with +inf or with nothing but -inf end after the first stage. So do greedy rows, whose token is the
+//! first that equals the maximum. Every stage borrows memory of the scratch and returns what it found.
 
 use super::draw::{self, Stream, draw, first_token};
 use super::element::Element;
@@ -22,7 +22,7 @@ use crate::arithmetic::mass::UNIT;
 use crate::arithmetic::plan::Plan;
 use crate::batch::{Draw, Outcome, Row, RowStatus, Slot};
 
-/// Memory that is kept from row to row. One for each thread.
+/// Memory that is kept from row to row. Each thread has one.
 #[derive(Default)]
 pub struct Scratch {
     prepare: prepare::Buffers,
@@ -30,8 +30,8 @@ pub struct Scratch {
     draw: draw::Buffers,
 }
 
-/// Samples one row, with the threads of a team. `next` is what they will read next: they fetch it
-/// while they are busy with other things.
+/// Samples one row, with the threads of a team. `next` is the row that they read next: they fetch it from memory while
+/// they compute.
 pub fn sample<S: Simd, E: Element>(
     s: S,
     team: &Team,

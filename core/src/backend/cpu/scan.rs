@@ -78,8 +78,8 @@ impl<S: Simd, E: Element> Kernel<S> for Scan<'_, E> {
     }
 }
 
-/// The same pass over whole blocks that are lent, which makes the copy as it goes: so memory is read once, and
-/// what is looked at is the copy.
+/// The pass over whole blocks of a row on loan: copies every vector and looks at the copy. So the memory is read once,
+/// and what its owner writes meanwhile changes nothing that was looked at.
 pub struct CopyScan<'a, E> {
     pub from: &'a [AtomicU8],
     pub copy: &'a mut [u8],

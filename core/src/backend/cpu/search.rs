@@ -79,7 +79,7 @@ pub fn cut<'b, S: Simd, E: Element>(
     }
 }
 
-/// Lists tokens that have the first `k` among them; false where they may not be few.
+/// Lists few tokens that have the first `k` among them; false where that failed.
 fn list_top_k<S: Simd, E: Element>(
     row: &ScannedRow<'_, S, E>,
     k: u64,
@@ -107,7 +107,7 @@ fn list_small_row<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, buffers: &mut
     is_small
 }
 
-/// Applies steps to a list that has every token they keep.
+/// Applies steps to a list that has every token that the steps keep.
 fn cut_list<'b, S: Simd, E: Element>(
     row: &ScannedRow<'_, S, E>,
     steps: &[Step],
@@ -213,7 +213,7 @@ fn top_k_span<S: Simd, E: Element>(
     if let Some(certain) = certain
         && certain.low >= row.weights.max
     {
-        // It is the maximum: the pass will find nothing else, and no estimate is needed.
+        // The k-th logit is the maximum: the pass around it finds the cut, and no estimate is needed.
         return certain;
     }
     estimate.take(row.s, row.blocks, row.weights);
