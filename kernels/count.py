@@ -19,9 +19,9 @@ KERNEL = "logitd_sample_cluster"
 PASSES = [
     ("scan", "REDUX.MAX", "ATOM", "LD.E.128|REDUX", "STS"),
     ("scan, staged", "REDUX.MAX", "ATOM", "LD.E.128|REDUX|STS.128", "-"),
-    ("weigh, all tokens", "FFMA.*REDUX.SUM", "ATOM|SHFL", "LD.E.128|FFMA|REDUX", "FSEL"),
-    ("weigh, all tokens, staged", "FFMA.*REDUX.SUM", "ATOM|SHFL", "LDS.128|FFMA|REDUX", "FSEL|LD.E"),
-    ("weigh, a cut", "FFMA.*REDUX.SUM", "ATOM|SHFL", "LD.E.128|FFMA|REDUX|FSEL", "-"),
+    ("tile masses, all tokens", "FFMA.*REDUX.SUM", "ATOM|SHFL", "LD.E.128|FFMA|REDUX", "FSEL"),
+    ("tile masses, all tokens, staged", "FFMA.*REDUX.SUM", "ATOM|SHFL", "LDS.128|FFMA|REDUX", "FSEL|LD.E"),
+    ("tile masses, a cut", "FFMA.*REDUX.SUM", "ATOM|SHFL", "LD.E.128|FFMA|REDUX|FSEL", "-"),
     ("list, a tile with none", "ATOMG.*SHFL|SHFL.*ATOMG", "FFMA", "LD.E.128|SHFL|ATOMG", "STG|FSEL"),
     ("bins, by mass", "ATOMS.*FFMA|FFMA.*ATOMS", "REDUX", "LD.E.128|FFMA|ATOMS", "FSEL"),
     ("bins, by count", "ATOMS.*FFMA|FFMA.*ATOMS", "REDUX", "LD.E.128|ATOMS.POPC", "FSEL|FFMA"),

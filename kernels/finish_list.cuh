@@ -80,8 +80,8 @@ DEVICE void sort_list(u64* list, u32 count) {
 template <class D, bool CLUSTER>
 DEVICE Total finish_list(const Batch& batch, const Work<D, CLUSTER>& work, u32 count, u64 mass_k) {
     const RowDescriptor* row = work.row;
-    u64* list = work.shared->few.list;
-    u64* prefix = work.shared->few.prefix;
+    u64* list = work.shared->listed.list;
+    u64* prefix = work.shared->listed.prefix;
     u64* partial = work.shared->partial;
     for (u32 i = thread_index(); i < count; i += THREADS) list[i] = __ldcg(work.scratch->list + i);
     sort_list(list, count);

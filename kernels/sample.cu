@@ -62,7 +62,7 @@ template <class D, bool CLUSTER> DEVICE Decision decide(Work<D, CLUSTER>& work) 
         u64 goal = row->top_k;
         u32 floor;
         if (by_mass) {
-            weigh<D, CLUSTER, BY_MASS>(work, decision.cut);
+            sum_tiles<D, CLUSTER, BY_MASS>(work, decision.cut);
             work.team.sync();
             decision.mass_k = prefix_tiles(work).mass;
             goal = top_p_target(row->top_p_fraction, decision.mass_k);
@@ -105,13 +105,13 @@ template <class D, bool CLUSTER> DEVICE void finish_sampled(const Batch& batch, 
         write_outcome(batch, work, OK, finish_list(batch, work, decision.listed, decision.mass_k));
         return;
     }
-    weigh<D, CLUSTER, BY_MASS>(work, decision.cut);
+    sum_tiles<D, CLUSTER, BY_MASS>(work, decision.cut);
     work.team.sync();
     Total total = prefix_tiles(work);
     const bool everything = decision.cut.key <= Keys<D>::CANDIDATE_MIN && decision.cut.id == EVERY_ID;
     if (everything) total.kept = work.candidates;
     write_outcome(batch, work, OK, total);
-    draw_many(batch, work, decision.cut, total.mass);
+    draw_from_tiles(batch, work, decision.cut, total.mass);
 }
 
 // The last block of a team to finish leaves the scratch memory as it found it.

@@ -18,7 +18,7 @@ DEVICE u64 weight_of(const Work<D, CLUSTER>& work, float x, float tie) {
 
 // Writes the mass, or the number of ties with the cut's key, of this block's tiles. Tokens are counted
 // where the cut takes some away. Known to the team after its next barrier.
-template <class D, bool CLUSTER, Weight WEIGHT> DEVICE void weigh(const Work<D, CLUSTER>& work, Cut cut) {
+template <class D, bool CLUSTER, Weight WEIGHT> DEVICE void sum_tiles(const Work<D, CLUSTER>& work, Cut cut) {
     const bool everything = cut.key <= Keys<D>::CANDIDATE_MIN && cut.id == EVERY_ID;
     const float tie = value_of<D>(cut.key);
     for (u32 tile = work.first_tile + warp_index(); tile < work.last_tile; tile += WARPS) {
@@ -73,7 +73,7 @@ template <class D, bool CLUSTER> DEVICE Total prefix_tiles(const Work<D, CLUSTER
     Total total;
     const u64 before = block_scan(mass, work.shared->partial, total.mass);
     total.kept = static_cast<u32>(block_sum(kept, work.shared->partial));
-    work.shared->many.before[thread_index()] = before;
+    work.shared->tiles.before[thread_index()] = before;
     __syncthreads();
     return total;
 }
@@ -85,7 +85,7 @@ struct Spot {
 
 // The tile in which the running mass first exceeds `target`, which is below the total.
 template <class D, bool CLUSTER> DEVICE Spot find_tile(const Work<D, CLUSTER>& work, u64 target) {
-    const u64* before = work.shared->many.before;
+    const u64* before = work.shared->tiles.before;
     u32 thread = 0;  // the last run that begins at or below the target
     for (u32 step = THREADS / 2; step > 0; step /= 2) {
         if (before[thread + step] <= target) thread += step;
@@ -137,7 +137,7 @@ DEVICE void walk_tile(const Work<D, CLUSTER>& work, Cut cut, Spot spot, Found fo
 // because the next masses are written where the ties were counted.
 template <class D, bool CLUSTER> DEVICE u32 nth_tie(Work<D, CLUSTER>& work, u32 key, u32 n) {
     const Cut cut = {key, EVERY_ID};
-    weigh<D, CLUSTER, BY_TIE>(work, cut);
+    sum_tiles<D, CLUSTER, BY_TIE>(work, cut);
     work.team.sync();
     prefix_tiles(work);
     if (warp_index() == 0) {
@@ -154,23 +154,23 @@ DEVICE void write_draw(const Batch& batch, const RowDescriptor* row, u32 draw, u
     reinterpret_cast<RowDraw*>(batch.draws)[row->first_draw + draw] = {id, __float_as_uint(plain)};
 }
 
-// Takes this block's share of the row's draws, from the masses that `weigh` left for `cut`.
+// Takes this block's share of the row's draws, from the masses that `sum_tiles` left for `cut`.
 template <class D, bool CLUSTER>
-DEVICE void draw_many(const Batch& batch, const Work<D, CLUSTER>& work, Cut cut, u64 kept_mass) {
+DEVICE void draw_from_tiles(const Batch& batch, const Work<D, CLUSTER>& work, Cut cut, u64 kept_mass) {
     const RowDescriptor* row = work.row;
     const u32 draws = row->draws;
-    auto& many = work.shared->many;
+    auto& tiles = work.shared->tiles;
     for (u32 base = work.team.rank; base < draws; base += THREADS * work.team.size) {
         const u32 count = min((draws - base + work.team.size - 1) / work.team.size, THREADS);
         if (thread_index() < count) {
             const u32 draw = base + thread_index() * work.team.size;
             const Spot spot = find_tile(work, draw_target(token_bits(row->seed, row->position, draw), kept_mass));
-            many.tile[thread_index()] = spot.tile;
-            many.rest[thread_index()] = spot.rest;
+            tiles.tile[thread_index()] = spot.tile;
+            tiles.rest[thread_index()] = spot.rest;
         }
         __syncthreads();
         for (u32 i = warp_index(); i < count; i += WARPS) {
-            const Spot spot = {many.tile[i], many.rest[i]};
+            const Spot spot = {tiles.tile[i], tiles.rest[i]};
             walk_tile<D, CLUSTER, BY_MASS>(work, cut, spot, [&](u32 id, float logit) {
                 write_draw(batch, row, base + i * work.team.size, id, logit);
             });

@@ -62,12 +62,12 @@ struct Shared {
         struct {
             u64 list[LIST];
             u64 prefix[LIST];
-        } few;
+        } listed;
         struct {
             u64 before[THREADS];  // mass of all tiles before this thread's
             u64 rest[THREADS];
             u32 tile[THREADS];
-        } many;
+        } tiles;
     };
 };
 static_assert(sizeof(Shared) % 16 == 0, "the stage is read 16 bytes at a time");
