@@ -91,10 +91,10 @@ def main():
                 kind = re.sub(r"^@!?U?P\w+ ", "", text).split()[0].split(".")[0]
                 kinds[kind] = kinds.get(kind, 0) + 1
             most = ", ".join(f"{k} {n}" for k, n in sorted(kinds.items(), key=lambda kv: -kv[1])[:6])
-            print(f"{name:27} {len(turn) / tokens:5.1f} a token  ({len(turn)} for {tokens}: {most})")
+            print(f"{name:31} {len(turn) / tokens:5.1f} a token  ({len(turn)} for {tokens}: {most})")
             break
         else:
-            print(f"{name:27} not found")
+            print(f"{name:31} not found")
 
 
 main()

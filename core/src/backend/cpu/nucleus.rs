@@ -123,7 +123,8 @@ pub fn nucleus<S: Simd, E: Element>(
             return Nucleus::Listed;
         }
     }
-    assert!(list_nucleus(row, bound, want, lists), "the bound is below the border");
+    let listed = list_nucleus(row, bound, want, lists);
+    assert!(listed, "no more than what is spared lies below the bound");
     Nucleus::Listed
 }
 

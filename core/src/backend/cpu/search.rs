@@ -117,8 +117,8 @@ fn cut_list<'b, S: Simd, E: Element>(
     for step in steps {
         match *step {
             Step::TopK(k) => {
-                // With fewer than k, all are kept.
-                let _ = row.keep_prefix(By::Count, u64::from(k), list);
+                // Keeps all if there are fewer than k.
+                row.keep_prefix(By::Count, u64::from(k), list);
             }
             Step::TopP(fraction) => {
                 let total = row.weigh(list);
