@@ -288,6 +288,7 @@ impl SamplingParams {
 
     /// What is done with a row that has these parameters. Worked out where a backend takes the row up, not once a
     /// request: it costs a division and at most one logarithm, less than looking up by what rows share it.
+    #[inline]
     pub fn plan(&self) -> Plan {
         Plan::new(self.temperature, self.top_k(), self.top_p(), self.min_p())
     }

@@ -41,6 +41,7 @@ pub enum Step {
 
 impl Plan {
     /// The plan for a temperature (0 is greedy) and the cuts that are on, each within its range.
+    #[inline]
     pub fn new(
         temperature: f32,
         top_k: Option<u32>,
@@ -50,26 +51,33 @@ impl Plan {
         if temperature == 0.0 {
             return Self::Greedy;
         }
-        let steps = [
-            top_k.map(Step::TopK),
-            top_p.map(|p| Step::TopP(top_p_fraction(p))),
-            min_p.map(|p| Step::MinP(min_p_distance(p, temperature))),
-        ];
-        Self::Draw(Chain::new(Scale::new(temperature), steps.into_iter().flatten()))
+        let mut chain = Chain {
+            scale: Scale::new(temperature),
+            steps: [Step::TopK(u32::MAX); STEPS_MAX],
+            len: 0,
+        };
+        if let Some(k) = top_k {
+            chain.push(Step::TopK(k));
+        }
+        if let Some(p) = top_p {
+            chain.push(Step::TopP(top_p_fraction(p)));
+        }
+        if let Some(p) = min_p {
+            chain.push(Step::MinP(min_p_distance(p, temperature)));
+        }
+        Self::Draw(chain)
     }
 }
 
 impl Chain {
-    fn new(scale: Scale, cuts: impl Iterator<Item = Step>) -> Self {
-        let mut chain = Self { scale, steps: [Step::TopK(u32::MAX); STEPS_MAX], len: 0 };
-        for step in cuts {
-            chain.steps[chain.len] = step;
-            chain.len += 1;
-        }
-        chain
+    #[inline]
+    fn push(&mut self, step: Step) {
+        self.steps[self.len] = step;
+        self.len += 1;
     }
 
     /// The cuts, in the order in which they apply.
+    #[inline]
     pub fn steps(&self) -> &[Step] {
         &self.steps[..self.len]
     }

@@ -85,7 +85,7 @@ pub fn first_token<S: Simd, E: Element>(
     prepared: &Prepared<'_, E>,
     buffers: &mut Buffers,
 ) -> u32 {
-    let (blocks, maxima, max) = (prepared.blocks, prepared.maxima.x(), prepared.max());
+    let (blocks, maxima, max) = (prepared.blocks, prepared.maxima.x(), prepared.max);
     let block = maxima.iter().position(|&x| x == max).expect("the maximum is some block's");
     let (range, list) = (block..block + 1, &mut buffers.block);
     list.reset(BLOCK);

@@ -54,17 +54,12 @@ impl Default for Buffers {
 pub struct Prepared<'a, E> {
     pub status: RowStatus,
     pub scanned: Scanned,
-    /// Its logits; the last block is filled up with -inf.
+    /// The greatest logit. Not -0.0.
+    pub max: f32,
+    /// The row's logits; the last block is filled up with -inf.
     pub blocks: Blocks<'a, E>,
     /// The greatest logit of every block.
     pub maxima: &'a List,
-}
-
-impl<E: Element> Prepared<'_, E> {
-    /// The greatest logit. Not -0.0.
-    pub fn max(&self) -> f32 {
-        E::value(self.scanned.first_key) + 0.0
-    }
 }
 
 /// Copies a row that is on loan, and scans what is then here.
@@ -91,6 +86,7 @@ pub fn prepare<'a, S: Simd, E: Element>(
     Prepared {
         status: status::<E>(scanned),
         scanned,
+        max: E::value(scanned.first_key) + 0.0,
         blocks: Blocks::new(logits, tail, Filler::NegativeInfinity),
         maxima,
     }

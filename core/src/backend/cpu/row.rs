@@ -41,14 +41,15 @@ pub fn sample<S: Simd, E: Element>(
     slot: Slot<'_>,
 ) {
     let Slot { outcome, draws } = slot;
+    let params = row.params();
+    let plan = params.plan();
     let prepared = prepare::<S, E>(s, team, row, &mut scratch.prepare);
     let status = prepared.status;
     if status != RowStatus::Ok {
         *outcome = Outcome::failed(status);
         return;
     }
-    let params = row.params();
-    let chain = match params.plan() {
+    let chain = match &plan {
         Plan::Greedy => {
             let token = first_token(s, &prepared, &mut scratch.draw);
             *outcome = Outcome { status, kept: 1, kept_mass: UNIT };
@@ -64,7 +65,7 @@ pub fn sample<S: Simd, E: Element>(
         maxima: prepared.maxima,
         scanned: prepared.scanned,
         weights: Weights {
-            max: prepared.max(),
+            max: prepared.max,
             min: prepared.scanned.least::<E>(),
             scale: chain.scale,
         },

@@ -160,14 +160,15 @@ fn cut_row<'b, S: Simd, E: Element>(
                 }
             },
         };
-        let tighter = kept.into_iter().chain(next).reduce(Cut::tighter);
-        if tighter != kept {
-            (kept, weighed) = (tighter, None);
+        let Some(next) = next else { continue };
+        let tighter = kept.map_or(next, |kept| kept.tighter(next));
+        if kept != Some(tighter) {
+            (kept, weighed) = (Some(tighter), None);
         }
-        if let (Step::TopK(k), Some(cut)) = (*step, kept)
+        if let Step::TopK(k) = *step
             && k as usize <= LIST_MAX
         {
-            let list = row.collect(cut, LIST_MAX, &mut buffers.lists);
+            let list = row.collect(tighter, LIST_MAX, &mut buffers.lists);
             return cut_list(row, rest, list);
         }
     }
