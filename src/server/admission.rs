@@ -4,15 +4,16 @@
 //! goes on with the request as its [`Call`].
 
 use super::account::Account;
-use super::auth::Token;
+use super::call::Call;
+use super::envelope::Shape;
 use super::error::Error;
-use super::frames::{Admissions, Bounds, Gate, Messages, Shape};
+use super::frames::{Admissions, Bounds, Gate, Messages};
 use super::line::Line;
 use super::metrics::{self, RequestWatch};
-use super::{Shared, convert, telemetry};
-use crate::engine::{GroupId, Source};
-use crate::plane::shm::Peer;
-use crate::server::service::Sampler;
+use super::service::Sampler;
+use super::state::Shared;
+use super::{convert, telemetry};
+use crate::engine::GroupId;
 use bytes::Bytes;
 use http::{HeaderMap, Request, Response};
 use logitd_proto::sampler_service_server::SamplerServiceServer;
@@ -31,30 +32,6 @@ use tracing::Instrument;
 
 /// A message that carries no work is a question, and small.
 const QUESTION_BYTES_MAX: usize = 4 << 10;
-
-/// What is known of a call besides its messages.
-#[derive(Clone, Debug)]
-pub struct Call {
-    /// After this moment nobody wants an answer.
-    pub deadline: Option<Instant>,
-    /// Whose it is, where tokens are asked for.
-    pub token: Option<Arc<Token>>,
-    /// Which process it comes from, where it came over a Unix socket.
-    pub peer: Option<Peer>,
-    /// What the connection it comes over holds.
-    pub account: Arc<Account>,
-    /// The permits of its messages.
-    pub admissions: Admissions,
-}
-
-impl Call {
-    /// Who takes turns with others for its work.
-    pub fn source(&self) -> Source {
-        let source = self.account.source;
-        let group = self.token.as_ref().map_or(source.group, |token| token.group());
-        Source { group, ..source }
-    }
-}
 
 /// The sampler service behind its door.
 #[derive(Clone)]

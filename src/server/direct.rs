@@ -5,17 +5,19 @@
 //! with `Sample`: permits, limits, deadlines, tokens, errors, metrics, drain.
 
 use super::account::Account;
-use super::admission::Call;
 use super::auth::TOKEN_BYTES_MAX;
+use super::call::Call;
+use super::convert;
+use super::envelope::Shape;
 use super::error::Error;
-use super::frames::{Admissions, Admitted, Shape};
+use super::frames::{Admissions, Admitted};
 use super::intake::Intake;
 use super::line::Line;
 use super::log::Sparse;
 use super::metrics::{self, RequestWatch};
 use super::room::Room;
-use super::service::{Sampled, sample};
-use super::{Shared, convert};
+use super::sample::{Sampled, sample};
+use super::state::Shared;
 use crate::engine::{GroupId, Refused};
 use crate::plane::control;
 use crate::plane::pool::Buffer;

@@ -16,8 +16,8 @@
 //! times what a byte of logits costs, so it has a bound of its own, and the parameter sets have one too: a message is
 //! refused where it passes them, before the rest of it has come.
 
+use super::envelope::{IdScanner, Passed, Shape};
 use super::error::Error;
-use super::frames::{IdScanner, Shape};
 use crate::plane::pool::{Buffer, Pool};
 use prost::encoding::{WireType, encode_key, encode_varint};
 
@@ -75,17 +75,6 @@ struct Logits {
     buffer: Buffer,
     /// Their bytes when all are here.
     length: usize,
-}
-
-/// What has been read of a message that is refused on its way.
-#[derive(Debug)]
-pub struct Passed {
-    /// Bytes read.
-    pub bytes: usize,
-    /// The fields of the outermost message; the last may have been cut off.
-    pub fields: Vec<u8>,
-    /// Bytes that are still to come of a request that has begun.
-    pub skip: Option<usize>,
 }
 
 /// Where in the nesting.

@@ -1,43 +1,20 @@
-//! Counters and histograms, and the port that Prometheus reads them from.
+//! Counters and histograms. [`scrape`](super::scrape) serves them.
 //!
 //! Every number is recorded where the fact is known: queue, batches and rows in the engine, calls and
 //! bytes here. The recorder is one for the process; servers that share a process share the numbers.
 
-use super::credentials::Credentials;
-use super::log::Sparse;
-use super::places::Origin;
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use logitd_proto::Plane;
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
     gauge, histogram,
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use std::collections::VecDeque;
-use std::convert::Infallible;
-use std::io;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
-use tokio::net::TcpListener;
-use tokio::task::AbortHandle;
 use tonic::Code;
 
 /// How often recorded values are folded into their histograms when nobody scrapes.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
-/// Scrapes at once. One more takes the place of the oldest that has not asked, or is closed as it comes.
-const SCRAPES_MAX: usize = 16;
-/// How long a connection to the metrics port may take to ask.
-const SCRAPE_ASK_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a scrape may take.
-const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// 10 us to 10 s, three a decade.
 const SECONDS: [f64; 19] = [
     1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0,
@@ -235,20 +212,16 @@ pub fn log_line_dropped() {
 }
 
 /// A connection came, and was given a place.
-pub fn connection_opened(origin: Origin) {
-    connections(origin).increment(1.0);
+pub fn connection_opened(transport: &'static str) {
+    connections(transport).increment(1.0);
 }
 
 /// It has gone.
-pub fn connection_closed(origin: Origin) {
-    connections(origin).decrement(1.0);
+pub fn connection_closed(transport: &'static str) {
+    connections(transport).decrement(1.0);
 }
 
-fn connections(origin: Origin) -> Gauge {
-    let transport = match origin {
-        Origin::Tcp(_) => "tcp",
-        Origin::Unix => "unix",
-    };
+fn connections(transport: &'static str) -> Gauge {
     gauge!("logitd_connections", "transport" => transport)
 }
 
@@ -296,107 +269,6 @@ pub fn answer_cut() {
 /// Where a device's kernels come from.
 pub fn kernel_tier(device: &str, tier: &'static str) {
     gauge!("logitd_kernel_tier", "device" => device.to_owned(), "tier" => tier).set(1.0);
-}
-
-/// Answers `GET /metrics`, until dropped; with `credentials`, to whoever has a token of theirs.
-pub async fn serve(listener: TcpListener, credentials: Option<Arc<Credentials>>) {
-    let handle = install();
-    let mut scrapes = Scrapes::default();
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                static FAILED: Sparse = Sparse::new();
-                if let Some(suppressed) = FAILED.pass() {
-                    tracing::warn!(%error, suppressed, "cannot accept on the metrics port");
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        if !scrapes.make_room() {
-            continue;
-        }
-        let asked = Arc::new(AtomicBool::new(false));
-        let asks = Arc::clone(&asked);
-        let credentials = credentials.clone();
-        let scrape = async move {
-            let service = hyper::service::service_fn(move |request| {
-                asks.store(true, Ordering::Relaxed);
-                answer(handle, credentials.clone(), request)
-            });
-            let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(SCRAPE_ASK_TIMEOUT)
-                .keep_alive(false)
-                .serve_connection(TokioIo::new(stream), service);
-            let _ = tokio::time::timeout(SCRAPE_TIMEOUT, connection).await;
-        };
-        scrapes.under_way.push_back(Scrape { task: tokio::spawn(scrape).abort_handle(), asked });
-    }
-}
-
-/// Connections to the metrics port. One that has not asked for anything makes room for one that may.
-#[derive(Default)]
-struct Scrapes {
-    /// The oldest first.
-    under_way: VecDeque<Scrape>,
-}
-
-struct Scrape {
-    task: AbortHandle,
-    asked: Arc<AtomicBool>,
-}
-
-impl Scrapes {
-    fn make_room(&mut self) -> bool {
-        self.under_way.retain(|scrape| !scrape.task.is_finished());
-        if self.under_way.len() < SCRAPES_MAX {
-            return true;
-        }
-        let silent = |scrape: &Scrape| !scrape.asked.load(Ordering::Relaxed);
-        let Some(oldest) = self.under_way.iter().position(silent) else { return false };
-        if let Some(scrape) = self.under_way.remove(oldest) {
-            scrape.task.abort();
-        }
-        true
-    }
-}
-
-impl Drop for Scrapes {
-    fn drop(&mut self) {
-        self.under_way.iter().for_each(|scrape| scrape.task.abort());
-    }
-}
-
-/// Binds the metrics port. From here on there is something to read.
-pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    install();
-    TcpListener::bind(address).await
-}
-
-async fn answer(
-    handle: &'static PrometheusHandle,
-    credentials: Option<Arc<Credentials>>,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    let known = credentials.map_or(Ok(None), |credentials| credentials.check(request.headers()));
-    let (status, content_type, body) = match (known, request.method(), request.uri().path()) {
-        (Err(error), ..) => (StatusCode::UNAUTHORIZED, "text/plain", format!("{error}\n")),
-        (Ok(_), &Method::GET, "/metrics") => {
-            (StatusCode::OK, "text/plain; version=0.0.4", handle.render())
-        }
-        _ => (StatusCode::NOT_FOUND, "text/plain", "GET /metrics\n".into()),
-    };
-    let mut response = Response::new(Full::from(body));
-    *response.status_mut() = status;
-    let content_type = http::HeaderValue::from_static(content_type);
-    response.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
-    if status == StatusCode::UNAUTHORIZED {
-        let challenge = http::HeaderValue::from_static("Bearer");
-        response.headers_mut().insert(http::header::WWW_AUTHENTICATE, challenge);
-    }
-    Ok(response)
 }
 
 /// A code as gRPC spells it.

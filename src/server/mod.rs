@@ -8,11 +8,14 @@ mod account;
 mod admission;
 mod auth;
 mod authority;
+mod call;
 mod connection;
 pub mod convert;
 mod credentials;
 mod device_memory;
 mod direct;
+#[doc(hidden)] // As `frames`.
+pub mod envelope;
 mod error;
 #[doc(hidden)] // Open for the fuzz target of the decoder, not for users.
 pub mod frames;
@@ -27,12 +30,16 @@ mod places;
 mod recording;
 #[doc(hidden)] // As `frames`.
 pub mod room;
+mod sample;
+mod scrape;
 mod service;
+mod state;
 mod stream;
 pub mod telemetry;
 mod tls;
 #[doc(hidden)] // As `frames`.
 pub mod unread;
+mod waiting;
 
 pub use auth::TOKEN_BYTES_MAX;
 pub use error::{Error, Violation};
@@ -44,16 +51,16 @@ use crate::plane::pool::{self, Pool};
 use crate::plane::{Regions, control, shm::Registry};
 use crate::record::Recorder;
 use account::{ANSWERS, Budget};
-use admission::{Admission, Call};
+use admission::Admission;
 use connection::Connections;
 use credentials::Credentials;
 use device_memory::CudaMemory;
-use frames::{Bounds, Gate};
+use frames::Bounds;
 use line::Line;
 use listen::Listener;
 use logitd_core::backend::cuda::region;
 use logitd_proto::{self as api, sampler_service_server::SERVICE_NAME};
-use room::Rooms;
+use state::{Shared, SharedMemory};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -75,94 +82,6 @@ const LINGER: Duration = Duration::from_secs(1);
 const GOODBYE: Duration = Duration::from_secs(1);
 /// Health checks and reflection ask for one name at a time.
 const NAME_MESSAGE_BYTES_MAX: usize = 4 << 10;
-
-/// What all calls of a server share.
-struct Shared {
-    engine: Engine,
-    limits: api::Limits,
-    bounds: Bounds,
-    /// Of answers that are awaited or unread.
-    answers: Arc<Budget>,
-    /// Of messages that wait for room.
-    line: Arc<Line>,
-    patience: Arc<Patience>,
-    /// How long the clients of streams may go on sending once the server drains. Ending a stream before they
-    /// have ended theirs resets it with requests unread, and a reset can make a client's transport forget
-    /// answers that it has received.
-    stream_goodbye: Duration,
-    credentials: Arc<Credentials>,
-    /// How long a new connection may take to say what it is for.
-    handshake_timeout: Duration,
-    /// How long a connection may be open without a call. Zero is for ever.
-    idle_timeout: Duration,
-    /// Where logits lie until they are sampled.
-    pool: Pool,
-    shm: Option<SharedMemory>,
-    recorder: Option<Arc<Recorder>>,
-    /// Finish what has begun, begin nothing new.
-    draining: CancellationToken,
-    /// One a call, until the transport has its answer.
-    active: TaskTracker,
-    /// Requests that were taken and have no answer yet.
-    working: AtomicUsize,
-    /// Turns of answers that take long to encode.
-    large_answers: Semaphore,
-}
-
-/// Memory that callers on this host share with the server.
-struct SharedMemory {
-    regions: Regions,
-    /// Devices whose memory is offered, with their UUIDs.
-    uuids: Vec<(String, [u8; 16])>,
-    /// Where it is handed over, as clients are told.
-    control: String,
-    /// Whether logits are needed after the answer, when the memory is its owner's again.
-    copy: bool,
-}
-
-impl Shared {
-    /// What the messages of a call meet.
-    fn gate(&self, call: &Call) -> Gate {
-        Gate {
-            rooms: Some(self.rooms(call)),
-            bounds: self.bounds.clone(),
-            pool: self.pool.clone(),
-            deadline: call.deadline,
-            patience: Arc::clone(&self.patience),
-        }
-    }
-
-    fn rooms(&self, call: &Call) -> Rooms {
-        let token = call.token.as_ref().map(|token| Arc::clone(&token.bytes));
-        Rooms {
-            engine: self.engine.clone(),
-            shares: [Some(Arc::clone(&call.account.bytes)), token],
-            line: Arc::clone(&self.line),
-            places: Arc::clone(&call.account.places),
-        }
-    }
-
-    /// Counts a request as taken until it is dropped.
-    fn working(&self) -> Working<'_> {
-        self.working.fetch_add(1, Ordering::Relaxed);
-        Working(&self.working)
-    }
-
-    /// The UUID of a device whose memory is offered.
-    fn device_uuid(&self, id: &str) -> Vec<u8> {
-        let uuids = self.shm.iter().flat_map(|shm| &shm.uuids);
-        uuids.filter(|(device, _)| device == id).flat_map(|(_, uuid)| *uuid).collect()
-    }
-}
-
-/// A request that was taken and has no answer yet.
-struct Working<'a>(&'a AtomicUsize);
-
-impl Drop for Working<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
 
 /// The socket where memory is handed over, bound; its file goes with it.
 struct ControlSocket {
@@ -254,7 +173,7 @@ impl Server {
         let metrics = match config.telemetry.metrics_listen {
             None => None,
             Some(address) => Some(
-                metrics::bind(address)
+                scrape::bind(address)
                     .await
                     .map_err(|e| ServerError::Metrics { address, reason: e.to_string() })?,
             ),
@@ -312,7 +231,7 @@ impl Server {
         // Whoever is on this host may look.
         let asked = config.telemetry.metrics_listen.is_some_and(|open| !open.ip().is_loopback());
         let asked = (asked && credentials.tokens().is_some()).then(|| Arc::clone(&credentials));
-        let scraped = metrics.map(|listener| tokio::spawn(metrics::serve(listener, asked)));
+        let scraped = metrics.map(|listener| tokio::spawn(scrape::serve(listener, asked)));
         let patience =
             Patience::new(config.connections.stream_stall_timeout, config.drain.drain_grace);
         let shared = Arc::new(Shared {

@@ -21,6 +21,16 @@ pub enum Origin {
     Unix,
 }
 
+impl Origin {
+    /// The name used by metrics.
+    fn transport(self) -> &'static str {
+        match self {
+            Self::Tcp(_) => "tcp",
+            Self::Unix => "unix",
+        }
+    }
+}
+
 /// The places of a server.
 #[derive(Debug)]
 pub struct Places {
@@ -88,7 +98,7 @@ impl Places {
                 taken.tcp += 1;
             }
         }
-        metrics::connection_opened(origin);
+        metrics::connection_opened(origin.transport());
         Ok(Place { places: Arc::clone(self), origin })
     }
 
@@ -117,7 +127,7 @@ pub struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        metrics::connection_closed(self.origin);
+        metrics::connection_closed(self.origin.transport());
         let mut taken = self.places.lock();
         match self.origin {
             Origin::Unix => taken.unix -= 1,

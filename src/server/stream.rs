@@ -8,12 +8,13 @@
 //! A server that leaves goes on reading for a while, and refuses each request by its id. A client that
 //! ends its requests then has lost nothing and knows so; one that never ends them is ended.
 
-use super::admission::Call;
+use super::call::Call;
 use super::error::Error;
 use super::frames::Admitted;
 use super::metrics::{self, RequestWatch};
-use super::service::{AnswerRoom, Sampled, sample};
-use super::{Shared, convert, telemetry};
+use super::sample::{AnswerRoom, Sampled, sample};
+use super::state::Shared;
+use super::{convert, telemetry};
 use crate::engine::Refused;
 use logitd_proto::sample_stream_response::Result as Outcome;
 use logitd_proto::{Plane, SampleStreamRequest, SampleStreamResponse};

@@ -1,0 +1,33 @@
+//! A call: who makes it, until when its answer is wanted, and what it may hold.
+
+use super::account::Account;
+use super::auth::Token;
+use super::frames::Admissions;
+use crate::engine::Source;
+use crate::plane::shm::Peer;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What is known of a call besides its messages.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// After this moment nobody wants an answer.
+    pub deadline: Option<Instant>,
+    /// Whose it is, where tokens are asked for.
+    pub token: Option<Arc<Token>>,
+    /// Which process it comes from, where it came over a Unix socket.
+    pub peer: Option<Peer>,
+    /// What the connection it comes over holds.
+    pub account: Arc<Account>,
+    /// The permits of its messages.
+    pub admissions: Admissions,
+}
+
+impl Call {
+    /// Who takes turns with others for its work.
+    pub fn source(&self) -> Source {
+        let source = self.account.source;
+        let group = self.token.as_ref().map_or(source.group, |token| token.group());
+        Source { group, ..source }
+    }
+}

@@ -1,0 +1,203 @@
+//! One request, from its message to its answer: what is asked is checked, its logits are found, room is taken for
+//! the answer, and the engine samples. Every way to the server comes through here.
+
+use super::account::Held;
+use super::call::Call;
+use super::convert::{self, Lent};
+use super::error::Error;
+use super::frames::Admitted;
+use super::metrics;
+use super::state::Shared;
+use crate::engine::{self, Permit, Priority};
+use crate::plane::Borrowed;
+use logitd_core::batch::Loan;
+use logitd_core::params::SamplingParams;
+use logitd_proto::{Plane, SampleRequest, SampleResponse};
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::SemaphorePermit;
+
+/// Slots up to this size are copied where the call is handled: some 50 us. Larger ones would hold up
+/// the calls behind them.
+const COPY_INLINE_BYTES_MAX: usize = 512 << 10;
+/// Tokens of candidates up to this size are put in order where the call is handled: 4096 of them, which
+/// takes some 100 us. Larger ones would hold up the calls behind them.
+const SORT_INLINE_BYTES_MAX: usize = 16 << 10;
+/// Answers up to this size are encoded as soon as they are there: some 300 us. Larger ones, up to 4 ms each, take
+/// turns, so that many that are ready at once do not hold up the calls behind them.
+const ENCODE_INLINE_BYTES_MAX: usize = 64 << 10;
+/// Samples one request, of a unary call or of a stream, with what its message was let in with. `bytes` is
+/// the plane of logits that come as bytes.
+pub async fn sample(
+    shared: &Shared,
+    call: &Call,
+    admitted: Admitted,
+    mut request: SampleRequest,
+    bytes: Plane,
+) -> Result<Sampled, Error> {
+    let arrived = Instant::now();
+    let _working = shared.working();
+    let (mut permit, _shares) = admitted.complete(&mut request);
+    let (plane, slot) = match (&request.slot, &request.candidates) {
+        (Some(_), _) => borrow(shared, call, &mut permit, &mut request).await?,
+        (None, Some(_)) => (Plane::Candidates, Slot::None),
+        (None, None) => (bytes, Slot::None),
+    };
+    let (lent, copied) = match slot {
+        Slot::Lent(lent) => (Some(lent), None),
+        Slot::Copied(loan) => (None, Some(loan)),
+        Slot::None => (None, None),
+    };
+    let offered = shared.recorder.as_ref().map(|recorder| (recorder, request.clone()));
+    let sampled = compute(shared, call, permit, request, lent, plane).await;
+    if let (Ok(_), Some(loan)) = (&sampled, copied) {
+        loan.settle();
+    }
+    if let Some((recorder, request)) = offered {
+        match &sampled {
+            Ok(sampled) => recorder.record(arrived, &request, Ok(&sampled.response)),
+            Err(error) => recorder.record(arrived, &request, Err(&convert::stream_error(error))),
+        };
+    }
+    sampled
+}
+
+/// Samples a request with its own logits, or with those that are lent to it.
+async fn compute(
+    shared: &Shared,
+    call: &Call,
+    permit: Permit,
+    request: SampleRequest,
+    lent: Option<Lent>,
+    plane: Plane,
+) -> Result<Sampled, Error> {
+    let (mut permit, batch) = checked(shared, permit, request, lent).await?;
+    let bytes = batch.bytes() + batch.token_bytes();
+    permit.resize(batch.rows.len(), bytes)?;
+    metrics::plane_bytes(plane, bytes);
+    // The engine holds room for the logits; the tokens wait here for its answer.
+    let _token_room = (!batch.tokens.is_empty()).then(|| permit.split_off(batch.token_bytes()));
+    tracing::Span::current().record("rows", batch.rows.len());
+    let _token_rows =
+        call.token.as_ref().map(|token| token.reserve(batch.rows.len())).transpose()?;
+    let params: Vec<SamplingParams> = batch.rows.iter().map(|row| *row.params()).collect();
+    let (rows, tokens) = (batch.rows, batch.tokens);
+    let answer_bytes = convert::answer_bytes(&rows);
+    let room = AnswerRoom::take(shared, call, answer_bytes)?;
+    let request = engine::Request {
+        rows,
+        deadline: call.deadline,
+        priority: priority(call, batch.priority)?,
+        source: call.source(),
+    };
+    let done = shared.engine.submit(permit, request)?.await?;
+    let _turn = if answer_bytes > ENCODE_INLINE_BYTES_MAX { turn(shared).await } else { None };
+    Ok(Sampled { response: convert::response(&done, &params, &tokens, plane), room })
+}
+
+/// Waits until a large answer may be encoded, behind the calls that are ready.
+async fn turn(shared: &Shared) -> Option<SemaphorePermit<'_>> {
+    let turn = shared.large_answers.acquire().await.ok();
+    tokio::task::yield_now().await;
+    turn
+}
+
+/// A response, with room for it until the transport has it.
+pub struct Sampled {
+    pub response: SampleResponse,
+    pub room: AnswerRoom,
+}
+
+/// Room for an answer, taken before there is one: of the server's and of its connection's.
+pub struct AnswerRoom {
+    _held: [Held; 2],
+}
+
+impl AnswerRoom {
+    fn take(shared: &Shared, call: &Call, bytes: usize) -> Result<Self, Error> {
+        Ok(Self { _held: [call.account.answers.take(bytes)?, shared.answers.take(bytes)?] })
+    }
+}
+
+/// What a request is served with: what it asks for, where its token may. One that does not say is normal,
+/// or whatever less its token may have.
+fn priority(call: &Call, asked: Option<Priority>) -> Result<Priority, Error> {
+    match &call.token {
+        Some(token) => token.priority(asked),
+        None => Ok(asked.unwrap_or_default()),
+    }
+}
+
+/// A request as a batch. Where checking it is more than a look, that is done away from the threads that
+/// serve calls, and the permit stays with it, whoever may have given up meanwhile.
+async fn checked(
+    shared: &Shared,
+    permit: Permit,
+    request: SampleRequest,
+    lent: Option<Lent>,
+) -> Result<(Permit, convert::Batch), Error> {
+    let limits = shared.limits;
+    let token_bytes = request.candidates.as_ref().map_or(0, |given| given.tokens.len());
+    let check = move || Ok((permit, convert::batch(request, lent, &limits)?));
+    if token_bytes <= SORT_INLINE_BYTES_MAX {
+        return check();
+    }
+    let checked = tokio::task::spawn_blocking(check).await;
+    checked.map_err(|_| Error::Refused(engine::Refused::Draining))?
+}
+
+/// What became of the slot that a request names.
+enum Slot {
+    /// It names none.
+    None,
+    /// Its logits are sampled where they lie.
+    Lent(Lent),
+    /// Its logits were copied into the request. The loan is settled when that has its answer.
+    Copied(Arc<dyn Loan>),
+}
+
+/// Takes the slot that a request names on loan, and says in what memory it lies. Where its logits are needed
+/// again after the answer, to record it or to verify it, they are copied instead, and take the place of bytes on
+/// the wire.
+async fn borrow(
+    shared: &Shared,
+    call: &Call,
+    permit: &mut Permit,
+    request: &mut SampleRequest,
+) -> Result<(Plane, Slot), Error> {
+    let Some(slot) = request.slot.take() else { return Ok((Plane::Inline, Slot::None)) };
+    if !request.logits.is_empty() {
+        let bytes = request.logits.len();
+        let text = format!("has {bytes} bytes beside a slot; allowed: one or the other");
+        return Err(Error::invalid("logits", text));
+    }
+    if request.candidates.is_some() {
+        let text = "stands beside a slot; allowed: one or the other, candidates come as bytes";
+        return Err(Error::invalid("candidates", text));
+    }
+    let shm = shared.shm.as_ref().ok_or(Error::NoShm("the server has no --shm socket"))?;
+    let peer = call.peer.ok_or(Error::NoShm("call over the server's Unix socket"))?;
+    let slot = convert::slot(&slot)?;
+    let bytes = usize::try_from(slot.length_bytes).unwrap_or(usize::MAX);
+    // Parameter sets are small on the wire and take their permits before anything is done for them.
+    permit.resize(convert::params_sets(request, &shared.limits)?, bytes)?;
+    let slot = shm.regions.borrow(slot, peer)?;
+    let plane = match slot {
+        Borrowed::Memory(_) => Plane::SharedMemory,
+        Borrowed::Device(_) => Plane::DeviceMemory,
+    };
+    if !shm.copy {
+        let bytes = slot.length_bytes();
+        return Ok((plane, Slot::Lent(Lent { loan: slot.into_loan(), bytes })));
+    }
+    let pool = shared.pool.clone();
+    let read = move || slot.read(&pool).map(|buffer| (buffer, slot.into_loan()));
+    let (buffer, loan) = if plane == Plane::SharedMemory && bytes <= COPY_INLINE_BYTES_MAX {
+        read()?
+    } else {
+        let read = tokio::task::spawn_blocking(read).await;
+        read.map_err(|_| Error::NoShm("the server is shutting down"))??
+    };
+    request.logits = buffer.freeze();
+    Ok((plane, Slot::Copied(loan)))
+}
