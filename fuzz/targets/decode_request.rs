@@ -14,7 +14,7 @@ use logitd_proto::{self as api, Codec, SampleRequest, SampleResponse, SampleStre
 use logitd_core::backend::{Backend, reference::Reference};
 use logitd::engine::{Engine, EngineConfig, Request};
 use logitd_core::params::{ParamsSpec, SamplingParams};
-use logitd::plane::pool::Pool;
+use logitd::server::pool::Pool;
 use logitd::server::envelope::Shape;
 use logitd::server::frames::{Admissions, Admitted, Bounds, Gate, Messages};
 use logitd::server::line::Line;

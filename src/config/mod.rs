@@ -17,7 +17,6 @@ pub use origin::{blame, check_variables};
 pub use values::Address;
 
 use crate::engine::EngineConfig;
-use crate::plane::control::ControlLimits;
 use crate::plane::device::DeviceLimits;
 use crate::plane::shm::ShmLimits;
 use crate::record::RecorderOptions;
@@ -477,6 +476,17 @@ impl Default for Config {
         let command = command().mut_args(|arg| arg.env(None::<&str>));
         Self::from_command(command, &["serve".into()]).expect("the defaults are valid")
     }
+}
+
+/// What clients may hold open of the socket where memory is handed over.
+#[derive(Clone, Copy, Debug)]
+pub struct ControlLimits {
+    /// Connections of all.
+    pub connections_max: usize,
+    /// Connections of one process.
+    pub per_peer_max: usize,
+    /// How long a connection that holds nothing may be silent.
+    pub silence_max: Duration,
 }
 
 impl Config {

@@ -10,7 +10,6 @@
 //!   that was answered is remembered, and one that is not higher is refused. That keeps a request from being
 //!   answered twice by mistake; what a client writes too early is a mixture, and hurts only itself.
 
-use super::pool::{Buffer, Pool};
 use super::shm::{Peer, RegionId, ShmError, ShmLimits, SlotRef, check_bounds, check_layout};
 use logitd_core::batch::{Loan, LoanError};
 use logitd_proto::shm::{Allocation, REGION_ID_BYTES, Register, SLOT_HEADER_BYTES};
@@ -235,14 +234,12 @@ impl DeviceSlot {
         self.length_bytes
     }
 
-    /// All of it in a buffer of `pool`, for what must read it more than once. Blocks.
-    pub fn read(&self, pool: &Pool) -> Result<Buffer, ShmError> {
-        let mut buffer = pool.take(self.length_bytes);
-        buffer.data.clear();
-        buffer.data.resize(self.length_bytes, 0);
-        self.copy(0, &mut buffer.data);
-        self.check().map_err(|error| ShmError::Lost(error.to_string()))?;
-        Ok(buffer)
+    /// Reads all of it into a buffer, for what must read it more than once. Blocks.
+    pub fn read(&self, buffer: &mut Vec<u8>) -> Result<(), ShmError> {
+        buffer.clear();
+        buffer.resize(self.length_bytes, 0);
+        self.copy(0, buffer);
+        self.check().map_err(|error| ShmError::Lost(error.to_string()))
     }
 
     fn state(&self) -> &SlotState {
@@ -349,7 +346,7 @@ mod tests {
 
     #[test]
     fn a_slot_is_a_part_of_the_memory_and_is_answered_once_a_generation() {
-        let (registry, pool) = (registry(), Pool::new(1 << 20));
+        let (registry, mut buffer) = (registry(), Vec::new());
         let (registration, allocation, _) = registry.register(0, LAYOUT, ME).unwrap();
         assert_eq!(allocation, Allocation { bytes: PIECE, uuid: [9; 16] });
         let named = SlotRef { region: registration.id(), slot: 2, generation: 5, length_bytes: 9 };
@@ -363,7 +360,8 @@ mod tests {
         // It was never answered, so it can be asked for again.
         let loan = registry.borrow(named, ME).unwrap();
         let bytes: Vec<u8> = (64..73).collect();
-        assert_eq!(loan.read(&pool).unwrap().as_ref(), bytes);
+        loan.read(&mut buffer).unwrap();
+        assert_eq!(buffer, bytes);
         assert_eq!(loan.check(), Ok(()));
         drop(loan);
         // It was read and checked, and still not answered.

@@ -1,17 +1,13 @@
 //! Where logits may lie: memory that callers on the same host share, instead of bytes on a socket.
 //!
 //! [`shm`] holds the regions: what was handed over, to whom it belongs, and the one copy out of it.
-//! [`device`] holds those that lie in the memory of a device. [`control`] is the socket where either is handed
-//! over. [`pool`] is the memory they are copied into.
+//! [`device`] holds those that lie in the memory of a device.
 
-pub mod control;
 pub mod device;
-pub mod pool;
 pub mod shm;
 
 use device::{DeviceRegistry, DeviceSlot};
 use logitd_core::batch::Loan;
-use pool::{Buffer, Pool};
 use shm::{Peer, Registry, ShmError, SlotLoan, SlotRef};
 use std::sync::Arc;
 
@@ -60,11 +56,11 @@ impl Borrowed {
         }
     }
 
-    /// All of it in a buffer of `pool`, for what must read it more than once. Blocks where it is of a device.
-    pub fn read(&self, pool: &Pool) -> Result<Buffer, ShmError> {
+    /// Reads all of it into a buffer, for what must read it more than once. Blocks where it is of a device.
+    pub fn read(&self, buffer: &mut Vec<u8>) -> Result<(), ShmError> {
         match self {
-            Self::Memory(slot) => slot.read(pool),
-            Self::Device(slot) => slot.read(pool),
+            Self::Memory(slot) => slot.read(buffer),
+            Self::Device(slot) => slot.read(buffer),
         }
     }
 

@@ -12,7 +12,6 @@
 
 #![allow(unsafe_code)] // A mapping, and the copy out of it.
 
-use super::pool::{Buffer, Pool};
 use logitd_core::batch::{Loan, LoanError};
 use logitd_proto::shm::{REGION_ID_BYTES, Register, SLOT_ALIGN_BYTES, SLOT_HEADER_BYTES};
 use rustix::fs::{SealFlags, fcntl_get_seals, fstat, fstatfs};
@@ -306,21 +305,19 @@ impl SlotLoan {
         self.length_bytes
     }
 
-    /// All of it in a buffer of `pool`, for what must read it more than once.
-    pub fn read(&self, pool: &Pool) -> Result<Buffer, ShmError> {
-        let mut buffer = pool.take(self.length_bytes);
-        buffer.data.clear();
-        buffer.data.reserve(self.length_bytes);
+    /// Reads all of it into a buffer, for what must read it more than once.
+    pub fn read(&self, buffer: &mut Vec<u8>) -> Result<(), ShmError> {
+        buffer.clear();
+        buffer.reserve(self.length_bytes);
         // SAFETY: so many bytes are readable (`payload` asserts it) and writable at the buffer's start
         // (reserved); a private buffer cannot overlap a mapping. The client may write meanwhile: the bytes
         // are then a mixture, of which nothing is assumed, and no reference to them exists.
         unsafe {
             let from = self.payload(0, self.length_bytes);
-            std::ptr::copy_nonoverlapping(from, buffer.data.as_mut_ptr(), self.length_bytes);
-            buffer.data.set_len(self.length_bytes);
+            std::ptr::copy_nonoverlapping(from, buffer.as_mut_ptr(), self.length_bytes);
+            buffer.set_len(self.length_bytes);
         }
-        self.check_generation()?;
-        Ok(buffer)
+        self.check_generation()
     }
 
     /// Where the logits' byte `at` is mapped, with so many bytes behind it.
@@ -486,13 +483,14 @@ mod tests {
 
     #[test]
     fn what_was_written_is_what_is_read() {
-        let (registry, pool) = (registry(), Pool::new(1 << 20));
+        let (registry, mut buffer) = (registry(), Vec::new());
         let descriptor = sealed(4 * 4096);
         let registration = registry.register(&descriptor, LAYOUT, ME).unwrap();
         write(&descriptor, 3, 9, b"some logits");
         let named = SlotRef { region: registration.id(), slot: 3, generation: 9, length_bytes: 11 };
         let loan = registry.borrow(named, ME).unwrap();
-        assert_eq!(loan.read(&pool).unwrap().as_ref(), b"some logits");
+        loan.read(&mut buffer).unwrap();
+        assert_eq!(buffer, b"some logits");
         let mut piece = [0; 4];
         loan.copy(5, &mut piece);
         assert_eq!((&piece, loan.check()), (b"logi", Ok(())));
@@ -501,7 +499,7 @@ mod tests {
         assert_eq!(error(named), ShmError::Busy(3));
         write(&descriptor, 3, 10, b"other logits");
         assert!(matches!(loan.check(), Err(LoanError::Changed(_))));
-        assert!(matches!(loan.read(&pool), Err(ShmError::Generation { found: 10, .. })));
+        assert!(matches!(loan.read(&mut buffer), Err(ShmError::Generation { found: 10, .. })));
         drop(loan);
         write(&descriptor, 3, 9, b"some logits");
 

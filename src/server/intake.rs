@@ -18,7 +18,7 @@
 
 use super::envelope::{IdScanner, Passed, Shape};
 use super::error::Error;
-use crate::plane::pool::{Buffer, Pool};
+use super::pool::{Buffer, Pool};
 use prost::encoding::{WireType, encode_key, encode_varint};
 
 /// `SampleStreamRequest.request`.

@@ -191,7 +191,10 @@ async fn borrow(
         return Ok((plane, Slot::Lent(Lent { loan: slot.into_loan(), bytes })));
     }
     let pool = shared.pool.clone();
-    let read = move || slot.read(&pool).map(|buffer| (buffer, slot.into_loan()));
+    let read = move || {
+        let mut buffer = pool.take(slot.length_bytes());
+        slot.read(&mut buffer.data).map(|()| (buffer, slot.into_loan()))
+    };
     let (buffer, loan) = if plane == Plane::SharedMemory && bytes <= COPY_INLINE_BYTES_MAX {
         read()?
     } else {

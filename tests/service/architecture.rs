@@ -51,7 +51,7 @@ const ROOMS: &[(&str, &[&str])] = &[
 const CRATES: &[(&str, &[&str])] = &[
     ("tonic", &["server", "client", "proto"]),
     ("prost", &["server", "client", "proto", "record"]),
-    ("tokio", &["engine", "server", "client", "tools", "cli", "plane"]),
+    ("tokio", &["engine", "server", "client", "tools", "cli"]),
     ("clap", &["cli", "config"]),
     ("rayon", &["core/backend/cpu"]),
     ("cudarc", &["core/backend/cuda"]),

@@ -8,7 +8,7 @@ mod text;
 
 use super::Outcome;
 use crate::files::difference;
-use crate::plane::pool;
+use crate::server::pool;
 use crate::tools::load::{
     CheckOptions, Checked, Checker, Clock, Generator, Pace, Plan, Route, Servers, Source, Summary,
     run,

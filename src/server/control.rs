@@ -5,9 +5,10 @@
 //! that holds memory may be silent for ever. One process does not get all places. Who comes when there is none is
 //! told so.
 
-use super::Regions;
-use super::device::DeviceRegistration;
-use super::shm::{Peer, Registration};
+use crate::config::ControlLimits;
+use crate::plane::Regions;
+use crate::plane::device::DeviceRegistration;
+use crate::plane::shm::{Peer, Registration};
 use logitd_proto::direct::Hello;
 use logitd_proto::shm::{Authorize, Register, Registered};
 use rustix::net::{
@@ -35,17 +36,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const REFUSALS_MAX: usize = 16;
 /// How long that may take: they have to say what they are for.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// What clients may hold open.
-#[derive(Clone, Copy, Debug)]
-pub struct ControlLimits {
-    /// Connections of all.
-    pub connections_max: usize,
-    /// Connections of one process.
-    pub per_peer_max: usize,
-    /// How long a connection that holds nothing may be silent.
-    pub silence_max: Duration,
-}
 
 /// The server that the socket belongs to.
 pub trait Host: Clone + Send + Sync + 'static {
