@@ -213,19 +213,22 @@ pub struct ParamsSpec {
 
 impl Default for ParamsSpec {
     fn default() -> Self {
-        Self {
-            temperature: 1.0,
-            top_k: 0,
-            top_p: 1.0,
-            min_p: 0.0,
-            seed: None,
-            position: 0,
-            draws: 1,
-        }
+        Self::DEFAULT
     }
 }
 
 impl ParamsSpec {
+    /// What a parameter is that nobody names.
+    pub const DEFAULT: Self = Self {
+        temperature: 1.0,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        seed: None,
+        position: 0,
+        draws: 1,
+    };
+
     /// Checks every range. `fresh_seed` is asked for a seed where none was given.
     pub fn parse(self, fresh_seed: impl FnOnce() -> u64) -> Result<SamplingParams, ParamsError> {
         FIELDS.iter().try_for_each(|field| field.check(self))?;

@@ -63,7 +63,7 @@ pub struct ParamsArgs {
     flags: Flags,
 
     /// One parameter set a row of the file (the first line is row 0's, whatever --rows names), or one for all
-    /// rows: a JSON object a line, with the keys temperature, top_k, top_p, min_p, seed, position, draws. A
+    /// rows: a JSON object a line, whose keys are the names of parameters (temperature, top_k and so on). A
     /// key left out has its flag's value. An answer of --json is read for its seeds
     #[arg(long, value_name = "FILE.jsonl")]
     params: Option<PathBuf>,

@@ -98,15 +98,8 @@ fn settings(args: &Args) -> [(&'static str, ParamsSpec); 6] {
 }
 
 /// The setting under which the other texts are shown.
-const TOGETHER: ParamsSpec = ParamsSpec {
-    temperature: 0.8,
-    top_k: 50,
-    top_p: 0.9,
-    min_p: 0.0,
-    seed: None,
-    position: 0,
-    draws: 1,
-};
+const TOGETHER: ParamsSpec =
+    ParamsSpec { temperature: 0.8, top_k: 50, top_p: 0.9, ..ParamsSpec::DEFAULT };
 
 /// Runs the command.
 pub fn run(args: Args) -> Outcome {

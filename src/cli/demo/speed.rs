@@ -16,15 +16,8 @@ const CALLS_MAX: usize = 400;
 const WARM_UP: usize = 3;
 
 /// What people sample with, more than with anything else.
-pub const PARAMS: ParamsSpec = ParamsSpec {
-    temperature: 0.8,
-    top_k: 50,
-    top_p: 0.95,
-    min_p: 0.0,
-    seed: Some(1),
-    position: 0,
-    draws: 1,
-};
+pub const PARAMS: ParamsSpec =
+    ParamsSpec { temperature: 0.8, top_k: 50, top_p: 0.95, seed: Some(1), ..ParamsSpec::DEFAULT };
 
 /// The median time of a call with so many rows.
 pub fn median(sampler: &mut dyn Sampler, rows: usize) -> Result<Duration, Box<dyn Error>> {
