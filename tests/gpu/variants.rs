@@ -1,47 +1,40 @@
 //! The kernels on a GPU: every variant that can be forced returns the oracle's bits.
 //!
-//! Where there is no device each test says that it is skipped, and why, on stderr, captured or not;
-//! `LOGITD_REQUIRE_GPU=1` makes that a failure. `LOGITD_TEST_FAKE_GPU=1` runs the same over the fake driver,
-//! with fewer rows, to test the tests.
+//! `LOGITD_TEST_FAKE_GPU=1` runs the same over the fake driver, with fewer rows, to test the tests.
 
-#![cfg(all(target_os = "linux", target_pointer_width = "64"))]
-
-#[path = "sampler/common/mod.rs"]
-mod common;
-mod fake_cuda;
-
-use common::compare::first_difference;
-use common::known::{self, Answer, Rows};
-use common::real::{CARRIED, Recording, carried, carried_prefix};
-use common::{Case, Panel, skipped};
+use crate::common::compare::first_difference;
+use crate::common::known::{self, Answer, Rows};
+use crate::common::real::{CARRIED, Recording, carried, carried_prefix};
+use crate::common::{Case, Panel, skipped};
 use logitd::tools::generate::{Random, Values};
 use logitd_core::backend::Backend;
 use logitd_core::backend::cpu::{Cpu, CpuOptions};
 use logitd_core::backend::cuda::plan::{Kernel, Packing};
 use logitd_core::backend::cuda::region::ImportedRegion;
-use logitd_core::backend::cuda::{self, Cuda, CudaOptions};
+use logitd_core::backend::cuda::{Cuda, CudaOptions};
 use logitd_core::backend::reference::Reference;
 use logitd_core::batch::{Dtype, Loan, Results, Row, VOCAB_SIZE_MAX};
 use logitd_core::params::{DRAWS_MAX, ParamsSpec};
 use std::io::Write;
 use std::os::fd::AsFd;
-use std::sync::Once;
 use std::time::Duration;
 
-/// Whether there is a device; if not, says so.
-fn there_is_a_device(test: &str) -> bool {
-    static FAKE: Once = Once::new();
-    if is_fake() {
-        FAKE.call_once(fake_cuda::load);
-    }
-    let Err(reason) = cuda::count() else { return true };
-    let required = std::env::var("LOGITD_REQUIRE_GPU").is_ok_and(|value| value == "1");
-    assert!(!required, "LOGITD_REQUIRE_GPU=1, but there is no device: {reason}");
-    skipped(test, reason);
-    false
-}
+/// Every test, by its name.
+pub const TESTS: &[(&str, fn())] = &[
+    ("the_compiler_kept_to_the_arithmetic", the_compiler_kept_to_the_arithmetic),
+    ("known_answers", known_answers),
+    ("rows_in_memory_of_the_device", rows_in_memory_of_the_device),
+    ("generated_rows", generated_rows),
+    ("generated_rows_of_every_size", generated_rows_of_every_size),
+    ("real_rows", real_rows),
+    ("recorded_rows", recorded_rows),
+    ("ties_zeros_and_what_has_no_token", ties_zeros_and_what_has_no_token),
+    ("every_place_in_a_batch", every_place_in_a_batch),
+    ("the_largest_rows_and_the_most_draws", the_largest_rows_and_the_most_draws),
+    ("batches_of_many_launches", batches_of_many_launches),
+];
 
-fn is_fake() -> bool {
+pub fn is_fake() -> bool {
     std::env::var("LOGITD_TEST_FAKE_GPU").is_ok_and(|value| value == "1")
 }
 
@@ -98,9 +91,6 @@ fn open(options: &CudaOptions) -> Option<Cuda> {
 
 /// The oracle against one variant after another: `each(panel, index of the variant)`.
 fn for_variants(test: &str, mut each: impl FnMut(&mut Panel, u64)) {
-    if !there_is_a_device(test) {
-        return;
-    }
     let mut left_out = 0;
     for (i, options) in variants(test).iter().enumerate() {
         match open(options) {
@@ -113,20 +103,13 @@ fn for_variants(test: &str, mut each: impl FnMut(&mut Panel, u64)) {
     }
 }
 
-#[test]
 fn the_compiler_kept_to_the_arithmetic() {
-    if there_is_a_device("the_compiler_kept_to_the_arithmetic") {
-        let mut cuda = open(&options()).expect("the best kernel of the chip");
-        assert_eq!(cuda.driver_mut().probe(), Ok(()));
-        let _ = writeln!(std::io::stderr(), "gpu: {:?}", cuda.device());
-    }
+    let mut cuda = open(&options()).expect("the best kernel of the chip");
+    assert_eq!(cuda.driver_mut().probe(), Ok(()));
+    let _ = writeln!(std::io::stderr(), "gpu: {:?}", cuda.device());
 }
 
-#[test]
 fn known_answers() {
-    if !there_is_a_device("known_answers") {
-        return;
-    }
     let Rows { rows, cases } = known::read("rows.json");
     let batch: Vec<Case> = cases.iter().map(|c| rows[c.row].case(&c.params)).collect();
     let placed: Vec<_> = batch.iter().map(Case::place).collect();
@@ -143,12 +126,8 @@ fn known_answers() {
 
 /// Rows that another process has written to the device's memory, beside rows of the host's: in place of the other
 /// process, the descriptor is imported here.
-#[test]
 fn rows_in_memory_of_the_device() {
     let test = "rows_in_memory_of_the_device";
-    if !there_is_a_device(test) {
-        return;
-    }
     let mut cuda = open(&options()).expect("the best kernel of the chip");
     let regions = match cuda.driver().regions() {
         Ok(regions) => regions,
@@ -193,7 +172,6 @@ fn rows_in_memory_of_the_device() {
 }
 
 /// Mixed batches: dtypes, sizes and parameters side by side, greedy rows among sampled ones.
-#[test]
 fn generated_rows() {
     for_variants("generated_rows", |panel, variant| {
         for batch in 0..count(200) / 4 {
@@ -203,7 +181,6 @@ fn generated_rows() {
     });
 }
 
-#[test]
 fn generated_rows_of_every_size() {
     for_variants("generated_rows_of_every_size", |panel, variant| {
         let size = if is_fake() { 20_000 } else { VOCAB_SIZE_MAX };
@@ -213,7 +190,6 @@ fn generated_rows_of_every_size() {
     });
 }
 
-#[test]
 fn real_rows() {
     let spec = |temperature, top_k, top_p, min_p| {
         let (seed, draws) = (Some(7), 4);
@@ -241,11 +217,7 @@ fn real_rows() {
 }
 
 /// The whole recording, where it lies beside the project.
-#[test]
 fn recorded_rows() {
-    if !there_is_a_device("recorded_rows") {
-        return;
-    }
     let recording = match Recording::open() {
         Ok(recording) => recording,
         Err(why) => {
@@ -265,7 +237,6 @@ fn recorded_rows() {
     }
 }
 
-#[test]
 fn ties_zeros_and_what_has_no_token() {
     let spec = |temperature, top_k, top_p| {
         let draws = 5;
@@ -296,7 +267,6 @@ fn ties_zeros_and_what_has_no_token() {
 }
 
 /// A row's answer is its own, wherever it stands and whoever stands beside it.
-#[test]
 fn every_place_in_a_batch() {
     for_variants("every_place_in_a_batch", |panel, variant| {
         let one = Case::generated(77, variant, 3000);
@@ -309,7 +279,6 @@ fn every_place_in_a_batch() {
     });
 }
 
-#[test]
 fn the_largest_rows_and_the_most_draws() {
     for_variants("the_largest_rows_and_the_most_draws", |panel, variant| {
         if is_fake() && variant % 6 != 0 {
@@ -325,7 +294,6 @@ fn the_largest_rows_and_the_most_draws() {
 }
 
 /// More rows and bytes than one launch takes, so that launches overlap.
-#[test]
 fn batches_of_many_launches() {
     for_variants("batches_of_many_launches", |panel, variant| {
         if is_fake() && variant % 4 != 0 {
