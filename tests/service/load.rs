@@ -319,7 +319,7 @@ async fn a_sweep_makes_a_page_that_needs_nothing_else() {
         for other in ["src=", "href=", "url(", "@import", "<script", "<link", "NaN"] {
             assert!(!page.contains(other), "{name}: {other}");
         }
-        assert!(page.contains("prefers-color-scheme:dark"));
+        assert!(page.contains("prefers-color-scheme: dark"));
     }
 }
 

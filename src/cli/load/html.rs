@@ -1,211 +1,193 @@
-//! The report as a page: one file, no scripts, nothing loaded from anywhere.
+//! The report as a page: one file, no scripts, nothing loaded from anywhere. Its markup is `templates/load.html`.
 
-use super::plot::{Axis, Scale, Series, escape, plot};
+use super::Report;
+use super::plot::{Axis, COLOURS, Plot, Scale, Series};
 use super::text::{rate, us};
-use super::{CheckReport, Report};
 use crate::cli::text::grouped;
-use crate::tools::load::{Latency, PaceSummary, Summary};
-use std::fmt::Write as _;
+use crate::tools::load::{Latency, PaceSummary, Summary, Window};
+use askama::Template;
 
 /// The page.
-pub fn page(report: &Report) -> String {
+pub fn page(report: &Report) -> askama::Result<String> {
     let targets: Vec<_> = report.targets.iter().map(|target| target.target.as_str()).collect();
+    let figures = match report.runs.as_slice() {
+        [] => Vec::new(),
+        [run] => single(run),
+        runs => sweep(runs),
+    };
     let title = format!("logitd load: {}", targets.join(", "));
-    let mut body = format!("<h1>{}</h1>", escape(&title));
-    for target in &report.targets {
-        let devices = target.devices.join(", ");
-        let text = format!("{}: logitd {}, {devices}", target.target, target.version);
-        let _ = write!(body, "<p class=\"about\">{}</p>", escape(&text));
-    }
-    let _ = write!(body, "<p class=\"about\">{}</p>", escape(&report.requests.describe()));
-    let _ = write!(body, "<p class=\"about\"><code>{}</code></p>", escape(&report.command));
-
-    match report.runs.as_slice() {
-        [] => {}
-        [run] => body += &single(run),
-        runs => body += &sweep(runs),
-    }
-    body += &tables(&report.runs);
-    body += &notes(&report.runs);
-    body += &report.check.as_ref().map(check).unwrap_or_default();
-    body += DEFINITIONS;
-    format!(
-        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
-         content=\"width=device-width\"><title>{}</title><style>{STYLE}</style></head><body><main>{body}\
-         </main></body></html>\n",
-        escape(&title)
-    )
+    Page { title, report, figures, notes: notes(&report.runs) }.render()
 }
 
-fn single(run: &Summary) -> String {
-    let mut html = format!(
-        "<p class=\"about\">{}; {:.1} s after {:.1} s of warm-up</p><div class=\"tiles\">",
-        escape(&run.pace.describe()),
-        run.elapsed_s,
-        run.warmup_s
-    );
-    let bad = run.refused + run.errors + run.overflow;
-    for (value, unit, class) in [
-        (rate(run.requests_per_s), "requests/s", ""),
-        (rate(run.rows_per_s), "rows/s", ""),
-        (format!("{:.3}", run.gb_per_s), "GB/s of logits", ""),
-        (time(run.response.p50_us), "response p50", ""),
-        (time(run.response.p99_us), "response p99", ""),
-        (grouped(bad), "refused, failed or not sent", if bad > 0 { " bad" } else { "" }),
-    ] {
-        let _ = write!(html, "<div class=\"tile{class}\"><b>{value}</b><span>{unit}</span></div>");
+#[derive(Template)]
+#[template(path = "load.html")]
+struct Page<'a> {
+    title: String,
+    report: &'a Report,
+    figures: Vec<Figure>,
+    notes: Vec<Note>,
+}
+
+struct Figure {
+    title: &'static str,
+    plot: Plot,
+}
+
+struct Note {
+    text: String,
+    bad: bool,
+}
+
+/// Values as the template writes them.
+mod filters {
+    use askama::{Result, Values, filter_fn};
+
+    #[filter_fn]
+    pub fn rate(value: &f64, _: &dyn Values) -> Result<String> {
+        Ok(super::rate(*value))
     }
-    html += "</div>";
-    html += &section(
-        "Latency by percentile",
-        &plot(
-            "latency by percentile",
-            &TAIL,
-            &TIME,
-            &[
-                line("response", run.response_quantiles.clone()),
-                line("service", run.service_quantiles.clone()),
-            ],
-        ),
-    );
-    let over = |value: fn(&crate::tools::load::Window) -> f64| {
-        run.windows.iter().filter(|w| w.answered > 0).map(|w| (w.end_s, value(w))).collect()
-    };
-    html += &section(
-        "Response time over time",
-        &plot(
-            "response time over time",
-            &SECONDS,
-            &TIME,
-            &[
-                line("p50", over(|w| w.response_p50_us)),
-                line("p99", over(|w| w.response_p99_us)),
-                line("max", over(|w| w.response_max_us)),
-            ],
-        ),
-    );
-    let rows = run.windows.iter().map(|w| (w.end_s, w.rows as f64 / w.seconds)).collect();
-    let rates = [line("rows/s", rows)];
-    html +=
-        &section("Throughput over time", &plot("rows a second over time", &SECONDS, &ROWS, &rates));
-    if bad > 0 {
-        let per_s = |value: fn(&crate::tools::load::Window) -> u64| {
-            run.windows.iter().map(|w| (w.end_s, value(w) as f64 / w.seconds)).collect()
-        };
-        html += &section(
-            "Without an answer, over time",
-            &plot(
+
+    #[filter_fn]
+    pub fn time(value: &f64, _: &dyn Values) -> Result<String> {
+        Ok(super::time(*value))
+    }
+
+    #[filter_fn]
+    pub fn grouped(value: &u64, _: &dyn Values) -> Result<String> {
+        Ok(super::grouped(*value))
+    }
+}
+
+fn single(run: &Summary) -> Vec<Figure> {
+    let mut figures = vec![
+        Figure {
+            title: "Latency by percentile",
+            plot: Plot::new(
+                "latency by percentile",
+                &TAIL,
+                &TIME,
+                &[
+                    line("response", run.response_quantiles.clone()),
+                    line("service", run.service_quantiles.clone()),
+                ],
+            ),
+        },
+        Figure {
+            title: "Response time over time",
+            plot: Plot::new(
+                "response time over time",
+                &SECONDS,
+                &TIME,
+                &[
+                    line("p50", answered(run, |w| w.response_p50_us)),
+                    line("p99", answered(run, |w| w.response_p99_us)),
+                    line("max", answered(run, |w| w.response_max_us)),
+                ],
+            ),
+        },
+        Figure {
+            title: "Throughput over time",
+            plot: Plot::new(
+                "rows a second over time",
+                &SECONDS,
+                &ROWS,
+                &[line("rows/s", a_second(run, |w| w.rows))],
+            ),
+        },
+    ];
+    if run.unanswered() > 0 {
+        figures.push(Figure {
+            title: "Without an answer, over time",
+            plot: Plot::new(
                 "failures over time",
                 &SECONDS,
                 &REQUESTS,
                 &[
-                    line("refused", per_s(|w| w.refused)),
-                    line("failed", per_s(|w| w.errors)),
-                    line("not sent", per_s(|w| w.overflow)),
+                    line("refused", a_second(run, |w| w.refused)),
+                    line("failed", a_second(run, |w| w.errors)),
+                    line("not sent", a_second(run, |w| w.overflow)),
                 ],
             ),
-        );
+        });
     }
-    html
+    figures
 }
 
-fn sweep(runs: &[Summary]) -> String {
+/// Of every window in which something was answered.
+fn answered(run: &Summary, value: fn(&Window) -> f64) -> Vec<(f64, f64)> {
+    run.windows.iter().filter(|w| w.answered > 0).map(|w| (w.end_s, value(w))).collect()
+}
+
+/// Of every window, as a rate.
+fn a_second(run: &Summary, value: fn(&Window) -> u64) -> Vec<(f64, f64)> {
+    run.windows.iter().map(|w| (w.end_s, value(w) as f64 / w.seconds)).collect()
+}
+
+fn sweep(runs: &[Summary]) -> Vec<Figure> {
     let asked = match runs[0].pace {
         PaceSummary::Closed { .. } => &WORKERS,
         PaceSummary::Open { .. } | PaceSummary::Recorded { .. } => &ASKED,
     };
-    let against = |name: &str, value: fn(&Summary) -> f64| Series {
-        name: name.into(),
-        points: runs.iter().map(|run| (run.pace.value(), value(run))).collect(),
-        marked: true,
-    };
-    let mut html = section(
-        "Throughput against load",
-        &plot("throughput", asked, &REQUESTS_LOG, &{
-            let mut series = vec![against("answered", |run| run.requests_per_s)];
-            if matches!(runs[0].pace, PaceSummary::Open { .. }) {
-                series
-                    .push(Series { marked: false, ..against("asked for", |run| run.pace.value()) });
-            }
-            if runs.iter().any(|run| run.refused + run.errors + run.overflow > 0) {
-                series.push(against("refused, failed or not sent", |run| {
-                    (run.refused + run.errors + run.overflow) as f64 / run.elapsed_s.max(1e-9)
-                }));
-            }
-            series
-        }),
-    );
-    html += &section(
-        "Response time against load",
-        &plot(
-            "response time",
-            asked,
-            &TIME,
-            &[
-                against("p50", |run| run.response.p50_us),
-                against("p99", |run| run.response.p99_us),
-                against("p99.9", |run| run.response.p99_9_us),
-                against("max", |run| run.response.max_us),
-            ],
-        ),
-    );
     let curves: Vec<Series> =
         shown(runs).map(|run| line(&run.pace.short(), run.response_quantiles.clone())).collect();
-    html += &section("Response time by percentile", &plot("by percentile", &TAIL, &TIME, &curves));
-    html
+    vec![
+        Figure {
+            title: "Throughput against load",
+            plot: Plot::new("throughput", asked, &REQUESTS_LOG, &throughput(runs)),
+        },
+        Figure {
+            title: "Response time against load",
+            plot: Plot::new(
+                "response time",
+                asked,
+                &TIME,
+                &[
+                    against(runs, "p50", |run| run.response.p50_us),
+                    against(runs, "p99", |run| run.response.p99_us),
+                    against(runs, "p99.9", |run| run.response.p99_9_us),
+                    against(runs, "max", |run| run.response.max_us),
+                ],
+            ),
+        },
+        Figure {
+            title: "Response time by percentile",
+            plot: Plot::new("by percentile", &TAIL, &TIME, &curves),
+        },
+    ]
+}
+
+fn throughput(runs: &[Summary]) -> Vec<Series> {
+    let mut series = vec![against(runs, "answered", |run| run.requests_per_s)];
+    if matches!(runs[0].pace, PaceSummary::Open { .. }) {
+        let asked_for = against(runs, "asked for", |run| run.pace.value());
+        series.push(Series { marked: false, ..asked_for });
+    }
+    if runs.iter().any(|run| run.unanswered() > 0) {
+        series.push(against(runs, "refused, failed or not sent", |run| {
+            run.unanswered() as f64 / run.elapsed_s.max(1e-9)
+        }));
+    }
+    series
+}
+
+/// A value of each run over the load of that run.
+fn against(runs: &[Summary], name: &str, value: fn(&Summary) -> f64) -> Series {
+    let points = runs.iter().map(|run| (run.pace.value(), value(run))).collect();
+    Series { name: name.into(), points, marked: true }
+}
+
+fn line(name: &str, points: Vec<(f64, f64)>) -> Series {
+    Series { name: name.into(), points, marked: false }
 }
 
 /// As many of the runs as have a colour, the first and the last among them.
 fn shown(runs: &[Summary]) -> impl Iterator<Item = &Summary> {
-    let most = super::plot::COLOURS.min(runs.len());
+    let most = COLOURS.min(runs.len());
     (0..most).map(move |i| &runs[i * (runs.len() - 1) / (most - 1).max(1)])
 }
 
-/// How many came to which end, and how long they took.
-fn tables(runs: &[Summary]) -> String {
-    let head = |names: &[&str]| {
-        let cells: String = names.iter().map(|name| format!("<th>{name}</th>")).collect();
-        format!("<div class=\"wide\"><table><thead><tr>{cells}</tr></thead>")
-    };
-    let mut counts = head(&[
-        "run",
-        "requests/s",
-        "rows/s",
-        "GB/s",
-        "answered",
-        "refused",
-        "failed",
-        "not sent",
-        "rows",
-    ]);
-    let mut times = head(
-        &["run", "time"]
-            .into_iter()
-            .chain(Latency::default().figures().map(|f| f.0))
-            .collect::<Vec<_>>(),
-    );
-    for run in runs {
-        let name = escape(&run.pace.short());
-        let cells: String = [
-            rate(run.requests_per_s),
-            rate(run.rows_per_s),
-            format!("{:.3}", run.gb_per_s),
-            grouped(run.answered),
-            grouped(run.refused),
-            grouped(run.errors),
-            grouped(run.overflow),
-            grouped(run.rows),
-        ]
-        .map(|cell| format!("<td>{cell}</td>"))
-        .concat();
-        let _ = write!(counts, "<tbody><tr><th>{name}</th>{cells}</tr></tbody>");
-        times += &times_of(run, &name);
-    }
-    let counts = section("Requests", &(counts + "</table></div>"));
-    counts + &section("Times", &(times + "</table></div>"))
-}
-
-fn times_of(run: &Summary, name: &str) -> String {
+/// The times of a run that were measured: no line for a copy that never took time.
+fn times(run: &Summary) -> Vec<(&'static str, &Latency)> {
     let kinds = [
         ("response", &run.response),
         ("service", &run.service),
@@ -215,75 +197,28 @@ fn times_of(run: &Summary, name: &str) -> String {
         ("server: copy", &run.server.copy),
         ("server: compute", &run.server.compute),
     ];
-    // No line for what was not measured, or a copy that never took time.
-    let kinds: Vec<_> = kinds.into_iter().filter(|(_, latency)| latency.max_us > 0.0).collect();
-    let mut html = String::from("<tbody>");
-    for (i, (kind, latency)) in kinds.iter().enumerate() {
-        html += "<tr>";
-        if i == 0 {
-            let _ = write!(html, "<th rowspan=\"{}\">{name}</th>", kinds.len());
-        }
-        let _ = write!(html, "<td>{kind}</td>");
-        for (_, value) in latency.figures() {
-            let _ = write!(html, "<td>{}</td>", value.map_or_else(|| "-".into(), time));
-        }
-        html += "</tr>";
-    }
-    html + "</tbody>"
+    kinds.into_iter().filter(|(_, latency)| latency.max_us > 0.0).collect()
 }
 
-fn notes(runs: &[Summary]) -> String {
-    let mut items = String::new();
+fn notes(runs: &[Summary]) -> Vec<Note> {
+    let mut notes = Vec::new();
     for run in runs {
-        let pace = run.pace.short();
-        let at = if runs.len() > 1 { format!("{pace}: ") } else { String::new() };
+        let at = if runs.len() > 1 { format!("{}: ", run.pace.short()) } else { String::new() };
         for (code, failure) in &run.failures {
             let text = format!("{at}{} x {code}: {}", grouped(failure.count), failure.message);
-            let _ = write!(items, "<li class=\"bad\">{}</li>", escape(&text));
+            notes.push(Note { text, bad: true });
         }
         for warning in &run.warnings {
-            let _ = write!(items, "<li>{}</li>", escape(&format!("{at}{warning}")));
+            notes.push(Note { text: format!("{at}{warning}"), bad: false });
         }
         let devices = run.devices.iter().map(|(name, n)| format!("{name}: {}", grouped(*n)));
         let devices: Vec<_> = devices.collect();
         if !devices.is_empty() {
             let text = format!("{at}answered by {}", devices.join(", "));
-            let _ = write!(items, "<li>{}</li>", escape(&text));
+            notes.push(Note { text, bad: false });
         }
     }
-    format!("<section><h2>Notes</h2><ul>{items}</ul></section>")
-}
-
-fn check(check: &CheckReport) -> String {
-    let mut html = format!(
-        "<section><h2>Checked answers</h2><p>{} answers ({} rows) were compared with {}, to the bit: \
-         <b class=\"{}\">{} wrong</b>.",
-        grouped(check.answers),
-        grouped(check.rows),
-        escape(&check.against),
-        if check.rows_wrong > 0 { "bad" } else { "good" },
-        grouped(check.rows_wrong)
-    );
-    if check.skipped > 0 {
-        let _ = write!(html, " {} more were chosen but not kept.", grouped(check.skipped));
-    }
-    html += "</p>";
-    if let Some(reason) = &check.uncheckable_reason {
-        let n = grouped(check.uncheckable);
-        let _ = write!(html, "<p>{n} could not be checked: {}</p>", escape(reason));
-    }
-    if let Some(first) = &check.first {
-        let _ = write!(html, "<pre>{}</pre>", escape(first));
-    }
-    html + "</section>"
-}
-
-fn section(title: &str, content: &str) -> String {
-    format!("<section><h2>{title}</h2>{content}</section>")
-}
-
-fn line(name: &str, points: Vec<(f64, f64)>) -> Series {
-    Series { name: name.into(), points, marked: false }
+    notes
 }
 
 /// A time in the unit that fits it.
@@ -329,45 +264,79 @@ const REQUESTS_LOG: Axis = Axis { name: "requests/s", scale: Scale::Log, format:
 const ASKED: Axis = Axis { name: "requests/s asked for", scale: Scale::Log, format: short };
 const WORKERS: Axis = Axis { name: "requests at once", scale: Scale::Log, format: short };
 
-const DEFINITIONS: &str = "<section><h2>What is measured</h2><p><b>Service</b> time is from sending a \
-request to its answer. <b>Response</b> time is from when it was due: in an open loop by the schedule, so \
-that waiting behind a stall is in it. <b>Lag</b> is how late requests were sent, which is the generator's \
-own fault. Percentiles are those of the answered requests. What the server says is measured there.</p>\
-</section>";
-
-const STYLE: &str = "\
-:root{color-scheme:light dark;--page:#fcfcfb;--ink:#1a1a19;--soft:#5f5e5a;--line:#dddcd7;--tile:#f3f2ee;\
---bad:#b3261e;--good:#1c7c45;--c0:#2a6fdb;--c1:#d9622b;--c2:#2a9d8f;--c3:#9a5fd0;--c4:#b08900;--c5:#c94f7c}\
-@media(prefers-color-scheme:dark){:root{--page:#161615;--ink:#f0efea;--soft:#a3a29c;--line:#35342f;\
---tile:#21201e;--bad:#ff8a80;--good:#6fcf97;--c0:#6ea8ff;--c1:#ff9d6b;--c2:#5fd3c4;--c3:#c79bff;--c4:#e3bd4a;\
---c5:#ff8fb3}}\
-*{box-sizing:border-box}body{margin:0;background:var(--page);color:var(--ink);\
-font:15px/1.5 system-ui,sans-serif}main{max-width:1040px;margin:0 auto;padding:28px 20px 60px}\
-h1{font-size:22px;margin:0 0 6px}h2{font-size:16px;margin:34px 0 8px}.about{color:var(--soft);margin:2px 0}\
-code,pre{font:13px/1.5 ui-monospace,monospace;overflow-wrap:anywhere}pre{white-space:pre-wrap;\
-background:var(--tile);padding:12px;border-radius:8px}\
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(140px,1fr));gap:10px;margin-top:18px}\
-.tile{background:var(--tile);border-radius:8px;padding:12px 14px}.tile b{display:block;font-size:22px;\
-font-weight:600;font-variant-numeric:tabular-nums}.tile span{color:var(--soft);font-size:13px}\
-.bad,.tile.bad b{color:var(--bad)}.good{color:var(--good)}.none{color:var(--soft)}\
-svg{width:100%;height:auto;display:block}.grid{stroke:var(--line);fill:none}.axis{stroke:var(--soft);\
-fill:none}.tick,.name{fill:var(--soft);font-size:11.5px}.tick.y{text-anchor:end}.tick.x,.name{\
-text-anchor:middle}.line{fill:none;stroke-width:2;stroke-linejoin:round}.dot{stroke:var(--page);\
-stroke-width:1.5}.line.c0{stroke:var(--c0)}.line.c1{stroke:var(--c1)}.line.c2{stroke:var(--c2)}\
-.line.c3{stroke:var(--c3)}.line.c4{stroke:var(--c4)}.line.c5{stroke:var(--c5)}.dot.c0{fill:var(--c0)}\
-.dot.c1{fill:var(--c1)}.dot.c2{fill:var(--c2)}.dot.c3{fill:var(--c3)}.dot.c4{fill:var(--c4)}\
-.dot.c5{fill:var(--c5)}.legend{display:flex;flex-wrap:wrap;gap:4px 18px;margin:0 0 4px 62px;\
-color:var(--soft);font-size:13px}.legend i{display:inline-block;width:14px;height:3px;border-radius:2px;\
-margin-right:6px;vertical-align:middle}i.c0{background:var(--c0)}i.c1{background:var(--c1)}\
-i.c2{background:var(--c2)}i.c3{background:var(--c3)}i.c4{background:var(--c4)}i.c5{background:var(--c5)}\
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}\
-th,td{padding:4px 10px;text-align:right;white-space:nowrap;vertical-align:top}th{font-weight:600}\
-thead th{color:var(--soft);font-weight:500}tbody{border-top:1px solid var(--line)}tbody th,\
-thead th:first-child{text-align:left}";
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::load::flags::{Plane, Rpc};
+    use crate::cli::load::{CheckReport, RequestsReport, TargetReport};
+    use crate::tools::load::{FailureSummary, ServerTimes};
+    use crate::wire::whole::Whole;
+
+    /// What a server says of itself, and what goes wrong, is text that somebody else chose.
+    #[test]
+    fn texts_of_others_are_shown_and_not_run() {
+        const TEXT: &str = "<script>\"&'";
+        let run = Summary {
+            pace: PaceSummary::Closed { concurrency: 1 },
+            warmup_s: 0.0,
+            elapsed_s: 1.0,
+            requests: 3,
+            answered: 1,
+            refused: 0,
+            errors: 2,
+            overflow: 0,
+            rows: 1,
+            rows_without_token: 0,
+            logits_bytes: 2,
+            requests_per_s: 1.0,
+            rows_per_s: 1.0,
+            gb_per_s: 0.0,
+            service: Latency::default(),
+            response: Latency { count: 1, max_us: 5.0, ..Latency::default() },
+            lag: Latency::default(),
+            refusal: Latency::default(),
+            server: ServerTimes::default(),
+            failures: [(TEXT.into(), FailureSummary { count: 2, message: TEXT.into() })].into(),
+            devices: [(TEXT.into(), 1)].into(),
+            windows: Vec::new(),
+            response_quantiles: vec![(0.5, 5.0)],
+            service_quantiles: Vec::new(),
+            warnings: vec![TEXT.into()],
+        };
+        let report = Report {
+            version: "1",
+            command: TEXT.into(),
+            targets: vec![TargetReport {
+                target: TEXT.into(),
+                version: TEXT.into(),
+                devices: vec![TEXT.into()],
+            }],
+            requests: RequestsReport {
+                rpc: Rpc::Unary,
+                plane: Plane::Inline,
+                connections: 1,
+                seed: Whole(1),
+                what: TEXT.into(),
+            },
+            runs: vec![run],
+            check: Some(CheckReport {
+                fraction: 1.0,
+                against: TEXT.into(),
+                answers: 1,
+                rows: 1,
+                rows_wrong: 1,
+                skipped: 0,
+                uncheckable: 1,
+                uncheckable_reason: Some(TEXT.into()),
+                first: Some(TEXT.into()),
+            }),
+        };
+        let page = page(&report).unwrap();
+        assert!(!page.contains("<script"), "{page}");
+        // The title twice, the target and its version and device, the requests, the command, a failure and its code, a
+        // warning, a device, and what was checked, why not, and the first difference.
+        assert_eq!(page.matches("&#60;script&#62;&#34;&#38;&#39;").count(), 14, "{page}");
+    }
 
     #[test]
     fn values_are_written_in_few_characters() {

@@ -113,7 +113,7 @@ pub fn run_command(args: Args) -> Outcome {
         text::print(&mut anstream::stdout(), &report)?;
     }
     if let Some(path) = &args.report {
-        std::fs::write(path, html::page(&report))
+        std::fs::write(path, html::page(&report)?)
             .map_err(|error| format!("--report {}: {error}", path.display()))?;
         if !args.quiet {
             eprintln!("report: {}", path.display());

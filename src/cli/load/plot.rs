@@ -1,14 +1,16 @@
-//! Plots as inline SVG: lines over two axes, with a legend. Colours are classes of the page's style.
+//! Plots: where lines over two axes lie. Their markup is `templates/plot.html`, their colours are classes of its style.
 
-use std::fmt::Write as _;
+use askama::Template;
+use std::fmt;
 
-/// Width and height of the drawing, which scales with the page.
-const SIZE: (f64, f64) = (720.0, 300.0);
-/// Room left, right, above and below the plot.
+/// The drawing, which scales with the page.
+const WIDTH: f64 = 720.0;
+const HEIGHT: f64 = 300.0;
+/// The edges of the plot in it; what is around them is for the axes.
 const LEFT: f64 = 62.0;
-const RIGHT: f64 = 16.0;
+const RIGHT: f64 = 704.0;
 const TOP: f64 = 12.0;
-const BOTTOM: f64 = 42.0;
+const BOTTOM: f64 = 258.0;
 /// Series that have a colour of their own; more begin again.
 pub const COLOURS: usize = 6;
 
@@ -45,108 +47,146 @@ pub struct Series {
     pub marked: bool,
 }
 
-/// The drawing of these lines.
-pub fn plot(label: &str, x: &Axis, y: &Axis, series: &[Series]) -> String {
-    // Where each point lies, and what it says.
-    let placed: Vec<Vec<_>> = series
-        .iter()
-        .map(|series| {
-            let place = |p: &(f64, f64)| Some(((x.scale.place(p.0)?, y.scale.place(p.1)?), *p));
-            series.points.iter().filter_map(place).collect()
-        })
-        .collect();
-    let all = || placed.iter().flatten().map(|(place, _)| *place);
-    if all().next().is_none() {
-        return "<p class=\"none\">nothing was answered</p>".into();
-    }
-    let x_range = x.scale.range(all().map(|p| p.0));
-    let y_range = y.scale.range(all().map(|p| p.1));
-    let across =
-        |at: f64| LEFT + (at - x_range.0) / (x_range.1 - x_range.0) * (SIZE.0 - LEFT - RIGHT);
-    let down = |at: f64| {
-        SIZE.1 - BOTTOM - (at - y_range.0) / (y_range.1 - y_range.0) * (SIZE.1 - TOP - BOTTOM)
-    };
-
-    let mut svg = format!(
-        "<svg viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"{}\">",
-        SIZE.0,
-        SIZE.1,
-        escape(label)
-    );
-    for (place, value) in y.scale.ticks(y_range) {
-        let (at, text) = (down(place), escape(&(y.format)(value)));
-        let end = SIZE.0 - RIGHT;
-        let _ = write!(svg, "<path class=\"grid\" d=\"M{LEFT} {at:.1}H{end}\"/>");
-        let _ = write!(
-            svg,
-            "<text class=\"tick y\" x=\"{}\" y=\"{:.1}\">{text}</text>",
-            LEFT - 8.0,
-            at + 4.0
-        );
-    }
-    let floor = SIZE.1 - BOTTOM;
-    for (place, value) in x.scale.ticks(x_range) {
-        let (at, text) = (across(place), escape(&(x.format)(value)));
-        let _ = write!(svg, "<path class=\"grid\" d=\"M{at:.1} {TOP}V{floor}\"/>");
-        let _ = write!(
-            svg,
-            "<text class=\"tick x\" x=\"{at:.1}\" y=\"{}\">{text}</text>",
-            floor + 16.0
-        );
-    }
-    let middle = (TOP + floor) / 2.0;
-    let _ = write!(svg, "<path class=\"axis\" d=\"M{LEFT} {TOP}V{floor}H{}\"/>", SIZE.0 - RIGHT);
-    let _ = write!(
-        svg,
-        "<text class=\"name\" x=\"{}\" y=\"{}\">{}</text>",
-        (LEFT + SIZE.0 - RIGHT) / 2.0,
-        SIZE.1 - 6.0,
-        escape(x.name)
-    );
-    let _ = write!(
-        svg,
-        "<text class=\"name\" transform=\"translate(13 {middle}) rotate(-90)\">{}</text>",
-        escape(y.name)
-    );
-    for (i, (series, points)) in series.iter().zip(&placed).enumerate() {
-        let class = i % COLOURS;
-        let line: Vec<String> =
-            points.iter().map(|(p, _)| format!("{:.1} {:.1}", across(p.0), down(p.1))).collect();
-        if line.len() > 1 {
-            let _ = write!(svg, "<path class=\"line c{class}\" d=\"M{}\"/>", line.join("L"));
-        }
-        if series.marked || points.len() == 1 {
-            for (p, value) in points {
-                let (px, py) = (across(p.0), down(p.1));
-                let says =
-                    format!("{}: {} at {}", series.name, (y.format)(value.1), (x.format)(value.0));
-                let _ = write!(
-                    svg,
-                    "<circle class=\"dot c{class}\" cx=\"{px:.1}\" cy=\"{py:.1}\" r=\"4\"><title>{}</title></circle>",
-                    escape(&says)
-                );
-            }
-        }
-    }
-    svg += "</svg>";
-    legend(series) + &svg
+/// Lines, laid out; displayed, it is HTML.
+#[derive(Debug, Template)]
+#[template(path = "plot.html")]
+pub struct Plot {
+    /// For those who do not see it.
+    label: &'static str,
+    x: Ticks,
+    y: Ticks,
+    /// None where no series has a point.
+    lines: Vec<Line>,
 }
 
-fn legend(series: &[Series]) -> String {
-    if series.len() < 2 {
-        return String::new();
-    }
-    let mut html = String::from("<p class=\"legend\">");
-    for (i, series) in series.iter().enumerate() {
-        let class = i % COLOURS;
-        let _ = write!(html, "<span><i class=\"c{class}\"></i>{}</span>", escape(&series.name));
-    }
-    html + "</p>"
+#[derive(Debug)]
+struct Ticks {
+    name: &'static str,
+    ticks: Vec<Tick>,
 }
 
-/// Text as HTML.
-pub fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+#[derive(Debug)]
+struct Tick {
+    at: Pixel,
+    text: String,
+}
+
+#[derive(Debug)]
+struct Line {
+    name: String,
+    colour: usize,
+    points: Vec<Point>,
+    dots: Vec<Dot>,
+}
+
+#[derive(Debug)]
+struct Dot {
+    at: Point,
+    says: String,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Point {
+    x: Pixel,
+    y: Pixel,
+}
+
+/// Written to a tenth: nobody sees more, and it would make the page longer.
+#[derive(Clone, Copy, Debug)]
+struct Pixel(f64);
+
+impl fmt::Display for Pixel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1}", self.0)
+    }
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.x, self.y)
+    }
+}
+
+impl Plot {
+    /// These lines, over axes that hold all their points.
+    pub fn new(label: &'static str, x: &Axis, y: &Axis, series: &[Series]) -> Self {
+        let placed: Vec<Vec<Placed>> = series
+            .iter()
+            .map(|series| {
+                let place = |&value: &(f64, f64)| {
+                    Some(Placed {
+                        value,
+                        place: (x.scale.place(value.0)?, y.scale.place(value.1)?),
+                    })
+                };
+                series.points.iter().filter_map(place).collect()
+            })
+            .collect();
+        let all = || placed.iter().flatten().map(|point| point.place);
+        if all().next().is_none() {
+            let bare = |axis: &Axis| Ticks { name: axis.name, ticks: Vec::new() };
+            return Self { label, x: bare(x), y: bare(y), lines: Vec::new() };
+        }
+        let across = Fitted::new(x, all().map(|p| p.0), (LEFT, RIGHT));
+        let down = Fitted::new(y, all().map(|p| p.1), (BOTTOM, TOP));
+        let lines = series.iter().zip(&placed).enumerate();
+        let lines = lines.map(|(i, (series, points))| Line::new(i, series, points, &across, &down));
+        Self { label, x: across.ticks(), y: down.ticks(), lines: lines.collect() }
+    }
+}
+
+/// A point that lies on both axes.
+struct Placed {
+    value: (f64, f64),
+    place: (f64, f64),
+}
+
+impl Line {
+    fn new(
+        index: usize,
+        series: &Series,
+        points: &[Placed],
+        across: &Fitted<'_>,
+        down: &Fitted<'_>,
+    ) -> Self {
+        let at = |p: &Placed| Point { x: across.pixel(p.place.0), y: down.pixel(p.place.1) };
+        let dot = |p: &Placed| {
+            let (x, y) = ((across.axis.format)(p.value.0), (down.axis.format)(p.value.1));
+            Dot { at: at(p), says: format!("{}: {y} at {x}", series.name) }
+        };
+        // A single point is no line, so it is marked.
+        let marked = series.marked || points.len() == 1;
+        Self {
+            name: series.name.clone(),
+            colour: index % COLOURS,
+            points: points.iter().map(at).collect(),
+            dots: if marked { points.iter().map(dot).collect() } else { Vec::new() },
+        }
+    }
+}
+
+/// An axis and the part of the drawing that it spans.
+struct Fitted<'a> {
+    axis: &'a Axis,
+    range: (f64, f64),
+    span: (f64, f64),
+}
+
+impl<'a> Fitted<'a> {
+    fn new(axis: &'a Axis, places: impl Iterator<Item = f64>, span: (f64, f64)) -> Self {
+        Self { axis, range: axis.scale.range(places), span }
+    }
+
+    fn pixel(&self, place: f64) -> Pixel {
+        let share = (place - self.range.0) / (self.range.1 - self.range.0);
+        Pixel(self.span.0 + share * (self.span.1 - self.span.0))
+    }
+
+    fn ticks(&self) -> Ticks {
+        let ticks = self.axis.scale.ticks(self.range).into_iter();
+        let tick = |(place, value)| Tick { at: self.pixel(place), text: (self.axis.format)(value) };
+        Ticks { name: self.axis.name, ticks: ticks.map(tick).collect() }
+    }
 }
 
 impl Scale {
@@ -242,9 +282,9 @@ mod tests {
             (Scale::Linear, Scale::Linear, vec![(0.0, 0.0), (1.0, 0.0)]),
         ] {
             let series = Series { name: "a<b".into(), points, marked: true };
-            let svg = plot("l", &axis(x), &axis(y), std::slice::from_ref(&series));
+            let svg = Plot::new("l", &axis(x), &axis(y), &[series]).to_string();
             assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
-            assert!(svg.contains("a&lt;b") && !svg.contains("a<b"));
+            assert!(svg.contains("a&#60;b") && !svg.contains("a<b"));
             let numbers = |name: &str| -> Vec<f64> {
                 let start = format!("{name}=\"");
                 let parts = svg.split(start.as_str()).skip(1);
@@ -252,14 +292,18 @@ mod tests {
             };
             let (cx, cy) = (numbers("cx"), numbers("cy"));
             assert!(!cx.is_empty());
-            assert!(cx.iter().all(|x| (LEFT..=SIZE.0 - RIGHT).contains(x)), "{cx:?}");
-            assert!(cy.iter().all(|y| (TOP..=SIZE.1 - BOTTOM).contains(y)), "{cy:?}");
+            assert!(cx.iter().all(|x| (LEFT..=RIGHT).contains(x)), "{cx:?}");
+            assert!(cy.iter().all(|y| (TOP..=BOTTOM).contains(y)), "{cy:?}");
         }
     }
 
     #[test]
     fn without_a_point_there_is_no_plot() {
         let axis = Axis { name: "n", scale: Scale::Log, format: |v| v.to_string() };
-        assert!(plot("l", &axis, &axis, &[]).contains("nothing was answered"));
+        let empty = Series { name: "a".into(), points: vec![(1.0, 0.0)], marked: true };
+        for series in [&[][..], &[empty]] {
+            let html = Plot::new("l", &axis, &axis, series).to_string();
+            assert!(html.contains("nothing was answered") && !html.contains("<svg"), "{html}");
+        }
     }
 }

@@ -186,6 +186,11 @@ impl Summary {
         summary
     }
 
+    /// Requests that got no answer: refused, failed or never sent.
+    pub fn unanswered(&self) -> u64 {
+        self.refused + self.errors + self.overflow
+    }
+
     /// What these figures do not show by themselves.
     fn warnings(&self, plan: &Plan) -> Vec<String> {
         let mut warnings = Vec::new();
