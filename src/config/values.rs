@@ -103,21 +103,18 @@ pub fn bytes_or_none(text: &str) -> Result<usize, String> {
     if text == "0" { Ok(0) } else { bytes(text) }
 }
 
-/// A span of time: `250us`, `20ms`, `30s`, `5m`, or `0`.
+/// A span of time: `250us`, `20ms`, `1.5s`, `5m`, `1h 30m`, or `0`.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(unit_at);
-    let unit_us = match unit.trim_start() {
-        "us" => 1,
-        "ms" => 1_000,
-        "s" => 1_000_000,
-        "m" => 60_000_000,
-        "" if number == "0" => 1,
-        _ => return Err("write a whole number with us, ms, s or m, as in 30s".into()),
-    };
-    let us = digits(number)? as u64;
-    us.checked_mul(unit_us).map(Duration::from_micros).ok_or_else(|| "is too long".into())
+    match humantime::parse_duration(text) {
+        Ok(time) if time <= TIME_MAX => Ok(time),
+        // Nobody waits for so long, but some write minutes like that.
+        Ok(_) => Err("is more than 30 days (m is a minute, and M a month)".into()),
+        Err(error) => Err(format!("{error}; write a number with us, ms, s, m or h, as in 30s")),
+    }
 }
+
+/// Below a month.
+const TIME_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// A span of time above 0.
 pub fn timeout(text: &str) -> Result<Duration, String> {
@@ -158,10 +155,25 @@ mod tests {
         assert_eq!(duration("250us"), Ok(Duration::from_micros(250)));
         assert_eq!(duration("0"), Ok(Duration::ZERO));
         assert_eq!(duration("5m"), Ok(Duration::from_secs(300)));
+        assert_eq!(duration("30 s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("1h 30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(duration("30d"), Ok(TIME_MAX));
         for wrong in ["", "16MB", "-1", "0", "99999999999GiB", "1e3"] {
             assert!(bytes(wrong).is_err(), "{wrong}");
         }
-        for wrong in ["", "5", "s", "-1s", "1.5s", "99999999999999999999s", "9999999999999999m"] {
+        for wrong in [
+            "",
+            "5",
+            "s",
+            "-1s",
+            "1e3s",
+            "5x",
+            "99999999999999999999s",
+            "9999999999999999m",
+            "5M",
+            "31d",
+        ] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
         assert!(timeout("0s").is_err());
