@@ -208,6 +208,55 @@ mod tests {
         assert_eq!(roundtrip(&entry, true), Content::Entry(Box::new(entry)));
     }
 
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn bytes(hex: &str) -> Bytes {
+        let byte = |i| u8::from_str_radix(&hex[i..i + 2], 16).unwrap();
+        (0..hex.len()).step_by(2).map(byte).collect()
+    }
+
+    const SESSION: &str = "0e000000d604478f0a0c088080f9c0c1c48203120131";
+    const ANSWERED: &str = "2e0000007e03f6e9122c0887ad4b10591a14080110051a0a0102010201020102010222022807220e0a07\
+        10031d000000bf1a03637075";
+    const REFUSED: &str = "280000005857b6c812260887ad4b10591a14080110051a0a01020102010201020102220228072a080808\
+        120466756c6c";
+    /// The planes of bytes 1, 2, 1, 2, ...: each is one value, and packed.
+    const PACKED: &str = "3f000000e67b8b9a123d0887ad4b10591a080801100522022807220e0a0710031d000000bf1a03637075\
+        320b0a07631c05230e00001001320b0a07631a05230e0000100138e807";
+
+    /// A trace can be read years later, by other programs too.
+    #[test]
+    fn frames_have_these_bytes() {
+        let session =
+            Session { started_unix_us: 1_700_000_000_000_000, server_version: "1".into() };
+        let answered = entry(Dtype::F16, [1, 2].repeat(5));
+        let mut refused = answered.clone();
+        refused.result = Err(StreamError { code: 8, message: "full".into(), ..Default::default() });
+        let mut encoder = Encoder::default();
+        assert_eq!(hex(encoder.session(session.clone())), SESSION);
+        assert_eq!(hex(encoder.entry(answered.clone(), false)), ANSWERED);
+        assert_eq!(hex(encoder.entry(refused.clone(), false)), REFUSED);
+
+        let packed = entry(Dtype::F16, [1, 2].repeat(500));
+        let contents = [
+            (SESSION, Content::Session(session)),
+            (ANSWERED, Content::Entry(Box::new(answered))),
+            (REFUSED, Content::Entry(Box::new(refused))),
+            // The stream of a packed plane may be another with another version of zlib.
+            (PACKED, Content::Entry(Box::new(packed))),
+        ];
+        for (frame, content) in contents {
+            let frame = bytes(frame);
+            let (header, body) = frame.split_at(HEADER_BYTES);
+            assert_eq!(body.len(), u32::from_le_bytes(header[..4].try_into().unwrap()) as usize);
+            let sum = checksum(header[..4].try_into().unwrap(), body);
+            assert_eq!(header[4..], sum.to_le_bytes());
+            assert_eq!(decode(frame.slice(HEADER_BYTES..)), Ok(content));
+        }
+    }
+
     #[test]
     fn zeros_are_no_frame() {
         assert_ne!(checksum([0; 4], &[]), 0);
