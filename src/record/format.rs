@@ -1,9 +1,9 @@
-//! Frames: how a trace lies in its file.
+//! Frames: how a trace lies in its file. `proto/logitd/trace/v1/trace.proto` says it for readers in other languages.
 
 use super::Entry;
-use super::planes::{Plane, pack, unpack};
+use super::planes::{pack, unpack};
 use bytes::Bytes;
-use logitd_proto::{SampleRequest, SampleResponse, StreamError};
+use logitd_proto::trace::{Frame, Record, Session, frame, record};
 use prost::Message;
 use std::time::Duration;
 
@@ -12,47 +12,6 @@ pub const MAGIC: &[u8; 16] = b"logitd trace\0\0\0\x02";
 
 /// Bytes before a frame's body: its length and its checksum.
 pub(super) const HEADER_BYTES: usize = 8;
-
-/// One run of a server.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
-pub struct Session {
-    /// When it began, in microseconds since 1970. Arrivals count from here.
-    #[prost(uint64, tag = "1")]
-    pub started_unix_us: u64,
-    /// Version of the server.
-    #[prost(string, tag = "2")]
-    pub server_version: String,
-}
-
-/// What a frame's body holds: one of these.
-#[derive(Clone, PartialEq, prost::Message)]
-struct Frame {
-    #[prost(message, optional, tag = "1")]
-    session: Option<Session>,
-    #[prost(message, optional, tag = "2")]
-    record: Option<Record>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-struct Record {
-    #[prost(uint64, tag = "1")]
-    arrival_us: u64,
-    #[prost(uint64, tag = "2")]
-    took_us: u64,
-    /// Without its logits where they are packed.
-    #[prost(message, optional, tag = "3")]
-    request: Option<SampleRequest>,
-    #[prost(message, optional, tag = "4")]
-    response: Option<SampleResponse>,
-    #[prost(message, optional, tag = "5")]
-    error: Option<StreamError>,
-    /// The logits in planes of bytes, where that gains; then the request has none.
-    #[prost(message, repeated, tag = "6")]
-    planes: Vec<Plane>,
-    /// Bytes of logits in the planes.
-    #[prost(uint64, tag = "7")]
-    unpacked_bytes: u64,
-}
 
 /// What a whole frame says.
 #[derive(Debug, PartialEq)]
@@ -71,7 +30,7 @@ pub(super) struct Encoder {
 
 impl Encoder {
     pub(super) fn session(&mut self, session: Session) -> &[u8] {
-        self.encode(&Frame { session: Some(session), record: None })
+        self.encode(frame::Content::Session(session))
     }
 
     /// An entry, its logits packed or, which takes a tenth of the time, as they are.
@@ -82,23 +41,23 @@ impl Encoder {
         if !planes.is_empty() {
             unpacked_bytes = std::mem::take(&mut request.logits).len() as u64;
         }
-        let (response, error) = match result {
-            Ok(response) => (Some(response), None),
-            Err(error) => (None, Some(error)),
+        let answer = match result {
+            Ok(response) => record::Answer::Response(response),
+            Err(error) => record::Answer::Error(error),
         };
         let record = Record {
             arrival_us: micros(arrival),
             took_us: micros(took),
             request: Some(request),
-            response,
-            error,
+            answer: Some(answer),
             planes,
             unpacked_bytes,
         };
-        self.encode(&Frame { session: None, record: Some(record) })
+        self.encode(frame::Content::Record(record))
     }
 
-    fn encode(&mut self, frame: &Frame) -> &[u8] {
+    fn encode(&mut self, content: frame::Content) -> &[u8] {
+        let frame = Frame { content: Some(content) };
         let length =
             u32::try_from(frame.encoded_len()).expect("a message is below 4 GiB").to_le_bytes();
         self.frame.clear();
@@ -114,19 +73,19 @@ impl Encoder {
 /// Reads a frame's body. An error says what is wrong with it.
 pub(super) fn decode(body: Bytes) -> Result<Content, String> {
     let frame = Frame::decode(body).map_err(|error| error.to_string())?;
-    let record = match frame {
-        Frame { session: Some(session), .. } => return Ok(Content::Session(session)),
-        Frame { record: Some(record), .. } => record,
-        _ => return Ok(Content::Unknown),
+    let record = match frame.content {
+        Some(frame::Content::Session(session)) => return Ok(Content::Session(session)),
+        Some(frame::Content::Record(record)) => record,
+        None => return Ok(Content::Unknown),
     };
     let mut request = record.request.ok_or("a record without a request")?;
     if !record.planes.is_empty() {
         request.logits = unpack(&record.planes, record.unpacked_bytes)?;
     }
-    let result = match (record.response, record.error) {
-        (Some(response), _) => Ok(response),
-        (None, Some(error)) => Err(error),
-        (None, None) => return Err("a record without an answer".into()),
+    let result = match record.answer {
+        Some(record::Answer::Response(response)) => Ok(response),
+        Some(record::Answer::Error(error)) => Err(error),
+        None => return Err("a record without an answer".into()),
     };
     Ok(Content::Entry(Box::new(Entry {
         arrival: Duration::from_micros(record.arrival_us),
@@ -151,7 +110,9 @@ fn micros(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use logitd_proto::{Dtype, RowResult, SamplingParams};
+    use logitd_proto::{
+        Dtype, RowResult, SampleRequest, SampleResponse, SamplingParams, StreamError,
+    };
     use proptest::prelude::*;
 
     fn entry(dtype: Dtype, logits: Vec<u8>) -> Entry {

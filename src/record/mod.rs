@@ -10,7 +10,8 @@
 //! # Format
 //!
 //! Sixteen bytes, [`MAGIC`], then frames: a length (u32, little-endian), the CRC-32 of that length and of
-//! what follows it (u32), and so many bytes of a [`Frame`](mod@format) message. Frames are only ever appended. A server that
+//! what follows it (u32), and so many bytes of a [`Frame`](logitd_proto::trace::Frame) message. The proto file of that
+//! message, `proto/logitd/trace/v1/trace.proto`, has all that a reader in another language needs. Frames are only ever appended. A server that
 //! dies leaves at most one torn frame, at the end; [`Reader`] says where, and everything before it is
 //! read. Each run of a server is a session, so that a file can be continued.
 //!
@@ -25,7 +26,8 @@ pub mod recheck;
 mod recorder;
 mod verify;
 
-pub use format::{MAGIC, Session};
+pub use format::MAGIC;
+pub use logitd_proto::trace::Session;
 pub use reader::{Damage, ReadError, Reader};
 pub use recorder::{Offered, Recorder, RecorderOptions, RecorderStats};
 pub use verify::{Mismatch, Verdict, verify};

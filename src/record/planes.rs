@@ -6,19 +6,9 @@
 //! of that its Huffman codes and its runs only), and one whose frequencies promise nothing is left as it is.
 
 use bytes::Bytes;
+use logitd_proto::trace::BytePlane;
 use logitd_proto::{Dtype, SampleRequest};
 use zlib_rs::{DeflateConfig, InflateConfig, ReturnCode, Strategy};
-
-/// One byte of every logit.
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Plane {
-    /// Those bytes, or a DEFLATE stream of them (RFC 1951, without a wrapper).
-    #[prost(bytes = "bytes", tag = "1")]
-    bytes: Bytes,
-    /// Whether it is such a stream.
-    #[prost(bool, tag = "2")]
-    deflated: bool,
-}
 
 /// What is not a twentieth smaller is stored as it is.
 const GAIN: usize = 20;
@@ -32,23 +22,23 @@ const LEVEL: i32 = 1;
 const WINDOW_BITS: i32 = -15;
 
 /// The logits of a request in planes; none where no plane gains.
-pub(super) fn pack(request: &SampleRequest) -> Vec<Plane> {
+pub(super) fn pack(request: &SampleRequest) -> Vec<BytePlane> {
     let planes = match request.dtype() {
         Dtype::F32 => split::<4>(&request.logits),
         _ => split::<2>(&request.logits),
     };
-    let planes: Vec<Plane> = planes.into_iter().map(Plane::new).collect();
+    let planes: Vec<BytePlane> = planes.into_iter().map(plane).collect();
     if planes.iter().any(|plane| plane.deflated) { planes } else { Vec::new() }
 }
 
 /// The logits of these planes, which say that they are so many bytes and are not believed.
-pub(super) fn unpack(planes: &[Plane], bytes: u64) -> Result<Bytes, String> {
+pub(super) fn unpack(planes: &[BytePlane], bytes: u64) -> Result<Bytes, String> {
     let count = planes.len() as u64;
     if bytes > UNPACKED_BYTES_MAX || count == 0 || !bytes.is_multiple_of(count) {
         return Err(format!("logits of {bytes} bytes in {count} planes"));
     }
-    let unpack = |plane: &Plane| plane.unpack(bytes / count);
-    let planes = planes.iter().map(unpack).collect::<Result<Vec<Bytes>, String>>()?;
+    let planes = planes.iter().map(|plane| bytes_of(plane, bytes / count));
+    let planes = planes.collect::<Result<Vec<Bytes>, String>>()?;
     let mut logits = vec![0; bytes as usize];
     for (index, plane) in planes.iter().enumerate() {
         let places = logits.iter_mut().skip(index).step_by(planes.len());
@@ -65,30 +55,30 @@ fn split<const N: usize>(logits: &[u8]) -> Vec<Vec<u8>> {
     }
 }
 
-impl Plane {
-    fn new(bytes: Vec<u8>) -> Self {
-        match deflate(&bytes) {
-            Some(stream) => Self { bytes: stream.into(), deflated: true },
-            None => Self { bytes: bytes.into(), deflated: false },
-        }
+/// These bytes, packed where that gains.
+fn plane(bytes: Vec<u8>) -> BytePlane {
+    match deflate(&bytes) {
+        Some(stream) => BytePlane { bytes: stream.into(), deflated: true },
+        None => BytePlane { bytes: bytes.into(), deflated: false },
     }
+}
 
-    fn unpack(&self, length: u64) -> Result<Bytes, String> {
-        let stored = self.bytes.len() as u64;
-        let possible =
-            if self.deflated { length / DEFLATE_RATIO_MAX <= stored } else { length == stored };
-        if !possible {
-            return Err(format!("a plane of {length} bytes in {stored}"));
-        }
-        if !self.deflated {
-            return Ok(self.bytes.clone());
-        }
-        let mut bytes = vec![0; length as usize];
-        let config = InflateConfig { window_bits: WINDOW_BITS };
-        match zlib_rs::decompress_slice(&mut bytes, &self.bytes, config) {
-            (whole, ReturnCode::Ok) if whole.len() as u64 == length => Ok(bytes.into()),
-            (part, code) => Err(format!("a plane of {length} bytes has {} ({code:?})", part.len())),
-        }
+/// The bytes of a plane, of which there must be so many.
+fn bytes_of(plane: &BytePlane, length: u64) -> Result<Bytes, String> {
+    let stored = plane.bytes.len() as u64;
+    let possible =
+        if plane.deflated { length / DEFLATE_RATIO_MAX <= stored } else { length == stored };
+    if !possible {
+        return Err(format!("a plane of {length} bytes in {stored}"));
+    }
+    if !plane.deflated {
+        return Ok(plane.bytes.clone());
+    }
+    let mut bytes = vec![0; length as usize];
+    let config = InflateConfig { window_bits: WINDOW_BITS };
+    match zlib_rs::decompress_slice(&mut bytes, &plane.bytes, config) {
+        (whole, ReturnCode::Ok) if whole.len() as u64 == length => Ok(bytes.into()),
+        (part, code) => Err(format!("a plane of {length} bytes has {} ({code:?})", part.len())),
     }
 }
 
@@ -181,7 +171,7 @@ mod tests {
         let mut spoilt = planes.clone();
         spoilt[1].deflated = false;
         assert!(unpack(&spoilt, 1000).is_err());
-        spoilt[1] = Plane { bytes: vec![0xff; 40].into(), deflated: true };
+        spoilt[1] = BytePlane { bytes: vec![0xff; 40].into(), deflated: true };
         assert!(unpack(&spoilt, 1000).is_err());
     }
 }

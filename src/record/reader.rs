@@ -1,8 +1,9 @@
 //! Reads a trace from its start, stepping over what is damaged.
 
 use super::Entry;
-use super::format::{Content, HEADER_BYTES, MAGIC, Session, checksum, decode};
+use super::format::{Content, HEADER_BYTES, MAGIC, checksum, decode};
 use bytes::Bytes;
+use logitd_proto::trace::Session;
 use rustix::fs::OFlags;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};

@@ -1,8 +1,9 @@
 //! Writes a trace while a server works, and never makes it wait.
 
 use super::Entry;
-use super::format::{Encoder, MAGIC, Session};
+use super::format::{Encoder, MAGIC};
 use super::reader::{ReadError, Reader};
+use logitd_proto::trace::Session;
 use logitd_proto::{SampleRequest, SampleResponse, StreamError};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
