@@ -3,15 +3,16 @@
 use super::credentials::Credentials;
 use super::log::Sparse;
 use super::metrics;
-use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::http::header::{CONTENT_TYPE, HeaderName, WWW_AUTHENTICATE};
+use axum::middleware::map_request;
+use axum::routing::{Router, get};
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
+use tower::ServiceExt;
 
 /// Scrapes at once. One more takes the place of the oldest that has not asked, or is closed as it comes.
 const SCRAPES_MAX: usize = 16;
@@ -29,7 +31,7 @@ const SCRAPE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Answers `GET /metrics`, until dropped; with `credentials`, to whoever has a token of theirs.
 pub async fn serve(listener: TcpListener, credentials: Option<Arc<Credentials>>) {
-    let handle = metrics::install();
+    let routes = routes(metrics::install(), credentials);
     let mut scrapes = Scrapes::default();
     loop {
         let stream = match listener.accept().await {
@@ -48,11 +50,11 @@ pub async fn serve(listener: TcpListener, credentials: Option<Arc<Credentials>>)
         }
         let asked = Arc::new(AtomicBool::new(false));
         let asks = Arc::clone(&asked);
-        let credentials = credentials.clone();
+        let routes = routes.clone();
         let scrape = async move {
-            let service = hyper::service::service_fn(move |request| {
+            let service = service_fn(move |request| {
                 asks.store(true, Ordering::Relaxed);
-                answer(handle, credentials.clone(), request)
+                routes.clone().oneshot(request)
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -104,26 +106,29 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-async fn answer(
-    handle: &'static PrometheusHandle,
-    credentials: Option<Arc<Credentials>>,
-    request: Request<Incoming>,
-) -> Result<Response<Full<Bytes>>, Infallible> {
-    let known = credentials.map_or(Ok(None), |credentials| credentials.check(request.headers()));
-    let (status, content_type, body) = match (known, request.method(), request.uri().path()) {
-        (Err(error), ..) => (StatusCode::UNAUTHORIZED, "text/plain", format!("{error}\n")),
-        (Ok(_), &Method::GET, "/metrics") => {
-            (StatusCode::OK, "text/plain; version=0.0.4", handle.render())
+/// What the port answers.
+fn routes(handle: &'static PrometheusHandle, credentials: Option<Arc<Credentials>>) -> Router {
+    let text = [(CONTENT_TYPE, "text/plain; version=0.0.4")];
+    Router::new()
+        .route("/metrics", get(async move || (text, handle.render())))
+        .fallback(nothing_else)
+        .method_not_allowed_fallback(nothing_else)
+        .layer(map_request(move |request| std::future::ready(admit(&credentials, request))))
+}
+
+async fn nothing_else() -> (StatusCode, &'static str) {
+    (StatusCode::NOT_FOUND, "GET /metrics\n")
+}
+
+type Challenge = (StatusCode, [(HeaderName, &'static str); 1], String);
+
+/// Lets a request pass that has a token, where one is needed.
+fn admit(credentials: &Option<Arc<Credentials>>, request: Request) -> Result<Request, Challenge> {
+    let known = credentials.as_ref().map(|credentials| credentials.check(request.headers()));
+    match known {
+        Some(Err(error)) => {
+            Err((StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], format!("{error}\n")))
         }
-        _ => (StatusCode::NOT_FOUND, "text/plain", "GET /metrics\n".into()),
-    };
-    let mut response = Response::new(Full::from(body));
-    *response.status_mut() = status;
-    let content_type = http::HeaderValue::from_static(content_type);
-    response.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
-    if status == StatusCode::UNAUTHORIZED {
-        let challenge = http::HeaderValue::from_static("Bearer");
-        response.headers_mut().insert(http::header::WWW_AUTHENTICATE, challenge);
+        _ => Ok(request),
     }
-    Ok(response)
 }
