@@ -113,13 +113,14 @@ impl Reloader {
         match &reloaded {
             Ok(()) => {
                 metrics::reloaded("ok");
+                // Metrics first: whoever reads of it in the log finds them as they are now.
+                self.0.report_expiry(true);
                 let tokens = self.0.tokens().map(|tokens| tokens.len());
                 tracing::info!(
                     tokens,
                     tls = self.0.tls().is_some(),
                     "read certificates and tokens again"
                 );
-                self.0.report_expiry(true);
             }
             Err(error) => {
                 metrics::reloaded("failed");
