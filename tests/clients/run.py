@@ -27,13 +27,13 @@ def main() -> int:
 
 
 def make_stubs(into: str) -> None:
-    """Generates the Python API from the same file that the server is made from."""
+    """Generates the Python API from the same files that the server is made from."""
     proto = HERE.parent.parent / "proto"
     well_known = importlib.resources.files("grpc_tools") / "_proto"
     arguments = ["protoc", f"-I{proto}", f"-I{well_known}", f"--python_out={into}",
-                 f"--grpc_python_out={into}", "logitd/v1/sampler.proto"]
+                 f"--grpc_python_out={into}", "logitd/v1/sampler.proto", "logitd/trace/v1/trace.proto"]
     if protoc.main(arguments) != 0:
-        sys.exit("protoc refused proto/logitd/v1/sampler.proto")
+        sys.exit(f"protoc refused {' or '.join(arguments[-2:])}")
 
 
 if __name__ == "__main__":
