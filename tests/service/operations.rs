@@ -402,6 +402,26 @@ async fn silent_connections_do_not_hide_the_metrics() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_metrics_port_says_what_it_answers() {
+    let daemon = Daemon::start(&["--metrics-listen=127.0.0.1:0"]).await;
+    for (asked, status, body) in [
+        ("GET /metrics", 200, "# TYPE logitd_reloads_total counter"),
+        ("GET /metrics?name=x", 200, "# TYPE logitd_reloads_total counter"),
+        ("GET /", 404, "GET /metrics\n"),
+        ("GET /metrics/", 404, "GET /metrics\n"),
+        ("POST /metrics", 404, "GET /metrics\n"),
+    ] {
+        let request = format!("{asked} HTTP/1.1\r\nHost: x\r\n\r\n");
+        let mut stream = std::net::TcpStream::connect(daemon.metrics_address()).unwrap();
+        std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.starts_with(&format!("HTTP/1.1 {status} ")), "{asked}: {text}");
+        assert!(text.contains(body), "{asked}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn metrics_that_others_can_reach_need_a_token() {
     let said = refused(&["--metrics-listen=0.0.0.0:0"]);
     assert!(said.contains("--metrics-listen") && said.contains("--tokens-file"), "{said}");
