@@ -17,8 +17,8 @@ pub use origin::{blame, check_variables};
 pub use values::Address;
 
 use crate::engine::EngineConfig;
-use crate::plane::device::DeviceLimits;
-use crate::plane::shm::ShmLimits;
+use crate::plane::DeviceLimits;
+use crate::plane::ShmLimits;
 use crate::record::RecorderOptions;
 use clap::parser::ValueSource;
 use clap::{Args, Command, FromArgMatches, ValueEnum};

@@ -4,7 +4,7 @@ use super::account::Account;
 use super::auth::Token;
 use super::frames::Admissions;
 use crate::engine::Source;
-use crate::plane::shm::Peer;
+use crate::plane::Peer;
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -12,7 +12,7 @@ use super::unread::{self, Answer, CallTasks, Patience};
 use super::{convert, metrics, telemetry};
 use crate::config::{Address, Config, ConnectionConfig};
 use crate::engine::GroupId;
-use crate::plane::shm::Peer;
+use crate::plane::Peer;
 use bytes::{BufMut, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use hyper::server::conn::http2;

@@ -6,9 +6,7 @@
 //! told so.
 
 use crate::config::ControlLimits;
-use crate::plane::Regions;
-use crate::plane::device::DeviceRegistration;
-use crate::plane::shm::{Peer, Registration};
+use crate::plane::{Peer, Regions, Registration};
 use logitd_proto::direct::Hello;
 use logitd_proto::shm::{Authorize, Register, Registered};
 use rustix::net::{
@@ -192,12 +190,6 @@ impl Drop for Place {
     }
 }
 
-/// A region that belongs to a connection.
-enum Kept {
-    Memory { _registration: Registration },
-    Device { _registration: DeviceRegistration },
-}
-
 /// Registers regions until the peer hangs up, then lets go of all of them.
 async fn connection(
     mut stream: UnixStream,
@@ -252,7 +244,7 @@ async fn register_all(
     regions: &Regions,
     asks: &Asks,
     host: &impl Host,
-    kept: &mut Vec<Kept>,
+    kept: &mut Vec<Registration>,
 ) -> io::Result<()> {
     let mut next = Some(first);
     while let Some((frame, descriptor)) = next {
@@ -282,26 +274,27 @@ async fn register(
     frame: &[u8; Register::BYTES],
     descriptor: Option<OwnedFd>,
     peer: Peer,
-) -> Result<(Registered, Kept, Option<OwnedFd>), String> {
+) -> Result<(Registered, Registration, Option<OwnedFd>), String> {
     let layout = Register::decode(frame)?;
     let Some(device) = layout.device else {
         let descriptor = descriptor.ok_or("no descriptor came with the frame (SCM_RIGHTS)")?;
-        let registration = regions.memory.register(&descriptor, layout, peer);
+        let registration = regions.take(&descriptor, layout, peer);
         let registration = registration.map_err(|error| error.to_string())?;
         let answer = Registered::Accepted(registration.id());
-        return Ok((answer, Kept::Memory { _registration: registration }, None));
+        return Ok((answer, registration, None));
     };
     if descriptor.is_some() {
         return Err("memory of a device is made here; send the frame without a descriptor".into());
     }
-    let registry = regions.device.clone().ok_or(
-        "memory of devices is not offered here; the server needs a CUDA device and --cuda-region-bytes-max",
-    )?;
-    let made = tokio::task::spawn_blocking(move || registry.register(device, layout, peer)).await;
+    if !regions.has_devices() {
+        return Err("memory of devices is not offered here; the server needs a CUDA device and --cuda-region-bytes-max".into());
+    }
+    let regions = regions.clone();
+    let made = tokio::task::spawn_blocking(move || regions.make(device, layout, peer)).await;
     let made = made.map_err(|_| "the server is shutting down")?;
     let (registration, allocation, descriptor) = made.map_err(|error| error.to_string())?;
     let answer = Registered::Allocated(registration.id(), allocation);
-    Ok((answer, Kept::Device { _registration: registration }, Some(descriptor)))
+    Ok((answer, registration, Some(descriptor)))
 }
 
 /// Sends a frame, its first bytes with the descriptor.

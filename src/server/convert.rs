@@ -8,7 +8,7 @@
 use super::error::{Error, Violation};
 use crate::config::Config;
 use crate::engine::{Completed, Failure, Priority, Refused, RequestRow};
-use crate::plane::shm::{ShmError, SlotRef};
+use crate::plane::{ShmError, SlotRef};
 use crate::wire::{self, whole};
 use bytes::Bytes;
 use logitd_core::arithmetic;

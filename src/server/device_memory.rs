@@ -1,7 +1,7 @@
 //! Memory of CUDA devices, as the plane has it made.
 
 use crate::engine::Engine;
-use crate::plane::device::{DeviceLimits, DeviceMemory, DeviceRegistry, Made};
+use crate::plane::{DeviceMemory, Made};
 use logitd_core::backend::cuda::region::Regions;
 use std::fmt;
 use std::sync::Arc;
@@ -13,15 +13,10 @@ pub(super) struct CudaMemory {
 }
 
 impl CudaMemory {
-    /// The regions on these devices, if there is any.
-    pub fn registry(
-        devices: Vec<Regions>,
-        engine: &Engine,
-        limits: DeviceLimits,
-    ) -> Option<Arc<DeviceRegistry>> {
+    /// Makes it on these devices, if there is any.
+    pub fn on(devices: Vec<Regions>, engine: &Engine) -> Option<Arc<dyn DeviceMemory>> {
         let memory = Self { devices, engine: engine.clone() };
-        let any = !memory.devices.is_empty();
-        any.then(|| Arc::new(DeviceRegistry::new(Arc::new(memory), limits)))
+        (!memory.devices.is_empty()).then(|| Arc::new(memory) as Arc<dyn DeviceMemory>)
     }
 
     fn device(&self, number: u32) -> Result<&Regions, String> {

@@ -21,7 +21,7 @@ use super::room::Room;
 use super::sample::{Sampled, sample};
 use super::state::Shared;
 use crate::engine::{GroupId, Refused};
-use crate::plane::shm::Peer;
+use crate::plane::Peer;
 use logitd_proto::direct::{Hello, REQUEST_BYTES_MAX, REQUEST_HEAD_BYTES, RequestHead};
 use logitd_proto::sample_stream_response::Result as Outcome;
 use logitd_proto::{self as api, Plane, SampleRequest, SampleStreamResponse};

@@ -1,7 +1,7 @@
 //! Everything a request can be answered with instead of tokens.
 
 use crate::engine::{Failure, Priority, Refused};
-use crate::plane::shm::ShmError;
+use crate::plane::ShmError;
 use std::borrow::Cow;
 use std::time::Duration;
 

@@ -8,7 +8,7 @@ use super::convert;
 use super::credentials::Credentials;
 use super::error::Error;
 use super::metrics::RequestWatch;
-use crate::plane::shm::Peer;
+use crate::plane::Peer;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;

@@ -3,7 +3,7 @@
 use super::places::Origin;
 use crate::config::Address;
 use crate::engine::GroupId;
-use crate::plane::shm::Peer;
+use crate::plane::Peer;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;

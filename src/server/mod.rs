@@ -49,7 +49,7 @@ pub use listen::{ListenError, Listeners};
 
 use crate::config::{Address, Config};
 use crate::engine::Engine;
-use crate::plane::{Regions, shm::Registry};
+use crate::plane::Regions;
 use crate::record::Recorder;
 use account::{ANSWERS, Budget};
 use admission::Admission;
@@ -260,10 +260,11 @@ impl Server {
             idle_timeout: config.connections.connection_idle_timeout,
             pool: Pool::new(config.work.queue_bytes_max),
             shm: config.shm.shm.as_ref().map(|control| SharedMemory {
-                regions: Regions {
-                    memory: Arc::new(Registry::new(config.shm.limits())),
-                    device: CudaMemory::registry(device_memory, &engine, config.device_limits()),
-                },
+                regions: Regions::new(
+                    config.shm.limits(),
+                    CudaMemory::on(device_memory, &engine)
+                        .map(|memory| (memory, config.device_limits())),
+                ),
                 uuids,
                 control: control.to_string(),
                 copy: recorder.is_some() || config.work.verify_fraction > 0.0,

@@ -9,7 +9,6 @@ use super::frames::Admitted;
 use super::metrics;
 use super::state::Shared;
 use crate::engine::{self, Permit, Priority};
-use crate::plane::Borrowed;
 use logitd_core::batch::Loan;
 use logitd_core::params::SamplingParams;
 use logitd_proto::{Plane, SampleRequest, SampleResponse};
@@ -182,18 +181,18 @@ async fn borrow(
     // Parameter sets are small on the wire and take their permits before anything is done for them.
     permit.resize(convert::params_sets(request, &shared.limits)?, bytes)?;
     let slot = shm.regions.borrow(slot, peer)?;
-    let plane = match slot {
-        Borrowed::Memory(_) => Plane::SharedMemory,
-        Borrowed::Device(_) => Plane::DeviceMemory,
+    let plane = match slot.is_on_device() {
+        false => Plane::SharedMemory,
+        true => Plane::DeviceMemory,
     };
     if !shm.copy {
         let bytes = slot.length_bytes();
-        return Ok((plane, Slot::Lent(Lent { loan: slot.into_loan(), bytes })));
+        return Ok((plane, Slot::Lent(Lent { loan: Arc::new(slot), bytes })));
     }
     let pool = shared.pool.clone();
     let read = move || {
         let mut buffer = pool.take(slot.length_bytes());
-        slot.read(&mut buffer.data).map(|()| (buffer, slot.into_loan()))
+        slot.read(&mut buffer.data).map(|()| (buffer, Arc::new(slot)))
     };
     let (buffer, loan) = if plane == Plane::SharedMemory && bytes <= COPY_INLINE_BYTES_MAX {
         read()?

@@ -60,7 +60,8 @@ const CRATES: &[(&str, &[&str])] = &[
 /// All that the arithmetic stands on.
 const ARITHMETIC_CRATES: &[&str] = &["core", "half", "libm"];
 /// Where `unsafe` may be: vector instructions, devices, and memory that others share.
-const UNSAFE: &[&str] = &["core/backend/cpu/", "core/backend/cuda/", "plane/", "client/region.rs"];
+const UNSAFE: &[&str] =
+    &["core/backend/cpu/", "core/backend/cuda/", "plane/mapped.rs", "client/region.rs"];
 /// The oracle.
 const ORACLE: &str = "core/backend/reference.rs";
 /// The oracle works out plans, cuts and draws by itself, to stay an independent opinion.
@@ -604,8 +605,8 @@ mod planted {
     fn unsafe_in_the_wrong_place_or_without_a_reason() {
         let reasoned = "fn f() {\n    // SAFETY: checked above.\n    unsafe { g() }\n}";
         assert_clean("core/backend/cpu/avx2.rs", reasoned);
-        assert_clean("plane/shared.rs", reasoned);
-        assert_clean("plane/shared.rs", "type Call = unsafe fn(u8) -> u8;");
+        assert_clean("plane/mapped.rs", reasoned);
+        assert_clean("plane/mapped.rs", "type Call = unsafe fn(u8) -> u8;");
         assert_caught("core/backend/dual.rs", reasoned, "unsafe belongs in");
         let in_tests = format!("#[cfg(test)]\nmod tests {{ {reasoned} }}");
         assert_caught("engine/mod.rs", &in_tests, "unsafe belongs in");
