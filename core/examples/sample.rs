@@ -8,7 +8,8 @@ use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
     // A vocabulary of 1,000 tokens, of which the first ones are the likely ones.
-    let logits: Vec<u8> = (0..1000u16).flat_map(|id| (-f32::from(id).ln()).to_le_bytes()).collect();
+    let logits: Vec<u8> =
+        (0..1000u16).flat_map(|id| (-(f32::from(id) + 1.0).ln()).to_le_bytes()).collect();
     let params =
         ParamsSpec { temperature: 0.8, top_p: 0.9, draws: 5, seed: Some(7), ..Default::default() };
     let row = Row::new(Dtype::F32, &logits, params.parse(|| unreachable!("a seed is given"))?)?;

@@ -31,3 +31,5 @@ pub mod backend;
 pub mod batch;
 pub mod candidates;
 pub mod params;
+#[cfg(test)]
+mod skipped;

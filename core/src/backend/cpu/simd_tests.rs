@@ -6,6 +6,7 @@ use super::avx512::Avx512;
 use super::portable::Portable;
 use super::simd::Simd;
 use crate::arithmetic::philox::philox4x32_10;
+use crate::skipped::skipped;
 use half::{bf16, f16};
 use std::sync::atomic::AtomicU8;
 
@@ -284,8 +285,11 @@ fn first_key16<S: Simd>(s: S, halves: &[u8]) -> u64 {
     keys.max().expect("a vector") as u64
 }
 
+/// Why instructions are not compared.
+const MISSING: &str = "this machine does not have it";
+
 fn compare<S: Simd>(name: &str, s: Option<S>) {
-    let Some(s) = s else { return eprintln!("SKIPPED {name}: this machine does not have it") };
+    let Some(s) = s else { return skipped(name, MISSING) };
     for round in 0..ROUNDS {
         let inputs = Inputs::new(round);
         for (got, expected) in results(s, &inputs).into_iter().zip(results(Portable, &inputs)) {
@@ -334,7 +338,7 @@ fn portable_floats_are_those_of_the_machine() {
 #[test]
 fn short_slices_are_refused() {
     fn refuses<S: Simd>(s: Option<S>) {
-        let Some(s) = s else { return eprintln!("SKIPPED: this machine does not have it") };
+        let Some(s) = s else { return skipped("short slices", MISSING) };
         let short = vec![0u8; S::LANES * 4 - 1];
         let refused =
             |work: &dyn Fn()| std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err();

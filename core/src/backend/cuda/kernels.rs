@@ -111,7 +111,7 @@ mod tests {
                 Err(reason) if reason.contains("not here") => {
                     let required = std::env::var_os("LOGITD_REQUIRE_NVRTC").is_some();
                     assert!(!required, "LOGITD_REQUIRE_NVRTC is set, but: {reason}");
-                    return eprintln!("SKIPPED nvrtc_compiles_what_is_carried: {reason}");
+                    return crate::skipped::skipped("nvrtc_compiles_what_is_carried", reason);
                 }
                 Err(reason) => panic!("sm_{chip}: {reason}"),
             }
