@@ -31,5 +31,3 @@ pub mod backend;
 pub mod batch;
 pub mod candidates;
 pub mod params;
-#[cfg(test)]
-mod skipped;

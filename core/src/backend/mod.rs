@@ -5,6 +5,8 @@ pub mod cpu;
 pub mod cuda;
 pub mod dual;
 pub mod reference;
+#[cfg(test)]
+mod skipped;
 
 use crate::batch::{Results, Row};
 use std::time::Duration;

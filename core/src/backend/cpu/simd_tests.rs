@@ -6,7 +6,7 @@ use super::avx512::Avx512;
 use super::portable::Portable;
 use super::simd::Simd;
 use crate::arithmetic::philox::philox4x32_10;
-use crate::skipped::skipped;
+use crate::backend::skipped::skipped;
 use half::{bf16, f16};
 use std::sync::atomic::AtomicU8;
 

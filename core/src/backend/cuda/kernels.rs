@@ -111,7 +111,10 @@ mod tests {
                 Err(reason) if reason.contains("not here") => {
                     let required = std::env::var_os("LOGITD_REQUIRE_NVRTC").is_some();
                     assert!(!required, "LOGITD_REQUIRE_NVRTC is set, but: {reason}");
-                    return crate::skipped::skipped("nvrtc_compiles_what_is_carried", reason);
+                    return crate::backend::skipped::skipped(
+                        "nvrtc_compiles_what_is_carried",
+                        reason,
+                    );
                 }
                 Err(reason) => panic!("sm_{chip}: {reason}"),
             }
