@@ -190,7 +190,7 @@ fn carried_vectors_are_fresh() {
             same,
             "tests/vectors/{file} is not what the reference gives now. If the cases were meant to change \
              run this; if the arithmetic was, raise arithmetic::VERSION and run this:\n\n    \
-             LOGITD_RENEW_VECTORS=1 cargo test --release --test golden carried_vectors_are_fresh\n"
+             LOGITD_RENEW_VECTORS=1 cargo test --release --test sampler carried_vectors_are_fresh\n"
         );
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! The other suites run on the shim too, which takes minutes:
 //!
-//!     LOGITD_TEST_BACKENDS=shim cargo test --release --test golden --test parity --test traps
+//!     LOGITD_TEST_BACKENDS=shim cargo test --release --test sampler -- golden parity traps
 //!
 //! That all of this would notice a wrong kernel is shown by `tests/proof/`.
 

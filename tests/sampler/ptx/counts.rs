@@ -1,6 +1,6 @@
 //! How many PTX instructions a token takes, by class: counted, not timed.
 //!
-//!     cargo test --release --test ptx -- --ignored --nocapture counts
+//!     cargo test --release --test sampler -- --ignored --nocapture counts
 
 use super::driver::{Options, PtxDriver, open};
 use super::nvcc::{kernels, nvcc_or_skip};
