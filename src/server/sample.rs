@@ -22,9 +22,10 @@ const COPY_INLINE_BYTES_MAX: usize = 512 << 10;
 /// Tokens of candidates up to this size are put in order where the call is handled: 4096 of them, which
 /// takes some 100 us. Larger ones would hold up the calls behind them.
 const SORT_INLINE_BYTES_MAX: usize = 16 << 10;
-/// Answers up to this size are encoded as soon as they are there: some 300 us. Larger ones, up to 4 ms each, take
-/// turns, so that many that are ready at once do not hold up the calls behind them.
+/// Answers up to this size are encoded as soon as they are there: less than 100 us. Larger ones, which take up to a
+/// millisecond, take turns, so that many that are ready at once do not hold up the calls behind them.
 const ENCODE_INLINE_BYTES_MAX: usize = 64 << 10;
+
 /// Samples one request, of a unary call or of a stream, with what its message was let in with. `bytes` is
 /// the plane of logits that come as bytes.
 pub async fn sample(

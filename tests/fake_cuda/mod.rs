@@ -1,7 +1,7 @@
 //! Builds the fake driver, once for all tests, and runs the real binary with it. README.md beside this
 //! file says what it does.
 
-#![allow(dead_code)] // Each test binary uses its own part.
+#![allow(dead_code)] // Each of the test binaries uses its own part.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};

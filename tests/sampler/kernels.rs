@@ -5,7 +5,7 @@
 //!
 //!     LOGITD_TEST_BACKENDS=shim cargo test --release --test sampler -- golden parity traps
 //!
-//! That all of this would notice a wrong kernel is shown by `tests/proof/`.
+//! That all of this would notice a wrong kernel is shown by `tests/sampler/proof/`.
 
 use crate::common::borders;
 use crate::common::candidates::shim_options;

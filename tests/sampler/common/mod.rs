@@ -1,7 +1,7 @@
 //! What the suites share: cases, the backends under test, and the one helper that holds any two
 //! backends to the same bits.
 
-// Every suite is a crate of its own that uses its own part of this.
+// The tests on a GPU are a crate of their own, which uses a part of this.
 #![allow(dead_code, unused_imports)]
 
 pub mod borders;

@@ -1,6 +1,6 @@
 //! What the tests of the server share: servers on free ports, requests, and what answers must be.
 
-#![allow(dead_code)] // Each test binary uses its own part.
+#![allow(dead_code)] // Each of the test binaries uses its own part.
 
 pub mod backends;
 pub mod daemon;
