@@ -8,7 +8,8 @@
 //!             if above - ties of the high end < want: return the tie of the high end that reaches want
 //!             certain = from the high end on
 //!         else if above + list >= want:               return the token of the list that reaches want
-//!         else if above + list + ties of the low end >= want: return the tie of the low end that reaches want
+//!         else if the ends are two, and above + list + ties of the low end >= want:
+//!             return the tie of the low end that reaches want
 //!         else certain = below the low end
 //!         span = the first time a wider guess within `certain`, then `certain` itself
 //! ```
@@ -19,7 +20,8 @@
 //! 1. Tokens are measured by their number (top-k) or their mass (top-p).
 //! 2. The ends themselves are counted, not listed: many equal logits never make a list long. Logits with many
 //!    ties are where guesses end, because most tokens are there.
-//! 3. Top-p needs the kept mass of every block for its draws anyway, so the pass sums what is above block by block, and
+//! 3. The ends may be one logit: then its ties are the high end's, and nothing is between.
+//! 4. Top-p needs the kept mass of every block for its draws anyway, so the pass sums what is above block by block, and
 //!    what the cut keeps below that is added in the end.
 
 use super::around::{Around, Ends, Side};
@@ -245,9 +247,14 @@ fn locate<S: Simd, E: Element>(
     if span.low == f32::NEG_INFINITY {
         return Located::Nowhere;
     }
+    let elsewhere = Located::Elsewhere(Span { low: f32::NEG_INFINITY, high: Some(span.low) });
+    if span.high == Some(span.low) {
+        // The ties of the one logit are at the high end: they are above.
+        return elsewhere;
+    }
     let ties = row.count_ties(span.low, ties);
     if total(ties) * row.each(by, span.low) < want {
-        return Located::Elsewhere(Span { low: f32::NEG_INFINITY, high: Some(span.low) });
+        return elsewhere;
     }
     let kept = want.div_ceil(row.each(by, span.low));
     Located::At(nth_tie_of_row(row, span.low, kept, ties), Place::Low { kept })
@@ -359,4 +366,140 @@ fn first_ties(ties: &[u32], kept: u64) -> impl Iterator<Item = u64> {
 /// The number of tokens in all blocks.
 fn total(counts: &[u32]) -> u64 {
     counts.iter().map(|&n| u64::from(n)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::blocks::{Blocks, Filler, Tail};
+    use super::super::element::F32;
+    use super::super::list::Widen;
+    use super::super::mass::Weights;
+    use super::super::portable::Portable;
+    use super::super::scan::Scan;
+    use super::super::team::Team;
+    use super::*;
+    use crate::arithmetic::mass::{Scale, mass};
+    use std::marker::PhantomData;
+
+    /// The logits that rows are made of, from the greatest down.
+    const LEVELS: [f32; 5] = [2.0, 1.5, 0.25, -0.5, -8.0];
+    /// Three blocks and some more.
+    const VOCAB_SIZE: usize = BLOCK * 3 + 77;
+    const TEMPERATURE: f32 = 0.9;
+    /// Places of the order: beside both ends of the ties of every level, and between.
+    const STEP: usize = 97;
+
+    fn logits() -> Vec<f32> {
+        (0..VOCAB_SIZE).map(|i| LEVELS[(i * 7 + i / 11) % LEVELS.len()]).collect()
+    }
+
+    /// Ends at the levels, beside them and beyond them, two alike among them.
+    fn spans() -> Vec<Span> {
+        let ends: Vec<f32> = LEVELS.into_iter().flat_map(|x| [x - 0.125, x, x + 0.125]).collect();
+        let lows = ends.iter().copied().chain([f32::NEG_INFINITY]);
+        let of_low = |low| {
+            let highs = ends.iter().copied().filter(move |&high| low <= high).map(Some);
+            highs.chain([None]).map(move |high| Span { low, high })
+        };
+        lows.flat_map(of_low).collect()
+    }
+
+    /// Gives a row of [`logits`] to `check`, and its tokens in their order.
+    fn with_row(check: impl FnOnce(&ScannedRow<'_, Portable, F32>, &[u32])) {
+        let x = logits();
+        let bytes: Vec<u8> = x.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let mut order: Vec<u32> = (0..VOCAB_SIZE as u32).collect();
+        order.sort_by(|&a, &b| x[b as usize].total_cmp(&x[a as usize]).then(a.cmp(&b)));
+        let mut tail: Tail = [0; BLOCK * 4];
+        let blocks = Blocks::<F32>::new(&bytes, &mut tail, Filler::NegativeInfinity);
+        let mut raw = vec![0; blocks.len() * 4 + 64];
+        let range = 0..blocks.len();
+        let scanned = Portable.run(Scan { blocks, range, maxima: &mut raw[..blocks.len() * 4] });
+        let mut maxima = List::default();
+        maxima.reset(blocks.len());
+        let (len, element) = (blocks.len(), PhantomData::<F32>);
+        Portable.run(Widen { raw: &raw, len, list: &mut maxima, element });
+        maxima.seal();
+        let (max, min) = (LEVELS[0], LEVELS[LEVELS.len() - 1]);
+        let row = ScannedRow {
+            s: Portable,
+            team: &Team::ALONE,
+            blocks,
+            maxima: &maxima,
+            scanned,
+            weights: Weights { max, min, scale: Scale::new(TEMPERATURE) },
+            vocab_size: VOCAB_SIZE as u32,
+            next: &[],
+        };
+        check(&row, &order);
+    }
+
+    /// The cut after a token of the row.
+    fn cut_at(token: u32) -> Cut {
+        Cut { least: logits()[token as usize], last_id: token }
+    }
+
+    /// Right guesses and wrong ones, of every kind, find the same token.
+    #[test]
+    fn any_guess_finds_the_kth_token() {
+        with_row(|row, order| {
+            let mut buffers = Buffers::default();
+            for span in spans() {
+                for wider in [Span::ANYWHERE, span, Span { low: 0.25, high: Some(0.25) }] {
+                    for k in (1..=VOCAB_SIZE).step_by(STEP) {
+                        let cut = locate_count(row, k as u64, span, || wider, &mut buffers);
+                        assert_eq!(cut, Some(cut_at(order[k - 1])), "{span:?}, {wider:?}, k {k}");
+                    }
+                    let beyond = VOCAB_SIZE as u64 + 1;
+                    let cut = locate_count(row, beyond, span, || wider, &mut buffers);
+                    assert_eq!(cut, None, "{span:?}, {wider:?}");
+                }
+            }
+        });
+    }
+
+    /// The same of masses: of the whole row, whose sum is not known before, and of what a cut has left.
+    #[test]
+    fn any_guess_finds_the_end_of_a_nucleus() {
+        with_row(|row, order| {
+            let x = logits();
+            let each = |&token: &u32| mass(x[token as usize], LEVELS[0], row.weights.scale);
+            let mut estimate = Estimate::default();
+            estimate.take(row.s, row.blocks, row.weights);
+            let (mut buffers, mut before, mut masses) = (Buffers::default(), vec![], vec![]);
+            for end in [VOCAB_SIZE, VOCAB_SIZE - 200, VOCAB_SIZE / 2] {
+                let cut = (end < VOCAB_SIZE).then(|| cut_at(order[end - 1]));
+                let known_masses = match cut {
+                    None => row.block_masses(&mut before),
+                    Some(cut) => row.kept_masses(cut, &mut before).1,
+                };
+                let total: u64 = order[..end].iter().map(each).sum();
+                for parts in 1..40u64 {
+                    let fraction = u64::MAX / 40 * parts;
+                    let want = top_p_target(fraction, total);
+                    let mut reached = 0;
+                    let kept = 1 + order
+                        .iter()
+                        .take_while(|&token| {
+                            reached += each(token);
+                            reached < want
+                        })
+                        .count();
+                    let estimate = &estimate;
+                    let blocks = Known::Blocks { want, masses: known_masses, kept: cut, estimate };
+                    let all = cut.is_none().then_some(Known::Fraction(fraction));
+                    for known in [blocks].into_iter().chain(all) {
+                        for span in spans() {
+                            let wider = || Span { low: -0.5, high: Some(-0.5) };
+                            let found =
+                                locate_mass(row, known, span, wider, &mut buffers, &mut masses);
+                            let expected = (cut_at(order[kept - 1]), kept as u64);
+                            assert_eq!(found, expected, "{span:?} of {end}, share {parts}");
+                            assert_eq!(masses.iter().sum::<u64>(), reached, "{span:?} of {end}");
+                        }
+                    }
+                }
+            }
+        });
+    }
 }
