@@ -132,7 +132,7 @@ into=sweep.jsonl step sweep 66 gpu_sweep
 #    the tool's slowness here.
 sanitize() {
     compute-sanitizer --tool "$1" --error-exitcode 9 "${@:2}" \
-        logitd verify --a cuda:0 --b cpu --threads 4 --rows 60 --vocab-size-max 9000 --dump "$work"
+        logitd verify --a cuda:0 --b cpu --threads 4 --rows 400 --vocab-size-max 9000 --dump "$work"
 }
 export -f sanitize
 export work
@@ -173,6 +173,24 @@ profile_all() {
     done
 }
 profile_all "k50_p95 256" "k50_p95 1" "k50_p95 64"
+# And where: samples of the program counter by instruction, the caches as the launch before has left them.
+sources() {
+    ncu --clock-control none --cache-control none --target-processes all -k regex:logitd_sample --launch-skip 4 \
+        --launch-count 1 --section SourceCounters --sampling-interval 0 --page source --csv \
+        --print-source sass gpu_sweep once "$1" "$2" | gzip
+}
+export -f sources
+sources_all() {
+    local what
+    for what in "$@"; do
+        if has ncu; then
+            into=sources.csv.gz step "source-${what// /-}" 20 bash -c "sources $what"
+        else
+            leave_out "source-${what// /-}" "no ncu"
+        fi
+    done
+}
+sources_all "k50_p95 1" "p95 64"
 
 # 8. The way to it: requests over every plane.
 # `exec`, so that what is ended below is the server and not a shell around it.
@@ -194,7 +212,7 @@ for count in $load_rows; do
         read -r target plane rpc <<< "$way"
         into=load.jsonl step "load-$count-${target%%:*}-$plane-$rpc" 20 logitd load --json --quiet --target "$target" --plane "$plane" \
             --rpc "$rpc" --rows "$count" --vocab-size "$load_vocab" --pool-rows 256 --concurrency 4 \
-            "${load_length[@]}" --check "$load_check" --check-rows-max 64 --check-with cpu
+            "${load_length[@]}" --check "$load_check" --check-rows-max 256 --check-with cpu
     done
 done
 kill "$server" 2>> "$log"

@@ -34,8 +34,8 @@ const CASES: [Case; 6] = [
 ];
 /// Of these the shapes are timed that the planner does not choose.
 const CASES_OF_EVERY_SHAPE: usize = 3;
-const ROWS: [usize; 14] = [1, 2, 4, 8, 16, 32, 48, 60, 64, 66, 96, 128, 192, 256];
-const ROWS_OF_EVERY_SHAPE: [usize; 6] = [1, 8, 32, 64, 128, 256];
+const ROWS: [usize; 16] = [1, 2, 4, 8, 16, 24, 28, 32, 48, 60, 64, 66, 96, 128, 192, 256];
+const ROWS_OF_EVERY_SHAPE: [usize; 11] = [1, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256];
 /// Rows that are compared with the processor's.
 const CHECKED: usize = 16;
 
@@ -132,6 +132,7 @@ impl Sweep {
         cpu: &mut Cpu,
     ) -> Result<(), Box<dyn Error>> {
         let stopwatch = cuda.driver_mut().stopwatch()?;
+        eprintln!("{options:?}: {:?}", cuda.driver());
         let planned = options.team_blocks.is_none();
         let (cases, counts) = match planned {
             true => (&CASES[..], &ROWS[..]),
@@ -189,7 +190,7 @@ impl Sweep {
             "rows": rows.len(),
             "vocab_size": rows[0].vocab_size(),
             "planned": planned,
-            "kernel": cuda.device().isa,
+            "kernel": launch.kernel.name(),
             "team_blocks": launch.batch.team_blocks,
             "stage_bytes": launch.batch.stage_bytes,
             "shared_bytes": launch.shared_bytes,

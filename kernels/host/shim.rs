@@ -151,6 +151,7 @@ impl ShimDriver {
             geometry,
             kernel: options.kernel,
             residency: Residency::of_blocks(options.resident_blocks, 227 << 10),
+            grid_residency: None,
             shared_bytes_max: 227 << 10,
             packing: options.packing,
             team_blocks: options.team_blocks,

@@ -63,6 +63,7 @@ impl Runner {
             geometry,
             kernel: options.kernel,
             residency: Residency::of_blocks(options.resident_blocks, 227 << 10),
+            grid_residency: None,
             shared_bytes_max: 227 << 10,
             packing: options.packing,
             team_blocks: options.team_blocks,

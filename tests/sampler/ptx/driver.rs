@@ -64,6 +64,7 @@ impl PtxDriver {
         let properties = Properties {
             kernel,
             residency: Residency::of_blocks(options.resident_blocks, 227 << 10),
+            grid_residency: None,
             packing: options.packing,
             team_blocks: options.team_blocks,
             stage: options.stage,

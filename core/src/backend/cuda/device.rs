@@ -94,6 +94,8 @@ pub struct CudaDriver {
     hang_timeout: Duration,
     module: CUmodule,
     kernel: CUfunction,
+    /// The grid kernel, where launches may take it in place of `kernel`.
+    grid: Option<CUfunction>,
     probe: CUfunction,
     slots: Vec<Slot>,
     control: u64,
@@ -161,6 +163,7 @@ impl CudaDriver {
                 geometry,
                 kernel: choice.kind,
                 residency: choice.residency,
+                grid_residency: choice.grid.map(|(_, residency)| residency),
                 shared_bytes_max: choice.shared_bytes_max,
                 packing: options.packing,
                 team_blocks: options.team_blocks,
@@ -170,6 +173,7 @@ impl CudaDriver {
             notes: note.into_iter().chain(choice.note).collect(),
             hang_timeout: options.hang_timeout,
             kernel: choice.function,
+            grid: choice.grid.map(|(function, _)| function),
             probe: context.function(module, c"logitd_probe")?,
             module,
             slots,
@@ -325,9 +329,9 @@ impl CudaDriver {
     fn launch_sample(&self, launch: &Launch, stream: CUstream) -> Result<(), String> {
         let mut batch = launch.batch;
         let parameters = [(&raw mut batch).cast::<c_void>()];
-        let cluster_blocks = match self.properties.kernel {
-            Kernel::Grid => 1,
-            Kernel::Cluster => batch.team_blocks,
+        let (kernel, cluster_blocks) = match launch.kernel {
+            Kernel::Grid => (self.grid.unwrap_or(self.kernel), 1),
+            Kernel::Cluster => (self.kernel, batch.team_blocks),
         };
         let grid = Grid {
             blocks: batch.row_count * batch.team_blocks,
@@ -335,7 +339,7 @@ impl CudaDriver {
             shared_bytes: launch.shared_bytes,
             cluster_blocks,
         };
-        grid.launch(self.kernel, stream, &parameters)
+        grid.launch(kernel, stream, &parameters)
     }
 
     fn land(&mut self, slot: usize) -> Result<(), String> {

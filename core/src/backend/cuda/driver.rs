@@ -1,7 +1,7 @@
 //! A device, as far as the launcher needs one.
 
 use super::abi::Batch;
-use super::plan::{Capacity, Properties};
+use super::plan::{Capacity, Kernel, Properties};
 use crate::backend::DeviceInfo;
 use std::time::Duration;
 
@@ -66,6 +66,8 @@ pub struct Addresses {
 pub struct Launch {
     /// The kernel's argument.
     pub batch: Batch,
+    /// The kernel.
+    pub kernel: Kernel,
     /// Shared memory a block.
     pub shared_bytes: u32,
     /// How much of the input there is.

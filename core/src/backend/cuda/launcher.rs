@@ -79,6 +79,14 @@ impl<D: Driver> Launcher<D> {
         Ok(launch.batch.row_count as usize)
     }
 
+    /// How the first of some rows, as many as fit, are launched.
+    pub fn shape(&self, rows: &[Row<'_>]) -> Shape {
+        let properties = *self.driver.properties();
+        let mut layout = Layout::default();
+        layout.fill(rows, self.driver.capacity(), properties.packing);
+        Shape::choose(&layout, &properties)
+    }
+
     /// Lays out as many rows as fit in a slot that is free, without starting the launch.
     pub fn prepare(&mut self, slot: usize, rows: &[Row<'_>]) -> Launch {
         let properties = *self.driver.properties();
@@ -122,6 +130,7 @@ impl<D: Driver> Launcher<D> {
         };
         Launch {
             batch,
+            kernel: shape.kernel,
             shared_bytes: shape.shared_bytes,
             input_bytes: layout.input_bytes,
             input: parts,

@@ -70,8 +70,8 @@ impl Kernel {
 /// there is for blocks; and a block with a staged slice may leave no room for a second one beside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Residency {
-    /// From as many blocks on a multiprocessor as it can hold to one.
-    pub levels: [Level; 2],
+    /// By ascending shared memory.
+    pub levels: [Level; 3],
 }
 
 /// How many teams run at once as long as no block has more than some shared memory.
@@ -86,7 +86,7 @@ pub struct Level {
 impl Residency {
     /// Where teams are limited by nothing but the number of blocks.
     pub fn of_blocks(blocks: u32, shared_bytes: u32) -> Self {
-        Self { levels: [Level { shared_bytes, teams: TEAMS.map(|team| blocks / team) }; 2] }
+        Self { levels: [Level { shared_bytes, teams: TEAMS.map(|team| blocks / team) }; 3] }
     }
 
     /// Teams of so many blocks that run at once if each block has so much shared memory.
@@ -106,6 +106,8 @@ pub struct Properties {
     pub kernel: Kernel,
     /// How many teams run it at once.
     pub residency: Residency,
+    /// How many teams of the grid kernel run at once, where it may take the cluster kernel's place in a launch.
+    pub grid_residency: Option<Residency>,
     /// The most shared memory that a block can have.
     pub shared_bytes_max: u32,
     /// How the rows of a launch are laid out.
@@ -229,6 +231,8 @@ fn weighs_everything(plan: &Plan) -> bool {
 /// How a layout is launched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
+    /// The kernel.
+    pub kernel: Kernel,
     /// Blocks that share a row.
     pub team_blocks: u32,
     /// Shared memory a block.
@@ -242,48 +246,65 @@ impl Shape {
     pub fn choose(layout: &Layout, properties: &Properties) -> Self {
         let keys = (layout.tile_capacity * size_of::<u32>()).next_multiple_of(16);
         let base = properties.geometry.shared_bytes as usize + keys;
-        let team_blocks =
-            properties.team_blocks.unwrap_or_else(|| team_blocks(layout, properties, base));
+        let (kernel, residency, widest) = choose_kernel(layout, properties, base);
+        let team_blocks = properties.team_blocks.unwrap_or(widest);
         // A block's tiles are those of its row shared out, rounded up; each as large as the largest.
         let tile_bytes = layout.row_bytes_max / layout.tile_capacity.max(1);
         let slice = layout.tile_capacity.div_ceil(team_blocks as usize) * tile_bytes;
         let staged = base + slice;
         let wanted = properties.stage.unwrap_or_else(|| {
-            worth_staging(layout, properties)
-                && costs_no_wave(layout, properties, team_blocks, [base, staged])
+            layout.weighs_everything
+                && costs_no_wave(layout, residency, team_blocks, [base, staged])
         });
         let fits = staged <= properties.shared_bytes_max as usize;
         let stage = if wanted && fits { slice } else { 0 };
-        Self { team_blocks, shared_bytes: (base + stage) as u32, stage_bytes: stage as u32 }
+        Self { kernel, team_blocks, shared_bytes: (base + stage) as u32, stage_bytes: stage as u32 }
+    }
+}
+
+/// The kernel of a launch, how many of its teams run at once, and how many blocks share a row.
+///
+/// The barrier of a cluster is the faster one. But a chip has room for fewer clusters than for teams that may lie
+/// anywhere, and a wider team gains more than the barrier: where the grid kernel has one that is wider, it is taken.
+fn choose_kernel<'a>(
+    layout: &Layout,
+    properties: &'a Properties,
+    shared_bytes: usize,
+) -> (Kernel, &'a Residency, u32) {
+    let Properties { kernel, residency, grid_residency, .. } = properties;
+    let team = |residency| widest_team(layout, properties, residency, shared_bytes);
+    let own = team(residency);
+    match grid_residency {
+        Some(grid) if team(grid) > own => (Kernel::Grid, grid, team(grid)),
+        _ => (*kernel, residency, own),
     }
 }
 
 /// As many blocks a row as let all rows run at once, but no warp without a tile.
-fn team_blocks(layout: &Layout, properties: &Properties, shared_bytes: usize) -> u32 {
+fn widest_team(
+    layout: &Layout,
+    properties: &Properties,
+    residency: &Residency,
+    shared_bytes: usize,
+) -> u32 {
     let warps = properties.geometry.threads / 32;
     let fits = |team: u32| {
-        layout.rows() <= properties.residency.teams_at_once(team, shared_bytes)
+        layout.rows() <= residency.teams_at_once(team, shared_bytes)
             && (team - 1) * warps < layout.tile_capacity as u32
     };
     TEAMS.into_iter().rev().find(|&team| fits(team)).unwrap_or(1)
-}
-
-/// A second look at every token is worth keeping the row in shared memory, where clusters have it; rows
-/// with top-k look again at a few tiles only, which the L2 cache still has.
-fn worth_staging(layout: &Layout, properties: &Properties) -> bool {
-    properties.kernel == Kernel::Cluster && layout.weighs_everything
 }
 
 /// Whether as many of the rows run at once with staged slices as without: what waits for a second wave takes as long
 /// again, which is more than the L2 cache does to serve a second reading.
 fn costs_no_wave(
     layout: &Layout,
-    properties: &Properties,
+    residency: &Residency,
     team_blocks: u32,
     shared_bytes: [usize; 2],
 ) -> bool {
-    let [base, staged] = shared_bytes
-        .map(|bytes| properties.residency.teams_at_once(team_blocks, bytes).min(layout.rows()));
+    let [base, staged] =
+        shared_bytes.map(|bytes| residency.teams_at_once(team_blocks, bytes).min(layout.rows()));
     staged >= base
 }
 
@@ -313,10 +334,12 @@ mod tests {
         kernel: Kernel::Cluster,
         residency: Residency {
             levels: [
+                Level { shared_bytes: 33 << 10, teams: [264, 132, 66, 32] },
                 Level { shared_bytes: 113 << 10, teams: [264, 132, 66, 32] },
                 Level { shared_bytes: 227 << 10, teams: [132, 66, 32, 16] },
             ],
         },
+        grid_residency: None,
         shared_bytes_max: 227 << 10,
         packing: Packing::Aligned,
         team_blocks: None,
@@ -362,6 +385,23 @@ mod tests {
         device.residency = Residency::of_blocks(264, 227 << 10);
         let team = |rows| shape_on(&device, rows, 128_256, 50).team_blocks;
         assert_eq!([33, 34, 66, 67, 132, 133].map(team), [8, 4, 4, 2, 2, 1]);
+    }
+
+    #[test]
+    fn the_grid_kernel_is_taken_where_its_team_is_wider() {
+        let mut device = LARGE;
+        device.residency.levels[0].teams = [264, 128, 60, 28];
+        device.grid_residency = Some(Residency::of_blocks(264, 227 << 10));
+        let shape = |rows| {
+            let shape = shape_on(&device, rows, 128_256, 50);
+            (shape.kernel, shape.team_blocks)
+        };
+        let (cluster, grid) = (Kernel::Cluster, Kernel::Grid);
+        assert_eq!([1, 28].map(shape), [(cluster, 8); 2]);
+        assert_eq!([29, 33].map(shape), [(grid, 8); 2]);
+        assert_eq!([34, 60, 61, 66].map(shape), [(cluster, 4), (cluster, 4), (grid, 4), (grid, 4)]);
+        assert_eq!([67, 128, 129].map(shape), [(cluster, 2), (cluster, 2), (grid, 2)]);
+        assert_eq!(shape(200), (cluster, 1));
     }
 
     #[test]

@@ -10,27 +10,38 @@ use crate::params::{ParamsSpec, SamplingParams};
 
 /// Sizes at the edges of lanes, tiles and blocks; the largest takes several tiles a warp.
 const SIZES: [usize; 7] = [1, 31, 256, 257, 1000, 4099, 20_011];
+/// The most rows that are tried for the planner to take another kernel.
+const ALIKE_MAX: usize = 256;
 
-/// Samples the rows together, when a block has each, and the largest alone, when many share it.
+/// Samples the rows together, when a block has each, and the largest alone, when many share it; then as many of that
+/// one as make the planner take the other kernel, if there are two.
 pub fn run<D: Driver>(launcher: &mut Launcher<D>) -> Result<(), String> {
     let questions = questions();
     let rows: Vec<Row<'_>> = questions.iter().map(Question::row).collect();
-    let alone = rows.iter().max_by_key(|row| row.vocab_size()).expect("there are rows");
-    for batch in [&rows[..], std::slice::from_ref(alone)] {
-        let (mut expected, mut got) = (Results::default(), Results::default());
-        Reference::default().sample(batch, &mut expected).map_err(|error| error.to_string())?;
-        launcher.sample(batch, &mut got).map_err(|error| error.reason)?;
-        if let Some(difference) = first_difference(batch, &expected, &got) {
-            return Err(format!(
-                "it differs from the oracle in row {} of {} ({} logits): {}",
-                difference.row_index,
-                batch.len(),
-                difference.vocab_size,
-                difference.to_string().replace('\n', " / ")
-            ));
-        }
+    let largest = *rows.iter().max_by_key(|row| row.vocab_size()).expect("there are rows");
+    let own = launcher.shape(&[largest]).kernel;
+    let alike = vec![largest; ALIKE_MAX.min(launcher.driver().capacity().rows)];
+    let other = (1..=alike.len()).find(|&n| launcher.shape(&alike[..n]).kernel != own);
+    ask(launcher, &rows)?;
+    ask(launcher, &alike[..1])?;
+    other.map_or(Ok(()), |n| ask(launcher, &alike[..n]))
+}
+
+/// Compares the device's answers with the oracle's.
+fn ask<D: Driver>(launcher: &mut Launcher<D>, batch: &[Row<'_>]) -> Result<(), String> {
+    let (mut expected, mut got) = (Results::default(), Results::default());
+    Reference::default().sample(batch, &mut expected).map_err(|error| error.to_string())?;
+    launcher.sample(batch, &mut got).map_err(|error| error.reason)?;
+    match first_difference(batch, &expected, &got) {
+        None => Ok(()),
+        Some(difference) => Err(format!(
+            "it differs from the oracle in row {} of {} ({} logits): {}",
+            difference.row_index,
+            batch.len(),
+            difference.vocab_size,
+            difference.to_string().replace('\n', " / ")
+        )),
     }
-    Ok(())
 }
 
 /// A row and where it lies.

@@ -1,11 +1,12 @@
-//! Which kernel a device runs, and how many teams of it at once.
+//! Which kernels a device runs, and how many teams of them at once.
 //!
 //! A chip of compute capability 9.0 or later has thread-block clusters, if the kernels were compiled for such a
 //! chip. That a device launches them is not taken for granted: the driver is asked how many run at once, and one of
-//! each size is launched. Where none runs, the grid kernel takes the place of the cluster kernel, with the same bits.
+//! each size is launched. Where none runs, the grid kernel takes the place of the cluster kernel, with the same bits;
+//! where some run, it takes it in the launches for which the planner wants more blocks a row than clusters have.
 
 use super::launch::Grid;
-use super::{CudaOptions, TILES_OF_USUAL_ROW};
+use super::{CudaOptions, TILES_OF_ROW_MAX, TILES_OF_USUAL_ROW};
 use crate::backend::cuda::abi::Probe;
 use crate::backend::cuda::context::{self, Context, check};
 use crate::backend::cuda::plan::{Geometry, Kernel, Level, Residency, TEAMS};
@@ -26,6 +27,8 @@ pub(super) struct Choice {
     /// The most shared memory that a block can have.
     pub shared_bytes_max: u32,
     pub residency: Residency,
+    /// The grid kernel, where launches may take it in place of this one.
+    pub grid: Option<(CUfunction, Residency)>,
     /// What other devices of this kind can do and this one cannot.
     pub note: Option<String>,
 }
@@ -42,11 +45,14 @@ impl Choice {
             Some(Kernel::Grid) => Self::grid(context, module, None),
             Some(Kernel::Cluster) => Self::cluster(context, module, chip, options.hang_timeout),
             None if chip < CLUSTER_CHIP_MIN => Self::grid(context, module, None),
-            None => Self::cluster(context, module, chip, options.hang_timeout).or_else(|reason| {
-                let note =
-                    format!("{reason}; the grid kernel takes the place of the cluster kernel");
-                Self::grid(context, module, Some(note))
-            }),
+            None => match Self::cluster(context, module, chip, options.hang_timeout) {
+                Ok(cluster) => cluster.with_grid(context, module),
+                Err(reason) => {
+                    let note =
+                        format!("{reason}; the grid kernel takes the place of the cluster kernel");
+                    Self::grid(context, module, Some(note))
+                }
+            },
         }
     }
 
@@ -55,7 +61,17 @@ impl Choice {
         let shared_bytes_max = allow_shared_memory(context, function)?;
         let teams = |grid: &Grid, blocks: u32| Ok(TEAMS.map(|team| grid.blocks * blocks / team));
         let residency = residency(context, function, shared_bytes_max, teams)?;
-        Ok(Self { kind: Kernel::Grid, function, shared_bytes_max, residency, note })
+        Ok(Self { kind: Kernel::Grid, function, shared_bytes_max, residency, grid: None, note })
+    }
+
+    /// With the grid kernel beside the cluster kernel.
+    fn with_grid(self, context: &Context, module: CUmodule) -> Result<Self, String> {
+        let grid = Self::grid(context, module, None)?;
+        Ok(Self {
+            shared_bytes_max: self.shared_bytes_max.min(grid.shared_bytes_max),
+            grid: Some((grid.function, grid.residency)),
+            ..self
+        })
     }
 
     fn cluster(
@@ -89,7 +105,7 @@ impl Choice {
         };
         let residency = residency(context, function, shared_bytes_max, teams)?;
         let note = missing_sizes(&residency, &tried)?;
-        Ok(Self { kind: Kernel::Cluster, function, shared_bytes_max, residency, note })
+        Ok(Self { kind: Kernel::Cluster, function, shared_bytes_max, residency, grid: None, note })
     }
 }
 
@@ -113,8 +129,9 @@ fn missing_sizes(
     }
 }
 
-/// How many teams run at once with as many blocks on a multiprocessor as it holds when no slice is staged, and with
-/// one. `teams` counts them for a grid of a block for each multiprocessor, and so many blocks on each.
+/// How many teams run at once where no slice is staged, with as much shared memory as leaves room for as many blocks
+/// on a multiprocessor as then, and with as much as there is. For clusters the second may be fewer than the first:
+/// the driver of an H200 has room for half as many. `teams` counts them for a grid of a block for each multiprocessor, and so many blocks on each.
 fn residency(
     context: &Context,
     function: CUfunction,
@@ -122,11 +139,11 @@ fn residency(
     teams: impl Fn(&Grid, u32) -> Result<[u32; TEAMS.len()], String>,
 ) -> Result<Residency, String> {
     let geometry = Geometry::SHIPPED;
-    let shared_bytes = geometry.shared_bytes as usize + TILES_OF_USUAL_ROW * size_of::<u32>();
+    let base = |tiles: usize| (geometry.shared_bytes as usize + tiles * size_of::<u32>()) as u32;
     let grid = Grid {
         blocks: context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
         threads: geometry.threads,
-        shared_bytes: shared_bytes as u32,
+        shared_bytes: base(TILES_OF_USUAL_ROW),
         cluster_blocks: 1,
     };
     let most = grid.active_blocks(function)?;
@@ -136,14 +153,19 @@ fn residency(
             grid.threads
         ));
     }
-    let level = |blocks: u32| {
+    let level = |blocks: u32, shared_bytes_max: u32| {
         let shared_bytes = grid.shared_bytes_for(function, blocks)?.min(shared_bytes_max);
-        Ok::<_, String>(Level {
-            shared_bytes,
-            teams: teams(&Grid { shared_bytes, ..grid }, blocks)?,
-        })
+        let teams = teams(&Grid { shared_bytes, ..grid }, blocks)?;
+        Ok::<_, String>(Level { shared_bytes, teams })
     };
-    Ok(Residency { levels: [level(most)?, level(1)?] })
+    let not_staged = base(TILES_OF_ROW_MAX);
+    Ok(Residency {
+        levels: [
+            level(most, shared_bytes_max.min(not_staged))?,
+            level(most, shared_bytes_max)?,
+            level(1, shared_bytes_max)?,
+        ],
+    })
 }
 
 /// Launches clusters of a kernel that does next to nothing.
