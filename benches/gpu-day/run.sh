@@ -97,11 +97,11 @@ watch_clocks() { exec nvidia-smi --query-gpu=timestamp,clocks.sm,clocks.mem,powe
 if [ -n "$dry" ]; then
     bench_args=(--vocab-size 5000 --batch "1,2" --passes 2)
     export SWEEP_VOCAB=3000 SWEEP_ROWS_MAX=2 SWEEP_PASSES=1 SWEEP_SECONDS=4
-    parity_limit=400 verify_rows=20 load_length=(--requests 8) load_check=1 load_rows=2 load_vocab=3000
+    parity_limit=400 verify_rows=20 load_length=(--requests 8) load_rows=2 load_vocab=3000
 else
     bench_args=(--vocab-size 128256 --batch "1,8,32,64,128,256,512" --passes 21)
     export SWEEP_SECONDS=60
-    parity_limit=150 verify_rows=2000 load_length=(--duration 2s) load_check=0.02 load_rows="1 64 256" load_vocab=128256
+    parity_limit=150 verify_rows=2000 load_length=(--duration 2s) load_rows="1 64 256" load_vocab=128256
 fi
 
 # 1. What it is, and whether it works at all: the device proves itself when it is opened.
@@ -176,7 +176,7 @@ profile_all "k50_p95 256" "k50_p95 1" "k50_p95 64"
 # And where: samples of the program counter by instruction, the caches as the launch before has left them.
 sources() {
     ncu --clock-control none --cache-control none --target-processes all -k regex:logitd_sample --launch-skip 4 \
-        --launch-count 1 --section SourceCounters --sampling-interval 0 --page source --csv \
+        --launch-count 1 --section SourceCounters --warp-sampling-interval 0 --page source --csv \
         --print-source sass gpu_sweep once "$1" "$2" | gzip
 }
 export -f sources
@@ -212,7 +212,7 @@ for count in $load_rows; do
         read -r target plane rpc <<< "$way"
         into=load.jsonl step "load-$count-${target%%:*}-$plane-$rpc" 20 logitd load --json --quiet --target "$target" --plane "$plane" \
             --rpc "$rpc" --rows "$count" --vocab-size "$load_vocab" --pool-rows 256 --concurrency 4 \
-            "${load_length[@]}" --check "$load_check" --check-rows-max 256 --check-with cpu
+            "${load_length[@]}" --check 1 --check-rows-max 256 --check-with cpu
     done
 done
 kill "$server" 2>> "$log"
