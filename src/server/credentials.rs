@@ -118,3 +118,63 @@ impl Credentials {
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use tracing::{Event, Level, Metadata, Subscriber, span};
+
+    /// Counts warnings.
+    struct Warnings(Arc<AtomicUsize>);
+
+    impl Subscriber for Warnings {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            *metadata.level() == Level::WARN
+        }
+
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+        fn event(&self, _: &Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn enter(&self, _: &span::Id) {}
+
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certificate_that_has_ended_is_warned_of_once_a_day() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+        let mut params = rcgen::CertificateParams::new(vec!["localhost".into()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2019, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        let pair = rcgen::KeyPair::generate().unwrap();
+        std::fs::write(&cert, params.self_signed(&pair).unwrap().pem()).unwrap();
+        std::fs::write(&key, pair.serialize_pem()).unwrap();
+        let config = SecurityConfig {
+            tls_cert: Some(cert),
+            tls_key: Some(key),
+            tls_client_ca: None,
+            tokens_file: None,
+            token_rows_max: 1,
+            token_bytes_max: 1,
+            insecure: false,
+        };
+        let credentials = Credentials::read(&config).unwrap();
+        let warnings = Arc::new(AtomicUsize::new(0));
+        let _counted = tracing::subscriber::set_default(Warnings(Arc::clone(&warnings)));
+        let days = 3;
+        let watched = LOOK_INTERVAL * days + Duration::from_secs(1);
+        assert!(tokio::time::timeout(watched, credentials.watch_expiry()).await.is_err());
+        assert_eq!(warnings.load(Ordering::Relaxed), 1 + days as usize, "one at the start");
+    }
+}

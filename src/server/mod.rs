@@ -7,7 +7,8 @@
 mod account;
 mod admission;
 mod auth;
-mod authority;
+#[doc(hidden)] // As `frames`.
+pub mod authority;
 mod call;
 mod connection;
 mod control;
