@@ -47,10 +47,40 @@ impl Scale {
 /// Neither may be NaN, `max` must be finite, and `x <= max`.
 #[inline]
 pub fn mass(x: f32, max: f32, scale: Scale) -> u64 {
+    let (n, f) = split(x, max, scale);
+    power(n, f).mass()
+}
+
+/// `(x - M) / (T ln 2)`, not below about -62, as a whole number `n <= 0` and a fraction `f` in [-0.5, 0.5].
+#[inline]
+pub(super) fn split(x: f32, max: f32, scale: Scale) -> (i32, f32) {
     let d = (x - max).max(scale.dmin);
     let t = d.mul_add(scale.c, ROUND);
     let n = t - ROUND;
     let f = d.mul_add(scale.c, -n);
+    (t.to_bits().wrapping_sub(ROUND_BITS) as i32, f)
+}
+
+/// A power of two, before it is cut off to units of a mass.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Power {
+    /// 24 bits, the first of them 1.
+    pub mantissa: u64,
+    /// At most 0; the power is `mantissa * 2^(exponent - 23)`.
+    pub exponent: i32,
+}
+
+impl Power {
+    /// In units of a mass, truncated.
+    #[inline]
+    pub fn mass(self) -> u64 {
+        (self.mantissa << 17) >> -self.exponent
+    }
+}
+
+/// `2^(n + f)`, at most 1.
+#[inline]
+pub(super) fn power(n: i32, f: f32) -> Power {
     let mut p = C[5];
     p = p.mul_add(f, C[4]);
     p = p.mul_add(f, C[3]);
@@ -59,9 +89,10 @@ pub fn mass(x: f32, max: f32, scale: Scale) -> u64 {
     p = p.mul_add(f, C[0]);
     p = p.mul_add(f, 1.0);
     let bits = p.to_bits();
-    let exponent = (bits >> 23) as i32 - 127 + t.to_bits().wrapping_sub(ROUND_BITS) as i32;
-    let mantissa = u64::from(bits & 0x7f_ffff | 0x80_0000);
-    (mantissa << 17) >> -exponent
+    Power {
+        mantissa: u64::from(bits & 0x7f_ffff | 0x80_0000),
+        exponent: (bits >> 23) as i32 - 127 + n,
+    }
 }
 
 #[cfg(test)]
