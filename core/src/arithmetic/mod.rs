@@ -10,17 +10,26 @@
 //! min-p keep), [`philox`] and [`draw`] (which of the kept tokens is drawn), [`logprob`]. What its
 //! parameters come to, in constants and steps, is its [`plan`].
 //!
+//! Controls beyond those, and what is said of a whole row, stand on integers as well: [`fraction`] (a parameter
+//! of [0, 1] and its share of a mass), [`surprisal`] (the logarithm of a mass), [`power`] (its inverse), [`mod@log2`] (that
+//! of a sum), [`interval`] (mean surprisal and entropy).
+//!
 //! These are the scalar definitions. Backends compute the same bits in whatever way is fast.
 //! Nothing here knows anything but `core`, `half` (widening) and `libm` (the logarithm of
 //! [`logprob`] and of one host constant).
 
 pub mod cut;
 pub mod draw;
+pub mod fraction;
+pub mod interval;
 pub mod key;
+pub mod log2;
 pub mod logprob;
 pub mod mass;
 pub mod philox;
 pub mod plan;
+pub mod power;
+pub mod surprisal;
 
 /// Version of the function. A result can be replayed by any build with the same number.
 pub const VERSION: u32 = 1;
