@@ -4,3 +4,4 @@ pub mod assets;
 pub mod difference;
 pub mod npy;
 pub mod params;
+pub mod vectors;
