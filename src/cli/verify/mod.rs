@@ -7,6 +7,7 @@
 mod compare;
 mod pieces;
 mod recorded;
+mod vectors;
 
 use super::progress::Progress;
 use super::text::grouped;
@@ -22,12 +23,13 @@ use std::io::{Write as _, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
+use vectors::VectorsArgs;
 
 /// Compare two backends bit for bit, over generated rows or files
 ///
 /// Runs both over the same rows and compares status, kept, mass, and token and logprob of every draw.
 /// Stops at the first difference, and says how to replay it. With --recorded, checks what a server has
-/// answered.
+/// answered. With --vectors, compares a backend or a running server with a file of known answers.
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = EXAMPLES)]
 pub struct Args {
@@ -86,8 +88,11 @@ pub struct Args {
         conflicts_with_all = ["b", "rows", "seed", "first_row", "vocab_size_max", "logits"])]
     recorded: Option<PathBuf>,
 
+    #[command(flatten, next_help_heading = "Known answers")]
+    known_answers: VectorsArgs,
+
     /// Where the first differing row is written, as logitd-difference.npy, .params.jsonl and .txt
-    #[arg(long, value_name = "DIR", default_value = ".")]
+    #[arg(long, value_name = "DIR", default_value = ".", help_heading = "Output")]
     dump: PathBuf,
 }
 
@@ -98,12 +103,18 @@ Examples:
   logitd verify --a cpu:avx512 --logits logits.npy
   logitd verify --a cuda:0 --b cpu                   a GPU against the processor
   logitd verify --recorded today.trace               what a server has answered, checked here
+  logitd verify --vectors rows.json --a cpu:avx2     known answers, which tests/vectors/README.md describes
+  logitd verify --vectors rows.json --target HOST    the same, of a server
 
-Exit code: 0 no difference, 1 a difference, 2 an error.";
+Exit code: 0 no difference, 1 a difference, 2 an error, or nothing was compared.";
 
 /// Runs the command.
 pub fn run(args: Args) -> Outcome {
     let start = Instant::now();
+    args.known_answers.check()?;
+    if let Some(path) = &args.known_answers.vectors {
+        return vectors::run(&args, path);
+    }
     let mut a = args.a.open(args.threads)?;
     if let Some(path) = &args.recorded {
         return recorded::run(&args, path, &mut *a);

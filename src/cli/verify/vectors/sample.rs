@@ -1,0 +1,177 @@
+//! Cases of the kind `sample`: a row, its parameters, and what it comes to.
+//!
+//! A parameter of the API is known here when it stands in `FIELDS`; one that is no number has an entry in [`OTHERS`].
+//! What is compared has an entry in [`EXPECTED`].
+
+use super::check::Check;
+use super::subject::Subject;
+use super::unknown::{keys, strangers};
+use crate::cli::answer::Answer;
+use crate::files::vectors::{Case, StoredRow, Vectors, parameter};
+use logitd_core::arithmetic::key::key32;
+use logitd_core::batch::{Row, RowStatus};
+use logitd_core::params::{Field, ParamsSpec};
+use serde_json::{Map, Value as Json, json};
+use std::cmp::Reverse;
+use std::error::Error;
+
+/// What a case asks for.
+struct Asked {
+    spec: ParamsSpec,
+}
+
+/// Reads a parameter that is none of `FIELDS`.
+type Read = fn(&Json, &mut Asked) -> Result<(), String>;
+
+/// Parameters that are none of `FIELDS`, by their names.
+static OTHERS: [(&str, Read); 1] = [
+    // What is kept follows from `kept`: see `Answered`.
+    ("return_kept", |_, _| Ok(())),
+];
+
+/// What became of the row of a case.
+struct Answered {
+    answer: Answer,
+    /// The kept tokens in the total order, where the case asks for them: all cuts that are known here keep a prefix,
+    /// so they are the first `kept` tokens.
+    kept: Vec<u32>,
+}
+
+/// How a field of an expectation is compared.
+enum Compare {
+    /// In all bits.
+    Exact(fn(&Answered) -> Json),
+    /// The bits of an f32, within a unit in the last place.
+    Near(fn(&Answered) -> Option<f32>),
+    /// In all bits, where the subject is not a server: the API does not have it.
+    Kept(fn(&[u32]) -> Json),
+}
+
+/// The fields of an expectation that are compared, by their names.
+static EXPECTED: [(&str, Compare); 8] = [
+    ("status", Compare::Exact(|row| json!(row.answer.outcome.status.name()))),
+    ("token", Compare::Exact(|row| json!(row.answer.draws.first().map(|draw| draw.token)))),
+    ("kept", Compare::Exact(|row| json!(row.answer.outcome.kept))),
+    ("kept_mass", Compare::Exact(|row| json!(row.answer.outcome.kept_mass))),
+    ("bounds", Compare::Kept(|kept| json!([kept.first(), kept.last()]))),
+    ("kept_ids", Compare::Kept(ascending)),
+    ("draws", Compare::Exact(tokens)),
+    ("logprob_bits", Compare::Near(|row| row.answer.draws.first().map(|draw| draw.logprob))),
+];
+
+/// What of a case is not known here.
+pub fn unknown(case: &Case) -> Vec<String> {
+    let expected: Vec<&str> = EXPECTED.iter().map(|(name, _)| *name).collect();
+    let mut unknown = keys(case, &["row", "params"], &expected);
+    if let Some(Json::Object(params)) = case.fields.get("params") {
+        let other = |name: &str| OTHERS.iter().any(|(other, _)| *other == name);
+        let known = |name: &str| Field::named(name).is_some() || other(name);
+        unknown.extend(strangers("parameter", params, known));
+    }
+    unknown
+}
+
+/// Samples the row, and compares what the case expects.
+pub fn check(
+    case: &Case,
+    vectors: &Vectors,
+    subject: &mut Subject,
+) -> Result<Check, Box<dyn Error>> {
+    let expect = case.object("expect")?;
+    if !expect.contains_key("status") {
+        return Err("expects no status".into());
+    }
+    let asked = asked(case.object("params")?)?;
+    let row = subject.row(vectors, case.get("row")?)?;
+    let answer = subject.sample(&row, asked.spec)?;
+    let kept = match asks_for_kept(expect) && !subject.is_server {
+        true => kept(&row, asked.spec, &answer)?,
+        false => Vec::new(),
+    };
+    Ok(compare(expect, &Answered { answer, kept }, subject.is_server))
+}
+
+fn asked(params: &Map<String, Json>) -> Result<Asked, String> {
+    // Without a seed there is no known answer, but for a greedy row.
+    let mut asked = Asked { spec: ParamsSpec { seed: Some(0), ..ParamsSpec::DEFAULT } };
+    for (name, value) in params.iter().filter(|(_, value)| !value.is_null()) {
+        if let Some((field, value)) = parameter(name, value)? {
+            field.set(&mut asked.spec, value);
+        } else if let Some((_, read)) = OTHERS.iter().find(|(other, _)| other == name) {
+            read(value, &mut asked)?;
+        }
+    }
+    Ok(asked)
+}
+
+fn compare(expect: &Map<String, Json>, row: &Answered, is_server: bool) -> Check {
+    let mut check = Check::default();
+    for (name, compare) in &EXPECTED {
+        let Some(expected) = expect.get(*name) else { continue };
+        match compare {
+            Compare::Exact(got) => check.exact(name, expected, got(row)),
+            Compare::Near(got) => check.within_a_unit(name, expected, got(row)),
+            Compare::Kept(_) if is_server => check.skip(name),
+            Compare::Kept(got) => check.exact(name, expected, got(&row.kept)),
+        }
+    }
+    check
+}
+
+fn asks_for_kept(expect: &Map<String, Json>) -> bool {
+    EXPECTED.iter().any(|(name, how)| matches!(how, Compare::Kept(_)) && expect.contains_key(*name))
+}
+
+/// The first tokens of a row, as many as an answer says.
+fn kept(row: &StoredRow, spec: ParamsSpec, answer: &Answer) -> Result<Vec<u32>, Box<dyn Error>> {
+    if answer.outcome.status != RowStatus::Ok {
+        return Ok(Vec::new());
+    }
+    let row = Row::new(row.dtype, &row.logits, spec.parse(|| 0)?)?;
+    let mut order: Vec<u32> = (0..row.vocab_size()).collect();
+    order.sort_by_key(|&token| (Reverse(key32(row.logit(token))), token));
+    order.truncate(answer.outcome.kept as usize);
+    Ok(order)
+}
+
+fn ascending(kept: &[u32]) -> Json {
+    let mut ids = kept.to_vec();
+    ids.sort_unstable();
+    json!(ids)
+}
+
+fn tokens(row: &Answered) -> Json {
+    json!(row.answer.draws.iter().map(|draw| draw.token).collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use logitd_core::batch::{Draw, Dtype, Outcome};
+
+    #[test]
+    fn what_is_kept_follows_the_total_order() {
+        let logits = [1.0f32, 3.0, -0.0, 3.0, 0.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+        let row = StoredRow { dtype: Dtype::F32, logits };
+        let answer = |status, kept| Answer {
+            outcome: Outcome { status, kept, kept_mass: 9 },
+            draws: vec![Draw { token: 1, logprob: -1.0 }],
+            seed: 0,
+        };
+        let of = |answer: &Answer| kept(&row, ParamsSpec::DEFAULT, answer).unwrap();
+        assert_eq!(of(&answer(RowStatus::Ok, 4)), [1, 3, 0, 2]);
+        assert!(of(&answer(RowStatus::Nan, 0)).is_empty());
+        let expect = json!({"bounds": [1, 2], "kept_ids": [0, 1, 2, 3], "kept": 4, "token": 1,
+            "draws": [1], "status": "OK", "kept_mass": 9, "logprob_bits": "bf800000"});
+        let answer = answer(RowStatus::Ok, 4);
+        let answered = Answered { kept: of(&answer), answer };
+        let check = compare(expect.as_object().unwrap(), &answered, false);
+        assert_eq!((check.compared, check.wrong.len()), (8, 0), "{:?}", check.wrong);
+        let of_a_server = compare(expect.as_object().unwrap(), &answered, true);
+        assert_eq!(of_a_server.compared, 6);
+        assert_eq!(of_a_server.skipped, ["bounds", "kept_ids"]);
+        let other = json!({"bounds": [1, 4], "kept_ids": [0, 1, 2], "token": 3, "draws": [1, 1]});
+        let check = compare(other.as_object().unwrap(), &answered, false);
+        assert_eq!(check.wrong.len(), 4, "{:?}", check.wrong);
+    }
+}
