@@ -2,6 +2,7 @@
 //! mistakes.
 
 mod cases;
+mod vectors;
 
 use half::{bf16, f16};
 use logitd::files::npy;

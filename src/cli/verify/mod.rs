@@ -103,8 +103,8 @@ Examples:
   logitd verify --a cpu:avx512 --logits logits.npy
   logitd verify --a cuda:0 --b cpu                   a GPU against the processor
   logitd verify --recorded today.trace               what a server has answered, checked here
-  logitd verify --vectors rows.json --a cpu:avx2     known answers, which tests/vectors/README.md describes
-  logitd verify --vectors rows.json --target HOST    the same, of a server
+  logitd verify --vectors known.json --a cpu:avx2    a backend against known answers
+  logitd verify --vectors known.json --target HOST   a server against them
 
 Exit code: 0 no difference, 1 a difference, 2 an error, or nothing was compared.";
 

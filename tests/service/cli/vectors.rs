@@ -1,0 +1,227 @@
+//! `verify --vectors`: known answers, held to backends and servers.
+
+use super::{Folder, Serve, rows};
+use logitd_core::backend::cpu::Isa;
+use logitd_core::batch::Dtype;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+
+/// A file of known answers.
+fn path(name: &str) -> String {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/independent");
+    folder.join(name).display().to_string()
+}
+
+/// Those of an independent implementation that need nothing beyond version 1, and the integer tools.
+fn controls() -> Value {
+    serde_json::from_slice(&std::fs::read(path("controls.json")).unwrap()).unwrap()
+}
+
+impl Folder {
+    /// What `verify --vectors` prints, with the exit code that is expected.
+    fn verify(&self, code: i32, args: &[&str]) -> String {
+        let output = self.logitd(&[&["verify", "--vectors"], args].concat());
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
+        String::from_utf8(output.stdout).unwrap() + &error
+    }
+
+    fn vectors(&self, name: &str, vectors: &Value) -> String {
+        self.text(name, &vectors.to_string())
+    }
+}
+
+#[test]
+fn every_backend_returns_the_known_answers() {
+    let folder = Folder::new();
+    let cpu = Isa::ALL.iter().filter(|isa| isa.is_supported()).map(|isa| format!("cpu:{isa}"));
+    for backend in cpu.chain(["reference".into()]) {
+        let json = folder.verify(0, &[&path("controls.json"), "--a", &backend, "--json"]);
+        let counts: Value = serde_json::from_str(&json).unwrap();
+        let expected = json!({"interval": 20, "log2": 10, "pow2": 8, "sample": 10, "surprisal": 9});
+        assert_eq!(counts["compared"], expected, "{backend}");
+        assert_eq!((&counts["left_out"], &counts["first_difference"]), (&json!(0), &Value::Null));
+    }
+    for (file, said) in [
+        ("mass.json", "52 cases compared"),
+        ("edge_rows.json", "75 cases compared"),
+        ("tiny_rows.json", "60 cases compared"),
+    ] {
+        let text = folder.verify(0, &[&path(file)]);
+        assert!(text.contains(said) && text.contains(": 0 differences"), "{file}: {text}");
+    }
+}
+
+#[test]
+fn a_server_returns_the_known_answers_that_the_api_has() {
+    let folder = Folder::new();
+    let serve = Serve::start(&folder, &[]);
+    let controls = path("controls.json");
+    for target in &serve.targets {
+        let text = folder.verify(0, &[&controls, "--target", target]);
+        assert!(text.contains("10 cases compared"), "{text}");
+        let skipped = "these kinds: interval (20), log2 (10), pow2 (8), surprisal (9)";
+        assert!(text.contains(skipped), "{text}");
+        assert!(text.contains("these fields: bounds (10), kept_ids (10)"), "{text}");
+    }
+    let target = &serve.targets[0];
+    let text = folder.verify(2, &[&controls, "--target", target, "--kinds", "log2,pow2"]);
+    assert!(
+        text.contains("log2 (10), pow2 (8)") && text.contains("nothing was compared"),
+        "{text}"
+    );
+    let text = folder.verify(0, &[&path("edge_rows.json"), "--target", target]);
+    assert!(text.contains("75 cases compared"), "{text}");
+    let text = folder.verify(2, &[&controls, "--target", target, "--a", "reference"]);
+    assert!(text.contains("--a and --threads are for this process"), "{text}");
+}
+
+#[test]
+fn a_wrong_answer_is_found_and_its_replay_shows_it_again() {
+    let folder = Folder::new();
+    let of_kind = |vectors: &Value, kind: &str| {
+        let cases = vectors["cases"].as_array().unwrap();
+        cases.iter().position(|case| case["kind"] == kind).unwrap()
+    };
+    for (kind, field, wrong) in [
+        ("sample", "status", json!("NAN")),
+        ("sample", "token", json!(4_000_000)),
+        ("sample", "kept", json!(0)),
+        ("sample", "kept_mass", json!(1)),
+        ("sample", "bounds", json!([0, 0, 0])),
+        ("sample", "kept_ids", json!([])),
+        ("sample", "logprob_bits", json!("bf800000")),
+        ("log2", "", json!(7)),
+        ("pow2", "", json!(7)),
+        ("surprisal", "mass", json!(7)),
+        ("surprisal", "g", json!(7)),
+        ("surprisal", "term", json!(7)),
+        ("interval", "W", json!(7)),
+        ("interval", "E", json!(7)),
+        ("interval", "A", json!(7)),
+        ("interval", "H32", json!(7)),
+    ] {
+        let mut vectors = controls();
+        let index = of_kind(&vectors, kind);
+        let expect = &mut vectors["cases"][index]["expect"];
+        let place = if field.is_empty() { expect } else { &mut expect[field] };
+        assert_ne!(*place, wrong);
+        *place = wrong.clone();
+        let file = folder.vectors("wrong.json", &vectors);
+        let text = folder.verify(1, &[&file]);
+        assert!(text.contains("57 cases compared") && text.contains("1 DIFFER"), "{field}: {text}");
+        let name = if field.is_empty() { kind } else { field };
+        assert!(text.contains(&format!("{name}: expected {wrong}, got ")), "{field}: {text}");
+        let replay = text.split("replay: logitd verify --vectors ").nth(1).unwrap();
+        let replay: Vec<&str> = replay.split_whitespace().collect();
+        assert!(folder.verify(1, &replay).contains("1 cases compared"), "{field}: {replay:?}");
+        let json = folder.verify(1, &[&file, "--json"]);
+        let found: Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(found["different"][kind], 1, "{field}");
+        assert_eq!(found["first_difference"]["index"], index, "{field}");
+        assert_eq!(found["first_difference"]["differences"][0]["field"], field);
+    }
+}
+
+#[test]
+fn what_is_not_known_is_named_and_counted_and_never_compared() {
+    let folder = Folder::new();
+    let mut vectors = controls();
+    let cases = vectors["cases"].as_array_mut().unwrap();
+    let mut samples = cases.iter_mut().filter(|case| case["kind"] == "sample");
+    let first = samples.next().unwrap();
+    first["params"]["a_new_control"] = json!(0.5);
+    first["expect"]["a_new_answer"] = json!(1);
+    samples.next().unwrap()["params"]["a_new_control"] = json!(0.5);
+    samples.next().unwrap()["a_new_key"] = json!(0.5);
+    cases.push(json!({"kind": "a_new_kind", "expect": 5}));
+    let file = folder.vectors("new.json", &vectors);
+    let missing = "parameter a_new_control (2), expectation a_new_answer (1), key a_new_key (1), kind a_new_kind (1)";
+    let text = folder.error(&["verify", "--vectors", &file]);
+    assert!(text.contains("unknown expectation a_new_answer. 4 of 58 cases need"), "{text}");
+    assert!(text.contains(missing), "{text}");
+    let text = folder.verify(0, &[&file, "--known"]);
+    assert!(text.contains("54 cases compared"), "{text}");
+    assert!(text.contains("left out: 4 cases") && text.contains(missing), "{text}");
+    let text = folder.verify(0, &[&file, "--kinds", "log2,interval"]);
+    assert!(text.contains("30 cases compared"), "{text}");
+    let text = folder.verify(2, &[&file, "--case", "57", "--known"]);
+    assert!(text.contains("nothing was compared"), "{text}");
+    for (args, part) in [
+        (&["--kinds", "a_new_kind"][..], "names a_new_kind; known: sample, mass, log2"),
+        (&["--case", "58"], "--case is 58; it holds 58 cases"),
+        (&["--rows", "5"], "--rows"),
+        (&["--params", "a.jsonl"], "--params"),
+        (&["--logits", "a.npy", "--known"], "a.npy: No such file"),
+    ] {
+        let message = folder.error(&[&["verify", "--vectors", &file], args].concat());
+        assert!(message.contains(part), "{args:?}: {message}");
+    }
+    for args in [&["--known"][..], &["--json"], &["--kinds", "log2"], &["--target", "localhost"]] {
+        let message = folder.error(&[&["verify"], args].concat());
+        assert!(message.contains("--vectors"), "{args:?}: {message}");
+    }
+}
+
+#[test]
+fn rows_with_a_number_are_those_of_a_file_of_logits() {
+    let folder = Folder::new();
+    let logits = folder.npy("rows.npy", Dtype::F32, &rows(3, 40));
+    let tokens = folder.sample(&["--logits", &logits, "--seed", "7"]);
+    let case = |row: usize| {
+        let expect = json!({"status": "OK", "token": tokens[row]["token"], "kept": 40});
+        json!({"kind": "sample", "row": row, "params": {"seed": 7}, "expect": expect})
+    };
+    let mut vectors = json!({"cases": [case(0), case(2), case(1)]});
+    let file = folder.vectors("numbered.json", &vectors);
+    let text = folder.verify(0, &[&file, "--logits", &logits]);
+    assert!(text.contains("3 cases compared"), "{text}");
+    let text = folder.verify(2, &[&file]);
+    assert!(text.contains("row is 0: the file names no logits; --logits does"), "{text}");
+    vectors["logits"] = json!("rows.npy");
+    let file = folder.vectors("numbered.json", &vectors);
+    assert!(folder.verify(0, &[&file]).contains("3 cases compared"));
+    vectors["cases"][1]["row"] = json!(3);
+    let file = folder.vectors("numbered.json", &vectors);
+    let text = folder.verify(2, &[&file]);
+    assert!(text.contains("case 1: row is 3; the file of logits has 0 to 2"), "{text}");
+    vectors["logits"] = json!("none.npy");
+    let file = folder.vectors("numbered.json", &vectors);
+    let text = folder.verify(2, &[&file]);
+    assert!(text.contains("none.npy: No such file"), "{text}");
+}
+
+#[test]
+fn a_case_that_cannot_be_read_is_named() {
+    let folder = Folder::new();
+    let row = json!({"dtype": "f16", "bits": ["3c00", "4000"]});
+    let nan = json!({"dtype": "f16", "bits": ["7e00"]});
+    for (case, part) in [
+        (json!({"kind": "log2", "w": 0, "expect": 0}), "w is 0; allowed: 1 or more"),
+        (json!({"kind": "log2", "w": -1, "expect": 0}), "w is -1; wanted: a whole number"),
+        (json!({"kind": "log2", "expect": 0}), "has no w"),
+        (json!({"kind": "pow2", "a": 0}), "has no expect"),
+        (
+            json!({"kind": "interval", "row": "b", "temperature": 1, "expect": {}}),
+            "row is b, which",
+        ),
+        (json!({"kind": "interval", "row": nan, "temperature": 1, "expect": {}}), "its row is NAN"),
+        (json!({"kind": "interval", "row": row, "temperature": 0, "expect": {}}), "no masses"),
+        (
+            json!({"kind": "mass", "temperature": 1, "x_minus_max": "1", "expect": 1}),
+            "x_minus_max is \"1\"; allowed: 0 or below",
+        ),
+        (json!({"kind": "sample", "row": row, "params": {}, "expect": {}}), "expects no status"),
+        (
+            json!({"kind": "sample", "row": row, "params": {"top_p": 2}, "expect": {"status": "OK"}}),
+            "top_p is 2; allowed: above 0, up to 1",
+        ),
+    ] {
+        let cases = json!({"cases": [{"name": "fine", "kind": "log2", "w": 1, "expect": 0}, case]});
+        let file = folder.vectors("case.json", &cases);
+        let text = folder.verify(2, &[&file]);
+        assert!(text.contains("case.json: case 1: ") && text.contains(part), "{case}: {text}");
+    }
+    let file = folder.text("cut.json", "{\"cases\": [");
+    assert!(folder.error(&["verify", "--vectors", &file]).contains("cut.json: EOF"));
+}
