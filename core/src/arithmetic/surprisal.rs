@@ -85,8 +85,8 @@ mod tests {
         for i in 1..40_000 {
             let Surprisal { mass, g, term } = surprisal(i as f32 / -2048.0, 0.0, scale);
             // The mass is short of the power by less than a unit.
-            let least = u128::from(mass) * u128::from(g) >> 18;
-            let most = u128::from(mass + 1) * u128::from(g) >> 18;
+            let least = (u128::from(mass) * u128::from(g)) >> 18;
+            let most = (u128::from(mass + 1) * u128::from(g)) >> 18;
             assert!((least..=most).contains(&u128::from(term)), "{i}: {mass} {g} {term}");
         }
     }

@@ -14,8 +14,11 @@ pub struct Kind {
     /// What of a case is not known here, by names that people can look up.
     pub unknown: fn(&Case) -> Vec<String>,
     /// Computes and compares. An error is a case that cannot be read, or a subject that fails.
-    pub check: fn(&Case, &Vectors, &mut Subject) -> Result<Check, Box<dyn Error>>,
+    pub check: fn(&Case, &Vectors, &mut Subject) -> Checked,
 }
+
+/// A case that was compared.
+type Checked = Result<Check, Box<dyn Error>>;
 
 /// Every kind.
 pub static KINDS: [Kind; 6] = [
