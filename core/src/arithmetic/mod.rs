@@ -7,7 +7,7 @@
 //!
 //! A row passes through the files of this folder in this order: [`key`] (the total order of tokens),
 //! [`mass`] (temperature, and the weight of each token), [`cut`] (how many tokens top-k, top-p and
-//! min-p keep), [`philox`] and [`draw`] (which of the kept tokens is drawn), [`logprob`]. What its
+//! min-p keep), [`philox`] and [`draw`] or [`race`] (which of the kept tokens is drawn), [`logprob`]. What its
 //! parameters come to, in constants and steps, is its [`plan`].
 //!
 //! Controls beyond those, and what is said of a whole row, stand on integers as well: [`fraction`] (a parameter
@@ -29,6 +29,7 @@ pub mod mass;
 pub mod philox;
 pub mod plan;
 pub mod power;
+pub mod race;
 pub mod surprisal;
 
 /// Version of the function. A result can be replayed by any build with the same number.

@@ -6,6 +6,8 @@
 
 /// What randomness is used for. Each use has its own stream.
 pub const PURPOSE_TOKEN: u32 = 0;
+/// The noise of a token in a [race](super::race). It shares its word of the counter with the token's id.
+pub const PURPOSE_RACE: u32 = 6;
 
 /// Ten rounds of Philox4x32.
 #[inline]
