@@ -108,6 +108,8 @@ pub struct Row<'a> {
     vocab_size: u32,
     logits: Logits<'a>,
     params: SamplingParams,
+    /// A little-endian u32 a logit where they are not 0, 1, 2, ..
+    ids: Option<&'a [u8]>,
 }
 
 impl<'a> Row<'a> {
@@ -141,7 +143,29 @@ impl<'a> Row<'a> {
         if !(1..=VOCAB_SIZE_MAX as usize).contains(&vocab_size) {
             return Err(RowError::VocabSize(vocab_size));
         }
-        Ok(Self { dtype, vocab_size: vocab_size as u32, logits, params })
+        Ok(Self { dtype, vocab_size: vocab_size as u32, logits, params, ids: None })
+    }
+
+    /// The same row, as one of a few tokens with these ids: a little-endian u32 a logit, ascending. Results go by the
+    /// index of the logit all the same; a token's own id is what the noise of a race belongs to.
+    ///
+    /// # Panics
+    /// If there are not as many ids as logits.
+    pub fn with_ids(self, ids: &'a [u8]) -> Self {
+        assert_eq!(ids.len(), self.vocab_size as usize * size_of::<u32>(), "an id a logit");
+        Self { ids: Some(ids), ..self }
+    }
+
+    /// Whether its logits have ids of their own.
+    pub fn has_ids(&self) -> bool {
+        self.ids.is_some()
+    }
+
+    /// The id of the token with a logit.
+    pub fn id(&self, index: u32) -> u32 {
+        let Some(ids) = self.ids else { return index };
+        let at = index as usize * size_of::<u32>();
+        u32::from_le_bytes(ids[at..at + size_of::<u32>()].try_into().expect("four bytes"))
     }
 
     /// How the logits are stored.

@@ -7,6 +7,7 @@
 
 pub mod written;
 
+pub use crate::arithmetic::draw::DrawRule;
 use crate::arithmetic::plan::Plan;
 use std::fmt;
 use written::Decimal;
@@ -17,7 +18,7 @@ pub const TEMPERATURE_RANGE: (f32, f32) = (1e-30, 1e4);
 pub const DRAWS_MAX: u32 = 1024;
 
 /// Every parameter, in the API's order.
-pub static FIELDS: [Field; 7] = [
+pub static FIELDS: [Field; 8] = [
     Field {
         name: "temperature",
         symbol: "T",
@@ -85,6 +86,15 @@ pub static FIELDS: [Field; 7] = [
         kind: Kind::Whole { least: 1, most: DRAWS_MAX as u64 },
         place: |spec| Place::Count(&mut spec.draws),
     },
+    Field {
+        name: "draw_rule",
+        symbol: "RULE",
+        about: "How draws follow from random bits: cumulative, or race, under which the token changes less where \
+                logits change a little",
+        allowed: "cumulative, race",
+        kind: Kind::Name { names: &["cumulative", "race"], prefix: "DRAW_RULE_" },
+        place: |spec| Place::Rule(&mut spec.draw_rule),
+    },
 ];
 
 /// A parameter: its name, what it may be, and where it stands in a [`ParamsSpec`].
@@ -109,6 +119,8 @@ enum Kind {
     Real { contains: fn(f32) -> bool, contains_written: fn(&Decimal) -> bool },
     /// A whole number, both ends included.
     Whole { least: u64, most: u64 },
+    /// One of some names, in letters of either case; the API's enum has the prefix before each.
+    Name { names: &'static [&'static str], prefix: &'static str },
 }
 
 /// Where a parameter stands.
@@ -117,6 +129,7 @@ enum Place<'a> {
     Count(&'a mut u32),
     Index(&'a mut u64),
     Seed(&'a mut Option<u64>),
+    Rule(&'a mut DrawRule),
 }
 
 /// What a parameter is set to.
@@ -126,6 +139,8 @@ pub enum Value {
     Real(f32),
     /// A whole number.
     Whole(u64),
+    /// One of the names that the parameter may have.
+    Name(&'static str),
     /// Nothing: a seed that is left to whoever samples.
     Unset,
 }
@@ -135,6 +150,7 @@ impl fmt::Display for Value {
         match self {
             Self::Real(x) => f.write_str(&shortest(*x)),
             Self::Whole(n) => n.fmt(f),
+            Self::Name(name) => f.write_str(name),
             Self::Unset => f.write_str("none"),
         }
     }
@@ -153,13 +169,15 @@ impl Field {
             Place::Count(n) => Value::Whole(u64::from(*n)),
             Place::Index(n) => Value::Whole(*n),
             Place::Seed(n) => n.map_or(Value::Unset, Value::Whole),
+            Place::Rule(rule) => Value::Name(rule.name()),
         }
     }
 
     /// Sets it.
     ///
     /// # Panics
-    /// If the value is none of this parameter: a fraction for a count, or nothing for another than the seed.
+    /// If the value is none of this parameter: a fraction for a count, another name, or nothing for another than the
+    /// seed.
     pub fn set(&self, spec: &mut ParamsSpec, value: Value) {
         match ((self.place)(spec), value) {
             (Place::Real(x), Value::Real(value)) => *x = value,
@@ -167,6 +185,9 @@ impl Field {
             (Place::Index(n), Value::Whole(value)) => *n = value,
             (Place::Seed(n), Value::Whole(value)) => *n = Some(value),
             (Place::Seed(n), Value::Unset) => *n = None,
+            (Place::Rule(rule), Value::Name(name)) => {
+                *rule = DrawRule::named(name).expect("one of the names");
+            }
             (_, value) => panic!("{} is set to {value:?}", self.name),
         }
     }
@@ -181,12 +202,14 @@ impl Field {
         let contains = match (&self.kind, value) {
             (Kind::Real { contains, .. }, Value::Real(x)) => contains(x),
             (Kind::Whole { least, most }, Value::Whole(n)) => (*least..=*most).contains(&n),
+            (Kind::Name { names, .. }, Value::Name(name)) => names.contains(&name),
             (_, value) => value == Value::Unset,
         };
         if contains { Ok(()) } else { Err(self.refuse(value.to_string())) }
     }
 
-    fn refuse(&'static self, value: String) -> ParamsError {
+    /// The error of a value that the parameter cannot have.
+    pub fn refuse(&'static self, value: String) -> ParamsError {
         ParamsError { field: self.name, value, allowed: self.allowed }
     }
 }
@@ -209,6 +232,8 @@ pub struct ParamsSpec {
     pub position: u64,
     /// How many independent draws to take from the row: 1 to 1024. Default 1.
     pub draws: u32,
+    /// How they follow from random bits. Default cumulative.
+    pub draw_rule: DrawRule,
 }
 
 impl Default for ParamsSpec {
@@ -227,6 +252,7 @@ impl ParamsSpec {
         seed: None,
         position: 0,
         draws: 1,
+        draw_rule: DrawRule::Cumulative,
     };
 
     /// Checks every range. `fresh_seed` is asked for a seed where none was given.
@@ -241,6 +267,7 @@ impl ParamsSpec {
             seed: self.seed.unwrap_or_else(fresh_seed),
             position: self.position,
             draws: self.draws as u16,
+            draw_rule: self.draw_rule,
         })
     }
 }
@@ -261,6 +288,7 @@ pub struct SamplingParams {
     seed: u64,
     position: u64,
     draws: u16,
+    draw_rule: DrawRule,
 }
 
 impl SamplingParams {
@@ -293,7 +321,7 @@ impl SamplingParams {
     /// request: it costs a division and at most one logarithm, less than looking up by what rows share it.
     #[inline]
     pub fn plan(&self) -> Plan {
-        Plan::new(self.temperature, self.top_k(), self.top_p(), self.min_p())
+        Plan::new(self.temperature, self.top_k(), self.top_p(), self.min_p(), self.draw_rule)
     }
 
     /// Key of the random stream.
@@ -315,13 +343,29 @@ impl SamplingParams {
     pub fn draws(&self) -> u32 {
         u32::from(self.draws)
     }
+
+    /// How draws follow from random bits.
+    pub fn draw_rule(&self) -> DrawRule {
+        self.draw_rule
+    }
+
+    /// The tokens that may run in this row's races, draw by draw: 0 where there are none. No more are kept than this
+    /// bound says, which is known before the row is sampled.
+    pub fn race_tokens_max(&self, vocab_size: u32) -> u64 {
+        if self.is_greedy() || self.draw_rule != DrawRule::Race {
+            return 0;
+        }
+        let kept_max = self.top_k().map_or(vocab_size, |k| k.min(vocab_size));
+        u64::from(kept_max) * u64::from(self.draws)
+    }
 }
 
 impl From<SamplingParams> for ParamsSpec {
     fn from(params: SamplingParams) -> Self {
-        let SamplingParams { temperature, top_k, top_p, min_p, seed, position, draws } = params;
+        let SamplingParams { temperature, top_k, top_p, min_p, seed, position, draws, draw_rule } =
+            params;
         let (seed, draws) = (Some(seed), u32::from(draws));
-        Self { temperature, top_k, top_p, min_p, seed, position, draws }
+        Self { temperature, top_k, top_p, min_p, seed, position, draws, draw_rule }
     }
 }
 

@@ -178,6 +178,7 @@ fn unknown(key: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use logitd_core::params::DrawRule;
 
     const FLAGS: ParamsSpec = ParamsSpec {
         temperature: 0.7,
@@ -187,6 +188,7 @@ mod tests {
         seed: Some(1),
         position: 2,
         draws: 3,
+        draw_rule: DrawRule::Race,
     };
 
     fn each(text: &str) -> Vec<ParamsSpec> {
@@ -229,6 +231,11 @@ mod tests {
             let expected = ParamsSpec { top_k: 5, seed: Some(42), draws: 1, min_p: 0.0, ..FLAGS };
             assert_eq!(line(text), expected, "{text}");
         }
+        for name in ["cumulative", "CUMULATIVE", "DRAW_RULE_CUMULATIVE"] {
+            let text = format!(r#"{{"drawRule": "{name}"}}"#);
+            let expected = ParamsSpec { draw_rule: DrawRule::Cumulative, ..FLAGS };
+            assert_eq!(line(&text), expected, "{text}");
+        }
         let whole = Some((1 << 53) + 1);
         assert_eq!(line(r#"{"seed": "9007199254740993"}"#).seed, whole);
         assert_eq!(line(r#"{"seed": 9007199254740993}"#).seed, whole);
@@ -258,6 +265,7 @@ mod tests {
             (r#"{"temperature": -Infinity}"#, "temperature is -Infinity; allowed"),
             (r#"{"temperature": 1e-46}"#, "temperature is 1e-46; allowed"),
             (r#"{"temperature": 1e-45}"#, "temperature is 1e-45; allowed"),
+            (r#"{"draw_rule": "gumbel"}"#, "draw_rule is gumbel; allowed: cumulative, race"),
             (r#"{"draws": 1025}"#, "draws is 1025; allowed: whole numbers, 1 to 1024"),
             (r#"{"draws": 1, "draws": 2}"#, "has the key draws twice"),
             (r#"{"top_k": 1, "topK": 2}"#, "has the key top_k twice"),

@@ -1,14 +1,14 @@
 //! Parameters of a row: messages of the API, and JSON with the same keys.
 
 use super::whole::Whole;
-use logitd_core::params::{FIELDS, ParamsSpec, SamplingParams, Value};
+use logitd_core::params::{DrawRule, FIELDS, Field, ParamsError, ParamsSpec, SamplingParams, Value};
 use logitd_proto as api;
 use serde_json::{Map, Value as Json};
 
-/// What a message asks for.
-pub fn spec(params: &api::SamplingParams) -> ParamsSpec {
+/// What a message asks for. Wrong is an enum's number without a name here: numbers are checked when they are parsed.
+pub fn spec(params: &api::SamplingParams) -> Result<ParamsSpec, ParamsError> {
     let default = ParamsSpec::default();
-    ParamsSpec {
+    Ok(ParamsSpec {
         temperature: params.temperature.unwrap_or(default.temperature),
         top_k: params.top_k,
         top_p: params.top_p.unwrap_or(default.top_p),
@@ -16,6 +16,28 @@ pub fn spec(params: &api::SamplingParams) -> ParamsSpec {
         seed: params.seed,
         position: params.position,
         draws: params.draws.unwrap_or(default.draws),
+        draw_rule: draw_rule(params.draw_rule)?,
+    })
+}
+
+fn draw_rule(number: i32) -> Result<DrawRule, ParamsError> {
+    match api::DrawRule::try_from(number) {
+        Ok(api::DrawRule::Unspecified) => Ok(DrawRule::default()),
+        Ok(api::DrawRule::Cumulative) => Ok(DrawRule::Cumulative),
+        Ok(api::DrawRule::Race) => Ok(DrawRule::Race),
+        Err(_) => {
+            let field = Field::named("draw_rule").expect("a parameter");
+            Err(field.refuse(number.to_string()))
+        }
+    }
+}
+
+/// The rule as messages name it. The default is left out, so that a request that asks for nothing new has the bytes
+/// that it always had.
+fn draw_rule_message(rule: DrawRule) -> api::DrawRule {
+    match rule {
+        DrawRule::Cumulative => api::DrawRule::Unspecified,
+        DrawRule::Race => api::DrawRule::Race,
     }
 }
 
@@ -29,6 +51,7 @@ pub fn message(spec: &ParamsSpec) -> api::SamplingParams {
         seed: spec.seed,
         position: spec.position,
         draws: Some(spec.draws),
+        draw_rule: draw_rule_message(spec.draw_rule).into(),
     }
 }
 
@@ -37,6 +60,7 @@ pub fn json(params: SamplingParams) -> Json {
     let value = |value| match value {
         Value::Real(x) => Json::from(x),
         Value::Whole(n) => serde_json::to_value(Whole(n)).expect("a number or a string"),
+        Value::Name(name) => Json::from(name),
         Value::Unset => Json::Null,
     };
     let pairs = FIELDS.iter().map(|field| (field.name.into(), value(field.get(params.into()))));
@@ -57,16 +81,25 @@ mod tests {
             seed: Some(7),
             position: 8,
             draws: 9,
+            draw_rule: DrawRule::Race,
         };
-        assert_eq!(super::spec(&message(&spec)), spec);
-        assert_eq!(super::spec(&api::SamplingParams::default()), ParamsSpec::default());
+        assert_eq!(super::spec(&message(&spec)), Ok(spec));
+        assert_eq!(super::spec(&api::SamplingParams::default()), Ok(ParamsSpec::default()));
         let unset = ParamsSpec::default();
-        assert_eq!(super::spec(&message(&unset)), unset);
+        assert_eq!(super::spec(&message(&unset)), Ok(unset));
+        let unknown = api::SamplingParams { draw_rule: 7, ..Default::default() };
+        let error = super::spec(&unknown).unwrap_err();
+        assert_eq!(error.to_string(), "draw_rule is 7; allowed: cumulative, race");
     }
 
     #[test]
     fn json_has_every_parameter_and_reads_back() {
-        let spec = ParamsSpec { temperature: 0.7, seed: Some(u64::MAX), ..Default::default() };
+        let spec = ParamsSpec {
+            temperature: 0.7,
+            seed: Some(u64::MAX),
+            draw_rule: DrawRule::Race,
+            ..Default::default()
+        };
         let json = json(spec.parse(|| 0).unwrap());
         assert_eq!(json.as_object().unwrap().len(), FIELDS.len());
         assert_eq!(json["seed"], u64::MAX.to_string());

@@ -1,6 +1,34 @@
 //! Which kept token is drawn: the least id such that the kept tokens up to it, in ascending id,
 //! have more mass than the target. Ids ascending, not sorted order: no sort is needed to draw.
 
+/// How a draw follows from random bits. Either rule draws a token with its share of the kept mass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum DrawRule {
+    /// By a place in the kept mass: [`target`].
+    #[default]
+    Cumulative,
+    /// By a noise of each token's own: [`race`](super::race).
+    Race,
+}
+
+impl DrawRule {
+    /// Every rule.
+    pub const ALL: [Self; 2] = [Self::Cumulative, Self::Race];
+
+    /// The name used by flags and files.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cumulative => "cumulative",
+            Self::Race => "race",
+        }
+    }
+
+    /// The rule of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|rule| rule.name() == name)
+    }
+}
+
 /// Maps 64 random bits to a mass below `kept_mass`.
 #[inline]
 pub fn target(bits: u64, kept_mass: u64) -> u64 {

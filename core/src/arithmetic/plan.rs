@@ -4,6 +4,7 @@
 //! there are, what each is given, and in which order they apply.
 
 use super::cut::{min_p_distance, top_p_fraction};
+use super::draw::DrawRule;
 use super::mass::Scale;
 
 /// What is done with a row.
@@ -15,11 +16,13 @@ pub enum Plan {
     Draw(Chain),
 }
 
-/// The temperature of a row, and its cuts.
+/// The temperature of a row, its cuts, and how it draws.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Chain {
     /// What masses are computed with.
     pub scale: Scale,
+    /// How a token is drawn of what the steps leave.
+    pub rule: DrawRule,
     /// The first `len` count.
     steps: [Step; STEPS_MAX],
     len: usize,
@@ -40,19 +43,21 @@ pub enum Step {
 }
 
 impl Plan {
-    /// The plan for a temperature (0 is greedy) and the cuts that are on, each within its range.
+    /// The plan for a temperature (0 is greedy), the cuts that are on, each within its range, and a rule.
     #[inline]
     pub fn new(
         temperature: f32,
         top_k: Option<u32>,
         top_p: Option<f32>,
         min_p: Option<f32>,
+        rule: DrawRule,
     ) -> Self {
         if temperature == 0.0 {
             return Self::Greedy;
         }
         let mut chain = Chain {
             scale: Scale::new(temperature),
+            rule,
             steps: [Step::TopK(u32::MAX); STEPS_MAX],
             len: 0,
         };
@@ -85,12 +90,13 @@ impl Chain {
 
 #[cfg(test)]
 mod tests {
+    use super::DrawRule::{Cumulative, Race};
     use super::*;
 
     #[test]
     fn temperature_0_is_greedy_whatever_the_cuts_are() {
-        assert_eq!(Plan::new(0.0, Some(3), Some(0.5), Some(0.1)), Plan::Greedy);
-        assert_eq!(Plan::new(-0.0, None, None, None), Plan::Greedy);
+        assert_eq!(Plan::new(0.0, Some(3), Some(0.5), Some(0.1), Race), Plan::Greedy);
+        assert_eq!(Plan::new(-0.0, None, None, None, Cumulative), Plan::Greedy);
     }
 
     #[test]
@@ -98,13 +104,13 @@ mod tests {
         let steps = |plan| match plan {
             Plan::Greedy => panic!("not at this temperature"),
             Plan::Draw(chain) => {
-                assert_eq!(chain.scale, Scale::new(0.5));
+                assert_eq!((chain.scale, chain.rule), (Scale::new(0.5), Race));
                 chain.steps().to_vec()
             }
         };
-        let all = steps(Plan::new(0.5, Some(3), Some(0.5), Some(1.0)));
+        let all = steps(Plan::new(0.5, Some(3), Some(0.5), Some(1.0), Race));
         assert_eq!(all, [Step::TopK(3), Step::TopP(1 << 63), Step::MinP(0.0)]);
-        assert_eq!(steps(Plan::new(0.5, None, None, Some(1.0))), [Step::MinP(0.0)]);
-        assert_eq!(steps(Plan::new(0.5, None, None, None)), []);
+        assert_eq!(steps(Plan::new(0.5, None, None, Some(1.0), Race)), [Step::MinP(0.0)]);
+        assert_eq!(steps(Plan::new(0.5, None, None, None, Race)), []);
     }
 }

@@ -1,13 +1,14 @@
 //! The oracle: sorts the row and does what the definition says, one sentence at a time.
 //!
-//! It takes the order, the masses and the random bits from [`crate::arithmetic`], and works out cuts
+//! It takes the order, the masses, the random bits and the noise from [`crate::arithmetic`], and works out cuts
 //! and draws by itself, so that it stays an independent opinion. It is never optimised.
 
 use super::{Backend, DeviceError, DeviceInfo};
 use crate::arithmetic::logprob::logprob;
 use crate::arithmetic::mass::{Scale, UNIT, mass};
-use crate::arithmetic::{key::key32, philox::token_bits};
+use crate::arithmetic::{key::key32, philox::token_bits, race};
 use crate::batch::{Draw, Outcome, Results, Row, RowStatus, Slot};
+use crate::params::{DrawRule, SamplingParams};
 
 /// The oracle as a backend, one row after another on the calling thread.
 #[derive(Debug)]
@@ -79,19 +80,47 @@ fn sample_row(row: &Row<'_>, slot: Slot<'_>) {
     let mut by_id: Vec<(usize, u64)> = order.into_iter().zip(masses).take(kept).collect();
     by_id.sort_unstable();
     for (draw, place) in slot.draws.iter_mut().enumerate() {
-        let bits = token_bits(params.seed(), params.position(), draw as u32);
-        let target = (u128::from(bits) * u128::from(kept_mass)) >> 64;
-        let mut cumulative = 0;
-        let &(token, _) = by_id
-            .iter()
-            .find(|(_, mass)| {
-                cumulative += u128::from(*mass);
-                cumulative > target
-            })
-            .expect("the target is below the kept mass");
+        let token = match params.draw_rule() {
+            DrawRule::Cumulative => cumulative(&by_id, kept_mass, params, draw as u32),
+            DrawRule::Race => fastest(&by_id, row, draw as u32),
+        };
         *place = Draw { token: token as u32, logprob: logprob(x[token], max, scale, kept_mass) };
     }
     *slot.outcome = Outcome { status, kept: kept as u32, kept_mass };
+}
+
+/// The token at which the sum of the masses, by ascending id, exceeds the draw's share of all.
+fn cumulative(
+    by_id: &[(usize, u64)],
+    kept_mass: u64,
+    params: &SamplingParams,
+    draw: u32,
+) -> usize {
+    let bits = token_bits(params.seed(), params.position(), draw);
+    let target = (u128::from(bits) * u128::from(kept_mass)) >> 64;
+    let mut sum = 0;
+    let (token, _) = by_id
+        .iter()
+        .find(|(_, mass)| {
+            sum += u128::from(*mass);
+            sum > target
+        })
+        .expect("the target is below the kept mass");
+    *token
+}
+
+/// The token with the greatest ratio of mass and noise, and of equals the first.
+fn fastest(by_id: &[(usize, u64)], row: &Row<'_>, draw: u32) -> usize {
+    let (seed, position) = (row.params().seed(), row.params().position());
+    let mut winner = (f32::NEG_INFINITY, 0);
+    for &(token, mass) in by_id {
+        let bits = race::token_bits(seed, position, draw, row.id(token as u32));
+        let ratio = race::ratio(mass, bits);
+        if ratio > winner.0 {
+            winner = (ratio, token);
+        }
+    }
+    winner.1
 }
 
 fn status(x: &[f32]) -> RowStatus {

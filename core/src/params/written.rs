@@ -16,16 +16,21 @@ const U64_DIGITS_MAX: i64 = 20;
 impl Field {
     /// The value that is written, within the parameter's range.
     pub fn read(&'static self, text: &str) -> Result<Value, ParamsError> {
-        let number = Decimal::parse(text.trim());
-        let value = number.and_then(|x| match &self.kind {
-            Kind::Real { contains_written, .. } => {
-                let within = (!x.negative || x.is_zero()) && contains_written(&x);
-                within.then(|| Value::Real(x.to_f32()))
+        let number = || Decimal::parse(text.trim());
+        let value = match &self.kind {
+            Kind::Real { contains_written, .. } => number()
+                .filter(|x| (!x.negative || x.is_zero()) && contains_written(x))
+                .map(|x| Value::Real(x.to_f32())),
+            Kind::Whole { least, most } => number()
+                .and_then(|x| x.to_u64())
+                .filter(|n| (*least..=*most).contains(n))
+                .map(Value::Whole),
+            Kind::Name { names, prefix } => {
+                let name = text.trim();
+                let name = name.strip_prefix(prefix).unwrap_or(name);
+                names.iter().find(|known| known.eq_ignore_ascii_case(name)).map(|n| Value::Name(n))
             }
-            Kind::Whole { least, most } => {
-                x.to_u64().filter(|n| (*least..=*most).contains(n)).map(Value::Whole)
-            }
-        });
+        };
         value.ok_or_else(|| self.refuse_text(text))
     }
 
@@ -241,6 +246,18 @@ mod tests {
                 && whole("draws", "1025").is_err()
                 && whole("draws", "1024").is_ok()
         );
+    }
+
+    #[test]
+    fn names_are_read_as_the_api_and_people_write_them() {
+        for text in ["race", "RACE", "Race", "DRAW_RULE_RACE", " race "] {
+            assert_eq!(read("draw_rule", text), Ok(Value::Name("race")), "{text}");
+        }
+        assert_eq!(read("draw_rule", "DRAW_RULE_CUMULATIVE"), Ok(Value::Name("cumulative")));
+        for text in ["", "1", "gumbel", "DRAW_RULE_", "DRAW_RULE_UNSPECIFIED"] {
+            let error = read("draw_rule", text).expect_err(text);
+            assert_eq!((error.field, error.allowed), ("draw_rule", "cumulative, race"));
+        }
     }
 
     #[test]

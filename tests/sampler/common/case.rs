@@ -140,6 +140,7 @@ pub fn spec(params: &SamplingParams) -> ParamsSpec {
         seed: Some(params.seed()),
         position: params.position(),
         draws: params.draws(),
+        draw_rule: params.draw_rule(),
     }
 }
 

@@ -228,6 +228,51 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn xor(self, a: __m256i, b: __m256i) -> __m256i {
+        simd!(_mm256_xor_si256(a, b))
+    }
+
+    #[inline(always)]
+    fn and(self, a: __m256i, b: __m256i) -> __m256i {
+        simd!(_mm256_and_si256(a, b))
+    }
+
+    #[inline(always)]
+    fn shift_right<const N: u32>(self, i: __m256i) -> __m256i {
+        simd!(_mm256_srl_epi32(i, _mm_cvtsi32_si128(N as i32)))
+    }
+
+    #[inline(always)]
+    fn shift_left<const N: u32>(self, i: __m256i) -> __m256i {
+        simd!(_mm256_sll_epi32(i, _mm_cvtsi32_si128(N as i32)))
+    }
+
+    #[inline(always)]
+    fn mul_wide(self, a: __m256i, b: __m256i) -> (__m256i, __m256i) {
+        simd!({
+            let even = _mm256_mul_epu32(a, b);
+            let odd = _mm256_mul_epu32(_mm256_srli_epi64::<32>(a), b);
+            let high = _mm256_blend_epi32::<0xaa>(_mm256_srli_epi64::<32>(even), odd);
+            let low = _mm256_blend_epi32::<0xaa>(even, _mm256_slli_epi64::<32>(odd));
+            (high, low)
+        })
+    }
+
+    #[inline(always)]
+    fn mul_low(self, a: __m256i, b: __m256i) -> __m256i {
+        simd!(_mm256_mullo_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn interleave(self, a: __m256i, b: __m256i) -> (__m256i, __m256i) {
+        simd!({
+            let (low, high) = (_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+            let first = _mm256_permute2x128_si256::<0x20>(low, high);
+            (first, _mm256_permute2x128_si256::<0x31>(low, high))
+        })
+    }
+
+    #[inline(always)]
     fn max_i32(self, a: __m256i, b: __m256i) -> __m256i {
         simd!(_mm256_max_epi32(a, b))
     }

@@ -226,6 +226,52 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn xor(self, a: __m512i, b: __m512i) -> __m512i {
+        simd!(_mm512_xor_si512(a, b))
+    }
+
+    #[inline(always)]
+    fn and(self, a: __m512i, b: __m512i) -> __m512i {
+        simd!(_mm512_and_si512(a, b))
+    }
+
+    #[inline(always)]
+    fn shift_right<const N: u32>(self, i: __m512i) -> __m512i {
+        simd!(_mm512_srli_epi32::<N>(i))
+    }
+
+    #[inline(always)]
+    fn shift_left<const N: u32>(self, i: __m512i) -> __m512i {
+        simd!(_mm512_slli_epi32::<N>(i))
+    }
+
+    #[inline(always)]
+    fn mul_wide(self, a: __m512i, b: __m512i) -> (__m512i, __m512i) {
+        simd!({
+            let even = _mm512_mul_epu32(a, b);
+            let odd = _mm512_mul_epu32(_mm512_srli_epi64::<32>(a), b);
+            // The upper words of the even products beside those of the odd ones; the lower words likewise.
+            let high = _mm512_mask_shuffle_epi32::<0b11_11_01_01>(odd, 0x5555, even);
+            let low = _mm512_mask_shuffle_epi32::<0b10_10_00_00>(even, 0xaaaa, odd);
+            (high, low)
+        })
+    }
+
+    #[inline(always)]
+    fn mul_low(self, a: __m512i, b: __m512i) -> __m512i {
+        simd!(_mm512_mullo_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn interleave(self, a: __m512i, b: __m512i) -> (__m512i, __m512i) {
+        let places = |first: u32| -> [u32; LANES] {
+            std::array::from_fn(|i| first + i as u32 / 2 + LANES as u32 * (i as u32 % 2))
+        };
+        let (first, second) = (self.load_u32(&places(0)), self.load_u32(&places(8)));
+        simd!((_mm512_permutex2var_epi32(a, first, b), _mm512_permutex2var_epi32(a, second, b)))
+    }
+
+    #[inline(always)]
     fn max_i32(self, a: __m512i, b: __m512i) -> __m512i {
         simd!(_mm512_max_epi32(a, b))
     }

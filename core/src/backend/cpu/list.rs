@@ -116,6 +116,18 @@ impl List {
         &self.id[..self.len]
     }
 
+    /// The same, and at least [`SLACK`] more of no meaning.
+    pub fn ids_and_slack(&self) -> &[u32] {
+        &self.id
+    }
+
+    /// The upper parts of the masses of a list that was weighed, in units of 2^16, and at least [`SLACK`] more of no
+    /// meaning.
+    #[inline(always)]
+    pub fn high(&self) -> &[u32] {
+        &self.high
+    }
+
     /// The mass of one token of a list that was weighed.
     #[inline(always)]
     pub fn mass(&self, i: usize) -> u64 {

@@ -20,6 +20,7 @@ mod nucleus;
 mod passes;
 mod portable;
 mod prepare;
+mod race;
 mod row;
 mod scan;
 mod search;

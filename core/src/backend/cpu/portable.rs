@@ -191,6 +191,43 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn xor(self, a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| a[i] ^ b[i])
+    }
+
+    #[inline(always)]
+    fn and(self, a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| a[i] & b[i])
+    }
+
+    #[inline(always)]
+    fn shift_right<const N: u32>(self, i: Self::I) -> Self::I {
+        i.map(|i| i >> N)
+    }
+
+    #[inline(always)]
+    fn shift_left<const N: u32>(self, i: Self::I) -> Self::I {
+        i.map(|i| i << N)
+    }
+
+    #[inline(always)]
+    fn mul_wide(self, a: Self::I, b: Self::I) -> (Self::I, Self::I) {
+        let products: [u64; LANES] = from_fn(|i| u64::from(a[i]) * u64::from(b[i]));
+        (products.map(|product| (product >> 32) as u32), products.map(|product| product as u32))
+    }
+
+    #[inline(always)]
+    fn mul_low(self, a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| a[i].wrapping_mul(b[i]))
+    }
+
+    #[inline(always)]
+    fn interleave(self, a: Self::I, b: Self::I) -> (Self::I, Self::I) {
+        let at = |i: usize| if i.is_multiple_of(2) { a[i / 2] } else { b[i / 2] };
+        (from_fn(at), from_fn(|i| at(LANES + i)))
+    }
+
+    #[inline(always)]
     fn max_i32(self, a: Self::I, b: Self::I) -> Self::I {
         from_fn(|i| (a[i] as i32).max(b[i] as i32) as u32)
     }

@@ -4,6 +4,7 @@
 //! row + plan -> prepare  (copy if on loan, scan)          -> status, block maxima
 //!            -> search   (steps of the plan)              -> the kept tokens: a list, or a cut and block masses
 //!            -> draw     (where the kept mass exceeds it) -> tokens, logprobs
+//!         or -> race     (the token that runs fastest)    -> tokens, logprobs
 //! ```
 //!
 //! Rows with NaN, with +inf or with nothing but -inf end after the first stage. So do greedy rows, whose token is the
@@ -15,10 +16,12 @@ use super::mass::Weights;
 use super::nucleus;
 use super::passes::ScannedRow;
 use super::prepare::{self, prepare};
+use super::race::{self, race};
 use super::search::cut;
 use super::simd::Simd;
 use super::team::Team;
 use crate::arithmetic::mass::UNIT;
+use crate::arithmetic::draw::DrawRule;
 use crate::arithmetic::plan::Plan;
 use crate::batch::{Draw, Outcome, Row, RowStatus, Slot};
 
@@ -28,6 +31,7 @@ pub struct Scratch {
     prepare: prepare::Buffers,
     search: nucleus::Buffers,
     draw: draw::Buffers,
+    race: race::Buffers,
 }
 
 /// Samples one row, with the threads of a team. `next` is the row that they read next: they fetch it from memory while
@@ -58,7 +62,7 @@ pub fn sample<S: Simd, E: Element>(
         }
         Plan::Draw(chain) => chain,
     };
-    let row = ScannedRow {
+    let scanned = ScannedRow {
         s,
         team,
         blocks: prepared.blocks,
@@ -72,8 +76,11 @@ pub fn sample<S: Simd, E: Element>(
         vocab_size: row.vocab_size(),
         next,
     };
-    let kept = cut(&row, chain.steps(), &mut scratch.search);
+    let kept = cut(&scanned, chain, &mut scratch.search);
     let stream = Stream { seed: params.seed(), position: params.position() };
-    let kept_mass = draw(&row, kept, stream, &mut scratch.draw, draws);
+    let kept_mass = match chain.rule {
+        DrawRule::Cumulative => draw(&scanned, kept, stream, &mut scratch.draw, draws),
+        DrawRule::Race => race(&scanned, row, kept, stream, &mut scratch.race, draws),
+    };
     *outcome = Outcome { status, kept: kept.count() as u32, kept_mass };
 }

@@ -107,6 +107,20 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn store_u32(self, i: Self::I, to: &mut [u32]);
     /// Sums, modulo 2^32.
     fn add(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Exclusive or.
+    fn xor(self, a: Self::I, b: Self::I) -> Self::I;
+    /// And.
+    fn and(self, a: Self::I, b: Self::I) -> Self::I;
+    /// `i >> N`, filled up with zeros.
+    fn shift_right<const N: u32>(self, i: Self::I) -> Self::I;
+    /// `i << N`.
+    fn shift_left<const N: u32>(self, i: Self::I) -> Self::I;
+    /// Products of 64 bits with what is the same in every lane of `b`: their upper halves and their lower ones.
+    fn mul_wide(self, a: Self::I, b: Self::I) -> (Self::I, Self::I);
+    /// Products, modulo 2^32.
+    fn mul_low(self, a: Self::I, b: Self::I) -> Self::I;
+    /// `a0, b0, a1, b1, ..`.
+    fn interleave(self, a: Self::I, b: Self::I) -> (Self::I, Self::I);
     /// The greater as signed integers.
     fn max_i32(self, a: Self::I, b: Self::I) -> Self::I;
     /// The lesser as unsigned integers.

@@ -197,6 +197,23 @@ fn results<S: Simd>(s: S, inputs: &Inputs) -> Vec<(&'static str, Vec<u64>)> {
         ("load_bits32", ints(&|i| s.load_bits32(&bytes[4 * i + 1..]))),
         ("as_floats", floats(&|i| s.as_floats(w(&words[0], i)))),
         ("add", ints(&|i| s.add(w(&words[0], i), w(&words[1], i)))),
+        ("xor", ints(&|i| s.xor(w(&words[0], i), w(&words[1], i)))),
+        ("and", ints(&|i| s.and(w(&words[0], i), w(&words[1], i)))),
+        ("shift_right", ints(&|i| s.shift_right::<9>(w(&words[0], i)))),
+        ("shift_left", ints(&|i| s.shift_left::<3>(w(&words[0], i)))),
+        ("mul_wide, high", ints(&|i| s.mul_wide(w(&words[0], i), s.splat_u32(words[1][7])).0)),
+        ("mul_wide, low", ints(&|i| s.mul_wide(w(&words[0], i), s.splat_u32(words[1][7])).1)),
+        ("mul_low", ints(&|i| s.mul_low(w(&words[0], i), w(&words[1], i)))),
+        ("interleave", {
+            let mut out = [0; 32];
+            let each = starts().flat_map(|i| {
+                let (first, second) = s.interleave(w(&words[0], i), w(&words[1], i));
+                s.store_u32(first, &mut out);
+                s.store_u32(second, &mut out[S::LANES..]);
+                out[..2 * S::LANES].to_vec()
+            });
+            each.map(u64::from).collect()
+        }),
         ("max_i32", ints(&|i| s.max_i32(w(&words[0], i), w(&words[1], i)))),
         ("min_u32", ints(&|i| s.min_u32(w(&words[0], i), w(&words[1], i)))),
         ("max_u32", ints(&|i| s.max_u32(w(&words[0], i), w(&words[1], i)))),
