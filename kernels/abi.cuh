@@ -24,7 +24,7 @@ enum Dtype : u32 { F16 = 0, BF16 = 1, F32 = 2 };
 enum RowStatus : u32 { OK = 0, NOT_A_NUMBER = 1, POSITIVE_INFINITY = 2, NO_CANDIDATE = 3 };
 
 // Bits of RowDescriptor::flags.
-enum RowFlags : u32 { GREEDY = 1, TOP_P = 2, MIN_P = 4 };
+enum RowFlags : u32 { GREEDY = 1, TOP_P = 2, MIN_P = 4, RACE = 8 };
 
 // One row of a batch: where its logits lie and what to do with it. Rows of one launch share nothing.
 struct RowDescriptor {
@@ -32,6 +32,7 @@ struct RowDescriptor {
     u64 seed;
     u64 position;
     u64 top_p_fraction;    // cut::top_p_fraction; meaningless without TOP_P
+    u64 ids;               // address of a u32 a logit that a race's noise belongs to, or 0: 0, 1, 2, ..
     u32 vocab_size;        // 1 to 2^20
     u32 dtype;             // Dtype
     u32 top_k;             // 0 disables
@@ -43,12 +44,13 @@ struct RowDescriptor {
     u32 first_draw;        // where this row's draws stand among those of the batch
     u32 reserved;
 };
-static_assert(sizeof(RowDescriptor) == 72, "see abi.rs");
+static_assert(sizeof(RowDescriptor) == 80, "see abi.rs");
 LOGITD_AT(RowDescriptor, top_p_fraction, 24);
-LOGITD_AT(RowDescriptor, vocab_size, 32);
-LOGITD_AT(RowDescriptor, flags, 44);
-LOGITD_AT(RowDescriptor, min_p_distance, 56);
-LOGITD_AT(RowDescriptor, first_draw, 64);
+LOGITD_AT(RowDescriptor, ids, 32);
+LOGITD_AT(RowDescriptor, vocab_size, 40);
+LOGITD_AT(RowDescriptor, flags, 52);
+LOGITD_AT(RowDescriptor, min_p_distance, 64);
+LOGITD_AT(RowDescriptor, first_draw, 72);
 
 // What the kernels say once about a row. All but `status` are 0 unless it is OK.
 struct RowOutcome {

@@ -3,6 +3,7 @@
 #include "cut.cuh"
 #include "draw.cuh"
 #include "philox.cuh"
+#include "race.cuh"
 #include "tile_masses.cuh"
 #include "work.cuh"
 
@@ -116,6 +117,10 @@ DEVICE Total finish_list(const Batch& batch, const Work<D, CLUSTER>& work, u32 c
     count = static_cast<u32>(kept);
     for (u32 i = thread_index(); i < count; i += THREADS) list[i] = list[i] << 32 | ~static_cast<u32>(list[i] >> 32);
     sort_list(list, count);
+    if (row->flags & RACE) {
+        race_in_list(batch, work, list, prefix, count);
+        return {kept_mass, count};
+    }
     const Run part = share_of(count);
     sum = 0;
     for (u32 i = part.begin; i < part.end; i++) sum += mass(value_of<D>(static_cast<u32>(list[i])), work.max, work.scale);

@@ -3,6 +3,7 @@
 #include "abi.cuh"
 #include "finish_list.cuh"
 #include "histogram.cuh"
+#include "race.cuh"
 #include "scan.cuh"
 #include "team.cuh"
 #include "tile_masses.cuh"
@@ -12,7 +13,7 @@ namespace logitd {
 
 // As they are shipped, devices are planned with these sizes: Geometry::SHIPPED in core/src/backend/cuda/plan.rs.
 static_assert(THREADS != 256 || LIST != 1024 || COUNT_BINS != 4096 || MASS_BINS != 1024
-                  || (sizeof(Shared) == 16496 && sizeof(Scratch) == 57408),
+                  || (sizeof(Shared) == 16496 && sizeof(Scratch) == 57536),
               "see plan.rs");
 
 namespace {
@@ -111,13 +112,20 @@ template <class D, bool CLUSTER> DEVICE void finish_sampled(const Batch& batch, 
     const bool everything = decision.cut.key <= Keys<D>::CANDIDATE_MIN && decision.cut.id == EVERY_ID;
     if (everything) total.kept = work.candidates;
     write_outcome(batch, work, OK, total);
-    draw_from_tiles(batch, work, decision.cut, total.mass);
+    if (work.row->flags & RACE) {
+        race_in_tiles(batch, work, decision.cut);
+    } else {
+        draw_from_tiles(batch, work, decision.cut, total.mass);
+    }
 }
 
 // The last block of a team to finish leaves the scratch memory as it found it.
 template <class D, bool CLUSTER> DEVICE void end_work(Work<D, CLUSTER>& work) {
     if (!work.team.leave(&work.shared->word)) return;
     if (thread_index() == 0) work.scratch->control = {0, 0, {0, 0}};
+    if (work.row->flags & RACE && thread_index() < 2 * TEAM_BLOCKS_MAX) {
+        work.scratch->fastest[thread_index() / TEAM_BLOCKS_MAX][thread_index() % TEAM_BLOCKS_MAX] = 0;
+    }
     if (work.histogram == 0) return;
     uint4* words = reinterpret_cast<uint4*>(work.scratch->histograms);
     for (u32 i = thread_index(); i < sizeof(work.scratch->histograms) / 16; i += THREADS) {

@@ -38,11 +38,15 @@ union Histogram {
     } weighed;
 };
 
+// The most blocks of a team: TEAM_BLOCKS_MAX in plan.rs.
+constexpr u32 TEAM_BLOCKS_MAX = 8;
+
 // A row's scratch memory, but for what there is of each tile.
 struct Scratch {
     TeamControl control;
     u32 reserved[12];
     Histogram histograms[HISTOGRAMS];
+    u64 fastest[2][TEAM_BLOCKS_MAX];  // in the race of one draw and of the next: each block's fastest
     u64 list[LIST];
 };
 

@@ -156,6 +156,11 @@ impl<'a> Row<'a> {
         Self { ids: Some(ids), ..self }
     }
 
+    /// Their ids, a little-endian u32 a logit, where they have ids of their own.
+    pub fn ids(&self) -> Option<&'a [u8]> {
+        self.ids
+    }
+
     /// Whether its logits have ids of their own.
     pub fn has_ids(&self) -> bool {
         self.ids.is_some()
@@ -243,6 +248,11 @@ impl<'a> Row<'a> {
             Logits::Here(_) => None,
             Logits::Lent { loan, at, .. } => loan.address_on(device, at),
         }
+    }
+
+    /// The same row with other parameters.
+    pub fn with_params(self, params: SamplingParams) -> Self {
+        Self { params, ..self }
     }
 
     /// What to do with it.

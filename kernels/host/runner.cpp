@@ -101,6 +101,9 @@ struct Machine {
         for (const auto& row : descriptors) {
             const size_t size = row.dtype == logitd::F32 ? 4 : 2;
             ASAN_UNPOISON_MEMORY_REGION(reinterpret_cast<unsigned char*>(row.logits), row.vocab_size * size);
+            if (row.ids != 0) {
+                ASAN_UNPOISON_MEMORY_REGION(reinterpret_cast<unsigned char*>(row.ids), row.vocab_size * 4);
+            }
         }
     }
 

@@ -72,9 +72,21 @@ fn known_answers() {
 #[test]
 fn device_functions_stand_as_the_arithmetic_does() {
     // What one side alone needs: the host prepares cuts and scales and ends with logprobs; the CPU has keys
-    // of 16 bits; devices turn keys back into values. C++ has one namespace for all, and no array constants.
-    let host_only = ["top_p_fraction", "min_p_distance", "key16", "bits16", "new", "C"];
-    let device_only = ["value32", "min_p_keeps", "C1", "C2", "C3", "C4", "C5", "C6"];
+    // of 16 bits, and names of rules; devices turn keys back into values, and take all words of a generator's round. C++ has one namespace for all, and no array constants.
+    let host_only =
+        ["top_p_fraction", "min_p_distance", "key16", "bits16", "new", "C", "ALL", "name", "named"];
+    let device_only = [
+        "value32",
+        "min_p_keeps",
+        "C1",
+        "C2",
+        "C3",
+        "C4",
+        "C5",
+        "C6",
+        "Words",
+        "philox4x32_10_words",
+    ];
     for file in ["key", "mass", "cut", "philox", "draw"] {
         let read = |path: String| {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);

@@ -165,9 +165,19 @@ const EDITS: &[(&str, &[Edit])] = &[
         ],
     ),
     (
+        "race.cuh",
+        &[
+            ("the noise of the other of a pair", "token & 1", "~token & 1", Bits),
+            ("nothing is mirrored", "bits >> 63", "0", Bits),
+            ("ties are not cut", "x > at || (x == at && index <= cut.id)", "x >= at", Bits),
+            ("the first block's fastest alone", "block < work.team.size", "block < 1", Bits),
+        ],
+    ),
+    (
         "sample.cu",
         &[
             ("scratch memory is left dirty", "words[i] = make_uint4(0, 0, 0, 0);", ";", UNCLEAN),
+            ("the fastest are left", "thread_index() < 2 * TEAM_BLOCKS_MAX", "false", UNCLEAN),
             ("counters are left", "work.scratch->control = {0, 0, {0, 0}};", ";", UNCLEAN),
         ],
     ),

@@ -1,6 +1,7 @@
 //! What crosses between the host and the kernels. `kernels/abi.cuh` holds the other copy; both assert
 //! sizes and offsets, so that neither can change alone.
 
+use crate::arithmetic::draw::DrawRule;
 use crate::arithmetic::plan::{Chain, Plan, Step};
 use crate::batch::{Row, RowStatus};
 use std::mem::{offset_of, size_of};
@@ -13,6 +14,8 @@ pub mod flags {
     pub const TOP_P: u32 = 2;
     /// `min_p_distance` counts.
     pub const MIN_P: u32 = 4;
+    /// Draws are races.
+    pub const RACE: u32 = 8;
 }
 
 /// One row of a launch: where its logits lie and what to do with it.
@@ -27,6 +30,8 @@ pub struct RowDescriptor {
     pub position: u64,
     /// The nucleus in units of 2^-64; meaningless without [`flags::TOP_P`].
     pub top_p_fraction: u64,
+    /// Device address of a u32 a logit that a race's noise belongs to, or 0: 0, 1, 2, ..
+    pub ids: u64,
     /// 1 to 2^20.
     pub vocab_size: u32,
     /// [`Dtype`](crate::batch::Dtype).
@@ -49,22 +54,24 @@ pub struct RowDescriptor {
     pub reserved: u32,
 }
 
-const _: () = assert!(size_of::<RowDescriptor>() == 72);
+const _: () = assert!(size_of::<RowDescriptor>() == 80);
 const _: () = assert!(offset_of!(RowDescriptor, top_p_fraction) == 24);
-const _: () = assert!(offset_of!(RowDescriptor, vocab_size) == 32);
-const _: () = assert!(offset_of!(RowDescriptor, flags) == 44);
-const _: () = assert!(offset_of!(RowDescriptor, min_p_distance) == 56);
-const _: () = assert!(offset_of!(RowDescriptor, first_draw) == 64);
+const _: () = assert!(offset_of!(RowDescriptor, ids) == 32);
+const _: () = assert!(offset_of!(RowDescriptor, vocab_size) == 40);
+const _: () = assert!(offset_of!(RowDescriptor, flags) == 52);
+const _: () = assert!(offset_of!(RowDescriptor, min_p_distance) == 64);
+const _: () = assert!(offset_of!(RowDescriptor, first_draw) == 72);
 
 impl RowDescriptor {
-    /// Describes a row whose logits lie at a device address.
-    pub fn new(row: &Row<'_>, plan: &Plan, logits: u64, first_draw: u32) -> Self {
+    /// Describes a row whose logits lie at a device address, and its ids at another, or at 0 where nobody asks for them.
+    pub fn new(row: &Row<'_>, plan: &Plan, logits: u64, ids: u64, first_draw: u32) -> Self {
         let params = row.params();
         let mut descriptor = Self {
             logits,
             seed: params.seed(),
             position: params.position(),
             top_p_fraction: 0,
+            ids,
             vocab_size: row.vocab_size(),
             dtype: row.dtype() as u32,
             top_k: 0,
@@ -86,6 +93,9 @@ impl RowDescriptor {
     /// The kernels apply the cuts in the one order that chains have: top-k, top-p, min-p.
     fn set_chain(&mut self, chain: &Chain) {
         (self.c, self.dmin) = (chain.scale.c, chain.scale.dmin);
+        if chain.rule == DrawRule::Race {
+            self.flags |= flags::RACE;
+        }
         for step in chain.steps() {
             match *step {
                 Step::TopK(k) => self.top_k = k,
@@ -103,7 +113,7 @@ impl RowDescriptor {
 
     /// Its bytes, as the kernels read them.
     pub fn as_bytes(&self) -> &[u8; size_of::<Self>()] {
-        // SAFETY: repr(C) without padding (the fields' sizes add up to the 72 bytes asserted above), so
+        // SAFETY: repr(C) without padding (the fields' sizes add up to the 80 bytes asserted above), so
         // every byte is initialized; a byte array has no alignment to keep.
         unsafe { &*std::ptr::from_ref(self).cast() }
     }

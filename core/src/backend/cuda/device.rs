@@ -79,9 +79,10 @@ impl Default for CudaOptions {
     }
 }
 
-/// What must fit a launch: a row of the largest kind after the descriptors of so many rows.
+/// What must fit a launch: a row of the largest kind, with ids of its tokens, after the descriptors of so many rows.
 pub const fn launch_bytes_min(rows: usize) -> usize {
-    rows * size_of::<RowDescriptor>() + VOCAB_SIZE_MAX as usize * size_of::<f32>() + 256
+    let of_token = size_of::<f32>() + size_of::<u32>();
+    rows * size_of::<RowDescriptor>() + VOCAB_SIZE_MAX as usize * of_token + 256
 }
 
 /// A device, ready to launch.

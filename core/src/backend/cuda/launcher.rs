@@ -101,7 +101,8 @@ impl<D: Driver> Launcher<D> {
             let at = layout.logits_at[i];
             let address = addresses.input + at as u64;
             let first_draw = layout.first_draws[i];
-            let descriptor = RowDescriptor::new(row, &layout.plans[i], address, first_draw);
+            let ids = layout.ids_at[i].map_or(0, |at| addresses.input + at as u64);
+            let descriptor = RowDescriptor::new(row, &layout.plans[i], address, ids, first_draw);
             input[i * size_of::<RowDescriptor>()..][..size_of::<RowDescriptor>()]
                 .copy_from_slice(descriptor.as_bytes());
             let bytes = row.bytes();
@@ -113,6 +114,11 @@ impl<D: Driver> Launcher<D> {
                 }
             };
             Part::push(&mut parts, part);
+            if let Some(at) = layout.ids_at[i] {
+                let bytes = row.ids().expect("ids that are asked for");
+                input[at..at + bytes.len()].copy_from_slice(bytes);
+                Part::push(&mut parts, Part::Host { at, bytes: bytes.len() });
+            }
         }
         self.copy_time += begun.elapsed();
         let shape = Shape::choose(layout, &properties);

@@ -1,6 +1,7 @@
 //! How a launch is laid out: how many blocks share a row, and how much memory that takes.
 
 use super::abi::{RowDescriptor, RowDraw, RowOutcome};
+use crate::arithmetic::draw::DrawRule;
 use crate::arithmetic::plan::{Plan, Step};
 use crate::batch::Row;
 use std::mem::size_of;
@@ -9,6 +10,8 @@ use std::mem::size_of;
 pub const TILE: usize = 256;
 /// The most blocks that share a row: what a thread-block cluster can have on every chip that has them.
 pub const TEAM_BLOCKS_MAX: u32 = 8;
+/// Bytes of a token's id.
+const ID_BYTES: usize = size_of::<u32>();
 /// How many blocks can share a row.
 pub const TEAMS: [u32; 4] = [1, 2, 4, TEAM_BLOCKS_MAX];
 /// Every part of a buffer starts at a multiple of this, so that rows are read 16 bytes at a time and no
@@ -41,7 +44,7 @@ impl Geometry {
         count_bins: 4096,
         mass_bins: 1024,
         shared_bytes: 16_496,
-        scratch_bytes: 57_408,
+        scratch_bytes: 57_536,
     };
 }
 
@@ -158,6 +161,8 @@ impl Capacity {
 pub struct Layout {
     /// Where each row's logits start in the input.
     pub logits_at: Vec<usize>,
+    /// Where each row's ids start, if a race asks for them.
+    pub ids_at: Vec<Option<usize>>,
     /// Where each row's draws start among all.
     pub first_draws: Vec<u32>,
     /// What is done with each row.
@@ -184,6 +189,7 @@ impl Layout {
     /// does, whatever the capacity says, if there is any.
     pub fn fill(&mut self, rows: &[Row<'_>], capacity: &Capacity, packing: Packing) -> usize {
         self.logits_at.clear();
+        self.ids_at.clear();
         self.first_draws.clear();
         self.plans.clear();
         (self.draws, self.tile_capacity, self.row_bytes_max) = (0, 0, 0);
@@ -197,7 +203,10 @@ impl Layout {
                 Packing::Aligned => end.next_multiple_of(PART_ALIGN),
                 Packing::Tight => end.next_multiple_of(size) + size,
             };
-            let row_end = start + row.bytes();
+            let plan = row.params().plan();
+            let logits_end = start + row.bytes();
+            let ids_at = races_by_id(row, &plan).then(|| logits_end.next_multiple_of(ID_BYTES));
+            let row_end = ids_at.map_or(logits_end, |at| at + row.vocab_size() as usize * ID_BYTES);
             let lead = start % 16 / size;
             let tiles = (lead + row.vocab_size() as usize).div_ceil(TILE).max(self.tile_capacity);
             let draws = self.draws + row.params().draws() as usize;
@@ -208,16 +217,22 @@ impl Layout {
                 break;
             }
             self.logits_at.push(start);
+            self.ids_at.push(ids_at);
             self.first_draws.push(self.draws as u32);
             (self.draws, self.tile_capacity, end) = (draws, tiles, row_end);
             self.row_bytes_max = self.row_bytes_max.max(tiles * TILE * size);
-            let plan = row.params().plan();
             self.weighs_everything |= weighs_everything(&plan);
             self.plans.push(plan);
         }
         self.input_bytes = end;
         self.logits_at.len()
     }
+}
+
+/// Whether a row's draws are races of tokens with ids of their own.
+fn races_by_id(row: &Row<'_>, plan: &Plan) -> bool {
+    let races = matches!(plan, Plan::Draw(chain) if chain.rule == DrawRule::Race);
+    races && row.has_ids()
 }
 
 /// Whether a row's every mass is needed: unless top-k comes first, or none is.
