@@ -2,7 +2,7 @@
 //! first are sampled, put together in order.
 
 use super::split::{row_count, split_at};
-use super::{Client, Error, SampleReceiver, SampleSender, SampleStream};
+use super::{Client, Error, SampleReceiver, SampleSender, SampleStream, version};
 use logitd_proto::{GetInfoResponse, SampleRequest, SampleResponse, Timings};
 use std::collections::VecDeque;
 use tokio::task::JoinSet;
@@ -25,6 +25,7 @@ impl Client {
         info: &GetInfoResponse,
     ) -> Result<SampleResponse, Error> {
         as_many(&request)?;
+        version::check(&request, info.arithmetic_version)?;
         let chunks = chunks(request, info);
         let work = self.sample_chunks(chunks);
         match self.options.timeout {
@@ -36,7 +37,8 @@ impl Client {
     }
 
     async fn sample_chunks(&self, chunks: Vec<Chunk>) -> Result<SampleResponse, Error> {
-        let stream = SampleStream::open(self.service.clone(), self.options.timeout).await?;
+        let (service, version) = (self.service.clone(), self.version.clone());
+        let stream = SampleStream::open(service, version, self.options.timeout).await?;
         let (sender, receiver) = stream.split();
         let answers = chunks.iter().map(|_| None).collect();
         let transfer = Transfer {

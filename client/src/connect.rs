@@ -1,5 +1,6 @@
 //! Targets, TLS and tokens.
 
+use super::version::Version;
 use super::{Client, Error, Options};
 use http::uri::Authority;
 use logitd_proto::sampler_service_client::SamplerServiceClient;
@@ -104,7 +105,8 @@ impl Builder {
             .max_decoding_message_size(RESPONSE_BYTES_MAX)
             // Refused by the server, which says what it takes.
             .max_encoding_message_size(usize::MAX);
-        Ok(Client { service, bearer, options: self.options })
+        let version = Version::new(service.clone());
+        Ok(Client { service, bearer, options: self.options, version })
     }
 
     fn endpoint(&self) -> Result<Endpoint, Error> {

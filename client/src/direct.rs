@@ -2,6 +2,7 @@
 
 use super::Error;
 use super::connect::{CONNECT_TIMEOUT, RESPONSE_BYTES_MAX};
+use super::version::{self, Version};
 use logitd_proto::direct::{ANSWER_HEAD_BYTES, Hello, REQUEST_BYTES_MAX, RequestHead};
 use logitd_proto::sample_stream_response::Result as Outcome;
 use logitd_proto::shm::Registered;
@@ -42,11 +43,15 @@ pub struct Direct {
     stream: Option<UnixStream>,
     buffer: Vec<u8>,
     timeout: Option<Duration>,
+    /// Where a client has opened it, who can ask the server.
+    version: Option<Version>,
 }
 
 impl Direct {
     /// Connects to the control socket (`unix:PATH`, as in `GetInfoResponse.shm_control`), with a bearer token
-    /// where the server wants one.
+    /// where the server wants one. Nobody can ask the server over this connection what it is: requests with a field
+    /// that came later than arithmetic version 1 need one that is opened by
+    /// [`Client::direct`](super::Client::direct).
     pub async fn connect(control: &str, token: Option<&str>) -> Result<Self, Error> {
         let path = control.strip_prefix("unix:").unwrap_or(control);
         let wrong = |reason: String| Error::Connect { target: control.to_owned(), reason };
@@ -59,7 +64,9 @@ impl Direct {
             return Err(wrong(text));
         };
         match greeted {
-            Ok(Ok(stream)) => Ok(Self { stream: Some(stream), buffer: Vec::new(), timeout: None }),
+            Ok(Ok(stream)) => {
+                Ok(Self { stream: Some(stream), buffer: Vec::new(), timeout: None, version: None })
+            }
             Ok(Err(refused)) => Err(wrong(refused)),
             Err(error) => Err(wrong(error.to_string())),
         }
@@ -83,6 +90,11 @@ impl Direct {
         self.timeout = timeout;
     }
 
+    /// Has a client's knowledge of the server's version.
+    pub(super) fn set_version(&mut self, version: Version) {
+        self.version = Some(version);
+    }
+
     /// Whether there can be another call.
     pub fn is_open(&self) -> bool {
         self.stream.is_some()
@@ -91,6 +103,10 @@ impl Direct {
     /// Samples one batch. A call that is dropped or times out before its answer has come closes the connection,
     /// and so does an error of the connection; after any other error it goes on.
     pub async fn sample(&mut self, request: &SampleRequest) -> Result<SampleResponse, Error> {
+        match &self.version {
+            Some(version) => version.check(request).await?,
+            None => version::check(request, 1)?,
+        }
         let length = request.encoded_len();
         if length > REQUEST_BYTES_MAX {
             let text = format!(

@@ -41,6 +41,19 @@ pub enum Error {
         /// Why.
         error: Box<Error>,
     },
+    /// The server is too old for a field of the request, which it would leave out without a word. Nothing was sent.
+    #[error(
+        "{field} needs a server with arithmetic version {needed}, and this one has {version}; use a newer server, or \
+         leave the field out"
+    )]
+    Version {
+        /// The field's path in the request.
+        field: String,
+        /// The version that came with the field.
+        needed: u32,
+        /// The server's.
+        version: u32,
+    },
     /// The stream is over: the other side has ended it, or is gone.
     #[error("the stream is closed")]
     Closed,

@@ -36,6 +36,7 @@ mod error;
 mod region;
 mod split;
 mod stream;
+mod version;
 
 pub use logitd_proto as api;
 
@@ -53,6 +54,7 @@ use logitd_proto::{GetInfoRequest, GetInfoResponse, RowResult, SampleRequest, Sa
 use std::time::Duration;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
+use version::Version;
 
 type Service = SamplerServiceClient<InterceptedService<Channel, Bearer>>;
 
@@ -63,6 +65,7 @@ pub struct Client {
     service: Service,
     bearer: Bearer,
     options: Options,
+    version: Version,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -94,8 +97,11 @@ impl Client {
     /// Samples one batch, which must be within the server's limits; see [`sample_all`](Self::sample_all)
     /// for larger ones.
     ///
-    /// A server that has no room says when to try again; with [`Builder::retries_max`] that is done.
+    /// A server that has no room says when to try again; with [`Builder::retries_max`] that is done. A request with a
+    /// field that the server is too old for is refused here ([`Error::Version`]), and so by every other way to send
+    /// one: the first such request asks the server what it is.
     pub async fn sample(&self, request: SampleRequest) -> Result<SampleResponse, Error> {
+        self.version.check(&request).await?;
         let mut attempt = 0;
         loop {
             let sent = self.request(request.clone());
@@ -126,7 +132,7 @@ impl Client {
 
     /// Opens a stream: many requests in flight on one call.
     pub async fn stream(&self) -> Result<SampleStream, Error> {
-        SampleStream::open(self.service.clone(), None).await
+        SampleStream::open(self.service.clone(), self.version.clone(), None).await
     }
 
     /// Opens a connection for direct calls, to the server's control socket, with this client's token and
@@ -140,6 +146,7 @@ impl Client {
         }
         let mut direct = Direct::connect(&control, self.bearer.token()).await?;
         direct.set_timeout(self.options.timeout);
+        direct.set_version(self.version.clone());
         Ok(direct)
     }
 

@@ -1,6 +1,6 @@
 //! Batches beyond a server's limits, cut into requests within them.
 
-use logitd_proto::{Candidates, Dtype, Limits, SampleRequest, SamplingParams};
+use logitd_proto::{Candidates, DrawRule, Dtype, Limits, SampleRequest, SamplingParams};
 use std::ops::Range;
 
 /// Encoded bytes of a request that are neither rows nor parameters, at most.
@@ -37,21 +37,31 @@ pub(super) fn split_at(
     let rows_max = limits.request_rows_max.max(1) as usize;
     let draws_max = u64::from(limits.request_draws_max);
     let params_bytes = if params_a_row { PARAMS_BYTES } else { 0 };
-    let draws = |row: usize| {
-        let params = if params_a_row { request.params.get(row) } else { request.params.first() };
-        u64::from(params.and_then(|params| params.draws).unwrap_or(1))
+    // A server that says nothing of races has none.
+    let race_tokens_max = match limits.request_race_tokens_max {
+        0 => u64::MAX,
+        limit => limit,
+    };
+    let params =
+        |row: usize| if params_a_row { request.params.get(row) } else { request.params.first() };
+    let draws = |row| u64::from(params(row).and_then(|params| params.draws).unwrap_or(1));
+    let race_tokens = |row| match params(row) {
+        Some(params) => race_tokens(params, layout.row_tokens(row)),
+        None => 0,
     };
     let mut requests = Vec::new();
     let mut start = 0;
     while start < rows {
         let mut end = start;
-        let (mut drawn, mut bytes, mut message_bytes) = (0, 0, 0);
+        let (mut drawn, mut raced, mut bytes, mut message_bytes) = (0, 0, 0, 0);
         while end < rows {
             drawn += draws(end);
+            raced += race_tokens(end);
             bytes += layout.row_bytes(end);
             message_bytes += layout.row_bytes(end) + params_bytes;
             let fits = end - start < rows_max
                 && drawn <= draws_max
+                && raced <= race_tokens_max
                 && bytes <= bytes_max
                 && message_bytes <= message_bytes_max;
             if !fits && end > start {
@@ -67,6 +77,15 @@ pub(super) fn split_at(
     requests
 }
 
+/// What a row of so many tokens counts towards `Limits.request_race_tokens_max`.
+fn race_tokens(params: &SamplingParams, tokens: u64) -> u64 {
+    if params.draw_rule() != DrawRule::Race || params.temperature == Some(0.0) {
+        return 0;
+    }
+    let kept = if params.top_k == 0 { tokens } else { tokens.min(params.top_k.into()) };
+    kept * u64::from(params.draws.unwrap_or(1))
+}
+
 /// How many rows a request has; `None` if it has none that could be told apart.
 pub(super) fn row_count(request: &SampleRequest) -> Option<usize> {
     Layout::of(request).map(|layout| layout.rows())
@@ -75,7 +94,7 @@ pub(super) fn row_count(request: &SampleRequest) -> Option<usize> {
 /// Where the rows of a request lie.
 enum Layout {
     /// All of them as long as each other.
-    Whole { rows: usize, row_bytes: usize },
+    Whole { rows: usize, row_bytes: usize, tokens: u64 },
     /// Where each row's candidates end, and a logit's bytes.
     Candidates { ends: Vec<usize>, size: usize },
 }
@@ -106,13 +125,22 @@ impl Layout {
         }
         let row_bytes = usize::try_from(request.vocab_size).ok()?.checked_mul(size)?;
         let rows = row_bytes > 0 && bytes > 0 && bytes.is_multiple_of(row_bytes);
-        rows.then(|| Self::Whole { rows: bytes / row_bytes, row_bytes })
+        let tokens = request.vocab_size.into();
+        rows.then(|| Self::Whole { rows: bytes / row_bytes, row_bytes, tokens })
     }
 
     fn rows(&self) -> usize {
         match self {
             Self::Whole { rows, .. } => *rows,
             Self::Candidates { ends, .. } => ends.len(),
+        }
+    }
+
+    /// Tokens of a row.
+    fn row_tokens(&self, row: usize) -> u64 {
+        match self {
+            Self::Whole { tokens, .. } => *tokens,
+            Self::Candidates { ends, .. } => candidates(ends, &(row..row + 1)).len() as u64,
         }
     }
 
@@ -212,6 +240,23 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn races_are_cut_by_the_tokens_that_run() {
+        let limits = Limits { request_race_tokens_max: 1000, ..limits(100, 1 << 20, 1000) };
+        let set = |top_k, draws| SamplingParams {
+            top_k,
+            draws: Some(draws),
+            draw_rule: DrawRule::Race.into(),
+            ..Default::default()
+        };
+        // Rows of 100 tokens.
+        let parts = |params| split(request(30, vec![params]), &limits).len();
+        assert_eq!([set(0, 1), set(0, 5), set(10, 5), set(500, 1)].map(parts), [3, 15, 2, 3]);
+        assert_eq!(parts(SamplingParams { temperature: Some(0.0), ..set(0, 5) }), 1);
+        let cumulative = DrawRule::Cumulative.into();
+        assert_eq!(parts(SamplingParams { draw_rule: cumulative, ..set(0, 5) }), 1);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! A stream of requests and answers, pipelined.
 
+use super::version::Version;
 use super::{Error, Service};
 use logitd_proto::sample_stream_response::Result as Outcome;
 use logitd_proto::{SampleRequest, SampleResponse, SampleStreamRequest, SampleStreamResponse};
@@ -29,6 +30,7 @@ impl SampleStream {
     /// With a `timeout`, the server ends the stream when it is over.
     pub(super) async fn open(
         mut service: Service,
+        version: Version,
         timeout: Option<Duration>,
     ) -> Result<Self, Error> {
         let (requests, sent) = mpsc::channel(SENT_AHEAD);
@@ -40,7 +42,7 @@ impl SampleStream {
         }
         let answers = service.sample_stream(call).await?.into_inner();
         Ok(Self {
-            sender: SampleSender { requests, next_id: 0 },
+            sender: SampleSender { requests, next_id: 0, version },
             receiver: SampleReceiver { answers, _hang_up: hung_up.drop_guard() },
         })
     }
@@ -75,6 +77,7 @@ impl SampleStream {
 pub struct SampleSender {
     requests: mpsc::Sender<SampleStreamRequest>,
     next_id: u64,
+    version: Version,
 }
 
 impl SampleSender {
@@ -100,6 +103,7 @@ impl SampleSender {
         request: SampleRequest,
         first_row: Option<u64>,
     ) -> Result<u64, Error> {
+        self.version.check(&request).await?;
         let id = self.next_id;
         let message = SampleStreamRequest { id, request: Some(request), first_row };
         self.requests.send(message).await.map_err(|_| Error::Closed)?;
