@@ -3,7 +3,7 @@
 use crate::files::params::{self, Sets};
 use crate::wire::whole;
 use clap::{Arg, ArgMatches, Command, FromArgMatches};
-use logitd_core::params::{FIELDS, ParamsError, ParamsSpec, SamplingParams, Value};
+use logitd_core::params::{FIELDS, Field, ParamsError, ParamsSpec, SamplingParams, Value};
 use std::error::Error;
 use std::path::{Path, PathBuf};
 
@@ -13,17 +13,7 @@ struct Flags(Vec<Option<String>>);
 
 impl clap::Args for Flags {
     fn augment_args(command: Command) -> Command {
-        command.args(FIELDS.iter().map(|field| {
-            let flag = Arg::new(field.name)
-                .long(field.name.replace('_', "-"))
-                .value_name(field.symbol)
-                .help(field.about)
-                .allow_hyphen_values(true);
-            match field.get(ParamsSpec::default()) {
-                Value::Unset => flag,
-                value => flag.default_value(value.to_string()),
-            }
-        }))
+        command.args(FIELDS.iter().map(flag))
     }
 
     fn augment_args_for_update(command: Command) -> Command {
@@ -44,15 +34,76 @@ impl FromArgMatches for Flags {
     }
 }
 
+fn flag(field: &Field) -> Arg {
+    let flag = Arg::new(field.name)
+        .long(field.name.replace('_', "-"))
+        .value_name(field.symbol)
+        .help(field.about)
+        .allow_hyphen_values(true);
+    match field.get(ParamsSpec::default()) {
+        Value::Unset => flag,
+        value => flag.default_value(value.to_string()),
+    }
+}
+
 impl Flags {
     fn spec(&self) -> Result<ParamsSpec, Box<dyn Error>> {
-        let mut spec = ParamsSpec::default();
-        for (field, text) in FIELDS.iter().zip(&self.0) {
-            if let Some(text) = text {
-                field.set(&mut spec, field.read(text).map_err(|error| flagged(&error))?);
-            }
+        read_flags(FIELDS.iter().zip(&self.0))
+    }
+}
+
+fn read_flags<'a>(
+    flags: impl Iterator<Item = (&'static Field, &'a Option<String>)>,
+) -> Result<ParamsSpec, Box<dyn Error>> {
+    let mut spec = ParamsSpec::default();
+    for (field, text) in flags {
+        if let Some(text) = text {
+            field.set(&mut spec, field.read(text).map_err(|error| flagged(&error))?);
         }
-        Ok(spec)
+    }
+    Ok(spec)
+}
+
+/// A flag for each parameter that `verify --drift` leaves open: the seed is the command's own, and both rules are
+/// compared.
+#[derive(Clone, Debug)]
+pub struct DriftFlags(Vec<Option<String>>);
+
+/// Those parameters.
+fn drift_fields() -> impl Iterator<Item = &'static Field> {
+    FIELDS.iter().filter(|field| !["seed", "draw_rule"].contains(&field.name))
+}
+
+impl clap::Args for DriftFlags {
+    fn augment_args(command: Command) -> Command {
+        // Without default values: one that is given asks for --drift.
+        command.args(drift_fields().map(|field| {
+            let value = field.get(ParamsSpec::default());
+            let about = format!("{} [default: {value}]", field.about);
+            flag(field).default_value(None::<&str>).help(about).requires("drift")
+        }))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for DriftFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self(drift_fields().map(|f| matches.get_one::<String>(f.name).cloned()).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl DriftFlags {
+    /// What they ask for, whatever the seed.
+    pub fn spec(&self) -> Result<ParamsSpec, Box<dyn Error>> {
+        read_flags(drift_fields().zip(&self.0))
     }
 }
 

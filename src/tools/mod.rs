@@ -1,4 +1,5 @@
 //! What the commands do, without the printing.
 
+pub mod drift;
 pub mod generate;
 pub mod load;

@@ -1,7 +1,9 @@
 //! Parameters of a row: messages of the API, and JSON with the same keys.
 
 use super::whole::Whole;
-use logitd_core::params::{DrawRule, FIELDS, Field, ParamsError, ParamsSpec, SamplingParams, Value};
+use logitd_core::params::{
+    DrawRule, FIELDS, Field, ParamsError, ParamsSpec, SamplingParams, Value,
+};
 use logitd_proto as api;
 use serde_json::{Map, Value as Json};
 

@@ -44,58 +44,87 @@ impl Backend for Reference {
 }
 
 fn sample_row(row: &Row<'_>, slot: Slot<'_>) {
-    let x: Vec<f32> = (0..row.vocab_size()).map(|token| row.logit(token)).collect();
-    let status = status(&x);
-    if status != RowStatus::Ok {
-        *slot.outcome = Outcome::failed(status);
-        return;
-    }
-
-    // Every candidate, in the total order.
-    let mut order: Vec<usize> = (0..x.len()).filter(|&i| x[i] > f32::NEG_INFINITY).collect();
-    order.sort_by_key(|&i| (std::cmp::Reverse(key32(x[i])), i));
-    let first = order[0];
-    let max = x[first];
-
+    let kept = match Kept::of(row) {
+        Ok(kept) => kept,
+        Err(status) => {
+            *slot.outcome = Outcome::failed(status);
+            return;
+        }
+    };
     let params = row.params();
-    if params.is_greedy() {
-        *slot.outcome = Outcome { status, kept: 1, kept_mass: UNIT };
-        slot.draws.fill(Draw { token: first as u32, logprob: 0.0 });
-        return;
-    }
-
-    let scale = Scale::new(params.temperature());
-    let masses: Vec<u64> = order.iter().map(|&i| mass(x[i], max, scale)).collect();
-
-    let n_k = params.top_k().map_or(order.len(), |k| order.len().min(k as usize));
-    let n_p = params.top_p().map_or(order.len(), |p| nucleus(&masses[..n_k], p));
-    let n_m = params.min_p().map_or(order.len(), |p| {
-        let least = (libm::log(f64::from(p)) * f64::from(params.temperature())) as f32;
-        order.iter().take_while(|&&i| x[i] - max >= least).count()
-    });
-    let kept = n_k.min(n_p).min(n_m);
-    let kept_mass: u64 = masses[..kept].iter().sum();
-
-    // The kept tokens by ascending id, each with its mass.
-    let mut by_id: Vec<(usize, u64)> = order.into_iter().zip(masses).take(kept).collect();
-    by_id.sort_unstable();
+    let Kept { max, by_id } = &kept;
+    let kept_mass: u64 = by_id.iter().map(|(_, mass)| mass).sum();
     for (draw, place) in slot.draws.iter_mut().enumerate() {
+        if params.is_greedy() {
+            *place = Draw { token: by_id[0].0 as u32, logprob: 0.0 };
+            continue;
+        }
         let token = match params.draw_rule() {
-            DrawRule::Cumulative => cumulative(&by_id, kept_mass, params, draw as u32),
-            DrawRule::Race => fastest(&by_id, row, draw as u32),
+            DrawRule::Cumulative => cumulative(by_id, kept_mass, params, draw as u32),
+            DrawRule::Race => fastest(by_id, row, draw as u32),
         };
-        *place = Draw { token: token as u32, logprob: logprob(x[token], max, scale, kept_mass) };
+        let scale = Scale::new(params.temperature());
+        let logprob = logprob(row.logit(token as u32), *max, scale, kept_mass);
+        *place = Draw { token: token as u32, logprob };
     }
-    *slot.outcome = Outcome { status, kept: kept as u32, kept_mass };
+    *slot.outcome = Outcome { status: RowStatus::Ok, kept: by_id.len() as u32, kept_mass };
+}
+
+/// The tokens that a row's cuts keep, by ascending id, each with its mass: a greedy row keeps its first. A row without a
+/// token says why.
+///
+/// # Panics
+/// If the logits are lent.
+pub fn kept_masses(row: &Row<'_>) -> Result<Vec<(u32, u64)>, RowStatus> {
+    let kept = Kept::of(row)?;
+    Ok(kept.by_id.into_iter().map(|(token, mass)| (token as u32, mass)).collect())
+}
+
+/// What is drawn from.
+struct Kept {
+    /// The first token's logit.
+    max: f32,
+    /// The kept tokens by ascending id, each with its mass.
+    by_id: Vec<(usize, u64)>,
+}
+
+impl Kept {
+    fn of(row: &Row<'_>) -> Result<Self, RowStatus> {
+        let x: Vec<f32> = (0..row.vocab_size()).map(|token| row.logit(token)).collect();
+        let status = status(&x);
+        if status != RowStatus::Ok {
+            return Err(status);
+        }
+
+        // Every candidate, in the total order.
+        let mut order: Vec<usize> = (0..x.len()).filter(|&i| x[i] > f32::NEG_INFINITY).collect();
+        order.sort_by_key(|&i| (std::cmp::Reverse(key32(x[i])), i));
+        let first = order[0];
+        let max = x[first];
+
+        let params = row.params();
+        if params.is_greedy() {
+            return Ok(Self { max, by_id: vec![(first, UNIT)] });
+        }
+
+        let scale = Scale::new(params.temperature());
+        let masses: Vec<u64> = order.iter().map(|&i| mass(x[i], max, scale)).collect();
+
+        let n_k = params.top_k().map_or(order.len(), |k| order.len().min(k as usize));
+        let n_p = params.top_p().map_or(order.len(), |p| nucleus(&masses[..n_k], p));
+        let n_m = params.min_p().map_or(order.len(), |p| {
+            let least = (libm::log(f64::from(p)) * f64::from(params.temperature())) as f32;
+            order.iter().take_while(|&&i| x[i] - max >= least).count()
+        });
+        let kept = n_k.min(n_p).min(n_m);
+        let mut by_id: Vec<(usize, u64)> = order.into_iter().zip(masses).take(kept).collect();
+        by_id.sort_unstable();
+        Ok(Self { max, by_id })
+    }
 }
 
 /// The token at which the sum of the masses, by ascending id, exceeds the draw's share of all.
-fn cumulative(
-    by_id: &[(usize, u64)],
-    kept_mass: u64,
-    params: &SamplingParams,
-    draw: u32,
-) -> usize {
+fn cumulative(by_id: &[(usize, u64)], kept_mass: u64, params: &SamplingParams, draw: u32) -> usize {
     let bits = token_bits(params.seed(), params.position(), draw);
     let target = (u128::from(bits) * u128::from(kept_mass)) >> 64;
     let mut sum = 0;

@@ -5,6 +5,7 @@
 //! which shows only among certain batchmates is replayed as well.
 
 mod compare;
+mod drift;
 mod pieces;
 mod recorded;
 mod vectors;
@@ -12,9 +13,11 @@ mod vectors;
 use super::progress::Progress;
 use super::text::grouped;
 use super::{DtypeArg, Outcome};
+use crate::cli::params::DriftFlags;
 use crate::config::values::threads;
 use crate::devices::{BackendName, describe};
 use crate::files::difference;
+use clap::ArgGroup;
 use compare::{Found, Verdict, compare};
 use logitd_core::batch::{Dtype, VOCAB_SIZE_MAX};
 use pieces::{Source, pieces};
@@ -31,7 +34,11 @@ use vectors::VectorsArgs;
 /// Stops at the first difference, and says how to replay it. With --recorded, checks what a server has
 /// answered. With --vectors, compares a backend or a running server with a file of known answers.
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = EXAMPLES)]
+#[command(
+    after_long_help = EXAMPLES,
+    group(ArgGroup::new("files").args(["logits", "drift"]).multiple(true)),
+    group(ArgGroup::new("counted").args(["vectors", "drift"]).multiple(true))
+)]
 pub struct Args {
     /// One backend: reference, cpu (the best instructions of this machine), cpu:portable, cpu:avx2,
     /// cpu:avx512 or cuda:0 (and so on)
@@ -70,11 +77,11 @@ pub struct Args {
     logits: Vec<PathBuf>,
 
     /// What the values of the files are, where they do not say
-    #[arg(long, value_enum, requires = "logits", help_heading = "Files")]
+    #[arg(long, value_enum, requires = "files", help_heading = "Files")]
     dtype: Option<DtypeArg>,
 
     /// Tokens a row, for raw files: 1 to 1048576
-    #[arg(long, value_name = "N", requires = "logits", help_heading = "Files")]
+    #[arg(long, value_name = "N", requires = "files", help_heading = "Files")]
     vocab_size: Option<u32>,
 
     /// Parameters of the files' rows, as `sample` reads them [default: 8 sets a row, aimed at the
@@ -91,6 +98,20 @@ pub struct Args {
     #[command(flatten, next_help_heading = "Known answers")]
     known_answers: VectorsArgs,
 
+    /// Measure how much of what is drawn differs between two files of the same positions (the same prompts in
+    /// another batch, by another kernel or model), with the same seeds under either draw rule. Row i is drawn at
+    /// --position + i
+    #[arg(long, num_args = 2, value_names = ["A.npy", "B.npy"], help_heading = "Drift",
+        conflicts_with_all = ["b", "rows", "first_row", "vocab_size_max", "logits", "params", "recorded", "vectors"])]
+    drift: Vec<PathBuf>,
+
+    #[command(flatten, next_help_heading = "Drift")]
+    sampling: DriftFlags,
+
+    /// Print the counts of the known answers, or the drift, as one line of JSON
+    #[arg(long, requires = "counted", help_heading = "Output")]
+    json: bool,
+
     /// Where the first differing row is written, as logitd-difference.npy, .params.jsonl and .txt
     #[arg(long, value_name = "DIR", default_value = ".", help_heading = "Output")]
     dump: PathBuf,
@@ -105,6 +126,7 @@ Examples:
   logitd verify --recorded today.trace               what a server has answered, checked here
   logitd verify --vectors known.json --a cpu:avx2    a backend against known answers
   logitd verify --vectors known.json --target HOST   a server against them
+  logitd verify --drift alone.npy batched.npy --temperature 0.8 --top-k 50 --draws 512
 
 Exit code: 0 no difference, 1 a difference, 2 an error, or nothing was compared.";
 
@@ -118,6 +140,9 @@ pub fn run(args: Args) -> Outcome {
     let mut a = args.a.open(args.threads)?;
     if let Some(path) = &args.recorded {
         return recorded::run(&args, path, &mut *a);
+    }
+    if let [first, second] = &args.drift[..] {
+        return drift::run(&args, [first, second], &mut *a);
     }
     if args.a.is_same(args.b) {
         return Err(format!(

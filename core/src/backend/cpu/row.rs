@@ -20,8 +20,8 @@ use super::race::{self, race};
 use super::search::cut;
 use super::simd::Simd;
 use super::team::Team;
-use crate::arithmetic::mass::UNIT;
 use crate::arithmetic::draw::DrawRule;
+use crate::arithmetic::mass::UNIT;
 use crate::arithmetic::plan::Plan;
 use crate::batch::{Draw, Outcome, Row, RowStatus, Slot};
 

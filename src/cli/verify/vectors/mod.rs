@@ -51,10 +51,6 @@ pub struct VectorsArgs {
     #[arg(long, requires = "vectors")]
     known: bool,
 
-    /// Print the counts as one JSON object
-    #[arg(long, requires = "vectors")]
-    json: bool,
-
     #[command(flatten)]
     target: TargetArgs,
 }
@@ -207,7 +203,7 @@ fn report(
     start: Instant,
 ) -> Result<(), Box<dyn Error>> {
     let (file, name, mut out) = (path.display().to_string(), subject.name(), stdout());
-    if args.known_answers.json {
+    if args.json {
         writeln!(out, "{}", tally.json(&file, &name))?;
         return Ok(());
     }
