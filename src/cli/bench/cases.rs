@@ -1,7 +1,7 @@
 //! What is timed.
 
 use clap::ValueEnum;
-use logitd_core::params::ParamsSpec;
+use logitd_core::params::{DrawRule, ParamsSpec};
 
 /// A set of parameters over rows of some values. The temperature is 0.8 where it is not said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -32,6 +32,13 @@ pub enum Case {
     /// No cut, 1,024 draws a row
     #[value(name = "draws_1024")]
     Draws,
+    /// top_k 50, draws by race
+    RaceTopK,
+    /// No cut, draws by race
+    Race,
+    /// No cut at temperature 10, flat, draws by race
+    #[value(name = "race_t10")]
+    RaceFlat,
     /// top_p 0.95 at temperature 10, flat
     #[value(name = "top_p_t10")]
     TopPFlat,
@@ -81,6 +88,9 @@ impl Case {
         Self::TopPWarm,
         Self::TopPHot,
         Self::Draws,
+        Self::RaceTopK,
+        Self::Race,
+        Self::RaceFlat,
         Self::TopPFlat,
         Self::TemperatureFlat,
         Self::ConstantTopKTopP,
@@ -112,6 +122,7 @@ impl Case {
         let at = |temperature| ParamsSpec { temperature, ..ParamsSpec::default() };
         let top_p = |temperature| ParamsSpec { top_p: 0.95, ..at(temperature) };
         let top_k = |top_k, temperature| ParamsSpec { top_k, ..top_p(temperature) };
+        let race = |spec| ParamsSpec { draw_rule: DrawRule::Race, ..spec };
         match self {
             Self::Greedy => at(0.0),
             Self::TopKTopP | Self::ConstantTopKTopP => top_k(50, 0.8),
@@ -123,6 +134,9 @@ impl Case {
             Self::TopPWarm => top_p(1.5),
             Self::TopPHot => top_p(3.0),
             Self::Draws => ParamsSpec { draws: 1024, ..at(0.8) },
+            Self::RaceTopK => race(ParamsSpec { top_k: 50, ..at(0.8) }),
+            Self::Race => race(at(0.8)),
+            Self::RaceFlat => race(at(10.0)),
             Self::TopPFlat => top_p(10.0),
             Self::TemperatureFlat => at(10.0),
             Self::NormalTopKTopP => top_k(50, 1.0),
