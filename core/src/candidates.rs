@@ -1,8 +1,9 @@
 //! Rows given by their candidates: a few tokens of each, for callers that have the first N already.
 //!
 //! A row of N candidates is sampled as a dense row of N logits, in ascending order of their tokens, by any
-//! backend; the indices in its result are then tokens again by the same list. Nothing behind this module
-//! knows of candidates.
+//! backend; the indices in its result are then tokens again by the same list. Backends are told the tokens
+//! ([`Row::with_ids`](crate::batch::Row::with_ids)) for the noise of a race, which belongs to them, and know nothing
+//! else of candidates.
 //!
 //! **Why these are the bits of the whole row**, where the candidates hold the first `top_k` tokens of its
 //! total order (all tokens above -inf, if it has fewer), and `top_k` is 1 to N:
@@ -12,7 +13,8 @@
 //! 2. A mass depends on `x`, `M` and the temperature. `W_k` sums the first `n_k` alone, so top_p's target
 //!    and `n_p` are the same. What min_p would keep beyond `n_k` is cut by `n_k`. So are the kept tokens.
 //! 3. The random bits depend on seed, position and draw, and the token is found among the kept ones by
-//!    ascending token, which is ascending index. The logprob depends on its `x`, `M` and the kept mass.
+//!    ascending token, which is ascending index. In a race, each kept token has the noise of its own id, and of equals
+//!    the lower token wins, which is the lower index. The logprob depends on its `x`, `M` and the kept mass.
 //!
 //! Greedy rows need only the first token of the order, and with every token of the vocabulary as a
 //! candidate there is nothing to be said. All else could depend on a logit that is not there:
@@ -47,6 +49,11 @@ impl TokenList {
     /// If there is no such candidate.
     pub fn token(&self, index: u32) -> u32 {
         word(&self.0, index as usize)
+    }
+
+    /// The tokens, as [`Row::with_ids`](crate::batch::Row::with_ids) takes them.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
     }
 
     /// Bytes it takes.

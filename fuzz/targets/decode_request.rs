@@ -51,6 +51,7 @@ static LIMITS: api::Limits = api::Limits {
     connection_streams_max: 4,
     answer_bytes_max: 1 << 20,
     connection_bytes_max: QUEUE_BYTES_MAX as u64,
+    request_race_tokens_max: 1 << 12,
 };
 
 static RUNTIME: LazyLock<Runtime> =
@@ -159,6 +160,7 @@ fn check_params(params: &SamplingParams, sent: &SampleRequest) {
         seed: Some(params.seed()),
         position: params.position(),
         draws: params.draws(),
+        draw_rule: params.draw_rule(),
     };
     assert_eq!(spec.parse(|| 0).as_ref(), Ok(params));
     let position = |sent: &api::SamplingParams| sent.position == params.position();
@@ -231,6 +233,7 @@ fn seeds() -> Vec<Vec<u8>> {
             seed: Some(7),
             position: 3,
             draws: Some(5),
+            draw_rule: api::DrawRule::Race.into(),
         }],
         priority: api::Priority::High.into(),
         slot: None,

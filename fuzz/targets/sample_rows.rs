@@ -10,7 +10,7 @@ use logitd_core::backend::cpu::{Cpu, CpuOptions, Isa};
 use logitd_core::backend::{Backend, reference::Reference};
 use logitd_core::batch::{Dtype, Results, Row};
 use logitd::tools::generate;
-use logitd_core::params::{ParamsSpec, SamplingParams};
+use logitd_core::params::{DrawRule, ParamsSpec, SamplingParams};
 use std::sync::{LazyLock, Mutex};
 
 /// Bytes before the logits.
@@ -49,8 +49,8 @@ fn sample(row: &Row<'_>) {
     }
 }
 
-/// Dtype (1 byte), temperature, top_k, top_p, min_p (4 each), seed, position (8 each), draws (2), and
-/// the rest is logits; all little-endian.
+/// Dtype (1 byte), temperature, top_k, top_p, min_p (4 each), seed, position (8 each), draws (2, of which the
+/// highest bit is the rule), and the rest is logits; all little-endian.
 fn read(data: &[u8]) -> Option<(Dtype, ParamsSpec, &[u8])> {
     let (header, logits) = data.split_at_checked(HEADER)?;
     let dtype = Dtype::ALL[usize::from(header[0]) % 3];
@@ -63,7 +63,8 @@ fn read(data: &[u8]) -> Option<(Dtype, ParamsSpec, &[u8])> {
         min_p: f32::from_bits(u32_at(13)),
         seed: Some(u64_at(17)),
         position: u64_at(25),
-        draws: u16::from_le_bytes([header[33], header[34]]).into(),
+        draws: u16::from_le_bytes([header[33], header[34] & 0x7f]).into(),
+        draw_rule: DrawRule::ALL[usize::from(header[34] >> 7)],
     };
     Some((dtype, spec, logits))
 }
@@ -79,7 +80,8 @@ fn generated(index: u64) -> Vec<u8> {
     data.extend(params.min_p().unwrap_or(0.0).to_le_bytes());
     data.extend(params.seed().to_le_bytes());
     data.extend(params.position().to_le_bytes());
-    data.extend((params.draws().min(16) as u16).to_le_bytes());
+    let rule = u16::from(params.draw_rule() == DrawRule::Race) << 15;
+    data.extend((params.draws().min(16) as u16 | rule).to_le_bytes());
     data.extend(case.logits);
     data
 }

@@ -5,6 +5,7 @@ use super::target::TargetArgs;
 use super::text::grouped;
 use crate::config::Config;
 use crate::server::convert;
+use crate::wire;
 use crate::wire::whole::Whole;
 use anstyle::Style;
 use logitd_core::arithmetic;
@@ -126,18 +127,20 @@ fn local(kernels: &Kernels) -> Result<GetInfoResponse, Box<dyn Error>> {
             .collect(),
         limits: Some(convert::limits(&config)),
         planes: Vec::new(),
+        draw_rules: wire::params::draw_rules(),
         ..Default::default()
     })
 }
 
 /// Each limit by its name in the API, with its value, and the flag that sets it.
-fn limits(limits: &Limits) -> [(&'static str, u64, Option<&'static str>); 14] {
+fn limits(limits: &Limits) -> [(&'static str, u64, Option<&'static str>); 15] {
     let l = limits;
     [
         ("vocab_size_max", l.vocab_size_max.into(), None),
         ("draws_max", l.draws_max.into(), None),
         ("request_rows_max", l.request_rows_max.into(), Some("--request-rows-max")),
         ("request_draws_max", l.request_draws_max.into(), Some("--request-draws-max")),
+        ("request_race_tokens_max", l.request_race_tokens_max, Some("--request-race-tokens-max")),
         ("batch_draws_max", l.batch_draws_max.into(), Some("--batch-draws-max")),
         ("message_bytes_max", l.message_bytes_max, Some("--message-bytes-max")),
         ("queue_rows_max", l.queue_rows_max, Some("--queue-rows-max")),
@@ -178,6 +181,7 @@ fn as_json(info: &GetInfoResponse, here: Option<&Kernels>) -> Value {
     let mut object = json!({
         "version": info.version,
         "arithmetic_version": info.arithmetic_version,
+        "draw_rules": info.draw_rules().map(|rule| rule.as_str_name()).collect::<Vec<_>>(),
         "devices": devices,
         "limits": Value::from_iter(
             limits(&info.limits.unwrap_or_default())

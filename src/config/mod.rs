@@ -211,6 +211,11 @@ pub struct WorkConfig {
     #[arg(long, value_name = "N", env = "LOGITD_REQUEST_DRAWS_MAX", default_value = "65536", value_parser = count32)]
     pub request_draws_max: u32,
 
+    /// Kept tokens times draws in one request, of all its rows that draw by race; a row counts as many kept tokens as
+    /// its top-k, or all of the vocabulary without one
+    #[arg(long, value_name = "N", env = "LOGITD_REQUEST_RACE_TOKENS_MAX", default_value = "16777216", value_parser = count)]
+    pub request_race_tokens_max: usize,
+
     /// Encoded bytes of one message, logits included
     #[arg(long, value_name = "BYTES", env = "LOGITD_MESSAGE_BYTES_MAX", default_value = "16MiB", value_parser = bytes)]
     pub message_bytes_max: usize,
@@ -618,7 +623,7 @@ impl Config {
         }
         if !(launch_bytes_min(rows)..=CUDA_LAUNCH_BYTES_LIMIT).contains(&bytes) {
             return wrong(format!(
-                "--cuda-launch-bytes-max is {bytes}; allowed: {} (the largest row, and the descriptors of \
+                "--cuda-launch-bytes-max is {bytes}; allowed: {} (the largest row with ids, and the descriptors of \
                  --cuda-launch-rows-max {rows}) to {CUDA_LAUNCH_BYTES_LIMIT}",
                 launch_bytes_min(rows)
             ));

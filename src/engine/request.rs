@@ -4,6 +4,7 @@ use super::Source;
 use bytes::Bytes;
 use logitd_core::backend::{DeviceError, DeviceInfo};
 use logitd_core::batch::{Dtype, Loan, LoanError, Results, Row, RowError};
+use logitd_core::candidates::TokenList;
 use logitd_core::params::SamplingParams;
 use std::fmt;
 use std::sync::Arc;
@@ -36,6 +37,8 @@ pub struct RequestRow {
     dtype: Dtype,
     logits: Logits,
     params: SamplingParams,
+    /// Of a row of candidates.
+    tokens: Option<TokenList>,
 }
 
 #[derive(Clone, Debug)]
@@ -48,7 +51,22 @@ impl RequestRow {
     /// A row of `logits.len() / dtype.size_bytes()` tokens; refused where [`Row::new`] is.
     pub fn new(dtype: Dtype, logits: Bytes, params: SamplingParams) -> Result<Self, RowError> {
         Row::new(dtype, &logits, params)?;
-        Ok(Self { dtype, logits: Logits::Own(logits), params })
+        Ok(Self { dtype, logits: Logits::Own(logits), params, tokens: None })
+    }
+
+    /// A row of candidates, whose tokens these are. Its results go by their indices.
+    ///
+    /// # Panics
+    /// If there are not as many tokens as logits.
+    pub fn of_candidates(
+        dtype: Dtype,
+        logits: Bytes,
+        tokens: &TokenList,
+        params: SamplingParams,
+    ) -> Result<Self, RowError> {
+        let row = Self { tokens: Some(tokens.clone()), ..Self::new(dtype, logits, params)? };
+        row.as_row();
+        Ok(row)
     }
 
     /// A row of `bytes / dtype.size_bytes()` tokens that begins `at` so many bytes of a loan; refused where
@@ -61,7 +79,7 @@ impl RequestRow {
         params: SamplingParams,
     ) -> Result<Self, RowError> {
         Row::lent(dtype, loan.as_ref(), at, bytes, params)?;
-        Ok(Self { dtype, logits: Logits::Lent { loan, at, bytes }, params })
+        Ok(Self { dtype, logits: Logits::Lent { loan, at, bytes }, params, tokens: None })
     }
 
     /// The row as backends see it.
@@ -72,7 +90,16 @@ impl RequestRow {
                 Row::lent(self.dtype, loan.as_ref(), *at, *bytes, self.params)
             }
         };
-        row.expect("checked when it was made")
+        let row = row.expect("checked when it was made");
+        match &self.tokens {
+            Some(tokens) => row.with_ids(tokens.as_bytes()),
+            None => row,
+        }
+    }
+
+    /// The most tokens that may run in its races, draw by draw.
+    pub fn race_tokens_max(&self) -> u64 {
+        self.params.race_tokens_max(self.as_row().vocab_size())
     }
 
     /// Bytes of logits.

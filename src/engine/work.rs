@@ -156,7 +156,11 @@ impl Item for Arc<Work> {
 
     fn row_size(&self, row: usize) -> RowSize {
         let row = &self.rows[row];
-        RowSize { bytes: row.bytes(), draws: row.params().draws() as usize }
+        RowSize {
+            bytes: row.bytes(),
+            draws: row.params().draws() as usize,
+            race_tokens: row.race_tokens_max(),
+        }
     }
 }
 

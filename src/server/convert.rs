@@ -108,7 +108,7 @@ pub fn batch(
 
     let specs: Vec<ParamsSpec> = match request.params.as_slice() {
         [] => vec![ParamsSpec::default()],
-        params => params.iter().map(wire::params::spec).collect(),
+        params => params.iter().enumerate().map(|(i, params)| wrong.spec(i, params)).collect(),
     };
     let sets: Vec<Option<SamplingParams>> =
         specs.iter().enumerate().map(|(i, spec)| wrong.params(i, *spec)).collect();
@@ -141,14 +141,27 @@ pub fn batch(
             None => params.with_seed(seeds.next().expect("one a row without")),
         };
         let made = match &source {
-            Source::Sent(logits) => RequestRow::new(dtype, logits[row].clone(), params),
+            Source::Sent(logits) => match tokens.get(row) {
+                Some(tokens) => {
+                    RequestRow::of_candidates(dtype, logits[row].clone(), tokens, params)
+                }
+                None => RequestRow::new(dtype, logits[row].clone(), params),
+            },
             Source::Lent(Lent { loan, .. }) => {
                 RequestRow::lent(dtype, Arc::clone(loan), row * row_bytes, row_bytes, params)
             }
         };
         made.map_err(|e| Error::invalid("logits", e.to_string()))
     });
-    Ok(Batch { rows: rows.collect::<Result<_, _>>()?, priority, tokens })
+    let rows = rows.collect::<Result<Vec<_>, _>>()?;
+    let race_tokens = rows.iter().map(RequestRow::race_tokens_max).sum();
+    within(
+        "tokens in the request's races, top_k (or else vocab_size) times draws of each row,",
+        race_tokens,
+        limits.request_race_tokens_max,
+        "request_race_tokens_max",
+    )?;
+    Ok(Batch { rows, priority, tokens })
 }
 
 /// Bytes that the answer to such rows takes at most, before it is encoded and after.
@@ -221,6 +234,7 @@ pub fn limits(config: &Config) -> api::Limits {
         connection_streams_max: config.connections.connection_streams_max,
         answer_bytes_max: work.answer_bytes_max as u64,
         connection_bytes_max: config.connections.connection_bytes_max as u64,
+        request_race_tokens_max: work.request_race_tokens_max as u64,
     }
 }
 
@@ -466,6 +480,17 @@ impl Violations {
             self.add(|| Violation { field: field.into(), description });
         };
         checked.map_err(|errors| errors.into_iter().for_each(add)).ok()
+    }
+
+    /// What one set asks for; or a note of what has no name, and the defaults.
+    fn spec(&mut self, i: usize, params: &api::SamplingParams) -> ParamsSpec {
+        wire::params::spec(params).unwrap_or_else(|error| {
+            self.add(|| Violation {
+                field: format!("params[{i}].{}", error.field),
+                description: error.to_string(),
+            });
+            ParamsSpec::default()
+        })
     }
 
     /// The parameters of one set, with seed 0 where none is given; or a note of every wrong one: each is replaced by

@@ -6,6 +6,7 @@ use super::sample::sample;
 use super::state::Shared;
 use super::stream::{self, Answers};
 use crate::engine;
+use crate::wire;
 use logitd_core::arithmetic;
 use logitd_proto::sampler_service_server::SamplerService;
 use logitd_proto::{
@@ -83,6 +84,7 @@ impl SamplerService for Sampler {
                 .as_ref()
                 .map_or_else(String::new, |shm| shm.control.clone()),
             chunk_bytes: CHUNK_BYTES.min(self.shared.limits.message_bytes_max),
+            draw_rules: wire::params::draw_rules(),
         }))
     }
 }

@@ -34,6 +34,11 @@ fn draw_rule(number: i32) -> Result<DrawRule, ParamsError> {
     }
 }
 
+/// Every rule, as `GetInfo` lists them.
+pub fn draw_rules() -> Vec<i32> {
+    [api::DrawRule::Cumulative, api::DrawRule::Race].map(i32::from).to_vec()
+}
+
 /// The rule as messages name it. The default is left out, so that a request that asks for nothing new has the bytes
 /// that it always had.
 fn draw_rule_message(rule: DrawRule) -> api::DrawRule {

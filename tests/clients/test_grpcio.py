@@ -165,7 +165,7 @@ class Around(WithServer):
     def test_info_is_enough_to_configure_a_client(self):
         info = self.stub.GetInfo(pb.GetInfoRequest(), timeout=TIMEOUT_S)
         self.assertRegex(info.version, r"^\d+\.\d+\.\d+")
-        self.assertEqual(info.arithmetic_version, 1)
+        self.assertEqual(info.arithmetic_version, 2)
         self.assertTrue(any(device.up for device in info.devices))
         self.assertIn(pb.PLANE_INLINE, info.planes)
         limits = json_format.MessageToDict(info.limits, preserving_proto_field_name=True)

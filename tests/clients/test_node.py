@@ -24,7 +24,7 @@ class Node(unittest.TestCase):
                                   capture_output=True, text=True, timeout=120)
         self.assertEqual(done.returncode, 0, done.stderr)
         answer = json.loads(done.stdout)
-        self.assertEqual(answer["info"]["arithmetic_version"], 1)
+        self.assertEqual(answer["info"]["arithmetic_version"], 2)
         self.assertEqual(answer["refused"]["code"], 3)
         self.assertIn("top_p", answer["refused"]["details"])
         for how in ["unary", "stream"]:

@@ -10,7 +10,7 @@ use crate::common::real::carried;
 use logitd::tools::generate::Random;
 use logitd_core::backend::cpu::{Cpu, CpuOptions};
 use logitd_core::batch::{Draw, Results};
-use logitd_core::params::{DRAWS_MAX, ParamsSpec};
+use logitd_core::params::{DRAWS_MAX, DrawRule, ParamsSpec};
 
 /// Draws a verdict is based on: 98 positions of 1,024.
 const DRAWS: usize = 98 * DRAWS_MAX as usize;
@@ -29,7 +29,11 @@ fn settings() -> Vec<(usize, ParamsSpec)> {
         draws: DRAWS_MAX,
         ..Default::default()
     };
+    let race = |spec| ParamsSpec { draw_rule: DrawRule::Race, ..spec };
     vec![
+        (0, race(spec(1.0, 50, 1.0, 0.0))),
+        (3, race(spec(0.8, 0, 0.95, 0.0))),
+        (6, race(spec(2.0, 1000, 0.999, 0.0))),
         (0, spec(1.0, 0, 1.0, 0.0)),
         (1, spec(0.7, 0, 1.0, 0.0)),
         (2, spec(1.0, 50, 1.0, 0.0)),

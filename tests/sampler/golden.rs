@@ -176,6 +176,49 @@ fn expect_independent(cases: Vec<(Case, independent::Expect)>) {
     }
 }
 
+#[test]
+fn every_backend_agrees_with_the_independent_races() {
+    let races: known::Races = known::read("independent/race.json");
+    let cases: Vec<_> = races.small().collect();
+    assert!(cases.len() >= 16, "{} cases", cases.len());
+    expect_races(cases);
+}
+
+#[test]
+fn every_backend_agrees_with_the_independent_races_of_the_recording() {
+    let recording = match Recording::open() {
+        Ok(recording) => recording,
+        Err(why) => {
+            let name = "every_backend_agrees_with_the_independent_races_of_the_recording";
+            crate::common::skipped(name, why);
+            return;
+        }
+    };
+    let races: known::Races = known::read("independent/race.json");
+    let case = |race: known::Race<usize>| {
+        let logits = recording.row(race.row).to_vec();
+        race.case(logits)
+    };
+    let cases: Vec<_> = races.real.into_iter().map(case).collect();
+    assert!(cases.len() >= 3, "{} cases", cases.len());
+    expect_races(cases);
+}
+
+fn expect_races(cases: Vec<(Case, known::RaceExpect)>) {
+    let placed: Vec<_> = cases.iter().map(|(case, _)| case.place()).collect();
+    let rows: Vec<_> = placed.iter().map(|p| p.row()).collect();
+    let mut results = Results::default();
+    for mut backend in all_backends() {
+        sample(backend.as_mut(), &rows, &mut results);
+        for ((case, expect), result) in cases.iter().zip(results.iter()) {
+            if let Some(objection) = expect.objection(result) {
+                let name = crate::common::candidates::name(backend.as_ref());
+                panic!("{name}\n{case}\n{objection}");
+            }
+        }
+    }
+}
+
 /// With `LOGITD_RENEW_VECTORS` set, writes them instead.
 #[test]
 fn carried_vectors_are_fresh() {
@@ -322,6 +365,7 @@ fn params_of(vocab_size: usize) -> impl Iterator<Item = ParamsSpec> {
         seed: Some(0x0123_4567_89ab_cdef),
         position: vocab_size as u64,
         draws: 4,
+        ..Default::default()
     };
     let n = vocab_size as u32;
     let all = [

@@ -12,7 +12,7 @@ use crate::common::{Case, Panel};
 use logitd::tools::generate::{self, Random, Values};
 use logitd_core::arithmetic::mass::{Scale, mass};
 use logitd_core::batch::{Dtype, RowStatus, VOCAB_SIZE_MAX};
-use logitd_core::params::{DRAWS_MAX, ParamsSpec, TEMPERATURE_RANGE};
+use logitd_core::params::{DRAWS_MAX, DrawRule, ParamsSpec, TEMPERATURE_RANGE};
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestError, TestRunner};
 use std::cell::RefCell;
@@ -105,10 +105,11 @@ fn any_spec() -> impl Strategy<Value = ParamsSpec> {
     ];
     let draws = prop_oneof![6 => 1..=4u32, 1 => 5..=DRAWS_MAX, 1 => Just(DRAWS_MAX)];
     let cuts = (temperatures(), top_k, top_p, min_p);
-    (cuts, any::<u64>(), any::<u64>(), draws).prop_map(
-        |((temperature, top_k, top_p, min_p), seed, position, draws)| {
+    let rule = prop::sample::select(DrawRule::ALL.to_vec());
+    (cuts, any::<u64>(), any::<u64>(), draws, rule).prop_map(
+        |((temperature, top_k, top_p, min_p), seed, position, draws, draw_rule)| {
             let seed = Some(seed);
-            ParamsSpec { temperature, top_k, top_p, min_p, seed, position, draws }
+            ParamsSpec { temperature, top_k, top_p, min_p, seed, position, draws, draw_rule }
         },
     )
 }

@@ -13,7 +13,7 @@ use logitd_core::batch;
 use logitd_core::candidates;
 use logitd_proto::sample_stream_response::Result as Outcome;
 use logitd_proto::{
-    Candidates, Dtype, Plane, RowResult, RowStatus, SampleRequest, SampleStreamRequest,
+    Candidates, DrawRule, Dtype, Plane, RowResult, RowStatus, SampleRequest, SampleStreamRequest,
     SampleStreamResponse, SamplingParams,
 };
 use prost::Message;
@@ -96,6 +96,7 @@ fn case(index: u64) -> (SampleRequest, SampleRequest) {
         seed: Some(row.params().seed()),
         position: row.params().position(),
         draws: Some(row.params().draws().max(50)),
+        draw_rule: DrawRule::Cumulative.into(),
     };
     let mut sets = Vec::new();
     let mut rows = Vec::new();
@@ -118,6 +119,11 @@ fn case(index: u64) -> (SampleRequest, SampleRequest) {
     // All of them: no cut needs to be there.
     sets.push(SamplingParams { top_k: 0, ..params });
     rows.push(order);
+    // By race: the noise belongs to the tokens, wherever they stand among the candidates.
+    for i in 0..sets.len() {
+        sets.push(SamplingParams { draw_rule: DrawRule::Race.into(), ..sets[i] });
+        rows.push(rows[i].clone());
+    }
 
     let whole = SampleRequest {
         dtype: proto_dtype(case.dtype).into(),

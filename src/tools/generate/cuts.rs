@@ -4,7 +4,7 @@
 use super::random::Random;
 use logitd_core::arithmetic::mass::{Scale, mass};
 use logitd_core::batch::{Dtype, Row};
-use logitd_core::params::{DRAWS_MAX, ParamsSpec, SamplingParams, TEMPERATURE_RANGE};
+use logitd_core::params::{DRAWS_MAX, DrawRule, ParamsSpec, SamplingParams, TEMPERATURE_RANGE};
 
 /// The largest f32 below 1.
 const BELOW_ONE: f32 = 1.0 - f32::EPSILON / 2.0;
@@ -54,6 +54,7 @@ pub fn params(
         min_p: min_p(&x, temperature, random),
         position: random.edge_u64(),
         draws: random.pick(&[1, 1, 1, 2, 3, 16, 100, DRAWS_MAX]).min(draws_max),
+        draw_rule: random.pick(&DrawRule::ALL),
         ..spec
     })
 }

@@ -3,7 +3,7 @@
 use super::Case;
 use super::case::{pack, spec};
 use logitd_core::batch::{Dtype, RowResult, RowStatus};
-use logitd_core::params::{ParamsSpec, SamplingParams};
+use logitd_core::params::{DrawRule, ParamsSpec, SamplingParams};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -34,6 +34,8 @@ pub struct Params {
     position: u64,
     #[serde(skip_serializing_if = "is_once")]
     draws: u32,
+    #[serde(skip_serializing_if = "is_cumulative")]
+    draw_rule: String,
 }
 
 fn is_zero(k: &u32) -> bool {
@@ -44,6 +46,9 @@ fn is_one(p: &f32) -> bool {
 }
 fn is_none(p: &f32) -> bool {
     *p == 0.0
+}
+fn is_cumulative(rule: &str) -> bool {
+    rule == DrawRule::Cumulative.name()
 }
 fn is_once(draws: &u32) -> bool {
     *draws == 1
@@ -58,14 +63,17 @@ impl Default for Params {
 impl From<&SamplingParams> for Params {
     fn from(params: &SamplingParams) -> Self {
         let ParamsSpec { temperature, top_k, top_p, min_p, position, draws, .. } = spec(params);
-        Self { temperature, top_k, top_p, min_p, seed: params.seed(), position, draws }
+        let (seed, draw_rule) = (params.seed(), params.draw_rule().name().into());
+        Self { temperature, top_k, top_p, min_p, seed, position, draws, draw_rule }
     }
 }
 
 impl From<&Params> for ParamsSpec {
     fn from(params: &Params) -> Self {
-        let Params { temperature, top_k, top_p, min_p, seed, position, draws } = *params;
-        Self { temperature, top_k, top_p, min_p, seed: Some(seed), position, draws }
+        let Params { temperature, top_k, top_p, min_p, seed, position, draws, .. } = *params;
+        let rule = params.draw_rule.to_lowercase();
+        let draw_rule = DrawRule::named(&rule).expect("the name of a rule");
+        Self { temperature, top_k, top_p, min_p, seed: Some(seed), position, draws, draw_rule }
     }
 }
 
@@ -260,7 +268,15 @@ pub mod independent {
     impl Params {
         fn spec(&self, seed: u64, position: u64) -> ParamsSpec {
             let Self { temperature, k: top_k, p: top_p, minp: min_p } = *self;
-            ParamsSpec { temperature, top_k, top_p, min_p, seed: Some(seed), position, draws: 1 }
+            ParamsSpec {
+                temperature,
+                top_k,
+                top_p,
+                min_p,
+                seed: Some(seed),
+                position,
+                ..Default::default()
+            }
         }
     }
 
@@ -292,6 +308,78 @@ pub mod independent {
                 };
             (!same).then(|| format!("expected {self:?}\ngot {answer:?}"))
         }
+    }
+}
+
+/// `independent/race.json`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Races {
+    rows: std::collections::HashMap<String, RaceRow>,
+    /// Of those rows.
+    cases: Vec<Race<String>>,
+    /// Of rows of the recording.
+    pub real: Vec<Race<usize>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RaceRow {
+    dtype: String,
+    bits: String,
+}
+
+/// A row whose draws are races, and what they come to.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Race<R> {
+    name: String,
+    pub row: R,
+    params: Params,
+    pub expect: RaceExpect,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RaceExpect {
+    status: String,
+    token: u32,
+    kept: u32,
+    kept_mass: u64,
+    logprob_bits: Hex,
+    draws: Vec<u32>,
+}
+
+impl Races {
+    /// The small rows.
+    pub fn small(self) -> impl Iterator<Item = (Case, RaceExpect)> {
+        let Self { rows, cases, .. } = self;
+        cases.into_iter().map(move |case| {
+            let RaceRow { dtype: name, bits } = &rows[&case.row];
+            let bits = bits.split(' ').map(|x| u32::from_str_radix(x, 16).expect("digits"));
+            let bits: Vec<u32> = bits.collect();
+            (Case::bits(&case.name, dtype(name), &bits, (&case.params).into()), case.expect)
+        })
+    }
+}
+
+impl Race<usize> {
+    /// The case with the row's logits, f16.
+    pub fn case(self, logits: Vec<u8>) -> (Case, RaceExpect) {
+        (Case::new(self.name, Dtype::F16, logits, (&self.params).into()), self.expect)
+    }
+}
+
+impl RaceExpect {
+    /// What is wrong with a result, if anything is.
+    pub fn objection(&self, result: RowResult<'_>) -> Option<String> {
+        let answer = Answer::from(result);
+        let same = answer.status == self.status
+            && answer.kept == Some(self.kept)
+            && answer.kept_mass == Some(self.kept_mass)
+            && answer.draws.iter().map(|draw| draw.0).eq(self.draws.iter().copied())
+            && answer.draws[0].0 == self.token
+            && answer.draws[0].1.0.abs_diff(self.logprob_bits.0) <= 1;
+        (!same).then(|| format!("expected {self:?}\ngot {answer:?}"))
     }
 }
 

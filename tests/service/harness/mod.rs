@@ -138,7 +138,10 @@ pub fn expected(request: &SampleRequest) -> Vec<RowResult> {
     let params = |row: usize| {
         let given =
             if request.params.len() == 1 { &request.params[0] } else { &request.params[row] };
-        wire::params::spec(given).parse(|| panic!("tests give seeds")).expect("valid")
+        wire::params::spec(given)
+            .expect("known names")
+            .parse(|| panic!("tests give seeds"))
+            .expect("valid")
     };
     let rows: Vec<Row<'_>> = request
         .logits
