@@ -42,8 +42,9 @@ DEVICE float exponential(u64 bits) {
         y64 = 0 - (w << n);
     }
     const float high = __uint2float_rn(static_cast<u32>(y64 >> 32));
-    const float low = __uint2float_rn(static_cast<u32>(y64) | 1u);
-    const float y = __fmaf_rn(high, __uint_as_float(0x2f800000u), __fmul_rn(low, __uint_as_float(0x1f800000u)));
+    // Times 2^-64 by its exponent, which is exact as the product is: it is at least 1.
+    const u32 low = __float_as_uint(__uint2float_rn(static_cast<u32>(y64) | 1u)) - (64u << 23);
+    const float y = __fmaf_rn(high, __uint_as_float(0x2f800000u), __uint_as_float(low));
     float p = __uint_as_float(K8);
     p = __fmaf_rn(p, y, __uint_as_float(K7));
     p = __fmaf_rn(p, y, __uint_as_float(K6));

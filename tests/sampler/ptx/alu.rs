@@ -271,6 +271,7 @@ pub fn conversion(parts: &[&str]) -> Option<fn(u64) -> u64> {
         ["f32", "f16"] => |a| of_f32(f16::from_bits(a as u16).to_f32()),
         ["f32", "bf16"] => |a| of_f32(bf16::from_bits(a as u16).to_f32()),
         ["rn", "f32", "u32"] => |a| of_f32(a as u32 as f32),
+        ["rn", "f32", "u64"] => |a| of_f32(a as f32),
         ["rn", "f32", "s32"] => |a| of_f32(a as i32 as f32),
         [to @ ("u16" | "u32" | "u64" | "s16" | "s32" | "s64" | "u8" | "s8"), from] => {
             let narrow = |width: usize| -> fn(u64) -> u64 {

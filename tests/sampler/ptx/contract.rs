@@ -3,7 +3,8 @@
 //!
 //! It holds by construction. ptxas, which makes machine code of this PTX, may contract "mul/add sequences
 //! with no rounding modifiers" (PTX ISA, `add`); here all have one. So what is fused is what is called
-//! `fma`, and every one of those is found to be a line of `mass` in `kernels/mass.cuh`.
+//! `fma`, and every one of those is found to be a line of `mass` in `kernels/mass.cuh`, or of `exponential` in
+//! `kernels/race.cuh`.
 
 use super::driver::probe;
 use super::nvcc::{CHIPS, FLAGS, Kernels, compile, kernels, nvcc_or_skip, sources};
@@ -13,7 +14,7 @@ use logitd_shim::Build;
 use std::collections::HashMap;
 
 /// What may be done with floating point.
-const OPERATIONS: [&str; 12] = [
+const OPERATIONS: [&str; 14] = [
     "add.rn.f32",
     "sub.rn.f32",
     "div.rn.f32",
@@ -26,6 +27,8 @@ const OPERATIONS: [&str; 12] = [
     "selp.f32",
     "cvt.f32.f16",
     "cvt.rn.f32.s32",
+    "cvt.rn.f32.u32",
+    "cvt.rn.f32.u64",
 ];
 
 /// What the fused operations of `mass` add, in order: the rounding constant, the rounded part with its sign
@@ -40,6 +43,21 @@ const ADDENDS: [Option<u64>; 8] = [
     Some(0x3f31_7218),
     Some(0x3f80_0000),
 ];
+
+/// What the fused operations of `exponential` add between its first, whose factor is [`TO_UNIT`], and its last, which
+/// adds a converted integer: K7 to K0.
+const RACE_ADDENDS: [u64; 8] = [
+    0xc015_8fd4,
+    0x3fdb_f9a6,
+    0xbe7f_2349,
+    0x3ec1_2234,
+    0x3eb4_409f,
+    0x3ef6_6b68,
+    0x3f38_a9e2,
+    0x3fb8_aa3b,
+];
+/// 2^-32.
+const TO_UNIT: u64 = 0x2f80_0000;
 
 #[test]
 fn nothing_is_fused_but_what_is_written() {
@@ -136,21 +154,48 @@ fn check_sampling(entry: &Entry) -> Result<usize, String> {
     let at = |i: &Instruction, what: &str| format!("line {}: {what} {:?}", i.line, i.operands);
     let definitions = definitions(entry);
     let mut found = [0; ADDENDS.len()];
+    let mut of_races = [0; RACE_ADDENDS.len() + 2];
     for i in &entry.body {
         if is_float(&i.opcode) && !is_plain(&i.opcode) && !OPERATIONS.contains(&&*i.opcode) {
             return Err(at(i, &format!("{} is none of the arithmetic's operations", i.opcode)));
         }
         if i.opcode.starts_with("fma") {
+            if let Some(place) = race_place(i, &definitions) {
+                of_races[place] += 1;
+                continue;
+            }
             let addend = addend(&i.operands[3], &definitions)
                 .ok_or_else(|| at(i, "fuses what is not written as fused"))?;
             let line = ADDENDS.iter().position(|&known| known == addend);
             found[line.ok_or_else(|| at(i, "fuses with an unknown constant"))?] += 1;
         }
     }
+    let line = entry.body.first().map_or(0, |i| i.line);
+    if of_races.iter().any(|&count| count != of_races[0]) {
+        return Err(format!("from line {line}: parts of `exponential`: {of_races:?}"));
+    }
     match found.iter().all(|&count| count == found[0]) {
         true => Ok(found[0]),
-        false => Err(format!("from line {}: parts of `mass`: {found:?}", entry.body[0].line)),
+        false => Err(format!("from line {line}: parts of `mass`: {found:?}")),
     }
+}
+
+/// Which line of `exponential` in `kernels/race.cuh` a fused operation is, if it is one.
+fn race_place(fma: &Instruction, definitions: &HashMap<Reg, Vec<&Instruction>>) -> Option<usize> {
+    let constant = |operand: &Operand| match operand {
+        Operand::Immediate(bits) => Some(*bits),
+        operand => addend(operand, definitions).flatten(),
+    };
+    if fma.operands[1..3].iter().any(|factor| constant(factor) == Some(TO_UNIT)) {
+        return Some(0);
+    }
+    if let Some(known) = constant(&fma.operands[3]) {
+        let place = RACE_ADDENDS.iter().position(|&addend| addend == known)?;
+        return Some(1 + place);
+    }
+    let Operand::Reg(reg) = &fma.operands[3] else { return None };
+    let converted = definitions.get(reg)?.iter().all(|i| i.opcode == "cvt.rn.f32.u32");
+    converted.then_some(1 + RACE_ADDENDS.len())
 }
 
 /// Checks `logitd_probe`, which has each operation once, and two products.
