@@ -316,6 +316,15 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_of_version_1_is_checked_as_one_of_today() {
+        let old = SampleResponse { arithmetic_version: 1, ..right() };
+        assert_eq!(check(&old), Ok(vec![]));
+        let mut wrong = old;
+        wrong.rows[0].kept += 1;
+        assert_eq!(check(&wrong).unwrap().len(), 1);
+    }
+
+    #[test]
     fn every_wrong_field_is_found_in_its_row() {
         type Fault = (&'static str, usize, fn(&mut SampleResponse));
         let faults: [Fault; 9] = [

@@ -253,7 +253,7 @@ fn info_says_what_this_machine_offers() {
         }
     }
     assert_eq!(info["limits"]["vocab_size_max"], logitd_core::batch::VOCAB_SIZE_MAX);
-    assert_eq!(info["limits"].as_object().unwrap().len(), 14);
+    assert_eq!(info["limits"].as_object().unwrap().len(), 15);
     let text = folder.ok(&["info"]);
     assert!(text.contains("1,048,576") && text.contains("--queue-rows-max"), "{text}");
     assert!(!text.contains('\u{1b}'), "colour without a terminal");
@@ -415,6 +415,29 @@ fn verify_says_what_it_compared() {
     let said = folder.ok(&["verify", "--logits", &file, "--params", &params]);
     assert!(said.contains("4 rows from 1 file: 4 draws and 1,200 logits"), "{said}");
     assert!(folder.error(&["verify", "--a", "gpu"]).contains("cpu:avx512"));
+}
+
+#[test]
+fn verify_measures_what_drifts() {
+    let folder = Folder::new();
+    let a = folder.npy("a.npy", Dtype::F32, &rows(4, 300));
+    let b = folder.npy("b.npy", Dtype::F32, &rows(4, 300));
+    let other = folder.npy("other.npy", Dtype::F32, &rows(3, 300));
+    let flags = ["--temperature", "0.8", "--top-k", "50", "--draws", "100", "--json"];
+    let said = folder.ok(&[&["verify", "--drift", &a, &b], &flags[..]].concat());
+    let drift: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((&drift["rows"], &drift["draws"]), (&4.into(), &400.into()), "{said}");
+    for share in ["least", "cumulative", "race"] {
+        assert_eq!(drift[share], 0.0, "equal files: {said}");
+    }
+    let said = folder.ok(&["verify", "--drift", &a, &b]);
+    assert!(said.contains("4 rows, 4 draws") && said.contains("race"), "{said}");
+    let error = folder.error(&["verify", "--drift", &a, &other]);
+    assert!(error.contains("4 rows of 300 tokens") && error.contains("3 of 300"), "{error}");
+    assert!(folder.error(&["verify", "--drift", &a]).contains("--drift"));
+    assert!(folder.error(&["verify", "--top-k", "5"]).contains("--drift"));
+    let error = folder.error(&["verify", "--drift", &a, &b, "--top-p", "2"]);
+    assert!(error.contains("--top-p is 2"), "{error}");
 }
 
 #[test]

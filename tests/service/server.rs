@@ -6,8 +6,8 @@ use crate::harness::{TestServer, expected, logits, request};
 use logitd_client::{Client, Error};
 use logitd_proto::sample_stream_response::Result as Outcome;
 use logitd_proto::{
-    Dtype, GetInfoResponse, Plane, RowStatus, SampleRequest, SampleResponse, SampleStreamRequest,
-    SampleStreamResponse, SamplingParams,
+    DrawRule, Dtype, GetInfoResponse, Plane, RowStatus, SampleRequest, SampleResponse,
+    SampleStreamRequest, SampleStreamResponse, SamplingParams,
 };
 use prost::Message;
 use std::collections::HashSet;
@@ -228,6 +228,7 @@ async fn get_info_says_what_a_client_must_know() {
     let planes = [Plane::Inline, Plane::Chunked, Plane::Candidates];
     assert_eq!(info.planes, planes.map(i32::from));
     assert_eq!((info.devices[0].id.as_str(), info.devices[0].up), ("reference", true));
+    assert_eq!(info.draw_rules().collect::<Vec<_>>(), [DrawRule::Cumulative, DrawRule::Race]);
     let limits = info.limits.unwrap();
     assert_eq!(limits.request_rows_max, 7);
     assert_eq!(limits.message_bytes_max, 1 << 20);
@@ -270,6 +271,7 @@ const WRONG: &[Wrong] = &[
     (&["params[0].min_p"], |r| r.params[0].min_p = f32::NAN),
     (&["params[2].draws"], |r| r.params[2].draws = Some(0)),
     (&["params[2].draws"], |r| r.params[2].draws = Some(1025)),
+    (&["params[1].draw_rule"], |r| r.params[1].draw_rule = 3),
     (
         &[
             "dtype",
@@ -337,14 +339,31 @@ async fn a_thousand_wrong_fields_are_still_a_readable_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_exceeds_a_limit_is_refused_by_the_limits_name_and_flag() {
-    let flags = ["--request-rows-max=4", "--request-draws-max=10", "--message-bytes-max=64KiB"];
+    let flags = [
+        "--request-rows-max=4",
+        "--request-draws-max=10",
+        "--request-race-tokens-max=35",
+        "--message-bytes-max=64KiB",
+    ];
     let server = TestServer::start(&flags).await;
     let client = server.client().await;
     let mut many_draws = request(2, 10, 1);
     many_draws.params.iter_mut().for_each(|params| params.draws = Some(6));
+    let mut many_runners = request(2, 10, 1);
+    many_runners.params.iter_mut().for_each(|params| {
+        *params = SamplingParams {
+            temperature: Some(1.0),
+            top_k: 9,
+            draws: Some(2),
+            draw_rule: DrawRule::Race.into(),
+            seed: Some(1),
+            ..Default::default()
+        };
+    });
     for (limit, value, request) in [
         ("request_rows_max", 4, request(5, 10, 1)),
         ("request_draws_max", 10, many_draws),
+        ("request_race_tokens_max", 35, many_runners),
         ("message_bytes_max", 64 << 10, request(1, 40_000, 1)),
     ] {
         let unary = client.sample(request.clone()).await.unwrap_err();

@@ -32,7 +32,7 @@ pub enum Case {
     /// No cut, 1,024 draws a row
     #[value(name = "draws_1024")]
     Draws,
-    /// top_k 50, draws by race
+    /// top_k 50, top_p 0.95, draws by race
     RaceTopK,
     /// No cut, draws by race
     Race,
@@ -134,7 +134,7 @@ impl Case {
             Self::TopPWarm => top_p(1.5),
             Self::TopPHot => top_p(3.0),
             Self::Draws => ParamsSpec { draws: 1024, ..at(0.8) },
-            Self::RaceTopK => race(ParamsSpec { top_k: 50, ..at(0.8) }),
+            Self::RaceTopK => race(top_k(50, 0.8)),
             Self::Race => race(at(0.8)),
             Self::RaceFlat => race(at(10.0)),
             Self::TopPFlat => top_p(10.0),
