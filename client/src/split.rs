@@ -1,12 +1,13 @@
 //! Batches beyond a server's limits, cut into requests within them.
 
 use logitd_proto::{Candidates, DrawRule, Dtype, Limits, SampleRequest, SamplingParams};
+use prost::Message;
 use std::ops::Range;
 
 /// Encoded bytes of a request that are neither rows nor parameters, at most.
 const FIXED_BYTES: u64 = 64;
-/// Encoded bytes of one set of parameters, at most.
-const PARAMS_BYTES: u64 = 64;
+/// Encoded bytes of the key and the length of a field within a request, at most.
+const FIELD_BYTES: u64 = 6;
 /// Bytes of a candidate's token, and of a row's number of candidates.
 const WORD_BYTES: usize = 4;
 
@@ -28,24 +29,24 @@ pub(super) fn split_at(
     if request.rows.is_some_and(|given| given as usize != rows) {
         return vec![request];
     }
-    let params_a_row = request.params.len() == rows && rows > 1;
-    if request.params.len() > 1 && !params_a_row {
+    let bare = SampleRequest { params: vec![], adjustments: vec![], ..request.clone() };
+    let (Some(params), Some(adjustments)) =
+        (PerRow::new(&request.params, rows), PerRow::new(&request.adjustments, rows))
+    else {
         return vec![request];
-    }
+    };
 
-    let message_bytes_max = limits.message_bytes_max.saturating_sub(FIXED_BYTES + PARAMS_BYTES);
+    let of_all = FIXED_BYTES + params.bytes_of_all() + adjustments.bytes_of_all();
+    let message_bytes_max = limits.message_bytes_max.saturating_sub(of_all);
     let rows_max = limits.request_rows_max.max(1) as usize;
     let draws_max = u64::from(limits.request_draws_max);
-    let params_bytes = if params_a_row { PARAMS_BYTES } else { 0 };
     // A server that says nothing of races has none.
     let race_tokens_max = match limits.request_race_tokens_max {
         0 => u64::MAX,
         limit => limit,
     };
-    let params =
-        |row: usize| if params_a_row { request.params.get(row) } else { request.params.first() };
-    let draws = |row| u64::from(params(row).and_then(|params| params.draws).unwrap_or(1));
-    let race_tokens = |row| match params(row) {
+    let draws = |row| u64::from(params.of(row).and_then(|params| params.draws).unwrap_or(1));
+    let race_tokens = |row| match params.of(row) {
         Some(params) => race_tokens(params, layout.row_tokens(row)),
         None => 0,
     };
@@ -58,7 +59,7 @@ pub(super) fn split_at(
             drawn += draws(end);
             raced += race_tokens(end);
             bytes += layout.row_bytes(end);
-            message_bytes += layout.row_bytes(end) + params_bytes;
+            message_bytes += layout.row_bytes(end) + params.bytes(end) + adjustments.bytes(end);
             let fits = end - start < rows_max
                 && drawn <= draws_max
                 && raced <= race_tokens_max
@@ -69,9 +70,8 @@ pub(super) fn split_at(
             }
             end += 1;
         }
-        let params: Vec<SamplingParams> =
-            if params_a_row { request.params[start..end].to_vec() } else { request.params.clone() };
-        requests.push(SampleRequest { params, ..layout.cut(&request, start..end) });
+        let (params, adjustments) = (params.cut(start..end), adjustments.cut(start..end));
+        requests.push(SampleRequest { params, adjustments, ..layout.cut(&bare, start..end) });
         start = end;
     }
     requests
@@ -84,6 +84,42 @@ fn race_tokens(params: &SamplingParams, tokens: u64) -> u64 {
     }
     let kept = if params.top_k == 0 { tokens } else { tokens.min(params.top_k.into()) };
     kept * u64::from(params.draws.unwrap_or(1))
+}
+
+/// What a request says of its rows: nothing, one for all, or one a row.
+struct PerRow<'a, T> {
+    given: &'a [T],
+    one_a_row: bool,
+}
+
+impl<'a, T: Message + Clone> PerRow<'a, T> {
+    /// `None` if there are neither.
+    fn new(given: &'a [T], rows: usize) -> Option<Self> {
+        let one_a_row = given.len() == rows && rows > 1;
+        (given.len() <= 1 || one_a_row).then_some(Self { given, one_a_row })
+    }
+
+    fn of(&self, row: usize) -> Option<&T> {
+        if self.one_a_row { self.given.get(row) } else { self.given.first() }
+    }
+
+    /// Encoded bytes of what each part has.
+    fn bytes_of_all(&self) -> u64 {
+        if self.one_a_row { 0 } else { self.given.first().map_or(0, encoded_bytes) }
+    }
+
+    /// Encoded bytes of what only the part with this row has.
+    fn bytes(&self, row: usize) -> u64 {
+        if self.one_a_row { self.given.get(row).map_or(0, encoded_bytes) } else { 0 }
+    }
+
+    fn cut(&self, rows: Range<usize>) -> Vec<T> {
+        if self.one_a_row { self.given[rows].to_vec() } else { self.given.to_vec() }
+    }
+}
+
+fn encoded_bytes(message: &impl Message) -> u64 {
+    message.encoded_len() as u64 + FIELD_BYTES
 }
 
 /// How many rows a request has; `None` if it has none that could be told apart.
@@ -155,11 +191,11 @@ impl Layout {
         }
     }
 
-    /// The request with these rows only, and the parameters as they are.
+    /// The request with these rows only, and all else as it is.
     fn cut(&self, request: &SampleRequest, rows: Range<usize>) -> SampleRequest {
         let scaled = |range: &Range<usize>, bytes| range.start * bytes..range.end * bytes;
         let count = request.rows.map(|_| rows.len() as u32);
-        let mut cut = SampleRequest { params: vec![], rows: count, ..request.clone() };
+        let mut cut = SampleRequest { rows: count, ..request.clone() };
         match self {
             Self::Whole { row_bytes, .. } => {
                 cut.logits = request.logits.slice(scaled(&rows, *row_bytes));
@@ -186,7 +222,7 @@ fn candidates(ends: &[usize], rows: &Range<usize>) -> Range<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use prost::Message;
+    use logitd_proto::{Adjustments, SamplingParams};
 
     fn request(rows: u32, params: Vec<SamplingParams>) -> SampleRequest {
         let logits: Vec<u8> = (0..rows * 100).flat_map(|i| (i as u16).to_le_bytes()).collect();
@@ -219,7 +255,9 @@ mod tests {
             ..Default::default()
         };
         for params in [vec![], vec![set(4)], (0..30).map(set).collect::<Vec<_>>()] {
-            let whole = SampleRequest { rows: Some(30), ..request(30, params) };
+            let history = |i| Adjustments { output: vec![i; 10], ..Default::default() };
+            let adjustments = (0..30).map(history).take(params.len()).collect();
+            let whole = SampleRequest { rows: Some(30), adjustments, ..request(30, params) };
             for limits in
                 [limits(7, 1 << 20, 1000), limits(100, 1500, 1000), limits(100, 1 << 20, 5)]
             {
@@ -237,6 +275,9 @@ mod tests {
                     let params: Vec<_> =
                         parts.iter().flat_map(|part| part.params.clone()).collect();
                     assert_eq!(params, whole.params);
+                    let adjustments: Vec<_> =
+                        parts.iter().flat_map(|part| part.adjustments.clone()).collect();
+                    assert_eq!(adjustments, whole.adjustments);
                 }
             }
         }
@@ -299,6 +340,7 @@ mod tests {
             |r| r.dtype = 9,
             |r| r.logits = bytes::Bytes::new(),
             |r| r.params = vec![SamplingParams::default(); 2],
+            |r| r.adjustments = vec![Adjustments::default(); 2],
             |r| r.rows = Some(2),
         ] {
             let mut request = request(3, vec![]);

@@ -1,7 +1,7 @@
 //! What a server must know for a request: a field that it does not know it would leave out without a word.
 
 use super::{Error, Service};
-use logitd_proto::{DrawRule, GetInfoRequest, SampleRequest};
+use logitd_proto::{DrawRule, GetInfoRequest, SampleRequest, SamplingParams};
 use std::sync::{Arc, OnceLock};
 
 /// The version of the arithmetic that came with the fields of [`new_field`].
@@ -45,19 +45,37 @@ fn knows(version: u32, field: String) -> Result<(), Error> {
     Err(Error::Version { field, needed: NEEDED, version })
 }
 
-/// The path of a field that servers of version 1 do not know, if the request has one.
+/// The path of a field that servers of version 1 do not know, if the request has one that asks for anything.
 fn new_field(request: &SampleRequest) -> Option<String> {
-    let is_new = |rule: i32| {
-        rule != i32::from(DrawRule::Unspecified) && rule != i32::from(DrawRule::Cumulative)
-    };
-    let set = request.params.iter().position(|params| is_new(params.draw_rule))?;
-    Some(format!("params[{set}].draw_rule"))
+    if !request.adjustments.is_empty() {
+        return Some("adjustments".into());
+    }
+    let sets = request.params.iter().enumerate();
+    sets.into_iter()
+        .find_map(|(set, params)| Some(format!("params[{set}].{}", new_parameter(params)?)))
+}
+
+fn new_parameter(params: &SamplingParams) -> Option<&'static str> {
+    let is_race =
+        ![DrawRule::Unspecified, DrawRule::Cumulative].map(i32::from).contains(&params.draw_rule);
+    let dry = params.dry.as_ref().is_some_and(|dry| dry.multiplier != 0.0);
+    [
+        ("draw_rule", is_race),
+        ("repetition_penalty", params.repetition_penalty.is_some_and(|penalty| penalty != 1.0)),
+        ("frequency_penalty", params.frequency_penalty != 0.0),
+        ("presence_penalty", params.presence_penalty != 0.0),
+        ("no_repeat_ngram", params.no_repeat_ngram != 0),
+        ("min_tokens", params.min_tokens != 0),
+        ("dry", dry),
+    ]
+    .into_iter()
+    .find_map(|(name, is_new)| is_new.then_some(name))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use logitd_proto::SamplingParams;
+    use logitd_proto::{Adjustments, Dry};
 
     #[test]
     fn what_an_old_server_would_leave_out_is_refused_by_name() {
@@ -75,5 +93,34 @@ mod tests {
         let error = check(&with(DrawRule::Race), 1).unwrap_err().to_string();
         assert!(error.contains("params[1].draw_rule"), "{error}");
         assert!(error.contains("version 2") && error.contains("has 1"), "{error}");
+    }
+
+    #[test]
+    fn whatever_adjusts_logits_is_new_and_what_is_off_is_not() {
+        let of = |params| new_field(&SampleRequest { params: vec![params], ..Default::default() });
+        let dry = |multiplier| Some(Dry { multiplier, base: Some(1.75), ..Default::default() });
+        let off = SamplingParams {
+            repetition_penalty: Some(1.0),
+            dry: dry(0.0),
+            draw_rule: DrawRule::Cumulative.into(),
+            ..Default::default()
+        };
+        assert_eq!(of(off), None);
+        for (params, name) in [
+            (
+                SamplingParams { repetition_penalty: Some(1.1), ..Default::default() },
+                "repetition_penalty",
+            ),
+            (SamplingParams { frequency_penalty: -1.0, ..Default::default() }, "frequency_penalty"),
+            (SamplingParams { presence_penalty: 1.0, ..Default::default() }, "presence_penalty"),
+            (SamplingParams { no_repeat_ngram: 3, ..Default::default() }, "no_repeat_ngram"),
+            (SamplingParams { min_tokens: 3, ..Default::default() }, "min_tokens"),
+            (SamplingParams { dry: dry(0.8), ..Default::default() }, "dry"),
+        ] {
+            assert_eq!(of(params), Some(format!("params[0].{name}")));
+        }
+        let adjustments = vec![Adjustments::default()];
+        let request = SampleRequest { adjustments, ..Default::default() };
+        assert_eq!(new_field(&request).as_deref(), Some("adjustments"));
     }
 }

@@ -5,6 +5,7 @@
 //! a [`Loan`], and are always copied once: their owner can write while we read. A [`Results`] is a flat table that is reused
 //! from batch to batch, so that sampling allocates nothing in steady state.
 
+use crate::adjustments::Adjustments;
 use crate::params::SamplingParams;
 use half::{bf16, f16};
 use std::fmt;
@@ -110,6 +111,7 @@ pub struct Row<'a> {
     params: SamplingParams,
     /// A little-endian u32 a logit where they are not 0, 1, 2, ..
     ids: Option<&'a [u8]>,
+    adjustments: Option<&'a Adjustments>,
 }
 
 impl<'a> Row<'a> {
@@ -143,7 +145,14 @@ impl<'a> Row<'a> {
         if !(1..=VOCAB_SIZE_MAX as usize).contains(&vocab_size) {
             return Err(RowError::VocabSize(vocab_size));
         }
-        Ok(Self { dtype, vocab_size: vocab_size as u32, logits, params, ids: None })
+        Ok(Self {
+            dtype,
+            vocab_size: vocab_size as u32,
+            logits,
+            params,
+            ids: None,
+            adjustments: None,
+        })
     }
 
     /// The same row, as one of a few tokens with these ids: a little-endian u32 a logit, ascending. Results go by the
@@ -171,6 +180,11 @@ impl<'a> Row<'a> {
         let Some(ids) = self.ids else { return index };
         let at = index as usize * size_of::<u32>();
         u32::from_le_bytes(ids[at..at + size_of::<u32>()].try_into().expect("four bytes"))
+    }
+
+    /// The same row with adjustments, which were parsed for its vocabulary.
+    pub fn with_adjustments(self, adjustments: Option<&'a Adjustments>) -> Self {
+        Self { adjustments, ..self }
     }
 
     /// How the logits are stored.
@@ -213,6 +227,19 @@ impl<'a> Row<'a> {
             }
         };
         Row { logits: Logits::Here(logits), ..*self }
+    }
+
+    /// A row of these logits, as many as this one has, in place of it and of its adjustments.
+    ///
+    /// # Panics
+    /// If they are not as many.
+    pub fn with_copy<'b>(&self, dtype: Dtype, logits: &'b [u8]) -> Row<'b>
+    where
+        'a: 'b,
+    {
+        let row = Row::new(dtype, logits, self.params).expect("a row's logits");
+        assert_eq!(row.vocab_size, self.vocab_size, "the logits of this row");
+        Row { ids: self.ids, ..row }
     }
 
     /// Copies the logits' bytes from `from` on, as many as there is room for.
@@ -258,6 +285,11 @@ impl<'a> Row<'a> {
     /// What to do with it.
     pub fn params(&self) -> &SamplingParams {
         &self.params
+    }
+
+    /// What is done to single logits before that.
+    pub fn adjustments(&self) -> Option<&'a Adjustments> {
+        self.adjustments
     }
 
     /// The logit of one token, widened.

@@ -56,6 +56,23 @@ impl TokenList {
         &self.0
     }
 
+    /// Which candidate a token is, if it is one.
+    pub fn index(&self, token: u32) -> Option<u32> {
+        let (tokens, _) = self.0.as_chunks();
+        let found = tokens.binary_search_by_key(&token, |bytes| u32::from_le_bytes(*bytes));
+        found.ok().map(|index| index as u32)
+    }
+
+    /// How many candidates there are.
+    pub fn len(&self) -> usize {
+        self.0.len() / WORD_BYTES
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Bytes it takes.
     pub fn bytes(&self) -> usize {
         self.0.len()

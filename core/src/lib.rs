@@ -26,6 +26,7 @@
 // The documentation is read with its private items: it walks through the rooms.
 #![allow(rustdoc::private_intra_doc_links)]
 
+pub mod adjustments;
 pub mod arithmetic;
 pub mod backend;
 pub mod batch;

@@ -16,9 +16,11 @@ use written::Decimal;
 pub const TEMPERATURE_RANGE: (f32, f32) = (1e-30, 1e4);
 /// The most draws one row can be asked for.
 pub const DRAWS_MAX: u32 = 1024;
+/// The longest n-gram that [`no_repeat_ngram`](ParamsSpec::no_repeat_ngram) can ban.
+pub const NGRAM_MAX: u32 = 64;
 
 /// Every parameter, in the API's order.
-pub static FIELDS: [Field; 8] = [
+pub static FIELDS: [Field; 17] = [
     Field {
         name: "temperature",
         symbol: "T",
@@ -95,6 +97,89 @@ pub static FIELDS: [Field; 8] = [
         kind: Kind::Name { names: &["cumulative", "race"], prefix: "DRAW_RULE_" },
         place: |spec| Place::Rule(&mut spec.draw_rule),
     },
+    Field {
+        name: "repetition_penalty",
+        symbol: "R",
+        about: "Divide the logits above 0 of tokens that the history holds by this, and multiply the others: 0.01 to \
+                100. 1 is off",
+        allowed: "0.01 to 100 (1 disables it)",
+        kind: Kind::Real {
+            contains: |x| (0.01..=100.0).contains(&x),
+            contains_written: |x| x.is_at_least(-2) && !x.is_above(2),
+        },
+        place: |spec| Place::Real(&mut spec.repetition_penalty),
+    },
+    Field {
+        name: "frequency_penalty",
+        symbol: "F",
+        about: "Take this off the logit of a token for each time that the output holds it: -100 to 100. 0 is off",
+        allowed: "-100 to 100 (0 disables it)",
+        kind: Kind::Signed { power_max: 2 },
+        place: |spec| Place::Real(&mut spec.frequency_penalty),
+    },
+    Field {
+        name: "presence_penalty",
+        symbol: "P",
+        about: "Take this off the logit of a token that the output holds: -100 to 100. 0 is off",
+        allowed: "-100 to 100 (0 disables it)",
+        kind: Kind::Signed { power_max: 2 },
+        place: |spec| Place::Real(&mut spec.presence_penalty),
+    },
+    Field {
+        name: "no_repeat_ngram",
+        symbol: "N",
+        about: "Ban tokens that would end N tokens which the history holds already: 1 to 64. 0 is off",
+        allowed: "whole numbers, 0 (off) to 64",
+        kind: Kind::Whole { least: 0, most: NGRAM_MAX as u64 },
+        place: |spec| Place::Count(&mut spec.no_repeat_ngram),
+    },
+    Field {
+        name: "min_tokens",
+        symbol: "N",
+        about: "Ban the row's stop_ids until the output has N tokens: 0 to 4294967295. 0 is off",
+        allowed: "whole numbers, 0 (off) to 4294967295",
+        kind: Kind::Whole { least: 0, most: u32::MAX as u64 },
+        place: |spec| Place::Count(&mut spec.min_tokens),
+    },
+    Field {
+        name: "dry_multiplier",
+        symbol: "M",
+        about: "DRY: take M * dry_base^(length - dry_allowed_length) off the logit of a token that would go on with a \
+                repetition of that length: 0 to 100. 0 is off",
+        allowed: "0 to 100 (0 disables it)",
+        kind: Kind::Real {
+            contains: |x| (0.0..=100.0).contains(&x),
+            contains_written: |x| !x.is_above(2),
+        },
+        place: |spec| Place::Real(&mut spec.dry_multiplier),
+    },
+    Field {
+        name: "dry_base",
+        symbol: "B",
+        about: "DRY's factor for each token of the repetition: 1 to 16",
+        allowed: "1 to 16",
+        kind: Kind::Real {
+            contains: |x| (1.0..=16.0).contains(&x),
+            contains_written: |x| x.is_at_least(0) && !x.is_above_digits("16", 1),
+        },
+        place: |spec| Place::Real(&mut spec.dry_base),
+    },
+    Field {
+        name: "dry_allowed_length",
+        symbol: "N",
+        about: "DRY leaves shorter repetitions alone: 0 to 1024",
+        allowed: "whole numbers, 0 to 1024",
+        kind: Kind::Whole { least: 0, most: 1024 },
+        place: |spec| Place::Count(&mut spec.dry_allowed_length),
+    },
+    Field {
+        name: "dry_last_n",
+        symbol: "N",
+        about: "DRY looks at the last N tokens of the history: 0 to 1048576. 0 is all",
+        allowed: "whole numbers, 0 (all) to 1048576",
+        kind: Kind::Whole { least: 0, most: 1 << 20 },
+        place: |spec| Place::Count(&mut spec.dry_last_n),
+    },
 ];
 
 /// A parameter: its name, what it may be, and where it stands in a [`ParamsSpec`].
@@ -117,6 +202,8 @@ pub struct Field {
 enum Kind {
     /// An f32, as a value and as it is written.
     Real { contains: fn(f32) -> bool, contains_written: fn(&Decimal) -> bool },
+    /// An f32 of either sign, up to `10^power_max` away from 0.
+    Signed { power_max: u8 },
     /// A whole number, both ends included.
     Whole { least: u64, most: u64 },
     /// One of some names, in letters of either case; the API's enum has the prefix before each.
@@ -162,6 +249,13 @@ impl Field {
         FIELDS.iter().find(|field| field.name == name)
     }
 
+    /// The parameters that belong together, by what their names begin with: `dry` of `dry_base`.
+    pub fn of_group(group: &str) -> impl Iterator<Item = &'static Self> {
+        FIELDS.iter().filter(move |field| {
+            field.name.strip_prefix(group).is_some_and(|rest| rest.starts_with('_'))
+        })
+    }
+
     /// What it is set to.
     pub fn get(&self, mut spec: ParamsSpec) -> Value {
         match (self.place)(&mut spec) {
@@ -201,6 +295,9 @@ impl Field {
         let value = self.get(spec);
         let contains = match (&self.kind, value) {
             (Kind::Real { contains, .. }, Value::Real(x)) => contains(x),
+            (Kind::Signed { power_max }, Value::Real(x)) => {
+                x.abs() <= 10f32.powi(i32::from(*power_max))
+            }
             (Kind::Whole { least, most }, Value::Whole(n)) => (*least..=*most).contains(&n),
             (Kind::Name { names, .. }, Value::Name(name)) => names.contains(&name),
             (_, value) => value == Value::Unset,
@@ -234,6 +331,24 @@ pub struct ParamsSpec {
     pub draws: u32,
     /// How they follow from random bits. Default cumulative.
     pub draw_rule: DrawRule,
+    /// Divides the logits above 0 of tokens in the history, multiplies the others: [0.01, 100]. Default 1, off.
+    pub repetition_penalty: f32,
+    /// Taken off a token's logit for each time the output holds it: [-100, 100]. Default 0, off.
+    pub frequency_penalty: f32,
+    /// Taken off the logit of a token that the output holds: [-100, 100]. Default 0, off.
+    pub presence_penalty: f32,
+    /// No n-gram of this length occurs twice: up to [`NGRAM_MAX`]. Default 0, off.
+    pub no_repeat_ngram: u32,
+    /// No stop token before the output has so many. Default 0, off.
+    pub min_tokens: u32,
+    /// DRY's penalty of a repetition of the allowed length: [0, 100]. Default 0, off.
+    pub dry_multiplier: f32,
+    /// DRY's factor for each further token: [1, 16]. Default 1.75.
+    pub dry_base: f32,
+    /// Shorter repetitions are nothing to DRY: up to 1024. Default 2.
+    pub dry_allowed_length: u32,
+    /// How many of the history's last tokens DRY looks at; 0 is all. Up to 2^20. Default 0.
+    pub dry_last_n: u32,
 }
 
 impl Default for ParamsSpec {
@@ -253,6 +368,15 @@ impl ParamsSpec {
         position: 0,
         draws: 1,
         draw_rule: DrawRule::Cumulative,
+        repetition_penalty: 1.0,
+        frequency_penalty: 0.0,
+        presence_penalty: 0.0,
+        no_repeat_ngram: 0,
+        min_tokens: 0,
+        dry_multiplier: 0.0,
+        dry_base: 1.75,
+        dry_allowed_length: 2,
+        dry_last_n: 0,
     };
 
     /// Checks every range. `fresh_seed` is asked for a seed where none was given.
@@ -268,6 +392,19 @@ impl ParamsSpec {
             position: self.position,
             draws: self.draws as u16,
             draw_rule: self.draw_rule,
+            penalties: Penalties {
+                repetition: self.repetition_penalty,
+                frequency: self.frequency_penalty + 0.0,
+                presence: self.presence_penalty + 0.0,
+            },
+            no_repeat_ngram: self.no_repeat_ngram as u8,
+            min_tokens: self.min_tokens,
+            dry: Dry {
+                multiplier: self.dry_multiplier + 0.0,
+                base: self.dry_base,
+                allowed_length: self.dry_allowed_length as u16,
+                last_n: self.dry_last_n,
+            },
         })
     }
 }
@@ -289,6 +426,34 @@ pub struct SamplingParams {
     position: u64,
     draws: u16,
     draw_rule: DrawRule,
+    penalties: Penalties,
+    no_repeat_ngram: u8,
+    min_tokens: u32,
+    dry: Dry,
+}
+
+/// What is done to the logits of tokens that the history holds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Penalties {
+    /// Divides logits above 0, multiplies the others; 1 is off.
+    pub repetition: f32,
+    /// Taken off for each time that the output holds the token; 0 is off.
+    pub frequency: f32,
+    /// Taken off if the output holds the token; 0 is off.
+    pub presence: f32,
+}
+
+/// The penalty of tokens that would go on with a repetition.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Dry {
+    /// The penalty of a repetition of the allowed length; above 0.
+    pub multiplier: f32,
+    /// The factor for each further token.
+    pub base: f32,
+    /// Shorter repetitions are left alone.
+    pub allowed_length: u16,
+    /// How many of the history's last tokens are looked at; 0 is all.
+    pub last_n: u32,
 }
 
 impl SamplingParams {
@@ -358,14 +523,52 @@ impl SamplingParams {
         let kept_max = self.top_k().map_or(vocab_size, |k| k.min(vocab_size));
         u64::from(kept_max) * u64::from(self.draws)
     }
+
+    /// The penalties, or `None` where all are off.
+    pub fn penalties(&self) -> Option<Penalties> {
+        let off = Penalties { repetition: 1.0, frequency: 0.0, presence: 0.0 };
+        (self.penalties != off).then_some(self.penalties)
+    }
+
+    /// The length of n-grams that must not occur twice, 1 to [`NGRAM_MAX`], or `None` where any may.
+    pub fn no_repeat_ngram(&self) -> Option<usize> {
+        (self.no_repeat_ngram > 0).then_some(self.no_repeat_ngram.into())
+    }
+
+    /// How many tokens the output has before a stop token may be drawn.
+    pub fn min_tokens(&self) -> u32 {
+        self.min_tokens
+    }
+
+    /// DRY's coefficients, or `None` where it is off.
+    pub fn dry(&self) -> Option<Dry> {
+        (self.dry.multiplier > 0.0).then_some(self.dry)
+    }
 }
 
 impl From<SamplingParams> for ParamsSpec {
     fn from(params: SamplingParams) -> Self {
-        let SamplingParams { temperature, top_k, top_p, min_p, seed, position, draws, draw_rule } =
-            params;
-        let (seed, draws) = (Some(seed), u32::from(draws));
-        Self { temperature, top_k, top_p, min_p, seed, position, draws, draw_rule }
+        let SamplingParams { temperature, top_k, top_p, min_p, seed, position, .. } = params;
+        let SamplingParams { penalties, dry, .. } = params;
+        Self {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            seed: Some(seed),
+            position,
+            draws: params.draws.into(),
+            draw_rule: params.draw_rule,
+            repetition_penalty: penalties.repetition,
+            frequency_penalty: penalties.frequency,
+            presence_penalty: penalties.presence,
+            no_repeat_ngram: params.no_repeat_ngram.into(),
+            min_tokens: params.min_tokens,
+            dry_multiplier: dry.multiplier,
+            dry_base: dry.base,
+            dry_allowed_length: dry.allowed_length.into(),
+            dry_last_n: dry.last_n,
+        }
     }
 }
 
@@ -430,6 +633,17 @@ mod tests {
             ("min_p", parse(|s| s.min_p = nan)),
             ("draws", parse(|s| s.draws = 0)),
             ("draws", parse(|s| s.draws = 1025)),
+            ("repetition_penalty", parse(|s| s.repetition_penalty = 0.0)),
+            ("repetition_penalty", parse(|s| s.repetition_penalty = nan)),
+            ("frequency_penalty", parse(|s| s.frequency_penalty = 100.0f32.next_up())),
+            ("frequency_penalty", parse(|s| s.frequency_penalty = nan)),
+            ("presence_penalty", parse(|s| s.presence_penalty = f32::NEG_INFINITY)),
+            ("no_repeat_ngram", parse(|s| s.no_repeat_ngram = 65)),
+            ("dry_multiplier", parse(|s| s.dry_multiplier = -0.1)),
+            ("dry_base", parse(|s| s.dry_base = 0.5)),
+            ("dry_base", parse(|s| s.dry_base = 16.0f32.next_up())),
+            ("dry_allowed_length", parse(|s| s.dry_allowed_length = 1025)),
+            ("dry_last_n", parse(|s| s.dry_last_n = (1 << 20) + 1)),
         ] {
             assert_eq!(result.unwrap_err().field, field);
         }

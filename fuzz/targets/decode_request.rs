@@ -52,6 +52,8 @@ static LIMITS: api::Limits = api::Limits {
     answer_bytes_max: 1 << 20,
     connection_bytes_max: QUEUE_BYTES_MAX as u64,
     request_race_tokens_max: 1 << 12,
+    adjusted_tokens_max: 16,
+    history_tokens_max: 64,
 };
 
 static RUNTIME: LazyLock<Runtime> =
@@ -130,8 +132,8 @@ async fn sample(
     let bytes: usize = batch.rows.iter().map(|row| row.bytes()).sum();
     assert_eq!(bytes, sent.logits.len(), "every byte belongs to a row");
     assert!(!batch.rows.is_empty());
-    permit.resize(batch.rows.len(), batch.bytes() + batch.token_bytes())?;
-    let (tokens, _token_room) = (batch.tokens.clone(), permit.split_off(batch.token_bytes()));
+    permit.resize(batch.rows.len(), batch.bytes() + batch.side_bytes())?;
+    let (tokens, _side_room) = (batch.tokens.clone(), permit.split_off(batch.side_bytes()));
     let params: Vec<SamplingParams> = batch.rows.iter().map(|row| *row.params()).collect();
     for params in &params {
         check_params(params, &sent);
@@ -152,16 +154,7 @@ async fn sample(
 
 /// What was accepted is in range, and was sent.
 fn check_params(params: &SamplingParams, sent: &SampleRequest) {
-    let spec = ParamsSpec {
-        temperature: params.temperature(),
-        top_k: params.top_k().unwrap_or(0),
-        top_p: params.top_p().unwrap_or(1.0),
-        min_p: params.min_p().unwrap_or(0.0),
-        seed: Some(params.seed()),
-        position: params.position(),
-        draws: params.draws(),
-        draw_rule: params.draw_rule(),
-    };
+    let spec = ParamsSpec::from(*params);
     assert_eq!(spec.parse(|| 0).as_ref(), Ok(params));
     let position = |sent: &api::SamplingParams| sent.position == params.position();
     assert!(sent.params.is_empty() || sent.params.iter().any(position));
@@ -234,11 +227,28 @@ fn seeds() -> Vec<Vec<u8>> {
             position: 3,
             draws: Some(5),
             draw_rule: api::DrawRule::Race.into(),
+            repetition_penalty: Some(1.2),
+            no_repeat_ngram: 2,
+            dry: Some(api::Dry { multiplier: 0.8, ..Default::default() }),
+            ..Default::default()
         }],
         priority: api::Priority::High.into(),
         slot: None,
         candidates: None,
         rows: Some(3),
+        adjustments: vec![],
+    };
+    let adjustments = api::Adjustments {
+        allowed_bitmask: vec![0xfe, 0xff, 0xff, 0xff].into(),
+        bad_words: vec![api::TokenSequence { tokens: vec![1, 2] }],
+        logit_bias: vec![api::TokenBias { token: 3, bias: -0.5 }],
+        prompt: vec![1, 2, 1, 99],
+        output: vec![2, 1],
+        ..Default::default()
+    };
+    let adjusted = |sets| {
+        let adjustments = vec![adjustments.clone(); sets];
+        SampleRequest { adjustments, ..good.clone() }
     };
     let le = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect();
     let given = |counts, tokens| Some(api::Candidates { counts: le(counts), tokens: le(tokens) });
@@ -251,7 +261,10 @@ fn seeds() -> Vec<Vec<u8>> {
     let requests = [
         good.clone(),
         with(|r| r.params = vec![]),
-        with(|r| r.params = vec![r.params[0]; 3]),
+        with(|r| r.params = vec![r.params[0].clone(); 3]),
+        adjusted(1),
+        adjusted(3),
+        adjusted(2),
         with(|r| r.params = vec![api::SamplingParams::default(); 2]),
         with(|r| r.dtype = api::Dtype::Bf16.into()),
         with(|r| (r.dtype, r.vocab_size) = (api::Dtype::F32.into(), 2)),

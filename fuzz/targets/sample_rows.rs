@@ -65,6 +65,7 @@ fn read(data: &[u8]) -> Option<(Dtype, ParamsSpec, &[u8])> {
         position: u64_at(25),
         draws: u16::from_le_bytes([header[33], header[34] & 0x7f]).into(),
         draw_rule: DrawRule::ALL[usize::from(header[34] >> 7)],
+        ..ParamsSpec::DEFAULT
     };
     Some((dtype, spec, logits))
 }

@@ -1,7 +1,8 @@
 //! Messages from bytes, with two differences from tonic's own codec.
 //!
 //! A parameter set takes two bytes on the wire and dozens in memory, so the sets of a message are
-//! counted before any is decoded: no message can grow by more than [`PARAMS_MAX`] of them. And a
+//! counted before any is decoded: no message can grow by more than [`PARAMS_MAX`] of them; nor by more sets of
+//! adjustments, or sequences and biases in them ([`COUNTED`]). And a
 //! request that is not a message is its sender's error (INVALID_ARGUMENT), not the server's (INTERNAL).
 
 use super::{
@@ -66,7 +67,7 @@ impl<E, D: Received> tonic::codec::Decoder for Codec<E, D> {
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<D>, Status> {
         use bytes::Buf;
         // The decoder hands over one message in one piece.
-        check_params::<D>(buffer.chunk())?;
+        check_counts::<D>(buffer.chunk())?;
         D::decode(buffer).map(Some).map_err(malformed::<D>)
     }
 
@@ -77,17 +78,31 @@ impl<E, D: Received> tonic::codec::Decoder for Codec<E, D> {
 
 /// A message from its bytes, within the same bounds.
 pub fn decode<D: Received>(bytes: &[u8]) -> Result<D, Status> {
-    check_params::<D>(bytes)?;
+    check_counts::<D>(bytes)?;
     D::decode(bytes).map_err(malformed::<D>)
 }
 
-fn check_params<D: Received>(bytes: &[u8]) -> Result<(), Status> {
-    match count(bytes, D::PARAMS_PATH) {
-        ..=PARAMS_MAX => Ok(()),
-        sets => Err(Status::invalid_argument(format!(
-            "params: {sets} sets; allowed: none, 1 for all rows, or one a row, and at most {PARAMS_MAX}"
-        ))),
+/// What is counted in a request before it is decoded, by the field numbers that lead there, and how many there can
+/// be at most.
+const COUNTED: [(&str, &[u32], usize); 5] = [
+    ("params", &[4], PARAMS_MAX),
+    ("params.dry.breakers", &[4, 15, 5], PARAMS_MAX),
+    ("adjustments", &[9], PARAMS_MAX),
+    ("adjustments.bad_words", &[9, 4], 1 << 17),
+    ("adjustments.logit_bias", &[9, 6], 1 << 20),
+];
+
+fn check_counts<D: Received>(bytes: &[u8]) -> Result<(), Status> {
+    let Some(to_request) = D::REQUEST_PATH else { return Ok(()) };
+    for (name, path, most) in COUNTED {
+        let found = count(bytes, &[to_request, path].concat());
+        if found > most {
+            return Err(Status::invalid_argument(format!(
+                "{name}: {found} in one message; allowed: {most}, and as many as the rows of the request may have"
+            )));
+        }
     }
+    Ok(())
 }
 
 fn malformed<D: Received>(error: prost::DecodeError) -> Status {
@@ -106,22 +121,22 @@ fn buffers() -> BufferSettings {
 pub trait Received: Message + Default {
     /// Whose error it is when the bytes are not such a message.
     const MALFORMED: Code;
-    /// Field numbers that lead to the parameter sets; empty where there are none.
-    const PARAMS_PATH: &[u32] = &[];
+    /// Field numbers that lead to the request; `None` where there is none.
+    const REQUEST_PATH: Option<&[u32]> = None;
 }
 
 macro_rules! received {
     ($($message:ty: $malformed:ident $(, $path:expr)?;)*) => {$(
         impl Received for $message {
             const MALFORMED: Code = Code::$malformed;
-            $(const PARAMS_PATH: &[u32] = $path;)?
+            $(const REQUEST_PATH: Option<&[u32]> = Some($path);)?
         }
     )*};
 }
 
 received! {
-    SampleRequest: InvalidArgument, &[4];
-    SampleStreamRequest: InvalidArgument, &[2, 4];
+    SampleRequest: InvalidArgument, &[];
+    SampleStreamRequest: InvalidArgument, &[2];
     GetInfoRequest: InvalidArgument;
     SampleResponse: Internal;
     SampleStreamResponse: Internal;
@@ -155,14 +170,14 @@ mod tests {
     fn parameter_sets_are_counted_without_decoding() {
         let params = vec![SamplingParams { seed: Some(1), ..Default::default() }; 3];
         let request = SampleRequest { params, logits: vec![7; 99].into(), ..Default::default() };
-        assert_eq!(count(&request.encode_to_vec(), SampleRequest::PARAMS_PATH), 3);
+        assert_eq!(count(&request.encode_to_vec(), &[4]), 3);
         // Repeated, a message field is merged, so the sets add up.
         let message =
             SampleStreamRequest { id: 9, request: Some(request), first_row: None }.encode_to_vec();
         let twice = [message.clone(), message].concat();
-        assert_eq!(count(&twice, SampleStreamRequest::PARAMS_PATH), 6);
+        assert_eq!(count(&twice, &[2, 4]), 6);
         assert_eq!(SampleStreamRequest::decode(&*twice).unwrap().request.unwrap().params.len(), 6);
-        assert_eq!(count(&twice[..twice.len() - 1], SampleStreamRequest::PARAMS_PATH), 3);
-        assert_eq!(count(&[0xff; 64], SampleRequest::PARAMS_PATH), 0);
+        assert_eq!(count(&twice[..twice.len() - 1], &[2, 4]), 3);
+        assert_eq!(count(&[0xff; 64], &[4]), 0);
     }
 }

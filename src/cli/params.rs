@@ -1,8 +1,9 @@
 //! Sampling parameters as flags, and as a file with one set a row.
 
-use crate::files::params::{self, Sets};
+use crate::files::params::{self, Set, Sets};
 use crate::wire::whole;
 use clap::{Arg, ArgMatches, Command, FromArgMatches};
+use logitd_core::adjustments::{Adjustments, AdjustmentsSpec, Limits};
 use logitd_core::params::{FIELDS, Field, ParamsError, ParamsSpec, SamplingParams, Value};
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -114,8 +115,10 @@ pub struct ParamsArgs {
     flags: Flags,
 
     /// One parameter set a row of the file (the first line is row 0's, whatever --rows names), or one for all
-    /// rows: a JSON object a line, whose keys are the names of parameters (temperature, top_k and so on). A
-    /// key left out has its flag's value. An answer of --json is read for its seeds
+    /// rows: a JSON object a line, whose keys are the names of parameters (temperature, top_k and so on) and of
+    /// adjustments (allowed_bitmask, allowed_ids, banned_ids, bad_words, stop_ids, logit_bias, prompt, output,
+    /// output_length, counts; breakers within dry). A key left out has its flag's value. An answer of --json is read
+    /// for its seeds
     #[arg(long, value_name = "FILE.jsonl")]
     params: Option<PathBuf>,
 }
@@ -126,10 +129,10 @@ impl ParamsArgs {
         &self,
         rows: impl ExactSizeIterator<Item = usize>,
         rows_all: usize,
-    ) -> Result<Vec<ParamsSpec>, Box<dyn Error>> {
+    ) -> Result<Vec<Set>, Box<dyn Error>> {
         let flags = self.flags.spec()?;
         match &self.params {
-            None => Ok(vec![flags; rows.len()]),
+            None => Ok(vec![flags.into(); rows.len()]),
             Some(path) => read(path, flags, rows, rows_all),
         }
     }
@@ -142,18 +145,18 @@ pub fn read(
     flags: ParamsSpec,
     rows: impl ExactSizeIterator<Item = usize>,
     rows_all: usize,
-) -> Result<Vec<ParamsSpec>, Box<dyn Error>> {
+) -> Result<Vec<Set>, Box<dyn Error>> {
     let count = rows.len();
     match params::read(path, flags)? {
-        Sets::Each(sets) => match sets[..] {
-            [one] => Ok(vec![one; count]),
-            _ if sets.len() == rows_all => Ok(rows.map(|row| sets[row]).collect()),
+        Sets::Each(sets) => match &sets[..] {
+            [one] => Ok(vec![one.clone(); count]),
+            _ if sets.len() == rows_all => Ok(rows.map(|row| sets[row].clone()).collect()),
             _ if sets.len() == count => Ok(sets),
             _ => Err(mismatch(path, sets.len(), count, rows_all).into()),
         },
         Sets::OfRows(sets) => rows
             .map(|row| match sets.get(&row) {
-                Some(spec) => Ok(*spec),
+                Some(set) => Ok(set.clone()),
                 None => Err(format!("{}: holds no answer of row {row}", path.display()).into()),
             })
             .collect(),
@@ -181,6 +184,24 @@ pub fn parse(spec: ParamsSpec) -> Result<SamplingParams, Box<dyn Error>> {
             .remove(0),
     };
     Ok(spec.parse(|| fresh)?)
+}
+
+/// The adjustments of a set, checked against a row of so many tokens and its parameters; `None` where there are none.
+pub fn adjustments(
+    set: &Set,
+    params: &SamplingParams,
+    vocab_size: u32,
+) -> Result<Option<Adjustments>, Box<dyn Error>> {
+    if set.adjustments == AdjustmentsSpec::default() {
+        return Ok(None);
+    }
+    // This process has the memory that it has; the limits are for servers.
+    let limits = Limits { history_tokens_max: usize::MAX, adjusted_tokens_max: usize::MAX };
+    let parsed = set.adjustments.clone().parse(vocab_size, limits);
+    // Of several errors the first is as good as any.
+    let parsed = parsed.map_err(|mut errors| errors.swap_remove(0))?;
+    parsed.check_with(params)?;
+    Ok(Some(parsed))
 }
 
 /// `top_k is ..` as `--top-k is ..`.

@@ -11,12 +11,12 @@ use crate::config::DeviceConfig;
 use crate::devices::DeviceChoice;
 use crate::files::assets::TokenTexts;
 use crate::files::npy::{Declared, LogitsFile};
+use crate::files::params::Set;
 use crate::wire::whole::DOUBLE_END;
 use logitd_core::backend::Backend;
 use logitd_core::backend::cuda::CudaOptions;
 use logitd_core::batch::VOCAB_SIZE_MAX;
 use logitd_core::candidates;
-use logitd_core::params::ParamsSpec;
 use std::error::Error;
 use std::io::{BufWriter, IsTerminal, stderr, stdout};
 use std::path::{Path, PathBuf};
@@ -80,6 +80,7 @@ Examples:
   logitd sample --logits logits.npy --target http://127.0.0.1:50051 --top-k 50 --candidates 50
 
   A line of params.jsonl:  {\"temperature\": 0.7, \"top_p\": 0.9, \"seed\": 42, \"position\": 17}
+  With adjustments:        {\"repetition_penalty\": 1.1, \"output\": [5, 9, 5], \"banned_ids\": [0]}
   A line of the answer:    {\"row\":0,\"status\":\"OK\",\"token\":563,\"logprob\":-1.3,\"kept\":50,\"seed\":42}
 
   An answer given as --params replays its seeds, with the other parameters as flags. Seeds of 2^53 and above are
@@ -109,8 +110,9 @@ pub fn run(args: Args) -> Outcome {
         }
         None => Box::new(Local::new(here(&args.device)?)),
     };
-    let draws_max = specs.iter().map(|spec| spec.draws).max().unwrap_or(1);
-    let seed_max = specs.iter().map(|spec| spec.seed.unwrap_or(DOUBLE_END - 1)).max().unwrap_or(0);
+    let params = || specs.iter().map(|set| set.params);
+    let draws_max = params().map(|spec| spec.draws).max().unwrap_or(1);
+    let seed_max = params().map(|spec| spec.seed.unwrap_or(DOUBLE_END - 1)).max().unwrap_or(0);
     let out = BufWriter::new(stdout().lock());
     let printer = Printer::new(out, args.json, tokens, file.rows() - 1, draws_max, seed_max);
     sample(file, &rows, &specs, sampler, printer, !args.json)?;
@@ -118,8 +120,8 @@ pub fn run(args: Args) -> Outcome {
 }
 
 /// Whether every row's answer follows from so many of its first tokens.
-fn enough(candidates: u32, vocab_size: u32, specs: &[ParamsSpec]) -> Result<(), Box<dyn Error>> {
-    let wrong = specs.iter().find(|spec| {
+fn enough(candidates: u32, vocab_size: u32, sets: &[Set]) -> Result<(), Box<dyn Error>> {
+    let wrong = sets.iter().map(|set| set.params).find(|spec| {
         let (n, all) = (candidates.min(vocab_size) as usize, vocab_size as usize);
         !candidates::are_enough(n, all, spec.temperature, spec.top_k)
     });
@@ -161,7 +163,7 @@ fn elsewhere(device: &DeviceConfig) -> Result<(), Box<dyn Error>> {
 fn sample(
     mut file: LogitsFile,
     rows: &RowList,
-    specs: &[ParamsSpec],
+    specs: &[Set],
     mut sampler: Box<dyn Sampler>,
     mut printer: Printer<impl std::io::Write>,
     summary: bool,
@@ -178,7 +180,7 @@ fn sample(
         let (dtype, vocab_size) = (file.dtype(), file.vocab_size());
         let answers = sampler.sample(Batch { dtype, vocab_size, logits: logits.into(), params })?;
         for ((row, answer), spec) in run.clone().zip(&answers).zip(params) {
-            printer.row(row, spec.draws, answer)?;
+            printer.row(row, spec.params.draws, answer)?;
         }
         if let Some(progress) = &mut progress {
             progress.advance(run.len() as u64);

@@ -3,10 +3,12 @@
 use super::answer::Answer;
 use super::params;
 use crate::devices::describe;
+use crate::files::params::Set;
 use bytes::Bytes;
+use logitd_core::adjustments::Adjustments;
 use logitd_core::backend::Backend;
-use logitd_core::batch::{Dtype, Results, Row};
-use logitd_core::params::{ParamsSpec, SamplingParams};
+use logitd_core::batch::{Dtype, Results, Row, RowError};
+use logitd_core::params::SamplingParams;
 use std::error::Error;
 
 /// Bytes of logits read at a time when this process samples them.
@@ -23,7 +25,7 @@ pub struct Batch<'a> {
     /// The rows, one after another.
     pub logits: Bytes,
     /// One a row.
-    pub params: &'a [ParamsSpec],
+    pub params: &'a [Set],
 }
 
 /// Something that samples batches of at most [`rows_max`](Self::rows_max) rows.
@@ -62,14 +64,20 @@ impl Sampler for Local {
 
     fn sample(&mut self, batch: Batch<'_>) -> Result<Vec<Answer>, Box<dyn Error>> {
         let parsed: Vec<SamplingParams> =
-            batch.params.iter().map(|&spec| params::parse(spec)).collect::<Result<_, _>>()?;
+            batch.params.iter().map(|set| params::parse(set.params)).collect::<Result<_, _>>()?;
+        let adjusted = |(set, parsed)| params::adjustments(set, parsed, batch.vocab_size);
+        let adjusted: Vec<Option<Adjustments>> =
+            batch.params.iter().zip(&parsed).map(adjusted).collect::<Result<_, _>>()?;
         let row_bytes = batch.vocab_size as usize * batch.dtype.size_bytes();
         let rows: Vec<Row<'_>> = batch
             .logits
             .chunks_exact(row_bytes)
-            .zip(&parsed)
-            .map(|(logits, &params)| Row::new(batch.dtype, logits, params))
-            .collect::<Result<_, _>>()?;
+            .zip(parsed.iter().zip(&adjusted))
+            .map(|(logits, (&params, adjusted))| {
+                let row = Row::new(batch.dtype, logits, params)?;
+                Ok(row.with_adjustments(adjusted.as_ref()))
+            })
+            .collect::<Result<_, RowError>>()?;
         self.backend.sample(&rows, &mut self.results)?;
         let answer = |(result, params): (logitd_core::batch::RowResult<'_>, &SamplingParams)| {
             Answer { outcome: result.outcome, draws: result.draws.to_vec(), seed: params.seed() }

@@ -2,8 +2,10 @@
 
 use super::answer::Answer;
 use super::sampler::{Batch, Sampler};
+use crate::files::params::Set;
 use crate::wire;
 use logitd_client::{self, Client};
+use logitd_core::adjustments::AdjustmentsSpec;
 use logitd_core::backend::dual;
 use logitd_core::batch::Dtype;
 use logitd_core::candidates;
@@ -155,12 +157,20 @@ impl Sampler for Remote {
     }
 
     fn sample(&mut self, batch: Batch<'_>) -> Result<Vec<Answer>, Box<dyn Error>> {
+        if self.info.controls.is_empty() && batch.params.iter().any(Set::adjusts) {
+            return Err(format!(
+                "{} samples with logitd {}, which knows no adjustments and would not notice any; use a later one",
+                self.target, self.info.version
+            )
+            .into());
+        }
         let request = SampleRequest {
             dtype: wire::row::dtype_message(batch.dtype).into(),
             vocab_size: batch.vocab_size,
             rows: Some(batch.params.len() as u32),
             logits: batch.logits,
-            params: batch.params.iter().map(wire::params::message).collect(),
+            params: batch.params.iter().map(params_message).collect(),
+            adjustments: adjustments(batch.params),
             ..Default::default()
         };
         let request = match self.candidates {
@@ -171,6 +181,23 @@ impl Sampler for Remote {
         let rows = self.runtime.block_on(sampled)?.rows;
         rows.into_iter().map(answer).collect()
     }
+}
+
+fn params_message(set: &Set) -> api::SamplingParams {
+    let mut message = wire::params::message(&set.params);
+    if !set.adjustments.breakers.is_empty() {
+        let breakers = wire::adjustments::sequences(&set.adjustments.breakers);
+        message.dry.get_or_insert_default().breakers = breakers;
+    }
+    message
+}
+
+/// One a row, or none where no row has any.
+fn adjustments(sets: &[Set]) -> Vec<api::Adjustments> {
+    if sets.iter().all(|set| set.adjustments == AdjustmentsSpec::default()) {
+        return vec![];
+    }
+    sets.iter().map(|set| wire::adjustments::message(&set.adjustments)).collect()
 }
 
 /// The same rows by the first `count` of their tokens (all, where they have fewer).

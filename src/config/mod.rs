@@ -216,6 +216,14 @@ pub struct WorkConfig {
     #[arg(long, value_name = "N", env = "LOGITD_REQUEST_RACE_TOKENS_MAX", default_value = "16777216", value_parser = count)]
     pub request_race_tokens_max: usize,
 
+    /// Different tokens that the counts or the history of a row, or its allowed_ids, can have
+    #[arg(long, value_name = "N", env = "LOGITD_ADJUSTED_TOKENS_MAX", default_value = "65536", value_parser = count32)]
+    pub adjusted_tokens_max: u32,
+
+    /// Tokens of a row's history, prompt and output together
+    #[arg(long, value_name = "N", env = "LOGITD_HISTORY_TOKENS_MAX", default_value = "1048576", value_parser = count32)]
+    pub history_tokens_max: u32,
+
     /// Encoded bytes of one message, logits included
     #[arg(long, value_name = "BYTES", env = "LOGITD_MESSAGE_BYTES_MAX", default_value = "16MiB", value_parser = bytes)]
     pub message_bytes_max: usize,

@@ -298,13 +298,12 @@ impl Shared {
             return Err(Refused::DeadlineExceeded);
         }
         let limit = self.config.batch_bytes_max.max(1);
-        let sizes = request.rows.iter().map(RequestRow::bytes);
-        match sizes.clone().max() {
+        match request.rows.iter().map(RequestRow::size_bytes).max() {
             None => Err(Refused::Empty),
             Some(asked) if asked > limit => {
                 Err(Refused::TooLarge { what: Resource::BatchBytes, limit, asked })
             }
-            Some(_) => Ok((request.rows.len(), sizes.sum())),
+            Some(_) => Ok((request.rows.len(), request.bytes())),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::Source;
 use bytes::Bytes;
+use logitd_core::adjustments::Adjustments;
 use logitd_core::backend::{DeviceError, DeviceInfo};
 use logitd_core::batch::{Dtype, Loan, LoanError, Results, Row, RowError};
 use logitd_core::candidates::TokenList;
@@ -39,6 +40,7 @@ pub struct RequestRow {
     params: SamplingParams,
     /// Of a row of candidates.
     tokens: Option<TokenList>,
+    adjustments: Option<Adjustments>,
 }
 
 #[derive(Clone, Debug)]
@@ -51,7 +53,7 @@ impl RequestRow {
     /// A row of `logits.len() / dtype.size_bytes()` tokens; refused where [`Row::new`] is.
     pub fn new(dtype: Dtype, logits: Bytes, params: SamplingParams) -> Result<Self, RowError> {
         Row::new(dtype, &logits, params)?;
-        Ok(Self { dtype, logits: Logits::Own(logits), params, tokens: None })
+        Ok(Self { dtype, logits: Logits::Own(logits), params, tokens: None, adjustments: None })
     }
 
     /// A row of candidates, whose tokens these are. Its results go by their indices.
@@ -79,7 +81,13 @@ impl RequestRow {
         params: SamplingParams,
     ) -> Result<Self, RowError> {
         Row::lent(dtype, loan.as_ref(), at, bytes, params)?;
-        Ok(Self { dtype, logits: Logits::Lent { loan, at, bytes }, params, tokens: None })
+        let logits = Logits::Lent { loan, at, bytes };
+        Ok(Self { dtype, logits, params, tokens: None, adjustments: None })
+    }
+
+    /// The same row with adjustments, which were parsed for its vocabulary.
+    pub fn with_adjustments(self, adjustments: Option<Adjustments>) -> Self {
+        Self { adjustments, ..self }
     }
 
     /// The row as backends see it.
@@ -90,7 +98,8 @@ impl RequestRow {
                 Row::lent(self.dtype, loan.as_ref(), *at, *bytes, self.params)
             }
         };
-        let row = row.expect("checked when it was made");
+        let row =
+            row.expect("checked when it was made").with_adjustments(self.adjustments.as_ref());
         match &self.tokens {
             Some(tokens) => row.with_ids(tokens.as_bytes()),
             None => row,
@@ -108,6 +117,12 @@ impl RequestRow {
             Logits::Own(logits) => logits.len(),
             Logits::Lent { bytes, .. } => *bytes,
         }
+    }
+
+    /// Bytes that are looked through to sample it: its logits, and the lists of its adjustments.
+    pub(super) fn size_bytes(&self) -> usize {
+        let lists = self.adjustments.as_ref().map_or(0, |adjustments| adjustments.lists().bytes());
+        self.bytes() + lists
     }
 
     /// Where the logits are lent.

@@ -157,7 +157,7 @@ impl Item for Arc<Work> {
     fn row_size(&self, row: usize) -> RowSize {
         let row = &self.rows[row];
         RowSize {
-            bytes: row.bytes(),
+            bytes: row.size_bytes(),
             draws: row.params().draws() as usize,
             race_tokens: row.race_tokens_max(),
         }

@@ -15,9 +15,13 @@ use std::path::{Path, PathBuf};
 pub fn write(difference: &Difference, folder: &Path, name: &str) -> io::Result<PathBuf> {
     create_private(folder)?;
     let path = |end: &str| folder.join(format!("{name}.{end}"));
-    let Difference { dtype, vocab_size, params, logits, .. } = difference;
+    let Difference { dtype, vocab_size, params, adjustments, logits, .. } = difference;
     npy::write(&path("npy"), *dtype, *vocab_size, logits)?;
-    std::fs::write(path("params.jsonl"), format!("{}\n", wire::params::json(*params)))?;
+    let mut line = wire::params::json(*params);
+    for (key, value) in adjustments.iter().flat_map(wire::adjustments::to_json) {
+        line[key] = value;
+    }
+    std::fs::write(path("params.jsonl"), format!("{line}\n"))?;
     // numpy has no bf16, so a file of it does not say what it holds.
     let declared = if *dtype == Dtype::Bf16 { "--dtype bf16 " } else { "" };
     let flags = format!("--logits {name}.npy {declared}--params {name}.params.jsonl");
@@ -43,6 +47,7 @@ fn create_private(folder: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::files::npy::{Declared, LogitsFile};
+    use logitd_core::adjustments::{AdjustmentsSpec, Limits};
     use logitd_core::backend::dual::Answer;
     use logitd_core::batch::{Draw, Outcome, RowStatus};
     use logitd_core::params::ParamsSpec;
@@ -51,6 +56,7 @@ mod tests {
     fn a_difference_can_be_replayed_from_its_files() {
         let logits: Vec<u8> = (0..60).collect();
         let spec = ParamsSpec { temperature: 0.7, top_p: 0.9, draws: 2, ..Default::default() };
+        let lists = AdjustmentsSpec { banned_ids: vec![9], ..Default::default() };
         let outcome = Outcome { status: RowStatus::Ok, kept: 3, kept_mass: 9 };
         let draws = vec![Draw { token: 1, logprob: -0.5 }; 2];
         let a = Answer { outcome, draws };
@@ -61,6 +67,7 @@ mod tests {
             dtype: Dtype::Bf16,
             vocab_size: 30,
             params: spec.parse(|| u64::MAX).unwrap(),
+            adjustments: Some(lists.parse(30, Limits::default()).unwrap()),
             logits: logits.clone(),
             a: Some(a),
             b: Some(b),
@@ -75,6 +82,7 @@ mod tests {
         let json = std::fs::read(folder.path().join("first.params.jsonl")).unwrap();
         let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
         assert_eq!(json["seed"], u64::MAX.to_string());
+        assert_eq!(json["banned_ids"], serde_json::json!([9]));
         assert_eq!(json["temperature"].as_f64().unwrap() as f32, 0.7);
     }
 }

@@ -1,11 +1,13 @@
 //! A file with one set of parameters a line.
 //!
 //! Keys are those of the API's `SamplingParams`, in either spelling of its JSON (`top_k`, `topK`); `null` is
-//! the same as nothing. A line of an answer (`logitd sample --json`) is accepted too: it says which seed its row was
+//! the same as nothing. Beside them stand the keys of `Adjustments`, with lists behind them. A line of an answer (`logitd sample --json`) is accepted too: it says which seed its row was
 //! sampled with, and that is what it is read for.
 
+use crate::wire::adjustments;
 use crate::wire::json::{self, Value, short};
 use crate::wire::names::nearest;
+use logitd_core::adjustments::AdjustmentsSpec;
 use logitd_core::params::{FIELDS, Field, ParamsError, ParamsSpec};
 use std::collections::HashMap;
 use std::io::Read;
@@ -20,9 +22,35 @@ const ANSWER_KEYS: [&str; 2] = ["row", "status"];
 #[derive(Debug, PartialEq)]
 pub enum Sets {
     /// One set a line.
-    Each(Vec<ParamsSpec>),
+    Each(Vec<Set>),
     /// The set of each row that was answered, by the row's number.
-    OfRows(HashMap<usize, ParamsSpec>),
+    OfRows(HashMap<usize, Set>),
+}
+
+/// What a line says of a row.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Set {
+    /// The parameters.
+    pub params: ParamsSpec,
+    /// What is done to single logits; nothing, where all of it is empty.
+    pub adjustments: AdjustmentsSpec,
+}
+
+impl Set {
+    /// Whether it asks for anything that is done to single logits.
+    pub fn adjusts(&self) -> bool {
+        let is_set = |field: &Field| field.get(self.params) != field.get(ParamsSpec::default());
+        let coefficients =
+            FIELDS.iter().filter(|field| adjustments::CONTROLS.contains(&field.name));
+        self.adjustments != AdjustmentsSpec::default()
+            || coefficients.chain(Field::of_group("dry")).any(is_set)
+    }
+}
+
+impl From<ParamsSpec> for Set {
+    fn from(params: ParamsSpec) -> Self {
+        Self { params, adjustments: AdjustmentsSpec::default() }
+    }
 }
 
 /// Reads a file; what a line leaves out is as in `flags`. Errors name file, line, key, value and range.
@@ -70,12 +98,13 @@ fn sets(text: &str, flags: ParamsSpec) -> Result<Sets, (usize, String)> {
         }
         let wrong = |error: String| (i + 1, error);
         let line = Line::read(line).map_err(wrong)?;
-        let spec = line.spec(flags).map_err(wrong)?;
+        let spec = line.set(flags).map_err(wrong)?;
         match line.answered_row().map_err(wrong)? {
             None => each.push(spec),
             // An answer with several draws has a line for each.
             Some(row) => {
-                if of_rows.insert(row, spec).is_some_and(|other| other != spec) {
+                let other = of_rows.insert(row, spec.clone());
+                if other.is_some_and(|other| other != spec) {
                     return Err(wrong(format!("row is {row}, which has another seed above")));
                 }
             }
@@ -129,27 +158,58 @@ impl<'a> Line<'a> {
     }
 
     /// The parameters that it sets, over those of the flags.
-    fn spec(&self, mut spec: ParamsSpec) -> Result<ParamsSpec, String> {
+    fn set(&self, flags: ParamsSpec) -> Result<Set, String> {
         let is_answer = self.is_answer();
+        let mut set = Set::from(flags);
         for (key, value) in &self.0 {
             if is_answer && key != "seed" {
                 continue;
             }
-            let field = Field::named(key).ok_or_else(|| unknown(key))?;
-            let value = match value {
-                Value::Null => continue,
-                Value::Text(text) => field.read(text),
-                Value::Bare(text) => field.read(text),
-                Value::Other(text) => Err(field.refuse_text(&short(text))),
-            };
-            field.set(&mut spec, value.map_err(|error: ParamsError| error.to_string())?);
+            match (key.as_str(), value) {
+                ("dry", Value::Other(text)) => {
+                    for (key, value) in
+                        json::object(text).map_err(|error| format!("dry {error}"))?
+                    {
+                        set_one(&mut set, &format!("dry_{key}"), &value)?;
+                    }
+                }
+                ("dry", Value::Null) => {}
+                ("dry", Value::Text(_) | Value::Bare(_)) => return Err(DRY.into()),
+                (key, value) => set_one(&mut set, key, value)?,
+            }
         }
-        Ok(spec)
+        Ok(set)
     }
 }
 
+const DRY: &str = "dry is no object; allowed: multiplier, base, allowed_length, last_n, breakers, such as \
+                   {\"multiplier\": 0.8}";
+
+/// Sets what stands behind a key.
+fn set_one(set: &mut Set, key: &str, value: &Value<'_>) -> Result<(), String> {
+    if adjustments::KEYS.contains(&key) {
+        return match value {
+            Value::Null => Ok(()),
+            Value::Bare(text) | Value::Other(text) => {
+                adjustments::set(&mut set.adjustments, key, text)
+            }
+            Value::Text(text) => adjustments::set(&mut set.adjustments, key, &format!("{text:?}")),
+        };
+    }
+    let field = Field::named(key).ok_or_else(|| unknown(key))?;
+    let value = match value {
+        Value::Null => return Ok(()),
+        Value::Text(text) => field.read(text),
+        Value::Bare(text) => field.read(text),
+        Value::Other(text) => Err(field.refuse_text(&short(text))),
+    };
+    field.set(&mut set.params, value.map_err(|error: ParamsError| error.to_string())?);
+    Ok(())
+}
+
+/// Every key that a line can have. Those of `dry` can stand by themselves.
 fn names() -> impl Iterator<Item = &'static str> {
-    FIELDS.iter().map(|field| field.name)
+    FIELDS.iter().map(|field| field.name).chain(["dry"]).chain(adjustments::KEYS)
 }
 
 /// `topK` is what JSON of Protocol Buffers calls `top_k`.
@@ -189,11 +249,12 @@ mod tests {
         position: 2,
         draws: 3,
         draw_rule: DrawRule::Race,
+        ..ParamsSpec::DEFAULT
     };
 
     fn each(text: &str) -> Vec<ParamsSpec> {
         match sets(text, FLAGS) {
-            Ok(Sets::Each(specs)) => specs,
+            Ok(Sets::Each(sets)) => sets.into_iter().map(|set| set.params).collect(),
             other => panic!("{text}: {other:?}"),
         }
     }
@@ -280,6 +341,43 @@ mod tests {
     }
 
     #[test]
+    fn adjustments_stand_beside_the_parameters() {
+        let text = r#"{"repetition_penalty": 1.3, "frequencyPenalty": "-0.5", "dry": {"multiplier": 0.8, "breakers": [[1], [2, 3]]}, "allowed_bitmask": ["80000001", 7], "logitBias": [[3, -2.5], [4, "-inf"]], "prompt": [1, 2], "output_length": 9, "counts": [[5, 0]], "bad_words": null}"#;
+        let Ok(Sets::Each(sets)) = sets(text, FLAGS) else { panic!("{text}") };
+        let params = ParamsSpec {
+            repetition_penalty: 1.3,
+            frequency_penalty: -0.5,
+            dry_multiplier: 0.8,
+            ..FLAGS
+        };
+        let adjustments = AdjustmentsSpec {
+            allowed_bitmask: vec![0x8000_0001, 7],
+            logit_bias: vec![(3, -2.5), (4, f32::NEG_INFINITY)],
+            prompt: vec![1, 2],
+            output_length: Some(9),
+            counts: vec![(5, 0)],
+            breakers: vec![vec![1], vec![2, 3]],
+            ..Default::default()
+        };
+        assert_eq!(sets, [Set { params, adjustments }]);
+        assert!(sets[0].adjusts() && !Set::from(FLAGS).adjusts());
+        assert!(Set::from(ParamsSpec { dry_last_n: 3, ..FLAGS }).adjusts());
+        assert!(Set::from(ParamsSpec { min_tokens: 3, ..FLAGS }).adjusts());
+        for (line, part) in [
+            (r#"{"dry": 1}"#, "dry is no object; allowed: multiplier"),
+            (r#"{"dry": {"base": 17}}"#, "dry_base is 17; allowed: 1 to 16"),
+            (r#"{"dry": {"bases": 1}}"#, "unknown key dry_bases (did you mean dry_base?)"),
+            (r#"{"prompt": "1, 2"}"#, "prompt is \"1, 2\"; allowed: a list of tokens"),
+            (r#"{"banned_id": [1]}"#, "did you mean banned_ids?"),
+            (r#"{"no_repeat_ngram": 65}"#, "no_repeat_ngram is 65; allowed"),
+            (r#"{"presence_penalty": -101}"#, "presence_penalty is -101; allowed: -100 to 100"),
+        ] {
+            let said = error(line);
+            assert!(said.contains(part), "{line}: {said}");
+        }
+    }
+
+    #[test]
     fn marks_and_utf_16_are_read() {
         let plain = "{\"top_k\": 5}\r\n{\"top_k\": 6}\r\n";
         let words = |mark: u16, bytes: fn(u16) -> [u8; 2]| {
@@ -307,7 +405,7 @@ mod tests {
 {\"row\":3,\"draw\":1,\"status\":\"OK\",\"token\":2,\"logprob\":NaN,\"kept\":9,\"seed\":7}
 {\"row\":0.0,\"status\":\"NAN\",\"token\":null,\"text\":\"x\",\"kept\":0,\"seed\":\"18446744073709551615\"}
 ";
-        let seeded = |seed| ParamsSpec { seed: Some(seed), ..FLAGS };
+        let seeded = |seed| Set::from(ParamsSpec { seed: Some(seed), ..FLAGS });
         let expected = Sets::OfRows(HashMap::from([(3, seeded(7)), (0, seeded(u64::MAX))]));
         assert_eq!(sets(answers, FLAGS), Ok(expected));
         let other = answers.replacen("\"seed\":7", "\"seed\":8", 1);

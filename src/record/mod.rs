@@ -59,8 +59,8 @@ impl Entry {
         }
         let params = |i: usize| match self.request.params.as_slice() {
             [] => Default::default(),
-            [same] => *same,
-            each => each.get(i).copied().unwrap_or_default(),
+            [same] => same.clone(),
+            each => each.get(i).cloned().unwrap_or_default(),
         };
         request.params = (answer.rows.iter().enumerate())
             .map(|(i, row)| {

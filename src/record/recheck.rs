@@ -6,6 +6,7 @@
 
 use crate::wire::{self, row::UnknownStatus};
 use bytes::Bytes;
+use logitd_core::adjustments::{Adjustments, AdjustmentsError, Limits};
 use logitd_core::arithmetic;
 use logitd_core::backend::{Backend, DeviceError, dual};
 use logitd_core::batch::{Dtype, Results, Row, RowError, RowResult};
@@ -47,11 +48,13 @@ struct Asked {
     params: SamplingParams,
     /// What the indices of its result stand for, where it is a row of candidates.
     tokens: Option<TokenList>,
+    adjustments: Option<Adjustments>,
 }
 
 impl Asked {
     fn row(&self) -> Result<Row<'_>, RowError> {
         let row = Row::new(self.dtype, &self.logits, self.params)?;
+        let row = row.with_adjustments(self.adjustments.as_ref());
         Ok(self.tokens.iter().fold(row, |row, tokens| row.with_ids(tokens.as_bytes())))
     }
 }
@@ -75,9 +78,30 @@ fn rows(request: &SampleRequest, answer: &SampleResponse) -> Result<Vec<Asked>, 
             each => &each[i],
         };
         let used = answer.rows.get(i).map_or(0, |row| row.seed);
-        Ok(Asked { dtype, logits, params: wire::params::spec(params)?.parse(|| used)?, tokens })
+        let params = wire::params::spec(params)?.parse(|| used)?;
+        Ok(Asked { dtype, logits, params, tokens, adjustments: None })
     };
-    logits.into_iter().enumerate().map(one).collect()
+    let mut rows: Vec<Asked> =
+        logits.into_iter().enumerate().map(one).collect::<Result<_, RecheckError>>()?;
+    adjust(request, &mut rows)?;
+    Ok(rows)
+}
+
+/// Gives the rows the adjustments that a request has of them. Limits are a server's; what it has answered was within.
+fn adjust(request: &SampleRequest, rows: &mut [Asked]) -> Result<(), RecheckError> {
+    let given = wire::adjustments::Rows {
+        count: rows.len(),
+        vocab_size: request.vocab_size,
+        params: &request.params,
+        parsed: &rows.iter().map(|row| row.params).collect::<Vec<_>>(),
+        candidates: &rows.iter().filter_map(|row| row.tokens.clone()).collect::<Vec<_>>(),
+    };
+    let limits = Limits { history_tokens_max: usize::MAX, adjusted_tokens_max: usize::MAX };
+    let all = wire::adjustments::of_rows(request.adjustments.clone(), given, limits);
+    // Of several errors the first is as good as any.
+    let all = all.map_err(|mut errors| errors.swap_remove(0))?;
+    rows.iter_mut().zip(all).for_each(|(row, one)| row.adjustments = Some(one));
+    Ok(())
 }
 
 type Logits = Vec<(Bytes, Option<TokenList>)>;
@@ -138,7 +162,9 @@ pub fn replayable(
         Some(tokens) => CandidateRow { logits: asked.logits.clone(), tokens: tokens.clone() }
             .to_dense(asked.dtype, request.vocab_size),
     };
-    let row = Row::new(asked.dtype, &logits, asked.params)?;
+    // Those of candidates are of their indices.
+    let adjustments = asked.adjustments.as_ref().filter(|_| asked.tokens.is_none());
+    let row = Row::new(asked.dtype, &logits, asked.params)?.with_adjustments(adjustments);
     let mut results = Results::default();
     backend.sample(&[row], &mut results)?;
     let ours = results.row(0);
@@ -147,6 +173,7 @@ pub fn replayable(
         dtype: row.dtype(),
         vocab_size: row.vocab_size(),
         params: *row.params(),
+        adjustments: row.adjustments().cloned(),
         a: Some(dual::Answer { outcome: ours.outcome, draws: ours.draws.to_vec() }),
         b: answer.rows.get(row_index).map(wire::row::result).transpose()?,
         logits,
@@ -212,6 +239,9 @@ pub enum RecheckError {
     /// A parameter of the request is out of range.
     #[error(transparent)]
     Value(#[from] ParamsError),
+    /// Adjustments of the request are none.
+    #[error(transparent)]
+    Adjustments(#[from] AdjustmentsError),
     /// A row of the request is none.
     #[error(transparent)]
     Row(#[from] RowError),

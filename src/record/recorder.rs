@@ -359,7 +359,8 @@ impl Writer {
 fn bytes(request: &SampleRequest) -> u64 {
     let candidates = request.candidates.as_ref();
     let tokens = candidates.map_or(0, |given| given.tokens.len() + given.counts.len());
-    (request.logits.len() + tokens) as u64
+    let adjustments: usize = request.adjustments.iter().map(prost::Message::encoded_len).sum();
+    (request.logits.len() + tokens + adjustments) as u64
 }
 
 /// The file, ready for appending, and its length: new, or an existing trace without its torn tail.

@@ -9,8 +9,10 @@ use super::error::{Error, Violation};
 use crate::config::Config;
 use crate::engine::{Completed, Failure, Priority, Refused, RequestRow};
 use crate::plane::{ShmError, SlotRef};
+use crate::wire::adjustments::Rows;
 use crate::wire::{self, whole};
 use bytes::Bytes;
+use logitd_core::adjustments::{self, Adjustments, AdjustmentsError};
 use logitd_core::arithmetic;
 use logitd_core::batch::{Dtype, Loan, LoanError, VOCAB_SIZE_MAX};
 use logitd_core::candidates::{self, CandidateRow, CandidatesError, TokenList};
@@ -33,6 +35,8 @@ pub struct Batch {
     pub priority: Option<Priority>,
     /// What indices of rows of candidates stand for, one list a row; empty where rows are whole.
     pub tokens: Vec<TokenList>,
+    /// Bytes of adjustments, those of several rows counted once.
+    pub adjustment_bytes: usize,
 }
 
 impl Batch {
@@ -41,9 +45,9 @@ impl Batch {
         self.rows.iter().map(RequestRow::bytes).sum()
     }
 
-    /// Bytes of the candidates' tokens.
-    pub fn token_bytes(&self) -> usize {
-        self.tokens.iter().map(TokenList::bytes).sum()
+    /// Bytes of what stands beside the logits: tokens of candidates, and adjustments.
+    pub fn side_bytes(&self) -> usize {
+        self.tokens.iter().map(TokenList::bytes).sum::<usize>() + self.adjustment_bytes
     }
 }
 
@@ -67,7 +71,7 @@ enum Source {
 /// Checks a request against the API and these limits, and cuts its logits into rows: its own, or those that
 /// are lent.
 pub fn batch(
-    request: api::SampleRequest,
+    mut request: api::SampleRequest,
     lent: Option<Lent>,
     limits: &api::Limits,
 ) -> Result<Batch, Error> {
@@ -112,6 +116,20 @@ pub fn batch(
     };
     let sets: Vec<Option<SamplingParams>> =
         specs.iter().enumerate().map(|(i, spec)| wrong.params(i, *spec)).collect();
+    let parsed: Vec<_> = sets.iter().map(|set| set.unwrap_or_else(default_params)).collect();
+    let adjusted =
+        |request: &mut api::SampleRequest, vocab_size: usize, rows, tokens: &[TokenList]| {
+            let given = std::mem::take(&mut request.adjustments);
+            let params = &request.params;
+            let (parsed, vocab_size) = (&parsed, vocab_size as u32);
+            let rows = Rows { count: rows, vocab_size, params, parsed, candidates: tokens };
+            wire::adjustments::of_rows(given, rows, adjustment_limits(limits))
+        };
+    // Those of candidates are looked at when these are.
+    let mut adjustments = Some(vec![]);
+    if let (Some((_, vocab_size, rows)), None) = (layout, &request.candidates) {
+        adjustments = wrong.keep_adjustments(adjusted(&mut request, vocab_size, rows, &[]));
+    }
     let (Some((dtype, vocab_size, rows)), Some(priority), true) = (layout, priority, wrong.none())
     else {
         return Err(wrong.into_error());
@@ -128,6 +146,11 @@ pub fn batch(
         (None, Some(lent)) => (Source::Lent(lent), vec![]),
         (None, None) => (Source::Sent(whole_rows(&request.logits, row_bytes)), vec![]),
     };
+    if request.candidates.is_some() {
+        adjustments = wrong.keep_adjustments(adjusted(&mut request, vocab_size, rows, &tokens));
+    }
+    let Some(adjustments) = adjustments else { return Err(wrong.into_error()) };
+    let adjustment_bytes = distinct_bytes(&adjustments);
     let draws = (0..rows).map(|row| u64::from(spec_of(row).draws)).sum();
     within("draws in the request", draws, limits.request_draws_max.into(), "request_draws_max")?;
 
@@ -151,9 +174,10 @@ pub fn batch(
                 RequestRow::lent(dtype, Arc::clone(loan), row * row_bytes, row_bytes, params)
             }
         };
-        made.map_err(|e| Error::invalid("logits", e.to_string()))
+        let made = made.map_err(|e| Error::invalid("logits", e.to_string()))?;
+        Ok(made.with_adjustments(adjustments.get(row).cloned()))
     });
-    let rows = rows.collect::<Result<Vec<_>, _>>()?;
+    let rows = rows.collect::<Result<Vec<_>, Error>>()?;
     let race_tokens = rows.iter().map(RequestRow::race_tokens_max).sum();
     within(
         "tokens in the request's races, top_k (or else vocab_size) times draws of each row,",
@@ -161,7 +185,28 @@ pub fn batch(
         limits.request_race_tokens_max,
         "request_race_tokens_max",
     )?;
-    Ok(Batch { rows, priority, tokens })
+    Ok(Batch { rows, priority, tokens, adjustment_bytes })
+}
+
+/// What stands for parameters that are wrong, while the rest is looked at.
+fn default_params() -> SamplingParams {
+    ParamsSpec::default().parse(|| 0).expect("the defaults are valid")
+}
+
+/// What rows may ask of their adjustments.
+fn adjustment_limits(limits: &api::Limits) -> adjustments::Limits {
+    adjustments::Limits {
+        history_tokens_max: limits.history_tokens_max as usize,
+        adjusted_tokens_max: limits.adjusted_tokens_max as usize,
+    }
+}
+
+/// Bytes of the adjustments of all rows, which are one and the same for all, or each row's own.
+fn distinct_bytes(adjustments: &[Adjustments]) -> usize {
+    match adjustments {
+        [first, second, ..] if first.shares_with(second) => first.lists().bytes(),
+        all => all.iter().map(|one| one.lists().bytes()).sum(),
+    }
 }
 
 /// Bytes that the answer to such rows takes at most, before it is encoded and after.
@@ -235,6 +280,8 @@ pub fn limits(config: &Config) -> api::Limits {
         answer_bytes_max: work.answer_bytes_max as u64,
         connection_bytes_max: config.connections.connection_bytes_max as u64,
         request_race_tokens_max: work.request_race_tokens_max as u64,
+        adjusted_tokens_max: work.adjusted_tokens_max,
+        history_tokens_max: work.history_tokens_max,
     }
 }
 
@@ -503,13 +550,24 @@ impl Violations {
                 Err(error) => {
                     right = false;
                     self.add(|| Violation {
-                        field: format!("params[{i}].{}", error.field),
+                        field: format!("params[{i}].{}", wire::params::path(error.field)),
                         description: error.to_string(),
                     });
                     Field::named(error.field).expect("a parameter is wrong").reset(&mut spec);
                 }
             }
         }
+    }
+
+    /// The adjustments, or a note of all that is wrong with them.
+    fn keep_adjustments<T>(&mut self, checked: Result<T, Vec<AdjustmentsError>>) -> Option<T> {
+        let add = |AdjustmentsError { field, description }: AdjustmentsError| {
+            // The path says where, the last of its names what.
+            let name = field.split('.').next_back().unwrap_or_default();
+            let description = format!("{name} {description}");
+            self.add(|| Violation { field, description });
+        };
+        checked.map_err(|errors| errors.into_iter().for_each(add)).ok()
     }
 
     fn into_error(self) -> Error {

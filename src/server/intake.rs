@@ -11,8 +11,8 @@
 //!   taken so far are put back before it, it goes on untouched to the end of its message, and the
 //!   decoder judges.
 //!
-//! Everything but logits and candidates is small in an honest message: some dozen bytes a row; and candidates are two
-//! fields. A byte of it costs many
+//! Everything but logits, candidates and adjustments is small in an honest message: some dozen bytes a row; and candidates are two
+//! fields. What is in adjustments is counted before it is decoded, by the codec of all messages. A byte of it costs many
 //! times what a byte of logits costs, so it has a bound of its own, and the parameter sets have one too: a message is
 //! refused where it passes them, before the rest of it has come.
 
@@ -29,9 +29,11 @@ const LOGITS: u64 = 3;
 const PARAMS: u64 = 4;
 /// `SampleRequest.candidates`.
 const CANDIDATES: u64 = 7;
+/// `SampleRequest.adjustments`.
+const ADJUSTMENTS: u64 = 9;
 /// The longest varint.
 const VARINT_BYTES_MAX: u32 = 10;
-/// Bytes outside logits and candidates that a message may have for each row of the largest request: twice
+/// Bytes outside logits, candidates and adjustments that a message may have for each row of the largest request: twice
 /// what a parameter set can take.
 const ROW_BYTES_MAX: usize = 128;
 /// And for the message itself.
@@ -58,11 +60,12 @@ pub struct Intake {
     logits: Option<Logits>,
     /// Whether there is room for the whole message already.
     whole: bool,
-    /// Bytes read, and those of them that are neither logits nor candidates.
+    /// Bytes read, and those of them that are neither logits nor candidates nor adjustments.
     read: usize,
     outside: usize,
-    /// Parameter sets so far.
+    /// Parameter sets and sets of adjustments so far.
     sets: usize,
+    adjustments: usize,
     /// The fields of the candidates, which are passed on unparsed.
     candidates: IdScanner,
     rows_max: usize,
@@ -96,6 +99,8 @@ enum At {
     Varint,
     Value(usize),
     Candidates(usize),
+    /// Adjustments, which are passed on unparsed.
+    Adjustments(usize),
     Logits(usize),
     /// Passed on unseen, to the end of this level.
     Unseen,
@@ -130,6 +135,7 @@ impl Intake {
             read: 0,
             outside: 0,
             sets: 0,
+            adjustments: 0,
             candidates: IdScanner::default(),
             rows_max,
             refused: None,
@@ -151,6 +157,7 @@ impl Intake {
                 At::Logits(left) => self.take_logits(&bytes[..here.min(left)], left),
                 At::Value(left) => self.pass_value(&bytes[..here.min(left)], left),
                 At::Candidates(left) => self.pass_candidates(&bytes[..here.min(left)], left),
+                At::Adjustments(left) => self.pass_adjustments(&bytes[..here.min(left)], left),
                 At::Unseen => {
                     self.count(here);
                     self.pass(&bytes[..here])
@@ -188,13 +195,13 @@ impl Intake {
         Passed { bytes: self.read, fields: self.rest, skip }
     }
 
-    /// So many bytes more are neither logits nor candidates.
+    /// So many bytes more are neither logits nor candidates nor adjustments.
     fn count(&mut self, bytes: usize) {
         self.outside += bytes;
         let limit = MESSAGE_BYTES_MAX + ROW_BYTES_MAX * self.rows_max;
         if self.outside > limit {
             self.refused.get_or_insert(Error::OverLimit {
-                what: "the message's length without logits and candidates, in bytes,",
+                what: "the message's length without logits, candidates and adjustments, in bytes,",
                 value: self.outside as u64,
                 limit: limit as u64,
                 name: "request_rows_max",
@@ -205,10 +212,14 @@ impl Intake {
 
     fn count_set(&mut self) {
         self.sets += 1;
-        if self.sets > self.rows_max {
+        self.within_rows("the number of parameter sets in the request", self.sets);
+    }
+
+    fn within_rows(&mut self, what: &'static str, sets: usize) {
+        if sets > self.rows_max {
             self.refused.get_or_insert(Error::OverLimit {
-                what: "the number of parameter sets in the request",
-                value: self.sets as u64,
+                what,
+                value: sets as u64,
                 limit: self.rows_max as u64,
                 name: "request_rows_max",
                 way_out: "send several requests",
@@ -256,6 +267,11 @@ impl Intake {
             let text = "has more fields than are looked at; allowed: counts and tokens, each once";
             self.refused.get_or_insert(Error::invalid("candidates", text));
         }
+        self.pass(bytes)
+    }
+
+    fn pass_adjustments(&mut self, bytes: &[u8], left: usize) -> usize {
+        self.at = if bytes.len() == left { At::Key } else { At::Adjustments(left - bytes.len()) };
         self.pass(bytes)
     }
 
@@ -330,6 +346,12 @@ impl Intake {
             }
             (Level::Request { .. }, CANDIDATES) if length > 0 => {
                 self.pass_head(At::Candidates(length));
+            }
+            (Level::Request { .. }, ADJUSTMENTS) if length > 0 => {
+                self.adjustments += 1;
+                let what = "the number of sets of adjustments in the request";
+                self.within_rows(what, self.adjustments);
+                self.pass_head(At::Adjustments(length));
             }
             (level, _) => {
                 if matches!((level, field), (Level::Request { .. }, PARAMS)) {
@@ -534,7 +556,7 @@ mod tests {
     fn the_last_logits_count_also_across_requests_and_when_empty() {
         let logits = |value: &[u8]| with_length(LOGITS, value);
         let request = |fields: &[u8]| with_length(REQUEST, fields);
-        let group = [0x4b, 0x4c];
+        let group = [0x7b, 0x7c];
         for message in [
             [logits(b"first"), logits(b"2nd")].concat(),
             [logits(b"first"), logits(b"")].concat(),

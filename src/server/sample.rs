@@ -11,7 +11,7 @@ use super::state::Shared;
 use crate::engine::{self, Permit, Priority};
 use logitd_core::batch::Loan;
 use logitd_core::params::SamplingParams;
-use logitd_proto::{Plane, SampleRequest, SampleResponse};
+use logitd_proto::{Adjustments, Plane, SampleRequest, SampleResponse};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::SemaphorePermit;
@@ -72,11 +72,12 @@ async fn compute(
     plane: Plane,
 ) -> Result<Sampled, Error> {
     let (mut permit, batch) = checked(shared, permit, request, lent).await?;
-    let bytes = batch.bytes() + batch.token_bytes();
+    let side_bytes = batch.side_bytes();
+    let bytes = batch.bytes() + side_bytes;
     permit.resize(batch.rows.len(), bytes)?;
     metrics::plane_bytes(plane, bytes);
-    // The engine holds room for the logits; the tokens wait here for its answer.
-    let _token_room = (!batch.tokens.is_empty()).then(|| permit.split_off(batch.token_bytes()));
+    // The engine holds room for the logits; what stands beside them waits here for its answer.
+    let _side_room = (side_bytes > 0).then(|| permit.split_off(side_bytes));
     tracing::Span::current().record("rows", batch.rows.len());
     let _token_rows =
         call.token.as_ref().map(|token| token.reserve(batch.rows.len())).transpose()?;
@@ -138,12 +139,21 @@ async fn checked(
 ) -> Result<(Permit, convert::Batch), Error> {
     let limits = shared.limits;
     let token_bytes = request.candidates.as_ref().map_or(0, |given| given.tokens.len());
+    let listed_bytes: usize = request.adjustments.iter().map(listed_bytes).sum();
     let check = move || Ok((permit, convert::batch(request, lent, &limits)?));
-    if token_bytes <= SORT_INLINE_BYTES_MAX {
+    if token_bytes + listed_bytes <= SORT_INLINE_BYTES_MAX {
         return check();
     }
     let checked = tokio::task::spawn_blocking(check).await;
     checked.map_err(|_| Error::Refused(engine::Refused::Draining))?
+}
+
+/// Bytes of what is looked through for tokens that come twice. Of a history only a very long one is.
+fn listed_bytes(adjustments: &Adjustments) -> usize {
+    const LONG_TOKENS: usize = 1 << 16;
+    let history = adjustments.prompt.len() + adjustments.output.len();
+    let history = if history > LONG_TOKENS { history * 4 } else { 0 };
+    adjustments.counts.len() * 4 + adjustments.logit_bias.len() * 8 + history
 }
 
 /// What became of the slot that a request names.

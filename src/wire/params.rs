@@ -19,6 +19,18 @@ pub fn spec(params: &api::SamplingParams) -> Result<ParamsSpec, ParamsError> {
         position: params.position,
         draws: params.draws.unwrap_or(default.draws),
         draw_rule: draw_rule(params.draw_rule)?,
+        repetition_penalty: params.repetition_penalty.unwrap_or(default.repetition_penalty),
+        frequency_penalty: params.frequency_penalty,
+        presence_penalty: params.presence_penalty,
+        no_repeat_ngram: params.no_repeat_ngram,
+        min_tokens: params.min_tokens,
+        ..params.dry.as_ref().map_or(default, |dry| ParamsSpec {
+            dry_multiplier: dry.multiplier,
+            dry_base: dry.base.unwrap_or(default.dry_base),
+            dry_allowed_length: dry.allowed_length.unwrap_or(default.dry_allowed_length),
+            dry_last_n: dry.last_n,
+            ..default
+        })
     })
 }
 
@@ -48,8 +60,10 @@ fn draw_rule_message(rule: DrawRule) -> api::DrawRule {
     }
 }
 
-/// The message that asks for it.
+/// The message that asks for it; DRY's breakers stand beside the parameters.
 pub fn message(spec: &ParamsSpec) -> api::SamplingParams {
+    let default = ParamsSpec::default();
+    let dry_is_default = Field::of_group("dry").all(|field| field.get(*spec) == field.get(default));
     api::SamplingParams {
         temperature: Some(spec.temperature),
         top_k: spec.top_k,
@@ -59,7 +73,24 @@ pub fn message(spec: &ParamsSpec) -> api::SamplingParams {
         position: spec.position,
         draws: Some(spec.draws),
         draw_rule: draw_rule_message(spec.draw_rule).into(),
+        repetition_penalty: Some(spec.repetition_penalty),
+        frequency_penalty: spec.frequency_penalty,
+        presence_penalty: spec.presence_penalty,
+        no_repeat_ngram: spec.no_repeat_ngram,
+        min_tokens: spec.min_tokens,
+        dry: (!dry_is_default).then(|| api::Dry {
+            multiplier: spec.dry_multiplier,
+            base: Some(spec.dry_base),
+            allowed_length: Some(spec.dry_allowed_length),
+            last_n: spec.dry_last_n,
+            breakers: vec![],
+        }),
     }
+}
+
+/// The path of a parameter in its message: `dry.base` of `dry_base`.
+pub fn path(name: &str) -> String {
+    name.replacen("dry_", "dry.", 1)
 }
 
 /// The parameters as one JSON object, keys as in the API. Values read back to the same bits.
@@ -89,6 +120,15 @@ mod tests {
             position: 8,
             draws: 9,
             draw_rule: DrawRule::Race,
+            repetition_penalty: 1.5,
+            frequency_penalty: -0.5,
+            presence_penalty: 0.25,
+            no_repeat_ngram: 3,
+            min_tokens: 4,
+            dry_multiplier: 0.8,
+            dry_base: 2.0,
+            dry_allowed_length: 0,
+            dry_last_n: 64,
         };
         assert_eq!(super::spec(&message(&spec)), Ok(spec));
         assert_eq!(super::spec(&api::SamplingParams::default()), Ok(ParamsSpec::default()));

@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import subprocess
+import tempfile
 import unittest
 
 from daemon import Daemon
@@ -38,6 +39,17 @@ class Readme(unittest.TestCase):
         answer = json.loads(done.stdout)
         del answer["timings"]
         self.assertEqual(answer, expected)
+
+    def test_the_example_of_adjustments_answers_as_printed(self):
+        text = section("Adjustments")
+        command, = blocks(text, "sh")
+        expected, = (json.loads(block) for block in blocks(text, "json"))
+        command = command.replace("logitd ", os.environ["LOGITD"] + " ")
+        with tempfile.TemporaryDirectory() as directory:
+            done = subprocess.run(["bash", "-c", command], cwd=directory, capture_output=True, text=True,
+                                  timeout=60)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(json.loads(done.stdout), expected)
 
     def test_every_default_in_the_table_of_limits_is_the_real_one(self):
         help_text = self.help("serve")

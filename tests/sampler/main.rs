@@ -1,5 +1,6 @@
 //! The sampler: what it must say, that every implementation says it to the bit, and that a wrong one would be noticed.
 
+mod adjustments;
 mod common;
 mod distribution;
 mod exhaustive;

@@ -109,7 +109,17 @@ fn any_spec() -> impl Strategy<Value = ParamsSpec> {
     (cuts, any::<u64>(), any::<u64>(), draws, rule).prop_map(
         |((temperature, top_k, top_p, min_p), seed, position, draws, draw_rule)| {
             let seed = Some(seed);
-            ParamsSpec { temperature, top_k, top_p, min_p, seed, position, draws, draw_rule }
+            ParamsSpec {
+                temperature,
+                top_k,
+                top_p,
+                min_p,
+                seed,
+                position,
+                draws,
+                draw_rule,
+                ..Default::default()
+            }
         },
     )
 }

@@ -1,5 +1,6 @@
 //! The daemon, its client and its command line.
 
+mod adjustments;
 mod architecture;
 mod cli;
 mod connections;

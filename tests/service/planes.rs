@@ -97,6 +97,7 @@ fn case(index: u64) -> (SampleRequest, SampleRequest) {
         position: row.params().position(),
         draws: Some(row.params().draws().max(50)),
         draw_rule: DrawRule::Cumulative.into(),
+        ..Default::default()
     };
     let mut sets = Vec::new();
     let mut rows = Vec::new();
@@ -107,21 +108,25 @@ fn case(index: u64) -> (SampleRequest, SampleRequest) {
     }
     let more = random.below(vocab_size - u64::from(params.top_k) + 1) as usize;
     let n = params.top_k as usize + if random.below(2) == 0 { 0 } else { more };
-    sets.push(params);
+    sets.push(params.clone());
     rows.push(order[..n].to_vec());
     // The first top_k, and others from anywhere behind them.
     let (first, behind) = order.split_at(params.top_k as usize);
     let others = behind.iter().copied().filter(|_| random.below(3) == 0).collect();
-    sets.push(SamplingParams { seed: Some(random.bits()), position: 9, ..params });
+    sets.push(SamplingParams { seed: Some(random.bits()), position: 9, ..params.clone() });
     rows.push([first.to_vec(), others].concat());
-    sets.push(SamplingParams { temperature: Some(0.0), top_k: random.below(9) as u32, ..params });
+    sets.push(SamplingParams {
+        temperature: Some(0.0),
+        top_k: random.below(9) as u32,
+        ..params.clone()
+    });
     rows.push(order[..1 + random.below(vocab_size.min(9)) as usize].to_vec());
     // All of them: no cut needs to be there.
     sets.push(SamplingParams { top_k: 0, ..params });
     rows.push(order);
     // By race: the noise belongs to the tokens, wherever they stand among the candidates.
     for i in 0..sets.len() {
-        sets.push(SamplingParams { draw_rule: DrawRule::Race.into(), ..sets[i] });
+        sets.push(SamplingParams { draw_rule: DrawRule::Race.into(), ..sets[i].clone() });
         rows.push(rows[i].clone());
     }
 
@@ -344,7 +349,7 @@ const WRONG: &[Wrong] = &[
         |r, _| (r.params.truncate(1), r.params[0].top_k = 9).1,
         &[("params[0].top_k", "top_k is 9, and row 0")],
     ),
-    (|r, _| r.params.push(r.params[0]), &[("params", "3 for 2 rows")]),
+    (|r, _| r.params.push(r.params[0].clone()), &[("params", "3 for 2 rows")]),
     (|r, _| r.slot = Some(logitd_proto::SlotRef::default()), &[("logits", "beside a slot")]),
     (
         |r, _| (r.slot, r.logits) = (Some(logitd_proto::SlotRef::default()), bytes::Bytes::new()),

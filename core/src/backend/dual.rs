@@ -4,6 +4,7 @@
 //! Equal means equal in every bit: status, kept, kept_mass, and token and logprob of every draw.
 
 use super::{Backend, DeviceError, DeviceInfo};
+use crate::adjustments::Adjustments;
 use crate::batch::{Draw, Dtype, Outcome, Results, Row, RowResult};
 use crate::params::SamplingParams;
 use std::fmt;
@@ -66,6 +67,7 @@ pub fn first_difference(rows: &[Row<'_>], a: &Results, b: &Results) -> Option<Di
         dtype: row.dtype(),
         vocab_size: row.vocab_size(),
         params: *row.params(),
+        adjustments: row.adjustments().cloned(),
         logits: row.here(&mut Vec::new()).logits().to_vec(),
         a: get(a, row_index),
         b: get(b, row_index),
@@ -83,6 +85,8 @@ pub struct Difference {
     pub vocab_size: u32,
     /// Its parameters, the seed included.
     pub params: SamplingParams,
+    /// What is done to single logits before that.
+    pub adjustments: Option<Adjustments>,
     /// `vocab_size` little-endian values.
     pub logits: Vec<u8>,
     /// What the first said; `None` where it has no such row.

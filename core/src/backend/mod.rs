@@ -1,5 +1,6 @@
 //! What samples a batch: one trait, several implementations, the same bits from each.
 
+pub mod adjusted;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 pub mod cuda;

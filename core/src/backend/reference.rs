@@ -3,6 +3,8 @@
 //! It takes the order, the masses, the random bits and the noise from [`crate::arithmetic`], and works out cuts
 //! and draws by itself, so that it stays an independent opinion. It is never optimised.
 
+mod adjust;
+
 use super::{Backend, DeviceError, DeviceInfo};
 use crate::arithmetic::logprob::logprob;
 use crate::arithmetic::mass::{Scale, UNIT, mass};
@@ -52,7 +54,7 @@ fn sample_row(row: &Row<'_>, slot: Slot<'_>) {
         }
     };
     let params = row.params();
-    let Kept { max, by_id } = &kept;
+    let Kept { x, max, by_id } = &kept;
     let kept_mass: u64 = by_id.iter().map(|(_, mass)| mass).sum();
     for (draw, place) in slot.draws.iter_mut().enumerate() {
         if params.is_greedy() {
@@ -64,7 +66,7 @@ fn sample_row(row: &Row<'_>, slot: Slot<'_>) {
             DrawRule::Race => fastest(by_id, row, draw as u32),
         };
         let scale = Scale::new(params.temperature());
-        let logprob = logprob(row.logit(token as u32), *max, scale, kept_mass);
+        let logprob = logprob(x[token], *max, scale, kept_mass);
         *place = Draw { token: token as u32, logprob };
     }
     *slot.outcome = Outcome { status: RowStatus::Ok, kept: by_id.len() as u32, kept_mass };
@@ -82,6 +84,8 @@ pub fn kept_masses(row: &Row<'_>) -> Result<Vec<(u32, u64)>, RowStatus> {
 
 /// What is drawn from.
 struct Kept {
+    /// The row's logits, adjusted.
+    x: Vec<f32>,
     /// The first token's logit.
     max: f32,
     /// The kept tokens by ascending id, each with its mass.
@@ -90,7 +94,10 @@ struct Kept {
 
 impl Kept {
     fn of(row: &Row<'_>) -> Result<Self, RowStatus> {
-        let x: Vec<f32> = (0..row.vocab_size()).map(|token| row.logit(token)).collect();
+        let mut x: Vec<f32> = (0..row.vocab_size()).map(|token| row.logit(token)).collect();
+        if let Some(adjustments) = row.adjustments() {
+            adjust::adjust(&mut x, adjustments, row.params());
+        }
         let status = status(&x);
         if status != RowStatus::Ok {
             return Err(status);
@@ -104,7 +111,7 @@ impl Kept {
 
         let params = row.params();
         if params.is_greedy() {
-            return Ok(Self { max, by_id: vec![(first, UNIT)] });
+            return Ok(Self { x, max, by_id: vec![(first, UNIT)] });
         }
 
         let scale = Scale::new(params.temperature());
@@ -119,7 +126,7 @@ impl Kept {
         let kept = n_k.min(n_p).min(n_m);
         let mut by_id: Vec<(usize, u64)> = order.into_iter().zip(masses).take(kept).collect();
         by_id.sort_unstable();
-        Ok(Self { max, by_id })
+        Ok(Self { x, max, by_id })
     }
 }
 

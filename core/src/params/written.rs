@@ -30,6 +30,12 @@ impl Field {
                 let name = name.strip_prefix(prefix).unwrap_or(name);
                 names.iter().find(|known| known.eq_ignore_ascii_case(name)).map(|n| Value::Name(n))
             }
+            Kind::Signed { power_max } => {
+                number().filter(|x| !x.is_above((*power_max).into())).map(|x| {
+                    let sign = if x.negative && !x.is_zero() { -1.0 } else { 1.0 };
+                    Value::Real(sign * x.to_f32())
+                })
+            }
         };
         value.ok_or_else(|| self.refuse_text(text))
     }
@@ -98,6 +104,11 @@ impl Decimal {
     /// Whether it is more than `10^power`, apart from its sign.
     pub fn is_above(&self, power: i64) -> bool {
         self.is_at_least(power) && (self.magnitude() > power || self.digits != "1")
+    }
+
+    /// Whether it is more than the number of these digits whose first has that power of ten, apart from its sign.
+    pub fn is_above_digits(&self, digits: &str, magnitude: i64) -> bool {
+        self.is_at_least(magnitude) && (self.magnitude() > magnitude || *self.digits > *digits)
     }
 
     /// The nearest f32; the smallest where that is 0 and the number is not.
@@ -218,6 +229,16 @@ mod tests {
         }
         assert!(real("top_p", "0").is_err() && real("top_p", "-0").is_err());
         assert_eq!(real("min_p", "0"), Ok(0.0));
+        assert_eq!(real("presence_penalty", "-100"), Ok(-100.0));
+        assert!(real("presence_penalty", "-100.00000000001").is_err());
+        assert_eq!(real("presence_penalty", "-0").unwrap().to_bits(), 0);
+        assert_eq!(
+            (real("dry_base", "16"), real("dry_base", "15.999999999")),
+            (Ok(16.0), Ok(16.0))
+        );
+        for text in ["16.0000000000001", "17", "20", "100", "0.99999999999"] {
+            assert!(real("dry_base", text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What is timed.
 
 use clap::ValueEnum;
+use logitd_core::adjustments::{Adjustments, AdjustmentsSpec, Limits};
 use logitd_core::params::{DrawRule, ParamsSpec};
 
 /// A set of parameters over rows of some values. The temperature is 0.8 where it is not said.
@@ -57,7 +58,16 @@ pub enum Case {
     NormalTopP,
     /// No cut over rows from a normal distribution, at temperature 1
     NormalTemperature,
+    /// top_k 50, top_p 0.95 under a bitmask that half of the tokens are in
+    MaskTopKTopP,
+    /// top_k 50, top_p 0.95 under the same bitmask, with 64 biases
+    AdjustedTopKTopP,
+    /// No cut, under the same bitmask, with 64 biases
+    AdjustedTemperature,
 }
+
+/// Biases of a case that has some.
+const BIASES: u32 = 64;
 
 /// What rows are made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +109,9 @@ impl Case {
         Self::NormalTopKTopP,
         Self::NormalTopP,
         Self::NormalTemperature,
+        Self::MaskTopKTopP,
+        Self::AdjustedTopKTopP,
+        Self::AdjustedTemperature,
     ];
 
     /// The name used by flags and reports.
@@ -125,9 +138,12 @@ impl Case {
         let race = |spec| ParamsSpec { draw_rule: DrawRule::Race, ..spec };
         match self {
             Self::Greedy => at(0.0),
-            Self::TopKTopP | Self::ConstantTopKTopP => top_k(50, 0.8),
+            Self::TopKTopP
+            | Self::ConstantTopKTopP
+            | Self::MaskTopKTopP
+            | Self::AdjustedTopKTopP => top_k(50, 0.8),
             Self::TopP | Self::ConstantTopP => top_p(0.8),
-            Self::Temperature | Self::ConstantTemperature => at(0.8),
+            Self::Temperature | Self::ConstantTemperature | Self::AdjustedTemperature => at(0.8),
             Self::MinP => ParamsSpec { min_p: 0.05, ..at(0.8) },
             Self::TopK1000 => ParamsSpec { top_k: 1000, ..at(0.8) },
             Self::TopK20000TopP => top_k(20_000, 0.8),
@@ -143,6 +159,25 @@ impl Case {
             Self::NormalTopP => top_p(1.0),
             Self::NormalTemperature => at(1.0),
         }
+    }
+
+    /// What is done to single logits of its rows, which have so many tokens.
+    pub fn adjustments(self, vocab_size: u32) -> Option<Adjustments> {
+        let biases = match self {
+            Self::MaskTopKTopP => 0,
+            Self::AdjustedTopKTopP | Self::AdjustedTemperature => BIASES.min(vocab_size),
+            _ => return None,
+        };
+        // Bits and tokens that are spread like those of nobody in particular.
+        let mixed =
+            |i: u32| i.wrapping_mul(0x9e37_79b9) ^ i.wrapping_mul(0x85eb_ca6b).rotate_left(13);
+        let bias = |i: u32| (i * (vocab_size / biases), (i % 9) as f32 * 0.5 - 2.0);
+        let spec = AdjustmentsSpec {
+            allowed_bitmask: (0..vocab_size.div_ceil(32)).map(mixed).collect(),
+            logit_bias: (0..biases).map(bias).collect(),
+            ..Default::default()
+        };
+        Some(spec.parse(vocab_size, Limits::default()).expect("tokens of the row"))
     }
 }
 

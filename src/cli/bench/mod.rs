@@ -119,7 +119,10 @@ pub fn run(args: Args) -> Outcome {
         }
         for case in cases {
             for subject in &mut subjects {
-                let batch = rows.batch(case.params());
+                let adjustments = case.adjustments(rows.vocab_size());
+                let batch = rows.batch(case.params()).into_iter();
+                let batch: Vec<_> =
+                    batch.map(|row| row.with_adjustments(adjustments.as_ref())).collect();
                 measure::check(case, &batch, subject)?;
                 for measurement in measure::measure(case, &batch, subject, args.passes as usize)? {
                     report.line(&measurement)?;

@@ -14,6 +14,7 @@ use super::sampler::{Batch, Local, Sampler};
 use super::text::{columns, fit, grouped, isolate, tail, visible, wrap};
 use crate::devices::BackendName;
 use crate::files::assets::{self, DTYPE, VOCAB_SIZE};
+use crate::files::params::Set;
 use anstyle::{AnsiColor, Style};
 use bytes::Bytes;
 use logitd_core::backend::cpu::Isa;
@@ -74,7 +75,8 @@ fn ask_bytes(
     logits: Bytes,
     params: &[ParamsSpec],
 ) -> Result<Vec<Answer>, Box<dyn Error>> {
-    sampler.sample(Batch { dtype: DTYPE, vocab_size: VOCAB_SIZE, logits, params })
+    let params: Vec<Set> = params.iter().map(|&params| params.into()).collect();
+    sampler.sample(Batch { dtype: DTYPE, vocab_size: VOCAB_SIZE, logits, params: &params })
 }
 
 /// The settings that are charted, and what each is called.

@@ -121,10 +121,11 @@ fn batches(
 
 fn rows(batch: &[Piece]) -> Result<Vec<Row<'_>>, Box<dyn Error>> {
     let of = |piece| {
-        let Piece { dtype, logits, params, .. }: &Piece = piece;
-        params.iter().map(|&params| Row::new(*dtype, logits, params))
+        let Piece { dtype, logits, params, adjustments, .. }: &Piece = piece;
+        let row = |&params| Row::new(*dtype, logits, params);
+        params.iter().map(move |params| Ok(row(params)?.with_adjustments(adjustments.as_ref())))
     };
-    Ok(batch.iter().flat_map(of).collect::<Result<_, _>>()?)
+    batch.iter().flat_map(of).collect()
 }
 
 #[cfg(test)]
@@ -140,6 +141,7 @@ mod tests {
             dtype: Dtype::F16,
             logits: vec![0; bytes],
             params: vec![ParamsSpec::default().parse(|| 0).unwrap(); rows],
+            adjustments: None,
         };
         let pieces = [(8, 2), (56, 2), (1, 2), (1, BATCH_BYTES_MAX + 2), (100, 2), (1, 2)];
         let sizes: Vec<_> = batches(pieces.iter().map(|&(r, b)| Ok(piece(r, b))))

@@ -3,7 +3,9 @@
 use super::Args;
 use crate::cli::params;
 use crate::files::npy::{Declared, LogitsFile};
+use crate::files::params::Set;
 use crate::tools::generate::{self, Random};
+use logitd_core::adjustments::Adjustments;
 use logitd_core::batch::Dtype;
 use logitd_core::params::{ParamsSpec, SamplingParams};
 use std::error::Error;
@@ -21,6 +23,8 @@ pub struct Piece {
     pub dtype: Dtype,
     pub logits: Vec<u8>,
     pub params: Vec<SamplingParams>,
+    /// Those of every set.
+    pub adjustments: Option<Adjustments>,
 }
 
 /// Rows as they come.
@@ -48,7 +52,8 @@ pub fn pieces(args: &Args) -> Result<Source, Box<dyn Error>> {
     let pieces = (first..end).map(move |index| {
         let case = generate::case(seed, index, cap);
         let origin = format!("row {index} of seed {seed}, values {:?}", case.values);
-        Ok(Piece { origin, dtype: case.dtype, logits: case.logits, params: vec![case.params] })
+        let generate::Case { dtype, logits, params, adjustments, .. } = case;
+        Ok(Piece { origin, dtype, logits, params: vec![params], adjustments })
     });
     let what = format!("generated from seed {seed}");
     Ok(Source { total: rows, what, pieces: Box::new(pieces) })
@@ -110,7 +115,7 @@ fn file_pieces(
     path: &Path,
     mut file: LogitsFile,
     rows: Range<usize>,
-    given: Option<Vec<ParamsSpec>>,
+    given: Option<Vec<Set>>,
     seed: u64,
 ) -> Pieces {
     let path = path.display().to_string();
@@ -118,11 +123,15 @@ fn file_pieces(
         let mut logits = Vec::new();
         file.read(row..row + 1, &mut logits)?;
         let dtype = file.dtype();
-        let params = match &given {
-            Some(given) => vec![params::parse(given[row])?],
-            None => aimed(seed, row as u64, dtype, &logits),
+        let (params, adjustments) = match &given {
+            Some(given) => {
+                let params = params::parse(given[row].params)?;
+                (vec![params], params::adjustments(&given[row], &params, file.vocab_size())?)
+            }
+            None => (aimed(seed, row as u64, dtype, &logits), None),
         };
-        Ok(Piece { origin: format!("row {row} of {path}"), dtype, logits, params })
+        let origin = format!("row {row} of {path}");
+        Ok(Piece { origin, dtype, logits, params, adjustments })
     }))
 }
 

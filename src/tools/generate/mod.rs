@@ -4,8 +4,9 @@
 //! is replayed by naming both. Rows vary in dtype, vocabulary (1 to 2^20, mostly at the edges of
 //! vectors, warps and blocks), values ([`Values`]) and parameters. First the shape and the temperature
 //! are chosen, then the logits, and last the cuts, which are aimed at the borders of that very row: a
-//! `top_k` that splits a tie, a `min_p` one unit in the last place away from a token.
+//! `top_k` that splits a tie, a `min_p` one unit in the last place away from a token. One row in four has adjustments.
 
+mod adjusted;
 mod cuts;
 mod random;
 mod values;
@@ -14,6 +15,7 @@ pub use cuts::{params, temperature};
 pub use random::Random;
 pub use values::Values;
 
+use logitd_core::adjustments::Adjustments;
 use logitd_core::batch::{Dtype, Row, VOCAB_SIZE_MAX};
 use logitd_core::params::SamplingParams;
 
@@ -26,6 +28,8 @@ pub struct Case {
     pub logits: Vec<u8>,
     /// What to do with it.
     pub params: SamplingParams,
+    /// What is done to single logits before that: of most rows, nothing.
+    pub adjustments: Option<Adjustments>,
     /// What its values are made of, for people.
     pub values: Values,
 }
@@ -42,12 +46,14 @@ impl Case {
     ) -> Self {
         let logits = values.logits(random, dtype, vocab_size, temperature);
         let params = params(random, dtype, &logits, temperature);
-        Self { dtype, logits, params, values }
+        let (params, adjustments) = adjusted::adjusted(random, vocab_size, params);
+        Self { dtype, logits, params, adjustments, values }
     }
 
     /// The row, as a backend takes it.
     pub fn row(&self) -> Row<'_> {
-        Row::new(self.dtype, &self.logits, self.params).expect("1 to 2^20 whole logits")
+        let row = Row::new(self.dtype, &self.logits, self.params).expect("1 to 2^20 whole logits");
+        row.with_adjustments(self.adjustments.as_ref())
     }
 }
 
@@ -123,7 +129,8 @@ mod tests {
         for (values, dtype) in Values::ALL.iter().flat_map(|&v| Dtype::ALL.map(|d| (v, d))) {
             let case = Case::new(&mut Random::new(1, 2), dtype, 999, values, 0.8);
             let mut results = Results::default();
-            Reference::default().sample(&[case.row()], &mut results).unwrap();
+            let row = case.row().with_adjustments(None);
+            Reference::default().sample(&[row], &mut results).unwrap();
             let expected = match values {
                 Values::OneNan | Values::NanAndInfinity | Values::AnyBits => RowStatus::Nan,
                 Values::OneInfinity => RowStatus::PositiveInfinity,

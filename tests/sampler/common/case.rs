@@ -2,6 +2,7 @@
 
 use half::{bf16, f16};
 use logitd::tools::generate;
+use logitd_core::adjustments::{Adjustments, AdjustmentsSpec, Limits};
 use logitd_core::batch::{Dtype, Row};
 use logitd_core::params::{ParamsSpec, SamplingParams};
 use std::fmt;
@@ -17,6 +18,8 @@ pub struct Case {
     pub logits: Vec<u8>,
     /// What to do with them.
     pub params: SamplingParams,
+    /// What is done to single logits before that.
+    pub adjustments: Option<Adjustments>,
     /// Address of the first byte, modulo 64.
     pub offset: usize,
 }
@@ -25,7 +28,7 @@ impl Case {
     /// A case of logits in the bytes they arrive in.
     pub fn new(name: impl Into<String>, dtype: Dtype, logits: Vec<u8>, spec: ParamsSpec) -> Self {
         let params = spec.parse(|| 0).expect("a test gives valid parameters");
-        Self { name: name.into(), dtype, logits, params, offset: 0 }
+        Self { name: name.into(), dtype, logits, params, adjustments: None, offset: 0 }
     }
 
     /// A case of bit patterns.
@@ -44,12 +47,20 @@ impl Case {
         let case = generate::case(seed, index, vocab_size_max);
         let name = format!("generate::case({seed}, {index}, {vocab_size_max}): {:?}", case.values);
         let offset = (index % 64) as usize;
-        Self { name, dtype: case.dtype, logits: case.logits, params: case.params, offset }
+        let generate::Case { dtype, logits, params, adjustments, .. } = case;
+        Self { name, dtype, logits, params, adjustments, offset }
     }
 
     /// The same with other parameters.
     pub fn with(&self, params: SamplingParams) -> Self {
         Self { params, ..self.clone() }
+    }
+
+    /// The same with adjustments.
+    pub fn adjusted(mut self, lists: AdjustmentsSpec) -> Self {
+        let parsed = lists.parse(self.vocab_size() as u32, Limits::default());
+        self.adjustments = Some(parsed.expect("a test gives valid adjustments"));
+        self
     }
 
     /// The same, its first byte elsewhere modulo 64.
@@ -91,7 +102,8 @@ impl Placed<'_> {
     /// The row, as a backend takes it.
     pub fn row(&self) -> Row<'_> {
         let logits = &self.memory[self.start..self.start + self.case.logits.len()];
-        Row::new(self.case.dtype, logits, self.case.params).expect("a test gives valid rows")
+        let row = Row::new(self.case.dtype, logits, self.case.params);
+        row.expect("a test gives valid rows").with_adjustments(self.case.adjustments.as_ref())
     }
 }
 
@@ -116,6 +128,9 @@ impl fmt::Display for Case {
             params.position(),
             params.draws(),
         )?;
+        if let Some(adjustments) = &self.adjustments {
+            writeln!(f, "  {params}, {adjustments:?}")?;
+        }
         let digits = 2 * dtype.size_bytes();
         write!(f, "  patterns (hex, xN for a run):")?;
         let patterns = self.patterns();
@@ -132,16 +147,7 @@ impl fmt::Display for Case {
 
 /// The parameters as they were written.
 pub fn spec(params: &SamplingParams) -> ParamsSpec {
-    ParamsSpec {
-        temperature: params.temperature(),
-        top_k: params.top_k().unwrap_or(0),
-        top_p: params.top_p().unwrap_or(1.0),
-        min_p: params.min_p().unwrap_or(0.0),
-        seed: Some(params.seed()),
-        position: params.position(),
-        draws: params.draws(),
-        draw_rule: params.draw_rule(),
-    }
+    (*params).into()
 }
 
 /// Little-endian bytes of bit patterns.

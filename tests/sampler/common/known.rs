@@ -73,7 +73,17 @@ impl From<&Params> for ParamsSpec {
         let Params { temperature, top_k, top_p, min_p, seed, position, draws, .. } = *params;
         let rule = params.draw_rule.to_lowercase();
         let draw_rule = DrawRule::named(&rule).expect("the name of a rule");
-        Self { temperature, top_k, top_p, min_p, seed: Some(seed), position, draws, draw_rule }
+        Self {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            seed: Some(seed),
+            position,
+            draws,
+            draw_rule,
+            ..Self::DEFAULT
+        }
     }
 }
 
@@ -268,15 +278,8 @@ pub mod independent {
     impl Params {
         fn spec(&self, seed: u64, position: u64) -> ParamsSpec {
             let Self { temperature, k: top_k, p: top_p, minp: min_p } = *self;
-            ParamsSpec {
-                temperature,
-                top_k,
-                top_p,
-                min_p,
-                seed: Some(seed),
-                position,
-                ..Default::default()
-            }
+            let seed = Some(seed);
+            ParamsSpec { temperature, top_k, top_p, min_p, seed, position, ..Default::default() }
         }
     }
 
@@ -288,6 +291,9 @@ pub mod independent {
         kept: Option<u32>,
         kept_mass: Option<u64>,
         logprob_bits: Option<Hex>,
+        /// The tokens of every draw, where there are several.
+        #[serde(default)]
+        draws: Vec<u32>,
         /// For people.
         #[serde(rename = "logprob")]
         _logprob: Option<f64>,
@@ -300,6 +306,8 @@ pub mod independent {
             let (token, bits) = answer.draws.first().copied().unzip();
             let same = answer.status == self.status
                 && token == self.token
+                && (self.draws.is_empty()
+                    || answer.draws.iter().map(|(token, _)| *token).eq(self.draws.iter().copied()))
                 && answer.kept == self.kept
                 && answer.kept_mass == self.kept_mass
                 && match (bits, self.logprob_bits) {
@@ -383,6 +391,6 @@ impl RaceExpect {
     }
 }
 
-fn dtype(name: &str) -> Dtype {
+pub(super) fn dtype(name: &str) -> Dtype {
     *Dtype::ALL.iter().find(|d| d.name() == name).expect("the name of a dtype")
 }

@@ -4,6 +4,7 @@
 // The tests on a GPU are a crate of their own, which uses a part of this.
 #![allow(dead_code, unused_imports)]
 
+pub mod adjusted;
 pub mod borders;
 pub mod candidates;
 pub mod case;

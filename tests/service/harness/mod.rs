@@ -14,6 +14,7 @@ use logitd::engine::Engine;
 use logitd::server::{Reloader, Server, ServerError};
 use logitd::wire;
 use logitd_client::Client;
+use logitd_core::adjustments::{self, Adjustments};
 use logitd_core::backend::Backend;
 use logitd_core::backend::reference::Reference;
 use logitd_core::batch::{self, Results, Row};
@@ -131,6 +132,17 @@ pub fn request(rows: usize, vocab_size: usize, salt: u64) -> SampleRequest {
     }
 }
 
+/// The adjustments of a row of a valid request: its own, or those of all rows.
+fn adjustments(request: &SampleRequest, row: usize) -> Option<Adjustments> {
+    let of_row = |count: usize| row.min(count.saturating_sub(1));
+    let message = request.adjustments.get(of_row(request.adjustments.len()))?.clone();
+    let mut spec = wire::adjustments::spec(message).expect("valid");
+    let params = request.params.get(of_row(request.params.len()));
+    let breakers = params.and_then(|params| params.dry.as_ref()).map(|dry| &dry.breakers);
+    spec.breakers = breakers.into_iter().flatten().map(|one| one.tokens.clone()).collect();
+    Some(spec.parse(request.vocab_size, adjustments::Limits::default()).expect("valid"))
+}
+
 /// What the rows of a valid request must be answered with, computed here by `Reference`.
 pub fn expected(request: &SampleRequest) -> Vec<RowResult> {
     let dtype = wire::row::dtype(request.dtype).expect("tests name a dtype");
@@ -143,11 +155,17 @@ pub fn expected(request: &SampleRequest) -> Vec<RowResult> {
             .parse(|| panic!("tests give seeds"))
             .expect("valid")
     };
+    let adjusted: Vec<Option<Adjustments>> =
+        (0..request.logits.len() / row_bytes).map(|row| adjustments(request, row)).collect();
     let rows: Vec<Row<'_>> = request
         .logits
         .chunks(row_bytes)
+        .zip(&adjusted)
         .enumerate()
-        .map(|(i, logits)| Row::new(dtype, logits, params(i)).expect("a row"))
+        .map(|(i, (logits, adjusted))| {
+            let row = Row::new(dtype, logits, params(i)).expect("a row");
+            row.with_adjustments(adjusted.as_ref())
+        })
         .collect();
     let mut results = Results::default();
     Reference::default().sample(&rows, &mut results).expect("the oracle does not fail");

@@ -187,6 +187,16 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn blend(self, m: Self::M, a: Self::F, b: Self::F) -> Self::F {
+        simd!(_mm256_blendv_ps(b, a, m))
+    }
+
+    #[inline(always)]
+    fn store_f32(self, x: Self::F, to: &mut [u8]) {
+        self.store_bits(simd!(_mm256_castps_si256(x)), to);
+    }
+
+    #[inline(always)]
     fn splat_u32(self, x: u32) -> __m256i {
         simd!(_mm256_set1_epi32(x as i32))
     }
@@ -315,6 +325,22 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn blend16(self, bits: u32, a: __m256i, b: __m256i) -> __m256i {
+        simd!({
+            let each = _mm256_setr_epi16(
+                1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, -32768,
+            );
+            let set = _mm256_and_si256(_mm256_set1_epi16(bits as i16), each);
+            _mm256_blendv_epi8(b, a, _mm256_cmpeq_epi16(set, each))
+        })
+    }
+
+    #[inline(always)]
+    fn store16(self, h: __m256i, to: &mut [u8]) {
+        self.store_bits(h, to);
+    }
+
+    #[inline(always)]
     fn max_i16(self, a: __m256i, b: __m256i) -> __m256i {
         simd!(_mm256_max_epi16(a, b))
     }
@@ -412,16 +438,18 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn compress_bits32(self, bits: u32, i: __m256i, to: &mut [u8]) {
         let order = self.load_u32(&ORDER[bits as usize & 255]);
-        let to: &mut [u8; 32] = to.first_chunk_mut().expect("a whole vector");
-        // SAFETY: the array has 32 bytes; alignment is not needed.
-        unsafe {
-            let compressed = _mm256_permutevar8x32_epi32(i, order);
-            _mm256_storeu_si256(to.as_mut_ptr().cast(), compressed);
-        }
+        self.store_bits(simd!(_mm256_permutevar8x32_epi32(i, order)), to);
     }
 }
 
 impl Avx2 {
+    #[inline(always)]
+    fn store_bits(self, i: __m256i, to: &mut [u8]) {
+        let to: &mut [u8; 32] = to.first_chunk_mut().expect("a whole vector");
+        // SAFETY: the array has 32 bytes; alignment is not needed.
+        unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), i) }
+    }
+
     #[inline(always)]
     fn min_of_u16(self, h: __m256i) -> u16 {
         simd!({

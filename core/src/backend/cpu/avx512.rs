@@ -185,6 +185,16 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn blend(self, m: Self::M, a: Self::F, b: Self::F) -> Self::F {
+        simd!(_mm512_mask_blend_ps(m, b, a))
+    }
+
+    #[inline(always)]
+    fn store_f32(self, x: Self::F, to: &mut [u8]) {
+        self.store_bits(simd!(_mm512_castps_si512(x)), to);
+    }
+
+    #[inline(always)]
     fn splat_u32(self, x: u32) -> __m512i {
         simd!(_mm512_set1_epi32(x as i32))
     }
@@ -309,6 +319,16 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn splat_u16(self, x: u16) -> __m512i {
         simd!(_mm512_set1_epi16(x as i16))
+    }
+
+    #[inline(always)]
+    fn blend16(self, bits: u32, a: __m512i, b: __m512i) -> __m512i {
+        simd!(_mm512_mask_blend_epi16(bits, b, a))
+    }
+
+    #[inline(always)]
+    fn store16(self, h: __m512i, to: &mut [u8]) {
+        self.store_bits(h, to);
     }
 
     #[inline(always)]

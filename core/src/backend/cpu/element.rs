@@ -54,6 +54,10 @@ pub trait Element: Copy + Send + Sync + 'static {
     /// Writes the logits whose bit is set next to each other; what follows them in a vector's bytes
     /// is left undefined.
     fn compress<S: Simd>(s: S, bits: u32, raw: Self::Raw<S>, to: &mut [u8]);
+    /// A vector of logits, with -inf where a bit is 0: one bit a logit.
+    fn masked<S: Simd>(s: S, bits: u32, from: &[u8]) -> Self::Raw<S>;
+    /// The same, and writes it. Returns what was written.
+    fn copy_masked<S: Simd>(s: S, bits: u32, from: &[u8], to: &mut [u8]) -> Self::Raw<S>;
     /// Prepares a comparison with [`at_least`](Self::at_least).
     fn bound<S: Simd>(s: S, least: f32) -> Bound<S, Self>;
     /// One bit a logit of a full vector: whether it is `least` or more. None is NaN.
@@ -147,6 +151,19 @@ macro_rules! sixteen_bits {
             #[inline(always)]
             fn compress<S: Simd>(s: S, bits: u32, raw: S::H, to: &mut [u8]) {
                 s.compress_bits16(bits, raw, to);
+            }
+
+            #[inline(always)]
+            fn masked<S: Simd>(s: S, bits: u32, from: &[u8]) -> S::H {
+                let lowest = s.splat_u16(Self::NEGATIVE_INFINITY as u16);
+                s.blend16(bits, s.load_bits16(from), lowest)
+            }
+
+            #[inline(always)]
+            fn copy_masked<S: Simd>(s: S, bits: u32, from: &[u8], to: &mut [u8]) -> S::H {
+                let copy = Self::masked(s, bits, from);
+                s.store16(copy, to);
+                copy
             }
 
             #[inline(always)]
@@ -251,6 +268,20 @@ impl Element for F32 {
     #[inline(always)]
     fn compress<S: Simd>(s: S, bits: u32, raw: S::I, to: &mut [u8]) {
         s.compress_bits32(bits, raw, to);
+    }
+
+    #[inline(always)]
+    fn masked<S: Simd>(s: S, bits: u32, from: &[u8]) -> S::I {
+        let lowest = s.keep(s.mask(!bits), s.splat_u32(Self::NEGATIVE_INFINITY));
+        // One of the two is 0 in every lane.
+        s.max_u32(s.keep(s.mask(bits), s.load_bits32(from)), lowest)
+    }
+
+    #[inline(always)]
+    fn copy_masked<S: Simd>(s: S, bits: u32, from: &[u8], to: &mut [u8]) -> S::I {
+        let lowest = s.splat(f32::NEG_INFINITY);
+        s.store_f32(s.blend(s.mask(bits), s.load_f32(from), lowest), to);
+        s.load_bits32(to)
     }
 
     #[inline(always)]

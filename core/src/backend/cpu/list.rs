@@ -134,6 +134,12 @@ impl List {
         (u64::from(self.high[i]) << 16) + u64::from(self.low[i])
     }
 
+    /// Appends one token.
+    pub fn push_one(&mut self, id: u32, x: f32) {
+        (self.x[self.len], self.id[self.len]) = (x, id);
+        self.len += 1;
+    }
+
     /// Appends the lanes of a vector whose bit is set.
     #[inline(always)]
     pub fn push<S: Simd>(&mut self, s: S, bits: u32, x: S::F, id: S::I) {

@@ -15,6 +15,7 @@ mod element;
 mod estimate;
 mod isa;
 mod list;
+mod masked;
 mod mass;
 mod nucleus;
 mod passes;
@@ -28,16 +29,19 @@ mod simd;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod simd_tests;
 mod team;
+mod touched;
 
+use super::adjusted::Adjuster;
 use super::{Backend, DeviceError, DeviceInfo};
+use crate::adjustments::changes::Changes;
 use crate::batch::{Dtype, Results, Row, Slot};
 pub use isa::{Isa, UnknownIsa};
-use row::Scratch;
 use simd::Simd;
 use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 use team::Team;
+use touched::Scratch;
 
 /// The most threads that a [`Cpu`] can be asked for: more than any machine has cores.
 pub const THREADS_MAX: usize = 1024;
@@ -87,7 +91,14 @@ pub struct Cpu {
     isa: Isa,
     team: Team,
     /// One for each thread.
-    scratch: Vec<Mutex<Scratch>>,
+    scratch: Vec<Mutex<Bench>>,
+}
+
+/// What a thread works with, kept from row to row.
+#[derive(Default)]
+struct Bench {
+    adjuster: Adjuster,
+    scratch: Scratch,
 }
 
 impl Cpu {
@@ -134,23 +145,23 @@ impl Cpu {
         threads: usize,
     ) {
         let queue = Mutex::new(rows.iter().enumerate().zip(slots));
-        self.team.each(&self.scratch[..threads], |scratch| {
-            let mut scratch = scratch.lock().expect("no other thread panicked");
+        self.team.each(&self.scratch[..threads], |bench| {
+            let mut bench = bench.lock().expect("no other thread panicked");
             loop {
                 let row = queue.lock().expect("no other thread panicked").next();
                 let Some(((i, row), slot)) = row else { return };
                 // Most likely; a wrong guess costs little.
                 let next = rows.get(i + threads);
-                self.sample_row(&Team::ALONE, row, next, &mut scratch, slot);
+                self.sample_row(&Team::ALONE, row, next, &mut bench, slot);
             }
         });
     }
 
     /// All threads share each row.
     fn share<'a>(&self, rows: &[Row<'_>], slots: impl Iterator<Item = Slot<'a>>) {
-        let mut scratch = self.scratch[0].lock().expect("no other thread panicked");
+        let mut bench = self.scratch[0].lock().expect("no other thread panicked");
         for ((i, row), slot) in rows.iter().enumerate().zip(slots) {
-            self.sample_row(&self.team, row, rows.get(i + 1), &mut scratch, slot);
+            self.sample_row(&self.team, row, rows.get(i + 1), &mut bench, slot);
         }
     }
 
@@ -160,11 +171,18 @@ impl Cpu {
         team: &Team,
         row: &Row<'_>,
         next: Option<&Row<'_>>,
-        scratch: &mut Scratch,
+        bench: &mut Bench,
         slot: Slot<'_>,
     ) {
+        let Bench { adjuster, scratch } = bench;
         let next = next.filter(|next| !next.is_lent()).map_or(&[][..], Row::logits);
-        dispatch(self.isa, SampleRow { team, row, next, scratch, slot });
+        match adjuster.changes(row) {
+            None => dispatch(self.isa, SampleRow { team, row, changes: None, next, scratch, slot }),
+            Some((row, changes)) => {
+                let (row, changes) = (&row, Some(&changes));
+                dispatch(self.isa, SampleRow { team, row, changes, next, scratch, slot });
+            }
+        }
     }
 }
 
@@ -221,6 +239,8 @@ fn dispatch<T: Task>(isa: Isa, task: T) -> T::Output {
 struct SampleRow<'a, 'b> {
     team: &'a Team,
     row: &'a Row<'a>,
+    /// What is done to single logits before that.
+    changes: Option<&'a Changes<'a>>,
     /// The logits that this thread reads next.
     next: &'a [u8],
     scratch: &'a mut Scratch,
@@ -231,11 +251,21 @@ impl Task for SampleRow<'_, '_> {
     type Output = ();
 
     fn run<S: Simd>(self, s: S) {
-        let Self { team, row, next, scratch, slot } = self;
-        match row.dtype() {
-            Dtype::F16 => row::sample::<S, element::F16>(s, team, row, next, scratch, slot),
-            Dtype::Bf16 => row::sample::<S, element::Bf16>(s, team, row, next, scratch, slot),
-            Dtype::F32 => row::sample::<S, element::F32>(s, team, row, next, scratch, slot),
+        let dtype = self.row.dtype();
+        match dtype {
+            Dtype::F16 => self.sample::<S, element::F16>(s),
+            Dtype::Bf16 => self.sample::<S, element::Bf16>(s),
+            Dtype::F32 => self.sample::<S, element::F32>(s),
+        }
+    }
+}
+
+impl SampleRow<'_, '_> {
+    fn sample<S: Simd, E: element::Element>(self, s: S) {
+        let Self { team, row, changes, next, scratch, slot } = self;
+        match changes {
+            Some(changes) => touched::sample::<S, E>(s, team, row, changes, next, scratch, slot),
+            None => row::sample::<S, E>(s, team, row, None, next, &mut scratch.row, slot),
         }
     }
 }

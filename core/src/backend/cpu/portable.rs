@@ -153,6 +153,19 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn blend(self, m: Self::M, a: Self::F, b: Self::F) -> Self::F {
+        from_fn(|i| f32::from_bits(m[i] & a[i].to_bits() | !m[i] & b[i].to_bits()))
+    }
+
+    #[inline(always)]
+    fn store_f32(self, x: Self::F, to: &mut [u8]) {
+        let to: &mut [u8; 4 * LANES] = to.first_chunk_mut().expect("a whole vector");
+        for (to, x) in to.as_chunks_mut().0.iter_mut().zip(x) {
+            *to = x.to_le_bytes();
+        }
+    }
+
+    #[inline(always)]
     fn splat_u32(self, x: u32) -> Self::I {
         [x; LANES]
     }
@@ -263,6 +276,19 @@ impl Simd for Portable {
     #[inline(always)]
     fn splat_u16(self, x: u16) -> Self::H {
         [x; 2 * LANES]
+    }
+
+    #[inline(always)]
+    fn blend16(self, bits: u32, a: Self::H, b: Self::H) -> Self::H {
+        from_fn(|i| if bits >> i & 1 == 1 { a[i] } else { b[i] })
+    }
+
+    #[inline(always)]
+    fn store16(self, h: Self::H, to: &mut [u8]) {
+        let to: &mut [u8; 4 * LANES] = to.first_chunk_mut().expect("a whole vector");
+        for (to, h) in to.as_chunks_mut().0.iter_mut().zip(h) {
+            *to = h.to_le_bytes();
+        }
     }
 
     #[inline(always)]

@@ -3,19 +3,20 @@
 //! ```text
 //! prepare(row):
 //!     for each block
-//!         copy it, if the row is on loan
+//!         copy it, if the row is on loan or has a mask
 //!         scan it, or its copy: the greatest logit; whether NaN, +inf or -inf occur
 //!     status = by what occurs
 //! ```
 //!
 //! 1. Memory on loan can change at any moment, so the later stages read the copy. A block is copied and scanned vector
 //!    by vector: the row is read from memory once.
-//! 2. The copy is the row's own. Adjustments of single logits belong between copy and scan: what they change is seen by
-//!    the scan, and by nobody else. A row that is not on loan is scanned in place, and would be copied for them.
+//! 2. Of a row with a mask the copy has -inf in place of what the mask leaves out: the later stages see a row like any
+//!    other, and the row itself stays what it is.
 
 use super::blocks::{BLOCK, Blocks, Filler, Tail};
 use super::element::Element;
 use super::list::{List, Widen};
+use super::masked::{self, MaskScan, MaskedScan, WORD_TOKENS};
 use super::scan::{CopyScan, Scan, Scanned};
 use super::simd::Simd;
 use super::team::{Team, parts};
@@ -62,24 +63,67 @@ pub struct Prepared<'a, E> {
     pub maxima: &'a List,
 }
 
-/// Copies a row that is on loan, and scans what is then here.
+/// Copies a row that is on loan, or that has a mask, and scans what is then here.
 pub fn prepare<'a, S: Simd, E: Element>(
     s: S,
     team: &Team,
     row: &Row<'a>,
+    mask: Option<&[u32]>,
     buffers: &'a mut Buffers,
 ) -> Prepared<'a, E> {
     let Buffers { tail, copy, raw_maxima, maxima } = buffers;
     let blocks = row.bytes().div_ceil(BLOCK * E::SIZE);
     // And bytes to fill up a vector.
     raw_maxima.resize(blocks * E::SIZE + 64, 0);
-    let (logits, scanned) = if row.is_lent() {
-        copy_and_scan::<S, E>(s, team, row, copy, raw_maxima)
+    let (logits, scanned) = if row.is_lent() || mask.is_some() {
+        copy_and_scan::<S, E>(s, team, row, mask, copy, raw_maxima)
     } else {
         // Filled up with a logit of its own, the last block has no -inf that the row has not.
         let blocks = Blocks::<E>::new(row.logits(), tail, Filler::Repeat);
         (row.logits(), scan(s, team, blocks, raw_maxima))
     };
+    maxima.reset(blocks);
+    s.run(Widen::<E> { raw: raw_maxima, len: blocks, list: maxima, element: PhantomData });
+    maxima.seal();
+    Prepared {
+        status: status::<E>(scanned),
+        scanned,
+        max: E::value(scanned.first_key) + 0.0,
+        blocks: Blocks::new(logits, tail, Filler::NegativeInfinity),
+        maxima,
+    }
+}
+
+/// Scans a row under a mask, without a copy: the maxima are those of the tokens that the mask has, and the blocks are
+/// those of the row. Who looks at these has to look at the mask.
+pub fn prepare_in_place<'a, S: Simd, E: Element>(
+    s: S,
+    team: &Team,
+    row: &Row<'a>,
+    mask: &[u32],
+    buffers: &'a mut Buffers,
+) -> Prepared<'a, E> {
+    let Buffers { tail, raw_maxima, maxima, .. } = buffers;
+    let (logits, block_bytes) = (row.logits(), BLOCK * E::SIZE);
+    let (blocks, whole) = (logits.len().div_ceil(block_bytes), logits.len() / block_bytes);
+    raw_maxima.resize(blocks * E::SIZE + 64, 0);
+    let scanned = Mutex::new(Scanned::NOTHING);
+    let runs = team.runs(whole, SCAN_BLOCKS_MIN);
+    team.each(parts(runs, E::SIZE, raw_maxima), |(run, maxima)| {
+        let from = &logits[run.start * block_bytes..run.end * block_bytes];
+        let mask = &mask[run.start * BLOCK / WORD_TOKENS..];
+        let part = s.run(MaskedScan { from, mask, maxima, element: PhantomData::<E> });
+        let mut scanned = scanned.lock().expect("no other thread panicked");
+        *scanned = scanned.and(part);
+    });
+    let mut scanned = scanned.into_inner().expect("no other thread panicked");
+    if whole < blocks {
+        let mut rest = logits[whole * block_bytes..].to_vec();
+        masked::leave_out::<E>(&mut rest, &mask[whole * BLOCK / WORD_TOKENS..]);
+        let blocks = Blocks::<E>::new(&rest, tail, Filler::Repeat);
+        let maxima = &mut raw_maxima[whole * E::SIZE..];
+        scanned = scanned.and(s.run(Scan { blocks, range: 0..1, maxima }));
+    }
     maxima.reset(blocks);
     s.run(Widen::<E> { raw: raw_maxima, len: blocks, list: maxima, element: PhantomData });
     maxima.seal();
@@ -108,11 +152,12 @@ fn scan<S: Simd, E: Element>(
     scanned.into_inner().expect("no other thread panicked")
 }
 
-/// Copies a row on loan, and scans the copy.
+/// Copies a row, and scans the copy.
 fn copy_and_scan<'a, S: Simd, E: Element>(
     s: S,
     team: &Team,
     row: &Row<'_>,
+    mask: Option<&[u32]>,
     copy: &'a mut Vec<u8>,
     maxima: &mut [u8],
 ) -> (&'a [u8], Scanned) {
@@ -128,7 +173,7 @@ fn copy_and_scan<'a, S: Simd, E: Element>(
         let at = run.start * block_bytes;
         // The last block of a row may not be a whole one.
         let bytes = copy.len().min(row.bytes() - at);
-        let part = copy_and_scan_run::<S, E>(s, row, at, &mut copy[..bytes], maxima);
+        let part = copy_and_scan_run::<S, E>(s, row, mask, at, &mut copy[..bytes], maxima);
         let mut scanned = scanned.lock().expect("no other thread panicked");
         *scanned = scanned.and(part);
     });
@@ -139,23 +184,38 @@ fn copy_and_scan<'a, S: Simd, E: Element>(
 fn copy_and_scan_run<S: Simd, E: Element>(
     s: S,
     row: &Row<'_>,
+    mask: Option<&[u32]>,
     at: usize,
     copy: &mut [u8],
     maxima: &mut [u8],
 ) -> Scanned {
-    let mut scanned = Scanned::NOTHING;
-    let mut rest = 0;
-    if let Some(from) = row.mapped() {
-        let blocks = copy.len() / (BLOCK * E::SIZE);
-        rest = blocks * BLOCK * E::SIZE;
-        let (copy, maxima) = (&mut copy[..rest], &mut maxima[..blocks * E::SIZE]);
-        scanned = s.run(CopyScan { from: &from[at..], copy, maxima, element: PhantomData::<E> });
-    }
+    let element = PhantomData::<E>;
+    let blocks = copy.len() / (BLOCK * E::SIZE);
+    let mut rest = blocks * BLOCK * E::SIZE;
+    let whole = (&mut copy[..rest], &mut maxima[..blocks * E::SIZE]);
+    let scanned = match (row.mapped(), mask) {
+        (_, Some(mask)) => {
+            let (from, mask) = (&row.logits()[at..], &mask[at / E::SIZE / WORD_TOKENS..]);
+            let (copy, maxima) = whole;
+            s.run(MaskScan { from, mask, copy, maxima, element })
+        }
+        (Some(from), None) => {
+            let (copy, maxima) = whole;
+            s.run(CopyScan { from: &from[at..], copy, maxima, element })
+        }
+        (None, None) => {
+            rest = 0;
+            Scanned::NOTHING
+        }
+    };
     if rest == copy.len() {
         return scanned;
     }
     let (copy, maxima) = (&mut copy[rest..], &mut maxima[rest / BLOCK..]);
     row.copy_to(at + rest, copy);
+    if let Some(mask) = mask {
+        masked::leave_out::<E>(copy, &mask[(at + rest) / E::SIZE / WORD_TOKENS..]);
+    }
     let mut tail: Tail = [0; BLOCK * 4];
     let blocks = Blocks::<E>::new(copy, &mut tail, Filler::Repeat);
     scanned.and(s.run(Scan { blocks, range: 0..blocks.len(), maxima }))

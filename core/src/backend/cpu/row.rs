@@ -28,18 +28,19 @@ use crate::batch::{Draw, Outcome, Row, RowStatus, Slot};
 /// Memory that is kept from row to row. Each thread has one.
 #[derive(Default)]
 pub struct Scratch {
-    prepare: prepare::Buffers,
-    search: nucleus::Buffers,
-    draw: draw::Buffers,
-    race: race::Buffers,
+    pub prepare: prepare::Buffers,
+    pub search: nucleus::Buffers,
+    pub draw: draw::Buffers,
+    pub race: race::Buffers,
 }
 
-/// Samples one row, with the threads of a team. `next` is the row that they read next: they fetch it from memory while
+/// Samples one row, with the threads of a team. Tokens that a mask does not have count as -inf. `next` is the row that they read next: they fetch it from memory while
 /// they compute.
 pub fn sample<S: Simd, E: Element>(
     s: S,
     team: &Team,
     row: &Row<'_>,
+    mask: Option<&[u32]>,
     next: &[u8],
     scratch: &mut Scratch,
     slot: Slot<'_>,
@@ -47,7 +48,7 @@ pub fn sample<S: Simd, E: Element>(
     let Slot { outcome, draws } = slot;
     let params = row.params();
     let plan = params.plan();
-    let prepared = prepare::<S, E>(s, team, row, &mut scratch.prepare);
+    let prepared = prepare::<S, E>(s, team, row, mask, &mut scratch.prepare);
     let status = prepared.status;
     if status != RowStatus::Ok {
         *outcome = Outcome::failed(status);

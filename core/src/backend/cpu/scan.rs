@@ -29,7 +29,7 @@ pub struct Scan<'a, E> {
 
 /// How far ahead memory is asked for. The processor's own prefetching stops at each 4 KiB page. Measured in pairs out
 /// of cache, in reads of the row: 1.41 with 2 KiB, 1.22 with 8, 1.26 with 16, which costs rows in cache.
-const AHEAD: usize = 8192;
+pub const AHEAD: usize = 8192;
 
 /// What the pass found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,20 +113,20 @@ impl<S: Simd, E: Element> Kernel<S> for CopyScan<'_, E> {
 }
 
 /// What is known of the blocks so far.
-struct Pass<S: Simd, E: Element> {
+pub struct Pass<S: Simd, E: Element> {
     first_key: i32,
     max_unsigned: E::Raw<S>,
 }
 
 impl<S: Simd, E: Element> Pass<S, E> {
     #[inline(always)]
-    fn new(s: S) -> Self {
+    pub fn new(s: S) -> Self {
         Self { first_key: i32::MIN, max_unsigned: E::raw_splat(s, 0) }
     }
 
     /// Takes a block, vector by vector, and writes its maximum.
     #[inline(always)]
-    fn block(&mut self, s: S, output: &mut [u8], mut raw: impl FnMut(usize) -> E::Raw<S>) {
+    pub fn block(&mut self, s: S, output: &mut [u8], mut raw: impl FnMut(usize) -> E::Raw<S>) {
         let mut max_signed = E::raw_splat(s, 1 << (E::SIZE * 8 - 1));
         let mut min_unsigned = E::raw_splat(s, u32::MAX);
         for i in 0..BLOCK / E::raw_lanes::<S>() {
@@ -141,7 +141,7 @@ impl<S: Simd, E: Element> Pass<S, E> {
     }
 
     #[inline(always)]
-    fn end(self, s: S) -> Scanned {
+    pub fn end(self, s: S) -> Scanned {
         let max_unsigned = E::reduce_max_unsigned(s, self.max_unsigned);
         Scanned { first_key: self.first_key, max_unsigned }
     }

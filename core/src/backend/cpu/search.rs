@@ -85,7 +85,7 @@ pub fn cut<'b, S: Simd, E: Element>(
 }
 
 /// Lists few tokens that have the first `k` among them; false where that failed.
-fn list_top_k<S: Simd, E: Element>(
+pub fn list_top_k<S: Simd, E: Element>(
     row: &ScannedRow<'_, S, E>,
     k: u64,
     buffers: &mut Buffers,
@@ -113,7 +113,7 @@ fn list_small_row<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, buffers: &mut
 }
 
 /// Applies steps to a list that has every token that the steps keep.
-fn cut_list<'b, S: Simd, E: Element>(
+pub fn cut_list<'b, S: Simd, E: Element>(
     row: &ScannedRow<'_, S, E>,
     steps: &[Step],
     list: &'b mut List,
@@ -227,10 +227,14 @@ fn top_k_span<S: Simd, E: Element>(
     certain.map_or(guess, |certain| certain.within(guess))
 }
 
+/// Whether the maxima of so many blocks tell a lower bound of the `k`th largest logit.
+pub fn maxima_tell(k: u64, blocks: usize) -> bool {
+    k <= blocks as u64 || blocks <= LISTED_BLOCKS
+}
+
 /// A lower bound of the `k`th largest logit, where the block maxima tell one.
 fn top_k_bound<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, k: u64) -> Option<f32> {
-    let blocks = row.blocks.len();
-    if k > blocks as u64 && blocks > LISTED_BLOCKS {
+    if !maxima_tell(k, row.blocks.len()) {
         return None;
     }
     let (low, high) = (lowest::<E>(), row.weights.max);

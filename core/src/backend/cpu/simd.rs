@@ -93,6 +93,11 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// The same for floats.
     fn keep_floats(self, m: Self::M, x: Self::F) -> Self::F;
 
+    /// The first where `m`, and the second elsewhere.
+    fn blend(self, m: Self::M, a: Self::F, b: Self::F) -> Self::F;
+    /// Writes `LANES` values, little-endian, to `4 * LANES` bytes.
+    fn store_f32(self, x: Self::F, to: &mut [u8]);
+
     /// The same value in every lane.
     fn splat_u32(self, x: u32) -> Self::I;
     /// 0, 1, 2, ..
@@ -136,6 +141,10 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn load_bits16(self, from: &[u8]) -> Self::H;
     /// The same value in every lane.
     fn splat_u16(self, x: u16) -> Self::H;
+    /// The first where the bit of a lane is set, and the second elsewhere.
+    fn blend16(self, bits: u32, a: Self::H, b: Self::H) -> Self::H;
+    /// Writes `2 * LANES` values, little-endian, to `4 * LANES` bytes.
+    fn store16(self, h: Self::H, to: &mut [u8]);
     /// The greater as signed integers.
     fn max_i16(self, a: Self::H, b: Self::H) -> Self::H;
     /// The lesser as unsigned integers.

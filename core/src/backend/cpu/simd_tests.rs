@@ -183,6 +183,15 @@ fn results<S: Simd>(s: S, inputs: &Inputs) -> Vec<(&'static str, Vec<u64>)> {
         ("mask", masks(S::LANES, &|i| s.bits(m(i)))),
         ("keep", ints(&|i| s.keep(s.ge(pair(i).0, pair(i).1), w(&words[0], i)))),
         ("keep_floats", floats(&|i| s.keep_floats(s.ge(pair(i).0, pair(i).1), pair(i).1))),
+        ("blend", floats(&|i| s.blend(m(i), pair(i).0, pair(i).1))),
+        ("store_f32", {
+            let copy = |i| {
+                let mut copy = [0; 64];
+                s.store_f32(f(&any[0], i), &mut copy);
+                s.load_f32(&copy)
+            };
+            floats(&copy)
+        }),
         ("splat_u32", ints(&|_| s.splat_u32(words[0][5]))),
         ("iota", ints(&|i| s.add(s.iota(), s.splat_u32(i as u32)))),
         ("copy_shared", {
@@ -228,6 +237,18 @@ fn results<S: Simd>(s: S, inputs: &Inputs) -> Vec<(&'static str, Vec<u64>)> {
         }),
         ("load_bits16", shorts(&|i| h(&halves[0], i))),
         ("splat_u16", shorts(&|_| s.splat_u16(words[0][0] as u16))),
+        ("blend16", {
+            let some_bits = |i: usize| bits.rotate_right(2 * i as u32);
+            shorts(&|i| s.blend16(some_bits(i), h(&halves[0], i), h(&halves[1], i)))
+        }),
+        ("store16", {
+            let copy = |i| {
+                let mut copy = [0; 64];
+                s.store16(h(&halves[0], i), &mut copy);
+                s.load_bits16(&copy)
+            };
+            shorts(&copy)
+        }),
         ("max_i16", shorts(&|i| s.max_i16(h(&halves[0], i), h(&halves[1], i)))),
         ("min_u16", shorts(&|i| s.min_u16(h(&halves[0], i), h(&halves[1], i)))),
         ("max_u16", shorts(&|i| s.max_u16(h(&halves[0], i), h(&halves[1], i)))),
@@ -363,6 +384,8 @@ fn short_slices_are_refused() {
         assert!(refused(&|| _ = s.load_f16(&short[..S::LANES * 2 - 1])));
         assert!(refused(&|| _ = s.load(&vec![0.0; S::LANES - 1])));
         assert!(refused(&|| s.store(s.splat(0.0), &mut vec![0.0; S::LANES - 1])));
+        assert!(refused(&|| s.store16(s.splat_u16(0), &mut vec![0; S::LANES * 4 - 1])));
+        assert!(refused(&|| s.store_f32(s.splat(0.0), &mut vec![0; S::LANES * 4 - 1])));
         let all = u32::MAX >> (32 - S::LANES);
         assert!(refused(&|| s.compress_u32(all, s.iota(), &mut vec![0; S::LANES - 1])));
     }

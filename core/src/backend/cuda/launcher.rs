@@ -5,6 +5,7 @@ use super::driver::{Driver, Launch, Part};
 use super::plan::{Layout, Shape, draws_at};
 use crate::arithmetic::logprob::logprob;
 use crate::arithmetic::plan::Plan;
+use crate::backend::adjusted::Adjuster;
 use crate::backend::{Backend, DeviceError, DeviceInfo};
 use crate::batch::{Draw, Outcome, Results, Row, RowStatus, Slot};
 use std::collections::VecDeque;
@@ -24,6 +25,9 @@ pub struct Launcher<D> {
     layouts: Vec<Layout>,
     flights: VecDeque<Flight>,
     copy_time: Duration,
+    adjuster: Adjuster,
+    /// What adjustments made of rows, as many as a batch had at most.
+    adjusted: Vec<Vec<u8>>,
 }
 
 /// A launch on its way: which slot it is in and which rows it has.
@@ -39,7 +43,15 @@ impl<D: Driver> Launcher<D> {
         let layouts = (0..slots).map(|_| Layout::default()).collect();
         let flights = VecDeque::with_capacity(slots);
         let id = driver.device().id.clone();
-        Self { driver, id, layouts, flights, copy_time: Duration::ZERO }
+        Self {
+            driver,
+            id,
+            layouts,
+            flights,
+            copy_time: Duration::ZERO,
+            adjuster: Adjuster::default(),
+            adjusted: vec![],
+        }
     }
 
     /// The driver.
@@ -50,6 +62,22 @@ impl<D: Driver> Launcher<D> {
     /// The driver, for what does not go through a batch of rows.
     pub fn driver_mut(&mut self) -> &mut D {
         &mut self.driver
+    }
+
+    /// Launches everything, each row as its adjustments make it.
+    fn run_adjusted(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), String> {
+        if rows.iter().all(|row| row.adjustments().is_none()) {
+            return self.run(rows, results);
+        }
+        let begun = Instant::now();
+        let mut adjusted = std::mem::take(&mut self.adjusted);
+        adjusted.resize_with(adjusted.len().max(rows.len()), Vec::new);
+        let copies = rows.iter().zip(&mut adjusted);
+        let rows: Vec<_> = copies.map(|(row, copy)| self.adjuster.apply(row, copy)).collect();
+        self.copy_time += begun.elapsed();
+        let run = self.run(&rows, results);
+        self.adjusted = adjusted;
+        run
     }
 
     /// Launches everything, taking results as slots are needed again.
@@ -180,7 +208,7 @@ impl<D: Driver> Backend for Launcher<D> {
         // Whatever an earlier failure left behind is not waited for: a failed device has no more work.
         self.flights.clear();
         self.copy_time = Duration::ZERO;
-        self.run(rows, results)
+        self.run_adjusted(rows, results)
             .map_err(|reason| DeviceError { device: self.device().id.clone(), reason })
     }
 

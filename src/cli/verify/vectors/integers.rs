@@ -9,7 +9,7 @@ use crate::files::vectors::{Case, Vectors, parameter, shown};
 use logitd_core::arithmetic::interval::Interval;
 use logitd_core::arithmetic::mass::Scale;
 use logitd_core::arithmetic::surprisal::{Surprisal, surprisal as of_token};
-use logitd_core::arithmetic::{log2 as logarithm, power};
+use logitd_core::arithmetic::{log2 as logarithm, power, race};
 use logitd_core::batch::{Row, RowStatus};
 use logitd_core::params::{ParamsSpec, Value};
 use serde_json::{Value as Json, json};
@@ -28,6 +28,12 @@ pub fn log2(case: &Case, _: &Vectors, _: &mut Subject) -> Checked {
 /// `pow2`: two to the power of `-a`.
 pub fn pow2(case: &Case, _: &Vectors, _: &mut Subject) -> Checked {
     one(case, json!(power::pow2(case.whole("a")?)))
+}
+
+/// `exponential`: the noise of a race, from 64 random bits `R`.
+pub fn exponential(case: &Case, _: &Vectors, _: &mut Subject) -> Checked {
+    let noise = race::exponential(case.whole("R")?);
+    one(case, json!(format!("{:08x}", noise.to_bits())))
 }
 
 /// `mass`: of a token at a distance below the maximum.
@@ -52,7 +58,7 @@ pub fn surprisal(case: &Case, _: &Vectors, subject: &mut Subject) -> Checked {
 pub fn interval(case: &Case, vectors: &Vectors, subject: &mut Subject) -> Checked {
     let row = subject.row(vectors, case.get("row")?)?;
     let spec = ParamsSpec { temperature: temperature(case)?, seed: Some(0), ..ParamsSpec::DEFAULT };
-    let outcome = subject.sample(&row, spec)?.outcome;
+    let outcome = subject.sample(&row, &spec.into())?.outcome;
     if outcome.status != RowStatus::Ok {
         return Err(format!("its row is {}, and has no mass", outcome.status).into());
     }

@@ -21,12 +21,17 @@ pub struct Kind {
 type Checked = Result<Check, Box<dyn Error>>;
 
 /// Every kind.
-pub static KINDS: [Kind; 6] = [
+pub static KINDS: [Kind; 7] = [
     Kind { name: "sample", unknown: sample::unknown, check: sample::check },
     Kind {
         name: "mass",
         unknown: |case| keys(case, &["temperature", "x_minus_max"], &[]),
         check: integers::mass,
+    },
+    Kind {
+        name: "exponential",
+        unknown: |case| keys(case, &["R"], &[]),
+        check: integers::exponential,
     },
     Kind { name: "log2", unknown: |case| keys(case, &["w"], &[]), check: integers::log2 },
     Kind { name: "pow2", unknown: |case| keys(case, &["a"], &[]), check: integers::pow2 },

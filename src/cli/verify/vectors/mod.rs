@@ -38,7 +38,7 @@ pub struct VectorsArgs {
         conflicts_with_all = ["b", "rows", "seed", "first_row", "vocab_size_max", "params", "recorded"])]
     pub vectors: Option<PathBuf>,
 
-    /// Only cases of these kinds: sample, mass, log2, pow2, surprisal, interval
+    /// Only cases of these kinds: sample, mass, exponential, log2, pow2, surprisal, interval
     #[arg(long, value_name = "KIND,..", value_delimiter = ',', requires = "vectors")]
     kinds: Vec<String>,
 

@@ -1,30 +1,39 @@
 //! Cases of the kind `sample`: a row, its parameters, and what it comes to.
 //!
-//! A parameter of the API is known here when it stands in `FIELDS`; one that is no number has an entry in [`OTHERS`].
-//! What is compared has an entry in [`EXPECTED`].
+//! A parameter of the API is known here when it stands in `FIELDS` or among the keys of adjustments; any other has an
+//! entry in [`OTHERS`]. What is compared has an entry in [`EXPECTED`].
 
 use super::check::Check;
 use super::subject::Subject;
 use super::unknown::{keys, strangers};
 use crate::cli::answer::Answer;
-use crate::files::vectors::{Case, StoredRow, Vectors, parameter};
+use crate::cli::params;
+use crate::files::params::Set;
+use crate::files::vectors::{Case, StoredRow, Vectors, parameter, shown};
+use crate::wire::adjustments;
 use logitd_core::arithmetic::key::key32;
+use logitd_core::backend::adjusted::Adjuster;
 use logitd_core::batch::{Row, RowStatus};
 use logitd_core::params::{Field, ParamsSpec};
 use serde_json::{Map, Value as Json, json};
 use std::cmp::Reverse;
 use std::error::Error;
+use std::num::NonZero;
 
 /// What a case asks for.
 struct Asked {
-    spec: ParamsSpec,
+    set: Set,
+    /// Tokens of the row.
+    vocab_size: u32,
 }
 
-/// Reads a parameter that is none of `FIELDS`.
+/// Reads a parameter that has no place of its own.
 type Read = fn(&Json, &mut Asked) -> Result<(), String>;
 
-/// Parameters that are none of `FIELDS`, by their names.
-static OTHERS: [(&str, Read); 1] = [
+/// Parameters that have no place of their own, by their names.
+static OTHERS: [(&str, Read); 3] = [
+    ("allowed_mod", allowed_mod),
+    ("dry", dry),
     // What is kept follows from `kept`: see `Answered`.
     ("return_kept", |_, _| Ok(())),
 ];
@@ -65,7 +74,9 @@ pub fn unknown(case: &Case) -> Vec<String> {
     let mut unknown = keys(case, &["row", "params"], &expected);
     if let Some(Json::Object(params)) = case.fields.get("params") {
         let other = |name: &str| OTHERS.iter().any(|(other, _)| *other == name);
-        let known = |name: &str| Field::named(name).is_some() || other(name);
+        let known = |name: &str| {
+            Field::named(name).is_some() || adjustments::KEYS.contains(&name) || other(name)
+        };
         unknown.extend(strangers("parameter", params, known));
     }
     unknown
@@ -81,27 +92,57 @@ pub fn check(
     if !expect.contains_key("status") {
         return Err("expects no status".into());
     }
-    let asked = asked(case.object("params")?)?;
     let row = subject.row(vectors, case.get("row")?)?;
-    let answer = subject.sample(&row, asked.spec)?;
+    let vocab_size = (row.logits.len() / row.dtype.size_bytes()) as u32;
+    let Asked { set, .. } = asked(case.object("params")?, vocab_size)?;
+    let answer = subject.sample(&row, &set)?;
     let kept = match asks_for_kept(expect) && !subject.is_server {
-        true => kept(&row, asked.spec, &answer)?,
+        true => kept(&row, &set, &answer)?,
         false => Vec::new(),
     };
     Ok(compare(expect, &Answered { answer, kept }, subject.is_server))
 }
 
-fn asked(params: &Map<String, Json>) -> Result<Asked, String> {
+fn asked(params: &Map<String, Json>, vocab_size: u32) -> Result<Asked, String> {
     // Without a seed there is no known answer, but for a greedy row.
-    let mut asked = Asked { spec: ParamsSpec { seed: Some(0), ..ParamsSpec::DEFAULT } };
+    let set = Set::from(ParamsSpec { seed: Some(0), ..ParamsSpec::DEFAULT });
+    let mut asked = Asked { set, vocab_size };
     for (name, value) in params.iter().filter(|(_, value)| !value.is_null()) {
-        if let Some((field, value)) = parameter(name, value)? {
-            field.set(&mut asked.spec, value);
-        } else if let Some((_, read)) = OTHERS.iter().find(|(other, _)| other == name) {
-            read(value, &mut asked)?;
+        match OTHERS.iter().find(|(other, _)| other == name) {
+            Some((_, read)) => read(value, &mut asked)?,
+            None => set_one(&mut asked.set, name, value)?,
         }
     }
     Ok(asked)
+}
+
+fn set_one(set: &mut Set, name: &str, value: &Json) -> Result<(), String> {
+    if adjustments::KEYS.contains(&name) {
+        return adjustments::set(&mut set.adjustments, name, &value.to_string());
+    }
+    let found = parameter(name, value)?.ok_or_else(|| format!("{name} is no parameter"))?;
+    let (field, value) = found;
+    field.set(&mut set.params, value);
+    Ok(())
+}
+
+/// `{"multiplier": 0.8, ..}`: each key is a parameter by itself, `dry_multiplier`.
+fn dry(value: &Json, asked: &mut Asked) -> Result<(), String> {
+    let object = value.as_object().ok_or_else(|| format!("dry is {}: no object", shown(value)))?;
+    let mut each = object.iter().filter(|(_, value)| !value.is_null());
+    each.try_for_each(|(key, value)| set_one(&mut asked.set, &format!("dry_{key}"), value))
+}
+
+/// `[n, rests]`: a mask of the tokens that leave one of these rests when divided by `n`.
+fn allowed_mod(value: &Json, asked: &mut Asked) -> Result<(), String> {
+    let (n, rests): (NonZero<u32>, Vec<u32>) = serde_json::from_value(value.clone())
+        .map_err(|_| format!("allowed_mod is {}; allowed: [n, rests]", shown(value)))?;
+    let mut words = vec![0; asked.vocab_size.div_ceil(32) as usize];
+    for token in (0..asked.vocab_size).filter(|token| rests.contains(&(*token % n))) {
+        words[token as usize / 32] |= 1 << (token % 32);
+    }
+    asked.set.adjustments.allowed_bitmask = words;
+    Ok(())
 }
 
 fn compare(expect: &Map<String, Json>, row: &Answered, is_server: bool) -> Check {
@@ -122,12 +163,16 @@ fn asks_for_kept(expect: &Map<String, Json>) -> bool {
     EXPECTED.iter().any(|(name, how)| matches!(how, Compare::Kept(_)) && expect.contains_key(*name))
 }
 
-/// The first tokens of a row, as many as an answer says.
-fn kept(row: &StoredRow, spec: ParamsSpec, answer: &Answer) -> Result<Vec<u32>, Box<dyn Error>> {
+/// The first tokens of a row with its adjustments, as many as an answer says.
+fn kept(row: &StoredRow, set: &Set, answer: &Answer) -> Result<Vec<u32>, Box<dyn Error>> {
     if answer.outcome.status != RowStatus::Ok {
         return Ok(Vec::new());
     }
-    let row = Row::new(row.dtype, &row.logits, spec.parse(|| 0)?)?;
+    let params = params::parse(set.params)?;
+    let stored = Row::new(row.dtype, &row.logits, params)?;
+    let adjustments = params::adjustments(set, &params, stored.vocab_size())?;
+    let (mut adjuster, mut copy) = (Adjuster::default(), Vec::new());
+    let row = adjuster.apply(&stored.with_adjustments(adjustments.as_ref()), &mut copy);
     let mut order: Vec<u32> = (0..row.vocab_size()).collect();
     order.sort_by_key(|&token| (Reverse(key32(row.logit(token))), token));
     order.truncate(answer.outcome.kept as usize);
@@ -158,7 +203,8 @@ mod tests {
             draws: vec![Draw { token: 1, logprob: -1.0 }],
             seed: 0,
         };
-        let of = |answer: &Answer| kept(&row, ParamsSpec::DEFAULT, answer).unwrap();
+        let set = Set::default();
+        let of = |answer: &Answer| kept(&row, &set, answer).unwrap();
         assert_eq!(of(&answer(RowStatus::Ok, 4)), [1, 3, 0, 2]);
         assert!(of(&answer(RowStatus::Nan, 0)).is_empty());
         let expect = json!({"bounds": [1, 2], "kept_ids": [0, 1, 2, 3], "kept": 4, "token": 1,

@@ -3,6 +3,7 @@
 use crate::cli::answer::Answer;
 use crate::cli::sampler::{Batch, Sampler};
 use crate::files::npy::LogitsFile;
+use crate::files::params::Set;
 use crate::files::vectors::{RowSource, StoredRow, Vectors};
 use logitd_core::batch::Dtype;
 use logitd_core::params::ParamsSpec;
@@ -50,12 +51,12 @@ impl Subject {
     }
 
     /// The answer to one row.
-    pub fn sample(&mut self, row: &StoredRow, spec: ParamsSpec) -> Result<Answer, Box<dyn Error>> {
+    pub fn sample(&mut self, row: &StoredRow, set: &Set) -> Result<Answer, Box<dyn Error>> {
         let batch = Batch {
             dtype: row.dtype,
             vocab_size: (row.logits.len() / row.dtype.size_bytes()) as u32,
             logits: row.logits.clone().into(),
-            params: &[spec],
+            params: std::slice::from_ref(set),
         };
         let mut answers = self.sampler.sample(batch)?;
         answers.pop().ok_or_else(|| "there is no answer to the row".into())
@@ -67,9 +68,9 @@ impl Subject {
             dtype: Dtype::F32,
             logits: x.iter().flat_map(|x| x.to_le_bytes()).collect(),
         };
-        let spec = ParamsSpec { temperature, seed: Some(0), ..ParamsSpec::DEFAULT };
-        let both = self.sample(&of(&[0.0, distance]), spec)?.outcome.kept_mass;
-        let first = self.sample(&of(&[0.0]), spec)?.outcome.kept_mass;
+        let set = ParamsSpec { temperature, seed: Some(0), ..ParamsSpec::DEFAULT }.into();
+        let both = self.sample(&of(&[0.0, distance]), &set)?.outcome.kept_mass;
+        let first = self.sample(&of(&[0.0]), &set)?.outcome.kept_mass;
         both.checked_sub(first).ok_or_else(|| "a second token takes mass away".into())
     }
 }

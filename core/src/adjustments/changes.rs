@@ -1,0 +1,315 @@
+//! What the adjustments of a row come to: a mask of the tokens that are allowed, and the few that get another logit.
+//!
+//! ```text
+//! mask    = bitmask and allowed_ids, less banned_ids, biases of -inf, ends of bad words and of n-grams
+//! mask    = mask less stop_ids, while the output is short, unless nothing would be left
+//! touched = tokens with a bias, in the history, or that go on with a repetition; those that the mask allows
+//! mask    = mask less touched
+//! ```
+//!
+//! So the mask has the tokens that are as they are stored, and the touched ones are a list beside it.
+//!
+//! A history may be long and names few tokens, so a table with a word a token says where among the touched ones a token
+//! is. The table is cleared by what was touched, not as a whole.
+
+use super::repeats::{self, Repetitions, bad_ends, ngram_ends};
+use super::{Adjustments, AdjustmentsSpec};
+use crate::params::{Dry, Penalties, SamplingParams};
+
+/// A penalty grows no further.
+const DRY_PENALTY_MAX: f64 = 3e38;
+
+/// Memory that is kept from row to row.
+#[derive(Clone, Debug, Default)]
+pub struct Buffers {
+    history: Vec<u32>,
+    mask: Mask,
+    touched: Touched,
+    repeats: repeats::Buffers,
+    dry_penalties: Vec<f32>,
+}
+
+/// What is done to a row.
+#[derive(Clone, Copy, Debug)]
+pub struct Changes<'a> {
+    mask: Option<&'a [u32]>,
+    touched: &'a [Touch],
+    penalties: Option<Penalties>,
+}
+
+/// A token whose logit may change, and what by.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Touch {
+    /// The token.
+    pub token: u32,
+    /// 0 is none.
+    bias: f32,
+    /// How often the output holds it, if the history does at all.
+    count: Option<u32>,
+    /// The length of the repetition that it would go on with.
+    repetition: u32,
+    /// DRY's penalty; 0 is none.
+    dry: f32,
+}
+
+impl Changes<'_> {
+    /// Bit `i % 32` of word `i / 32` is 1 where token i is as it is stored: neither banned nor touched. `None` where all
+    /// are.
+    pub fn mask(&self) -> Option<&[u32]> {
+        self.mask
+    }
+
+    /// The tokens with new logits, none of them banned and none twice.
+    pub fn touched(&self) -> &[Touch] {
+        self.touched
+    }
+
+    /// The new logit of a token, from the one that is stored.
+    pub fn apply(&self, touch: &Touch, mut x: f32) -> f32 {
+        if touch.bias != 0.0 {
+            x += touch.bias;
+        }
+        if let (Some(count), Some(penalties)) = (touch.count, self.penalties) {
+            x = penalized(x, count, penalties);
+        }
+        if touch.dry > 0.0 {
+            x -= touch.dry;
+        }
+        x
+    }
+}
+
+fn penalized(mut x: f32, count: u32, penalties: Penalties) -> f32 {
+    let Penalties { repetition, frequency, presence } = penalties;
+    if repetition != 1.0 {
+        x = if x > 0.0 { x / repetition } else { x * repetition };
+    }
+    if count > 0 && frequency != 0.0 {
+        x -= frequency * count as f32;
+    }
+    if count > 0 && presence != 0.0 {
+        x -= presence;
+    }
+    x
+}
+
+/// Works out the changes of a row with so many tokens, whose stored logits are asked for one by one.
+pub fn changes<'a>(
+    adjustments: &Adjustments,
+    params: &SamplingParams,
+    vocab_size: u32,
+    stored: impl Fn(u32) -> f32,
+    buffers: &'a mut Buffers,
+) -> Changes<'a> {
+    let lists = adjustments.lists();
+    let Buffers { history, mask, touched, repeats, dry_penalties } = buffers;
+    history.clear();
+    let ngram = params.no_repeat_ngram();
+    if ngram.is_some() || params.dry().is_some() || !lists.bad_words.is_empty() {
+        history.extend(lists.prompt.iter().chain(&lists.output));
+    }
+    mask.begin(vocab_size);
+    mask.allow(lists);
+    mask.ban(lists.banned_ids.iter().copied());
+    mask.ban(biases(lists).filter(|(_, bias)| *bias == f32::NEG_INFINITY).map(|(id, _)| id));
+    mask.ban(bad_ends(history, &lists.bad_words));
+    if let Some(n) = ngram {
+        mask.ban(ngram_ends(history, n));
+    }
+    let output_length = lists.output_length.unwrap_or(lists.output.len() as u32);
+    if params.min_tokens() > output_length {
+        mask.ban_stops(&lists.stop_ids, |token| {
+            let x = stored(token);
+            x.is_nan() || x > f32::NEG_INFINITY
+        });
+    }
+
+    touched.begin(vocab_size);
+    for (token, bias) in biases(lists).filter(|(_, bias)| *bias != 0.0) {
+        touched.update(token, |touch| touch.bias = bias);
+    }
+    let penalties = params.penalties();
+    if penalties.is_some() {
+        touched.count(lists);
+    }
+    if let Some(dry) = params.dry() {
+        let window = match dry.last_n as usize {
+            0 => &history[..],
+            n => &history[history.len().saturating_sub(n)..],
+        };
+        let breakers = adjustments.breakers();
+        touched.repeat(Repetitions::of(window, breakers, repeats), dry, breakers, dry_penalties);
+    }
+    touched.end(mask);
+    mask.ban(touched.list.iter().map(|touch| touch.token));
+    Changes { mask: mask.words(), touched: &touched.list, penalties }
+}
+
+fn biases(lists: &AdjustmentsSpec) -> impl Iterator<Item = (u32, f32)> {
+    lists.logit_bias.iter().copied()
+}
+
+/// Which tokens are allowed: nothing is written before one is banned.
+#[derive(Clone, Debug, Default)]
+struct Mask {
+    vocab_size: u32,
+    words: Vec<u32>,
+    of_ids: Vec<u32>,
+}
+
+impl Mask {
+    fn begin(&mut self, vocab_size: u32) {
+        self.vocab_size = vocab_size;
+        self.words.clear();
+    }
+
+    fn words(&self) -> Option<&[u32]> {
+        (!self.words.is_empty()).then_some(&self.words)
+    }
+
+    fn len(&self) -> usize {
+        self.vocab_size.div_ceil(32) as usize
+    }
+
+    fn allow(&mut self, lists: &AdjustmentsSpec) {
+        if !lists.allowed_bitmask.is_empty() {
+            self.words.extend(&lists.allowed_bitmask);
+            self.words.resize(self.len(), 0);
+        }
+        if !lists.allowed_ids.is_empty() {
+            self.fill();
+            self.of_ids.clear();
+            self.of_ids.resize(self.words.len(), 0);
+            for id in &lists.allowed_ids {
+                self.of_ids[*id as usize / 32] |= 1 << (id % 32);
+            }
+            self.words.iter_mut().zip(&self.of_ids).for_each(|(word, of_ids)| *word &= of_ids);
+        }
+    }
+
+    /// Allows everything, where nothing is said yet.
+    fn fill(&mut self) {
+        if self.words.is_empty() {
+            self.words.resize(self.len(), u32::MAX);
+        }
+    }
+
+    /// Bans tokens; those that there are not are ignored.
+    fn ban(&mut self, tokens: impl Iterator<Item = u32>) {
+        let vocab_size = self.vocab_size;
+        for token in tokens.filter(|&token| token < vocab_size) {
+            self.fill();
+            self.words[token as usize / 32] &= !(1 << (token % 32));
+        }
+    }
+
+    fn allows(&self, token: u32) -> bool {
+        self.words.is_empty() || self.words[token as usize / 32] >> (token % 32) & 1 == 1
+    }
+
+    /// Bans stop tokens, unless that leaves no token that is `there`.
+    fn ban_stops(&mut self, stop_ids: &[u32], there: impl Fn(u32) -> bool) {
+        let vocab_size = self.vocab_size;
+        let stops = stop_ids.iter().copied().filter(|&token| token < vocab_size);
+        let stops: Vec<u32> = stops.filter(|&token| self.allows(token)).collect();
+        self.ban(stops.iter().copied());
+        if !stops.is_empty() && !self.allowed().any(there) {
+            self.words_with(stops);
+        }
+    }
+
+    fn words_with(&mut self, tokens: Vec<u32>) {
+        tokens.into_iter().for_each(|token| self.words[token as usize / 32] |= 1 << (token % 32));
+    }
+
+    fn allowed(&self) -> impl Iterator<Item = u32> {
+        let tokens = |(place, &word): (usize, &u32)| {
+            let first = place as u32 * 32;
+            (0..32).filter(move |bit| word >> bit & 1 == 1).map(move |bit| first + bit)
+        };
+        let vocab_size = self.vocab_size;
+        let all = self.words.iter().enumerate().flat_map(tokens);
+        all.take_while(move |&token| token < vocab_size)
+    }
+}
+
+/// The touched tokens, in the order of their first mention.
+#[derive(Clone, Debug, Default)]
+struct Touched {
+    vocab_size: u32,
+    list: Vec<Touch>,
+    /// For each token its place in the list, counted from 1; 0 is none. All 0 between rows.
+    places: Vec<u32>,
+}
+
+impl Touched {
+    fn begin(&mut self, vocab_size: u32) {
+        self.vocab_size = vocab_size;
+        self.list.clear();
+        self.places.resize(self.places.len().max(vocab_size as usize), 0);
+    }
+
+    /// Changes a token's entry, which there is from then on; tokens that there are not have none.
+    fn update(&mut self, token: u32, change: impl FnOnce(&mut Touch)) {
+        if token >= self.vocab_size {
+            return;
+        }
+        let place = &mut self.places[token as usize];
+        if *place == 0 {
+            self.list.push(Touch { token, ..Default::default() });
+            *place = self.list.len() as u32;
+        }
+        change(&mut self.list[*place as usize - 1]);
+    }
+
+    /// Notes how often the output holds each token of the history.
+    fn count(&mut self, lists: &AdjustmentsSpec) {
+        if !lists.counts.is_empty() {
+            for &(token, count) in &lists.counts {
+                self.update(token, |touch| touch.count = Some(count));
+            }
+            return;
+        }
+        for &token in &lists.prompt {
+            self.update(token, |touch| touch.count = touch.count.or(Some(0)));
+        }
+        for &token in &lists.output {
+            self.update(token, |touch| touch.count = Some(touch.count.unwrap_or(0) + 1));
+        }
+    }
+
+    /// Notes what DRY takes off.
+    fn repeat(
+        &mut self,
+        repetitions: Repetitions<'_>,
+        dry: Dry,
+        breakers: &[Vec<u32>],
+        penalties: &mut Vec<f32>,
+    ) {
+        let allowed_length = u32::from(dry.allowed_length);
+        for (token, length) in repetitions.iter() {
+            if length >= allowed_length.max(1) {
+                self.update(token, |touch| touch.repetition = touch.repetition.max(length));
+            }
+        }
+        penalties.clear();
+        let mut next = f64::from(dry.multiplier);
+        for touch in self.list.iter_mut().filter(|touch| touch.repetition > 0) {
+            if breakers.iter().any(|breaker| *breaker == [touch.token]) {
+                continue;
+            }
+            let exponent = (touch.repetition - allowed_length) as usize;
+            while penalties.len() <= exponent {
+                penalties.push(next as f32);
+                next = (next * f64::from(dry.base)).min(DRY_PENALTY_MAX);
+            }
+            touch.dry = penalties[exponent];
+        }
+    }
+
+    /// Clears the table, and leaves out what is banned.
+    fn end(&mut self, mask: &Mask) {
+        self.list.iter().for_each(|touch| self.places[touch.token as usize] = 0);
+        self.list.retain(|touch| mask.allows(touch.token));
+    }
+}

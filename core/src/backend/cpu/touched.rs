@@ -1,0 +1,260 @@
+//! Rows of which tokens are banned, or a few have other logits than those that are stored.
+//!
+//! ```text
+//! sample(row, mask, touched):
+//!     if top-k comes first, and maxima of blocks tell where its border is at most (or the row is greedy):
+//!         scan the row under the mask; list few tokens that have its first k among them, less those out of the mask
+//!         adjust the touched tokens, in f32, and merge them into that list, by id
+//!         cut the list and draw from it, as f32
+//!     else, or where that list gets too long:
+//!         copy the row under the mask; if tokens are touched, widened to f32 and with these in it; sample the copy
+//! ```
+//!
+//! **Why the first way is exact.** The first k tokens of the whole are among the first k of the others and the touched
+//! ones. What a list is cut by (counts, masses, distances from the maximum) depends on the tokens' logits and ids alone,
+//! and 16-bit logits are widened exactly. So the cut is that of the row with the touched logits in it. The row is not
+//! copied: what its maxima are under the mask bounds what is listed, and no banned NaN or +inf is in the list.
+
+use super::blocks::{BLOCK, Blocks, Filler};
+use super::collect::Collect;
+use super::cut::Cut;
+use super::draw::{Stream, draw};
+use super::element::{Element, F32};
+use super::list::List;
+use super::masked::{WORD_TOKENS, WidenMasked, has, leave_out};
+use super::mass::Weights;
+use super::passes::ScannedRow;
+use super::prepare::{Prepared, prepare_in_place};
+use super::race::race;
+use super::row;
+use super::scan::Scanned;
+use super::search::{cut_list, list_top_k, maxima_tell};
+use super::simd::Simd;
+use super::team::{Team, parts};
+use crate::adjustments::changes::Changes;
+use crate::arithmetic::draw::DrawRule;
+use crate::arithmetic::mass::UNIT;
+use crate::arithmetic::plan::{Chain, Plan, Step};
+use crate::backend::adjusted::patch;
+use crate::batch::{Draw, Dtype, Outcome, Row, RowStatus, Slot};
+use std::marker::PhantomData;
+
+/// Blocks that are worth a thread's while to widen.
+const WIDEN_BLOCKS_MIN: usize = 256;
+
+/// Memory that is kept from row to row. Each thread has one.
+#[derive(Default)]
+pub struct Scratch {
+    /// That of rows as they are stored.
+    pub row: row::Scratch,
+    /// The touched tokens, ids ascending.
+    touched: Vec<(u32, f32)>,
+    /// Those and the first of the others.
+    merged: List,
+    none: List,
+    wide: Vec<u8>,
+}
+
+/// Samples one row, with the threads of a team.
+pub fn sample<S: Simd, E: Element>(
+    s: S,
+    team: &Team,
+    row: &Row<'_>,
+    changes: &Changes<'_>,
+    next: &[u8],
+    scratch: &mut Scratch,
+    slot: Slot<'_>,
+) {
+    let by_list = match row.params().plan() {
+        Plan::Greedy => true,
+        Plan::Draw(chain) => {
+            let blocks = (row.vocab_size() as usize).div_ceil(BLOCK);
+            let tell = |k: u32| k < row.vocab_size() && maxima_tell(k.into(), blocks);
+            matches!(chain.steps(), [Step::TopK(k), ..] if tell(*k))
+        }
+    };
+    let Slot { outcome, draws } = slot;
+    if by_list && sample_by_list::<S, E>(s, team, row, changes, next, scratch, outcome, draws) {
+        return;
+    }
+    if changes.touched().is_empty() {
+        let slot = Slot { outcome, draws };
+        return row::sample::<S, E>(s, team, row, changes.mask(), next, &mut scratch.row, slot);
+    }
+    let Scratch { row: scratch, wide, .. } = scratch;
+    widen::<S, E>(s, team, row, changes, wide);
+    let adjusted = row.with_copy(Dtype::F32, &wide[..row.vocab_size() as usize * 4]);
+    row::sample::<S, F32>(s, team, &adjusted, None, next, scratch, Slot { outcome, draws });
+}
+
+/// The first way; false where it led nowhere.
+#[allow(clippy::too_many_arguments)] // Those of `sample`, and the plan's halves of the slot.
+fn sample_by_list<S: Simd, E: Element>(
+    s: S,
+    team: &Team,
+    row: &Row<'_>,
+    changes: &Changes<'_>,
+    next: &[u8],
+    scratch: &mut Scratch,
+    outcome: &mut Outcome,
+    draws: &mut [Draw],
+) -> bool {
+    let Scratch { row: scratch, touched, merged, none, .. } = scratch;
+    let row::Scratch { prepare: memory, search, draw: drawing, race: racing } = scratch;
+    let adjusted = |touch| changes.apply(touch, row.logit(touch.token));
+    touched.clear();
+    touched.extend(changes.touched().iter().map(|touch| (touch.token, adjusted(touch))));
+    touched.sort_unstable_by_key(|(id, _)| *id);
+
+    let Some(mask) = changes.mask() else { return false };
+    let prepared = prepare_in_place::<S, E>(s, team, row, mask, memory);
+    let status = worse(prepared.status, status(touched));
+    if status != RowStatus::Ok {
+        *outcome = Outcome::failed(status);
+        return true;
+    }
+    touched.retain(|(_, x)| *x > f32::NEG_INFINITY);
+    let others = (prepared.status == RowStatus::Ok).then_some(&prepared);
+    let greatest = touched.iter().map(|(_, x)| *x).chain(others.map(|others| others.max));
+    let max = greatest.fold(f32::NEG_INFINITY, f32::max) + 0.0;
+    let chain = match row.params().plan() {
+        Plan::Greedy => {
+            let other = others.filter(|others| others.max == max);
+            let other = other.map(|others| first_token(s, others, mask, merged));
+            let touched = touched.iter().find(|(_, x)| *x == max).map(|(id, _)| *id);
+            let token = touched.into_iter().chain(other).min().expect("one has the maximum");
+            *outcome = Outcome { status, kept: 1, kept_mass: UNIT };
+            draws.fill(Draw { token, logprob: 0.0 });
+            return true;
+        }
+        Plan::Draw(chain) => chain,
+    };
+    let mut listed: &List = none;
+    if let Some(others) = others {
+        let (Step::TopK(k), scanned) =
+            (chain.steps()[0], scanned(s, team, row, others, &chain, next))
+        else {
+            return false;
+        };
+        if !list_top_k(&scanned, u64::from(k), search) {
+            return false;
+        }
+        listed = &search.lists.list;
+    }
+    merge(listed, mask, touched, merged);
+    let least = merged.x().iter().copied().fold(max, f32::min);
+    let mut no_tail = [0; BLOCK * 4];
+    let all = ScannedRow::<S, F32> {
+        s,
+        team: &Team::ALONE,
+        blocks: Blocks::new(&[], &mut no_tail, Filler::NegativeInfinity),
+        maxima: none,
+        scanned: Scanned::NOTHING,
+        weights: Weights { max, min: least, scale: chain.scale },
+        vocab_size: row.vocab_size(),
+        next: &[],
+    };
+    let kept = cut_list(&all, chain.steps(), merged);
+    let stream = Stream { seed: row.params().seed(), position: row.params().position() };
+    let kept_mass = match chain.rule {
+        DrawRule::Cumulative => draw(&all, kept, stream, drawing, draws),
+        DrawRule::Race => race(&all, row, kept, stream, racing, draws),
+    };
+    *outcome = Outcome { status, kept: kept.count() as u32, kept_mass };
+    true
+}
+
+/// The row under its mask, as lists are made of it.
+fn scanned<'a, S: Simd, E: Element>(
+    s: S,
+    team: &'a Team,
+    row: &Row<'_>,
+    prepared: &Prepared<'a, E>,
+    chain: &Chain,
+    next: &'a [u8],
+) -> ScannedRow<'a, S, E> {
+    let Prepared { scanned, max, blocks, maxima, .. } = *prepared;
+    let weights = Weights { max, min: scanned.least::<E>(), scale: chain.scale };
+    ScannedRow { s, team, blocks, maxima, scanned, weights, vocab_size: row.vocab_size(), next }
+}
+
+/// The first token of the total order, of those that a mask has.
+fn first_token<S: Simd, E: Element>(
+    s: S,
+    prepared: &Prepared<'_, E>,
+    mask: &[u32],
+    list: &mut List,
+) -> u32 {
+    let (blocks, maxima, max) = (prepared.blocks, prepared.maxima.x(), prepared.max);
+    let block = maxima.iter().position(|&x| x == max).expect("the maximum is some block's");
+    list.reset(BLOCK);
+    s.run(Collect { blocks, range: block..block + 1, maxima, cut: Cut::ties(max), limit: 0, list });
+    let tokens = list.ids().iter().zip(list.x());
+    let mut first = tokens.filter(|&(&id, &x)| x == max && has(mask, id));
+    *first.next().expect("the maximum is some token's").0
+}
+
+/// Both, less what is listed and not in the mask, ids ascending. No token is in both.
+fn merge(listed: &List, mask: &[u32], touched: &[(u32, f32)], merged: &mut List) {
+    merged.reset(listed.len() + touched.len());
+    let mut touched = touched.iter().copied().peekable();
+    let listed = listed.ids().iter().zip(listed.x()).filter(|(id, _)| has(mask, **id));
+    for (&id, &x) in listed {
+        while let Some((id, x)) = touched.next_if(|(touched, _)| *touched < id) {
+            merged.push_one(id, x);
+        }
+        merged.push_one(id, x);
+    }
+    touched.for_each(|(id, x)| merged.push_one(id, x));
+    merged.seal();
+}
+
+/// What the touched tokens by themselves are.
+fn status(touched: &[(u32, f32)]) -> RowStatus {
+    let any = |is: fn(f32) -> bool| touched.iter().any(|(_, x)| is(*x));
+    if any(f32::is_nan) {
+        RowStatus::Nan
+    } else if any(|x| x == f32::INFINITY) {
+        RowStatus::PositiveInfinity
+    } else if any(|x| x > f32::NEG_INFINITY) {
+        RowStatus::Ok
+    } else {
+        RowStatus::NoCandidate
+    }
+}
+
+/// What both parts of a row together are.
+fn worse(a: RowStatus, b: RowStatus) -> RowStatus {
+    let worst =
+        [RowStatus::Nan, RowStatus::PositiveInfinity, RowStatus::Ok, RowStatus::NoCandidate];
+    worst.into_iter().find(|status| a == *status || b == *status).expect("a status")
+}
+
+/// The second way: the whole row as f32.
+fn widen<S: Simd, E: Element>(
+    s: S,
+    team: &Team,
+    row: &Row<'_>,
+    changes: &Changes<'_>,
+    wide: &mut Vec<u8>,
+) {
+    let mask = changes.mask().expect("touched tokens are left out");
+    let tokens = row.vocab_size() as usize;
+    wide.resize(wide.len().max(tokens * 4), 0);
+    let wide = &mut wide[..tokens * 4];
+    let logits = row.logits();
+    let blocks = tokens / BLOCK;
+    let (whole, rest) = wide.split_at_mut(blocks * BLOCK * 4);
+    let runs = team.runs(blocks, WIDEN_BLOCKS_MIN);
+    team.each(parts(runs, BLOCK * 4, whole), |(run, wide)| {
+        let from = &logits[run.start * BLOCK * E::SIZE..run.end * BLOCK * E::SIZE];
+        let mask = &mask[run.start * BLOCK / WORD_TOKENS..];
+        s.run(WidenMasked { from, mask, wide, element: PhantomData::<E> });
+    });
+    let from = logits[blocks * BLOCK * E::SIZE..].chunks_exact(E::SIZE);
+    for (from, to) in from.zip(rest.chunks_exact_mut(4)) {
+        to.copy_from_slice(&E::read(from).to_le_bytes());
+    }
+    leave_out::<F32>(rest, &mask[blocks * BLOCK / WORD_TOKENS..]);
+    patch(row, changes, wide);
+}
