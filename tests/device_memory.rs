@@ -19,7 +19,7 @@ use std::time::Duration;
 use tonic::Code;
 
 /// Memory for small launches, so that a start takes no time.
-const SMALL: [&str; 2] = ["--cuda-launch-rows-max=8", "--cuda-launch-bytes-max=5MiB"];
+const SMALL: [&str; 2] = ["--cuda-launch-rows-max=8", "--cuda-launch-bytes-max=9MiB"];
 /// What a device gives at once.
 const PIECE_BYTES: u64 = 2 << 20;
 /// Sampling launches of the self-test with these flags.

@@ -73,8 +73,18 @@ fn known_answers() {
 fn device_functions_stand_as_the_arithmetic_does() {
     // What one side alone needs: the host prepares cuts and scales and ends with logprobs; the CPU has keys
     // of 16 bits, and names of rules; devices turn keys back into values, and take all words of a generator's round. C++ has one namespace for all, and no array constants.
-    let host_only =
-        ["top_p_fraction", "min_p_distance", "key16", "bits16", "new", "C", "ALL", "name", "named"];
+    let host_only = [
+        "top_p_fraction",
+        "min_p_distance",
+        "key16",
+        "bits16",
+        "new",
+        "C",
+        "ALL",
+        "name",
+        "named",
+        "truncated",
+    ];
     let device_only = [
         "value32",
         "min_p_keeps",

@@ -2,7 +2,7 @@
 
 use crate::harness::backends::Gated;
 use crate::harness::{TestServer, expected, request};
-use logitd_client::{Client, Direct, Region};
+use logitd_client::{Client, Region};
 use logitd_core::backend::Backend;
 use logitd_core::backend::cpu::{Cpu, CpuOptions};
 use logitd_proto::{
@@ -116,7 +116,7 @@ async fn slots_and_direct_calls_take_adjustments_and_no_memory_is_changed() {
     assert_eq!((response.rows, response.plane), (expected(&inline), Plane::SharedMemory.into()));
     assert!(region.slot_mut(0)[..logits.len()] == logits[..], "what is lent is not written to");
     by_slot.slot = Some(region.commit(0, logits.len()));
-    let mut calls = Direct::connect(&path("shm.sock"), None).await.unwrap();
+    let mut calls = client.direct().await.unwrap();
     assert_eq!(calls.sample(&by_slot).await.unwrap().rows, expected(&inline));
     drop(server);
 }

@@ -11,7 +11,7 @@ use logitd_shim::ShimOptions;
 use serde_json::Value;
 
 /// Memory for small launches, so that a start takes no time.
-const SMALL: [&str; 2] = ["--cuda-launch-rows-max=8", "--cuda-launch-bytes-max=5MiB"];
+const SMALL: [&str; 2] = ["--cuda-launch-rows-max=8", "--cuda-launch-bytes-max=9MiB"];
 
 /// Sampling launches of the self-test with these flags: 24 rows, 8 a launch, and the largest alone.
 const SELF_TEST_LAUNCHES: usize = 4;

@@ -48,7 +48,7 @@ impl Scale {
 #[inline]
 pub fn mass(x: f32, max: f32, scale: Scale) -> u64 {
     let (n, f) = split(x, max, scale);
-    power(n, f).mass()
+    power(n, f).truncated()
 }
 
 /// `(x - M) / (T ln 2)`, not below about -62, as a whole number `n <= 0` and a fraction `f` in [-0.5, 0.5].
@@ -73,7 +73,7 @@ pub(super) struct Power {
 impl Power {
     /// In units of a mass, truncated.
     #[inline]
-    pub fn mass(self) -> u64 {
+    pub fn truncated(self) -> u64 {
         (self.mantissa << 17) >> -self.exponent
     }
 }

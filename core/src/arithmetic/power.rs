@@ -17,7 +17,7 @@ pub fn pow2(a: u64) -> u64 {
     }
     // At most 2^21 from 0, so exact as an f32.
     let rest = (whole << 22) as i64 - a as i64;
-    power(-(whole as i32), rest as f32 * UNIT_BITS).mass()
+    power(-(whole as i32), rest as f32 * UNIT_BITS).truncated()
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub fn surprisal(x: f32, max: f32, scale: Scale) -> Surprisal {
     // The product, not the truncated mass, is shifted: a mass of 0 can have a term.
     let shift = 1 - power.exponent;
     let term = if shift > SHIFT_MAX { 0 } else { (power.mantissa * u64::from(g)) >> shift };
-    Surprisal { mass: power.mass(), g, term }
+    Surprisal { mass: power.truncated(), g, term }
 }
 
 #[cfg(test)]

@@ -102,7 +102,8 @@ static BATCHES: LazyLock<Vec<Batch>> = LazyLock::new(|| {
     batches.into_iter().map(batch).collect()
 });
 
-/// Sizes about the edges of a share, a tile and several; all alignments that a tight packing makes.
+/// Sizes about the edges of a share, a tile and several; all alignments that a tight packing makes; and more draws than
+/// a block takes at once.
 fn edges() -> Vec<Case> {
     let sizes = [1, 2, 7, 8, 9, 15, 16, 17, 255, 256, 257, 511, 513, 2047, 2049];
     let case = |(i, vocab_size): (usize, u32)| {
@@ -117,7 +118,11 @@ fn edges() -> Vec<Case> {
         };
         Case::new(format!("Model, {vocab_size} tokens"), dtype, logits, spec)
     };
-    sizes.into_iter().cycle().take(3 * sizes.len()).enumerate().map(case).collect()
+    let logits = Values::Model.logits(&mut Random::new(3, 99), Dtype::F16, 2049, 1.0);
+    let many = ParamsSpec { draws: 1000, seed: Some(99), ..Default::default() };
+    let many = Case::new("Model, 1000 draws", Dtype::F16, logits, many);
+    let sizes = sizes.into_iter().cycle().take(3 * sizes.len());
+    sizes.enumerate().map(case).chain([many]).collect()
 }
 
 /// Rows with more equal tokens than 16 bits count, and more mass than 32 bits hold, in one bin.
