@@ -131,10 +131,15 @@ mod tests {
 
     #[test]
     fn equal_rows_do_not_drift_and_the_race_drifts_less_than_the_place_in_a_sum() {
-        let x = |noise: f32| {
-            bytes((0..60).map(move |i| (i as f32 * 0.7).sin() + noise * (i as f32 * 1.9).cos()))
+        let mut state = 1u64;
+        // Uniform between -1 and 1.
+        let mut random = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
         };
-        let (same, other) = (x(0.0), x(0.15));
+        let logits: Vec<(f32, f32)> = (0..500).map(|_| (3.0 * random(), random())).collect();
+        let x = |noise: f32| bytes(logits.iter().map(move |(x, other)| x + noise * other));
+        let (same, other) = (x(0.0), x(0.3));
         let mut results = Results::default();
         let mut drift = Drift::default();
         let pair = [&row(&same), &row(&same)];

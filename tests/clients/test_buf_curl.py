@@ -22,7 +22,7 @@ class BufCurl(unittest.TestCase):
     def test_info(self):
         done = self.ask("GetInfo", {})
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertEqual(json.loads(done.stdout)["arithmeticVersion"], 1)
+        self.assertEqual(json.loads(done.stdout)["arithmeticVersion"], 2)
 
     def test_sample(self):
         question = next(q for q in vectors.questions() if q.dtype == "f16" and q.results[0]["status"] == "OK")

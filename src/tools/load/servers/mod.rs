@@ -48,7 +48,7 @@ pub struct Servers {
 #[derive(Debug)]
 enum Lane {
     Unary(Client),
-    Stream(Multiplexed),
+    Stream(Box<Multiplexed>),
     Chunked(Client, Box<GetInfoResponse>),
     SharedMemory(Box<SharedLane>),
 }
@@ -68,7 +68,7 @@ impl Servers {
                 let info = client.info().await?;
                 lanes.push(match route {
                     Route::Unary => Lane::Unary(client),
-                    Route::Stream => Lane::Stream(Multiplexed::new(client)),
+                    Route::Stream => Lane::Stream(Box::new(Multiplexed::new(client))),
                     Route::Chunked => Lane::Chunked(client, Box::new(info.clone())),
                     Route::SharedMemory { slot_bytes, slots, direct } => {
                         let control = info.shm_control.clone();
