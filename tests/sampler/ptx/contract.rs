@@ -194,8 +194,25 @@ fn race_place(fma: &Instruction, definitions: &HashMap<Reg, Vec<&Instruction>>) 
         return Some(1 + place);
     }
     let Operand::Reg(reg) = &fma.operands[3] else { return None };
-    let converted = definitions.get(reg)?.iter().all(|i| i.opcode == "cvt.rn.f32.u32");
-    converted.then_some(1 + RACE_ADDENDS.len())
+    is_converted(*reg, definitions, 4).then_some(1 + RACE_ADDENDS.len())
+}
+
+/// Whether a register is an integer as a float, wherever it comes from: converted, or 0, or one of these by up to so many
+/// moves and selections.
+fn is_converted(reg: Reg, definitions: &HashMap<Reg, Vec<&Instruction>>, moves: u32) -> bool {
+    let operand = |operand: &Operand| match operand {
+        Operand::Immediate(bits) => *bits == 0,
+        Operand::Reg(of) => moves > 0 && is_converted(*of, definitions, moves - 1),
+        _ => false,
+    };
+    definitions.get(&reg).is_some_and(|all| {
+        all.iter().all(|i| match &*i.opcode {
+            "cvt.rn.f32.u32" => true,
+            "mov.f32" | "mov.b32" => operand(&i.operands[1]),
+            "selp.f32" | "selp.b32" => i.operands[1..3].iter().all(operand),
+            _ => false,
+        })
+    })
 }
 
 /// Checks `logitd_probe`, which has each operation once, and two products.
