@@ -25,7 +25,7 @@ const PIECE_BYTES: u64 = 2 << 20;
 /// Sampling launches of the self-test with these flags.
 const SELF_TEST_LAUNCHES: usize = 4;
 /// A row's descriptor.
-const DESCRIPTOR_BYTES: usize = 72;
+const DESCRIPTOR_BYTES: usize = 80;
 
 /// A server that makes memory on its devices, and a client on its Unix socket.
 struct Served {
@@ -339,7 +339,7 @@ async fn another_process_of_the_same_user_gets_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn quotas_name_their_flag_and_what_cannot_be_had_its_reason() {
-    let memory = PIECE_BYTES * 16;
+    let memory = PIECE_BYTES * 24;
     let variables = [("FAKE_CUDA_MEMORY", memory.to_string())];
     let variables = variables.each_ref().map(|(name, value)| (*name, value.as_str()));
     let flags = ["--cuda-region-bytes-max=12MiB", "--shm-regions-per-peer-max=3"];
