@@ -41,7 +41,7 @@ impl Set {
     pub fn adjusts(&self) -> bool {
         let is_set = |field: &Field| field.get(self.params) != field.get(ParamsSpec::default());
         let coefficients =
-            FIELDS.iter().filter(|field| adjustments::CONTROLS.contains(&field.name));
+            FIELDS.iter().filter(|field| adjustments::controls().any(|name| name == field.name));
         self.adjustments != AdjustmentsSpec::default()
             || coefficients.chain(Field::of_group("dry")).any(is_set)
     }
@@ -187,7 +187,7 @@ const DRY: &str = "dry is no object; allowed: multiplier, base, allowed_length, 
 
 /// Sets what stands behind a key.
 fn set_one(set: &mut Set, key: &str, value: &Value<'_>) -> Result<(), String> {
-    if adjustments::KEYS.contains(&key) {
+    if adjustments::keys().any(|known| known == key) {
         return match value {
             Value::Null => Ok(()),
             Value::Bare(text) | Value::Other(text) => {
@@ -209,7 +209,7 @@ fn set_one(set: &mut Set, key: &str, value: &Value<'_>) -> Result<(), String> {
 
 /// Every key that a line can have. Those of `dry` can stand by themselves.
 fn names() -> impl Iterator<Item = &'static str> {
-    FIELDS.iter().map(|field| field.name).chain(["dry"]).chain(adjustments::KEYS)
+    FIELDS.iter().map(|field| field.name).chain(["dry"]).chain(adjustments::keys())
 }
 
 /// `topK` is what JSON of Protocol Buffers calls `top_k`.

@@ -8,8 +8,8 @@ use logitd_core::params::SamplingParams;
 use logitd_proto as api;
 use serde_json::{Value as Json, json};
 
-/// What a server can do to logits, by the names of the API.
-pub const CONTROLS: [&str; 16] = [
+/// What stands beside the parameters of a row, by the names of the API.
+const LISTS: [&str; 10] = [
     "allowed_bitmask",
     "allowed_ids",
     "banned_ids",
@@ -20,6 +20,10 @@ pub const CONTROLS: [&str; 16] = [
     "output",
     "output_length",
     "counts",
+];
+
+/// The parameters that adjust logits.
+const COEFFICIENTS: [&str; 6] = [
     "repetition_penalty",
     "frequency_penalty",
     "presence_penalty",
@@ -27,6 +31,11 @@ pub const CONTROLS: [&str; 16] = [
     "min_tokens",
     "dry",
 ];
+
+/// What a server can do to logits, by the names of the API.
+pub fn controls() -> impl Iterator<Item = &'static str> {
+    LISTS.into_iter().chain(COEFFICIENTS)
+}
 
 /// What a message asks for.
 pub fn spec(message: api::Adjustments) -> Result<AdjustmentsSpec, AdjustmentsError> {
@@ -253,19 +262,9 @@ pub fn to_json(adjustments: &Adjustments) -> Vec<(&'static str, Json)> {
 }
 
 /// The keys that [`set`] knows. `dry_breakers` is `breakers` within `dry`.
-pub const KEYS: [&str; 11] = [
-    "allowed_bitmask",
-    "allowed_ids",
-    "banned_ids",
-    "bad_words",
-    "stop_ids",
-    "logit_bias",
-    "prompt",
-    "output",
-    "output_length",
-    "counts",
-    "dry_breakers",
-];
+pub fn keys() -> impl Iterator<Item = &'static str> {
+    LISTS.into_iter().chain(["dry_breakers"])
+}
 
 /// Sets what stands behind one of these keys, written as JSON.
 pub fn set(spec: &mut AdjustmentsSpec, key: &str, text: &str) -> Result<(), String> {
@@ -375,7 +374,7 @@ mod tests {
     fn json_has_what_is_given_and_reads_back() {
         let parsed = full().parse(40, Limits::default()).unwrap();
         let json = to_json(&parsed);
-        assert!(json.iter().map(|(key, _)| *key).eq(KEYS));
+        assert!(json.iter().map(|(key, _)| *key).eq(keys()));
         let mut again = AdjustmentsSpec::default();
         for (key, value) in json {
             set(&mut again, key, &value.to_string()).unwrap();

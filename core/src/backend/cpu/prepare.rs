@@ -82,16 +82,24 @@ pub fn prepare<'a, S: Simd, E: Element>(
         let blocks = Blocks::<E>::new(row.logits(), tail, Filler::Repeat);
         (row.logits(), scan(s, team, blocks, raw_maxima))
     };
-    maxima.reset(blocks);
-    s.run(Widen::<E> { raw: raw_maxima, len: blocks, list: maxima, element: PhantomData });
+    let blocks = Blocks::new(logits, tail, Filler::NegativeInfinity);
+    prepared(s, scanned, blocks, raw_maxima, maxima)
+}
+
+/// A row that was scanned, with the maxima of its blocks as they are stored.
+fn prepared<'a, S: Simd, E: Element>(
+    s: S,
+    scanned: Scanned,
+    blocks: Blocks<'a, E>,
+    raw_maxima: &[u8],
+    maxima: &'a mut List,
+) -> Prepared<'a, E> {
+    let len = blocks.len();
+    maxima.reset(len);
+    s.run(Widen::<E> { raw: raw_maxima, len, list: maxima, element: PhantomData });
     maxima.seal();
-    Prepared {
-        status: status::<E>(scanned),
-        scanned,
-        max: E::value(scanned.first_key) + 0.0,
-        blocks: Blocks::new(logits, tail, Filler::NegativeInfinity),
-        maxima,
-    }
+    let max = E::value(scanned.first_key) + 0.0;
+    Prepared { status: status::<E>(scanned), scanned, max, blocks, maxima }
 }
 
 /// Scans a row under a mask, without a copy: the maxima are those of the tokens that the mask has, and the blocks are
@@ -124,16 +132,8 @@ pub fn prepare_in_place<'a, S: Simd, E: Element>(
         let maxima = &mut raw_maxima[whole * E::SIZE..];
         scanned = scanned.and(s.run(Scan { blocks, range: 0..1, maxima }));
     }
-    maxima.reset(blocks);
-    s.run(Widen::<E> { raw: raw_maxima, len: blocks, list: maxima, element: PhantomData });
-    maxima.seal();
-    Prepared {
-        status: status::<E>(scanned),
-        scanned,
-        max: E::value(scanned.first_key) + 0.0,
-        blocks: Blocks::new(logits, tail, Filler::NegativeInfinity),
-        maxima,
-    }
+    let blocks = Blocks::new(logits, tail, Filler::NegativeInfinity);
+    prepared(s, scanned, blocks, raw_maxima, maxima)
 }
 
 fn scan<S: Simd, E: Element>(

@@ -74,9 +74,7 @@ pub fn unknown(case: &Case) -> Vec<String> {
     let mut unknown = keys(case, &["row", "params"], &expected);
     if let Some(Json::Object(params)) = case.fields.get("params") {
         let other = |name: &str| OTHERS.iter().any(|(other, _)| *other == name);
-        let known = |name: &str| {
-            Field::named(name).is_some() || adjustments::KEYS.contains(&name) || other(name)
-        };
+        let known = |name: &str| Field::named(name).is_some() || is_adjustment(name) || other(name);
         unknown.extend(strangers("parameter", params, known));
     }
     unknown
@@ -116,8 +114,12 @@ fn asked(params: &Map<String, Json>, vocab_size: u32) -> Result<Asked, String> {
     Ok(asked)
 }
 
+fn is_adjustment(name: &str) -> bool {
+    adjustments::keys().any(|known| known == name)
+}
+
 fn set_one(set: &mut Set, name: &str, value: &Json) -> Result<(), String> {
-    if adjustments::KEYS.contains(&name) {
+    if is_adjustment(name) {
         return adjustments::set(&mut set.adjustments, name, &value.to_string());
     }
     let found = parameter(name, value)?.ok_or_else(|| format!("{name} is no parameter"))?;
