@@ -11,6 +11,7 @@ use logitd_proto::direct::Hello;
 use logitd_proto::shm::{Authorize, Register};
 use logitd_proto::{GetInfoRequest, GetInfoResponse};
 use prost::Message;
+use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -88,8 +89,13 @@ async fn silent_connections_to_the_memory_socket_are_closed_and_owners_are_not()
     let begun = Instant::now();
     silent.iter_mut().for_each(|stream| drop(rest(stream)));
     println!("7 silent connections were closed in {:?}", begun.elapsed());
-    // The places are free, and the owner of memory still has its own.
-    let others: Vec<Region> = (0..7).map(|_| local.region().unwrap()).collect();
+    // The places come free, each a moment after its connection is closed, and the owner of memory still has its own.
+    let others: RefCell<Vec<Region>> = RefCell::default();
+    let one_more = || {
+        others.borrow_mut().extend(local.region().ok());
+        others.borrow().len() == 7
+    };
+    until("seven others have a place", one_more).await;
     let inline = request(1, 50, 1);
     let mut by_slot = inline.clone();
     let logits = std::mem::take(&mut by_slot.logits);
