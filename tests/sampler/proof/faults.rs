@@ -170,7 +170,7 @@ const EDITS: &[(&str, &[Edit])] = &[
             ("the noise of the other of a pair", "token & 1", "~token & 1", Bits),
             ("nothing is mirrored", "bits >> 63", "0", Bits),
             ("ties are not cut", "x > at || (x == at && index <= cut.id)", "x >= at", Bits),
-            ("the first block's fastest alone", "block < work.team.size", "block < 1", Bits),
+            ("the first block's fastest alone", "block < work.team.size", "block < 1", Any),
         ],
     ),
     (

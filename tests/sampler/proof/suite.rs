@@ -7,7 +7,7 @@ use logitd::tools::generate::{Random, Values};
 use logitd_core::backend::cuda::plan::{Kernel, Packing};
 use logitd_core::backend::{Backend, reference::Reference};
 use logitd_core::batch::{Dtype, Results};
-use logitd_core::params::ParamsSpec;
+use logitd_core::params::{DrawRule, ParamsSpec};
 use logitd_shim::{Order, ShimOptions};
 use std::path::Path;
 use std::sync::LazyLock;
@@ -103,7 +103,7 @@ static BATCHES: LazyLock<Vec<Batch>> = LazyLock::new(|| {
 });
 
 /// Sizes about the edges of a share, a tile and several; all alignments that a tight packing makes; and more draws than
-/// a block takes at once.
+/// a block takes at once, of a whole row and by race of a row of few, where noise of either half of its range can win.
 fn edges() -> Vec<Case> {
     let sizes = [1, 2, 7, 8, 9, 15, 16, 17, 255, 256, 257, 511, 513, 2047, 2049];
     let case = |(i, vocab_size): (usize, u32)| {
@@ -121,8 +121,12 @@ fn edges() -> Vec<Case> {
     let logits = Values::Model.logits(&mut Random::new(3, 99), Dtype::F16, 2049, 1.0);
     let many = ParamsSpec { draws: 1000, seed: Some(99), ..Default::default() };
     let many = Case::new("Model, 1000 draws", Dtype::F16, logits, many);
+    let race =
+        ParamsSpec { draws: 1000, seed: Some(7), draw_rule: DrawRule::Race, ..Default::default() };
+    let values = [0.0f32, 1.0, 2.0].map(f32::to_bits);
+    let race = Case::bits("3 tokens, 1000 draws by race", Dtype::F32, &values, race);
     let sizes = sizes.into_iter().cycle().take(3 * sizes.len());
-    sizes.enumerate().map(case).chain([many]).collect()
+    sizes.enumerate().map(case).chain([many, race]).collect()
 }
 
 /// Rows with more equal tokens than 16 bits count, and more mass than 32 bits hold, in one bin.
