@@ -6,7 +6,9 @@
 //! from batch to batch, so that sampling allocates nothing in steady state.
 
 use crate::adjustments::Adjustments;
+use crate::inspection::{Inspect, Inspection};
 use crate::params::SamplingParams;
+pub use crate::status::RowStatus;
 use half::{bf16, f16};
 use std::fmt;
 use std::ops::Range;
@@ -112,6 +114,7 @@ pub struct Row<'a> {
     /// A little-endian u32 a logit where they are not 0, 1, 2, ..
     ids: Option<&'a [u8]>,
     adjustments: Option<&'a Adjustments>,
+    inspect: Option<&'a Inspect>,
 }
 
 impl<'a> Row<'a> {
@@ -152,6 +155,7 @@ impl<'a> Row<'a> {
             params,
             ids: None,
             adjustments: None,
+            inspect: None,
         })
     }
 
@@ -185,6 +189,11 @@ impl<'a> Row<'a> {
     /// The same row with adjustments, which were parsed for its vocabulary.
     pub fn with_adjustments(self, adjustments: Option<&'a Adjustments>) -> Self {
         Self { adjustments, ..self }
+    }
+
+    /// The same row, of which more than tokens is wanted.
+    pub fn with_inspect(self, inspect: Option<&'a Inspect>) -> Self {
+        Self { inspect, ..self }
     }
 
     /// How the logits are stored.
@@ -239,7 +248,7 @@ impl<'a> Row<'a> {
     {
         let row = Row::new(dtype, logits, self.params).expect("a row's logits");
         assert_eq!(row.vocab_size, self.vocab_size, "the logits of this row");
-        Row { ids: self.ids, ..row }
+        Row { ids: self.ids, inspect: self.inspect, ..row }
     }
 
     /// Copies the logits' bytes from `from` on, as many as there is room for.
@@ -292,6 +301,11 @@ impl<'a> Row<'a> {
         self.adjustments
     }
 
+    /// What is asked of it beside its tokens.
+    pub fn inspect(&self) -> Option<&'a Inspect> {
+        self.inspect
+    }
+
     /// The logit of one token, widened.
     ///
     /// # Panics
@@ -327,39 +341,6 @@ pub enum RowError {
     /// No token, or too many.
     #[error("vocab_size is {0}; allowed: 1 to {VOCAB_SIZE_MAX}")]
     VocabSize(usize),
-}
-
-/// What became of a row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum RowStatus {
-    /// It has a token.
-    #[default]
-    Ok = 0,
-    /// A logit is NaN.
-    Nan = 1,
-    /// A logit is +inf, and none is NaN.
-    PositiveInfinity = 2,
-    /// Every logit is -inf.
-    NoCandidate = 3,
-}
-
-impl RowStatus {
-    /// The name used by the API and the command line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "OK",
-            Self::Nan => "NAN",
-            Self::PositiveInfinity => "POSITIVE_INFINITY",
-            Self::NoCandidate => "NO_CANDIDATE",
-        }
-    }
-}
-
-impl fmt::Display for RowStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
 }
 
 /// What is said once about a row. `kept` and `kept_mass` are 0 unless the status is OK.
@@ -404,6 +385,8 @@ pub struct Results {
     /// Where each row's draws end; they start where the row before ends.
     ends: Vec<u32>,
     draws: Vec<Draw>,
+    /// What rows asked for beside their draws; empty where none did.
+    inspections: Vec<Option<Box<Inspection>>>,
 }
 
 impl Results {
@@ -419,16 +402,23 @@ impl Results {
         }));
         self.draws.clear();
         self.draws.resize(end as usize, Draw::default());
+        self.inspections.clear();
+        if rows.iter().any(|row| row.inspect.is_some()) {
+            let asked = |row: &Row<'_>| row.inspect.map(|_| Box::default());
+            self.inspections.extend(rows.iter().map(asked));
+        }
     }
 
     /// The place of each row's result, to be written independently (by several threads, say).
     pub fn slots(&mut self) -> impl Iterator<Item = Slot<'_>> {
         let mut rest = self.draws.as_mut_slice();
         let mut start = 0;
+        let mut inspections = self.inspections.iter_mut();
         self.outcomes.iter_mut().zip(&self.ends).map(move |(outcome, &end)| {
             let (draws, after) = std::mem::take(&mut rest).split_at_mut((end - start) as usize);
             (rest, start) = (after, end);
-            Slot { outcome, draws }
+            let inspection = inspections.next().and_then(Option::as_deref_mut);
+            Slot { outcome, draws, inspection }
         })
     }
 
@@ -440,9 +430,22 @@ impl Results {
         let start = if rows.start == 0 { 0 } else { other.ends[rows.start - 1] };
         let end = if rows.end == 0 { 0 } else { other.ends[rows.end - 1] };
         let base = self.draws.len() as u32;
+        self.extend_inspections(other, rows.clone());
         self.outcomes.extend_from_slice(&other.outcomes[rows.clone()]);
         self.ends.extend(other.ends[rows].iter().map(|end| base + (end - start)));
         self.draws.extend_from_slice(&other.draws[start as usize..end as usize]);
+    }
+
+    /// Before the outcomes are extended.
+    fn extend_inspections(&mut self, other: &Self, rows: Range<usize>) {
+        if self.inspections.is_empty() && other.inspections.is_empty() {
+            return;
+        }
+        self.inspections.resize(self.len(), None);
+        match &other.inspections[..] {
+            [] => self.inspections.resize(self.len() + rows.len(), None),
+            others => self.inspections.extend_from_slice(&others[rows]),
+        }
     }
 
     /// The number of rows.
@@ -466,7 +469,8 @@ impl Results {
             RowStatus::Ok => &self.draws[start as usize..self.ends[i] as usize],
             _ => &[],
         };
-        RowResult { outcome, draws }
+        let inspection = self.inspections.get(i).and_then(Option::as_deref);
+        RowResult { outcome, draws, inspection }
     }
 
     /// Every row's result, in order.
@@ -482,6 +486,8 @@ pub struct Slot<'a> {
     pub outcome: &'a mut Outcome,
     /// One place a draw; left as it is where the status is not OK.
     pub draws: &'a mut [Draw],
+    /// What the row asks for beside its draws, if it asks; empty.
+    pub inspection: Option<&'a mut Inspection>,
 }
 
 /// The result of one row. Equal means equal in every bit.
@@ -491,6 +497,8 @@ pub struct RowResult<'a> {
     pub outcome: Outcome,
     /// One a draw asked for; none where the status is not OK.
     pub draws: &'a [Draw],
+    /// What was asked for beside them.
+    pub inspection: Option<&'a Inspection>,
 }
 
 #[cfg(test)]

@@ -31,4 +31,6 @@ pub mod arithmetic;
 pub mod backend;
 pub mod batch;
 pub mod candidates;
+pub mod inspection;
 pub mod params;
+pub mod status;

@@ -103,8 +103,11 @@ mod tests {
         {
             for count in 0..=2 {
                 let outcome = Outcome { status, kept: 4, kept_mass: 5 };
-                let message =
-                    result_message(RowResult { outcome, draws: &draws[..count] }, 6, None);
+                let message = result_message(
+                    RowResult { outcome, draws: &draws[..count], inspection: None },
+                    6,
+                    None,
+                );
                 assert_eq!(
                     (message.seed, message.draws.len()),
                     (6, if count == 2 { 2 } else { 0 })

@@ -45,7 +45,7 @@ pub fn sample<S: Simd, E: Element>(
     scratch: &mut Scratch,
     slot: Slot<'_>,
 ) {
-    let Slot { outcome, draws } = slot;
+    let Slot { outcome, draws, .. } = slot;
     let params = row.params();
     let plan = params.plan();
     let prepared = prepare::<S, E>(s, team, row, mask, &mut scratch.prepare);

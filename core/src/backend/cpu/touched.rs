@@ -73,18 +73,26 @@ pub fn sample<S: Simd, E: Element>(
             matches!(chain.steps(), [Step::TopK(k), ..] if tell(*k))
         }
     };
-    let Slot { outcome, draws } = slot;
+    let Slot { outcome, draws, inspection } = slot;
     if by_list && sample_by_list::<S, E>(s, team, row, changes, next, scratch, outcome, draws) {
         return;
     }
     if changes.touched().is_empty() {
-        let slot = Slot { outcome, draws };
+        let slot = Slot { outcome, draws, inspection };
         return row::sample::<S, E>(s, team, row, changes.mask(), next, &mut scratch.row, slot);
     }
     let Scratch { row: scratch, wide, .. } = scratch;
     widen::<S, E>(s, team, row, changes, wide);
     let adjusted = row.with_copy(Dtype::F32, &wide[..row.vocab_size() as usize * 4]);
-    row::sample::<S, F32>(s, team, &adjusted, None, next, scratch, Slot { outcome, draws });
+    row::sample::<S, F32>(
+        s,
+        team,
+        &adjusted,
+        None,
+        next,
+        scratch,
+        Slot { outcome, draws, inspection },
+    );
 }
 
 /// The first way; false where it led nowhere.
