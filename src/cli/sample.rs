@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(long, value_enum)]
     dtype: Option<DtypeArg>,
 
-    /// Tokens a row, for a raw file: 1 to 1048576
+    /// Tokens a row, 1 to 1048576: of a raw file, or of an array that has padding behind them
     #[arg(long, value_name = "N")]
     vocab_size: Option<u32>,
 

@@ -28,7 +28,8 @@ const PIPE_BYTES_MAX: u64 = 4 << 30;
 pub struct Declared {
     /// What the values are; for raw files, and for arrays of 16-bit words (bf16 has no numpy dtype).
     pub dtype: Option<Dtype>,
-    /// Tokens a row; for raw files. A `.npy` file has to agree with it.
+    /// Tokens a row; for raw files, and for arrays that have more columns than there are tokens: the rest of each row
+    /// is padding.
     pub vocab_size: Option<u32>,
 }
 
@@ -38,6 +39,8 @@ pub struct LogitsFile {
     data: Data,
     dtype: Dtype,
     vocab_size: u32,
+    /// Values from row to row, padding among them.
+    columns: usize,
     rows: usize,
     /// Where the first row begins.
     start_bytes: u64,
@@ -81,19 +84,21 @@ impl LogitsFile {
             None => raw(length, declared)?,
         };
 
-        let Shape { dtype, rows, vocab_size } = shape;
+        let Shape { dtype, rows, columns, vocab_size } = shape;
         if !(1..=u64::from(VOCAB_SIZE_MAX)).contains(&vocab_size) {
             return Err(NpyError::VocabSize(vocab_size));
         }
         if rows == 0 {
             return Err(NpyError::NoRows);
         }
-        let wanted = rows.checked_mul(vocab_size * dtype.size_bytes() as u64);
+        let row_bytes = columns.checked_mul(dtype.size_bytes() as u64);
+        let wanted = row_bytes.and_then(|row_bytes| rows.checked_mul(row_bytes));
         let held = length.saturating_sub(start_bytes);
         if wanted != Some(held) {
-            return Err(NpyError::Length { rows, vocab_size, dtype, held });
+            return Err(NpyError::Length { rows, vocab_size: columns, dtype, held });
         }
-        Ok(Self { data, dtype, vocab_size: vocab_size as u32, rows: rows as usize, start_bytes })
+        let (vocab_size, columns, rows) = (vocab_size as u32, columns as usize, rows as usize);
+        Ok(Self { data, dtype, vocab_size, columns, rows, start_bytes })
     }
 
     /// How the logits are stored.
@@ -122,20 +127,27 @@ impl LogitsFile {
     /// If there are no such rows.
     pub fn read(&mut self, rows: Range<usize>, logits: &mut Vec<u8>) -> io::Result<()> {
         assert!(rows.start <= rows.end && rows.end <= self.rows, "{rows:?} of {}", self.rows);
-        let offset = self.start_bytes + rows.start as u64 * self.row_bytes() as u64;
-        let bytes = rows.len() * self.row_bytes();
+        let stored_bytes = self.columns * self.dtype.size_bytes();
+        let offset = self.start_bytes + rows.start as u64 * stored_bytes as u64;
+        let bytes = rows.len() * stored_bytes;
+        let at = logits.len();
         match &mut self.data {
             Data::File(file) => {
-                let at = logits.len();
                 logits.resize(at + bytes, 0);
                 file.seek(SeekFrom::Start(offset))?;
-                file.read_exact(&mut logits[at..])
+                file.read_exact(&mut logits[at..])?;
             }
-            Data::Memory(all) => {
-                logits.extend_from_slice(&all[offset as usize..][..bytes]);
-                Ok(())
-            }
+            Data::Memory(all) => logits.extend_from_slice(&all[offset as usize..][..bytes]),
         }
+        let row_bytes = self.row_bytes();
+        if row_bytes < stored_bytes {
+            for row in 0..rows.len() {
+                let from = at + row * stored_bytes;
+                logits.copy_within(from..from + row_bytes, at + row * row_bytes);
+            }
+            logits.truncate(at + rows.len() * row_bytes);
+        }
+        Ok(())
     }
 }
 
@@ -238,8 +250,11 @@ pub enum NpyError {
          x.reshape(-1, x.shape[-1])"
     )]
     Dimensions(String),
-    /// The file and the caller disagree about the vocabulary.
-    #[error("has rows of {held} tokens, not of --vocab-size {declared}; leave --vocab-size out")]
+    /// The caller knows of more tokens than the file has columns.
+    #[error(
+        "has rows of {held} logits, and --vocab-size is {declared}; allowed: up to {held}, of which the rest is \
+         padding, or nothing"
+    )]
     VocabSizeDeclared {
         /// Of the file.
         held: u64,
@@ -272,6 +287,7 @@ pub enum NpyError {
 struct Shape {
     dtype: Dtype,
     rows: u64,
+    columns: u64,
     vocab_size: u64,
 }
 
@@ -281,7 +297,8 @@ fn raw(length: u64, declared: Declared) -> Result<Shape, NpyError> {
     };
     let row_bytes = (u64::from(vocab_size) * dtype.size_bytes() as u64).max(1);
     // Rounded up, so that a row cut off is missed, not dropped.
-    Ok(Shape { dtype, rows: length.div_ceil(row_bytes), vocab_size: u64::from(vocab_size) })
+    let (rows, columns) = (length.div_ceil(row_bytes), u64::from(vocab_size));
+    Ok(Shape { dtype, rows, columns, vocab_size: columns })
 }
 
 /// Whether a file that is no `.npy` is one of raw rows.
@@ -332,20 +349,23 @@ fn npy(begin: &[u8]) -> Result<Option<(Header, usize)>, NpyError> {
 /// The rows of an array.
 fn shape(header: &Header, declared: Declared) -> Result<Shape, NpyError> {
     let dtype = dtype(&header.descr, declared.dtype)?;
-    let (rows, vocab_size) = match *header.shape {
-        [Some(vocab_size)] => (1, vocab_size),
-        [Some(rows), Some(vocab_size)] => (rows, vocab_size),
+    let (rows, columns) = match *header.shape {
+        [Some(columns)] => (1, columns),
+        [Some(rows), Some(columns)] => (rows, columns),
         _ => return Err(NpyError::Dimensions(header.shape_text.clone())),
     };
     // Both orders are the same for a single row, or a single column.
-    if header.fortran_order && rows != 1 && vocab_size != 1 {
+    if header.fortran_order && rows != 1 && columns != 1 {
         return Err(NpyError::FortranOrder);
     }
     match declared.vocab_size {
-        Some(declared) if u64::from(declared) != vocab_size => {
-            Err(NpyError::VocabSizeDeclared { held: vocab_size, declared })
+        Some(declared) if u64::from(declared) > columns => {
+            Err(NpyError::VocabSizeDeclared { held: columns, declared })
         }
-        _ => Ok(Shape { dtype, rows, vocab_size }),
+        declared => {
+            let vocab_size = declared.map_or(columns, u64::from);
+            Ok(Shape { dtype, rows, columns, vocab_size })
+        }
     }
 }
 
@@ -428,6 +448,24 @@ mod tests {
             file.read(0..2, &mut read).unwrap();
             assert_eq!(read, [&logits[40..], &logits[..40]].concat());
         }
+    }
+
+    #[test]
+    fn columns_beyond_the_vocabulary_are_padding() {
+        let path = tempfile::NamedTempFile::new().unwrap();
+        let logits: Vec<u8> = (0..3 * 6 * 2).collect();
+        write(path.path(), Dtype::F16, 6, &logits).unwrap();
+        let declared = |vocab_size| Declared { dtype: None, vocab_size: Some(vocab_size) };
+        let mut file = LogitsFile::open(path.path(), declared(4)).unwrap();
+        assert_eq!((file.vocab_size(), file.rows(), file.row_bytes()), (4, 3, 8));
+        let mut read = vec![99];
+        file.read(1..3, &mut read).unwrap();
+        assert_eq!(read, [&[99], &logits[12..20], &logits[24..32]].concat());
+        let error = LogitsFile::open(path.path(), declared(7)).unwrap_err().to_string();
+        assert!(
+            error.contains("rows of 6 logits, and --vocab-size is 7; allowed: up to 6"),
+            "{error}"
+        );
     }
 
     #[test]

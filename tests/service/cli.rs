@@ -382,7 +382,7 @@ fn mistakes_are_named_with_their_limit_and_the_way_out() {
         ),
         (&["--logits", &file, "--params", &two], &["2 parameter sets", "3 rows", "one for all"]),
         (&["--logits", &file, "--dtype", "bf16"], &["a.npy", "<f2", "leave --dtype out"]),
-        (&["--logits", &file, "--vocab-size", "9"], &["10 tokens", "--vocab-size 9"]),
+        (&["--logits", &file, "--vocab-size", "11"], &["10 logits", "--vocab-size is 11"]),
         (&["--logits", &bf16], &["<u2", "--dtype bf16"]),
         (&["--logits", &raw], &["not a .npy", "--vocab-size"]),
         (&["--logits", &raw, "--dtype", "f16", "--vocab-size", "2"], &["7 bytes", "cut off"]),

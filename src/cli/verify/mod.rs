@@ -80,7 +80,7 @@ pub struct Args {
     #[arg(long, value_enum, requires = "files", help_heading = "Files")]
     dtype: Option<DtypeArg>,
 
-    /// Tokens a row, for raw files: 1 to 1048576
+    /// Tokens a row, 1 to 1048576: of raw files, or of arrays that have padding behind them
     #[arg(long, value_name = "N", requires = "files", help_heading = "Files")]
     vocab_size: Option<u32>,
 
