@@ -1,6 +1,6 @@
 //! Batches beyond a server's limits, cut into requests within them.
 
-use logitd_proto::{Candidates, DrawRule, Dtype, Limits, SampleRequest, SamplingParams};
+use logitd_proto::{DrawRule, Limits, RequestRows, SampleRequest, SamplingParams};
 use prost::Message;
 use std::ops::Range;
 
@@ -8,8 +8,6 @@ use std::ops::Range;
 const FIXED_BYTES: u64 = 64;
 /// Encoded bytes of the key and the length of a field within a request, at most.
 const FIELD_BYTES: u64 = 6;
-/// Bytes of a candidate's token, and of a row's number of candidates.
-const WORD_BYTES: usize = 4;
 
 /// Cuts a batch into requests that a server with these limits takes, in the order of its rows and
 /// without copying logits. What cannot be cut (it has no rows, or not as many as it says, or a single row is
@@ -24,8 +22,8 @@ pub(super) fn split_at(
     limits: &Limits,
     bytes_max: u64,
 ) -> Vec<SampleRequest> {
-    let Some(layout) = Layout::of(&request) else { return vec![request] };
-    let rows = layout.rows();
+    let Some(layout) = RequestRows::of(&request) else { return vec![request] };
+    let rows = layout.count();
     if request.rows.is_some_and(|given| given as usize != rows) {
         return vec![request];
     }
@@ -47,7 +45,7 @@ pub(super) fn split_at(
     };
     let draws = |row| u64::from(params.of(row).and_then(|params| params.draws).unwrap_or(1));
     let race_tokens = |row| match params.of(row) {
-        Some(params) => race_tokens(params, layout.row_tokens(row)),
+        Some(params) => race_tokens(params, layout.tokens(row)),
         None => 0,
     };
     let mut requests = Vec::new();
@@ -58,8 +56,8 @@ pub(super) fn split_at(
         while end < rows {
             drawn += draws(end);
             raced += race_tokens(end);
-            bytes += layout.row_bytes(end);
-            message_bytes += layout.row_bytes(end) + params.bytes(end) + adjustments.bytes(end);
+            bytes += layout.bytes(end);
+            message_bytes += layout.bytes(end) + params.bytes(end) + adjustments.bytes(end);
             let fits = end - start < rows_max
                 && drawn <= draws_max
                 && raced <= race_tokens_max
@@ -124,105 +122,13 @@ fn encoded_bytes(message: &impl Message) -> u64 {
 
 /// How many rows a request has; `None` if it has none that could be told apart.
 pub(super) fn row_count(request: &SampleRequest) -> Option<usize> {
-    Layout::of(request).map(|layout| layout.rows())
-}
-
-/// Where the rows of a request lie.
-enum Layout {
-    /// All of them as long as each other.
-    Whole { rows: usize, row_bytes: usize, tokens: u64 },
-    /// Where each row's candidates end, and a logit's bytes.
-    Candidates { ends: Vec<usize>, size: usize },
-}
-
-impl Layout {
-    /// `None` if the logits are not rows.
-    fn of(request: &SampleRequest) -> Option<Self> {
-        let size = match Dtype::try_from(request.dtype).ok()? {
-            Dtype::Unspecified => return None,
-            Dtype::F16 | Dtype::Bf16 => 2,
-            Dtype::F32 => 4,
-        };
-        let bytes = request.logits.len();
-        if let Some(Candidates { counts, tokens }) = &request.candidates {
-            let count =
-                |word: &[u8]| u32::from_le_bytes(word.try_into().expect("four bytes")) as usize;
-            let mut total = 0usize;
-            let mut ends = Vec::with_capacity(counts.len() / WORD_BYTES);
-            for word in counts.chunks_exact(WORD_BYTES) {
-                total = total.checked_add(count(word))?;
-                ends.push(total);
-            }
-            let rows = !ends.is_empty()
-                && counts.len().is_multiple_of(WORD_BYTES)
-                && total.checked_mul(WORD_BYTES) == Some(tokens.len())
-                && total.checked_mul(size) == Some(bytes);
-            return rows.then_some(Self::Candidates { ends, size });
-        }
-        let row_bytes = usize::try_from(request.vocab_size).ok()?.checked_mul(size)?;
-        let rows = row_bytes > 0 && bytes > 0 && bytes.is_multiple_of(row_bytes);
-        let tokens = request.vocab_size.into();
-        rows.then(|| Self::Whole { rows: bytes / row_bytes, row_bytes, tokens })
-    }
-
-    fn rows(&self) -> usize {
-        match self {
-            Self::Whole { rows, .. } => *rows,
-            Self::Candidates { ends, .. } => ends.len(),
-        }
-    }
-
-    /// Tokens of a row.
-    fn row_tokens(&self, row: usize) -> u64 {
-        match self {
-            Self::Whole { tokens, .. } => *tokens,
-            Self::Candidates { ends, .. } => candidates(ends, &(row..row + 1)).len() as u64,
-        }
-    }
-
-    /// Bytes of a row in a message.
-    fn row_bytes(&self, row: usize) -> u64 {
-        match self {
-            Self::Whole { row_bytes, .. } => *row_bytes as u64,
-            Self::Candidates { ends, size } => {
-                let candidates = candidates(ends, &(row..row + 1)).len();
-                (candidates * (WORD_BYTES + size) + WORD_BYTES) as u64
-            }
-        }
-    }
-
-    /// The request with these rows only, and all else as it is.
-    fn cut(&self, request: &SampleRequest, rows: Range<usize>) -> SampleRequest {
-        let scaled = |range: &Range<usize>, bytes| range.start * bytes..range.end * bytes;
-        let count = request.rows.map(|_| rows.len() as u32);
-        let mut cut = SampleRequest { rows: count, ..request.clone() };
-        match self {
-            Self::Whole { row_bytes, .. } => {
-                cut.logits = request.logits.slice(scaled(&rows, *row_bytes));
-            }
-            Self::Candidates { ends, size } => {
-                let range = candidates(ends, &rows);
-                cut.logits = request.logits.slice(scaled(&range, *size));
-                cut.candidates = request.candidates.as_ref().map(|whole| Candidates {
-                    counts: whole.counts.slice(scaled(&rows, WORD_BYTES)),
-                    tokens: whole.tokens.slice(scaled(&range, WORD_BYTES)),
-                });
-            }
-        }
-        cut
-    }
-}
-
-/// Which candidates these rows (one or more) have.
-fn candidates(ends: &[usize], rows: &Range<usize>) -> Range<usize> {
-    let start = if rows.start == 0 { 0 } else { ends[rows.start - 1] };
-    start..ends[rows.end - 1]
+    RequestRows::of(request).map(|rows| rows.count())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use logitd_proto::{Adjustments, SamplingParams};
+    use logitd_proto::{Adjustments, Candidates, Dtype, SamplingParams};
 
     fn request(rows: u32, params: Vec<SamplingParams>) -> SampleRequest {
         let logits: Vec<u8> = (0..rows * 100).flat_map(|i| (i as u16).to_le_bytes()).collect();

@@ -1,7 +1,7 @@
 //! What a server must know for a request: a field that it does not know it would leave out without a word.
 
 use super::{Error, Service};
-use logitd_proto::{DrawRule, GetInfoRequest, SampleRequest, SamplingParams};
+use logitd_proto::{DrawRule, GetInfoRequest, OnInvalidRow, SampleRequest, SamplingParams};
 use std::sync::{Arc, OnceLock};
 
 /// The version of the arithmetic that came with the fields of [`new_field`].
@@ -47,8 +47,13 @@ fn knows(version: u32, field: String) -> Result<(), Error> {
 
 /// The path of a field that servers of version 1 do not know, if the request has one that asks for anything.
 fn new_field(request: &SampleRequest) -> Option<String> {
-    if !request.adjustments.is_empty() {
-        return Some("adjustments".into());
+    let of_request = [
+        ("adjustments", !request.adjustments.is_empty()),
+        ("row_stride", request.row_stride != 0),
+        ("on_invalid_row", request.on_invalid_row == i32::from(OnInvalidRow::Status)),
+    ];
+    if let Some((name, _)) = of_request.into_iter().find(|(_, is_new)| *is_new) {
+        return Some(name.into());
     }
     let sets = request.params.iter().enumerate();
     sets.into_iter()
@@ -122,5 +127,12 @@ mod tests {
         let adjustments = vec![Adjustments::default()];
         let request = SampleRequest { adjustments, ..Default::default() };
         assert_eq!(new_field(&request).as_deref(), Some("adjustments"));
+        let request = SampleRequest { row_stride: 12, ..Default::default() };
+        assert_eq!(new_field(&request).as_deref(), Some("row_stride"));
+        let of = |of: OnInvalidRow| {
+            new_field(&SampleRequest { on_invalid_row: of.into(), ..Default::default() })
+        };
+        assert_eq!(of(OnInvalidRow::Status).as_deref(), Some("on_invalid_row"));
+        assert_eq!(of(OnInvalidRow::Refuse), None);
     }
 }

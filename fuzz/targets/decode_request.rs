@@ -20,7 +20,7 @@ use logitd::server::frames::{Admissions, Admitted, Bounds, Gate, Messages};
 use logitd::server::line::Line;
 use logitd::server::room::Rooms;
 use logitd::server::unread::Patience;
-use logitd::server::{Error, convert};
+use logitd::server::{Error, by_row, convert};
 use prost::Message;
 use std::pin::Pin;
 use std::sync::LazyLock;
@@ -128,14 +128,16 @@ async fn sample(
 ) -> Result<(), Error> {
     let (mut permit, _shares) = admitted?.complete(&mut request);
     let sent = request.clone();
-    let batch = convert::batch(request, None, &LIMITS)?;
+    let batch = by_row::batch(request, None, &LIMITS)?;
     let bytes: usize = batch.rows.iter().map(|row| row.bytes()).sum();
-    assert_eq!(bytes, sent.logits.len(), "every byte belongs to a row");
+    let padding = batch.padding_bytes;
+    assert_eq!(bytes + padding, sent.logits.len(), "every byte belongs to a row or is padding");
     assert!(!batch.rows.is_empty());
     permit.resize(batch.rows.len(), batch.bytes() + batch.side_bytes())?;
     let (tokens, _side_room) = (batch.tokens.clone(), permit.split_off(batch.side_bytes()));
+    let invalid = batch.invalid;
     let params: Vec<SamplingParams> = batch.rows.iter().map(|row| *row.params()).collect();
-    for params in &params {
+    for (_, params) in params.iter().enumerate().filter(|(row, _)| !invalid.contains_key(row)) {
         check_params(params, &sent);
     }
     let request = Request {
@@ -145,7 +147,7 @@ async fn sample(
         source: Default::default(),
     };
     let done = ENGINE.submit(permit, request)?.await?;
-    let response = convert::response(&done, &params, &tokens, logitd_proto::Plane::Inline);
+    let response = convert::response(&done, &params, &tokens, &invalid, logitd_proto::Plane::Inline);
     assert_eq!(response.rows.len(), params.len());
     let encoded = response.encode_to_vec();
     assert_eq!(SampleResponse::decode(&*encoded).as_ref(), Ok(&response));

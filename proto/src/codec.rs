@@ -1,10 +1,12 @@
-//! Messages from bytes, with two differences from tonic's own codec.
+//! Messages from bytes, with three differences from tonic's own codec.
 //!
 //! A parameter set takes two bytes on the wire and dozens in memory, so the sets of a message are
 //! counted before any is decoded: no message can grow by more than [`PARAMS_MAX`] of them; nor by more sets of
-//! adjustments, or sequences and biases in them ([`COUNTED`]). And a
-//! request that is not a message is its sender's error (INVALID_ARGUMENT), not the server's (INTERNAL).
+//! adjustments, or sequences and biases in them ([`COUNTED`]). A field of a request that is not known is refused
+//! ([`known`]). And a request that is not a message is its sender's error (INVALID_ARGUMENT), not the server's
+//! (INTERNAL).
 
+use super::known::{self, Fields, SAMPLE_REQUEST, SAMPLE_STREAM_REQUEST};
 use super::{
     GetInfoRequest, GetInfoResponse, SampleRequest, SampleResponse, SampleStreamRequest,
     SampleStreamResponse,
@@ -67,7 +69,7 @@ impl<E, D: Received> tonic::codec::Decoder for Codec<E, D> {
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<D>, Status> {
         use bytes::Buf;
         // The decoder hands over one message in one piece.
-        check_counts::<D>(buffer.chunk())?;
+        check::<D>(buffer.chunk())?;
         D::decode(buffer).map(Some).map_err(malformed::<D>)
     }
 
@@ -78,7 +80,7 @@ impl<E, D: Received> tonic::codec::Decoder for Codec<E, D> {
 
 /// A message from its bytes, within the same bounds.
 pub fn decode<D: Received>(bytes: &[u8]) -> Result<D, Status> {
-    check_counts::<D>(bytes)?;
+    check::<D>(bytes)?;
     D::decode(bytes).map_err(malformed::<D>)
 }
 
@@ -91,6 +93,13 @@ const COUNTED: [(&str, &[u32], usize); 5] = [
     ("adjustments.bad_words", &[9, 4], 1 << 17),
     ("adjustments.logit_bias", &[9, 6], 1 << 20),
 ];
+
+/// What decoding would not notice.
+fn check<D: Received>(bytes: &[u8]) -> Result<(), Status> {
+    check_counts::<D>(bytes)?;
+    let Some(fields) = D::FIELDS else { return Ok(()) };
+    known::check(bytes, fields).map_err(|unknown| Status::invalid_argument(unknown.to_string()))
+}
 
 fn check_counts<D: Received>(bytes: &[u8]) -> Result<(), Status> {
     let Some(to_request) = D::REQUEST_PATH else { return Ok(()) };
@@ -123,20 +132,25 @@ pub trait Received: Message + Default {
     const MALFORMED: Code;
     /// Field numbers that lead to the request; `None` where there is none.
     const REQUEST_PATH: Option<&[u32]> = None;
+    /// The fields that it may have; `None` where others are no matter.
+    const FIELDS: Option<&Fields> = None;
 }
 
 macro_rules! received {
-    ($($message:ty: $malformed:ident $(, $path:expr)?;)*) => {$(
+    ($($message:ty: $malformed:ident $(, $path:expr, $fields:expr)?;)*) => {$(
         impl Received for $message {
             const MALFORMED: Code = Code::$malformed;
-            $(const REQUEST_PATH: Option<&[u32]> = Some($path);)?
+            $(
+                const REQUEST_PATH: Option<&[u32]> = Some($path);
+                const FIELDS: Option<&Fields> = Some($fields);
+            )?
         }
     )*};
 }
 
 received! {
-    SampleRequest: InvalidArgument, &[];
-    SampleStreamRequest: InvalidArgument, &[2];
+    SampleRequest: InvalidArgument, &[], &SAMPLE_REQUEST;
+    SampleStreamRequest: InvalidArgument, &[2], &SAMPLE_STREAM_REQUEST;
     GetInfoRequest: InvalidArgument;
     SampleResponse: Internal;
     SampleStreamResponse: Internal;

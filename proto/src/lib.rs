@@ -1,7 +1,7 @@
 //! The public API of logitd, `logitd.v1`: its messages, the gRPC client and server, a codec that decodes within
 //! bounds, and the frames of shared memory and of direct calls.
 //!
-//! `generated.rs` and `descriptors.bin` are made from `logitd/v1/sampler.proto` by `generate/`, and
+//! `generated.rs`, `generated_fields.rs` and `descriptors.bin` are made from `logitd/v1/sampler.proto` by `generate/`, and
 //! `generated_trace.rs` from `logitd/trace/v1/trace.proto`, after every change of them.
 
 #![warn(missing_docs)]
@@ -13,6 +13,8 @@ pub mod direct;
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 #[rustfmt::skip]
 mod generated;
+mod known;
+mod rows;
 pub mod shm;
 /// Recorded traffic, `logitd.trace.v1`: what the frames of a trace hold.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
@@ -22,6 +24,7 @@ pub mod trace;
 
 pub use codec::{Codec, PARAMS_MAX, decode};
 pub use generated::*;
+pub use rows::{RequestRows, RowLayout};
 
 /// The encoded `FileDescriptorSet` of the API, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!("descriptors.bin");

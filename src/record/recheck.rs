@@ -4,7 +4,7 @@
 //! An answer carries the seeds that were used, so it can be checked anywhere and at any time, whatever
 //! computed it.
 
-use crate::wire::{self, row::UnknownStatus};
+use crate::wire::{self, row::UnknownStatus, stand_in::with_stand_ins};
 use bytes::Bytes;
 use logitd_core::adjustments::{Adjustments, AdjustmentsError, Limits};
 use logitd_core::arithmetic;
@@ -12,7 +12,7 @@ use logitd_core::backend::{Backend, DeviceError, dual};
 use logitd_core::batch::{Dtype, Results, Row, RowError, RowResult};
 use logitd_core::candidates::{self, CandidateRow, CandidatesError, TokenList};
 use logitd_core::params::{ParamsError, SamplingParams};
-use logitd_proto::{self as api, SampleRequest, SampleResponse};
+use logitd_proto::{self as api, RowLayout, SampleRequest, SampleResponse};
 use std::fmt;
 
 /// Samples the rows of `request` with the seeds that `answer` names and compares every bit.
@@ -27,7 +27,12 @@ pub fn recheck(
     if !arithmetic::replays(theirs) {
         return Err(RecheckError::ArithmeticVersion { ours, theirs });
     }
-    let expected = sampled(backend, &rows(request, answer)?, results)?;
+    let mut expected = sampled(backend, &rows(request, answer)?, results)?;
+    // What a server's limits refuse cannot be known here.
+    for (expected, got) in expected.iter_mut().zip(&answer.rows).filter(|(_, got)| is_invalid(got))
+    {
+        expected.clone_from(got);
+    }
     Ok(compare(&expected, &answer.rows))
 }
 
@@ -39,6 +44,11 @@ pub fn compare(expected: &[api::RowResult], got: &[api::RowResult]) -> Vec<Diffe
     }
     let pairs = expected.iter().zip(got).enumerate();
     pairs.filter_map(|(row, (expected, got))| difference(row, expected, got)).collect()
+}
+
+/// Whether a row was not sampled because something was wrong with it.
+fn is_invalid(row: &api::RowResult) -> bool {
+    row.status() == api::RowStatus::InvalidParameters
 }
 
 /// A row of a request, and what it takes to sample it.
@@ -61,6 +71,15 @@ impl Asked {
 
 /// The rows of a request. Where it leaves the seed to the server, it is taken from the answer.
 fn rows(request: &SampleRequest, answer: &SampleResponse) -> Result<Vec<Asked>, RecheckError> {
+    if answer.rows.iter().any(is_invalid) {
+        let is_wrong = |row| answer.rows.get(row).is_some_and(is_invalid);
+        let right = with_stand_ins(request.clone(), answer.rows.len(), is_wrong);
+        return rows_of(&right, answer);
+    }
+    rows_of(request, answer)
+}
+
+fn rows_of(request: &SampleRequest, answer: &SampleResponse) -> Result<Vec<Asked>, RecheckError> {
     let dtype = wire::row::dtype(request.dtype).ok_or(RecheckError::Dtype(request.dtype))?;
     let logits = match &request.candidates {
         None => whole_rows(request, dtype)?,
@@ -107,13 +126,12 @@ fn adjust(request: &SampleRequest, rows: &mut [Asked]) -> Result<(), RecheckErro
 type Logits = Vec<(Bytes, Option<TokenList>)>;
 
 fn whole_rows(request: &SampleRequest, dtype: Dtype) -> Result<Logits, RecheckError> {
-    let (bytes, row_bytes) =
-        (request.logits.len(), request.vocab_size as usize * dtype.size_bytes());
-    if row_bytes == 0 || !bytes.is_multiple_of(row_bytes) {
-        return Err(RecheckError::Length { bytes, row_bytes });
-    }
-    let row = |at| (request.logits.slice(at..at + row_bytes), None);
-    Ok((0..bytes).step_by(row_bytes).map(row).collect())
+    let (bytes, size) = (request.logits.len(), dtype.size_bytes());
+    let layout = RowLayout::of(bytes, request.vocab_size, request.row_stride, size);
+    let row_bytes = request.vocab_size as usize * size;
+    let layout = layout.ok_or(RecheckError::Length { bytes, row_bytes })?;
+    let row = |row| (request.logits.slice(layout.row(row)), None);
+    Ok((0..layout.rows).map(row).collect())
 }
 
 fn candidate_rows(

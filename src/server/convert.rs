@@ -17,7 +17,8 @@ use logitd_core::arithmetic;
 use logitd_core::batch::{Dtype, Loan, LoanError, VOCAB_SIZE_MAX};
 use logitd_core::candidates::{self, CandidateRow, CandidatesError, TokenList};
 use logitd_core::params::{DRAWS_MAX, Field, ParamsSpec, SamplingParams};
-use logitd_proto as api;
+use logitd_proto::{self as api, RowLayout};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt};
@@ -37,7 +38,14 @@ pub struct Batch {
     pub tokens: Vec<TokenList>,
     /// Bytes of adjustments, those of several rows counted once.
     pub adjustment_bytes: usize,
+    /// Bytes of padding between the rows.
+    pub padding_bytes: usize,
+    /// The rows that are wrong, where the others are sampled all the same; something else stands in their places.
+    pub invalid: Invalid,
 }
+
+/// What is wrong with some rows, by their places.
+pub type Invalid = BTreeMap<usize, Violation>;
 
 impl Batch {
     /// Bytes of logits.
@@ -45,9 +53,10 @@ impl Batch {
         self.rows.iter().map(RequestRow::bytes).sum()
     }
 
-    /// Bytes of what stands beside the logits: tokens of candidates, and adjustments.
+    /// Bytes of what stands beside the logits: tokens of candidates, adjustments and padding.
     pub fn side_bytes(&self) -> usize {
-        self.tokens.iter().map(TokenList::bytes).sum::<usize>() + self.adjustment_bytes
+        let tokens: usize = self.tokens.iter().map(TokenList::bytes).sum();
+        tokens + self.adjustment_bytes + self.padding_bytes
     }
 }
 
@@ -64,8 +73,24 @@ pub struct Lent {
 enum Source {
     /// Each in bytes of its own.
     Sent(Vec<Bytes>),
-    /// One after another.
-    Lent(Lent),
+    /// In memory that is lent.
+    Lent(Lent, RowLayout),
+}
+
+/// How the rows of a request lie in its logits.
+#[derive(Clone, Copy)]
+enum Layout {
+    Whole(RowLayout),
+    Candidates { rows: usize },
+}
+
+impl Layout {
+    fn count(self) -> usize {
+        match self {
+            Self::Whole(layout) => layout.rows,
+            Self::Candidates { rows } => rows,
+        }
+    }
 }
 
 /// Checks a request against the API and these limits, and cuts its logits into rows: its own, or those that
@@ -80,24 +105,28 @@ pub fn batch(
     let dtype = wrong.keep("dtype", dtype(request.dtype));
     let priority = wrong.keep("priority", priority(request.priority));
     let vocab_size = wrong.keep("vocab_size", vocab_size(request.vocab_size));
+    wrong.keep("on_invalid_row", on_invalid_row(request.on_invalid_row));
 
     // How many rows there are is known only once dtype and vocab_size are.
     let layout = dtype.zip(vocab_size).and_then(|(dtype, vocab_size)| {
         let rows = match &request.candidates {
             None => {
+                wrong.keep("row_stride", row_stride(request.row_stride, vocab_size))?;
                 let bytes = lent.as_ref().map_or(request.logits.len(), |lent| lent.bytes);
-                let rows = row_count(bytes, dtype, vocab_size, request.rows);
-                wrong.keep("logits", rows)?
+                let layout = row_layout(bytes, dtype, vocab_size, &request);
+                Layout::Whole(wrong.keep("logits", layout)?)
             }
             Some(given) => {
-                wrong.keep_all(candidates::row_count(&given.counts).map_err(|e| vec![e]))?
+                wrong.keep("row_stride", no_row_stride(request.row_stride))?;
+                let rows = candidates::row_count(&given.counts).map_err(|e| vec![e]);
+                Layout::Candidates { rows: wrong.keep_all(rows)? }
             }
         };
-        let bytes = request.candidates.is_none().then_some(rows * vocab_size * dtype.size_bytes());
-        wrong.keep("rows", as_many(request.rows, rows, dtype, vocab_size, bytes))?;
+        wrong.keep("rows", as_many(request.rows, rows, dtype, vocab_size))?;
         Some((dtype, vocab_size, rows))
     });
     if let Some((_, _, rows)) = layout {
+        let rows = rows.count();
         within_rows(rows, limits)?;
         if !matches!(request.params.len(), 0 | 1) && request.params.len() != rows {
             let given = request.params.len();
@@ -128,23 +157,28 @@ pub fn batch(
     // Those of candidates are looked at when these are.
     let mut adjustments = Some(vec![]);
     if let (Some((_, vocab_size, rows)), None) = (layout, &request.candidates) {
-        adjustments = wrong.keep_adjustments(adjusted(&mut request, vocab_size, rows, &[]));
+        adjustments = wrong.keep_adjustments(adjusted(&mut request, vocab_size, rows.count(), &[]));
     }
-    let (Some((dtype, vocab_size, rows)), Some(priority), true) = (layout, priority, wrong.none())
+    let (Some((dtype, vocab_size, layout)), Some(priority), true) =
+        (layout, priority, wrong.none())
     else {
         return Err(wrong.into_error());
     };
+    let rows = layout.count();
 
     let spec_of = |row: usize| if specs.len() == 1 { specs[0] } else { specs[row] };
-    let row_bytes = vocab_size * dtype.size_bytes();
-    let (source, tokens) = match (&request.candidates, lent) {
-        (Some(given), _) => {
-            let rows = candidate_rows(dtype, vocab_size, given, &request, spec_of)?;
+    let bytes = lent.as_ref().map_or(request.logits.len(), |lent| lent.bytes);
+    let (source, tokens) = match (layout, lent) {
+        (Layout::Candidates { .. }, _) => {
+            let rows = candidate_rows(dtype, vocab_size, &request, spec_of)?;
             let (logits, tokens) = rows.into_iter().map(|row| (row.logits, row.tokens)).unzip();
             (Source::Sent(logits), tokens)
         }
-        (None, Some(lent)) => (Source::Lent(lent), vec![]),
-        (None, None) => (Source::Sent(whole_rows(&request.logits, row_bytes)), vec![]),
+        (Layout::Whole(layout), Some(lent)) => (Source::Lent(lent, layout), vec![]),
+        (Layout::Whole(layout), None) => {
+            let row = |row| request.logits.slice(layout.row(row));
+            (Source::Sent((0..rows).map(row).collect()), vec![])
+        }
     };
     if request.candidates.is_some() {
         adjustments = wrong.keep_adjustments(adjusted(&mut request, vocab_size, rows, &tokens));
@@ -170,8 +204,9 @@ pub fn batch(
                 }
                 None => RequestRow::new(dtype, logits[row].clone(), params),
             },
-            Source::Lent(Lent { loan, .. }) => {
-                RequestRow::lent(dtype, Arc::clone(loan), row * row_bytes, row_bytes, params)
+            Source::Lent(Lent { loan, .. }, layout) => {
+                let range = layout.row(row);
+                RequestRow::lent(dtype, Arc::clone(loan), range.start, range.len(), params)
             }
         };
         let made = made.map_err(|e| Error::invalid("logits", e.to_string()))?;
@@ -185,7 +220,12 @@ pub fn batch(
         limits.request_race_tokens_max,
         "request_race_tokens_max",
     )?;
-    Ok(Batch { rows, priority, tokens, adjustment_bytes })
+    let padding_bytes = match layout {
+        Layout::Whole(layout) => bytes - rows.len() * layout.row_bytes,
+        Layout::Candidates { .. } => 0,
+    };
+    let invalid = Invalid::new();
+    Ok(Batch { rows, priority, tokens, adjustment_bytes, padding_bytes, invalid })
 }
 
 /// What stands for parameters that are wrong, while the rest is looked at.
@@ -210,29 +250,36 @@ fn distinct_bytes(adjustments: &[Adjustments]) -> usize {
 }
 
 /// Bytes that the answer to such rows takes at most, before it is encoded and after.
-pub fn answer_bytes(rows: &[RequestRow]) -> usize {
+pub fn answer_bytes(rows: &[RequestRow], invalid: &Invalid) -> usize {
     // A draw is 8 bytes, or 13 at most with its keys and lengths; a row without its draws is less than 96.
     const DRAW_BYTES: usize = 13;
     const ROW_BYTES: usize = 96;
     const MESSAGE_BYTES: usize = 512;
     let draws: usize = rows.iter().map(|row| row.params().draws() as usize).sum();
-    MESSAGE_BYTES + rows.len() * ROW_BYTES + draws * DRAW_BYTES
+    let violations: usize = invalid.values().map(|v| v.field.len() + v.description.len()).sum();
+    MESSAGE_BYTES + rows.len() * ROW_BYTES + draws * DRAW_BYTES + violations
 }
 
-/// The answer to a request that was sampled with these parameters, one a row. `tokens` are those of the
+/// The answer to a request that was sampled with these parameters, one a row. `tokens` and `invalid` are those of the
 /// [`Batch`].
 pub fn response(
     done: &Completed,
     params: &[SamplingParams],
     tokens: &[TokenList],
+    invalid: &Invalid,
     plane: api::Plane,
 ) -> api::SampleResponse {
     let us = |time: std::time::Duration| time.as_micros() as u64;
     let results = done.results.iter().zip(params).enumerate();
+    let message = |(row, (result, params)): (usize, (_, &SamplingParams))| match invalid.get(&row) {
+        Some(Violation { field, description }) => {
+            let (field, description) = (field.clone(), description.clone());
+            wire::row::invalid_message(api::Violation { field, description })
+        }
+        None => wire::row::result_message(result, params.seed(), tokens.get(row)),
+    };
     api::SampleResponse {
-        rows: results
-            .map(|(row, (r, params))| wire::row::result_message(r, params.seed(), tokens.get(row)))
-            .collect(),
+        rows: results.map(message).collect(),
         timings: Some(api::Timings {
             queue_us: us(done.timings.queue),
             copy_us: us(done.timings.copy),
@@ -370,6 +417,13 @@ fn priority(value: i32) -> Result<Option<Priority>, String> {
     }
 }
 
+fn on_invalid_row(value: i32) -> Result<(), String> {
+    match api::OnInvalidRow::try_from(value) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(format!("is {value}; allowed: 0 (refuse), 1 (refuse), 2 (status)")),
+    }
+}
+
 fn vocab_size(value: u32) -> Result<usize, String> {
     match value {
         1..=VOCAB_SIZE_MAX => Ok(value as usize),
@@ -377,45 +431,68 @@ fn vocab_size(value: u32) -> Result<usize, String> {
     }
 }
 
-fn row_count(
+fn row_stride(value: u32, vocab_size: usize) -> Result<(), String> {
+    match value {
+        0 => Ok(()),
+        stride if stride as usize >= vocab_size => Ok(()),
+        stride => Err(format!(
+            "is {stride}; allowed: 0 (rows without padding), or vocab_size, {vocab_size}, and more"
+        )),
+    }
+}
+
+fn no_row_stride(value: u32) -> Result<(), String> {
+    match value {
+        0 => Ok(()),
+        stride => {
+            Err(format!("is {stride} beside candidates; allowed: 0, candidates have no padding"))
+        }
+    }
+}
+
+fn row_layout(
     bytes: usize,
     dtype: Dtype,
     vocab_size: usize,
-    given: Option<u32>,
-) -> Result<usize, String> {
-    let row_bytes = vocab_size * dtype.size_bytes();
-    if bytes == 0 || !bytes.is_multiple_of(row_bytes) {
-        let count = match given {
+    request: &api::SampleRequest,
+) -> Result<RowLayout, String> {
+    let (stride, size) = (request.row_stride, dtype.size_bytes());
+    RowLayout::of(bytes, vocab_size as u32, stride, size).ok_or_else(|| {
+        let count = match request.rows {
             None => "one or more".into(),
             Some(rows) => rows.to_string(),
         };
-        return Err(format!(
-            "has {bytes} bytes; allowed: {count} rows of {row_bytes} bytes ({vocab_size} {dtype} logits)"
-        ));
-    }
-    Ok(bytes / row_bytes)
+        let apart = match stride {
+            0 => String::new(),
+            _ => format!(", {} bytes from row to row (row_stride {stride})", stride as usize * size),
+        };
+        format!(
+            "has {bytes} bytes; allowed: {count} rows of {} bytes ({vocab_size} {dtype} logits){apart}",
+            vocab_size * size
+        )
+    })
 }
 
-/// Whether there are as many rows as the sender says. `bytes` are those of whole rows.
+/// Whether there are as many rows as the sender says.
 fn as_many(
     given: Option<u32>,
-    rows: usize,
+    layout: Layout,
     dtype: Dtype,
     vocab_size: usize,
-    bytes: Option<usize>,
 ) -> Result<(), String> {
+    let rows = layout.count();
     let given = match given {
         None => return Ok(()),
         Some(0) => return Err("is 0; allowed: the number of rows, 1 or more, or nothing".into()),
         Some(given) => given as usize,
     };
-    match bytes {
+    match layout {
         _ if given == rows => Ok(()),
-        None => {
+        Layout::Candidates { .. } => {
             Err(format!("is {given}, and candidates.counts has {rows}; allowed: the same number"))
         }
-        Some(bytes) => {
-            let logits = given * vocab_size;
+        Layout::Whole(RowLayout { row_bytes, .. }) => {
+            let (bytes, logits) = (rows * row_bytes, given * vocab_size);
             let cause = match bytes.is_multiple_of(logits) {
                 true => format!(
                     "as {given} rows they have {} bytes a logit, and {dtype} has {}: is dtype right?",
@@ -431,19 +508,15 @@ fn as_many(
     }
 }
 
-fn whole_rows(logits: &Bytes, row_bytes: usize) -> Vec<Bytes> {
-    (0..logits.len()).step_by(row_bytes).map(|at| logits.slice(at..at + row_bytes)).collect()
-}
-
 /// The rows of a request with candidates, if they are rows and each is enough for its answer.
 fn candidate_rows(
     dtype: Dtype,
     vocab_size: usize,
-    given: &api::Candidates,
     request: &api::SampleRequest,
     spec_of: impl Fn(usize) -> ParamsSpec,
 ) -> Result<Vec<CandidateRow>, Error> {
     let mut wrong = Violations::default();
+    let given = request.candidates.as_ref().expect("the rows are of candidates");
     let (counts, tokens, logits) = (&given.counts, &given.tokens, &request.logits);
     let rows = wrong.keep_all(candidates::rows(dtype, vocab_size as u32, counts, tokens, logits));
     let mut named = vec![false; request.params.len().max(1)];

@@ -9,6 +9,8 @@ mod admission;
 mod auth;
 #[doc(hidden)] // As `frames`.
 pub mod authority;
+#[doc(hidden)] // As `frames`.
+pub mod by_row;
 mod call;
 mod connection;
 mod control;

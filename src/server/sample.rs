@@ -2,6 +2,7 @@
 //! the answer, and the engine samples. Every way to the server comes through here.
 
 use super::account::Held;
+use super::by_row;
 use super::call::Call;
 use super::convert::{self, Lent};
 use super::error::Error;
@@ -11,7 +12,7 @@ use super::state::Shared;
 use crate::engine::{self, Permit, Priority};
 use logitd_core::batch::Loan;
 use logitd_core::params::SamplingParams;
-use logitd_proto::{Adjustments, Plane, SampleRequest, SampleResponse};
+use logitd_proto::{Adjustments, OnInvalidRow, Plane, SampleRequest, SampleResponse};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::SemaphorePermit;
@@ -22,6 +23,8 @@ const COPY_INLINE_BYTES_MAX: usize = 512 << 10;
 /// Tokens of candidates up to this size are put in order where the call is handled: 4096 of them, which
 /// takes some 100 us. Larger ones would hold up the calls behind them.
 const SORT_INLINE_BYTES_MAX: usize = 16 << 10;
+/// Requests whose rows may be looked at one by one are where they have no more sets than this: less than 100 us.
+const CHECK_INLINE_ROWS_MAX: usize = 64;
 /// Answers up to this size are encoded as soon as they are there: less than 100 us. Larger ones, which take up to a
 /// millisecond, take turns, so that many that are ready at once do not hold up the calls behind them.
 const ENCODE_INLINE_BYTES_MAX: usize = 64 << 10;
@@ -82,8 +85,8 @@ async fn compute(
     let _token_rows =
         call.token.as_ref().map(|token| token.reserve(batch.rows.len())).transpose()?;
     let params: Vec<SamplingParams> = batch.rows.iter().map(|row| *row.params()).collect();
-    let (rows, tokens) = (batch.rows, batch.tokens);
-    let answer_bytes = convert::answer_bytes(&rows);
+    let convert::Batch { rows, tokens, invalid, .. } = batch;
+    let answer_bytes = convert::answer_bytes(&rows, &invalid);
     let room = AnswerRoom::take(shared, call, answer_bytes)?;
     let request = engine::Request {
         rows,
@@ -93,7 +96,7 @@ async fn compute(
     };
     let done = shared.engine.submit(permit, request)?.await?;
     let _turn = if answer_bytes > ENCODE_INLINE_BYTES_MAX { turn(shared).await } else { None };
-    Ok(Sampled { response: convert::response(&done, &params, &tokens, plane), room })
+    Ok(Sampled { response: convert::response(&done, &params, &tokens, &invalid, plane), room })
 }
 
 /// Waits until a large answer may be encoded, behind the calls that are ready.
@@ -140,8 +143,10 @@ async fn checked(
     let limits = shared.limits;
     let token_bytes = request.candidates.as_ref().map_or(0, |given| given.tokens.len());
     let listed_bytes: usize = request.adjustments.iter().map(listed_bytes).sum();
-    let check = move || Ok((permit, convert::batch(request, lent, &limits)?));
-    if token_bytes + listed_bytes <= SORT_INLINE_BYTES_MAX {
+    let by_row = request.on_invalid_row() == OnInvalidRow::Status;
+    let many = by_row && request.params.len() + request.adjustments.len() > CHECK_INLINE_ROWS_MAX;
+    let check = move || Ok((permit, by_row::batch(request, lent, &limits)?));
+    if token_bytes + listed_bytes <= SORT_INLINE_BYTES_MAX && !many {
         return check();
     }
     let checked = tokio::task::spawn_blocking(check).await;

@@ -85,7 +85,7 @@ impl SamplerService for Sampler {
                 .map_or_else(String::new, |shm| shm.control.clone()),
             chunk_bytes: CHUNK_BYTES.min(self.shared.limits.message_bytes_max),
             draw_rules: wire::params::draw_rules(),
-            controls: wire::adjustments::controls().map(str::to_owned).collect(),
+            controls: wire::controls().map(str::to_owned).collect(),
         }))
     }
 }

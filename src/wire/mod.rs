@@ -6,4 +6,10 @@ pub mod json;
 pub mod names;
 pub mod params;
 pub mod row;
+pub mod stand_in;
 pub mod whole;
+
+/// Fields of requests that came with version 2 of the arithmetic, but for the draw rule, by the names of the API.
+pub fn controls() -> impl Iterator<Item = &'static str> {
+    adjustments::controls().chain(["row_stride", "on_invalid_row"])
+}

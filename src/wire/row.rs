@@ -30,7 +30,8 @@ fn status(number: i32) -> Option<RowStatus> {
         Ok(api::RowStatus::Nan) => Some(RowStatus::Nan),
         Ok(api::RowStatus::PositiveInfinity) => Some(RowStatus::PositiveInfinity),
         Ok(api::RowStatus::NoCandidate) => Some(RowStatus::NoCandidate),
-        Ok(api::RowStatus::Unspecified) | Err(_) => None,
+        // Nobody who reads results as values asks for wrong rows.
+        Ok(api::RowStatus::Unspecified | api::RowStatus::InvalidParameters) | Err(_) => None,
     }
 }
 
@@ -65,6 +66,16 @@ pub fn result_message(
             [_] => Vec::new(),
             draws => draws.iter().map(draw).collect(),
         },
+        violation: None,
+    }
+}
+
+/// The result of a row that was not sampled, because this is wrong with it.
+pub fn invalid_message(violation: api::Violation) -> api::RowResult {
+    api::RowResult {
+        status: api::RowStatus::InvalidParameters.into(),
+        violation: Some(violation),
+        ..Default::default()
     }
 }
 

@@ -16,6 +16,7 @@ mod hostile;
 mod load;
 mod operations;
 mod planes;
+mod rows;
 mod security;
 mod server;
 mod shm;

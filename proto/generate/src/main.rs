@@ -1,7 +1,9 @@
-//! Writes what `proto/src/` has of the proto files: the Rust of the API and of traces, and the descriptors of the API. With
-//! `--check` it compares them instead.
+//! Writes what `proto/src/` has of the proto files: the Rust of the API and of traces, and of the API the fields that
+//! requests have, and the descriptors. With `--check` it compares them instead.
 
+use prost_types::field_descriptor_proto::Type;
 use std::error::Error;
+use std::fmt::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -13,6 +15,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     for (name, bytes) in [
         ("generated.rs", code(&root, &API)?),
         ("generated_trace.rs", code(&root, &TRACE)?),
+        ("generated_fields.rs", fields(&root)?),
         ("descriptors.bin", descriptors(&root)?),
     ] {
         let path = sources.join(name);
@@ -64,6 +67,49 @@ fn code(root: &Path, proto: &Proto) -> Result<Vec<u8>, Box<dyn Error>> {
     let name = proto.file.rsplit('/').next().unwrap_or(proto.file);
     let head = format!("// From {name} (CRC-32 {checksum:08x}). Not to be edited: {RENEW}\n");
     Ok((head + &code).into_bytes())
+}
+
+/// The fields of every message that requests are made of.
+fn fields(root: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
+    let set = compile(root, &API)?;
+    let file = set.file.iter().find(|file| file.package() == API.package).ok_or("no API")?;
+    let mut code = format!("// From {}. Not to be edited: {RENEW}\nuse super::Fields;\n", API.file);
+    let mut messages = vec!["SampleStreamRequest".to_owned()];
+    let mut next = 0;
+    while let Some(name) = messages.get(next).cloned() {
+        let message = file.message_type.iter().find(|message| message.name() == name);
+        write!(code, "pub static {}: Fields = Fields(&[", constant(&name))?;
+        for field in &message.ok_or("a message of the API")?.field {
+            let of = match field.r#type() {
+                Type::Message => {
+                    let of = field.type_name().rsplit('.').next().unwrap_or_default().to_owned();
+                    let value = format!("Some(&{})", constant(&of));
+                    if !messages.contains(&of) {
+                        messages.push(of);
+                    }
+                    value
+                }
+                _ => "None".into(),
+            };
+            write!(code, "({}, {:?}, {of}), ", field.number(), field.name())?;
+        }
+        code.truncate(code.len() - 2);
+        code.push_str("]);\n");
+        next += 1;
+    }
+    Ok(code.into_bytes())
+}
+
+/// `SAMPLE_REQUEST` of `SampleRequest`.
+fn constant(message: &str) -> String {
+    let mut name = String::new();
+    for letter in message.chars() {
+        if letter.is_uppercase() && !name.is_empty() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    name
 }
 
 /// What reflection serves: comments left out.

@@ -1,0 +1,106 @@
+//! Requests some of whose rows are wrong, where their sender wants the others all the same
+//! (`on_invalid_row` is ON_INVALID_ROW_STATUS).
+//!
+//! A request that is right costs nothing more. One that is refused is looked at row by row, each as a request of its own;
+//! something that is right then stands in the places of the rows that are wrong, and their results are overwritten with
+//! what is wrong with them.
+
+use super::convert::{self, Batch, Invalid, Lent};
+use super::error::{Error, Violation};
+use crate::wire::stand_in::{one_of, with_stand_ins};
+use logitd_proto::{self as api, OnInvalidRow, RequestRows, RowLayout, SampleRequest};
+
+/// As [`convert::batch`], with the rows that are wrong beside those that are right, if the request says so.
+pub fn batch(
+    mut request: SampleRequest,
+    lent: Option<Lent>,
+    limits: &api::Limits,
+) -> Result<Batch, Error> {
+    if request.on_invalid_row() != OnInvalidRow::Status {
+        return convert::batch(request, lent, limits);
+    }
+    let error = match convert::batch(request.clone(), lent.clone(), limits) {
+        Err(error @ Error::Invalid { .. }) => error,
+        batch_or_limit => return batch_or_limit,
+    };
+    request.on_invalid_row = OnInvalidRow::Refuse.into();
+    without_wrong_rows(request, lent, limits).unwrap_or(Err(error))
+}
+
+/// `None` where it is not single rows that are wrong.
+fn without_wrong_rows(
+    request: SampleRequest,
+    lent: Option<Lent>,
+    limits: &api::Limits,
+) -> Option<Result<Batch, Error>> {
+    let rows = Rows::of(&request, lent.as_ref())?;
+    let of_row = |sets: usize| matches!(sets, 0 | 1) || sets == rows.count;
+    if !of_row(request.params.len()) || !of_row(request.adjustments.len()) {
+        return None;
+    }
+    let mut invalid = Invalid::new();
+    for row in 0..rows.count {
+        let (one, lent) = rows.one(&request, lent.as_ref(), row);
+        match convert::batch(one, lent, limits) {
+            Err(Error::Invalid { mut listed, .. }) if !listed.is_empty() => {
+                let Violation { field, description } = listed.swap_remove(0);
+                let field = field.replacen("[0].", ".", 1);
+                invalid.insert(row, Violation { field, description });
+            }
+            Err(error) => return Some(Err(error)),
+            Ok(_) => {}
+        }
+    }
+    let right = with_stand_ins(request, rows.count, |row| invalid.contains_key(&row));
+    let batch = convert::batch(right, lent, limits).ok()?;
+    Some(Ok(Batch { invalid, ..batch }))
+}
+
+/// The rows of a request, each as a request of its own.
+struct Rows {
+    count: usize,
+    sent: Option<RequestRows>,
+    row_bytes: usize,
+}
+
+impl Rows {
+    /// `None` if they cannot be told apart.
+    fn of(request: &SampleRequest, lent: Option<&Lent>) -> Option<Self> {
+        let Some(lent) = lent else {
+            let sent = RequestRows::of(request)?;
+            return Some(Self { count: sent.count(), sent: Some(sent), row_bytes: 0 });
+        };
+        let size = crate::wire::row::dtype(request.dtype)?.size_bytes();
+        let layout = RowLayout::of(lent.bytes, request.vocab_size, request.row_stride, size)?;
+        Some(Self { count: layout.rows, sent: None, row_bytes: layout.row_bytes })
+    }
+
+    /// A request for one row, to be looked at: of memory that is lent the first row stands for any.
+    fn one(
+        &self,
+        request: &SampleRequest,
+        lent: Option<&Lent>,
+        row: usize,
+    ) -> (SampleRequest, Option<Lent>) {
+        let bare = SampleRequest {
+            params: vec![],
+            adjustments: vec![],
+            candidates: request.candidates.clone(),
+            logits: request.logits.clone(),
+            rows: None,
+            slot: None,
+            ..*request
+        };
+        let bare = match &self.sent {
+            Some(rows) => rows.cut(&bare, row..row + 1),
+            None => bare,
+        };
+        let one = SampleRequest {
+            params: one_of(&request.params, row).cloned().into_iter().collect(),
+            adjustments: one_of(&request.adjustments, row).cloned().into_iter().collect(),
+            ..bare
+        };
+        let lent = lent.map(|lent| Lent { bytes: self.row_bytes, ..lent.clone() });
+        (one, lent)
+    }
+}
