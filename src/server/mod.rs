@@ -24,6 +24,7 @@ mod error;
 #[doc(hidden)] // Open for the fuzz target of the decoder, not for users.
 pub mod frames;
 mod front;
+mod history;
 mod intake;
 #[doc(hidden)] // As `frames`.
 pub mod line;

@@ -7,6 +7,7 @@ use super::call::Call;
 use super::convert::{self, Lent};
 use super::error::Error;
 use super::frames::Admitted;
+use super::history;
 use super::metrics;
 use super::state::Shared;
 use crate::engine::{self, Permit, Priority};
@@ -46,6 +47,7 @@ pub async fn sample(
         (None, Some(_)) => (Plane::Candidates, Slot::None),
         (None, None) => (bytes, Slot::None),
     };
+    history::read(shared, call, &mut permit, &mut request).await?;
     let (lent, copied) = match slot {
         Slot::Lent(lent) => (Some(lent), None),
         Slot::Copied(loan) => (None, Some(loan)),

@@ -39,6 +39,12 @@ pub fn controls() -> impl Iterator<Item = &'static str> {
 
 /// What a message asks for.
 pub fn spec(message: api::Adjustments) -> Result<AdjustmentsSpec, AdjustmentsError> {
+    if message.history.is_some() {
+        return wrong(
+            "history",
+            "lies in memory that is not read here; give prompt and output".into(),
+        );
+    }
     let (mask, bytes) = message.allowed_bitmask.as_chunks();
     if !bytes.is_empty() {
         let bytes = message.allowed_bitmask.len();
@@ -82,6 +88,7 @@ pub fn message(spec: &AdjustmentsSpec) -> api::Adjustments {
         output: spec.output.clone(),
         output_length: spec.output_length,
         counts: spec.counts.iter().flat_map(|&(token, count)| [token, count]).collect(),
+        history: None,
     }
 }
 

@@ -11,5 +11,5 @@ pub mod whole;
 
 /// Fields of requests that came with version 2 of the arithmetic, but for the draw rule, by the names of the API.
 pub fn controls() -> impl Iterator<Item = &'static str> {
-    adjustments::controls().chain(["row_stride", "on_invalid_row"])
+    adjustments::controls().chain(["history", "row_stride", "on_invalid_row"])
 }

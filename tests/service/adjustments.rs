@@ -6,7 +6,8 @@ use logitd_client::{Client, Region};
 use logitd_core::backend::Backend;
 use logitd_core::backend::cpu::{Cpu, CpuOptions};
 use logitd_proto::{
-    Adjustments, Candidates, Dry, Plane, SampleRequest, SamplingParams, TokenBias, TokenSequence,
+    Adjustments, Candidates, Dry, History, Plane, SampleRequest, SamplingParams, SlotRef,
+    TokenBias, TokenSequence,
 };
 use tonic::Code;
 
@@ -119,6 +120,109 @@ async fn slots_and_direct_calls_take_adjustments_and_no_memory_is_changed() {
     let mut calls = client.direct().await.unwrap();
     assert_eq!(calls.sample(&by_slot).await.unwrap().rows, expected(&inline));
     drop(server);
+}
+
+/// Writes a history into a slot and names it.
+#[cfg(unix)]
+fn written(region: &mut Region, slot: u32, prompt: &[u32], output: &[u32]) -> History {
+    let bytes: Vec<u8> =
+        prompt.iter().chain(output).flat_map(|token| token.to_le_bytes()).collect();
+    region.slot_mut(slot)[..bytes.len()].copy_from_slice(&bytes);
+    let prompt_tokens = prompt.len() as u32;
+    History { slot: Some(region.commit(slot, bytes.len())), prompt_tokens }
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_in_shared_memory_is_a_history_in_the_request() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| format!("unix:{}", directory.path().join(name).display());
+    let flags =
+        [format!("--listen={}", path("logitd.sock")), format!("--shm={}", path("shm.sock"))];
+    let flags = [&*flags[0], &*flags[1], "--history-tokens-max=200000"];
+    let server = TestServer::with(&flags, cpu()).await;
+    let client = Client::connect(path("logitd.sock")).await.unwrap();
+    let info = client.info().await.unwrap();
+    assert!(info.controls.iter().any(|control| control == "history"));
+    let mut logits = Region::register(&info.shm_control, 1 << 20, 1).unwrap();
+    let mut histories = Region::register(&info.shm_control, 800_000, 3).unwrap();
+    let mut inline = adjusted(3, 5000, 9);
+    // One of them is too long to be copied where the call is handled.
+    inline.adjustments[2].prompt = (0..190_000).map(|i| i % 4001).collect();
+    let mut calls = client.direct().await.unwrap();
+    for step in 0..3 {
+        let mut named = inline.clone();
+        for (slot, adjustments) in named.adjustments.iter_mut().enumerate() {
+            let (prompt, output) = (&adjustments.prompt, &adjustments.output);
+            adjustments.history = Some(written(&mut histories, slot as u32, prompt, output));
+            (adjustments.prompt, adjustments.output) = (vec![], vec![]);
+        }
+        let rows = match step {
+            0 => client.sample(named).await.unwrap().rows,
+            1 => calls.sample(&named).await.unwrap().rows,
+            _ => {
+                let bytes = named.logits.len();
+                logits.slot_mut(0)[..bytes].copy_from_slice(&named.logits);
+                named.slot = Some(logits.commit(0, bytes));
+                named.logits = bytes::Bytes::new();
+                calls.sample(&named).await.unwrap().rows
+            }
+        };
+        assert_eq!(rows, expected(&inline), "step {step}");
+        // What was drawn is appended.
+        for (row, adjustments) in rows.iter().zip(&mut inline.adjustments) {
+            adjustments.output.push(row.token.unwrap());
+        }
+    }
+    server.idle().await;
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_that_cannot_be_read_is_refused_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| format!("unix:{}", directory.path().join(name).display());
+    let flags =
+        [format!("--listen={}", path("logitd.sock")), format!("--shm={}", path("shm.sock"))];
+    let flags = [&*flags[0], &*flags[1], "--history-tokens-max=8"];
+    let server = TestServer::with(&flags, cpu()).await;
+    let client = Client::connect(path("logitd.sock")).await.unwrap();
+    let control = client.info().await.unwrap().shm_control;
+    let mut region = Region::register(&control, 4096, 1).unwrap();
+    let good = written(&mut region, 0, &[1, 2], &[3]);
+    let slot = good.slot.clone().unwrap();
+    let with = |change: &dyn Fn(&mut History, &mut Adjustments)| {
+        let (mut history, mut adjustments) = (good.clone(), Adjustments::default());
+        change(&mut history, &mut adjustments);
+        adjustments.history = Some(history);
+        SampleRequest { adjustments: vec![adjustments], ..request(1, 50, 1) }
+    };
+    let sized = |length_bytes| Some(SlotRef { length_bytes, ..slot.clone() });
+    for (request, field, words) in [
+        (with(&|_, a| a.output = vec![1]), "history", "beside prompt and output; allowed: one or"),
+        (with(&|h, _| h.slot = None), "history.slot", "history.slot is missing"),
+        (
+            with(&|h, _| h.slot = sized(11)),
+            "history.slot.length_bytes",
+            "is 11; allowed: 4 a token",
+        ),
+        (with(&|h, _| h.slot = sized(36)), "history.slot.length_bytes", "of up to 8 tokens"),
+        (with(&|h, _| h.prompt_tokens = 4), "history.prompt_tokens", "is 4; allowed: up to 3"),
+    ] {
+        let error = client.sample(request).await.unwrap_err();
+        let (path, description) = error.violations().remove(0);
+        assert_eq!(path, format!("adjustments[0].{field}"));
+        assert!(description.contains(words), "{description}");
+    }
+    let rewritten = Some(SlotRef { generation: slot.generation + 1, ..slot.clone() });
+    let error = client.sample(with(&|h, _| h.slot = rewritten.clone())).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::FailedPrecondition), "{error}");
+    client.sample(with(&|_, _| ())).await.unwrap();
+    // Over TCP there is nobody whose memory it could be.
+    let elsewhere = TestServer::start(&[]).await;
+    let error = elsewhere.client().await.sample(with(&|_, _| ())).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::FailedPrecondition), "{error}");
+    server.idle().await;
 }
 
 /// What is spoiled, and what is said of it.
