@@ -430,6 +430,18 @@ fn verify_measures_what_drifts() {
     for share in ["least", "cumulative", "race"] {
         assert_eq!(drift[share], 0.0, "equal files: {said}");
     }
+    // Each row is compared by itself: the first has the same certain token on both sides, the others have not.
+    let certain =
+        |token: usize, x: f32| (0..300).map(|i| if i == token { x } else { 0.0 }).collect();
+    let of = |token| vec![certain(1, 900.0), certain(token, 100.0), certain(token, 100.0)];
+    let [c, d] =
+        [("c.npy", 2), ("d.npy", 3)].map(|(name, token)| folder.npy(name, Dtype::F32, &of(token)));
+    let said = folder.ok(&[&["verify", "--drift", &c, &d], &flags[..]].concat());
+    let drift: serde_json::Value = serde_json::from_str(&said).unwrap();
+    for share in ["least", "cumulative", "race"] {
+        let share = drift[share].as_f64().unwrap();
+        assert!((share - 2.0 / 3.0).abs() < 1e-6, "{said}");
+    }
     let said = folder.ok(&["verify", "--drift", &a, &b]);
     assert!(said.contains("4 rows, 4 draws") && said.contains("race"), "{said}");
     let error = folder.error(&["verify", "--drift", &a, &other]);
