@@ -7,9 +7,33 @@ use core::f64::consts::LN_2;
 /// `kept_mass`. Computed on the host in f64 with a pure-Rust logarithm: the same bits everywhere.
 #[inline]
 pub fn logprob(x: f32, max: f32, scale: Scale, kept_mass: u64) -> f32 {
-    let d = x - max;
-    let log_mass = (f64::from(d) * f64::from(scale.c)) * LN_2;
-    (log_mass - libm::log(kept_mass as f64 / UNIT as f64)) as f32
+    Logprobs::new(max, scale, kept_mass).of(x)
+}
+
+/// The logprobs of many tokens of one row: the logarithm of its mass is taken once.
+#[derive(Clone, Copy, Debug)]
+pub struct Logprobs {
+    max: f32,
+    scale: Scale,
+    /// The natural logarithm of the mass, where that of the first token is 0.
+    log_of_mass: f64,
+}
+
+impl Logprobs {
+    /// Of the tokens of a row, as [`logprob`] has it.
+    #[inline]
+    pub fn new(max: f32, scale: Scale, kept_mass: u64) -> Self {
+        let log_of_mass = libm::log(kept_mass as f64 / UNIT as f64);
+        Self { max, scale, log_of_mass }
+    }
+
+    /// The logprob of a token with logit `x`.
+    #[inline]
+    pub fn of(&self, x: f32) -> f32 {
+        let d = x - self.max;
+        let log_mass = (f64::from(d) * f64::from(self.scale.c)) * LN_2;
+        (log_mass - self.log_of_mass) as f32
+    }
 }
 
 #[cfg(test)]

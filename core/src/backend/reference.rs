@@ -4,6 +4,7 @@
 //! and draws by itself, so that it stays an independent opinion. It is never optimised.
 
 mod adjust;
+mod inspect;
 
 use super::{Backend, DeviceError, DeviceInfo};
 use crate::arithmetic::logprob::logprob;
@@ -46,17 +47,21 @@ impl Backend for Reference {
 }
 
 fn sample_row(row: &Row<'_>, slot: Slot<'_>) {
-    let kept = match Kept::of(row) {
-        Ok(kept) => kept,
-        Err(status) => {
-            *slot.outcome = Outcome::failed(status);
-            return;
-        }
-    };
+    let kept = Kept::of(row);
+    match &kept {
+        Ok(kept) => draw(row, kept, slot.outcome, slot.draws),
+        Err(status) => *slot.outcome = Outcome::failed(*status),
+    }
+    if let (Some(asked), Some(inspection)) = (row.inspect(), slot.inspection) {
+        *inspection = inspect::inspect(row, asked, kept.as_ref().map_err(|e| *e), slot.draws);
+    }
+}
+
+fn draw(row: &Row<'_>, kept: &Kept, outcome: &mut Outcome, draws: &mut [Draw]) {
     let params = row.params();
-    let Kept { x, max, by_id } = &kept;
+    let Kept { x, max, by_id } = kept;
     let kept_mass: u64 = by_id.iter().map(|(_, mass)| mass).sum();
-    for (draw, place) in slot.draws.iter_mut().enumerate() {
+    for (draw, place) in draws.iter_mut().enumerate() {
         if params.is_greedy() {
             *place = Draw { token: by_id[0].0 as u32, logprob: 0.0 };
             continue;
@@ -69,7 +74,7 @@ fn sample_row(row: &Row<'_>, slot: Slot<'_>) {
         let logprob = logprob(x[token], *max, scale, kept_mass);
         *place = Draw { token: token as u32, logprob };
     }
-    *slot.outcome = Outcome { status: RowStatus::Ok, kept: by_id.len() as u32, kept_mass };
+    *outcome = Outcome { status: RowStatus::Ok, kept: by_id.len() as u32, kept_mass };
 }
 
 /// The tokens that a row's cuts keep, by ascending id, each with its mass: a greedy row keeps its first. A row without a

@@ -1,0 +1,109 @@
+//! What is said of a row beside its tokens: each distribution sorted whole, and looked at from its first token on.
+
+use super::{Kept, status};
+use crate::arithmetic::interval::{Interval, nats};
+use crate::arithmetic::key::key32;
+use crate::arithmetic::logprob::logprob;
+use crate::arithmetic::mass::Scale;
+use crate::arithmetic::surprisal::surprisal;
+use crate::batch::{Draw, Row, RowStatus};
+use crate::inspection::{
+    Distribution, Entropy, Inspect, Inspection, KeptIds, Logprobs, TokenLogprob,
+};
+
+/// Says what is asked of a row, whose kept tokens and draws are given, or why it has none.
+pub fn inspect(
+    row: &Row<'_>,
+    asked: &Inspect,
+    kept: Result<&Kept, RowStatus>,
+    draws: &[Draw],
+) -> Inspection {
+    let draws = if kept.is_ok() { draws } else { &[] };
+    let say = |of| match Sorted::new(of, row, kept) {
+        Ok(sorted) => sorted.say(of, asked, draws),
+        Err(status) => {
+            Logprobs { of, status, entropy: Entropy(0.0), drawn: vec![], top: vec![], ids: vec![] }
+        }
+    };
+    let kept_ids = |most: u32| Some(kept_ids(kept.ok()?, row.vocab_size(), most));
+    Inspection {
+        logprobs: asked.distributions().map(say).collect(),
+        kept: asked.kept_ids_max.and_then(kept_ids),
+    }
+}
+
+/// The tokens of a distribution in the total order, with their logits.
+struct Sorted {
+    tokens: Vec<(u32, f32)>,
+    scale: Scale,
+}
+
+impl Sorted {
+    fn new(
+        of: Distribution,
+        row: &Row<'_>,
+        kept: Result<&Kept, RowStatus>,
+    ) -> Result<Self, RowStatus> {
+        let temperature = if row.params().is_greedy() { 1.0 } else { row.params().temperature() };
+        match of {
+            Distribution::Raw => {
+                let x: Vec<f32> = (0..row.vocab_size()).map(|token| row.logit(token)).collect();
+                match status(&x) {
+                    RowStatus::Ok => Ok(Self::of(candidates(&x), 1.0)),
+                    status => Err(status),
+                }
+            }
+            Distribution::Adjusted => Ok(Self::of(candidates(&kept?.x), temperature)),
+            Distribution::Sampled => {
+                let Kept { x, by_id, .. } = kept?;
+                let tokens = by_id.iter().map(|&(token, _)| (token as u32, x[token]));
+                Ok(Self::of(tokens.collect(), temperature))
+            }
+        }
+    }
+
+    fn of(mut tokens: Vec<(u32, f32)>, temperature: f32) -> Self {
+        tokens.sort_by_key(|&(token, x)| (std::cmp::Reverse(key32(x)), token));
+        Self { tokens, scale: Scale::new(temperature) }
+    }
+
+    fn say(&self, of: Distribution, asked: &Inspect, draws: &[Draw]) -> Logprobs {
+        let max = self.tokens[0].1;
+        let surprisals = self.tokens.iter().map(|&(_, x)| surprisal(x, max, self.scale));
+        let all = surprisals.fold(Interval::default(), Interval::with);
+        let at = |i: usize| {
+            let (token, x) = self.tokens[i];
+            let logprob = logprob(x, max, self.scale, all.mass);
+            TokenLogprob { token, rank: i as u32 + 1, logprob }
+        };
+        let absent = |token| TokenLogprob { token, rank: 0, logprob: f32::NEG_INFINITY };
+        // The place of every token that is there.
+        let places: std::collections::HashMap<u32, usize> =
+            self.tokens.iter().enumerate().map(|(i, &(token, _))| (token, i)).collect();
+        let of_token = |token| places.get(&token).map_or(absent(token), |&i| at(i));
+        Logprobs {
+            of,
+            status: RowStatus::Ok,
+            entropy: Entropy(nats(all.entropy())),
+            drawn: draws.iter().map(|draw| of_token(draw.token)).collect(),
+            top: (0..self.tokens.len().min(asked.top as usize)).map(at).collect(),
+            ids: asked.ids.iter().map(|&token| of_token(token)).collect(),
+        }
+    }
+}
+
+/// Every token above -inf.
+fn candidates(x: &[f32]) -> Vec<(u32, f32)> {
+    let all = x.iter().enumerate().map(|(token, &x)| (token as u32, x));
+    all.filter(|(_, x)| *x > f32::NEG_INFINITY).collect()
+}
+
+fn kept_ids(kept: &Kept, vocab_size: u32, most: u32) -> KeptIds {
+    let ids = kept.by_id.iter().map(|&(token, _)| token as u32);
+    if ids.len() <= most as usize {
+        return KeptIds::Ids(ids.collect());
+    }
+    let mut words = vec![0; vocab_size.div_ceil(32) as usize];
+    ids.for_each(|id| words[id as usize / 32] |= 1 << (id % 32));
+    KeptIds::Bitmask(words)
+}
