@@ -226,6 +226,11 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn as_ints(self, x: __m256) -> __m256i {
+        simd!(_mm256_castps_si256(x))
+    }
+
+    #[inline(always)]
     fn store_u32(self, i: __m256i, to: &mut [u32]) {
         let to: &mut [u32; LANES] = to.first_chunk_mut().expect("a whole vector");
         // SAFETY: the array has 32 bytes; alignment is not needed.
@@ -235,6 +240,11 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn add(self, a: __m256i, b: __m256i) -> __m256i {
         simd!(_mm256_add_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn sub_u32(self, a: __m256i, b: __m256i) -> __m256i {
+        simd!(_mm256_sub_epi32(a, b))
     }
 
     #[inline(always)]
@@ -394,6 +404,17 @@ impl Simd for Avx2 {
         simd!({
             let even = _mm256_and_si256(i, _mm256_set1_epi64x(0xffff_ffff));
             let odd = _mm256_srli_epi64::<32>(i);
+            _mm256_add_epi64(w, _mm256_add_epi64(even, odd))
+        })
+    }
+
+    #[inline(always)]
+    fn add_products(self, w: __m256i, a: __m256i, b: __m256i, shift: __m256i) -> __m256i {
+        simd!({
+            let low = _mm256_set1_epi64x(0xffff_ffff);
+            let even = _mm256_srlv_epi64(_mm256_mul_epu32(a, b), _mm256_and_si256(shift, low));
+            let product = _mm256_mul_epu32(_mm256_srli_epi64::<32>(a), _mm256_srli_epi64::<32>(b));
+            let odd = _mm256_srlv_epi64(product, _mm256_srli_epi64::<32>(shift));
             _mm256_add_epi64(w, _mm256_add_epi64(even, odd))
         })
     }

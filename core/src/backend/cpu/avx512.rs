@@ -224,6 +224,11 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn as_ints(self, x: __m512) -> __m512i {
+        simd!(_mm512_castps_si512(x))
+    }
+
+    #[inline(always)]
     fn store_u32(self, i: __m512i, to: &mut [u32]) {
         let to: &mut [u32; LANES] = to.first_chunk_mut().expect("a whole vector");
         // SAFETY: the array has 64 bytes; alignment is not needed.
@@ -233,6 +238,11 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn add(self, a: __m512i, b: __m512i) -> __m512i {
         simd!(_mm512_add_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn sub_u32(self, a: __m512i, b: __m512i) -> __m512i {
+        simd!(_mm512_sub_epi32(a, b))
     }
 
     #[inline(always)]
@@ -379,6 +389,17 @@ impl Simd for Avx512 {
         simd!({
             let even = _mm512_and_si512(i, _mm512_set1_epi64(0xffff_ffff));
             let odd = _mm512_srli_epi64::<32>(i);
+            _mm512_add_epi64(w, _mm512_add_epi64(even, odd))
+        })
+    }
+
+    #[inline(always)]
+    fn add_products(self, w: __m512i, a: __m512i, b: __m512i, shift: __m512i) -> __m512i {
+        simd!({
+            let low = _mm512_set1_epi64(0xffff_ffff);
+            let even = _mm512_srlv_epi64(_mm512_mul_epu32(a, b), _mm512_and_si512(shift, low));
+            let product = _mm512_mul_epu32(_mm512_srli_epi64::<32>(a), _mm512_srli_epi64::<32>(b));
+            let odd = _mm512_srlv_epi64(product, _mm512_srli_epi64::<32>(shift));
             _mm512_add_epi64(w, _mm512_add_epi64(even, odd))
         })
     }

@@ -184,7 +184,7 @@ impl<'a> Fetch<'a> {
 
 /// Whether so few tokens reach a bound, judged by two vectors, that it pays to bring them together.
 #[inline(always)]
-fn few_hits<S: Simd, E: Element>(s: S, block: &[u8], bound: Bound<S, E>) -> bool {
+pub fn few_hits<S: Simd, E: Element>(s: S, block: &[u8], bound: Bound<S, E>) -> bool {
     let mut hits = 0;
     for place in [BLOCK / 4, BLOCK * 3 / 4] {
         hits += E::at_least(s, E::raw(s, &block[place * E::SIZE..]), bound).count_ones() as usize;

@@ -91,6 +91,71 @@ impl<S: Simd, E: Element> Kernel<S> for Ties<'_, E> {
     }
 }
 
+/// Counts the tokens that a cut keeps.
+pub struct CountKept<'a, E> {
+    pub blocks: Blocks<'a, E>,
+    pub range: Range<usize>,
+    /// The greatest logit of each block of the row; a block without a kept token is not read.
+    pub maxima: &'a [f32],
+    pub cut: Cut,
+}
+
+impl<S: Simd, E: Element> Kernel<S> for CountKept<'_, E> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn call(self, s: S) -> u64 {
+        let Self { maxima, cut, .. } = self;
+        let least_by_block = LeastByBlock::new::<E>(cut);
+        let mut sum = 0;
+        for (i, block) in self.blocks.range(self.range) {
+            let least = least_by_block.of(i);
+            if maxima[i] >= least {
+                sum += count::<S, E>(s, block, E::bound(s, least));
+                sum -= cut.dropped_ties::<E>(i, block);
+            }
+        }
+        sum
+    }
+}
+
+/// Writes a bit for every token: whether a cut keeps it.
+pub struct KeptBits<'a, E> {
+    pub blocks: Blocks<'a, E>,
+    pub range: Range<usize>,
+    /// The greatest logit of each block of the row; a block without a kept token is not read.
+    pub maxima: &'a [f32],
+    pub cut: Cut,
+    /// As many words as the blocks of `range` have tokens for, all 0.
+    pub words: &'a mut [u32],
+}
+
+impl<S: Simd, E: Element> Kernel<S> for KeptBits<'_, E> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self, s: S) {
+        let Self { maxima, cut, .. } = self;
+        let least_by_block = LeastByBlock::new::<E>(cut);
+        let lanes = E::raw_lanes::<S>();
+        let words = self.words.chunks_exact_mut(BLOCK / 32);
+        for ((i, block), words) in self.blocks.range(self.range).zip(words) {
+            let least = least_by_block.of(i);
+            if maxima[i] < least {
+                continue;
+            }
+            let bound = E::bound(s, least);
+            for token in (0..BLOCK).step_by(lanes) {
+                let hits = E::at_least(s, E::raw(s, &block[token * E::SIZE..]), bound);
+                words[token / 32] |= hits << (token % 32);
+            }
+            for token in cut.dropped_tokens::<E>(i, block) {
+                words[token / 32] &= !(1 << (token % 32));
+            }
+        }
+    }
+}
+
 #[inline(always)]
 fn count<S: Simd, E: Element>(s: S, block: &[u8], bound: Bound<S, E>) -> u64 {
     let bytes = S::LANES * 4;

@@ -31,6 +31,18 @@ impl Cut {
         logits.filter(|logit| E::read(logit) == self.least).count() as u64
     }
 
+    /// The same tokens, by their places in the block.
+    pub fn dropped_tokens<E: Element>(
+        self,
+        block: usize,
+        logits: &[u8],
+    ) -> impl Iterator<Item = usize> {
+        let is_last = block as u32 == self.last_id / BLOCK as u32;
+        let later = if is_last { self.last_id as usize % BLOCK + 1 } else { BLOCK };
+        let logits = logits.chunks_exact(E::SIZE).enumerate().skip(later);
+        logits.filter(move |(_, logit)| E::read(logit) == self.least).map(|(place, _)| place)
+    }
+
     /// The one that keeps less.
     pub fn tighter(self, other: Self) -> Self {
         match self.least.partial_cmp(&other.least) {

@@ -111,6 +111,11 @@ impl List {
         &self.x[..self.len]
     }
 
+    /// The same, and -inf for at least [`SLACK`] places after the last of a sealed list.
+    pub fn x_and_slack(&self) -> &[f32] {
+        &self.x
+    }
+
     /// The tokens' ids.
     pub fn ids(&self) -> &[u32] {
         &self.id[..self.len]

@@ -33,6 +33,9 @@ pub struct Weights {
 
 /// Where `d * c` is less, `n` is at most -41, and the mass is 0.
 const NOTHING_BELOW: f32 = -40.75;
+/// Where `d * c` is less, `n` is at most -51, and so is the power's exponent `e`. Mantissa times surprisal is below
+/// `1.42 * 2^23 * 51.5 * 2^22` at -51, which is below `2^(1 - e)` there and more so further down: the term is 0.
+const NO_TERM_BELOW: f32 = -50.75;
 
 /// What is known of the masses of a block from the greatest logit among them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +63,16 @@ impl Weights {
             let x = E::value(E::key(self.max + exponent / self.scale.c));
             let clamped = x - self.max < self.scale.dmin;
             (x.is_finite() && !clamped && self.size_of(x) == Size::Nothing).then_some(x)
+        })
+    }
+
+    /// The same, and no term ([`surprisal`](crate::arithmetic::surprisal)) either.
+    pub fn termless<E: Element>(&self) -> Option<f32> {
+        [-51.0, -56.0].into_iter().find_map(|exponent| {
+            let x = E::value(E::key(self.max + exponent / self.scale.c));
+            let d = x - self.max;
+            let within = d >= self.scale.dmin && d * self.scale.c < NO_TERM_BELOW;
+            (x.is_finite() && within).then_some(x)
         })
     }
 
@@ -129,11 +142,23 @@ impl<S: Simd> Weigher<S> {
     /// scale's `dmin` it need not be clamped.
     #[inline(always)]
     pub fn power<const CLAMP: bool>(&self, s: S, x: S::F) -> S::F {
+        let (t, f) = self.split::<CLAMP>(s, x);
+        self.power_of(s, t, f)
+    }
+
+    /// The exponent, in the low bits of `t`, and the fraction of a power.
+    #[inline(always)]
+    pub fn split<const CLAMP: bool>(&self, s: S, x: S::F) -> (S::F, S::F) {
         let d = s.sub(x, self.max);
         let d = if CLAMP { s.max(d, self.dmin) } else { d };
         let t = s.fma(d, self.c, self.round);
         let n = s.sub(t, self.round);
-        let f = s.fms(d, self.c, n);
+        (t, s.fms(d, self.c, n))
+    }
+
+    /// The power of an exponent and a fraction.
+    #[inline(always)]
+    pub fn power_of(&self, s: S, t: S::F, f: S::F) -> S::F {
         let [c0, c1, c2, c3, c4, c5, c6] = self.polynomial;
         let mut p = c6;
         for c in [c5, c4, c3, c2, c1, c0] {
@@ -166,6 +191,17 @@ pub struct Split<S: Simd> {
     pub low: S::I,
 }
 
+impl<S: Simd> Split<S> {
+    /// The mass of a power, by [`Weigher::for_any`].
+    #[inline(always)]
+    pub fn of(s: S, weigher: &Weigher<S>, power: S::F) -> Self {
+        let high = s.truncate(power);
+        // Exact: `high` is the integer part of `power`.
+        let rest = s.sub(power, s.float(high));
+        Self { high, low: s.truncate(s.mul(rest, weigher.two_to_16)) }
+    }
+}
+
 impl<S: Simd> Parts<S> for Split<S> {
     #[inline(always)]
     fn none(s: S) -> Self {
@@ -174,11 +210,7 @@ impl<S: Simd> Parts<S> for Split<S> {
 
     #[inline(always)]
     fn weigh(s: S, weigher: &Weigher<S>, x: S::F) -> Self {
-        let power = weigher.power::<true>(s, x);
-        let high = s.truncate(power);
-        // Exact: `high` is the integer part of `power`.
-        let rest = s.sub(power, s.float(high));
-        Self { high, low: s.truncate(s.mul(rest, weigher.two_to_16)) }
+        Self::of(s, weigher, weigher.power::<true>(s, x))
     }
 
     #[inline(always)]

@@ -13,6 +13,8 @@ mod cut;
 mod draw;
 mod element;
 mod estimate;
+mod inspect;
+mod intervals;
 mod isa;
 mod list;
 mod masked;
@@ -22,6 +24,7 @@ mod passes;
 mod portable;
 mod prepare;
 mod race;
+mod ranks;
 mod row;
 mod scan;
 mod search;
@@ -290,7 +293,9 @@ fn chip_name() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::adjustments::{AdjustmentsSpec, Limits};
     use crate::backend::reference::Reference;
+    use crate::inspection::Inspect;
     use crate::params::ParamsSpec;
 
     #[test]
@@ -322,6 +327,76 @@ mod tests {
             let options = CpuOptions { isa: Some(isa), threads: 1 };
             Cpu::new(options).unwrap().sample(&rows, &mut got).unwrap();
             assert!(expected.iter().eq(got.iter()), "{isa}");
+        }
+    }
+
+    #[test]
+    fn inspections_equal_the_reference_on_every_isa() {
+        // Few different values, zeros of both signs and -inf among them; then many.
+        let coarse = |i: u32| [0.0, -0.0, 1.5, -2.0, f32::NEG_INFINITY, 3.0][i as usize % 6];
+        let fine = |i: u32| (i >> 7) as f32 / 2e6 - 9.0;
+        let hashed = |i: u32| i.wrapping_mul(2_654_435_761) ^ i.rotate_left(20);
+        let row = |value: &dyn Fn(u32) -> f32, n| -> Vec<u8> {
+            (0..n).flat_map(|i| value(hashed(i)).to_le_bytes()).collect()
+        };
+        let mut stored = Vec::new();
+        for n in [1, 2, 33, 513, 3000, 70_000] {
+            stored.push(row(&|i| coarse(i >> 9), n));
+            stored.push(row(&fine, n));
+            stored.push(row(&|_| 0.5, n));
+        }
+        let ids = |n: u32, count: u32| (0..count).map(|i| hashed(i) % (n + 2)).collect();
+        let mut cases = Vec::new();
+        for (i, logits) in stored.iter().enumerate() {
+            let n = logits.len() as u32 / 4;
+            for (j, (temperature, top_k, top_p)) in
+                [(0.0, 0, 1.0), (1.0, 0, 1.0), (0.3, 7, 1.0), (2.0, 0, 0.9), (1.0, 2500, 0.99)]
+                    .into_iter()
+                    .enumerate()
+            {
+                let k = i + j;
+                let draws = [1, 1, 40][k % 3];
+                let spec = ParamsSpec { temperature, top_k, top_p, draws, ..Default::default() };
+                let asked = Inspect {
+                    of: [k % 2 == 0, k % 3 == 0, k % 5 < 3],
+                    top: [0, 3, 20, 1024][k % 4],
+                    ids: ids(n, [0, 5, 200][k % 3]),
+                    kept_ids_max: [None, Some(0), Some(5), Some(u32::MAX)][k / 2 % 4],
+                };
+                let biases = (0..n.min(9)).map(|i| (n / n.min(9) * i, i as f32 - 4.0));
+                let lists = AdjustmentsSpec {
+                    allowed_bitmask: (0..n.div_ceil(32)).map(|i| hashed(i) | 1).collect(),
+                    logit_bias: if k % 2 == 0 { biases.collect() } else { vec![] },
+                    ..Default::default()
+                };
+                let adjustments = lists.parse(n, Limits::default()).unwrap();
+                cases.push((logits, spec.parse(|| 7).unwrap(), asked, adjustments));
+            }
+        }
+        let rows = cases.iter().flat_map(|(logits, params, asked, adjustments)| {
+            let row = Row::new(Dtype::F32, logits, *params).unwrap().with_inspect(Some(asked));
+            [row, row.with_adjustments(Some(adjustments))]
+        });
+        let rows: Vec<_> = rows.collect();
+        let (mut expected, mut got) = (Results::default(), Results::default());
+        Reference::default().sample(&rows, &mut expected).unwrap();
+        assert!(expected.iter().any(|row| row.inspection.is_some_and(|it| it.kept.is_some())));
+        for isa in Isa::supported() {
+            for threads in [1, 3] {
+                let options = CpuOptions { isa: Some(isa), threads };
+                Cpu::new(options).unwrap().sample(&rows, &mut got).unwrap();
+                for (i, (a, b)) in expected.iter().zip(got.iter()).enumerate() {
+                    assert_eq!(a.outcome, b.outcome, "{isa}, row {i}");
+                    let same = a == b;
+                    assert!(
+                        same,
+                        "{isa}, row {i}: {:?}\n{:.1200?}\n{:.1200?}",
+                        rows[i].params(),
+                        format!("{:?}", a.inspection),
+                        format!("{:?}", b.inspection)
+                    );
+                }
+            }
         }
     }
 }

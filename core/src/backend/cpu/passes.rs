@@ -242,12 +242,12 @@ impl<S: Simd, E: Element> ScannedRow<'_, S, E> {
     }
 
     /// The runs of blocks for passes that do little more than read.
-    fn light_runs(&self) -> impl Iterator<Item = Range<usize>> + Clone + use<S, E> {
+    pub fn light_runs(&self) -> impl Iterator<Item = Range<usize>> + Clone + use<S, E> {
         self.team.runs(self.blocks.len(), LIGHT_BLOCKS_MIN)
     }
 
     /// The runs of blocks for passes that weigh every token.
-    fn heavy_runs(&self) -> impl Iterator<Item = Range<usize>> + Clone + use<S, E> {
+    pub fn heavy_runs(&self) -> impl Iterator<Item = Range<usize>> + Clone + use<S, E> {
         self.team.runs(self.blocks.len(), HEAVY_BLOCKS_MIN)
     }
 }

@@ -194,6 +194,11 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn as_ints(self, x: Self::F) -> Self::I {
+        x.map(f32::to_bits)
+    }
+
+    #[inline(always)]
     fn store_u32(self, i: Self::I, to: &mut [u32]) {
         to[..LANES].copy_from_slice(&i);
     }
@@ -201,6 +206,11 @@ impl Simd for Portable {
     #[inline(always)]
     fn add(self, a: Self::I, b: Self::I) -> Self::I {
         from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+
+    #[inline(always)]
+    fn sub_u32(self, a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| a[i].wrapping_sub(b[i]))
     }
 
     #[inline(always)]
@@ -332,6 +342,14 @@ impl Simd for Portable {
     #[inline(always)]
     fn widen_add(self, w: Self::W, i: Self::I) -> Self::W {
         from_fn(|n| w[n] + u64::from(i[n]))
+    }
+
+    #[inline(always)]
+    fn add_products(self, w: Self::W, a: Self::I, b: Self::I, shift: Self::I) -> Self::W {
+        from_fn(|i| {
+            let product = u64::from(a[i]) * u64::from(b[i]);
+            w[i].wrapping_add(if shift[i] < 64 { product >> (shift[i] & 63) } else { 0 })
+        })
     }
 
     #[inline(always)]

@@ -198,7 +198,7 @@ fn min_p<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, steps: &[Step]) -> Opt
 }
 
 /// The cut after the first `k` tokens; `None` if there are fewer.
-fn locate_top_k<S: Simd, E: Element>(
+pub fn locate_top_k<S: Simd, E: Element>(
     row: &ScannedRow<'_, S, E>,
     k: u64,
     buffers: &mut Buffers,

@@ -108,10 +108,14 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn load_bits32(self, from: &[u8]) -> Self::I;
     /// The same bits, as f32.
     fn as_floats(self, i: Self::I) -> Self::F;
+    /// The bits, as u32.
+    fn as_ints(self, x: Self::F) -> Self::I;
     /// Writes `LANES` values.
     fn store_u32(self, i: Self::I, to: &mut [u32]);
     /// Sums, modulo 2^32.
     fn add(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Differences, modulo 2^32.
+    fn sub_u32(self, a: Self::I, b: Self::I) -> Self::I;
     /// Exclusive or.
     fn xor(self, a: Self::I, b: Self::I) -> Self::I;
     /// And.
@@ -162,6 +166,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn no_sum(self) -> Self::W;
     /// Adds every lane, as u64.
     fn widen_add(self, w: Self::W, i: Self::I) -> Self::W;
+    /// Adds `(a * b) >> shift` of every lane, the product of 64 bits; 0 where all of it is shifted out.
+    fn add_products(self, w: Self::W, a: Self::I, b: Self::I, shift: Self::I) -> Self::W;
     /// The sum of everything added.
     fn total(self, w: Self::W) -> u64;
 

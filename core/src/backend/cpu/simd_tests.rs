@@ -205,7 +205,9 @@ fn results<S: Simd>(s: S, inputs: &Inputs) -> Vec<(&'static str, Vec<u64>)> {
         }),
         ("load_bits32", ints(&|i| s.load_bits32(&bytes[4 * i + 1..]))),
         ("as_floats", floats(&|i| s.as_floats(w(&words[0], i)))),
+        ("as_ints", ints(&|i| s.as_ints(f(&any[0], i)))),
         ("add", ints(&|i| s.add(w(&words[0], i), w(&words[1], i)))),
+        ("sub_u32", ints(&|i| s.sub_u32(w(&words[0], i), w(&words[1], i)))),
         ("xor", ints(&|i| s.xor(w(&words[0], i), w(&words[1], i)))),
         ("and", ints(&|i| s.and(w(&words[0], i), w(&words[1], i)))),
         ("shift_right", ints(&|i| s.shift_right::<9>(w(&words[0], i)))),
@@ -271,6 +273,15 @@ fn results<S: Simd>(s: S, inputs: &Inputs) -> Vec<(&'static str, Vec<u64>)> {
         ("total", {
             let sum = starts().fold(s.no_sum(), |sum, i| s.widen_add(sum, w(&words[0], i)));
             vec![s.total(sum)]
+        }),
+        ("add_products", {
+            let shifts: Vec<u32> = small_words.iter().map(|word| word % 80).collect();
+            let product =
+                |sum, i| s.add_products(sum, w(&words[0], i), w(&words[1], i), w(&shifts, i));
+            let none =
+                |i| s.add_products(s.no_sum(), w(&words[0], i), w(&words[1], i), s.splat_u32(64));
+            let sum = starts().fold(s.no_sum(), product);
+            vec![s.total(sum), starts().map(|i| s.total(none(i))).sum()]
         }),
         ("compress", {
             let write = |i: usize, bits, out: &mut [u8]| {

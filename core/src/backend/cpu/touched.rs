@@ -6,8 +6,9 @@
 //!         scan the row under the mask; list few tokens that have its first k among them, less those out of the mask
 //!         adjust the touched tokens, in f32, and merge them into that list, by id
 //!         cut the list and draw from it, as f32
-//!     else, or where that list gets too long:
+//!     else, or where that list gets too long, or where something is asked of all adjusted tokens:
 //!         copy the row under the mask; if tokens are touched, widened to f32 and with these in it; sample the copy
+//!     if something is asked of the stored logits: scan these, too
 //! ```
 //!
 //! **Why the first way is exact.** The first k tokens of the whole are among the first k of the others and the touched
@@ -20,11 +21,12 @@ use super::collect::Collect;
 use super::cut::Cut;
 use super::draw::{Stream, draw};
 use super::element::{Element, F32};
+use super::inspect::{self, inspect_list};
 use super::list::List;
 use super::masked::{WORD_TOKENS, WidenMasked, has, leave_out};
 use super::mass::Weights;
 use super::passes::ScannedRow;
-use super::prepare::{Prepared, prepare_in_place};
+use super::prepare::{Prepared, prepare, prepare_in_place};
 use super::race::race;
 use super::row;
 use super::scan::Scanned;
@@ -33,10 +35,11 @@ use super::simd::Simd;
 use super::team::{Team, parts};
 use crate::adjustments::changes::Changes;
 use crate::arithmetic::draw::DrawRule;
-use crate::arithmetic::mass::UNIT;
+use crate::arithmetic::mass::{Scale, UNIT};
 use crate::arithmetic::plan::{Chain, Plan, Step};
 use crate::backend::adjusted::patch;
 use crate::batch::{Draw, Dtype, Outcome, Row, RowStatus, Slot};
+use crate::inspection::Distribution;
 use std::marker::PhantomData;
 
 /// Blocks that are worth a thread's while to widen.
@@ -65,6 +68,35 @@ pub fn sample<S: Simd, E: Element>(
     scratch: &mut Scratch,
     slot: Slot<'_>,
 ) {
+    let asked = row.inspect().filter(|asked| asked.of[Distribution::Raw as usize]);
+    let Some(asked) = asked else {
+        return sample_adjusted::<S, E>(s, team, row, changes, next, scratch, slot);
+    };
+    // Raw is made of the stored logits, the rest of the adjusted ones.
+    let mut rest = asked.clone();
+    rest.of[Distribution::Raw as usize] = false;
+    let row = row.with_inspect(Some(&rest));
+    let Slot { outcome, draws, inspection } = slot;
+    let inspection = inspection.expect("there is a place for what is asked");
+    let slot = Slot { outcome, draws, inspection: Some(inspection) };
+    sample_adjusted::<S, E>(s, team, &row, changes, next, scratch, slot);
+    let drawn = if outcome.status == RowStatus::Ok { &*draws } else { &[] };
+    let row::Scratch { prepare: memory, inspect: buffers, .. } = &mut scratch.row;
+    let prepared = prepare::<S, E>(s, team, &row, None, memory);
+    let raw = inspect::raw(s, team, &prepared, row.vocab_size(), asked, drawn, buffers);
+    inspection.logprobs.insert(0, raw);
+}
+
+/// Samples the row as it is adjusted.
+fn sample_adjusted<S: Simd, E: Element>(
+    s: S,
+    team: &Team,
+    row: &Row<'_>,
+    changes: &Changes<'_>,
+    next: &[u8],
+    scratch: &mut Scratch,
+    mut slot: Slot<'_>,
+) {
     let by_list = match row.params().plan() {
         Plan::Greedy => true,
         Plan::Draw(chain) => {
@@ -73,30 +105,21 @@ pub fn sample<S: Simd, E: Element>(
             matches!(chain.steps(), [Step::TopK(k), ..] if tell(*k))
         }
     };
-    let Slot { outcome, draws, inspection } = slot;
-    if by_list && sample_by_list::<S, E>(s, team, row, changes, next, scratch, outcome, draws) {
+    let of_all = row.inspect().is_some_and(|asked| asked.of[Distribution::Adjusted as usize]);
+    let by_list = by_list && !of_all;
+    if by_list && sample_by_list::<S, E>(s, team, row, changes, next, scratch, &mut slot) {
         return;
     }
     if changes.touched().is_empty() {
-        let slot = Slot { outcome, draws, inspection };
         return row::sample::<S, E>(s, team, row, changes.mask(), next, &mut scratch.row, slot);
     }
     let Scratch { row: scratch, wide, .. } = scratch;
     widen::<S, E>(s, team, row, changes, wide);
     let adjusted = row.with_copy(Dtype::F32, &wide[..row.vocab_size() as usize * 4]);
-    row::sample::<S, F32>(
-        s,
-        team,
-        &adjusted,
-        None,
-        next,
-        scratch,
-        Slot { outcome, draws, inspection },
-    );
+    row::sample::<S, F32>(s, team, &adjusted, None, next, scratch, slot);
 }
 
 /// The first way; false where it led nowhere.
-#[allow(clippy::too_many_arguments)] // Those of `sample`, and the plan's halves of the slot.
 fn sample_by_list<S: Simd, E: Element>(
     s: S,
     team: &Team,
@@ -104,11 +127,13 @@ fn sample_by_list<S: Simd, E: Element>(
     changes: &Changes<'_>,
     next: &[u8],
     scratch: &mut Scratch,
-    outcome: &mut Outcome,
-    draws: &mut [Draw],
+    slot: &mut Slot<'_>,
 ) -> bool {
+    let Slot { outcome, draws, inspection } = slot;
+    let asked = row.inspect().zip(inspection.as_deref_mut());
     let Scratch { row: scratch, touched, merged, none, .. } = scratch;
-    let row::Scratch { prepare: memory, search, draw: drawing, race: racing } = scratch;
+    let row::Scratch { prepare: memory, search, draw: drawing, race: racing, inspect: inspecting } =
+        scratch;
     let adjusted = |touch| changes.apply(touch, row.logit(touch.token));
     touched.clear();
     touched.extend(changes.touched().iter().map(|touch| (touch.token, adjusted(touch))));
@@ -118,7 +143,10 @@ fn sample_by_list<S: Simd, E: Element>(
     let prepared = prepare_in_place::<S, E>(s, team, row, mask, memory);
     let status = worse(prepared.status, status(touched));
     if status != RowStatus::Ok {
-        *outcome = Outcome::failed(status);
+        **outcome = Outcome::failed(status);
+        if let Some((asked, inspection)) = asked {
+            *inspection = inspect::failed(asked, status);
+        }
         return true;
     }
     touched.retain(|(_, x)| *x > f32::NEG_INFINITY);
@@ -131,8 +159,16 @@ fn sample_by_list<S: Simd, E: Element>(
             let other = other.map(|others| first_token(s, others, mask, merged));
             let touched = touched.iter().find(|(_, x)| *x == max).map(|(id, _)| *id);
             let token = touched.into_iter().chain(other).min().expect("one has the maximum");
-            *outcome = Outcome { status, kept: 1, kept_mass: UNIT };
+            **outcome = Outcome { status, kept: 1, kept_mass: UNIT };
             draws.fill(Draw { token, logprob: 0.0 });
+            if let Some((asked, inspection)) = asked {
+                merged.reset(1);
+                merged.push_one(token, max);
+                merged.seal();
+                let weights = Weights { max, min: max, scale: Scale::new(1.0) };
+                let n = row.vocab_size();
+                *inspection = inspect_list(s, merged, weights, n, asked, draws, inspecting);
+            }
             return true;
         }
         Plan::Draw(chain) => chain,
@@ -168,7 +204,11 @@ fn sample_by_list<S: Simd, E: Element>(
         DrawRule::Cumulative => draw(&all, kept, stream, drawing, draws),
         DrawRule::Race => race(&all, row, kept, stream, racing, draws),
     };
-    *outcome = Outcome { status, kept: kept.count() as u32, kept_mass };
+    **outcome = Outcome { status, kept: kept.count() as u32, kept_mass };
+    if let Some((asked, inspection)) = asked {
+        let (weights, n) = (all.weights, row.vocab_size());
+        *inspection = inspect_list(s, merged, weights, n, asked, draws, inspecting);
+    }
     true
 }
 

@@ -1,0 +1,345 @@
+//! What is said of a row beside its tokens, where that is asked for.
+//!
+//! ```text
+//! inspect(row):
+//!     top    = the first tokens of the order, as for top-k, sorted
+//!     places = the rank of each drawn or named token: from `top`, else counted
+//!     for each distribution: W and E, from the kept list or by one pass over the row; then every logprob
+//! ```
+//!
+//! 1. Where no logit is changed, the distributions differ in temperature, and in how much of the order they have: kept
+//!    tokens are its first ones. So the order is looked at once, and the scan and the block maxima that were made for
+//!    sampling serve all three.
+//! 2. Sums over the whole row at one temperature are made once, whichever distributions share them.
+//! 3. Where logits are changed, this is done for the row as it is sampled, and once more, for `raw`, for the row as
+//!    it is stored ([`raw`]). A row that was sampled from a list (`touched.rs`) is inspected by that list.
+
+use super::blocks::BLOCK;
+use super::collect::KeptBits;
+use super::cut::Cut;
+use super::element::Element;
+use super::intervals::{SumList, interval};
+use super::list::{By, List, lowest};
+use super::mass::Weights;
+use super::nucleus;
+use super::passes::ScannedRow;
+use super::prepare::Prepared;
+use super::ranks::{self, Place};
+use super::search::{Kept, list_top_k, locate_top_k};
+use super::simd::Simd;
+use super::team::{Team, parts};
+use crate::arithmetic::interval::{Interval, nats};
+use crate::arithmetic::key::key32;
+use crate::arithmetic::logprob;
+use crate::arithmetic::mass::{Scale, UNIT};
+use crate::batch::{Draw, RowStatus};
+use crate::inspection::{
+    Distribution, Entropy, Inspect, Inspection, KeptIds, Logprobs, TokenLogprob,
+};
+
+/// Tokens of a word of a bitmask.
+const WORD_TOKENS: usize = 32;
+
+/// Memory for inspections.
+#[derive(Default)]
+pub struct Buffers {
+    search: nucleus::Buffers,
+    top: Vec<Place>,
+    named: Vec<Place>,
+}
+
+/// What a row's tokens were drawn from.
+#[derive(Clone, Copy)]
+pub enum Sampled<'b> {
+    /// One token: nothing was drawn.
+    First(u32),
+    /// What a search left.
+    Kept(Kept<'b>),
+}
+
+/// What is said of a row without a token.
+pub fn failed(asked: &Inspect, status: RowStatus) -> Inspection {
+    let logprobs = asked.distributions().map(|of| nothing(of, status));
+    Inspection { logprobs: logprobs.collect(), kept: None }
+}
+
+fn nothing(of: Distribution, status: RowStatus) -> Logprobs {
+    let entropy = Entropy::default();
+    Logprobs { of, status, entropy, drawn: vec![], top: vec![], ids: vec![] }
+}
+
+/// What is said of a row that was sampled as it is. Its weights are those of its temperature, or of 1 where it is greedy.
+pub fn inspect<S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    asked: &Inspect,
+    sampled: Sampled<'_>,
+    draws: &[Draw],
+    buffers: &mut Buffers,
+) -> Inspection {
+    let kept = asked.kept_ids_max.map(|most| match sampled {
+        Sampled::First(token) => listed_ids(&[token], row.vocab_size, most),
+        Sampled::Kept(kept) => kept_ids(row, kept, most, buffers),
+    });
+    if asked.distributions().next().is_none() {
+        return Inspection { logprobs: vec![], kept };
+    }
+    let places = Places::find(row, asked, draws, buffers);
+    let mut wholes = Wholes::default();
+    let logprobs = asked.distributions().map(|of| {
+        let scale = if of == Distribution::Raw { Scale::new(1.0) } else { row.weights.scale };
+        let (kept, sums) = match (of, sampled) {
+            (Distribution::Sampled, Sampled::First(_)) => (1, Interval { mass: UNIT, term: 0 }),
+            (Distribution::Sampled, Sampled::Kept(kept)) => {
+                (kept.count() as u32, kept_sums(row, kept, &mut wholes))
+            }
+            _ => (u32::MAX, wholes.of(row, scale)),
+        };
+        places.say(of, asked, kept, scale, sums)
+    });
+    Inspection { logprobs: logprobs.collect(), kept }
+}
+
+/// What is said of the stored logits of a row that was sampled with others.
+pub fn raw<S: Simd, E: Element>(
+    s: S,
+    team: &Team,
+    prepared: &Prepared<'_, E>,
+    vocab_size: u32,
+    asked: &Inspect,
+    draws: &[Draw],
+    buffers: &mut Buffers,
+) -> Logprobs {
+    let Prepared { status, scanned, max, blocks, maxima } = *prepared;
+    if status != RowStatus::Ok {
+        return nothing(Distribution::Raw, status);
+    }
+    let scale = Scale::new(1.0);
+    let weights = Weights { max, min: scanned.least::<E>(), scale };
+    let row = ScannedRow { s, team, blocks, maxima, scanned, weights, vocab_size, next: &[] };
+    let places = Places::find(&row, asked, draws, buffers);
+    places.say(Distribution::Raw, asked, u32::MAX, scale, interval(&row, None))
+}
+
+/// What is said of kept tokens that are a list, where nothing is asked about others.
+pub fn inspect_list<S: Simd>(
+    s: S,
+    list: &List,
+    weights: Weights,
+    vocab_size: u32,
+    asked: &Inspect,
+    draws: &[Draw],
+    buffers: &mut Buffers,
+) -> Inspection {
+    debug_assert!(asked.distributions().all(|of| of == Distribution::Sampled));
+    let kept = asked.kept_ids_max.map(|most| listed_ids(list.ids(), vocab_size, most));
+    let say = |of| {
+        let Buffers { top, named, .. } = &mut *buffers;
+        sort(list, top);
+        name(asked, draws, vocab_size, named, |_| f32::NEG_INFINITY);
+        for place in &mut *top {
+            if let Ok(i) = named.binary_search_by_key(&place.token, |named| named.token) {
+                named[i] = *place;
+            }
+        }
+        let places = Places { top, named, max: weights.max, asked_draws: draws };
+        places.say(of, asked, u32::MAX, weights.scale, s.run(SumList { list, weights }))
+    };
+    Inspection { logprobs: asked.distributions().map(say).collect(), kept }
+}
+
+/// Sums over the whole row, by temperature.
+#[derive(Default)]
+struct Wholes {
+    found: Vec<(Scale, Interval)>,
+}
+
+impl Wholes {
+    fn of<S: Simd, E: Element>(&mut self, row: &ScannedRow<'_, S, E>, scale: Scale) -> Interval {
+        if let Some((_, sums)) = self.found.iter().find(|(found, _)| *found == scale) {
+            return *sums;
+        }
+        let sums =
+            interval(&ScannedRow { weights: Weights { scale, ..row.weights }, ..*row }, None);
+        self.found.push((scale, sums));
+        sums
+    }
+}
+
+/// The sums over kept tokens.
+fn kept_sums<S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    kept: Kept<'_>,
+    wholes: &mut Wholes,
+) -> Interval {
+    let all = Cut::ties(lowest::<E>());
+    match kept {
+        Kept::List(list) => row.s.run(SumList { list, weights: row.weights }),
+        Kept::Blocks { cut, .. } if cut != all => interval(row, Some(cut)),
+        Kept::Blocks { .. } | Kept::Whole { .. } => wholes.of(row, row.weights.scale),
+    }
+}
+
+/// The tokens that are spoken of.
+struct Places<'b> {
+    /// The first of the order.
+    top: &'b [Place],
+    /// Every one that was drawn or is asked for by its id, ids ascending.
+    named: &'b [Place],
+    max: f32,
+    asked_draws: &'b [Draw],
+}
+
+impl<'b> Places<'b> {
+    fn find<S: Simd, E: Element>(
+        row: &ScannedRow<'_, S, E>,
+        asked: &Inspect,
+        draws: &'b [Draw],
+        buffers: &'b mut Buffers,
+    ) -> Self {
+        let Buffers { search, top, named } = buffers;
+        top.clear();
+        if asked.top > 0 {
+            sort(first_tokens(row, asked.top, search), top);
+        }
+        let logit = |token: u32| {
+            let token = token as usize;
+            E::read(&row.blocks.get(token / BLOCK)[token % BLOCK * E::SIZE..]) + 0.0
+        };
+        name(asked, draws, row.vocab_size, named, logit);
+        // Last in the memory are those whose ranks are not known from `top`, ids ascending.
+        named.sort_by_key(|place| must_count(place, top));
+        let counted = named.partition_point(|place| !must_count(place, top));
+        let (known, unknown) = named.split_at_mut(counted);
+        for place in known.iter_mut().filter(|place| place.x > f32::NEG_INFINITY) {
+            let before = top.partition_point(|other| order(other) < order(place));
+            place.rank = before as u32 + 1;
+        }
+        ranks::fill(row, unknown);
+        named.sort_unstable_by_key(|place| place.token);
+        Self { top, named, max: row.weights.max, asked_draws: draws }
+    }
+
+    /// What is said of a distribution of the first `kept` tokens, or of all, with these sums.
+    fn say(
+        &self,
+        of: Distribution,
+        asked: &Inspect,
+        kept: u32,
+        scale: Scale,
+        sums: Interval,
+    ) -> Logprobs {
+        let logprobs = logprob::Logprobs::new(self.max, scale, sums.mass);
+        let absent = |token| TokenLogprob { token, rank: 0, logprob: f32::NEG_INFINITY };
+        let say = |place: &Place| match place.rank {
+            rank if (1..=kept).contains(&rank) => {
+                TokenLogprob { token: place.token, rank, logprob: logprobs.of(place.x) }
+            }
+            _ => absent(place.token),
+        };
+        let named = |token| match self.named.binary_search_by_key(&token, |place| place.token) {
+            Ok(i) => say(&self.named[i]),
+            Err(_) => absent(token),
+        };
+        let top = self.top.iter().take((asked.top.min(kept)) as usize);
+        Logprobs {
+            of,
+            status: RowStatus::Ok,
+            entropy: Entropy(nats(sums.entropy())),
+            drawn: self.asked_draws.iter().map(|draw| named(draw.token)).collect(),
+            top: top.map(say).collect(),
+            ids: asked.ids.iter().map(|&token| named(token)).collect(),
+        }
+    }
+}
+
+/// Orders places as their tokens are ordered.
+fn order(place: &Place) -> (u32, u32) {
+    (!key32(place.x), place.token)
+}
+
+/// Whether a candidate is beyond the first tokens.
+fn must_count(place: &Place, top: &[Place]) -> bool {
+    let beyond = top.last().is_none_or(|last| order(place) > order(last));
+    place.x > f32::NEG_INFINITY && beyond
+}
+
+/// All tokens of a list, by the order.
+fn sort(list: &List, sorted: &mut Vec<Place>) {
+    let places = list.ids().iter().zip(list.x());
+    sorted.clear();
+    sorted.extend(places.map(|(&token, &x)| Place { token, x: x + 0.0, rank: 0 }));
+    sorted.sort_unstable_by_key(order);
+    sorted.iter_mut().zip(1..).for_each(|(place, rank)| place.rank = rank);
+}
+
+/// The different tokens that were drawn or are asked for, without ranks, ids ascending.
+fn name(
+    asked: &Inspect,
+    draws: &[Draw],
+    vocab_size: u32,
+    named: &mut Vec<Place>,
+    logit: impl Fn(u32) -> f32,
+) {
+    let ids = asked.ids.iter().copied().filter(|&id| id < vocab_size);
+    let tokens = draws.iter().map(|draw| draw.token).chain(ids);
+    named.clear();
+    named.extend(tokens.map(|token| Place { token, x: 0.0, rank: 0 }));
+    named.sort_unstable_by_key(|place| place.token);
+    named.dedup_by_key(|place| place.token);
+    named.iter_mut().for_each(|place| place.x = logit(place.token));
+}
+
+/// The first `n` tokens of the order, or all; not sorted.
+fn first_tokens<'b, S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    n: u32,
+    search: &'b mut nucleus::Buffers,
+) -> &'b List {
+    let n = u64::from(n);
+    let all = n >= u64::from(row.vocab_size);
+    if all || !list_top_k(row, n, search) {
+        let cut = if all { None } else { locate_top_k(row, n, search) };
+        let cut = cut.unwrap_or(Cut::ties(lowest::<E>()));
+        row.collect(cut, usize::MAX, &mut search.lists);
+    }
+    let list = &mut search.lists.list;
+    row.keep_prefix(By::Count, n, list);
+    list
+}
+
+/// The kept tokens of a row.
+fn kept_ids<S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    kept: Kept<'_>,
+    most: u32,
+    buffers: &mut Buffers,
+) -> KeptIds {
+    let cut = match kept {
+        Kept::List(list) => return listed_ids(list.ids(), row.vocab_size, most),
+        Kept::Blocks { cut, .. } => cut,
+        Kept::Whole { .. } => Cut::ties(lowest::<E>()),
+    };
+    if kept.count() <= u64::from(most) {
+        return KeptIds::Ids(
+            row.collect(cut, usize::MAX, &mut buffers.search.lists).ids().to_vec(),
+        );
+    }
+    let ScannedRow { s, blocks, .. } = *row;
+    let maxima = row.maxima.x();
+    let mut words = vec![0; blocks.len() * (BLOCK / WORD_TOKENS)];
+    let runs = parts(row.light_runs(), BLOCK / WORD_TOKENS, &mut words);
+    row.team.each(runs, |(range, words)| s.run(KeptBits { blocks, range, maxima, cut, words }));
+    words.truncate((row.vocab_size as usize).div_ceil(WORD_TOKENS));
+    KeptIds::Bitmask(words)
+}
+
+fn listed_ids(ids: &[u32], vocab_size: u32, most: u32) -> KeptIds {
+    if ids.len() <= most as usize {
+        return KeptIds::Ids(ids.to_vec());
+    }
+    let mut words = vec![0; (vocab_size as usize).div_ceil(WORD_TOKENS)];
+    for &id in ids {
+        words[id as usize / WORD_TOKENS] |= 1 << (id as usize % WORD_TOKENS);
+    }
+    KeptIds::Bitmask(words)
+}

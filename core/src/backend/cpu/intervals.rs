@@ -1,0 +1,211 @@
+//! Passes that sum masses up and, in the same pass, masses times surprisals: what an entropy is made of.
+//!
+//! ```text
+//! for each token: W += mass(x); E += mantissa * surprisal >> shift
+//! ```
+//!
+//! 1. A mass's power has the mantissa and the shift in its bits, and its exponent and fraction give the surprisal: four
+//!    instructions for that, four for mantissa and shift, and ten (AVX2) to multiply 32 bits by 32, to shift each product
+//!    of 64 by an amount of its own, and to add. A mass by itself is 21.
+//! 2. A token without mass can have a term, down to 2^-51 of the first token's mass: blocks and tokens are left out from
+//!    there on, ten octaves later than where masses alone are summed ([`Weights::termless`]).
+//! 3. Where a cut ends, ties beyond it are summed as well, and taken off again.
+
+use super::block_masses::{GROUP, Squeezed, few_hits};
+use super::blocks::{BLOCK, Blocks};
+use super::cut::{Cut, LeastByBlock};
+use super::element::Element;
+use super::list::{List, lowest};
+use super::mass::{Parts, Split, Weigher, Weights};
+use super::passes::ScannedRow;
+use super::simd::{Kernel, Simd};
+use crate::arithmetic::interval::Interval;
+use crate::arithmetic::mass::{ROUND, ROUND_BITS};
+use crate::arithmetic::surprisal::surprisal;
+use std::ops::Range;
+use std::sync::Mutex;
+
+/// 2^22: the units of a surprisal in a bit.
+const BIT: f32 = 4_194_304.0;
+/// The bits of a power's exponent where it is that of 2^1, in the units of [`Weigher::for_any`], which are 2^-24.
+const EXPONENT_OF_TWO: u32 = 127 + 24 + 1;
+
+/// The sums over the tokens that a cut keeps; over all without one.
+pub fn interval<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, cut: Option<Cut>) -> Interval {
+    let ScannedRow { s, blocks, weights, .. } = *row;
+    let maxima = row.maxima.x();
+    let sum = Mutex::new(Interval::default());
+    row.team.each(row.heavy_runs(), |range| {
+        let part = s.run(SumBlocks { blocks, range, maxima, weights, cut });
+        let mut sum = sum.lock().expect("no other thread panicked");
+        *sum = Interval { mass: sum.mass + part.mass, term: sum.term + part.term };
+    });
+    sum.into_inner().expect("no other thread panicked")
+}
+
+/// The sums over the tokens of some blocks that a cut keeps; over all without one.
+struct SumBlocks<'a, E> {
+    blocks: Blocks<'a, E>,
+    range: Range<usize>,
+    /// The greatest logit of each block of the row.
+    maxima: &'a [f32],
+    weights: Weights,
+    cut: Option<Cut>,
+}
+
+impl<S: Simd, E: Element> Kernel<S> for SumBlocks<'_, E> {
+    type Output = Interval;
+
+    #[inline(always)]
+    fn call(self, s: S) -> Interval {
+        let Self { blocks, maxima, weights, .. } = self;
+        // What is below adds nothing, so it need not be there.
+        let termless = weights.termless::<E>().unwrap_or(lowest::<E>());
+        let by_block = self.cut.map(LeastByBlock::new::<E>);
+        let least_of = |i| by_block.map_or(termless, |by_block| by_block.of(i).max(termless));
+        let mut squeezed = Squeezed::new(-E::INFINITY - 1);
+        let mut sums = Sums::new(s, weights);
+        let Range { start, end } = self.range;
+        for first in (start..end).step_by(GROUP) {
+            let group = first..end.min(first + GROUP);
+            squeezed.clear();
+            for i in group.clone() {
+                let (block, least) = (blocks.get(i), least_of(i));
+                let bound = E::bound(s, least);
+                if maxima[i] >= least && few_hits::<S, E>(s, block, bound) {
+                    squeezed.push::<S, E>(s, block, |_, raw| E::at_least(s, raw, bound));
+                } else {
+                    squeezed.push_none();
+                }
+            }
+            for i in group {
+                let (block, least) = (blocks.get(i), least_of(i));
+                if maxima[i] < least {
+                    continue;
+                }
+                match squeezed.get(i - first) {
+                    Some(logits) => sums.add_block::<E, false>(s, logits, least),
+                    None if least > termless => sums.add_block::<E, true>(s, block, least),
+                    None => sums.add_block::<E, false>(s, block, least),
+                }
+                if let Some(cut) = self.cut {
+                    sums.take_off(cut, cut.dropped_ties::<E>(i, block));
+                }
+            }
+        }
+        sums.end(s)
+    }
+}
+
+/// The sums over all tokens of a sealed list.
+pub struct SumList<'a> {
+    pub list: &'a List,
+    pub weights: Weights,
+}
+
+impl<S: Simd> Kernel<S> for SumList<'_> {
+    type Output = Interval;
+
+    #[inline(always)]
+    fn call(self, s: S) -> Interval {
+        let (x, len) = (self.list.x_and_slack(), self.list.len());
+        let mut sums = Sums::new(s, self.weights);
+        for start in (0..len).step_by(BLOCK) {
+            let end = len.min(start + BLOCK);
+            sums.add(s, (start..end).step_by(S::LANES).map(|i| (s.load(&x[i..]), None)));
+        }
+        sums.end(s)
+    }
+}
+
+/// The sums so far.
+struct Sums<S: Simd> {
+    weights: Weights,
+    weigher: Weigher<S>,
+    minus_bit: S::F,
+    round: S::F,
+    round_bits: S::I,
+    exponent_of_two: S::I,
+    fraction: S::I,
+    leading_one: S::I,
+    mass: u64,
+    term: S::W,
+    /// What was summed beyond cuts.
+    beyond: Interval,
+}
+
+impl<S: Simd> Sums<S> {
+    #[inline(always)]
+    fn new(s: S, weights: Weights) -> Self {
+        Self {
+            weights,
+            weigher: Weigher::for_any(s, weights),
+            minus_bit: s.splat(-BIT),
+            round: s.splat(ROUND),
+            round_bits: s.splat_u32(ROUND_BITS),
+            exponent_of_two: s.splat_u32(EXPONENT_OF_TWO),
+            fraction: s.splat_u32(0x7f_ffff),
+            leading_one: s.splat_u32(0x80_0000),
+            mass: 0,
+            term: s.no_sum(),
+            beyond: Interval::default(),
+        }
+    }
+
+    /// Adds whole vectors of stored logits; of a block where `CUT` says so those from `least` on.
+    #[inline(always)]
+    fn add_block<E: Element, const CUT: bool>(&mut self, s: S, logits: &[u8], least: f32) {
+        let least = s.splat(least);
+        let vectors = logits.chunks_exact(S::LANES * E::SIZE);
+        self.add(
+            s,
+            vectors.map(|vector| {
+                let x = E::widen(s, vector);
+                (x, CUT.then(|| s.ge(x, least)))
+            }),
+        );
+    }
+
+    /// Adds vectors of at most a block's logits, each where its mask says so, if it has one.
+    #[inline(always)]
+    fn add(&mut self, s: S, vectors: impl Iterator<Item = (S::F, Option<S::M>)>) {
+        let mut masses = Split::none(s);
+        let mut term = self.term;
+        for (x, kept) in vectors {
+            let (t, f) = self.weigher.split::<true>(s, x);
+            let power = self.weigher.power_of(s, t, f);
+            let mass = Split::of(s, &self.weigher, power);
+            // -round(f * 2^22) - (n << 22): of the bits of `t`, the shift leaves those of `n`.
+            let rounded = s.as_ints(s.fma(f, self.minus_bit, self.round));
+            let whole = s.shift_left::<22>(s.as_ints(t));
+            let g = s.sub_u32(s.sub_u32(rounded, self.round_bits), whole);
+            let bits = s.as_ints(power);
+            let mantissa = s.add(s.and(bits, self.fraction), self.leading_one);
+            let shift = s.sub_u32(self.exponent_of_two, s.shift_right::<23>(bits));
+            let (mass, mantissa) = match kept {
+                Some(kept) => (mass.only(s, kept), s.keep(kept, mantissa)),
+                None => (mass, mantissa),
+            };
+            masses = masses.plus(s, mass);
+            term = s.add_products(term, mantissa, g, shift);
+        }
+        self.term = term;
+        self.mass += masses.total(s);
+    }
+
+    /// So many tokens at the end of a cut were summed, but are beyond it.
+    #[inline(always)]
+    fn take_off(&mut self, cut: Cut, tokens: u64) {
+        if tokens > 0 {
+            let each = surprisal(cut.least, self.weights.max, self.weights.scale);
+            self.beyond.mass += tokens * each.mass;
+            self.beyond.term += tokens * each.term;
+        }
+    }
+
+    #[inline(always)]
+    fn end(self, s: S) -> Interval {
+        let Interval { mass, term } = self.beyond;
+        Interval { mass: self.mass - mass, term: s.total(self.term) - term }
+    }
+}
