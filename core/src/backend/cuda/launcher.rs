@@ -6,6 +6,7 @@ use super::plan::{Layout, Shape, draws_at};
 use crate::arithmetic::logprob::logprob;
 use crate::arithmetic::plan::Plan;
 use crate::backend::adjusted::Adjuster;
+use crate::backend::cpu::{Cpu, CpuOptions};
 use crate::backend::{Backend, DeviceError, DeviceInfo};
 use crate::batch::{Draw, Outcome, Results, Row, RowStatus, Slot};
 use std::collections::VecDeque;
@@ -28,6 +29,9 @@ pub struct Launcher<D> {
     adjuster: Adjuster,
     /// What adjustments made of rows, as many as a batch had at most.
     adjusted: Vec<Vec<u8>>,
+    /// Who samples rows of which more than tokens is asked; nobody before there is one.
+    host: Option<Cpu>,
+    host_results: Results,
 }
 
 /// A launch on its way: which slot it is in and which rows it has.
@@ -51,6 +55,8 @@ impl<D: Driver> Launcher<D> {
             copy_time: Duration::ZERO,
             adjuster: Adjuster::default(),
             adjusted: vec![],
+            host: None,
+            host_results: Results::default(),
         }
     }
 
@@ -64,10 +70,44 @@ impl<D: Driver> Launcher<D> {
         &mut self.driver
     }
 
+    /// Samples every row. No kernel finds log-probabilities or kept ids: rows of which these are asked are sampled by
+    /// the processor, which has the same bits, and the others are launched. One that lies in the device's memory is
+    /// copied to the host by whoever lent it.
+    fn run_all(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), String> {
+        let asks = |row: &Row<'_>| row.inspect().is_some();
+        if !rows.iter().any(asks) {
+            return self.run_adjusted(rows, results.slots());
+        }
+        let on_host: Vec<Row<'_>> = rows.iter().copied().filter(asks).collect();
+        let launched: Vec<Row<'_>> = rows.iter().copied().filter(|row| !asks(row)).collect();
+        let (host_slots, slots): (Vec<_>, Vec<_>) =
+            results.slots().partition(|slot| slot.inspection.is_some());
+        if !launched.is_empty() {
+            self.run_adjusted(&launched, slots.into_iter())?;
+        }
+        let host = match &mut self.host {
+            Some(host) => host,
+            none => none.insert(Cpu::new(CpuOptions::default()).map_err(|e| e.to_string())?),
+        };
+        host.sample(&on_host, &mut self.host_results).map_err(|error| error.reason)?;
+        for (slot, found) in host_slots.into_iter().zip(self.host_results.slots()) {
+            *slot.outcome = *found.outcome;
+            slot.draws.copy_from_slice(found.draws);
+            if let (Some(inspection), Some(found)) = (slot.inspection, found.inspection) {
+                *inspection = std::mem::take(found);
+            }
+        }
+        Ok(())
+    }
+
     /// Launches everything, each row as its adjustments make it.
-    fn run_adjusted(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), String> {
+    fn run_adjusted<'r>(
+        &mut self,
+        rows: &[Row<'_>],
+        slots: impl Iterator<Item = Slot<'r>>,
+    ) -> Result<(), String> {
         if rows.iter().all(|row| row.adjustments().is_none()) {
-            return self.run(rows, results);
+            return self.run(rows, slots);
         }
         let begun = Instant::now();
         let mut adjusted = std::mem::take(&mut self.adjusted);
@@ -75,14 +115,17 @@ impl<D: Driver> Launcher<D> {
         let copies = rows.iter().zip(&mut adjusted);
         let rows: Vec<_> = copies.map(|(row, copy)| self.adjuster.apply(row, copy)).collect();
         self.copy_time += begun.elapsed();
-        let run = self.run(&rows, results);
+        let run = self.run(&rows, slots);
         self.adjusted = adjusted;
         run
     }
 
     /// Launches everything, taking results as slots are needed again.
-    fn run(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), String> {
-        let mut slots = results.slots();
+    fn run<'r>(
+        &mut self,
+        rows: &[Row<'_>],
+        mut slots: impl Iterator<Item = Slot<'r>>,
+    ) -> Result<(), String> {
         let mut next = 0;
         let mut slot = 0;
         while next < rows.len() {
@@ -208,7 +251,7 @@ impl<D: Driver> Backend for Launcher<D> {
         // Whatever an earlier failure left behind is not waited for: a failed device has no more work.
         self.flights.clear();
         self.copy_time = Duration::ZERO;
-        self.run_adjusted(rows, results)
+        self.run_all(rows, results)
             .map_err(|reason| DeviceError { device: self.device().id.clone(), reason })
     }
 
