@@ -504,6 +504,7 @@ pub struct RowResult<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inspection::KeptIds;
     use crate::params::ParamsSpec;
 
     #[test]
@@ -526,6 +527,39 @@ mod tests {
         pieced.extend_from(&results, 1..1);
         pieced.extend_from(&results, 0..2);
         assert!(pieced.iter().eq([2, 0, 1].map(|i| results.row(i))));
+    }
+
+    #[test]
+    fn inspections_go_where_their_rows_go() {
+        let params = ParamsSpec::default().parse(|| 0).unwrap();
+        let logits = [0; 6];
+        let asked = Inspect { kept_ids_max: Some(1), ..Inspect::default() };
+        let plain = Row::new(Dtype::F16, &logits, params).unwrap();
+        let results = |asks: &[bool]| {
+            let asked = |&asks| plain.with_inspect(Some(&asked).filter(|_| asks));
+            let rows: Vec<_> = asks.iter().map(asked).collect();
+            let mut results = Results::default();
+            results.reset(&rows);
+            for (i, slot) in results.slots().enumerate() {
+                assert_eq!(slot.inspection.is_some(), asks[i]);
+                if let Some(inspection) = slot.inspection {
+                    inspection.kept = Some(KeptIds::Ids(vec![i as u32]));
+                }
+            }
+            results
+        };
+        let (none, some) = (results(&[false, false]), results(&[true, false, true]));
+        for order in [[&none, &some], [&some, &none]] {
+            let mut pieced = Results::default();
+            order.iter().for_each(|part| pieced.extend_from(part, 0..part.len()));
+            pieced.extend_from(&some, 1..3);
+            let all = order[0].iter().chain(order[1].iter()).chain([some.row(1), some.row(2)]);
+            assert!(pieced.iter().eq(all));
+        }
+        // What was there before is gone.
+        let mut reused = some.clone();
+        reused.reset(&[plain]);
+        assert_eq!(reused.row(0).inspection, None);
     }
 
     #[test]

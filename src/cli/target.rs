@@ -217,7 +217,7 @@ fn with_candidates(mut request: SampleRequest, dtype: Dtype, count: u32) -> Samp
 }
 
 fn answer(row: api::RowResult) -> Result<Answer, Box<dyn Error>> {
-    let dual::Answer { outcome, draws } = wire::row::result(&row)?;
+    let dual::Answer { outcome, draws, .. } = wire::row::result(&row)?;
     Ok(Answer { outcome, draws, seed: row.seed })
 }
 

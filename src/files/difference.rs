@@ -59,7 +59,7 @@ mod tests {
         let lists = AdjustmentsSpec { banned_ids: vec![9], ..Default::default() };
         let outcome = Outcome { status: RowStatus::Ok, kept: 3, kept_mass: 9 };
         let draws = vec![Draw { token: 1, logprob: -0.5 }; 2];
-        let a = Answer { outcome, draws };
+        let a = Answer { outcome, draws, inspection: None };
         let mut b = a.clone();
         b.draws[1].token = 7;
         let difference = Difference {
@@ -68,6 +68,7 @@ mod tests {
             vocab_size: 30,
             params: spec.parse(|| u64::MAX).unwrap(),
             adjustments: Some(lists.parse(30, Limits::default()).unwrap()),
+            inspect: None,
             logits: logits.clone(),
             a: Some(a),
             b: Some(b),

@@ -192,7 +192,12 @@ pub fn replayable(
         vocab_size: row.vocab_size(),
         params: *row.params(),
         adjustments: row.adjustments().cloned(),
-        a: Some(dual::Answer { outcome: ours.outcome, draws: ours.draws.to_vec() }),
+        inspect: None,
+        a: Some(dual::Answer {
+            outcome: ours.outcome,
+            draws: ours.draws.to_vec(),
+            inspection: None,
+        }),
         b: answer.rows.get(row_index).map(wire::row::result).transpose()?,
         logits,
     })

@@ -86,7 +86,8 @@ pub fn result(row: &api::RowResult) -> Result<Answer, UnknownStatus> {
         (Some(token), Some(logprob)) if row.draws.is_empty() => vec![Draw { token, logprob }],
         _ => row.draws.iter().map(|d| Draw { token: d.token, logprob: d.logprob }).collect(),
     };
-    Ok(Answer { outcome: Outcome { status, kept: row.kept, kept_mass: row.kept_mass }, draws })
+    let outcome = Outcome { status, kept: row.kept, kept_mass: row.kept_mass };
+    Ok(Answer { outcome, draws, inspection: None })
 }
 
 /// An answer whose row has a status that this program does not know.
@@ -123,7 +124,7 @@ mod tests {
                     (message.seed, message.draws.len()),
                     (6, if count == 2 { 2 } else { 0 })
                 );
-                let expected = Answer { outcome, draws: draws[..count].to_vec() };
+                let expected = Answer { outcome, draws: draws[..count].to_vec(), inspection: None };
                 assert_eq!(result(&message), Ok(expected));
             }
         }

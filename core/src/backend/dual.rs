@@ -1,11 +1,13 @@
 //! Two backends as one: every batch runs on both, and the first differing row is reported with all
 //! that is needed to replay it.
 //!
-//! Equal means equal in every bit: status, kept, kept_mass, and token and logprob of every draw.
+//! Equal means equal in every bit: status, kept, kept_mass, token and logprob of every draw, and
+//! whatever else is asked for.
 
 use super::{Backend, DeviceError, DeviceInfo};
 use crate::adjustments::Adjustments;
 use crate::batch::{Draw, Dtype, Outcome, Results, Row, RowResult};
+use crate::inspection::{Inspect, Inspection, KeptIds, TokenLogprob};
 use crate::params::SamplingParams;
 use std::fmt;
 
@@ -68,6 +70,7 @@ pub fn first_difference(rows: &[Row<'_>], a: &Results, b: &Results) -> Option<Di
         vocab_size: row.vocab_size(),
         params: *row.params(),
         adjustments: row.adjustments().cloned(),
+        inspect: row.inspect().cloned(),
         logits: row.here(&mut Vec::new()).logits().to_vec(),
         a: get(a, row_index),
         b: get(b, row_index),
@@ -87,6 +90,8 @@ pub struct Difference {
     pub params: SamplingParams,
     /// What is done to single logits before that.
     pub adjustments: Option<Adjustments>,
+    /// What is asked beside its tokens.
+    pub inspect: Option<Inspect>,
     /// `vocab_size` little-endian values.
     pub logits: Vec<u8>,
     /// What the first said; `None` where it has no such row.
@@ -113,7 +118,7 @@ fn write_answer(
     own: Option<&Answer>,
     other: Option<&Answer>,
 ) -> fmt::Result {
-    let Some(Answer { outcome, draws }) = own else {
+    let Some(Answer { outcome, draws, inspection }) = own else {
         return write!(f, "  {name}: no such row");
     };
     let Outcome { status, kept, kept_mass } = outcome;
@@ -124,7 +129,51 @@ fn write_answer(
         let bits = logprob.to_bits();
         write!(f, ", draw {differing}: token {token}, logprob {logprob} ({bits:#010x})")?;
     }
-    Ok(())
+    match (inspection, other.and_then(|other| other.inspection.as_ref())) {
+        (Some(own), Some(other)) => write_inspection(f, own, other),
+        _ => Ok(()),
+    }
+}
+
+/// The first part that the other does not have alike.
+fn write_inspection(
+    f: &mut fmt::Formatter<'_>,
+    own: &Inspection,
+    other: &Inspection,
+) -> fmt::Result {
+    for (own, other) in own.logprobs.iter().zip(&other.logprobs) {
+        let (of, status, entropy) = (own.of, own.status, own.entropy.0);
+        if (status, own.entropy) != (other.status, other.entropy) {
+            let bits = entropy.to_bits();
+            return write!(f, ", {of}: {status}, entropy {entropy} ({bits:#010x})");
+        }
+        let lists = [
+            ("drawn", &own.drawn, &other.drawn),
+            ("top", &own.top, &other.top),
+            ("ids", &own.ids, &other.ids),
+        ];
+        for (list, own, other) in lists {
+            let differing = (0..own.len()).find(|&i| other.get(i) != Some(&own[i]));
+            if let Some(i) = differing {
+                let TokenLogprob { token, rank, logprob } = own[i];
+                let bits = logprob.to_bits();
+                write!(f, ", {of} {list} {i}: token {token}, rank {rank}")?;
+                return write!(f, ", logprob {logprob} ({bits:#010x})");
+            }
+            if own.len() != other.len() {
+                return write!(f, ", {of} {list}: {} tokens", own.len());
+            }
+        }
+    }
+    match &own.kept {
+        kept if *kept == other.kept => Ok(()),
+        None => write!(f, ", no kept ids"),
+        Some(KeptIds::Ids(ids)) => write!(f, ", kept ids: {} as a list", ids.len()),
+        Some(KeptIds::Bitmask(words)) => {
+            let ones: u32 = words.iter().map(|word| word.count_ones()).sum();
+            write!(f, ", kept ids: {ones} in a bitmask")
+        }
+    }
 }
 
 /// The result of one row, owned. Equal means equal in every bit.
@@ -134,11 +183,14 @@ pub struct Answer {
     pub outcome: Outcome,
     /// One a draw asked for; none where the status is not OK.
     pub draws: Vec<Draw>,
+    /// What was asked for beside these.
+    pub inspection: Option<Inspection>,
 }
 
 impl Answer {
     fn new(result: RowResult<'_>) -> Self {
-        Self { outcome: result.outcome, draws: result.draws.to_vec() }
+        let inspection = result.inspection.cloned();
+        Self { outcome: result.outcome, draws: result.draws.to_vec(), inspection }
     }
 }
 
@@ -201,6 +253,38 @@ mod tests {
         let [a, b] = [&difference.a, &difference.b].map(|answer| answer.as_ref().unwrap());
         assert_eq!((a.outcome, &a.draws[..2]), (b.outcome, &b.draws[..2]));
         assert_eq!(a.draws[2].logprob.to_bits() ^ 1, b.draws[2].logprob.to_bits());
+    }
+
+    /// The oracle, with one bit of one entropy flipped.
+    struct WrongEntropy(Reference);
+
+    impl Backend for WrongEntropy {
+        fn device(&self) -> &DeviceInfo {
+            self.0.device()
+        }
+
+        fn sample(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), DeviceError> {
+            self.0.sample(rows, results)?;
+            let inspection = results.slots().nth(1).unwrap().inspection.unwrap();
+            let entropy = &mut inspection.logprobs[0].entropy.0;
+            *entropy = f32::from_bits(entropy.to_bits() ^ 1);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn one_flipped_bit_of_an_entropy_is_found() {
+        let logits: Vec<u8> = (0..60).collect();
+        let asked = Inspect { of: [false, true, false], top: 2, ..Inspect::default() };
+        let row = Row::new(Dtype::Bf16, &logits, params(1)).unwrap();
+        let rows = [row, row.with_inspect(Some(&asked))];
+        let mut dual =
+            Dual::new(Box::<Reference>::default(), Box::new(WrongEntropy(Reference::default())));
+        dual.sample(&rows, &mut Results::default()).unwrap_err();
+        let difference = dual.difference().unwrap();
+        assert_eq!((difference.row_index, difference.inspect.as_ref()), (1, Some(&asked)));
+        let text = difference.to_string();
+        assert!(text.contains("adjusted: OK, entropy"), "{text}");
     }
 
     #[test]
