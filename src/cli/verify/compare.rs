@@ -121,9 +121,12 @@ fn batches(
 
 fn rows(batch: &[Piece]) -> Result<Vec<Row<'_>>, Box<dyn Error>> {
     let of = |piece| {
-        let Piece { dtype, logits, params, adjustments, .. }: &Piece = piece;
-        let row = |&params| Row::new(*dtype, logits, params);
-        params.iter().map(move |params| Ok(row(params)?.with_adjustments(adjustments.as_ref())))
+        let Piece { dtype, logits, params, adjustments, inspect, .. }: &Piece = piece;
+        let row = |&params| {
+            let row = Row::new(*dtype, logits, params)?;
+            Ok(row.with_adjustments(adjustments.as_ref()).with_inspect(inspect.as_ref()))
+        };
+        params.iter().map(row)
     };
     batch.iter().flat_map(of).collect()
 }
@@ -142,6 +145,7 @@ mod tests {
             logits: vec![0; bytes],
             params: vec![ParamsSpec::default().parse(|| 0).unwrap(); rows],
             adjustments: None,
+            inspect: None,
         };
         let pieces = [(8, 2), (56, 2), (1, 2), (1, BATCH_BYTES_MAX + 2), (100, 2), (1, 2)];
         let sizes: Vec<_> = batches(pieces.iter().map(|&(r, b)| Ok(piece(r, b))))

@@ -7,6 +7,7 @@ use crate::files::params::Set;
 use crate::tools::generate::{self, Random};
 use logitd_core::adjustments::Adjustments;
 use logitd_core::batch::Dtype;
+use logitd_core::inspection::Inspect;
 use logitd_core::params::{ParamsSpec, SamplingParams};
 use std::error::Error;
 use std::ops::Range;
@@ -25,6 +26,8 @@ pub struct Piece {
     pub params: Vec<SamplingParams>,
     /// Those of every set.
     pub adjustments: Option<Adjustments>,
+    /// What is asked beside tokens.
+    pub inspect: Option<Inspect>,
 }
 
 /// Rows as they come.
@@ -52,8 +55,8 @@ pub fn pieces(args: &Args) -> Result<Source, Box<dyn Error>> {
     let pieces = (first..end).map(move |index| {
         let case = generate::case(seed, index, cap);
         let origin = format!("row {index} of seed {seed}, values {:?}", case.values);
-        let generate::Case { dtype, logits, params, adjustments, .. } = case;
-        Ok(Piece { origin, dtype, logits, params: vec![params], adjustments })
+        let generate::Case { dtype, logits, params, adjustments, inspect, .. } = case;
+        Ok(Piece { origin, dtype, logits, params: vec![params], adjustments, inspect })
     });
     let what = format!("generated from seed {seed}");
     Ok(Source { total: rows, what, pieces: Box::new(pieces) })
@@ -131,7 +134,7 @@ fn file_pieces(
             None => (aimed(seed, row as u64, dtype, &logits), None),
         };
         let origin = format!("row {row} of {path}");
-        Ok(Piece { origin, dtype, logits, params, adjustments })
+        Ok(Piece { origin, dtype, logits, params, adjustments, inspect: None })
     }))
 }
 

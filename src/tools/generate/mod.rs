@@ -4,10 +4,12 @@
 //! is replayed by naming both. Rows vary in dtype, vocabulary (1 to 2^20, mostly at the edges of
 //! vectors, warps and blocks), values ([`Values`]) and parameters. First the shape and the temperature
 //! are chosen, then the logits, and last the cuts, which are aimed at the borders of that very row: a
-//! `top_k` that splits a tie, a `min_p` one unit in the last place away from a token. One row in four has adjustments.
+//! `top_k` that splits a tie, a `min_p` one unit in the last place away from a token. One row in four has adjustments,
+//! and of one in eight more is asked than tokens.
 
 mod adjusted;
 mod cuts;
+mod inspected;
 mod random;
 mod values;
 
@@ -17,6 +19,7 @@ pub use values::Values;
 
 use logitd_core::adjustments::Adjustments;
 use logitd_core::batch::{Dtype, Row, VOCAB_SIZE_MAX};
+use logitd_core::inspection::Inspect;
 use logitd_core::params::SamplingParams;
 
 /// A generated row.
@@ -30,6 +33,8 @@ pub struct Case {
     pub params: SamplingParams,
     /// What is done to single logits before that: of most rows, nothing.
     pub adjustments: Option<Adjustments>,
+    /// What is asked beside its tokens: of most rows, nothing.
+    pub inspect: Option<Inspect>,
     /// What its values are made of, for people.
     pub values: Values,
 }
@@ -47,13 +52,14 @@ impl Case {
         let logits = values.logits(random, dtype, vocab_size, temperature);
         let params = params(random, dtype, &logits, temperature);
         let (params, adjustments) = adjusted::adjusted(random, vocab_size, params);
-        Self { dtype, logits, params, adjustments, values }
+        let inspect = inspected::inspected(random, vocab_size);
+        Self { dtype, logits, params, adjustments, inspect, values }
     }
 
     /// The row, as a backend takes it.
     pub fn row(&self) -> Row<'_> {
         let row = Row::new(self.dtype, &self.logits, self.params).expect("1 to 2^20 whole logits");
-        row.with_adjustments(self.adjustments.as_ref())
+        row.with_adjustments(self.adjustments.as_ref()).with_inspect(self.inspect.as_ref())
     }
 }
 

@@ -4,6 +4,7 @@ use half::{bf16, f16};
 use logitd::tools::generate;
 use logitd_core::adjustments::{Adjustments, AdjustmentsSpec, Limits};
 use logitd_core::batch::{Dtype, Row};
+use logitd_core::inspection::Inspect;
 use logitd_core::params::{ParamsSpec, SamplingParams};
 use std::fmt;
 
@@ -20,6 +21,8 @@ pub struct Case {
     pub params: SamplingParams,
     /// What is done to single logits before that.
     pub adjustments: Option<Adjustments>,
+    /// What is asked beside its tokens.
+    pub inspect: Option<Inspect>,
     /// Address of the first byte, modulo 64.
     pub offset: usize,
 }
@@ -28,7 +31,15 @@ impl Case {
     /// A case of logits in the bytes they arrive in.
     pub fn new(name: impl Into<String>, dtype: Dtype, logits: Vec<u8>, spec: ParamsSpec) -> Self {
         let params = spec.parse(|| 0).expect("a test gives valid parameters");
-        Self { name: name.into(), dtype, logits, params, adjustments: None, offset: 0 }
+        Self {
+            name: name.into(),
+            dtype,
+            logits,
+            params,
+            adjustments: None,
+            inspect: None,
+            offset: 0,
+        }
     }
 
     /// A case of bit patterns.
@@ -47,8 +58,8 @@ impl Case {
         let case = generate::case(seed, index, vocab_size_max);
         let name = format!("generate::case({seed}, {index}, {vocab_size_max}): {:?}", case.values);
         let offset = (index % 64) as usize;
-        let generate::Case { dtype, logits, params, adjustments, .. } = case;
-        Self { name, dtype, logits, params, adjustments, offset }
+        let generate::Case { dtype, logits, params, adjustments, inspect, .. } = case;
+        Self { name, dtype, logits, params, adjustments, inspect, offset }
     }
 
     /// The same with other parameters.
@@ -61,6 +72,11 @@ impl Case {
         let parsed = lists.parse(self.vocab_size() as u32, Limits::default());
         self.adjustments = Some(parsed.expect("a test gives valid adjustments"));
         self
+    }
+
+    /// The same, of which more than tokens is asked.
+    pub fn inspected(self, inspect: Option<Inspect>) -> Self {
+        Self { inspect, ..self }
     }
 
     /// The same, its first byte elsewhere modulo 64.
@@ -103,7 +119,9 @@ impl Placed<'_> {
     pub fn row(&self) -> Row<'_> {
         let logits = &self.memory[self.start..self.start + self.case.logits.len()];
         let row = Row::new(self.case.dtype, logits, self.case.params);
-        row.expect("a test gives valid rows").with_adjustments(self.case.adjustments.as_ref())
+        let row = row.expect("a test gives valid rows");
+        row.with_adjustments(self.case.adjustments.as_ref())
+            .with_inspect(self.case.inspect.as_ref())
     }
 }
 
@@ -130,6 +148,9 @@ impl fmt::Display for Case {
         )?;
         if let Some(adjustments) = &self.adjustments {
             writeln!(f, "  {params}, {adjustments:?}")?;
+        }
+        if let Some(inspect) = &self.inspect {
+            writeln!(f, "  {inspect:?}")?;
         }
         let digits = 2 * dtype.size_bytes();
         write!(f, "  patterns (hex, xN for a run):")?;
