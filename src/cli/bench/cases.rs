@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 use logitd_core::adjustments::{Adjustments, AdjustmentsSpec, Limits};
+use logitd_core::inspection::Inspect;
 use logitd_core::params::{DrawRule, ParamsSpec};
 
 /// A set of parameters over rows of some values. The temperature is 0.8 where it is not said.
@@ -64,6 +65,9 @@ pub enum Case {
     AdjustedTopKTopP,
     /// No cut, under the same bitmask, with 64 biases
     AdjustedTemperature,
+    /// top_p 0.95, with raw logprob, rank and entropy, and the first 20 tokens
+    #[value(name = "logprobs_top20")]
+    LogprobsTop20,
 }
 
 /// Biases of a case that has some.
@@ -112,6 +116,7 @@ impl Case {
         Self::MaskTopKTopP,
         Self::AdjustedTopKTopP,
         Self::AdjustedTemperature,
+        Self::LogprobsTop20,
     ];
 
     /// The name used by flags and reports.
@@ -142,7 +147,7 @@ impl Case {
             | Self::ConstantTopKTopP
             | Self::MaskTopKTopP
             | Self::AdjustedTopKTopP => top_k(50, 0.8),
-            Self::TopP | Self::ConstantTopP => top_p(0.8),
+            Self::TopP | Self::ConstantTopP | Self::LogprobsTop20 => top_p(0.8),
             Self::Temperature | Self::ConstantTemperature | Self::AdjustedTemperature => at(0.8),
             Self::MinP => ParamsSpec { min_p: 0.05, ..at(0.8) },
             Self::TopK1000 => ParamsSpec { top_k: 1000, ..at(0.8) },
@@ -159,6 +164,13 @@ impl Case {
             Self::NormalTopP => top_p(1.0),
             Self::NormalTemperature => at(1.0),
         }
+    }
+
+    /// What is asked of each row beside its tokens.
+    pub fn inspect(self) -> Option<Inspect> {
+        let raw = [true, false, false];
+        let top20 = Inspect { of: raw, top: 20, ..Inspect::default() };
+        (self == Self::LogprobsTop20).then_some(top20)
     }
 
     /// What is done to single logits of its rows, which have so many tokens.

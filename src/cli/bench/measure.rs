@@ -211,8 +211,11 @@ mod tests {
         for case in Case::ALL {
             let rows = Rows::normal(Dtype::F16, 2000, 6);
             let adjustments = case.adjustments(rows.vocab_size());
-            let rows = rows.batch(case.params()).into_iter();
-            let rows: Vec<_> = rows.map(|row| row.with_adjustments(adjustments.as_ref())).collect();
+            let inspect = case.inspect();
+            let rows = rows.batch(case.params()).into_iter().map(|row| {
+                row.with_adjustments(adjustments.as_ref()).with_inspect(inspect.as_ref())
+            });
+            let rows: Vec<_> = rows.collect();
             check(*case, &rows, &mut subject).unwrap();
         }
     }

@@ -120,9 +120,11 @@ pub fn run(args: Args) -> Outcome {
         for case in cases {
             for subject in &mut subjects {
                 let adjustments = case.adjustments(rows.vocab_size());
-                let batch = rows.batch(case.params()).into_iter();
-                let batch: Vec<_> =
-                    batch.map(|row| row.with_adjustments(adjustments.as_ref())).collect();
+                let inspect = case.inspect();
+                let batch = rows.batch(case.params()).into_iter().map(|row| {
+                    row.with_adjustments(adjustments.as_ref()).with_inspect(inspect.as_ref())
+                });
+                let batch: Vec<_> = batch.collect();
                 measure::check(case, &batch, subject)?;
                 for measurement in measure::measure(case, &batch, subject, args.passes as usize)? {
                     report.line(&measurement)?;
