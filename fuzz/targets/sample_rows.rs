@@ -9,12 +9,13 @@ use libfuzzer_sys::fuzz_target;
 use logitd_core::backend::cpu::{Cpu, CpuOptions, Isa};
 use logitd_core::backend::{Backend, reference::Reference};
 use logitd_core::batch::{Dtype, Results, Row};
+use logitd_core::inspection::Inspect;
 use logitd::tools::generate;
 use logitd_core::params::{DrawRule, ParamsSpec, SamplingParams};
 use std::sync::{LazyLock, Mutex};
 
 /// Bytes before the logits.
-const HEADER: usize = 35;
+const HEADER: usize = 36;
 
 static BACKENDS: LazyLock<Mutex<Vec<Box<dyn Backend>>>> = LazyLock::new(|| {
     let cpu = |isa| Cpu::new(CpuOptions { isa: Some(isa), threads: 1 }).expect("it is supported");
@@ -25,7 +26,7 @@ static BACKENDS: LazyLock<Mutex<Vec<Box<dyn Backend>>>> = LazyLock::new(|| {
 fuzz_target!(
     init: common::plant("sample_rows", (0..200).map(|i| generated(i))),
     |data: &[u8]| {
-        let Some((dtype, spec, logits)) = read(data) else { return };
+        let Some((dtype, spec, inspect, logits)) = read(data) else { return };
         let params = match spec.parse(|| 0) {
             Ok(params) => params,
             Err(error) => {
@@ -34,7 +35,7 @@ fuzz_target!(
             }
         };
         match Row::new(dtype, logits, params) {
-            Ok(row) => sample(&row),
+            Ok(row) => sample(&row.with_inspect(Some(&inspect))),
             Err(_) => assert!(logits.is_empty() || !logits.len().is_multiple_of(dtype.size_bytes())),
         }
     }
@@ -50,8 +51,8 @@ fn sample(row: &Row<'_>) {
 }
 
 /// Dtype (1 byte), temperature, top_k, top_p, min_p (4 each), seed, position (8 each), draws (2, of which the
-/// highest bit is the rule), and the rest is logits; all little-endian.
-fn read(data: &[u8]) -> Option<(Dtype, ParamsSpec, &[u8])> {
+/// highest bit is the rule), what is asked beside tokens (1), and the rest is logits; all little-endian.
+fn read(data: &[u8]) -> Option<(Dtype, ParamsSpec, Inspect, &[u8])> {
     let (header, logits) = data.split_at_checked(HEADER)?;
     let dtype = Dtype::ALL[usize::from(header[0]) % 3];
     let u32_at = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four"));
@@ -67,7 +68,14 @@ fn read(data: &[u8]) -> Option<(Dtype, ParamsSpec, &[u8])> {
         draw_rule: DrawRule::ALL[usize::from(header[34] >> 7)],
         ..ParamsSpec::DEFAULT
     };
-    Some((dtype, spec, logits))
+    let bit = |n: u8| header[35] >> n & 1 == 1;
+    let inspect = Inspect {
+        of: [bit(0), bit(1), bit(2)],
+        top: if bit(3) { 5 } else { 0 },
+        ids: if bit(4) { (0..100).rev().step_by(1 + usize::from(bit(5))).collect() } else { [].into() },
+        kept_ids_max: bit(6).then_some(if bit(7) { 40 } else { 0 }),
+    };
+    Some((dtype, spec, inspect, logits))
 }
 
 /// A generated row as `read` takes it.
@@ -83,6 +91,7 @@ fn generated(index: u64) -> Vec<u8> {
     data.extend(params.position().to_le_bytes());
     let rule = u16::from(params.draw_rule() == DrawRule::Race) << 15;
     data.extend((params.draws().min(16) as u16 | rule).to_le_bytes());
+    data.push(index as u8);
     data.extend(case.logits);
     data
 }
