@@ -8,7 +8,7 @@ use crate::common::known::{
     self, Answer, Hex, List, Mass, NamedRow, Params, RandomBits, RowCase, Rows,
 };
 use crate::common::real::{self, CARRIED, Recording, carried};
-use crate::common::{Case, adjusted, candidates};
+use crate::common::{Case, adjusted, candidates, inspected};
 use logitd::tools::generate::{Random, Values};
 use logitd_core::arithmetic::mass::{Scale, UNIT, mass};
 use logitd_core::arithmetic::philox::token_bits;
@@ -170,6 +170,36 @@ fn every_backend_agrees_with_the_independent_adjustments() {
     let least = if recording.is_ok() { 61 } else { 58 };
     assert!(cases.len() >= least, "{} cases", cases.len());
     expect_independent(cases);
+}
+
+#[test]
+fn every_backend_agrees_with_the_independent_inspections() {
+    let file: adjusted::File<inspected::Expect> = known::read("independent/inspections.json");
+    let recording = Recording::open();
+    if let Err(why) = &recording {
+        let test = "real rows of every_backend_agrees_with_the_independent_inspections";
+        crate::common::skipped(test, why);
+    }
+    let recorded = |row| Some(recording.as_ref().ok()?.row(row).to_vec());
+    let cases =
+        file.cases.iter().filter_map(|case| Some((file.case(case, recorded)?, &case.expect)));
+    let cases: Vec<_> = cases.collect();
+    let logprobs = cases.iter().filter(|(_, expect)| expect.logprobs.is_some()).count();
+    let kept_ids = cases.iter().filter(|(_, expect)| expect.kept_ids.is_some()).count();
+    let least = if recording.is_ok() { 30 } else { 21 };
+    assert!(logprobs >= least && kept_ids >= 101, "{logprobs} logprobs, {kept_ids} kept ids");
+    let placed: Vec<_> = cases.iter().map(|(case, _)| case.place()).collect();
+    let rows: Vec<_> = placed.iter().map(|p| p.row()).collect();
+    let mut results = Results::default();
+    for mut backend in all_backends() {
+        sample(backend.as_mut(), &rows, &mut results);
+        for ((case, expect), result) in cases.iter().zip(results.iter()) {
+            if let Some(objection) = expect.objection(result) {
+                let name = crate::common::candidates::name(backend.as_ref());
+                panic!("{name}\n{case}\n{objection}");
+            }
+        }
+    }
 }
 
 fn independent_real_rows() -> Vec<independent::RealRow> {

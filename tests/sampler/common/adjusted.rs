@@ -4,16 +4,17 @@ use super::Case;
 use super::known::{Hex, dtype, independent::Expect};
 use logitd_core::adjustments::AdjustmentsSpec;
 use logitd_core::batch::Dtype;
-use logitd_core::params::ParamsSpec;
+use logitd_core::inspection::{Distribution, Inspect};
+use logitd_core::params::{DrawRule, ParamsSpec};
 use serde::Deserialize;
 use std::collections::HashMap;
 
-/// `adjustments.json`.
+/// `adjustments.json`, and files like it that expect something else.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct File {
+pub struct File<E = Expect> {
     rows: HashMap<String, SmallRow>,
-    pub cases: Vec<KnownCase>,
+    pub cases: Vec<KnownCase<E>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -25,11 +26,11 @@ struct SmallRow {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct KnownCase {
+pub struct KnownCase<E> {
     name: String,
     row: RowName,
     params: Params,
-    pub expect: Expect,
+    pub expect: E,
 }
 
 /// A row of the file, or its place in the recording.
@@ -50,6 +51,7 @@ struct Params {
     seed: u64,
     position: u64,
     draws: Option<u32>,
+    draw_rule: Option<String>,
     repetition_penalty: Option<f32>,
     frequency_penalty: f32,
     presence_penalty: f32,
@@ -68,6 +70,16 @@ struct Params {
     output: Vec<u32>,
     output_length: Option<u32>,
     counts: Vec<(u32, u32)>,
+    logprobs: Option<AskedLogprobs>,
+    return_kept: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AskedLogprobs {
+    of: String,
+    top: u32,
+    ids: Vec<u32>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -93,11 +105,11 @@ enum Ban {
     MinusInfinity,
 }
 
-impl File {
+impl<E> File<E> {
     /// The case, if its row is in the file or among the recorded ones.
     pub fn case(
         &self,
-        case: &KnownCase,
+        case: &KnownCase<E>,
         recorded: impl Fn(usize) -> Option<Vec<u8>>,
     ) -> Option<Case> {
         let params = &case.params;
@@ -112,7 +124,7 @@ impl File {
             }
         };
         let lists = params.lists(made.vocab_size() as u32);
-        Some(made.adjusted(lists))
+        Some(made.adjusted(lists).inspected(params.inspect()))
     }
 }
 
@@ -128,6 +140,9 @@ impl Params {
             seed: Some(self.seed),
             position: self.position,
             draws: self.draws.unwrap_or(usual.draws),
+            draw_rule: self.draw_rule.as_ref().map_or(usual.draw_rule, |rule| {
+                DrawRule::named(&rule.to_lowercase()).expect("the name of a rule")
+            }),
             repetition_penalty: self.repetition_penalty.unwrap_or(usual.repetition_penalty),
             frequency_penalty: self.frequency_penalty,
             presence_penalty: self.presence_penalty,
@@ -139,6 +154,18 @@ impl Params {
             dry_last_n: dry.map_or(usual.dry_last_n, |dry| dry.last_n),
             ..usual
         }
+    }
+
+    /// What is asked beside tokens; nothing in files without such parameters.
+    fn inspect(&self) -> Option<Inspect> {
+        let mut inspect = Inspect::default();
+        if let Some(AskedLogprobs { of, top, ids }) = &self.logprobs {
+            let of = Distribution::named(of).expect("the name of a distribution");
+            inspect.of[of as usize] = true;
+            (inspect.top, inspect.ids) = (*top, ids.clone().into());
+        }
+        inspect.kept_ids_max = self.return_kept.then_some(u32::MAX);
+        (!inspect.is_empty()).then_some(inspect)
     }
 
     fn lists(&self, vocab_size: u32) -> AdjustmentsSpec {

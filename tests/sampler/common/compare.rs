@@ -141,5 +141,8 @@ fn answers(expected: &Results, got: &Results, at: usize) -> String {
             bits(b.logprob)
         );
     }
+    if expected.inspection != got.inspection {
+        text += &format!("\n  {:?}\n  {:?}", expected.inspection, got.inspection);
+    }
     text
 }

@@ -11,6 +11,7 @@ pub mod case;
 pub mod compare;
 #[cfg(unix)]
 pub mod guarded;
+pub mod inspected;
 pub mod known;
 pub mod real;
 pub mod shrink;
