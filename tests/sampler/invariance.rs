@@ -7,17 +7,18 @@ use crate::common::{Case, Panel, candidates};
 use logitd::tools::generate::Random;
 use logitd_core::backend::{Backend, reference::Reference};
 use logitd_core::batch::{Draw, Dtype, Outcome, Results, RowResult, RowStatus};
+use logitd_core::inspection::Inspection;
 use logitd_core::params::ParamsSpec;
 
 const SEED: u64 = 11;
 
 /// A result that outlives its table.
 #[derive(Clone, Debug, PartialEq)]
-struct Own(Outcome, Vec<Draw>);
+struct Own(Outcome, Vec<Draw>, Option<Inspection>);
 
 impl From<RowResult<'_>> for Own {
     fn from(result: RowResult<'_>) -> Self {
-        Self(result.outcome, result.draws.to_vec())
+        Self(result.outcome, result.draws.to_vec(), result.inspection.cloned())
     }
 }
 

@@ -5,6 +5,7 @@ mod common;
 mod distribution;
 mod exhaustive;
 mod golden;
+mod inspections;
 mod invariance;
 mod kernels;
 mod loans;

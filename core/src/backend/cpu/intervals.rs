@@ -6,7 +6,8 @@
 //!
 //! 1. A mass's power has the mantissa and the shift in its bits, and its exponent and fraction give the surprisal: four
 //!    instructions for that, four for mantissa and shift, and ten (AVX2) to multiply 32 bits by 32, to shift each product
-//!    of 64 by an amount of its own, and to add. A mass by itself is 21.
+//!    of 64 by an amount of its own, and to add. A mass by itself is 16, or 21 where it is split
+//!    ([`mass`](super::mass)), and by the same rule.
 //! 2. A token without mass can have a term, down to 2^-51 of the first token's mass: blocks and tokens are left out from
 //!    there on, ten octaves later than where masses alone are summed ([`Weights::termless`]).
 //! 3. Where a cut ends, ties beyond it are summed as well, and taken off again.
@@ -16,7 +17,7 @@ use super::blocks::{BLOCK, Blocks};
 use super::cut::{Cut, LeastByBlock};
 use super::element::Element;
 use super::list::{List, lowest};
-use super::mass::{Parts, Split, Weigher, Weights};
+use super::mass::{Parts, Size, Split, Weigher, Weights};
 use super::passes::ScannedRow;
 use super::simd::{Kernel, Simd};
 use crate::arithmetic::interval::Interval;
@@ -27,8 +28,12 @@ use std::sync::Mutex;
 
 /// 2^22: the units of a surprisal in a bit.
 const BIT: f32 = 4_194_304.0;
-/// The bits of a power's exponent where it is that of 2^1, in the units of [`Weigher::for_any`], which are 2^-24.
+/// The biased exponent of 2.0 where 1.0 is 2^24, as in [`Weigher::for_any`].
 const EXPONENT_OF_TWO: u32 = 127 + 24 + 1;
+/// The same where 1.0 is 2^40, as in [`Weigher::for_small`].
+const EXPONENT_OF_TWO_SMALL: u32 = 127 + 40 + 1;
+/// Vectors of small masses that add up in 32 bits.
+const RUN: usize = 16;
 
 /// The sums over the tokens that a cut keeps; over all without one.
 pub fn interval<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, cut: Option<Cut>) -> Interval {
@@ -83,10 +88,14 @@ impl<S: Simd, E: Element> Kernel<S> for SumBlocks<'_, E> {
                 if maxima[i] < least {
                     continue;
                 }
-                match squeezed.get(i - first) {
-                    Some(logits) => sums.add_block::<E, false>(s, logits, least),
-                    None if least > termless => sums.add_block::<E, true>(s, block, least),
-                    None => sums.add_block::<E, false>(s, block, least),
+                let squeezed = squeezed.get(i - first);
+                let logits = squeezed.unwrap_or(block);
+                if squeezed.is_none() && least > termless {
+                    sums.add_from::<E>(s, logits, least);
+                } else if weights.size_of(maxima[i]) == Size::Any {
+                    sums.add_any::<E>(s, logits);
+                } else {
+                    sums.add_small::<E>(s, logits);
                 }
                 if let Some(cut) = self.cut {
                     sums.take_off(cut, cut.dropped_ties::<E>(i, block));
@@ -111,8 +120,8 @@ impl<S: Simd> Kernel<S> for SumList<'_> {
         let (x, len) = (self.list.x_and_slack(), self.list.len());
         let mut sums = Sums::new(s, self.weights);
         for start in (0..len).step_by(BLOCK) {
-            let end = len.min(start + BLOCK);
-            sums.add(s, (start..end).step_by(S::LANES).map(|i| (s.load(&x[i..]), None)));
+            let places = (start..len.min(start + BLOCK)).step_by(S::LANES);
+            sums.add_split(s, places.map(|i| (s.load(&x[i..]), None)));
         }
         sums.end(s)
     }
@@ -121,14 +130,11 @@ impl<S: Simd> Kernel<S> for SumList<'_> {
 /// The sums so far.
 struct Sums<S: Simd> {
     weights: Weights,
-    weigher: Weigher<S>,
-    minus_bit: S::F,
-    round: S::F,
-    round_bits: S::I,
-    exponent_of_two: S::I,
-    fraction: S::I,
-    leading_one: S::I,
-    mass: u64,
+    small: Terms<S>,
+    any: Terms<S>,
+    mass: S::W,
+    /// The upper parts of masses that were split.
+    high: S::W,
     term: S::W,
     /// What was summed beyond cuts.
     beyond: Interval,
@@ -139,58 +145,66 @@ impl<S: Simd> Sums<S> {
     fn new(s: S, weights: Weights) -> Self {
         Self {
             weights,
-            weigher: Weigher::for_any(s, weights),
-            minus_bit: s.splat(-BIT),
-            round: s.splat(ROUND),
-            round_bits: s.splat_u32(ROUND_BITS),
-            exponent_of_two: s.splat_u32(EXPONENT_OF_TWO),
-            fraction: s.splat_u32(0x7f_ffff),
-            leading_one: s.splat_u32(0x80_0000),
-            mass: 0,
+            small: Terms::new(s, Weigher::for_small(s, weights), EXPONENT_OF_TWO_SMALL),
+            any: Terms::new(s, Weigher::for_any(s, weights), EXPONENT_OF_TWO),
+            mass: s.no_sum(),
+            high: s.no_sum(),
             term: s.no_sum(),
             beyond: Interval::default(),
         }
     }
 
-    /// Adds whole vectors of stored logits; of a block where `CUT` says so those from `least` on.
+    /// Adds whole vectors of at most a block's logits, none of which has a mass that is not small.
     #[inline(always)]
-    fn add_block<E: Element, const CUT: bool>(&mut self, s: S, logits: &[u8], least: f32) {
-        let least = s.splat(least);
+    fn add_small<E: Element>(&mut self, s: S, logits: &[u8]) {
+        let (bytes, mut term) = (S::LANES * E::SIZE, self.term);
+        for run in logits.chunks(RUN * bytes) {
+            let mut masses = s.splat_u32(0);
+            for vector in run.chunks_exact(bytes) {
+                let weighed = self.small.weigh(s, E::widen(s, vector));
+                masses = s.add(masses, s.truncate(weighed.power));
+                term = s.add_products(term, weighed.mantissa, weighed.g, weighed.shift);
+            }
+            self.mass = s.widen_add(self.mass, masses);
+        }
+        self.term = term;
+    }
+
+    /// Adds whole vectors of at most a block's logits.
+    #[inline(always)]
+    fn add_any<E: Element>(&mut self, s: S, logits: &[u8]) {
         let vectors = logits.chunks_exact(S::LANES * E::SIZE);
-        self.add(
-            s,
-            vectors.map(|vector| {
-                let x = E::widen(s, vector);
-                (x, CUT.then(|| s.ge(x, least)))
-            }),
-        );
+        self.add_split(s, vectors.map(|vector| (E::widen(s, vector), None)));
+    }
+
+    /// The same for logits from `least` on.
+    #[inline(always)]
+    fn add_from<E: Element>(&mut self, s: S, logits: &[u8], least: f32) {
+        let (vectors, least) = (logits.chunks_exact(S::LANES * E::SIZE), s.splat(least));
+        let from_least = |vector| {
+            let x = E::widen(s, vector);
+            (x, Some(s.ge(x, least)))
+        };
+        self.add_split(s, vectors.map(from_least));
     }
 
     /// Adds vectors of at most a block's logits, each where its mask says so, if it has one.
     #[inline(always)]
-    fn add(&mut self, s: S, vectors: impl Iterator<Item = (S::F, Option<S::M>)>) {
-        let mut masses = Split::none(s);
-        let mut term = self.term;
+    fn add_split(&mut self, s: S, vectors: impl Iterator<Item = (S::F, Option<S::M>)>) {
+        let (mut masses, mut term) = (Split::none(s), self.term);
         for (x, kept) in vectors {
-            let (t, f) = self.weigher.split::<true>(s, x);
-            let power = self.weigher.power_of(s, t, f);
-            let mass = Split::of(s, &self.weigher, power);
-            // -round(f * 2^22) - (n << 22): of the bits of `t`, the shift leaves those of `n`.
-            let rounded = s.as_ints(s.fma(f, self.minus_bit, self.round));
-            let whole = s.shift_left::<22>(s.as_ints(t));
-            let g = s.sub_u32(s.sub_u32(rounded, self.round_bits), whole);
-            let bits = s.as_ints(power);
-            let mantissa = s.add(s.and(bits, self.fraction), self.leading_one);
-            let shift = s.sub_u32(self.exponent_of_two, s.shift_right::<23>(bits));
+            let weighed = self.any.weigh(s, x);
+            let mass = Split::of(s, &self.any.weigher, weighed.power);
             let (mass, mantissa) = match kept {
-                Some(kept) => (mass.only(s, kept), s.keep(kept, mantissa)),
-                None => (mass, mantissa),
+                Some(kept) => (mass.only(s, kept), s.keep(kept, weighed.mantissa)),
+                None => (mass, weighed.mantissa),
             };
             masses = masses.plus(s, mass);
-            term = s.add_products(term, mantissa, g, shift);
+            term = s.add_products(term, mantissa, weighed.g, weighed.shift);
         }
+        self.high = s.widen_add(self.high, masses.high);
+        self.mass = s.widen_add(self.mass, masses.low);
         self.term = term;
-        self.mass += masses.total(s);
     }
 
     /// So many tokens at the end of a cut were summed, but are beyond it.
@@ -206,6 +220,56 @@ impl<S: Simd> Sums<S> {
     #[inline(always)]
     fn end(self, s: S) -> Interval {
         let Interval { mass, term } = self.beyond;
-        Interval { mass: self.mass - mass, term: s.total(self.term) - term }
+        let all = (s.total(self.high) << 16) + s.total(self.mass);
+        Interval { mass: all - mass, term: s.total(self.term) - term }
+    }
+}
+
+/// Weighs tokens, and finds their surprisals.
+struct Terms<S: Simd> {
+    weigher: Weigher<S>,
+    minus_bit: S::F,
+    round: S::F,
+    round_bits: S::I,
+    exponent_of_two: S::I,
+    fraction: S::I,
+    leading_one: S::I,
+}
+
+/// What is known of some tokens.
+struct Weighed<S: Simd> {
+    power: S::F,
+    /// That of the power, the term's shift, and the surprisal.
+    mantissa: S::I,
+    shift: S::I,
+    g: S::I,
+}
+
+impl<S: Simd> Terms<S> {
+    #[inline(always)]
+    fn new(s: S, weigher: Weigher<S>, exponent_of_two: u32) -> Self {
+        Self {
+            weigher,
+            minus_bit: s.splat(-BIT),
+            round: s.splat(ROUND),
+            round_bits: s.splat_u32(ROUND_BITS),
+            exponent_of_two: s.splat_u32(exponent_of_two),
+            fraction: s.splat_u32(0x7f_ffff),
+            leading_one: s.splat_u32(0x80_0000),
+        }
+    }
+
+    #[inline(always)]
+    fn weigh(&self, s: S, x: S::F) -> Weighed<S> {
+        let (t, f) = self.weigher.split::<true>(s, x);
+        let power = self.weigher.power_of(s, t, f);
+        // -round(f * 2^22) - (n << 22): of the bits of `t`, the shift leaves those of `n`.
+        let rounded = s.as_ints(s.fma(f, self.minus_bit, self.round));
+        let whole = s.shift_left::<22>(s.as_ints(t));
+        let g = s.sub_u32(s.sub_u32(rounded, self.round_bits), whole);
+        let bits = s.as_ints(power);
+        let mantissa = s.xor(s.and(bits, self.fraction), self.leading_one);
+        let shift = s.sub_u32(self.exponent_of_two, s.shift_right::<23>(bits));
+        Weighed { power, mantissa, shift, g }
     }
 }

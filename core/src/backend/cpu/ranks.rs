@@ -1,19 +1,20 @@
 //! The ranks of tokens that are named, wherever in the order these are.
 //!
 //! ```text
-//! few:  for each token: count the tokens up to it in the order                         // from stored logits
-//! many: xs = their logits, descending
+//! few:  for each token: count the tokens up to it in the order
+//! many: xs = their logits, descending, from place 0 on
 //!       for each token of the row, ids ascending
-//!           p = the first place of xs that is not above it
-//!           ties[p] += 1 if xs[p] equals it, after noting ties[p] if the token is named; else gaps[p] += 1
-//!       rank = all gaps up to its place, and all ties before it, and what was noted, and 1
+//!           slot = 2 * p + 1 where it equals xs[p], 2 * p where it is between xs[p] and the one before
+//!           if the token is named: note how many that slot has
+//!           slots[slot] += 1
+//!       rank = all slots before its own, and what was noted, and 1
 //! ```
 //!
 //! A rank is what a [`Cut`] after that token keeps, so that counting is a comparison for 16 or 32 tokens, and blocks whose
 //! maximum does not reach the token are not read: of a likely token that is nearly all. Many unlikely tokens would be
-//! as many passes; these share one, with a binary search a token.
+//! as many passes; these share one. A logit of 16 bits has its slot in a table, one of 32 is searched for.
 
-use super::blocks::{BLOCK, Blocks, widened};
+use super::blocks::{BLOCK, Blocks};
 use super::collect::CountKept;
 use super::cut::Cut;
 use super::element::Element;
@@ -22,9 +23,10 @@ use super::simd::{Kernel, Simd};
 use std::ops::Range;
 use std::sync::Mutex;
 
-/// Up to so many tokens are counted one by one. By measurement: a search costs as much as 80 counts that leave out no
-/// block.
-const FEW: usize = 64;
+/// Up to so many tokens are counted one by one, by the bytes of a logit.
+const fn few(size: usize) -> usize {
+    if size == 2 { 16 } else { 96 }
+}
 
 /// A token, and where it is in the order.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,7 +40,11 @@ pub struct Place {
 
 /// Fills in the ranks of places, which are of different candidates, ids ascending.
 pub fn fill<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, places: &mut [Place]) {
-    if places.len() <= FEW { count(row, places) } else { search(row, places) }
+    match places.len() {
+        0 => {}
+        n if n <= few(E::SIZE) => count(row, places),
+        _ => search(row, places),
+    }
 }
 
 fn count<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, places: &mut [Place]) {
@@ -61,102 +67,132 @@ fn count<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, places: &mut [Place]) 
 
 fn search<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, places: &mut [Place]) {
     let ScannedRow { s, blocks, .. } = *row;
-    let maxima = row.maxima.x();
-    let mut xs: Vec<f32> = places.iter().map(|place| place.x).collect();
-    xs.sort_unstable_by(|a, b| b.total_cmp(a));
-    xs.dedup();
-    let xs = &xs[..];
-    let named = &*places;
+    let slots = Slots::new::<E>(places);
+    let (slots, named) = (&slots, &*places);
     let parts = Mutex::new(Vec::new());
     row.team.each(row.heavy_runs(), |range| {
         let start = range.start;
-        let tallies = s.run(Search { blocks, range, maxima, xs, named });
+        let tallies = s.run(Search { blocks, range, slots, named });
         parts.lock().expect("no other thread panicked").push((start, tallies));
     });
     let mut parts = parts.into_inner().expect("no other thread panicked");
     parts.sort_unstable_by_key(|(start, _)| *start);
 
-    // Before each of `xs`: the tokens above it, and then its ties in the parts so far.
-    let mut before = vec![0; xs.len()];
-    let mut above = 0;
-    for (p, before) in before.iter_mut().enumerate() {
-        above += parts.iter().map(|(_, part)| part.gaps[p]).sum::<u32>();
-        *before = above;
-        above += parts.iter().map(|(_, part)| part.ties[p]).sum::<u32>();
-    }
+    // Before each slot: the tokens of slots before it, and then its own of the parts so far.
+    let mut sum = 0;
+    let before = (0..slots.len()).map(|slot| {
+        let of_slot: u32 = parts.iter().map(|(_, part)| part.slots[slot]).sum();
+        sum += of_slot;
+        sum - of_slot
+    });
+    let mut before: Vec<u32> = before.collect();
     for (_, part) in &parts {
-        for &(place, ties) in &part.noted {
-            let place = &mut places[place];
-            place.rank = before[place_of(xs, place.x)] + ties + 1;
+        for &(place, slot, noted) in &part.noted {
+            places[place].rank = before[slot] + noted + 1;
         }
-        before.iter_mut().zip(&part.ties).for_each(|(before, ties)| *before += ties);
+        before.iter_mut().zip(&part.slots).for_each(|(before, tokens)| *before += tokens);
     }
 }
 
-/// The first place of descending values that is not above `x`.
-#[inline(always)]
-fn place_of(xs: &[f32], x: f32) -> usize {
-    xs.partition_point(|&above| above > x)
+/// Which slot a logit belongs to.
+struct Slots {
+    /// The named tokens' logits, descending.
+    xs: Vec<f32>,
+    /// Of every 16-bit key, from the least on; empty for longer ones.
+    by_key: Vec<u16>,
+}
+
+impl Slots {
+    fn new<E: Element>(named: &[Place]) -> Self {
+        let mut xs: Vec<f32> = named.iter().map(|place| place.x).collect();
+        xs.sort_unstable_by(|a, b| b.total_cmp(a));
+        xs.dedup();
+        let mut by_key = Vec::new();
+        if E::SIZE == 2 {
+            by_key.resize(1 << 16, 0);
+            let mut end = 1 << 16;
+            for (p, &x) in xs.iter().enumerate() {
+                // -0.0 has the key before that of 0.0.
+                let last = key16::<E>(x);
+                let first = last - usize::from(x == 0.0);
+                by_key[last + 1..end].fill(2 * p as u16);
+                by_key[first..=last].fill(2 * p as u16 + 1);
+                end = first;
+            }
+            by_key[..end].fill(2 * xs.len() as u16);
+        }
+        Self { xs, by_key }
+    }
+
+    fn len(&self) -> usize {
+        2 * self.xs.len() + 1
+    }
+
+    /// The slot of a stored logit.
+    #[inline(always)]
+    fn of<E: Element>(&self, bits: &[u8]) -> usize {
+        if E::SIZE == 2 {
+            let bits = i16::from_le_bytes([bits[0], bits[1]]);
+            let key = bits ^ (bits >> 15 & 0x7fff);
+            return self.by_key[usize::from(key as u16 ^ 0x8000)].into();
+        }
+        let x = E::read(bits);
+        let p = self.xs.partition_point(|&above| above > x);
+        2 * p + usize::from(self.xs.get(p) == Some(&x))
+    }
+}
+
+/// A key of 16 bits, from 0 on.
+fn key16<E: Element>(x: f32) -> usize {
+    (E::key(x) + (1 << 15)) as usize
 }
 
 /// Goes through some blocks for [`search`].
 struct Search<'a, E> {
     blocks: Blocks<'a, E>,
     range: Range<usize>,
-    /// The greatest logit of each block of the row.
-    maxima: &'a [f32],
-    /// Descending.
-    xs: &'a [f32],
+    slots: &'a Slots,
     /// Ids ascending.
     named: &'a [Place],
 }
 
 /// What was found in these.
 struct Tallies {
-    /// Tokens between each of the values and the one before.
-    gaps: Vec<u32>,
-    /// Tokens that equal each.
-    ties: Vec<u32>,
-    /// Which named tokens were met, and how many ties before each.
-    noted: Vec<(usize, u32)>,
+    /// How many tokens each slot has.
+    slots: Vec<u32>,
+    /// Of each named token: which it is, its slot, and how many that had before it.
+    noted: Vec<(usize, usize, u32)>,
 }
 
 impl<S: Simd, E: Element> Kernel<S> for Search<'_, E> {
     type Output = Tallies;
 
     #[inline(always)]
-    fn call(self, s: S) -> Tallies {
-        let Self { maxima, xs, named, .. } = self;
-        let least = *xs.last().expect("a token is named");
-        let none = vec![0; xs.len()];
-        let mut tallies = Tallies { gaps: none.clone(), ties: none, noted: vec![] };
+    fn call(self, _: S) -> Tallies {
+        let Self { slots, named, .. } = self;
+        let mut tallies = Tallies { slots: vec![0; slots.len()], noted: vec![] };
         let first = (self.range.start * BLOCK) as u32;
         let mut next = named.partition_point(|place| place.token < first);
-        let mut x = [0.0; BLOCK];
         for (i, block) in self.blocks.range(self.range) {
-            // No named token is in such a block.
-            if maxima[i] < least {
-                continue;
+            let (mut start, end) = (0, (i + 1) * BLOCK);
+            while let Some(place) = named.get(next)
+                && (place.token as usize) < end
+            {
+                let at = place.token as usize % BLOCK * E::SIZE;
+                tally::<E>(slots, &block[start..at], &mut tallies.slots);
+                let slot = slots.of::<E>(&block[at..]);
+                tallies.noted.push((next, slot, tallies.slots[slot]));
+                (start, next) = (at, next + 1);
             }
-            for (wide, x) in widened::<S, E>(s, block).zip(x.chunks_exact_mut(S::LANES)) {
-                s.store(wide, x);
-            }
-            for (token, &x) in (i * BLOCK..).zip(&x) {
-                if x < least {
-                    continue;
-                }
-                let p = place_of(xs, x);
-                if xs[p] != x {
-                    tallies.gaps[p] += 1;
-                    continue;
-                }
-                if named.get(next).is_some_and(|place| place.token as usize == token) {
-                    tallies.noted.push((next, tallies.ties[p]));
-                    next += 1;
-                }
-                tallies.ties[p] += 1;
-            }
+            tally::<E>(slots, &block[start..], &mut tallies.slots);
         }
         tallies
+    }
+}
+
+#[inline(always)]
+fn tally<E: Element>(slots: &Slots, logits: &[u8], tallies: &mut [u32]) {
+    for logit in logits.chunks_exact(E::SIZE) {
+        tallies[slots.of::<E>(logit)] += 1;
     }
 }
