@@ -232,6 +232,7 @@ struct Terms<S: Simd> {
     round: S::F,
     round_bits: S::I,
     exponent_of_two: S::I,
+    shift_max: S::I,
     fraction: S::I,
     leading_one: S::I,
 }
@@ -254,6 +255,7 @@ impl<S: Simd> Terms<S> {
             round: s.splat(ROUND),
             round_bits: s.splat_u32(ROUND_BITS),
             exponent_of_two: s.splat_u32(exponent_of_two),
+            shift_max: s.splat_u32(63),
             fraction: s.splat_u32(0x7f_ffff),
             leading_one: s.splat_u32(0x80_0000),
         }
@@ -270,6 +272,8 @@ impl<S: Simd> Terms<S> {
         let bits = s.as_ints(power);
         let mantissa = s.xor(s.and(bits, self.fraction), self.leading_one);
         let shift = s.sub_u32(self.exponent_of_two, s.shift_right::<23>(bits));
+        // A power that is clamped may be just below 2^-62. Its product has 52 bits: 63 take them all.
+        let shift = s.min_u32(shift, self.shift_max);
         Weighed { power, mantissa, shift, g }
     }
 }

@@ -348,7 +348,7 @@ impl Simd for Portable {
     fn add_products(self, w: Self::W, a: Self::I, b: Self::I, shift: Self::I) -> Self::W {
         from_fn(|i| {
             let product = u64::from(a[i]) * u64::from(b[i]);
-            w[i].wrapping_add(if shift[i] < 64 { product >> (shift[i] & 63) } else { 0 })
+            w[i].wrapping_add(product >> (shift[i] & 63))
         })
     }
 

@@ -25,7 +25,7 @@ use std::sync::Mutex;
 
 /// Up to so many tokens are counted one by one, by the bytes of a logit.
 const fn few(size: usize) -> usize {
-    if size == 2 { 16 } else { 96 }
+    if size == 2 { 32 } else { 96 }
 }
 
 /// A token, and where it is in the order.

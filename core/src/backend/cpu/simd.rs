@@ -166,7 +166,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn no_sum(self) -> Self::W;
     /// Adds every lane, as u64.
     fn widen_add(self, w: Self::W, i: Self::I) -> Self::W;
-    /// Adds `(a * b) >> shift` of every lane, the product of 64 bits; 0 where all of it is shifted out.
+    /// Adds `(a * b) >> shift` of every lane, the product of 64 bits. No shift is more than 63.
     fn add_products(self, w: Self::W, a: Self::I, b: Self::I, shift: Self::I) -> Self::W;
     /// The sum of everything added.
     fn total(self, w: Self::W) -> u64;
