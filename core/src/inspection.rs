@@ -2,7 +2,8 @@
 //! tokens its cuts kept.
 //!
 //! A row asks for it by an [`Inspect`] ([`Row::with_inspect`](crate::batch::Row::with_inspect)), and has an
-//! [`Inspection`] beside its draws in the results. Rows that ask for nothing pay nothing.
+//! [`Inspection`] beside its draws in the results. Rows that ask for nothing pay nothing. Of a row whose logits have ids of
+//! their own ([`Row::with_ids`](crate::batch::Row::with_ids)), tokens here are indices of logits, as everywhere in results.
 
 use crate::status::RowStatus;
 use std::fmt;

@@ -336,19 +336,31 @@ mod tests {
         let coarse = |i: u32| [0.0, -0.0, 1.5, -2.0, f32::NEG_INFINITY, 3.0][i as usize % 6];
         let fine = |i: u32| (i >> 7) as f32 / 2e6 - 9.0;
         let hashed = |i: u32| i.wrapping_mul(2_654_435_761) ^ i.rotate_left(20);
-        let row = |value: &dyn Fn(u32) -> f32, n| -> Vec<u8> {
-            (0..n).flat_map(|i| value(hashed(i)).to_le_bytes()).collect()
+        let mut rows_made = 0;
+        let mut row = |value: &dyn Fn(u32) -> f32, n| -> (Dtype, Vec<u8>) {
+            rows_made += 1;
+            let x = (0..n).map(|i| value(hashed(i)));
+            match Dtype::ALL[rows_made % 3] {
+                Dtype::F16 => {
+                    (Dtype::F16, x.flat_map(|x| half::f16::from_f32(x).to_le_bytes()).collect())
+                }
+                Dtype::Bf16 => {
+                    (Dtype::Bf16, x.flat_map(|x| half::bf16::from_f32(x).to_le_bytes()).collect())
+                }
+                Dtype::F32 => (Dtype::F32, x.flat_map(f32::to_le_bytes).collect()),
+            }
         };
         let mut stored = Vec::new();
-        for n in [1, 2, 33, 513, 3000, 70_000] {
+        for n in [1, 2, 33, 513, 3000, 3001, 40_000, 70_000] {
             stored.push(row(&|i| coarse(i >> 9), n));
             stored.push(row(&fine, n));
             stored.push(row(&|_| 0.5, n));
+            stored.push(row(&|i| (i >> 20) as f32 / -64.0, n));
         }
         let ids = |n: u32, count: u32| (0..count).map(|i| hashed(i) % (n + 2)).collect();
         let mut cases = Vec::new();
-        for (i, logits) in stored.iter().enumerate() {
-            let n = logits.len() as u32 / 4;
+        for (i, (dtype, logits)) in stored.iter().enumerate() {
+            let n = (logits.len() / dtype.size_bytes()) as u32;
             for (j, (temperature, top_k, top_p)) in
                 [(0.0, 0, 1.0), (1.0, 0, 1.0), (0.3, 7, 1.0), (2.0, 0, 0.9), (1.0, 2500, 0.99)]
                     .into_iter()
@@ -370,11 +382,11 @@ mod tests {
                     ..Default::default()
                 };
                 let adjustments = lists.parse(n, Limits::default()).unwrap();
-                cases.push((logits, spec.parse(|| 7).unwrap(), asked, adjustments));
+                cases.push((*dtype, logits, spec.parse(|| 7).unwrap(), asked, adjustments));
             }
         }
-        let rows = cases.iter().flat_map(|(logits, params, asked, adjustments)| {
-            let row = Row::new(Dtype::F32, logits, *params).unwrap().with_inspect(Some(asked));
+        let rows = cases.iter().flat_map(|(dtype, logits, params, asked, adjustments)| {
+            let row = Row::new(*dtype, logits, *params).unwrap().with_inspect(Some(asked));
             [row, row.with_adjustments(Some(adjustments))]
         });
         let rows: Vec<_> = rows.collect();

@@ -98,19 +98,22 @@ fn search<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, places: &mut [Place])
 struct Slots {
     /// The named tokens' logits, descending.
     xs: Vec<f32>,
-    /// Of every 16-bit key, from the least on; empty for longer ones.
-    by_key: Vec<u16>,
+    /// Of every logit of 16 bits, by its bits; none for longer ones.
+    by_bits: Option<Box<[u16; PATTERNS]>>,
 }
+
+/// How many there are of 16 bits.
+const PATTERNS: usize = 1 << 16;
 
 impl Slots {
     fn new<E: Element>(named: &[Place]) -> Self {
         let mut xs: Vec<f32> = named.iter().map(|place| place.x).collect();
         xs.sort_unstable_by(|a, b| b.total_cmp(a));
         xs.dedup();
-        let mut by_key = Vec::new();
-        if E::SIZE == 2 {
-            by_key.resize(1 << 16, 0);
-            let mut end = 1 << 16;
+        let by_bits = (E::SIZE == 2).then(|| {
+            // By keys, from the least on, before by bits.
+            let mut by_key = [0; PATTERNS];
+            let mut end = PATTERNS;
             for (p, &x) in xs.iter().enumerate() {
                 // -0.0 has the key before that of 0.0.
                 let last = key16::<E>(x);
@@ -120,8 +123,15 @@ impl Slots {
                 end = first;
             }
             by_key[..end].fill(2 * xs.len() as u16);
-        }
-        Self { xs, by_key }
+            let mut by_bits = Box::new([0; PATTERNS]);
+            let (negative, positive) = by_key.split_at(PATTERNS / 2);
+            by_bits[..PATTERNS / 2].copy_from_slice(positive);
+            // The more of a magnitude, the less.
+            let more = by_bits[PATTERNS / 2..].iter_mut().zip(negative.iter().rev());
+            more.for_each(|(slot, of_key)| *slot = *of_key);
+            by_bits
+        });
+        Self { xs, by_bits }
     }
 
     fn len(&self) -> usize {
@@ -131,10 +141,8 @@ impl Slots {
     /// The slot of a stored logit.
     #[inline(always)]
     fn of<E: Element>(&self, bits: &[u8]) -> usize {
-        if E::SIZE == 2 {
-            let bits = i16::from_le_bytes([bits[0], bits[1]]);
-            let key = bits ^ (bits >> 15 & 0x7fff);
-            return self.by_key[usize::from(key as u16 ^ 0x8000)].into();
+        if let Some(by_bits) = &self.by_bits {
+            return by_bits[usize::from(u16::from_le_bytes([bits[0], bits[1]]))].into();
         }
         let x = E::read(bits);
         let p = self.xs.partition_point(|&above| above > x);
