@@ -38,7 +38,8 @@ const SIZES: [usize; 11] = [1, 2, 17, 31, 511, 512, 513, 1023, 2049, 40_000, 140
 
 /// Rows of ties, zeros of both signs, one value, and of values that are far apart, at each size.
 fn hard_rows(spec: ParamsSpec) -> Vec<Case> {
-    let kinds: [(&str, fn(usize) -> f32); 6] = [
+    type Value = fn(usize) -> f32;
+    let kinds: [(&str, Value); 6] = [
         ("one value", |_| -3.25),
         ("zeros of both signs", |i| if i % 3 == 0 { 0.0 } else { -0.0 }),
         ("-0.0 first", |i| if i % 7 == 0 { -0.0 } else { -1.0 - (i % 5) as f32 }),
