@@ -11,6 +11,10 @@
 //! 2. A token without mass can have a term, down to 2^-51 of the first token's mass: blocks and tokens are left out from
 //!    there on, ten octaves later than where masses alone are summed ([`Weights::termless`]).
 //! 3. Where a cut ends, ties beyond it are summed as well, and taken off again.
+//!
+//! Floor of 8 tokens in AVX2: 36 instructions, 2.25 of a pass over masses. Counted: 52, since constants do not fit the
+//! registers and are loaded again. Measured at temperature 1 over 262,144 f16 of real rows, of which 97 in 100 have a
+//! term: 193 us where masses alone take 92; in AVX-512 141 us and 62.
 
 use super::block_masses::{GROUP, Squeezed, few_hits};
 use super::blocks::{BLOCK, Blocks};

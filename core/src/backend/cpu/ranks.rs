@@ -23,7 +23,8 @@ use super::simd::{Kernel, Simd};
 use std::ops::Range;
 use std::sync::Mutex;
 
-/// Up to so many tokens are counted one by one, by the bytes of a logit.
+/// Up to so many tokens are counted one by one, by the bytes of a logit. Measured over 262,144 f16: a count that leaves
+/// out no block is 7 us in AVX-512 and 13 in AVX2, the one pass by table 200.
 const fn few(size: usize) -> usize {
     if size == 2 { 32 } else { 96 }
 }
@@ -98,7 +99,7 @@ fn search<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, places: &mut [Place])
 struct Slots {
     /// The named tokens' logits, descending.
     xs: Vec<f32>,
-    /// Of every logit of 16 bits, by its bits; none for longer ones.
+    /// Of every logit of 16 bits, by its bits; none for longer ones, or where slots do not fit 16 bits.
     by_bits: Option<Box<[u16; PATTERNS]>>,
 }
 
@@ -110,7 +111,7 @@ impl Slots {
         let mut xs: Vec<f32> = named.iter().map(|place| place.x).collect();
         xs.sort_unstable_by(|a, b| b.total_cmp(a));
         xs.dedup();
-        let by_bits = (E::SIZE == 2).then(|| {
+        let by_bits = (E::SIZE == 2 && 2 * xs.len() < PATTERNS).then(|| {
             // By keys, from the least on, before by bits.
             let mut by_key = [0; PATTERNS];
             let mut end = PATTERNS;
