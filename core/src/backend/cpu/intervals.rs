@@ -281,3 +281,79 @@ impl<S: Simd> Terms<S> {
         Weighed { power, mantissa, shift, g }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::blocks::{Filler, Tail};
+    use super::super::element::{F16, F32};
+    use super::super::portable::Portable;
+    use super::*;
+    use crate::arithmetic::mass::Scale;
+
+    /// The sums by the definition, over the tokens that are kept.
+    fn scalar(x: &[f32], weights: Weights, cut: Option<Cut>) -> Interval {
+        let kept = |i: usize| {
+            cut.is_none_or(|Cut { least, last_id }| {
+                x[i] > least || (x[i] == least && i as u32 <= last_id)
+            })
+        };
+        let kept = (0..x.len()).filter(|&i| kept(i));
+        let tokens = kept.map(|i| surprisal(x[i], weights.max, weights.scale));
+        tokens.fold(Interval::default(), Interval::with)
+    }
+
+    fn expect<S: Simd, E: Element>(s: S, x: &[f32], temperature: f32) {
+        let mut logits = vec![0; x.len() * E::SIZE];
+        for (x, to) in x.iter().zip(logits.chunks_exact_mut(E::SIZE)) {
+            E::write(E::key(*x), to);
+        }
+        let x: Vec<f32> = logits.chunks_exact(E::SIZE).map(E::read).collect();
+        let greatest = |x: &[f32]| x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let maxima: Vec<f32> = x.chunks(BLOCK).map(greatest).collect();
+        let scale = Scale::new(temperature);
+        let weights = Weights { max: greatest(&maxima), min: lowest::<E>(), scale };
+        let mut tail: Tail = [0; BLOCK * 4];
+        let blocks = Blocks::<E>::new(&logits, &mut tail, Filler::NegativeInfinity);
+        let middle = x[x.len() / 2] + 0.0;
+        let cut = |least, last_id| Some(Cut { least, last_id });
+        let last = x.len() as u32 / 2;
+        for cut in [None, cut(middle, u32::MAX), cut(middle, last), cut(weights.max, 0)] {
+            let range = 0..blocks.len();
+            let sums = s.run(SumBlocks { blocks, range, maxima: &maxima, weights, cut });
+            assert_eq!(sums, scalar(&x, weights, cut), "T {temperature}, {cut:?}");
+        }
+        let mut list = List::default();
+        list.reset(x.len());
+        (0..).zip(&x).for_each(|(id, &x)| list.push_one(id, x));
+        list.seal();
+        assert_eq!(s.run(SumList { list: &list, weights }), scalar(&x, weights, None));
+    }
+
+    fn expect_all<S: Simd>(s: S) {
+        // From the first token to what is beyond every term, densely; then with most of it below; and ties.
+        let dense: Vec<f32> = (0..5000).map(|i| ((i * 7919) % 5000) as f32 / -100.0).collect();
+        let sparse: Vec<f32> =
+            (0..5000).map(|i| if i % 9 == 0 { dense[i] } else { -500.0 }).collect();
+        let ties: Vec<f32> = (0..2000).map(|i| (i % 3) as f32 - 0.5).collect();
+        for x in [&dense[..], &sparse, &ties, &dense[..700], &[f32::NEG_INFINITY, 2.0]] {
+            for temperature in [1.0, 0.3, 5.0, 1e4, 1e-30] {
+                expect::<S, F16>(s, x, temperature);
+                expect::<S, F32>(s, x, temperature);
+            }
+        }
+    }
+
+    #[test]
+    fn sums_are_those_of_the_definition() {
+        expect_all(Portable);
+        #[cfg(target_arch = "x86_64")]
+        {
+            if let Some(s) = super::super::avx2::Avx2::new() {
+                expect_all(s);
+            }
+            if let Some(s) = super::super::avx512::Avx512::new() {
+                expect_all(s);
+            }
+        }
+    }
+}
