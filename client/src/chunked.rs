@@ -2,7 +2,8 @@
 //! first are sampled, put together in order.
 
 use super::split::{row_count, split_at};
-use super::{Client, Error, SampleReceiver, SampleSender, SampleStream, version};
+use super::version::Known;
+use super::{Client, Error, SampleReceiver, SampleSender, SampleStream};
 use logitd_proto::{GetInfoResponse, SampleRequest, SampleResponse, Timings};
 use std::collections::VecDeque;
 use tokio::task::JoinSet;
@@ -25,7 +26,7 @@ impl Client {
         info: &GetInfoResponse,
     ) -> Result<SampleResponse, Error> {
         as_many(&request)?;
-        version::check(&request, info.arithmetic_version)?;
+        Known::of(info).check(&request)?;
         let chunks = chunks(request, info);
         let work = self.sample_chunks(chunks);
         match self.options.timeout {

@@ -2,7 +2,7 @@
 
 use super::Error;
 use super::connect::{CONNECT_TIMEOUT, RESPONSE_BYTES_MAX};
-use super::version::{self, Version};
+use super::version::{Known, Version};
 use logitd_proto::direct::{ANSWER_HEAD_BYTES, Hello, REQUEST_BYTES_MAX, RequestHead};
 use logitd_proto::sample_stream_response::Result as Outcome;
 use logitd_proto::shm::Registered;
@@ -105,7 +105,7 @@ impl Direct {
     pub async fn sample(&mut self, request: &SampleRequest) -> Result<SampleResponse, Error> {
         match &self.version {
             Some(version) => version.check(request).await?,
-            None => version::check(request, 1)?,
+            None => Known::OF_ALL.check(request)?,
         }
         let length = request.encoded_len();
         if length > REQUEST_BYTES_MAX {

@@ -54,6 +54,15 @@ pub enum Error {
         /// The server's.
         version: u32,
     },
+    /// The server does not name a field of the request among its controls, and would leave it out without a word.
+    /// Nothing was sent.
+    #[error(
+        "{field} is not among the controls that this server knows (GetInfo); use a newer server, or leave the field out"
+    )]
+    Control {
+        /// The field's path in the request.
+        field: String,
+    },
     /// The stream is over: the other side has ended it, or is gone.
     #[error("the stream is closed")]
     Closed,

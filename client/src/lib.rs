@@ -98,7 +98,7 @@ impl Client {
     /// for larger ones.
     ///
     /// A server that has no room says when to try again; with [`Builder::retries_max`] that is done. A request with a
-    /// field that the server is too old for is refused here ([`Error::Version`]), and so by every other way to send
+    /// field that the server is too old for is refused here ([`Error::Version`], [`Error::Control`]), and so by every other way to send
     /// one: the first such request asks the server what it is.
     pub async fn sample(&self, request: SampleRequest) -> Result<SampleResponse, Error> {
         self.version.check(&request).await?;

@@ -8,6 +8,11 @@ use std::ops::Range;
 const FIXED_BYTES: u64 = 64;
 /// Encoded bytes of the key and the length of a field within a request, at most.
 const FIELD_BYTES: u64 = 6;
+/// Bytes of what the answer to a request tells beside tokens, unless a single row has more: half of what is taken of a
+/// server.
+const TOLD_BYTES_MAX: u64 = 32 << 20;
+/// Bytes of a token, its rank and its logprob.
+const TOKEN_LOGPROB_BYTES: u64 = 12;
 
 /// Cuts a batch into requests that a server with these limits takes, in the order of its rows and
 /// without copying logits. What cannot be cut (it has no rows, or not as many as it says, or a single row is
@@ -48,19 +53,22 @@ pub(super) fn split_at(
         Some(params) => race_tokens(params, layout.tokens(row)),
         None => 0,
     };
+    let told = |row| params.of(row).map_or(0, |params| told_bytes(params, request.vocab_size));
     let mut requests = Vec::new();
     let mut start = 0;
     while start < rows {
         let mut end = start;
-        let (mut drawn, mut raced, mut bytes, mut message_bytes) = (0, 0, 0, 0);
+        let (mut drawn, mut raced, mut bytes, mut message_bytes, mut told_bytes) = (0, 0, 0, 0, 0);
         while end < rows {
             drawn += draws(end);
             raced += race_tokens(end);
+            told_bytes += told(end);
             bytes += layout.bytes(end);
             message_bytes += layout.bytes(end) + params.bytes(end) + adjustments.bytes(end);
             let fits = end - start < rows_max
                 && drawn <= draws_max
                 && raced <= race_tokens_max
+                && told_bytes <= TOLD_BYTES_MAX
                 && bytes <= bytes_max
                 && message_bytes <= message_bytes_max;
             if !fits && end > start {
@@ -82,6 +90,17 @@ fn race_tokens(params: &SamplingParams, tokens: u64) -> u64 {
     }
     let kept = if params.top_k == 0 { tokens } else { tokens.min(params.top_k.into()) };
     kept * u64::from(params.draws.unwrap_or(1))
+}
+
+/// About what is told of a row of so many tokens, beside what is drawn from it.
+fn told_bytes(params: &SamplingParams, vocab_size: u32) -> u64 {
+    let logprobs = params.logprobs.as_ref().map_or(0, |asked| {
+        let draws = u64::from(params.draws.unwrap_or(1));
+        let tokens = draws + u64::from(asked.top.min(vocab_size)) + asked.ids.len() as u64;
+        asked.of.len() as u64 * tokens * TOKEN_LOGPROB_BYTES
+    });
+    let kept = if params.return_kept { u64::from(vocab_size.div_ceil(8)) } else { 0 };
+    logprobs + kept
 }
 
 /// What a request says of its rows: nothing, one for all, or one a row.
@@ -128,7 +147,7 @@ pub(super) fn row_count(request: &SampleRequest) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use logitd_proto::{Adjustments, Candidates, Dtype, SamplingParams};
+    use logitd_proto::{Adjustments, Candidates, Dtype, Logprobs, SamplingParams};
 
     fn request(rows: u32, params: Vec<SamplingParams>) -> SampleRequest {
         let logits: Vec<u8> = (0..rows * 100).flat_map(|i| (i as u16).to_le_bytes()).collect();
@@ -204,6 +223,21 @@ mod tests {
         assert_eq!(parts(SamplingParams { temperature: Some(0.0), ..set(0, 5) }), 1);
         let cumulative = DrawRule::Cumulative.into();
         assert_eq!(parts(SamplingParams { draw_rule: cumulative, ..set(0, 5) }), 1);
+    }
+
+    #[test]
+    fn answers_are_cut_by_what_they_tell() {
+        let asked = |of: usize, top, ids| {
+            let logprobs = Logprobs { of: vec![1; of], top, ids: vec![0; ids] };
+            SamplingParams { logprobs: Some(logprobs), ..Default::default() }
+        };
+        let limits = limits(10_000, 1 << 30, 10_000);
+        let parts = |params| split(request(2000, vec![params]), &limits).len();
+        // Of 100 tokens no more than 100 are first: 2000 rows have 3 * (1 + 100 + 1000) tokens of 12 bytes.
+        assert_eq!(parts(asked(3, 1024, 1000)), (2000 * 3 * 1101 * 12usize).div_ceil(32 << 20));
+        assert_eq!([parts(asked(1, 20, 0)), parts(SamplingParams::default())], [1, 1]);
+        let kept = SamplingParams { return_kept: true, ..Default::default() };
+        assert_eq!(told_bytes(&kept, 1 << 20), 1 << 17);
     }
 
     #[test]

@@ -1,17 +1,19 @@
 //! What a server must know for a request: a field that it does not know it would leave out without a word.
 
 use super::{Error, Service};
-use logitd_proto::{DrawRule, GetInfoRequest, OnInvalidRow, SampleRequest, SamplingParams};
+use logitd_proto::{
+    DrawRule, GetInfoRequest, GetInfoResponse, OnInvalidRow, SampleRequest, SamplingParams,
+};
 use std::sync::{Arc, OnceLock};
 
-/// The version of the arithmetic that came with the fields of [`new_field`].
+/// The version of the arithmetic that came with the first of the fields of [`new_fields`].
 const NEEDED: u32 = 2;
 
-/// The version of a server's arithmetic: asked for once, when a request first needs to know.
+/// What a server knows: asked for once, when a request first needs to know.
 #[derive(Clone, Debug)]
 pub(super) struct Version {
     service: Service,
-    known: Arc<OnceLock<u32>>,
+    known: Arc<OnceLock<Known>>,
 }
 
 impl Version {
@@ -21,66 +23,133 @@ impl Version {
 
     /// Refuses a request that this server would answer without one of its fields.
     pub async fn check(&self, request: &SampleRequest) -> Result<(), Error> {
-        let Some(field) = new_field(request) else { return Ok(()) };
-        let version = match self.known.get() {
-            Some(&version) => version,
+        if new_fields(request).next().is_none() {
+            return Ok(());
+        }
+        let known = match self.known.get() {
+            Some(known) => known,
             None => {
                 let info = self.service.clone().get_info(GetInfoRequest {}).await?.into_inner();
-                *self.known.get_or_init(|| info.arithmetic_version)
+                self.known.get_or_init(|| Known::of(&info))
             }
         };
-        knows(version, field)
+        known.check(request)
     }
 }
 
-/// The same for a server of a version that the caller knows.
-pub(super) fn check(request: &SampleRequest, version: u32) -> Result<(), Error> {
-    new_field(request).map_or(Ok(()), |field| knows(version, field))
+/// The part of `GetInfo` that tells what a server would leave out.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    version: u32,
+    controls: Vec<String>,
 }
 
-fn knows(version: u32, field: String) -> Result<(), Error> {
-    if version >= NEEDED {
-        return Ok(());
+impl Known {
+    /// By what a server of version 1 knows, and every other too.
+    pub const OF_ALL: Self = Self { version: 1, controls: Vec::new() };
+
+    /// By what a server says of itself.
+    pub fn of(info: &GetInfoResponse) -> Self {
+        Self { version: info.arithmetic_version, controls: info.controls.clone() }
     }
-    Err(Error::Version { field, needed: NEEDED, version })
+
+    /// Refuses a request with a field that such a server would leave out.
+    pub fn check(&self, request: &SampleRequest) -> Result<(), Error> {
+        new_fields(request).try_for_each(|New { field, control }| {
+            if self.version < NEEDED {
+                return Err(Error::Version { field, needed: NEEDED, version: self.version });
+            }
+            match control {
+                Some(name) if !self.controls.iter().any(|known| known == name) => {
+                    Err(Error::Control { field })
+                }
+                _ => Ok(()),
+            }
+        })
+    }
 }
 
-/// The path of a field that servers of version 1 do not know, if the request has one that asks for anything.
-fn new_field(request: &SampleRequest) -> Option<String> {
+/// A field that asks for something new.
+struct New {
+    /// Its path.
+    field: String,
+    /// What a server that knows it has among its controls, if it came later than arithmetic version 2.
+    control: Option<&'static str>,
+}
+
+/// The fields of a request that ask for what servers of version 1 do not know.
+fn new_fields(request: &SampleRequest) -> impl Iterator<Item = New> {
     let of_request = [
-        ("adjustments", !request.adjustments.is_empty()),
-        ("row_stride", request.row_stride != 0),
-        ("on_invalid_row", request.on_invalid_row == i32::from(OnInvalidRow::Status)),
+        ("adjustments", !request.adjustments.is_empty(), false),
+        ("history", request.adjustments.iter().any(|given| given.history.is_some()), true),
+        ("row_stride", request.row_stride != 0, true),
+        ("on_invalid_row", request.on_invalid_row == i32::from(OnInvalidRow::Status), true),
     ];
-    if let Some((name, _)) = of_request.into_iter().find(|(_, is_new)| *is_new) {
-        return Some(name.into());
-    }
-    let sets = request.params.iter().enumerate();
-    sets.into_iter()
-        .find_map(|(set, params)| Some(format!("params[{set}].{}", new_parameter(params)?)))
+    let of_request =
+        of_request.into_iter().filter(|(_, is_new, _)| *is_new).map(|(name, _, is_control)| New {
+            field: name.into(),
+            control: is_control.then_some(name),
+        });
+    let of_set = |(set, params)| {
+        new_parameters(params).map(move |(name, is_control)| New {
+            field: format!("params[{set}].{name}"),
+            control: is_control.then_some(name),
+        })
+    };
+    of_request.chain(request.params.iter().enumerate().flat_map(of_set))
 }
 
-fn new_parameter(params: &SamplingParams) -> Option<&'static str> {
+/// Their names, and whether they have to be among a server's controls.
+fn new_parameters(params: &SamplingParams) -> impl Iterator<Item = (&'static str, bool)> + use<> {
     let is_race =
         ![DrawRule::Unspecified, DrawRule::Cumulative].map(i32::from).contains(&params.draw_rule);
     let dry = params.dry.as_ref().is_some_and(|dry| dry.multiplier != 0.0);
+    let repetition = params.repetition_penalty.is_some_and(|penalty| penalty != 1.0);
     [
-        ("draw_rule", is_race),
-        ("repetition_penalty", params.repetition_penalty.is_some_and(|penalty| penalty != 1.0)),
-        ("frequency_penalty", params.frequency_penalty != 0.0),
-        ("presence_penalty", params.presence_penalty != 0.0),
-        ("no_repeat_ngram", params.no_repeat_ngram != 0),
-        ("min_tokens", params.min_tokens != 0),
-        ("dry", dry),
+        ("draw_rule", is_race, false),
+        ("repetition_penalty", repetition, false),
+        ("frequency_penalty", params.frequency_penalty != 0.0, false),
+        ("presence_penalty", params.presence_penalty != 0.0, false),
+        ("no_repeat_ngram", params.no_repeat_ngram != 0, false),
+        ("min_tokens", params.min_tokens != 0, false),
+        ("dry", dry, false),
+        ("logprobs", params.logprobs.is_some(), true),
+        ("return_kept", params.return_kept, true),
     ]
     .into_iter()
-    .find_map(|(name, is_new)| is_new.then_some(name))
+    .filter_map(|(name, is_new, is_control)| is_new.then_some((name, is_control)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use logitd_proto::{Adjustments, Dry};
+    use logitd_proto::{Adjustments, Dry, Logprobs};
+
+    fn check(request: &SampleRequest, version: u32) -> Result<(), Error> {
+        Known { version, controls: vec!["dry".into()] }.check(request)
+    }
+
+    fn new_field(request: &SampleRequest) -> Option<String> {
+        new_fields(request).next().map(|new| new.field)
+    }
+
+    #[test]
+    fn what_came_later_has_to_be_named_by_the_server() {
+        let logprobs = Some(Logprobs { of: vec![1], ..Default::default() });
+        let set = SamplingParams { logprobs, return_kept: true, ..Default::default() };
+        let race = SamplingParams { draw_rule: DrawRule::Race.into(), ..Default::default() };
+        let request = SampleRequest { params: vec![race, set], ..Default::default() };
+        let error = |controls: &[&str]| {
+            let controls = controls.iter().map(|&name| name.into()).collect();
+            Known { version: 2, controls }.check(&request).err().map(|error| error.to_string())
+        };
+        let said = error(&["dry"]).unwrap();
+        assert!(said.starts_with("params[1].logprobs is not among the controls"), "{said}");
+        let said = error(&["dry", "logprobs"]).unwrap();
+        assert!(said.starts_with("params[1].return_kept"), "{said}");
+        assert_eq!(error(&["return_kept", "dry", "logprobs"]), None);
+        assert!(matches!(Known::OF_ALL.check(&request), Err(Error::Version { .. })));
+    }
 
     #[test]
     fn what_an_old_server_would_leave_out_is_refused_by_name() {

@@ -54,6 +54,8 @@ static LIMITS: api::Limits = api::Limits {
     request_race_tokens_max: 1 << 12,
     adjusted_tokens_max: 16,
     history_tokens_max: 64,
+    top_logprobs_max: 8,
+    kept_ids_max: 4,
 };
 
 static RUNTIME: LazyLock<Runtime> =
@@ -134,22 +136,21 @@ async fn sample(
     assert_eq!(bytes + padding, sent.logits.len(), "every byte belongs to a row or is padding");
     assert!(!batch.rows.is_empty());
     permit.resize(batch.rows.len(), batch.bytes() + batch.side_bytes())?;
-    let (tokens, _side_room) = (batch.tokens.clone(), permit.split_off(batch.side_bytes()));
-    let invalid = batch.invalid;
-    let params: Vec<SamplingParams> = batch.rows.iter().map(|row| *row.params()).collect();
-    for (_, params) in params.iter().enumerate().filter(|(row, _)| !invalid.contains_key(row)) {
-        check_params(params, &sent);
+    let _side_room = permit.split_off(batch.side_bytes());
+    let answer_bytes = convert::answer_bytes(&batch);
+    let priority = batch.priority.unwrap_or_default();
+    let invalid = batch.invalid.clone();
+    let (rows, told) = batch.split();
+    let count = rows.len();
+    for (_, row) in rows.iter().enumerate().filter(|(row, _)| !invalid.contains_key(row)) {
+        check_params(row.params(), &sent);
     }
-    let request = Request {
-        rows: batch.rows,
-        deadline: None,
-        priority: batch.priority.unwrap_or_default(),
-        source: Default::default(),
-    };
+    let request = Request { rows, deadline: None, priority, source: Default::default() };
     let done = ENGINE.submit(permit, request)?.await?;
-    let response = convert::response(&done, &params, &tokens, &invalid, logitd_proto::Plane::Inline);
-    assert_eq!(response.rows.len(), params.len());
+    let response = convert::response(&done, &told, logitd_proto::Plane::Inline);
+    assert_eq!(response.rows.len(), count);
     let encoded = response.encode_to_vec();
+    assert!(encoded.len() <= answer_bytes, "there was room for it");
     assert_eq!(SampleResponse::decode(&*encoded).as_ref(), Ok(&response));
     Ok(())
 }
@@ -252,6 +253,13 @@ fn seeds() -> Vec<Vec<u8>> {
         let adjustments = vec![adjustments.clone(); sets];
         SampleRequest { adjustments, ..good.clone() }
     };
+    let inspected = |of: &[i32], top, ids: &[u32]| {
+        let mut request = good.clone();
+        let (of, ids) = (of.to_vec(), ids.to_vec());
+        request.params[0].logprobs = Some(api::Logprobs { of, top, ids });
+        request.params[0].return_kept = true;
+        request
+    };
     let le = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect();
     let given = |counts, tokens| Some(api::Candidates { counts: le(counts), tokens: le(tokens) });
     let sparse = |candidates| SampleRequest { vocab_size: 1 << 20, candidates, ..good.clone() };
@@ -267,6 +275,9 @@ fn seeds() -> Vec<Vec<u8>> {
         adjusted(1),
         adjusted(3),
         adjusted(2),
+        inspected(&[1, 2, 3], 4, &[3, 0, 3]),
+        inspected(&[3], 9, &[7]),
+        SampleRequest { candidates: given(&[4, 4, 4], &[0, 1, 2, 3].repeat(3)), ..inspected(&[1], 2, &[3]) },
         with(|r| r.params = vec![api::SamplingParams::default(); 2]),
         with(|r| r.dtype = api::Dtype::Bf16.into()),
         with(|r| (r.dtype, r.vocab_size) = (api::Dtype::F32.into(), 2)),

@@ -85,15 +85,18 @@ pub fn decode<D: Received>(bytes: &[u8]) -> Result<D, Status> {
 }
 
 /// What is counted in a request before it is decoded, by the field numbers that lead there, and how many there can
-/// be at most.
-const COUNTED: [(&str, &[u32], usize); 5] = [
+/// be at most. Lists of tokens need no count, as they take as many bytes in memory as on the wire.
+const COUNTED: [(&str, &[u32], usize); 6] = [
     ("params", &[4], PARAMS_MAX),
+    ("params.logprobs.of", OF, PARAMS_MAX),
     ("params.dry.breakers", &[4, 15, 5], PARAMS_MAX),
     ("adjustments", &[9], PARAMS_MAX),
     ("adjustments.bad_words", &[9, 4], 1 << 17),
     ("adjustments.logit_bias", &[9, 6], 1 << 20),
 ];
 
+/// Distributions, of which many stand in one field: they are counted by its bytes.
+const OF: &[u32] = &[4, 17, 1];
 /// What decoding would not notice.
 fn check<D: Received>(bytes: &[u8]) -> Result<(), Status> {
     check_counts::<D>(bytes)?;
@@ -104,7 +107,8 @@ fn check<D: Received>(bytes: &[u8]) -> Result<(), Status> {
 fn check_counts<D: Received>(bytes: &[u8]) -> Result<(), Status> {
     let Some(to_request) = D::REQUEST_PATH else { return Ok(()) };
     for (name, path, most) in COUNTED {
-        let found = count(bytes, &[to_request, path].concat());
+        let each: fn(&[u8]) -> usize = if path == OF { <[u8]>::len } else { |_| 1 };
+        let found = count(bytes, &[to_request, path].concat(), each);
         if found > most {
             return Err(Status::invalid_argument(format!(
                 "{name}: {found} in one message; allowed: {most}, and as many as the rows of the request may have"
@@ -157,8 +161,8 @@ received! {
     GetInfoResponse: Internal;
 }
 
-/// How many fields the path leads to, up to where the bytes stop being a message.
-fn count(mut bytes: &[u8], path: &[u32]) -> usize {
+/// How many fields the path leads to, up to where the bytes stop being a message; `each` says what one counts.
+fn count(mut bytes: &[u8], path: &[u32], each: fn(&[u8]) -> usize) -> usize {
     let Some((&wanted, inner)) = path.split_first() else { return 0 };
     let mut found = 0;
     while let Ok((field, wire_type)) = decode_key(&mut bytes) {
@@ -166,7 +170,7 @@ fn count(mut bytes: &[u8], path: &[u32]) -> usize {
             let Ok(length) = decode_varint(&mut bytes) else { break };
             let length = usize::try_from(length).unwrap_or(usize::MAX);
             let Some((value, rest)) = bytes.split_at_checked(length) else { break };
-            found += if inner.is_empty() { 1 } else { count(value, inner) };
+            found += if inner.is_empty() { each(value) } else { count(value, inner, each) };
             bytes = rest;
         } else if skip_field(wire_type, field, &mut bytes, DecodeContext::default()).is_err() {
             break;
@@ -178,10 +182,22 @@ fn count(mut bytes: &[u8], path: &[u32]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::SamplingParams;
+    use crate::{Logprobs, SamplingParams};
+
+    #[test]
+    fn distributions_are_counted_where_they_share_a_field() {
+        let logprobs = |n| Some(Logprobs { of: vec![1; n], ..Default::default() });
+        let params = |n| SamplingParams { logprobs: logprobs(n), ..Default::default() };
+        let request =
+            |n| SampleRequest { params: vec![params(3), params(n)], ..Default::default() };
+        assert!(decode::<SampleRequest>(&request(PARAMS_MAX - 3).encode_to_vec()).is_ok());
+        let error = decode::<SampleRequest>(&request(PARAMS_MAX).encode_to_vec()).unwrap_err();
+        assert!(error.message().starts_with("params.logprobs.of: 65539 in one message"), "{error}");
+    }
 
     #[test]
     fn parameter_sets_are_counted_without_decoding() {
+        let count = |bytes: &[u8], path: &[u32]| count(bytes, path, |_| 1);
         let params = vec![SamplingParams { seed: Some(1), ..Default::default() }; 3];
         let request = SampleRequest { params, logits: vec![7; 99].into(), ..Default::default() };
         assert_eq!(count(&request.encode_to_vec(), &[4]), 3);

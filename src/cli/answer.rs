@@ -1,8 +1,10 @@
 //! What became of the rows, as a table for people or as JSON for programs.
 
 use crate::files::assets::TokenTexts;
+use crate::wire::inspection::{Found, kept_tokens};
 use crate::wire::whole::Whole;
-use logitd_core::batch::{Draw, Outcome};
+use logitd_core::batch::{Draw, Outcome, RowStatus};
+use logitd_core::inspection::{Inspection, Logprobs, TokenLogprob};
 use serde::Serialize;
 use std::io::{self, Write};
 
@@ -13,6 +15,8 @@ pub struct Answer {
     pub outcome: Outcome,
     /// One a draw; none unless the status is OK.
     pub draws: Vec<Draw>,
+    /// What was asked for beside them.
+    pub inspection: Inspection,
     /// The seed that was used.
     pub seed: u64,
 }
@@ -53,6 +57,8 @@ struct Line<'a> {
     logprob: Option<f32>,
     kept: u32,
     seed: Whole,
+    #[serde(flatten)]
+    inspection: Found<'a>,
 }
 
 impl<W: Write> Printer<W> {
@@ -118,6 +124,7 @@ impl<W: Write> Printer<W> {
             logprob: drawn.map(|d| d.logprob),
             kept: answer.outcome.kept,
             seed: Whole(answer.seed),
+            inspection: Found::new(&answer.inspection, draw),
         };
         serde_json::to_writer(&mut self.out, &line)?;
         writeln!(self.out)
@@ -144,25 +151,73 @@ impl<W: Write> Printer<W> {
         }
         write!(self.out, "{:>KEPT$}  {:>2$}", answer.outcome.kept, answer.seed, columns.seed)?;
         let text = answer.draws.get(draw).and_then(|d| self.tokens.as_ref()?.get(d.token));
-        writeln!(self.out, "{}", text.map(|text| format!("  {text:?}")).unwrap_or_default())
+        writeln!(self.out, "{}", text.map(|text| format!("  {text:?}")).unwrap_or_default())?;
+        for found in &answer.inspection.logprobs {
+            self.distribution(found, draw)?;
+        }
+        match &answer.inspection.kept {
+            Some(kept) if draw == 0 => self.kept(&kept_tokens(kept)),
+            _ => Ok(()),
+        }
+    }
+
+    /// What is said of a distribution below the line of a draw: with the first, all that is of the row.
+    fn distribution(&mut self, found: &Logprobs, draw: usize) -> io::Result<()> {
+        let Logprobs { of, status, entropy, drawn, top, ids } = found;
+        let indent = self.columns.row;
+        if *status != RowStatus::Ok {
+            return writeln!(self.out, "{:indent$}  {of}: {status}", "");
+        }
+        let drawn =
+            drawn.get(draw).map(|one| format!("rank {}, logprob {}", one.rank, one.logprob));
+        let entropy = (draw == 0).then(|| format!("entropy {} nats", entropy.0));
+        let facts: Vec<String> = drawn.into_iter().chain(entropy).collect();
+        writeln!(self.out, "{:indent$}  {of}: {}", "", facts.join("; "))?;
+        for one in top.iter().chain(ids).filter(|_| draw == 0) {
+            let text = self.tokens.as_ref().and_then(|tokens| tokens.get(one.token));
+            let text = text.map(|text| format!("  {text:?}")).unwrap_or_default();
+            let TokenLogprob { token, rank, logprob } = one;
+            writeln!(
+                self.out,
+                "{:indent$}  {rank:>STATUS$}{token:>TOKEN$}  {logprob:>LOGPROB$}{text}",
+                ""
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The kept tokens, as many as a line has room for.
+    fn kept(&mut self, tokens: &[u32]) -> io::Result<()> {
+        const SHOWN: usize = 16;
+        let indent = self.columns.row;
+        let shown: Vec<String> = tokens.iter().take(SHOWN).map(u32::to_string).collect();
+        let more = match tokens.len().saturating_sub(SHOWN) {
+            0 => String::new(),
+            more => format!(" and {more} more (--json has all)"),
+        };
+        writeln!(self.out, "{:indent$}  kept: {}{more}", "", shown.join(" "))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use logitd_core::batch::RowStatus;
+    use logitd_core::inspection::{Distribution, Entropy, KeptIds};
 
     fn print(json: bool, draws: u32) -> String {
+        print_with(json, draws, &Inspection::default())
+    }
+
+    fn print_with(json: bool, draws: u32, inspection: &Inspection) -> String {
         let tokens = TokenTexts::from_json(br#"["a", "\n"]"#).unwrap();
         let mut out = Vec::new();
         let mut printer = Printer::new(&mut out, json, Some(tokens), 12, draws, 77);
         let draw = |token| Draw { token, logprob: -0.1 };
         let drawn = (0..draws).map(draw).collect();
         let outcome = Outcome { status: RowStatus::Ok, kept: 5, kept_mass: 9 };
-        let ok = Answer { outcome, draws: drawn, seed: 77 };
+        let ok = Answer { outcome, draws: drawn, inspection: inspection.clone(), seed: 77 };
         let outcome = Outcome::failed(RowStatus::PositiveInfinity);
-        let failed = Answer { outcome, draws: Vec::new(), seed: 1 };
+        let failed = Answer { outcome, draws: Vec::new(), inspection: Default::default(), seed: 1 };
         printer.row(3, draws, &ok).unwrap();
         printer.row(12, draws, &failed).unwrap();
         printer.end().unwrap();
@@ -179,6 +234,47 @@ row  draw  status    token        logprob     kept  seed  text
  12     1  POSITIVE_INFINITY                     0     1
 ";
         assert_eq!(print(false, 2), expected);
+    }
+
+    #[test]
+    fn what_was_asked_for_stands_below_the_draws() {
+        let token = |token, rank, logprob| TokenLogprob { token, rank, logprob };
+        let raw = Logprobs {
+            of: Distribution::Raw,
+            status: RowStatus::Ok,
+            entropy: Entropy(1.25),
+            drawn: vec![token(0, 1, -0.5), token(1, 2, -1.5)],
+            top: vec![token(0, 1, -0.5), token(1, 2, -1.5)],
+            ids: vec![token(7, 0, f32::NEG_INFINITY)],
+        };
+        let missing = Logprobs {
+            of: Distribution::Adjusted,
+            status: RowStatus::Nan,
+            entropy: Entropy::default(),
+            drawn: vec![],
+            top: vec![],
+            ids: vec![],
+        };
+        let kept = Some(KeptIds::Ids((0..18).collect()));
+        let inspection = Inspection { logprobs: vec![raw, missing], kept };
+        let expected = "\
+row  draw  status    token        logprob     kept  seed  text
+  3     0  OK            0           -0.1        5    77  \"a\"
+     raw: rank 1, logprob -0.5; entropy 1.25 nats
+          1        0           -0.5  \"a\"
+          2        1           -1.5  \"\\n\"
+          0        7           -inf
+     adjusted: NAN
+     kept: 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 and 2 more (--json has all)
+  3     1  OK            1           -0.1        5    77  \"\\n\"
+     raw: rank 2, logprob -1.5
+     adjusted: NAN
+";
+        let printed = print_with(false, 2, &inspection);
+        assert!(printed.starts_with(expected), "{printed}");
+        let line = r#"{"row":3,"status":"OK","token":0,"text":"a","logprob":-0.1,"kept":5,"seed":77,"logprobs":[{"of":"raw","status":"OK","drawn":{"token":0,"rank":1,"logprob":-0.5},"entropy":1.25,"#;
+        let printed = print_with(true, 1, &inspection);
+        assert!(printed.starts_with(line) && printed.contains(r#""kept_ids":[0,1,2"#), "{printed}");
     }
 
     #[test]

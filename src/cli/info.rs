@@ -133,7 +133,7 @@ fn local(kernels: &Kernels) -> Result<GetInfoResponse, Box<dyn Error>> {
 }
 
 /// Each limit by its name in the API, with its value, and the flag that sets it.
-fn limits(limits: &Limits) -> [(&'static str, u64, Option<&'static str>); 17] {
+fn limits(limits: &Limits) -> [(&'static str, u64, Option<&'static str>); 19] {
     let l = limits;
     [
         ("vocab_size_max", l.vocab_size_max.into(), None),
@@ -157,6 +157,8 @@ fn limits(limits: &Limits) -> [(&'static str, u64, Option<&'static str>); 17] {
         ("connection_bytes_max", l.connection_bytes_max, Some("--connection-bytes-max")),
         ("adjusted_tokens_max", l.adjusted_tokens_max.into(), Some("--adjusted-tokens-max")),
         ("history_tokens_max", l.history_tokens_max.into(), Some("--history-tokens-max")),
+        ("top_logprobs_max", l.top_logprobs_max.into(), Some("--top-logprobs-max")),
+        ("kept_ids_max", l.kept_ids_max.into(), Some("--kept-ids-max")),
     ]
 }
 

@@ -1,9 +1,11 @@
 //! Sampling parameters as flags, and as a file with one set a row.
 
 use crate::files::params::{self, Set, Sets};
+use crate::wire::inspection::{InspectSpec, Limits};
 use crate::wire::whole;
 use clap::{Arg, ArgMatches, Command, FromArgMatches};
-use logitd_core::adjustments::{Adjustments, AdjustmentsSpec, Limits};
+use logitd_core::adjustments::{self, Adjustments, AdjustmentsSpec};
+use logitd_core::inspection::{Distribution, Inspect};
 use logitd_core::params::{FIELDS, Field, ParamsError, ParamsSpec, SamplingParams, Value};
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -108,16 +110,55 @@ impl DriftFlags {
     }
 }
 
+/// What is wanted of each row beside its tokens.
+#[derive(Clone, Debug, clap::Args)]
+struct InspectArgs {
+    /// Tell the logprob and the rank of each drawn token, and the entropy, in these distributions: raw (the model's
+    /// own), adjusted (before cuts), sampled (what is drawn from)
+    #[arg(long, value_name = "raw,adjusted,sampled", value_delimiter = ',', value_parser = distribution)]
+    logprobs: Vec<Distribution>,
+
+    /// And the first N tokens of each, up to 1024
+    #[arg(long, value_name = "N", default_value = "0", requires = "logprobs")]
+    top_logprobs: u32,
+
+    /// And these tokens, by their ids, up to 1024
+    #[arg(long, value_name = "ID,..", value_delimiter = ',', requires = "logprobs")]
+    logprob_ids: Vec<u32>,
+
+    /// Tell which tokens the cuts kept
+    #[arg(long)]
+    return_kept: bool,
+}
+
+impl InspectArgs {
+    fn spec(&self) -> InspectSpec {
+        InspectSpec {
+            of: self.logprobs.clone(),
+            top: self.top_logprobs,
+            ids: self.logprob_ids.clone(),
+            return_kept: self.return_kept,
+        }
+    }
+}
+
+fn distribution(name: &str) -> Result<Distribution, String> {
+    Distribution::named(name).ok_or_else(|| "allowed: raw, adjusted, sampled".into())
+}
+
 /// What to do with each row.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ParamsArgs {
     #[command(flatten)]
     flags: Flags,
 
+    #[command(flatten)]
+    inspect: InspectArgs,
+
     /// One parameter set a row of the file (the first line is row 0's, whatever --rows names), or one for all
     /// rows: a JSON object a line, whose keys are the names of parameters (temperature, top_k and so on) and of
     /// adjustments (allowed_bitmask, allowed_ids, banned_ids, bad_words, stop_ids, logit_bias, prompt, output,
-    /// output_length, counts; breakers within dry). A key left out has its flag's value. An answer of --json is read
+    /// output_length, counts; breakers within dry), logprobs ({"of", "top", "ids"}) and return_kept. A key left out has its flag's value. An answer of --json is read
     /// for its seeds
     #[arg(long, value_name = "FILE.jsonl")]
     params: Option<PathBuf>,
@@ -130,10 +171,10 @@ impl ParamsArgs {
         rows: impl ExactSizeIterator<Item = usize>,
         rows_all: usize,
     ) -> Result<Vec<Set>, Box<dyn Error>> {
-        let flags = self.flags.spec()?;
+        let flags = Set { inspect: self.inspect.spec(), ..self.flags.spec()?.into() };
         match &self.params {
-            None => Ok(vec![flags.into(); rows.len()]),
-            Some(path) => read(path, flags, rows, rows_all),
+            None => Ok(vec![flags; rows.len()]),
+            Some(path) => read(path, &flags, rows, rows_all),
         }
     }
 }
@@ -142,7 +183,7 @@ impl ParamsArgs {
 /// file, for each of these rows, or a single one for all.
 pub fn read(
     path: &Path,
-    flags: ParamsSpec,
+    flags: &Set,
     rows: impl ExactSizeIterator<Item = usize>,
     rows_all: usize,
 ) -> Result<Vec<Set>, Box<dyn Error>> {
@@ -196,12 +237,20 @@ pub fn adjustments(
         return Ok(None);
     }
     // This process has the memory that it has; the limits are for servers.
-    let limits = Limits { history_tokens_max: usize::MAX, adjusted_tokens_max: usize::MAX };
+    let limits =
+        adjustments::Limits { history_tokens_max: usize::MAX, adjusted_tokens_max: usize::MAX };
     let parsed = set.adjustments.clone().parse(vocab_size, limits);
     // Of several errors the first is as good as any.
     let parsed = parsed.map_err(|mut errors| errors.swap_remove(0))?;
     parsed.check_with(params)?;
     Ok(Some(parsed))
+}
+
+/// What a set asks of a row of so many tokens beside its own, checked; `None` where it is nothing.
+pub fn inspect(set: &Set, vocab_size: u32) -> Result<Option<Inspect>, Box<dyn Error>> {
+    // Of several errors the first is as good as any.
+    let parsed = set.inspect.parse(vocab_size, Limits::NONE);
+    Ok(parsed.map_err(|mut errors| errors.swap_remove(0))?)
 }
 
 /// `top_k is ..` as `--top-k is ..`.

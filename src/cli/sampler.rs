@@ -8,6 +8,7 @@ use bytes::Bytes;
 use logitd_core::adjustments::Adjustments;
 use logitd_core::backend::Backend;
 use logitd_core::batch::{Dtype, Results, Row, RowError};
+use logitd_core::inspection::Inspect;
 use logitd_core::params::SamplingParams;
 use std::error::Error;
 
@@ -68,20 +69,29 @@ impl Sampler for Local {
         let adjusted = |(set, parsed)| params::adjustments(set, parsed, batch.vocab_size);
         let adjusted: Vec<Option<Adjustments>> =
             batch.params.iter().zip(&parsed).map(adjusted).collect::<Result<_, _>>()?;
+        let inspected: Vec<Option<Inspect>> = batch
+            .params
+            .iter()
+            .map(|set| params::inspect(set, batch.vocab_size))
+            .collect::<Result<_, _>>()?;
         let row_bytes = batch.vocab_size as usize * batch.dtype.size_bytes();
         let rows: Vec<Row<'_>> = batch
             .logits
             .chunks_exact(row_bytes)
-            .zip(parsed.iter().zip(&adjusted))
-            .map(|(logits, (&params, adjusted))| {
+            .zip(parsed.iter().zip(&adjusted).zip(&inspected))
+            .map(|(logits, ((&params, adjusted), inspect))| {
                 let row = Row::new(batch.dtype, logits, params)?;
-                Ok(row.with_adjustments(adjusted.as_ref()))
+                Ok(row.with_adjustments(adjusted.as_ref()).with_inspect(inspect.as_ref()))
             })
             .collect::<Result<_, RowError>>()?;
         self.backend.sample(&rows, &mut self.results)?;
-        let answer = |(result, params): (logitd_core::batch::RowResult<'_>, &SamplingParams)| {
-            Answer { outcome: result.outcome, draws: result.draws.to_vec(), seed: params.seed() }
-        };
+        let answer =
+            |(result, params): (logitd_core::batch::RowResult<'_>, &SamplingParams)| Answer {
+                outcome: result.outcome,
+                draws: result.draws.to_vec(),
+                inspection: result.inspection.cloned().unwrap_or_default(),
+                seed: params.seed(),
+            };
         Ok(self.results.iter().zip(&parsed).map(answer).collect())
     }
 }

@@ -131,6 +131,11 @@ impl Remote {
         Self { candidates, ..self }
     }
 
+    /// Whether the server tells which tokens were kept.
+    pub fn tells_kept(&self) -> bool {
+        self.info.controls.iter().any(|name| name == "return_kept")
+    }
+
     /// What the server says about itself.
     pub fn info(&self) -> &GetInfoResponse {
         &self.info
@@ -189,6 +194,7 @@ fn params_message(set: &Set) -> api::SamplingParams {
         let breakers = wire::adjustments::sequences(&set.adjustments.breakers);
         message.dry.get_or_insert_default().breakers = breakers;
     }
+    wire::inspection::ask(&set.inspect, &mut message);
     message
 }
 
@@ -217,8 +223,8 @@ fn with_candidates(mut request: SampleRequest, dtype: Dtype, count: u32) -> Samp
 }
 
 fn answer(row: api::RowResult) -> Result<Answer, Box<dyn Error>> {
-    let dual::Answer { outcome, draws, .. } = wire::row::result(&row)?;
-    Ok(Answer { outcome, draws, seed: row.seed })
+    let dual::Answer { outcome, draws, inspection } = wire::row::result(&row)?;
+    Ok(Answer { outcome, draws, inspection: inspection.unwrap_or_default(), seed: row.seed })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Box<dyn Error>> {

@@ -31,7 +31,9 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use values::{bytes, bytes_or_none, count, count32, duration, fraction, mode, threads, timeout};
+use values::{
+    bytes, bytes_or_none, count, count32, duration, fraction, mode, threads, timeout, top_logprobs,
+};
 
 /// What --cuda-launch-rows-max may be: beyond it the chip is full many times over.
 const CUDA_LAUNCH_ROWS_LIMIT: usize = 1 << 14;
@@ -223,6 +225,15 @@ pub struct WorkConfig {
     /// Tokens of a row's history, prompt and output together
     #[arg(long, value_name = "N", env = "LOGITD_HISTORY_TOKENS_MAX", default_value = "1048576", value_parser = count32)]
     pub history_tokens_max: u32,
+
+    /// First tokens of a distribution whose logprobs a row can ask for, up to 1024
+    #[arg(long, value_name = "N", env = "LOGITD_TOP_LOGPROBS_MAX", default_value = "1024", value_parser = top_logprobs)]
+    pub top_logprobs_max: u32,
+
+    /// Kept tokens that are returned as a list of ids; where a row kept more, it is a bitmask of its vocabulary. A list
+    /// of 4096 has the 16 KiB that a bitmask of 131072 tokens has
+    #[arg(long, value_name = "N", env = "LOGITD_KEPT_IDS_MAX", default_value = "4096", value_parser = count32)]
+    pub kept_ids_max: u32,
 
     /// Encoded bytes of one message, logits included
     #[arg(long, value_name = "BYTES", env = "LOGITD_MESSAGE_BYTES_MAX", default_value = "16MiB", value_parser = bytes)]

@@ -2,6 +2,7 @@
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use logitd_core::backend::cpu::{Isa, THREADS_MAX};
+use logitd_core::inspection::TOP_LOGPROBS_MAX;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -69,6 +70,12 @@ pub fn count(text: &str) -> Result<usize, String> {
 /// As [`count`], within 32 bits.
 pub fn count32(text: &str) -> Result<u32, String> {
     u32::try_from(count(text)?).map_err(|_| format!("must be at most {}", u32::MAX))
+}
+
+/// First tokens whose logprobs a row can ask for; 0 refuses all.
+pub fn top_logprobs(text: &str) -> Result<u32, String> {
+    let most = text.trim().parse().ok().filter(|n| *n <= TOP_LOGPROBS_MAX);
+    most.ok_or_else(|| format!("allowed: 0 to {TOP_LOGPROBS_MAX}"))
 }
 
 /// Threads of the processor; 0 is one for each core.

@@ -6,6 +6,7 @@ use logitd_core::adjustments::Adjustments;
 use logitd_core::backend::{DeviceError, DeviceInfo};
 use logitd_core::batch::{Dtype, Loan, LoanError, Results, Row, RowError};
 use logitd_core::candidates::TokenList;
+use logitd_core::inspection::Inspect;
 use logitd_core::params::SamplingParams;
 use std::fmt;
 use std::sync::Arc;
@@ -41,6 +42,7 @@ pub struct RequestRow {
     /// Of a row of candidates.
     tokens: Option<TokenList>,
     adjustments: Option<Adjustments>,
+    inspect: Option<Arc<Inspect>>,
 }
 
 #[derive(Clone, Debug)]
@@ -53,7 +55,7 @@ impl RequestRow {
     /// A row of `logits.len() / dtype.size_bytes()` tokens; refused where [`Row::new`] is.
     pub fn new(dtype: Dtype, logits: Bytes, params: SamplingParams) -> Result<Self, RowError> {
         Row::new(dtype, &logits, params)?;
-        Ok(Self { dtype, logits: Logits::Own(logits), params, tokens: None, adjustments: None })
+        Ok(Self::of(dtype, Logits::Own(logits), params))
     }
 
     /// A row of candidates, whose tokens these are. Its results go by their indices.
@@ -81,13 +83,21 @@ impl RequestRow {
         params: SamplingParams,
     ) -> Result<Self, RowError> {
         Row::lent(dtype, loan.as_ref(), at, bytes, params)?;
-        let logits = Logits::Lent { loan, at, bytes };
-        Ok(Self { dtype, logits, params, tokens: None, adjustments: None })
+        Ok(Self::of(dtype, Logits::Lent { loan, at, bytes }, params))
+    }
+
+    fn of(dtype: Dtype, logits: Logits, params: SamplingParams) -> Self {
+        Self { dtype, logits, params, tokens: None, adjustments: None, inspect: None }
     }
 
     /// The same row with adjustments, which were parsed for its vocabulary.
     pub fn with_adjustments(self, adjustments: Option<Adjustments>) -> Self {
         Self { adjustments, ..self }
+    }
+
+    /// The same row, of which more than tokens is wanted: by the indices of its logits.
+    pub fn with_inspect(self, inspect: Option<Arc<Inspect>>) -> Self {
+        Self { inspect, ..self }
     }
 
     /// The row as backends see it.
@@ -98,8 +108,10 @@ impl RequestRow {
                 Row::lent(self.dtype, loan.as_ref(), *at, *bytes, self.params)
             }
         };
-        let row =
-            row.expect("checked when it was made").with_adjustments(self.adjustments.as_ref());
+        let row = row
+            .expect("checked when it was made")
+            .with_adjustments(self.adjustments.as_ref())
+            .with_inspect(self.inspect.as_deref());
         match &self.tokens {
             Some(tokens) => row.with_ids(tokens.as_bytes()),
             None => row,
@@ -125,6 +137,23 @@ impl RequestRow {
         self.bytes() + lists
     }
 
+    /// What is asked of it beside its tokens.
+    pub fn inspect(&self) -> Option<&Inspect> {
+        self.inspect.as_deref()
+    }
+
+    /// The work that is asked for beside its tokens.
+    pub(super) fn inspected(&self) -> Inspected {
+        let Some(inspect) = &self.inspect else { return Inspected::default() };
+        let distributions = inspect.distributions().count();
+        let each = self.params.draws() as usize + inspect.top as usize + inspect.ids.len();
+        let kept = usize::from(inspect.kept_ids_max.is_some());
+        Inspected {
+            pass_bytes: (distributions + kept) * self.bytes(),
+            tokens: distributions * each,
+        }
+    }
+
     /// Where the logits are lent.
     pub(super) fn loan(&self) -> Option<&Arc<dyn Loan>> {
         match &self.logits {
@@ -137,6 +166,15 @@ impl RequestRow {
     pub fn params(&self) -> &SamplingParams {
         &self.params
     }
+}
+
+/// What is done for a row beside sampling it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Inspected {
+    /// Bytes of logits that are read for it.
+    pub pass_bytes: usize,
+    /// Tokens of which a logprob and a rank are told.
+    pub tokens: usize,
 }
 
 /// Who goes first when some must wait. Within a priority sources take turns, and the requests of each are

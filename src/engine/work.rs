@@ -160,6 +160,7 @@ impl Item for Arc<Work> {
             bytes: row.size_bytes(),
             draws: row.params().draws() as usize,
             race_tokens: row.race_tokens_max(),
+            inspected: row.inspected(),
         }
     }
 }

@@ -15,10 +15,13 @@ use std::path::{Path, PathBuf};
 pub fn write(difference: &Difference, folder: &Path, name: &str) -> io::Result<PathBuf> {
     create_private(folder)?;
     let path = |end: &str| folder.join(format!("{name}.{end}"));
-    let Difference { dtype, vocab_size, params, adjustments, logits, .. } = difference;
+    let Difference { dtype, vocab_size, params, adjustments, inspect, logits, .. } = difference;
     npy::write(&path("npy"), *dtype, *vocab_size, logits)?;
     let mut line = wire::params::json(*params);
     for (key, value) in adjustments.iter().flat_map(wire::adjustments::to_json) {
+        line[key] = value;
+    }
+    for (key, value) in inspect.iter().flat_map(wire::inspection::to_json) {
         line[key] = value;
     }
     std::fs::write(path("params.jsonl"), format!("{line}\n"))?;
@@ -50,6 +53,7 @@ mod tests {
     use logitd_core::adjustments::{AdjustmentsSpec, Limits};
     use logitd_core::backend::dual::Answer;
     use logitd_core::batch::{Draw, Outcome, RowStatus};
+    use logitd_core::inspection::Inspect;
     use logitd_core::params::ParamsSpec;
 
     #[test]
@@ -68,7 +72,7 @@ mod tests {
             vocab_size: 30,
             params: spec.parse(|| u64::MAX).unwrap(),
             adjustments: Some(lists.parse(30, Limits::default()).unwrap()),
-            inspect: None,
+            inspect: Some(Inspect { of: [true, false, true], top: 2, ..Default::default() }),
             logits: logits.clone(),
             a: Some(a),
             b: Some(b),
@@ -84,6 +88,8 @@ mod tests {
         let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
         assert_eq!(json["seed"], u64::MAX.to_string());
         assert_eq!(json["banned_ids"], serde_json::json!([9]));
+        let logprobs = serde_json::json!({"of": ["raw", "sampled"], "top": 2, "ids": []});
+        assert_eq!((&json["logprobs"], json.get("return_kept")), (&logprobs, None));
         assert_eq!(json["temperature"].as_f64().unwrap() as f32, 0.7);
     }
 }

@@ -1,10 +1,11 @@
 //! A file with one set of parameters a line.
 //!
 //! Keys are those of the API's `SamplingParams`, in either spelling of its JSON (`top_k`, `topK`); `null` is
-//! the same as nothing. Beside them stand the keys of `Adjustments`, with lists behind them. A line of an answer (`logitd sample --json`) is accepted too: it says which seed its row was
+//! the same as nothing. Beside them stand the keys of `Adjustments`, with lists behind them, `logprobs` and `return_kept`. A line of an answer (`logitd sample --json`) is accepted too: it says which seed its row was
 //! sampled with, and that is what it is read for.
 
 use crate::wire::adjustments;
+use crate::wire::inspection::{self, InspectSpec};
 use crate::wire::json::{self, Value, short};
 use crate::wire::names::nearest;
 use logitd_core::adjustments::AdjustmentsSpec;
@@ -34,6 +35,8 @@ pub struct Set {
     pub params: ParamsSpec,
     /// What is done to single logits; nothing, where all of it is empty.
     pub adjustments: AdjustmentsSpec,
+    /// What is wanted beside tokens.
+    pub inspect: InspectSpec,
 }
 
 impl Set {
@@ -49,12 +52,12 @@ impl Set {
 
 impl From<ParamsSpec> for Set {
     fn from(params: ParamsSpec) -> Self {
-        Self { params, adjustments: AdjustmentsSpec::default() }
+        Self { params, ..Default::default() }
     }
 }
 
 /// Reads a file; what a line leaves out is as in `flags`. Errors name file, line, key, value and range.
-pub fn read(path: &Path, flags: ParamsSpec) -> Result<Sets, String> {
+pub fn read(path: &Path, flags: &Set) -> Result<Sets, String> {
     let named = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(|e| named(&e))?;
@@ -88,7 +91,7 @@ fn text(bytes: Vec<u8>) -> Result<String, String> {
 }
 
 /// The sets of a text, or the number of a wrong line and what is wrong with it.
-fn sets(text: &str, flags: ParamsSpec) -> Result<Sets, (usize, String)> {
+fn sets(text: &str, flags: &Set) -> Result<Sets, (usize, String)> {
     let (mut each, mut of_rows) = (Vec::new(), HashMap::new());
     for (i, line) in text.lines().enumerate() {
         // The mark, also where files were put together.
@@ -158,9 +161,9 @@ impl<'a> Line<'a> {
     }
 
     /// The parameters that it sets, over those of the flags.
-    fn set(&self, flags: ParamsSpec) -> Result<Set, String> {
+    fn set(&self, flags: &Set) -> Result<Set, String> {
         let is_answer = self.is_answer();
-        let mut set = Set::from(flags);
+        let mut set = flags.clone();
         for (key, value) in &self.0 {
             if is_answer && key != "seed" {
                 continue;
@@ -196,6 +199,13 @@ fn set_one(set: &mut Set, key: &str, value: &Value<'_>) -> Result<(), String> {
             Value::Text(text) => adjustments::set(&mut set.adjustments, key, &format!("{text:?}")),
         };
     }
+    if inspection::KEYS.contains(&key) {
+        return match value {
+            Value::Null => Ok(()),
+            Value::Bare(text) | Value::Other(text) => inspection::set(&mut set.inspect, key, text),
+            Value::Text(text) => inspection::set(&mut set.inspect, key, &format!("{text:?}")),
+        };
+    }
     let field = Field::named(key).ok_or_else(|| unknown(key))?;
     let value = match value {
         Value::Null => return Ok(()),
@@ -209,7 +219,8 @@ fn set_one(set: &mut Set, key: &str, value: &Value<'_>) -> Result<(), String> {
 
 /// Every key that a line can have. Those of `dry` can stand by themselves.
 fn names() -> impl Iterator<Item = &'static str> {
-    FIELDS.iter().map(|field| field.name).chain(["dry"]).chain(adjustments::keys())
+    let parameters = FIELDS.iter().map(|field| field.name).chain(["dry"]);
+    parameters.chain(adjustments::keys()).chain(inspection::KEYS)
 }
 
 /// `topK` is what JSON of Protocol Buffers calls `top_k`.
@@ -238,6 +249,7 @@ fn unknown(key: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use logitd_core::inspection::Distribution;
     use logitd_core::params::DrawRule;
 
     const FLAGS: ParamsSpec = ParamsSpec {
@@ -253,7 +265,7 @@ mod tests {
     };
 
     fn each(text: &str) -> Vec<ParamsSpec> {
-        match sets(text, FLAGS) {
+        match sets(text, &FLAGS.into()) {
             Ok(Sets::Each(sets)) => sets.into_iter().map(|set| set.params).collect(),
             other => panic!("{text}: {other:?}"),
         }
@@ -266,7 +278,7 @@ mod tests {
     }
 
     fn error(line: &str) -> String {
-        sets(line, FLAGS).expect_err(line).1
+        sets(line, &FLAGS.into()).expect_err(line).1
     }
 
     #[test]
@@ -336,14 +348,14 @@ mod tests {
             let message = error(line);
             assert!(message.contains(part), "{line}: {message}");
         }
-        let (number, _) = sets("{}\n\n{}\r\n{\"top_k\": -1}", FLAGS).unwrap_err();
+        let (number, _) = sets("{}\n\n{}\r\n{\"top_k\": -1}", &FLAGS.into()).unwrap_err();
         assert_eq!(number, 4);
     }
 
     #[test]
     fn adjustments_stand_beside_the_parameters() {
         let text = r#"{"repetition_penalty": 1.3, "frequencyPenalty": "-0.5", "dry": {"multiplier": 0.8, "breakers": [[1], [2, 3]]}, "allowed_bitmask": ["80000001", 7], "logitBias": [[3, -2.5], [4, "-inf"]], "prompt": [1, 2], "output_length": 9, "counts": [[5, 0]], "bad_words": null}"#;
-        let Ok(Sets::Each(sets)) = sets(text, FLAGS) else { panic!("{text}") };
+        let Ok(Sets::Each(sets)) = sets(text, &FLAGS.into()) else { panic!("{text}") };
         let params = ParamsSpec {
             repetition_penalty: 1.3,
             frequency_penalty: -0.5,
@@ -359,7 +371,7 @@ mod tests {
             breakers: vec![vec![1], vec![2, 3]],
             ..Default::default()
         };
-        assert_eq!(sets, [Set { params, adjustments }]);
+        assert_eq!(sets, [Set { params, adjustments, ..Default::default() }]);
         assert!(sets[0].adjusts() && !Set::from(FLAGS).adjusts());
         assert!(Set::from(ParamsSpec { dry_last_n: 3, ..FLAGS }).adjusts());
         assert!(Set::from(ParamsSpec { min_tokens: 3, ..FLAGS }).adjusts());
@@ -371,6 +383,36 @@ mod tests {
             (r#"{"banned_id": [1]}"#, "did you mean banned_ids?"),
             (r#"{"no_repeat_ngram": 65}"#, "no_repeat_ngram is 65; allowed"),
             (r#"{"presence_penalty": -101}"#, "presence_penalty is -101; allowed: -100 to 100"),
+        ] {
+            let said = error(line);
+            assert!(said.contains(part), "{line}: {said}");
+        }
+    }
+
+    #[test]
+    fn what_is_wanted_beside_tokens_stands_there_too() {
+        let flags = Set {
+            inspect: InspectSpec { top: 3, of: vec![Distribution::Raw], ..Default::default() },
+            ..FLAGS.into()
+        };
+        let of = |text: &str| match sets(text, &flags).expect(text) {
+            Sets::Each(sets) => sets[0].inspect.clone(),
+            Sets::OfRows(_) => panic!("{text} is no answer"),
+        };
+        assert_eq!(of("{}"), flags.inspect);
+        let text = r#"{"logprobs": {"of": ["sampled", "LOGPROBS_OF_ADJUSTED"], "ids": [5]}, "returnKept": true}"#;
+        let expected = InspectSpec {
+            of: vec![Distribution::Sampled, Distribution::Adjusted],
+            top: 0,
+            ids: vec![5],
+            return_kept: true,
+        };
+        assert_eq!(of(text), expected);
+        for (line, part) in [
+            (r#"{"logprobs": 5}"#, "logprobs is 5; allowed: such as {"),
+            (r#"{"logprobs": {"of": "rare"}}"#, "logprobs.of is rare; allowed: raw, adjusted"),
+            (r#"{"return_kept": "yes"}"#, "return_kept is \"yes\"; allowed: true, false"),
+            (r#"{"logprob": {}}"#, "did you mean logprobs?"),
         ] {
             let said = error(line);
             assert!(said.contains(part), "{line}: {said}");
@@ -407,7 +449,7 @@ mod tests {
 ";
         let seeded = |seed| Set::from(ParamsSpec { seed: Some(seed), ..FLAGS });
         let expected = Sets::OfRows(HashMap::from([(3, seeded(7)), (0, seeded(u64::MAX))]));
-        assert_eq!(sets(answers, FLAGS), Ok(expected));
+        assert_eq!(sets(answers, &FLAGS.into()), Ok(expected));
         let other = answers.replacen("\"seed\":7", "\"seed\":8", 1);
         assert!(error(&other).contains("row is 3, which has another seed above"));
         assert!(error(&format!("{{}}\n{answers}")).contains("not both"));

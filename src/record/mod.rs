@@ -20,6 +20,7 @@
 //! requests wait for the disk, the next are stored as they came.
 
 mod format;
+mod inspected;
 mod planes;
 mod reader;
 pub mod recheck;

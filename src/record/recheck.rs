@@ -4,16 +4,20 @@
 //! An answer carries the seeds that were used, so it can be checked anywhere and at any time, whatever
 //! computed it.
 
-use crate::wire::{self, row::UnknownStatus, stand_in::with_stand_ins};
+use super::inspected;
+use crate::wire::inspection::{self, Asked as Inspected, InspectError, Names};
+use crate::wire::{self, row::UnknownAnswer, stand_in::with_stand_ins};
 use bytes::Bytes;
 use logitd_core::adjustments::{Adjustments, AdjustmentsError, Limits};
 use logitd_core::arithmetic;
 use logitd_core::backend::{Backend, DeviceError, dual};
 use logitd_core::batch::{Dtype, Results, Row, RowError, RowResult};
 use logitd_core::candidates::{self, CandidateRow, CandidatesError, TokenList};
+use logitd_core::inspection::Inspect;
 use logitd_core::params::{ParamsError, SamplingParams};
 use logitd_proto::{self as api, RowLayout, SampleRequest, SampleResponse};
 use std::fmt;
+use std::sync::Arc;
 
 /// Samples the rows of `request` with the seeds that `answer` names and compares every bit.
 /// Returns each row that differs. `results` is working memory.
@@ -59,12 +63,16 @@ struct Asked {
     /// What the indices of its result stand for, where it is a row of candidates.
     tokens: Option<TokenList>,
     adjustments: Option<Adjustments>,
+    inspected: Option<Inspected>,
+    /// Tokens of the whole row.
+    vocab_size: u32,
 }
 
 impl Asked {
     fn row(&self) -> Result<Row<'_>, RowError> {
         let row = Row::new(self.dtype, &self.logits, self.params)?;
-        let row = row.with_adjustments(self.adjustments.as_ref());
+        let inspect = self.inspected.as_ref().map(|asked| &*asked.inspect);
+        let row = row.with_adjustments(self.adjustments.as_ref()).with_inspect(inspect);
         Ok(self.tokens.iter().fold(row, |row, tokens| row.with_ids(tokens.as_bytes())))
     }
 }
@@ -98,12 +106,29 @@ fn rows_of(request: &SampleRequest, answer: &SampleResponse) -> Result<Vec<Asked
         };
         let used = answer.rows.get(i).map_or(0, |row| row.seed);
         let params = wire::params::spec(params)?.parse(|| used)?;
-        Ok(Asked { dtype, logits, params, tokens, adjustments: None })
+        let vocab_size = request.vocab_size;
+        Ok(Asked { dtype, logits, params, tokens, adjustments: None, inspected: None, vocab_size })
     };
     let mut rows: Vec<Asked> =
         logits.into_iter().enumerate().map(one).collect::<Result<_, RecheckError>>()?;
     adjust(request, &mut rows)?;
+    inspect(request, &mut rows)?;
     Ok(rows)
+}
+
+/// Has the rows asked for what a request asks of them.
+fn inspect(request: &SampleRequest, rows: &mut [Asked]) -> Result<(), RecheckError> {
+    let given = inspection::Rows {
+        count: rows.len(),
+        vocab_size: request.vocab_size,
+        params: &request.params,
+        candidates: &rows.iter().filter_map(|row| row.tokens.clone()).collect::<Vec<_>>(),
+    };
+    // Of several errors the first is as good as any.
+    let all = inspection::of_rows(given, inspection::Limits::NONE)
+        .map_err(|mut errors| errors.swap_remove(0))?;
+    rows.iter_mut().zip(all).for_each(|(row, asked)| row.inspected = asked);
+    Ok(())
 }
 
 /// Gives the rows the adjustments that a request has of them. Limits are a server's; what it has answered was within.
@@ -180,9 +205,15 @@ pub fn replayable(
         Some(tokens) => CandidateRow { logits: asked.logits.clone(), tokens: tokens.clone() }
             .to_dense(asked.dtype, request.vocab_size),
     };
-    // Those of candidates are of their indices.
+    // What is asked of candidates is of their indices, but for the ids of tokens.
+    let inspect = asked
+        .inspected
+        .as_ref()
+        .map(|asked| Inspect { ids: Arc::clone(&asked.ids), ..(*asked.inspect).clone() });
     let adjustments = asked.adjustments.as_ref().filter(|_| asked.tokens.is_none());
-    let row = Row::new(asked.dtype, &logits, asked.params)?.with_adjustments(adjustments);
+    let row = Row::new(asked.dtype, &logits, asked.params)?
+        .with_adjustments(adjustments)
+        .with_inspect(inspect.as_ref());
     let mut results = Results::default();
     backend.sample(&[row], &mut results)?;
     let ours = results.row(0);
@@ -192,11 +223,11 @@ pub fn replayable(
         vocab_size: row.vocab_size(),
         params: *row.params(),
         adjustments: row.adjustments().cloned(),
-        inspect: None,
+        inspect: row.inspect().cloned(),
         a: Some(dual::Answer {
             outcome: ours.outcome,
             draws: ours.draws.to_vec(),
-            inspection: None,
+            inspection: ours.inspection.cloned(),
         }),
         b: answer.rows.get(row_index).map(wire::row::result).transpose()?,
         logits,
@@ -265,12 +296,15 @@ pub enum RecheckError {
     /// Adjustments of the request are none.
     #[error(transparent)]
     Adjustments(#[from] AdjustmentsError),
+    /// What the request asks of its rows cannot be asked.
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
     /// A row of the request is none.
     #[error(transparent)]
     Row(#[from] RowError),
     /// The answer says of a row what this program does not know.
     #[error(transparent)]
-    Status(#[from] UnknownStatus),
+    Answer(#[from] UnknownAnswer),
     /// The local backend failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -288,7 +322,10 @@ fn sampled(
 }
 
 fn row_result((asked, result): (&Asked, RowResult<'_>)) -> api::RowResult {
-    wire::row::result_message(result, asked.params.seed(), asked.tokens.as_ref())
+    let ids = asked.inspected.as_ref().map_or(&[][..], |inspected| &inspected.ids);
+    let names =
+        asked.tokens.as_ref().map(|tokens| Names { tokens, vocab_size: asked.vocab_size, ids });
+    wire::row::result_message(result, asked.params.seed(), names.as_ref())
 }
 
 fn difference(row: usize, a: &api::RowResult, b: &api::RowResult) -> Option<Difference> {
@@ -307,6 +344,8 @@ fn difference(row: usize, a: &api::RowResult, b: &api::RowResult) -> Option<Diff
         ("logprob", shown_bits(a.logprob), shown_bits(b.logprob))
     } else if draws_differ {
         ("draws", shown_draws(&a.draws), shown_draws(&b.draws))
+    } else if let Some(found) = inspected::difference(a, b) {
+        found
     } else if a.seed != b.seed {
         ("seed", a.seed.to_string(), b.seed.to_string())
     } else {
@@ -338,11 +377,16 @@ mod tests {
             (0..3 * 16).flat_map(|i| (i as f32 * 0.3).sin().to_le_bytes()).collect();
         let params =
             |draws, seed| api::SamplingParams { draws: Some(draws), seed, ..Default::default() };
+        let logprobs = Some(api::Logprobs { of: vec![1, 2, 3], top: 4, ids: vec![9, 0] });
         SampleRequest {
             dtype: api::Dtype::F32.into(),
             vocab_size: 16,
             logits: logits.into(),
-            params: vec![params(1, Some(5)), params(3, Some(6)), params(1, None)],
+            params: vec![
+                params(1, Some(5)),
+                api::SamplingParams { logprobs, return_kept: true, ..params(3, Some(6)) },
+                params(1, None),
+            ],
             ..Default::default()
         }
     }
@@ -369,6 +413,16 @@ mod tests {
     }
 
     #[test]
+    fn kept_tokens_may_be_a_list_or_a_mask() {
+        let mut answer = right();
+        let mask = answer.rows[1].kept_ids.drain(..).fold(0u32, |mask, id| mask | 1 << id);
+        answer.rows[1].kept_bitmask = Bytes::copy_from_slice(&mask.to_le_bytes());
+        assert_eq!(check(&answer), Ok(vec![]));
+        answer.rows[1].kept_bitmask = Bytes::copy_from_slice(&(mask ^ 4).to_le_bytes());
+        assert_eq!(check(&answer).unwrap()[0].field, "kept_ids");
+    }
+
+    #[test]
     fn an_answer_of_version_1_is_checked_as_one_of_today() {
         let old = SampleResponse { arithmetic_version: 1, ..right() };
         assert_eq!(check(&old), Ok(vec![]));
@@ -380,7 +434,7 @@ mod tests {
     #[test]
     fn every_wrong_field_is_found_in_its_row() {
         type Fault = (&'static str, usize, fn(&mut SampleResponse));
-        let faults: [Fault; 9] = [
+        let faults: [Fault; 16] = [
             ("token", 0, |a| a.rows[0].token = a.rows[0].token.map(|token| token ^ 1)),
             ("token", 2, |a| a.rows[2].token = None),
             ("logprob", 1, |a| {
@@ -392,6 +446,16 @@ mod tests {
             ("draws", 1, |a| a.rows[1].draws[2].token ^= 1),
             ("draws", 0, |a| a.rows[0].draws.push(api::Draw::default())),
             ("seed", 0, |a| a.rows[0].seed += 1),
+            ("logprobs", 1, |a| a.rows[1].logprobs[2].top.as_mut().unwrap().ranks[1] += 1),
+            ("logprobs", 1, |a| {
+                let drawn = a.rows[1].logprobs[0].drawn.as_mut().unwrap();
+                drawn.logprobs[2] = drawn.logprobs[2].next_down();
+            }),
+            ("logprobs", 1, |a| a.rows[1].logprobs[1].entropy += 1e-6),
+            ("logprobs", 1, |a| drop(a.rows[1].logprobs.pop())),
+            ("logprobs", 0, |a| a.rows[0].logprobs.push(Default::default())),
+            ("kept_ids", 1, |a| a.rows[1].kept_ids.truncate(3)),
+            ("kept_ids", 1, |a| (a.rows[1].kept_ids[0], a.rows[1].kept_ids[1]) = (1, 0)),
         ];
         for (field, row, spoil) in faults {
             let mut answer = right();

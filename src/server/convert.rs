@@ -10,11 +10,12 @@ use crate::config::Config;
 use crate::engine::{Completed, Failure, Priority, Refused, RequestRow};
 use crate::plane::{ShmError, SlotRef};
 use crate::wire::adjustments::Rows;
+use crate::wire::inspection::{self, Asked, InspectError, Names};
 use crate::wire::{self, whole};
 use bytes::Bytes;
 use logitd_core::adjustments::{self, Adjustments, AdjustmentsError};
 use logitd_core::arithmetic;
-use logitd_core::batch::{Dtype, Loan, LoanError, VOCAB_SIZE_MAX};
+use logitd_core::batch::{Dtype, Loan, LoanError, RowResult, VOCAB_SIZE_MAX};
 use logitd_core::candidates::{self, CandidateRow, CandidatesError, TokenList};
 use logitd_core::params::{DRAWS_MAX, Field, ParamsSpec, SamplingParams};
 use logitd_proto::{self as api, RowLayout};
@@ -36,6 +37,10 @@ pub struct Batch {
     pub priority: Option<Priority>,
     /// What indices of rows of candidates stand for, one list a row; empty where rows are whole.
     pub tokens: Vec<TokenList>,
+    /// Tokens of a whole row.
+    pub vocab_size: u32,
+    /// What is asked of each row beside its tokens; empty where nothing is of any.
+    pub asked: Vec<Option<Asked>>,
     /// Bytes of adjustments, those of several rows counted once.
     pub adjustment_bytes: usize,
     /// Bytes of padding between the rows.
@@ -53,10 +58,42 @@ impl Batch {
         self.rows.iter().map(RequestRow::bytes).sum()
     }
 
-    /// Bytes of what stands beside the logits: tokens of candidates, adjustments and padding.
+    /// Bytes of what stands beside the logits: tokens of candidates, adjustments, tokens whose logprobs are wanted, and
+    /// padding.
     pub fn side_bytes(&self) -> usize {
         let tokens: usize = self.tokens.iter().map(TokenList::bytes).sum();
-        tokens + self.adjustment_bytes + self.padding_bytes
+        let asked = inspection::distinct_bytes(&self.asked);
+        tokens + self.adjustment_bytes + asked + self.padding_bytes
+    }
+
+    /// The rows, and what it takes to tell their results.
+    pub fn split(self) -> (Vec<RequestRow>, Told) {
+        let Self { rows, tokens, asked, vocab_size, invalid, .. } = self;
+        let params = rows.iter().map(|row| *row.params()).collect();
+        (rows, Told { params, tokens, asked, vocab_size, invalid })
+    }
+}
+
+/// What it takes to tell the results of a batch's rows.
+pub struct Told {
+    params: Vec<SamplingParams>,
+    tokens: Vec<TokenList>,
+    asked: Vec<Option<Asked>>,
+    vocab_size: u32,
+    invalid: Invalid,
+}
+
+impl Told {
+    fn row(&self, row: usize, result: RowResult<'_>) -> api::RowResult {
+        if let Some(Violation { field, description }) = self.invalid.get(&row) {
+            let (field, description) = (field.clone(), description.clone());
+            return wire::row::invalid_message(api::Violation { field, description });
+        }
+        let asked = self.asked.get(row).and_then(Option::as_ref);
+        let ids = asked.map_or(&[][..], |asked| &asked.ids);
+        let vocab_size = self.vocab_size;
+        let names = self.tokens.get(row).map(|tokens| Names { tokens, vocab_size, ids });
+        wire::row::result_message(result, self.params[row].seed(), names.as_ref())
     }
 }
 
@@ -154,10 +191,17 @@ pub fn batch(
             let rows = Rows { count: rows, vocab_size, params, parsed, candidates: tokens };
             wire::adjustments::of_rows(given, rows, adjustment_limits(limits))
         };
+    let asked =
+        |request: &api::SampleRequest, vocab_size: usize, count, candidates: &[TokenList]| {
+            let (vocab_size, params) = (vocab_size as u32, &request.params);
+            let rows = inspection::Rows { count, vocab_size, params, candidates };
+            inspection::of_rows(rows, inspection_limits(limits))
+        };
     // Those of candidates are looked at when these are.
-    let mut adjustments = Some(vec![]);
+    let (mut adjustments, mut inspected) = (Some(vec![]), Some(vec![]));
     if let (Some((_, vocab_size, rows)), None) = (layout, &request.candidates) {
         adjustments = wrong.keep_adjustments(adjusted(&mut request, vocab_size, rows.count(), &[]));
+        inspected = wrong.keep_inspected(asked(&request, vocab_size, rows.count(), &[]));
     }
     let (Some((dtype, vocab_size, layout)), Some(priority), true) =
         (layout, priority, wrong.none())
@@ -182,8 +226,11 @@ pub fn batch(
     };
     if request.candidates.is_some() {
         adjustments = wrong.keep_adjustments(adjusted(&mut request, vocab_size, rows, &tokens));
+        inspected = wrong.keep_inspected(asked(&request, vocab_size, rows, &tokens));
     }
-    let Some(adjustments) = adjustments else { return Err(wrong.into_error()) };
+    let (Some(adjustments), Some(asked)) = (adjustments, inspected) else {
+        return Err(wrong.into_error());
+    };
     let adjustment_bytes = distinct_bytes(&adjustments);
     let draws = (0..rows).map(|row| u64::from(spec_of(row).draws)).sum();
     within("draws in the request", draws, limits.request_draws_max.into(), "request_draws_max")?;
@@ -210,7 +257,10 @@ pub fn batch(
             }
         };
         let made = made.map_err(|e| Error::invalid("logits", e.to_string()))?;
-        Ok(made.with_adjustments(adjustments.get(row).cloned()))
+        let inspect = asked.get(row).and_then(Option::as_ref);
+        Ok(made
+            .with_adjustments(adjustments.get(row).cloned())
+            .with_inspect(inspect.map(|asked| Arc::clone(&asked.inspect))))
     });
     let rows = rows.collect::<Result<Vec<_>, Error>>()?;
     let race_tokens = rows.iter().map(RequestRow::race_tokens_max).sum();
@@ -224,8 +274,17 @@ pub fn batch(
         Layout::Whole(layout) => bytes - rows.len() * layout.row_bytes,
         Layout::Candidates { .. } => 0,
     };
-    let invalid = Invalid::new();
-    Ok(Batch { rows, priority, tokens, adjustment_bytes, padding_bytes, invalid })
+    let (vocab_size, invalid) = (vocab_size as u32, Invalid::new());
+    Ok(Batch {
+        rows,
+        priority,
+        tokens,
+        vocab_size,
+        asked,
+        adjustment_bytes,
+        padding_bytes,
+        invalid,
+    })
 }
 
 /// What stands for parameters that are wrong, while the rest is looked at.
@@ -241,6 +300,14 @@ fn adjustment_limits(limits: &api::Limits) -> adjustments::Limits {
     }
 }
 
+/// What rows may ask for beside tokens.
+fn inspection_limits(limits: &api::Limits) -> inspection::Limits {
+    inspection::Limits {
+        top_logprobs_max: limits.top_logprobs_max,
+        kept_ids_max: limits.kept_ids_max,
+    }
+}
+
 /// Bytes of the adjustments of all rows, which are one and the same for all, or each row's own.
 fn distinct_bytes(adjustments: &[Adjustments]) -> usize {
     match adjustments {
@@ -249,37 +316,52 @@ fn distinct_bytes(adjustments: &[Adjustments]) -> usize {
     }
 }
 
-/// Bytes that the answer to such rows takes at most, before it is encoded and after.
-pub fn answer_bytes(rows: &[RequestRow], invalid: &Invalid) -> usize {
+/// Bytes that the answer to a batch takes at most, before it is encoded and after.
+pub fn answer_bytes(batch: &Batch) -> usize {
+    let Batch { rows, vocab_size, invalid, .. } = batch;
     // A draw is 8 bytes, or 13 at most with its keys and lengths; a row without its draws is less than 96.
     const DRAW_BYTES: usize = 13;
     const ROW_BYTES: usize = 96;
     const MESSAGE_BYTES: usize = 512;
     let draws: usize = rows.iter().map(|row| row.params().draws() as usize).sum();
     let violations: usize = invalid.values().map(|v| v.field.len() + v.description.len()).sum();
-    MESSAGE_BYTES + rows.len() * ROW_BYTES + draws * DRAW_BYTES + violations
+    let inspected: usize = rows.iter().map(|row| inspection_bytes(row, *vocab_size)).sum();
+    MESSAGE_BYTES + rows.len() * ROW_BYTES + draws * DRAW_BYTES + inspected + violations
 }
 
-/// The answer to a request that was sampled with these parameters, one a row. `tokens` and `invalid` are those of the
-/// [`Batch`].
-pub fn response(
-    done: &Completed,
-    params: &[SamplingParams],
-    tokens: &[TokenList],
-    invalid: &Invalid,
-    plane: api::Plane,
-) -> api::SampleResponse {
-    let us = |time: std::time::Duration| time.as_micros() as u64;
-    let results = done.results.iter().zip(params).enumerate();
-    let message = |(row, (result, params)): (usize, (_, &SamplingParams))| match invalid.get(&row) {
-        Some(Violation { field, description }) => {
-            let (field, description) = (field.clone(), description.clone());
-            wire::row::invalid_message(api::Violation { field, description })
-        }
-        None => wire::row::result_message(result, params.seed(), tokens.get(row)),
+/// Bytes of what is asked of a row beside its tokens.
+fn inspection_bytes(row: &RequestRow, vocab_size: u32) -> usize {
+    // A token, its rank and its logprob; and the keys and lengths of a distribution with three lists of three columns.
+    const TOKEN_BYTES: usize = 12;
+    const DISTRIBUTION_BYTES: usize = 96;
+    let Some(inspect) = row.inspect() else { return 0 };
+    let (params, row_tokens) = (row.params(), row.as_row().vocab_size());
+    let top = inspect.top.min(row_tokens) as usize;
+    let tokens = params.draws() as usize + top + inspect.ids.len();
+    let each = DISTRIBUTION_BYTES + tokens * TOKEN_BYTES;
+    let kept_max = match params.is_greedy() {
+        true => 1,
+        false => params.top_k().map_or(row_tokens, |k| k.min(row_tokens)),
     };
+    let kept = inspect.kept_ids_max.map_or(0, |most| kept_bytes(kept_max, most, vocab_size));
+    inspect.distributions().count() * each + kept
+}
+
+/// Bytes of up to so many kept tokens: those of a list, or of a mask where they can be more than `most`.
+fn kept_bytes(kept_max: u32, most: u32, vocab_size: u32) -> usize {
+    const FIELD_BYTES: usize = 8;
+    const WORD_BYTES: usize = size_of::<u32>();
+    let list = kept_max.min(most) as usize * WORD_BYTES;
+    let mask = if kept_max > most { vocab_size.div_ceil(32) as usize * WORD_BYTES } else { 0 };
+    FIELD_BYTES + list.max(mask)
+}
+
+/// The answer to a request that was sampled; `told` is that of its [`Batch`].
+pub fn response(done: &Completed, told: &Told, plane: api::Plane) -> api::SampleResponse {
+    let us = |time: std::time::Duration| time.as_micros() as u64;
+    let results = done.results.iter().enumerate();
     api::SampleResponse {
-        rows: results.map(message).collect(),
+        rows: results.map(|(row, result)| told.row(row, result)).collect(),
         timings: Some(api::Timings {
             queue_us: us(done.timings.queue),
             copy_us: us(done.timings.copy),
@@ -329,6 +411,8 @@ pub fn limits(config: &Config) -> api::Limits {
         request_race_tokens_max: work.request_race_tokens_max as u64,
         adjusted_tokens_max: work.adjusted_tokens_max,
         history_tokens_max: work.history_tokens_max,
+        top_logprobs_max: work.top_logprobs_max,
+        kept_ids_max: work.kept_ids_max,
     }
 }
 
@@ -638,6 +722,14 @@ impl Violations {
             // The path says where, the last of its names what.
             let name = field.split('.').next_back().unwrap_or_default();
             let description = format!("{name} {description}");
+            self.add(|| Violation { field, description });
+        };
+        checked.map_err(|errors| errors.into_iter().for_each(add)).ok()
+    }
+
+    /// What is asked for beside tokens, or a note of all that is wrong with it.
+    fn keep_inspected<T>(&mut self, checked: Result<T, Vec<InspectError>>) -> Option<T> {
+        let add = |InspectError { field, description }| {
             self.add(|| Violation { field, description });
         };
         checked.map_err(|errors| errors.into_iter().for_each(add)).ok()

@@ -14,11 +14,13 @@
 //! Everything but logits, candidates and adjustments is small in an honest message: some dozen bytes a row; and candidates are two
 //! fields. What is in adjustments is counted before it is decoded, by the codec of all messages. A byte of it costs many
 //! times what a byte of logits costs, so it has a bound of its own, and the parameter sets have one too: a message is
-//! refused where it passes them, before the rest of it has come.
+//! refused where it passes them, before the rest of it has come. Parameter sets that are long are looked into: the lists
+//! of tokens whose logprobs are wanted have a bound by the number of sets.
 
 use super::envelope::{IdScanner, Passed, Shape};
 use super::error::Error;
 use super::pool::{Buffer, Pool};
+use logitd_core::inspection::LOGPROB_IDS_MAX;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
 /// `SampleStreamRequest.request`.
@@ -27,15 +29,20 @@ const REQUEST: u64 = 2;
 const LOGITS: u64 = 3;
 /// `SampleRequest.params`.
 const PARAMS: u64 = 4;
+/// `SamplingParams.logprobs`.
+const LOGPROBS: u64 = 17;
 /// `SampleRequest.candidates`.
 const CANDIDATES: u64 = 7;
 /// `SampleRequest.adjustments`.
 const ADJUSTMENTS: u64 = 9;
 /// The longest varint.
 const VARINT_BYTES_MAX: u32 = 10;
-/// Bytes outside logits, candidates and adjustments that a message may have for each row of the largest request: twice
-/// what a parameter set can take.
+/// Bytes outside logits, candidates, adjustments and logprobs that a message may have for each row of the largest
+/// request: twice what a parameter set can take. A set of no more bytes is not looked into.
 const ROW_BYTES_MAX: usize = 128;
+/// Bytes of logprobs that a message may have for each of its parameter sets: the key and the value of every token, and
+/// what stands beside them.
+const LOGPROBS_BYTES_MAX: usize = LOGPROB_IDS_MAX * 5 + 64;
 /// And for the message itself.
 const MESSAGE_BYTES_MAX: usize = 4 << 10;
 /// A buffer that must grow grows to so many times what it has to hold.
@@ -60,12 +67,13 @@ pub struct Intake {
     logits: Option<Logits>,
     /// Whether there is room for the whole message already.
     whole: bool,
-    /// Bytes read, and those of them that are neither logits nor candidates nor adjustments.
+    /// Bytes read, and those of them that are neither logits nor candidates, adjustments or logprobs.
     read: usize,
     outside: usize,
-    /// Parameter sets and sets of adjustments so far.
+    /// Parameter sets and sets of adjustments so far, and bytes of logprobs in the former.
     sets: usize,
     adjustments: usize,
+    logprobs: usize,
     /// The fields of the candidates, which are passed on unparsed.
     candidates: IdScanner,
     rows_max: usize,
@@ -87,6 +95,8 @@ enum Level {
     Stream,
     /// A request, and how much of the message around it follows.
     Request { left_around: Option<usize> },
+    /// A parameter set, how much of the request around it follows, and of the message around that.
+    Params { left_around: usize, left_around_request: Option<usize> },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -99,8 +109,8 @@ enum At {
     Varint,
     Value(usize),
     Candidates(usize),
-    /// Adjustments, which are passed on unparsed.
-    Adjustments(usize),
+    /// Adjustments or logprobs, which are passed on unparsed.
+    Lists(usize),
     Logits(usize),
     /// Passed on unseen, to the end of this level.
     Unseen,
@@ -136,6 +146,7 @@ impl Intake {
             outside: 0,
             sets: 0,
             adjustments: 0,
+            logprobs: 0,
             candidates: IdScanner::default(),
             rows_max,
             refused: None,
@@ -157,7 +168,7 @@ impl Intake {
                 At::Logits(left) => self.take_logits(&bytes[..here.min(left)], left),
                 At::Value(left) => self.pass_value(&bytes[..here.min(left)], left),
                 At::Candidates(left) => self.pass_candidates(&bytes[..here.min(left)], left),
-                At::Adjustments(left) => self.pass_adjustments(&bytes[..here.min(left)], left),
+                At::Lists(left) => self.pass_lists(&bytes[..here.min(left)], left),
                 At::Unseen => {
                     self.count(here);
                     self.pass(&bytes[..here])
@@ -187,6 +198,9 @@ impl Intake {
         self.leave_ended();
         let skip = match self.level {
             Level::Request { left_around: Some(_) } => Some(self.left),
+            Level::Params { left_around, left_around_request: Some(_) } => {
+                Some(self.left + left_around)
+            }
             _ => None,
         };
         if skip.is_none() {
@@ -195,13 +209,13 @@ impl Intake {
         Passed { bytes: self.read, fields: self.rest, skip }
     }
 
-    /// So many bytes more are neither logits nor candidates nor adjustments.
+    /// So many bytes more are neither logits nor candidates, adjustments or logprobs.
     fn count(&mut self, bytes: usize) {
         self.outside += bytes;
         let limit = MESSAGE_BYTES_MAX + ROW_BYTES_MAX * self.rows_max;
         if self.outside > limit {
             self.refused.get_or_insert(Error::OverLimit {
-                what: "the message's length without logits, candidates and adjustments, in bytes,",
+                what: "the message's length without logits, candidates, adjustments and logprobs, in bytes,",
                 value: self.outside as u64,
                 limit: limit as u64,
                 name: "request_rows_max",
@@ -213,6 +227,18 @@ impl Intake {
     fn count_set(&mut self) {
         self.sets += 1;
         self.within_rows("the number of parameter sets in the request", self.sets);
+    }
+
+    /// A list of so many bytes is in one of the sets.
+    fn count_logprobs(&mut self, bytes: usize) {
+        self.logprobs += bytes;
+        if self.logprobs > self.sets * LOGPROBS_BYTES_MAX {
+            let text = format!(
+                "has {} bytes in {} parameter sets; allowed: up to {LOGPROB_IDS_MAX} tokens in each",
+                self.logprobs, self.sets
+            );
+            self.refused.get_or_insert(Error::invalid("params.logprobs.ids", text));
+        }
     }
 
     fn within_rows(&mut self, what: &'static str, sets: usize) {
@@ -227,13 +253,23 @@ impl Intake {
         }
     }
 
-    /// Goes back to the message around a request that is over.
+    /// Goes back to the message around a request or a parameter set that is over.
     fn leave_ended(&mut self) {
-        while let (0, Level::Request { left_around: Some(left) }) = (self.left, self.level) {
-            self.end_level();
-            let request = with_length(REQUEST, &std::mem::take(&mut self.inner));
-            self.rest.extend_from_slice(&request);
-            (self.level, self.left, self.at) = (Level::Stream, left, At::Key);
+        while self.left == 0 {
+            let (around, left) = match self.level {
+                Level::Stream | Level::Request { left_around: None } => return,
+                Level::Request { left_around: Some(left) } => {
+                    self.end_level();
+                    let request = with_length(REQUEST, &std::mem::take(&mut self.inner));
+                    self.rest.extend_from_slice(&request);
+                    (Level::Stream, left)
+                }
+                Level::Params { left_around, left_around_request } => {
+                    self.end_level();
+                    (Level::Request { left_around: left_around_request }, left_around)
+                }
+            };
+            (self.level, self.left, self.at) = (around, left, At::Key);
         }
     }
 
@@ -270,8 +306,8 @@ impl Intake {
         self.pass(bytes)
     }
 
-    fn pass_adjustments(&mut self, bytes: &[u8], left: usize) -> usize {
-        self.at = if bytes.len() == left { At::Key } else { At::Adjustments(left - bytes.len()) };
+    fn pass_lists(&mut self, bytes: &[u8], left: usize) -> usize {
+        self.at = if bytes.len() == left { At::Key } else { At::Lists(left - bytes.len()) };
         self.pass(bytes)
     }
 
@@ -283,7 +319,10 @@ impl Intake {
 
     fn pass(&mut self, bytes: &[u8]) -> usize {
         match self.level {
-            Level::Request { left_around: Some(_) } => self.inner.extend_from_slice(bytes),
+            Level::Request { left_around: Some(_) }
+            | Level::Params { left_around_request: Some(_), .. } => {
+                self.inner.extend_from_slice(bytes);
+            }
             _ => self.rest.extend_from_slice(bytes),
         }
         bytes.len()
@@ -351,14 +390,25 @@ impl Intake {
                 self.adjustments += 1;
                 let what = "the number of sets of adjustments in the request";
                 self.within_rows(what, self.adjustments);
-                self.pass_head(At::Adjustments(length));
+                self.pass_head(At::Lists(length));
             }
-            (level, _) => {
-                if matches!((level, field), (Level::Request { .. }, PARAMS)) {
-                    self.count_set();
+            (Level::Request { left_around: left_around_request }, PARAMS) => {
+                self.count_set();
+                let value = if length == 0 { At::Key } else { At::Value(length) };
+                let is_long = length > ROW_BYTES_MAX;
+                self.pass_head(if is_long { At::Key } else { value });
+                if is_long {
+                    let left_around = left - length;
+                    // The length's last byte is still to be counted.
+                    self.left = length + 1;
+                    self.level = Level::Params { left_around, left_around_request };
                 }
-                self.pass_head(if length == 0 { At::Key } else { At::Value(length) });
             }
+            (Level::Params { .. }, LOGPROBS) if length > 0 => {
+                self.count_logprobs(length);
+                self.pass_head(At::Lists(length));
+            }
+            _ => self.pass_head(if length == 0 { At::Key } else { At::Value(length) }),
         }
     }
 
@@ -370,9 +420,11 @@ impl Intake {
         self.at = at;
     }
 
-    /// From here to the end of this level the decoder must see everything, earlier logits included.
+    /// From here to the end of this level the decoder must see everything, earlier logits included. Of a parameter set
+    /// it sees everything anyway.
     fn stop_taking(&mut self) {
-        if let Some(logits) = self.logits.take() {
+        let is_params = matches!(self.level, Level::Params { .. });
+        if let Some(logits) = self.logits.take_if(|_| !is_params) {
             let mut field = with_length(LOGITS, logits.buffer.as_ref());
             if self.level == Level::Stream {
                 field = with_length(REQUEST, &field);
@@ -396,7 +448,7 @@ fn with_length(field: u64, value: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use logitd_proto::{SampleRequest, SampleStreamRequest, SamplingParams, SlotRef};
+    use logitd_proto::{Logprobs, SampleRequest, SampleStreamRequest, SamplingParams, SlotRef};
     use proptest::collection::vec;
     use proptest::prelude::*;
     use prost::Message;
@@ -461,6 +513,13 @@ mod tests {
             let params = SamplingParams { seed, top_k: 5, ..Default::default() };
             with_length(4, &params.encode_to_vec())
         });
+        // Long enough to be looked into, also where something is wrong within.
+        let logprobs =
+            (vec(any::<u32>(), 28..40), vec(any::<u8>(), 0..4)).prop_map(|(ids, bad)| {
+                let logprobs = Some(Logprobs { of: vec![1, 3], top: 5, ids });
+                let params = SamplingParams { logprobs, seed: Some(7), ..Default::default() };
+                with_length(4, &[params.encode_to_vec(), bad].concat())
+            });
         let slot = any::<u32>().prop_map(|slot| {
             let slot = SlotRef { slot, region: vec![3; 16].into(), ..Default::default() };
             with_length(6, &slot.encode_to_vec())
@@ -485,6 +544,7 @@ mod tests {
             4 => logits,
             2 => number,
             2 => params,
+            2 => logprobs,
             1 => slot,
             1 => unknown,
             1 => fixed,
@@ -550,6 +610,34 @@ mod tests {
         let (rest, taken) = intake.finish();
         assert_eq!(rest, SampleStreamRequest { request: Some(bare), ..message }.encode_to_vec());
         assert_eq!(taken.unwrap().as_ref(), &request.logits);
+    }
+
+    /// Sets with so many tokens each, in a request of up to `rows_max` rows.
+    fn read_sets(rows_max: usize, ids: usize, sets: usize) -> Result<(), Error> {
+        let logprobs = Some(Logprobs { of: vec![1, 2, 3], top: 1024, ids: vec![u32::MAX; ids] });
+        let one = SamplingParams { logprobs, seed: Some(u64::MAX), ..Default::default() };
+        let request = SampleRequest { params: vec![one; sets], ..Default::default() };
+        let message = SampleStreamRequest { request: Some(request), ..Default::default() };
+        let length = message.encoded_len();
+        let mut intake = Intake::new(Shape::Stream, length, rows_max, Pool::new(1 << 20));
+        message.encode_to_vec().chunks(999).try_for_each(|piece| intake.read(piece, false))?;
+        assert_eq!(intake.finish().0, message.encode_to_vec());
+        Ok(())
+    }
+
+    #[test]
+    fn every_row_may_list_tokens_and_no_set_more_than_its_share() {
+        for (rows_max, ids, sets) in [(1, LOGPROB_IDS_MAX, 1), (50, LOGPROB_IDS_MAX, 50)] {
+            read_sets(rows_max, ids, sets).unwrap();
+        }
+        let error = read_sets(50, 2 * LOGPROB_IDS_MAX, 1).unwrap_err().to_string();
+        assert!(error.contains("params.logprobs.ids: has ") && error.contains("1024"), "{error}");
+        // What is no list has the bound that it always had.
+        let unknown = with_length(30, &vec![0; 5000]);
+        let message = with_length(PARAMS, &unknown);
+        let mut intake = Intake::new(Shape::Unary, message.len(), 1, Pool::new(1 << 20));
+        let error = intake.read(&message, false).unwrap_err().to_string();
+        assert!(error.contains("without logits, candidates, adjustments and logprobs"), "{error}");
     }
 
     #[test]

@@ -12,7 +12,6 @@ use super::metrics;
 use super::state::Shared;
 use crate::engine::{self, Permit, Priority};
 use logitd_core::batch::Loan;
-use logitd_core::params::SamplingParams;
 use logitd_proto::{Adjustments, OnInvalidRow, Plane, SampleRequest, SampleResponse};
 use std::sync::Arc;
 use std::time::Instant;
@@ -86,19 +85,15 @@ async fn compute(
     tracing::Span::current().record("rows", batch.rows.len());
     let _token_rows =
         call.token.as_ref().map(|token| token.reserve(batch.rows.len())).transpose()?;
-    let params: Vec<SamplingParams> = batch.rows.iter().map(|row| *row.params()).collect();
-    let convert::Batch { rows, tokens, invalid, .. } = batch;
-    let answer_bytes = convert::answer_bytes(&rows, &invalid);
+    let answer_bytes = convert::answer_bytes(&batch);
     let room = AnswerRoom::take(shared, call, answer_bytes)?;
-    let request = engine::Request {
-        rows,
-        deadline: call.deadline,
-        priority: priority(call, batch.priority)?,
-        source: call.source(),
-    };
+    let priority = priority(call, batch.priority)?;
+    let (rows, told) = batch.split();
+    let request =
+        engine::Request { rows, deadline: call.deadline, priority, source: call.source() };
     let done = shared.engine.submit(permit, request)?.await?;
     let _turn = if answer_bytes > ENCODE_INLINE_BYTES_MAX { turn(shared).await } else { None };
-    Ok(Sampled { response: convert::response(&done, &params, &tokens, &invalid, plane), room })
+    Ok(Sampled { response: convert::response(&done, &told, plane), room })
 }
 
 /// Waits until a large answer may be encoded, behind the calls that are ready.

@@ -60,7 +60,7 @@ fn draw_rule_message(rule: DrawRule) -> api::DrawRule {
     }
 }
 
-/// The message that asks for it; DRY's breakers stand beside the parameters.
+/// The message that asks for it; DRY's breakers, and what is asked for beside tokens, stand beside the parameters.
 pub fn message(spec: &ParamsSpec) -> api::SamplingParams {
     let default = ParamsSpec::default();
     let dry_is_default = Field::of_group("dry").all(|field| field.get(*spec) == field.get(default));
@@ -85,6 +85,7 @@ pub fn message(spec: &ParamsSpec) -> api::SamplingParams {
             last_n: spec.dry_last_n,
             breakers: vec![],
         }),
+        ..Default::default()
     }
 }
 

@@ -1,8 +1,9 @@
 //! A row of the API: how its logits are stored, what became of it, and what was drawn.
 
+use super::inspection::{self, Names, UnknownInspection};
 use logitd_core::backend::dual::Answer;
 use logitd_core::batch::{Draw, Dtype, Outcome, RowResult, RowStatus};
-use logitd_core::candidates::TokenList;
+use logitd_core::inspection::{Inspection, Logprobs};
 use logitd_proto as api;
 
 /// The dtype of that number, if it is one.
@@ -44,16 +45,23 @@ fn status_message(status: RowStatus) -> api::RowStatus {
     }
 }
 
-/// The result of a row that was sampled with this seed. `tokens` are what its indices stand for, where it is a
+/// The result of a row that was sampled with this seed. `names` are what its indices stand for, where it is a
 /// row of candidates.
 pub fn result_message(
     result: RowResult<'_>,
     seed: u64,
-    tokens: Option<&TokenList>,
+    names: Option<&Names<'_>>,
 ) -> api::RowResult {
-    let token = |draw: &Draw| tokens.map_or(draw.token, |tokens| tokens.token(draw.token));
+    let token = |draw: &Draw| names.map_or(draw.token, |names| names.tokens.token(draw.token));
     let draw = |draw: &Draw| api::Draw { token: token(draw), logprob: draw.logprob };
     let first = result.draws.first();
+    let logprobs = |found: &Logprobs| api::LogprobsResult {
+        status: status_message(found.status).into(),
+        ..inspection::logprobs_message(found, names)
+    };
+    let found = result.inspection;
+    let kept = found.and_then(|found| found.kept.as_ref());
+    let (kept_ids, kept_bitmask) = inspection::kept_message(kept, names);
     api::RowResult {
         status: status_message(result.outcome.status).into(),
         token: first.map(token),
@@ -66,6 +74,9 @@ pub fn result_message(
             [_] => Vec::new(),
             draws => draws.iter().map(draw).collect(),
         },
+        logprobs: found.map_or(vec![], |found| found.logprobs.iter().map(logprobs).collect()),
+        kept_ids,
+        kept_bitmask,
         violation: None,
     }
 }
@@ -80,24 +91,42 @@ pub fn invalid_message(violation: api::Violation) -> api::RowResult {
 }
 
 /// What an answer says of a row.
-pub fn result(row: &api::RowResult) -> Result<Answer, UnknownStatus> {
-    let status = status(row.status).ok_or(UnknownStatus(row.status))?;
+pub fn result(row: &api::RowResult) -> Result<Answer, UnknownAnswer> {
+    let status = status(row.status).ok_or(UnknownAnswer::Status(row.status))?;
     let draws = match (row.token, row.logprob) {
         (Some(token), Some(logprob)) if row.draws.is_empty() => vec![Draw { token, logprob }],
         _ => row.draws.iter().map(|d| Draw { token: d.token, logprob: d.logprob }).collect(),
     };
     let outcome = Outcome { status, kept: row.kept, kept_mass: row.kept_mass };
-    Ok(Answer { outcome, draws, inspection: None })
+    let inspection = Some(inspection(row)?).filter(|found| *found != Inspection::default());
+    Ok(Answer { outcome, draws, inspection })
 }
 
-/// An answer whose row has a status that this program does not know.
+/// What an answer says of a row beside its tokens.
+pub fn inspection(row: &api::RowResult) -> Result<Inspection, UnknownAnswer> {
+    let logprobs = row.logprobs.iter().map(|found| {
+        let status = status(found.status).ok_or(UnknownAnswer::Status(found.status))?;
+        Ok(inspection::logprobs(found, status)?)
+    });
+    let logprobs = logprobs.collect::<Result<_, UnknownAnswer>>()?;
+    Ok(Inspection { logprobs, kept: inspection::kept(row) })
+}
+
+/// An answer that says of a row what this program does not know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the answer has the row status {0}; is the server newer?")]
-pub struct UnknownStatus(pub i32);
+pub enum UnknownAnswer {
+    /// A status.
+    #[error("the answer has the row status {0}; is the server newer?")]
+    Status(i32),
+    /// A distribution.
+    #[error(transparent)]
+    Inspection(#[from] UnknownInspection),
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use logitd_core::inspection::{Distribution, Entropy, KeptIds, TokenLogprob};
 
     #[test]
     fn names_there_and_back() {
@@ -105,6 +134,31 @@ mod tests {
             assert_eq!(dtype(dtype_message(each).into()), Some(each));
         }
         assert_eq!((dtype(0), dtype(4), dtype(-1)), (None, None, None));
+    }
+
+    #[test]
+    fn what_is_told_beside_tokens_comes_back() {
+        let token = TokenLogprob { token: 3, rank: 1, logprob: -0.5 };
+        let logprobs = |of, status| Logprobs {
+            of,
+            status,
+            entropy: Entropy(0.25),
+            drawn: vec![token],
+            top: vec![token; 2],
+            ids: vec![],
+        };
+        let inspection = Inspection {
+            logprobs: vec![
+                logprobs(Distribution::Raw, RowStatus::NoCandidate),
+                logprobs(Distribution::Sampled, RowStatus::Ok),
+            ],
+            kept: Some(KeptIds::Ids(vec![3, 9])),
+        };
+        let outcome = Outcome { status: RowStatus::Ok, kept: 2, kept_mass: 5 };
+        let draws = [Draw { token: 3, logprob: -0.5 }];
+        let found = RowResult { outcome, draws: &draws, inspection: Some(&inspection) };
+        let back = result(&result_message(found, 6, None)).unwrap();
+        assert_eq!(back.inspection, Some(inspection));
     }
 
     #[test]
@@ -129,7 +183,11 @@ mod tests {
             }
         }
         let unknown = api::RowResult { status: 9, ..Default::default() };
-        assert_eq!(result(&unknown), Err(UnknownStatus(9)));
-        assert_eq!(result(&api::RowResult::default()), Err(UnknownStatus(0)));
+        assert_eq!(result(&unknown), Err(UnknownAnswer::Status(9)));
+        let of_raw = api::LogprobsResult { of: 1, status: 9, ..Default::default() };
+        let logprobs = vec![of_raw];
+        let unknown = api::RowResult { status: 1, logprobs, ..Default::default() };
+        assert_eq!(result(&unknown), Err(UnknownAnswer::Status(9)));
+        assert_eq!(result(&api::RowResult::default()), Err(UnknownAnswer::Status(0)));
     }
 }

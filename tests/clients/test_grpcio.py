@@ -1,5 +1,6 @@
 """gRPC's own Python client: every method, rich errors, deadlines, health, reflection, TLS, tokens."""
 
+import math
 import pathlib
 import tempfile
 import unittest
@@ -101,6 +102,28 @@ class Sampling(WithServer):
         self.assertGreater(len({draw.token for draw in first.draws}), 8)
         request.params[0].seed = first.seed
         self.assertEqual(self.stub.Sample(request, timeout=TIMEOUT_S).rows[0], first)
+
+    def test_logprobs_are_columns_of_equal_length(self):
+        # 0.5, 2, 1 and 1.75 as f16.
+        logits = bytes.fromhex("0038 0040 003c 003f")
+        asked = pb.Logprobs(of=[pb.LOGPROBS_OF_SAMPLED, pb.LOGPROBS_OF_RAW], top=3, ids=[0])
+        request = pb.SampleRequest(dtype="DTYPE_F16", vocab_size=4, logits=logits, params=[
+            pb.SamplingParams(top_k=2, seed=1, draws=2, logprobs=asked, return_kept=True)])
+        row = self.stub.Sample(request, timeout=TIMEOUT_S).rows[0]
+        self.assertEqual(list(row.kept_ids), [1, 3])
+        raw, sampled = row.logprobs
+        self.assertEqual((raw.of, sampled.of), (pb.LOGPROBS_OF_RAW, pb.LOGPROBS_OF_SAMPLED))
+        exact = [math.exp(x) for x in [2.0, 1.75, 1.0]]
+        total = sum(exact) + math.exp(0.5)
+        self.assertEqual((list(raw.top.tokens), list(raw.top.ranks)), ([1, 3, 2], [1, 2, 3]))
+        for logprob, mass in zip(raw.top.logprobs, exact, strict=True):
+            self.assertAlmostEqual(logprob, math.log(mass / total), places=5)
+        self.assertEqual((list(raw.ids.tokens), list(raw.ids.ranks)), ([0], [4]))
+        # Two tokens were kept, and token 0 is none of them.
+        self.assertEqual(list(sampled.top.tokens), [1, 3])
+        self.assertEqual((list(sampled.ids.ranks), list(sampled.ids.logprobs)), ([0], [-math.inf]))
+        self.assertEqual(list(sampled.drawn.tokens), [draw.token for draw in row.draws])
+        self.assertEqual(list(sampled.drawn.logprobs), [draw.logprob for draw in row.draws])
 
     def test_the_response_says_where_it_was_computed(self):
         info = self.stub.GetInfo(pb.GetInfoRequest(), timeout=TIMEOUT_S)

@@ -41,7 +41,13 @@ class Readme(unittest.TestCase):
         self.assertEqual(answer, expected)
 
     def test_the_example_of_adjustments_answers_as_printed(self):
-        text = section("Adjustments")
+        self.check_command("Adjustments")
+
+    def test_the_example_of_logprobs_answers_as_printed(self):
+        self.check_command("Logprobs and kept tokens")
+
+    def check_command(self, name):
+        text = section(name)
         command, = blocks(text, "sh")
         expected, = (json.loads(block) for block in blocks(text, "json"))
         command = command.replace("logitd ", os.environ["LOGITD"] + " ")

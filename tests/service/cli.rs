@@ -2,6 +2,7 @@
 //! mistakes.
 
 mod cases;
+mod logprobs;
 mod vectors;
 
 use half::{bf16, f16};
@@ -253,7 +254,7 @@ fn info_says_what_this_machine_offers() {
         }
     }
     assert_eq!(info["limits"]["vocab_size_max"], logitd_core::batch::VOCAB_SIZE_MAX);
-    assert_eq!(info["limits"].as_object().unwrap().len(), 17);
+    assert_eq!(info["limits"].as_object().unwrap().len(), 19);
     let text = folder.ok(&["info"]);
     assert!(text.contains("1,048,576") && text.contains("--queue-rows-max"), "{text}");
     assert!(!text.contains('\u{1b}'), "colour without a terminal");

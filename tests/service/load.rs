@@ -337,6 +337,12 @@ async fn what_a_server_records_is_replayed_and_verified() {
     let mut seedless = crate::harness::request(2, 50, 9);
     seedless.params.iter_mut().for_each(|params| params.seed = None);
     server.client().await.sample(seedless).await.unwrap();
+    // What was asked for beside tokens is sent again, and told again.
+    let mut asking = crate::harness::request(2, 50, 8);
+    let (of, ids) = (vec![1, 2, 3], vec![49, 0]);
+    asking.params[0].logprobs = Some(logitd_proto::Logprobs { of, top: 5, ids });
+    asking.params.iter_mut().for_each(|params| params.return_kept = true);
+    server.client().await.sample(asking).await.unwrap();
     // Candidates are recorded as they came, and a batch in chunks chunk by chunk.
     let flags = format!("{SMALL} --requests 20 --plane candidates --top-k 5 --seed 2");
     assert_eq!(load(server.target(), &flags).await.0, 0);
@@ -345,17 +351,18 @@ async fn what_a_server_records_is_replayed_and_verified() {
     server.stop().await.unwrap().unwrap();
 
     let (code, said) = verify(&path).await;
-    assert!(code == 0 && said.contains("86 requests, 0 without an answer"), "{said}");
+    assert!(code == 0 && said.contains("87 requests, 0 without an answer"), "{said}");
     assert!(said.contains("0 differences"), "{said}");
 
-    let honest = TestServer::start(&[]).await;
+    // Whether kept tokens are a list or a bitmask is no difference.
+    let honest = TestServer::start(&["--kept-ids-max=2"]).await;
     for pace in ["", "--concurrency 3", "--speed 4"] {
         let flags = format!("--replay {} --check 1 --fail-on-errors {pace}", path.display());
         let (code, json, errors) = load(honest.target(), &flags).await;
         assert_eq!(code, 0, "{pace}: {errors}{json}");
         assert_eq!(
             (&json["runs"][0]["answered"], &json["check"]["answers"]),
-            (&86.into(), &86.into())
+            (&87.into(), &87.into())
         );
     }
     let wrong = wrong_server(10).await;

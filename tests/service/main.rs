@@ -14,6 +14,7 @@ mod faults;
 mod harness;
 mod hostile;
 mod load;
+mod logprobs;
 mod operations;
 mod planes;
 mod rows;

@@ -87,7 +87,8 @@ fn measure(
         // Each row has a position of its own, so that they do not share their random bits.
         let position = spec.position.wrapping_add(row as u64);
         let params = ParamsSpec { seed: Some(args.seed), position, ..spec }.parse(|| args.seed)?;
-        (a.clear(), b.clear());
+        a.clear();
+        b.clear();
         files[0].read(row..row + 1, &mut a)?;
         files[1].read(row..row + 1, &mut b)?;
         let pair =

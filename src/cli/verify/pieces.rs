@@ -8,7 +8,7 @@ use crate::tools::generate::{self, Random};
 use logitd_core::adjustments::Adjustments;
 use logitd_core::batch::Dtype;
 use logitd_core::inspection::Inspect;
-use logitd_core::params::{ParamsSpec, SamplingParams};
+use logitd_core::params::SamplingParams;
 use std::error::Error;
 use std::ops::Range;
 use std::path::Path;
@@ -82,7 +82,7 @@ fn from_files(args: &Args) -> Result<Source, Box<dyn Error>> {
         let chosen = within(selected.start)..within(selected.end);
         first += rows;
         let given = match &args.params {
-            Some(params) => Some(params::read(params, ParamsSpec::default(), 0..rows, rows)?),
+            Some(params) => Some(params::read(params, &Set::default(), 0..rows, rows)?),
             None => None,
         };
         pieces.push(file_pieces(path, file, chosen, given, args.seed));
@@ -126,15 +126,17 @@ fn file_pieces(
         let mut logits = Vec::new();
         file.read(row..row + 1, &mut logits)?;
         let dtype = file.dtype();
-        let (params, adjustments) = match &given {
+        let (params, adjustments, inspect) = match &given {
             Some(given) => {
-                let params = params::parse(given[row].params)?;
-                (vec![params], params::adjustments(&given[row], &params, file.vocab_size())?)
+                let (set, vocab_size) = (&given[row], file.vocab_size());
+                let params = params::parse(set.params)?;
+                let adjustments = params::adjustments(set, &params, vocab_size)?;
+                (vec![params], adjustments, params::inspect(set, vocab_size)?)
             }
-            None => (aimed(seed, row as u64, dtype, &logits), None),
+            None => (aimed(seed, row as u64, dtype, &logits), None, None),
         };
         let origin = format!("row {row} of {path}");
-        Ok(Piece { origin, dtype, logits, params, adjustments, inspect: None })
+        Ok(Piece { origin, dtype, logits, params, adjustments, inspect })
     }))
 }
 

@@ -57,7 +57,7 @@ fn priority() -> impl Strategy<Value = Priority> {
 }
 
 fn sizes() -> impl Strategy<Value = Vec<RowSize>> {
-    let row = |bytes, draws| RowSize { bytes, draws, race_tokens: 0 };
+    let row = |bytes, draws| RowSize { bytes, draws, ..Default::default() };
     prop_oneof![
         3 => (1..40usize, 1..4usize).prop_map(move |(size, rows)| vec![row(size, 1); rows]),
         1 => (1..15usize, 1..40usize).prop_map(move |(size, rows)| vec![row(size, 1); rows]),
@@ -357,14 +357,14 @@ impl Bench {
         priority: Priority,
         deadline: Option<Instant>,
     ) -> usize {
-        let sizes = vec![RowSize { bytes, draws: 1, race_tokens: 0 }; rows];
+        let sizes = vec![RowSize { bytes, draws: 1, ..Default::default() }; rows];
         self.push_as(Source::default(), sizes, priority, deadline)
     }
 
     fn push_from(&mut self, source: Source, rows: usize, draws: usize) -> usize {
         self.push_as(
             source,
-            vec![RowSize { bytes: 1, draws, race_tokens: 0 }; rows],
+            vec![RowSize { bytes: 1, draws, ..Default::default() }; rows],
             Priority::Normal,
             None,
         )

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 
 /// A file of known answers.
-fn path(name: &str) -> String {
+pub fn path(name: &str) -> String {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/independent");
     folder.join(name).display().to_string()
 }
@@ -19,14 +19,14 @@ fn controls() -> Value {
 
 impl Folder {
     /// What `verify --vectors` prints, with the exit code that is expected.
-    fn verify(&self, code: i32, args: &[&str]) -> String {
+    pub fn verify(&self, code: i32, args: &[&str]) -> String {
         let output = self.logitd(&[&["verify", "--vectors"], args].concat());
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(code), "{args:?}: {error}");
         String::from_utf8(output.stdout).unwrap() + &error
     }
 
-    fn vectors(&self, name: &str, vectors: &Value) -> String {
+    pub fn vectors(&self, name: &str, vectors: &Value) -> String {
         self.text(name, &vectors.to_string())
     }
 }
@@ -62,7 +62,7 @@ fn a_server_returns_the_known_answers_that_the_api_has() {
         assert!(text.contains("10 cases compared"), "{text}");
         let skipped = "these kinds: interval (20), log2 (10), pow2 (8), surprisal (9)";
         assert!(text.contains(skipped), "{text}");
-        assert!(text.contains("these fields: bounds (10), kept_ids (10)"), "{text}");
+        assert!(!text.contains("these fields"), "{text}");
     }
     let target = &serve.targets[0];
     let text = folder.verify(2, &[&controls, "--target", target, "--kinds", "log2,pow2"]);

@@ -18,6 +18,7 @@ use logitd_core::adjustments::{self, Adjustments};
 use logitd_core::backend::Backend;
 use logitd_core::backend::reference::Reference;
 use logitd_core::batch::{self, Results, Row};
+use logitd_core::inspection::Inspect;
 use logitd_proto::{Dtype, Limits, RowResult, SampleRequest, SamplingParams};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -143,6 +144,14 @@ fn adjustments(request: &SampleRequest, row: usize) -> Option<Adjustments> {
     Some(spec.parse(request.vocab_size, adjustments::Limits::default()).expect("valid"))
 }
 
+/// What a row of a valid request is asked for, with the limits that servers have unless they are told others.
+fn inspect(request: &SampleRequest, row: usize) -> Option<Inspect> {
+    let params = request.params.get(row.min(request.params.len().saturating_sub(1)))?;
+    let limits = wire::inspection::Limits { top_logprobs_max: 1024, kept_ids_max: 4096 };
+    let spec = wire::inspection::spec(params).expect("known names");
+    spec.parse(request.vocab_size, limits).expect("valid")
+}
+
 /// What the rows of a valid request must be answered with, computed here by `Reference`.
 pub fn expected(request: &SampleRequest) -> Vec<RowResult> {
     let dtype = wire::row::dtype(request.dtype).expect("tests name a dtype");
@@ -157,14 +166,16 @@ pub fn expected(request: &SampleRequest) -> Vec<RowResult> {
     };
     let adjusted: Vec<Option<Adjustments>> =
         (0..request.logits.len() / row_bytes).map(|row| adjustments(request, row)).collect();
+    let inspected: Vec<Option<Inspect>> =
+        (0..adjusted.len()).map(|row| inspect(request, row)).collect();
     let rows: Vec<Row<'_>> = request
         .logits
         .chunks(row_bytes)
-        .zip(&adjusted)
+        .zip(adjusted.iter().zip(&inspected))
         .enumerate()
-        .map(|(i, (logits, adjusted))| {
+        .map(|(i, (logits, (adjusted, inspect)))| {
             let row = Row::new(dtype, logits, params(i)).expect("a row");
-            row.with_adjustments(adjusted.as_ref())
+            row.with_adjustments(adjusted.as_ref()).with_inspect(inspect.as_ref())
         })
         .collect();
     let mut results = Results::default();

@@ -7,6 +7,7 @@
 mod check;
 mod integers;
 mod kinds;
+mod logprobs;
 mod sample;
 mod subject;
 mod tally;
@@ -16,7 +17,7 @@ use super::Args;
 use crate::cli::Outcome;
 use crate::cli::progress::Progress;
 use crate::cli::sampler::{Local, Sampler};
-use crate::cli::target::TargetArgs;
+use crate::cli::target::{Remote, TargetArgs};
 use crate::devices::BackendName;
 use crate::files::npy::{Declared, LogitsFile};
 use crate::files::vectors::{Case, Vectors};
@@ -162,7 +163,7 @@ fn title(case: &Case) -> String {
 /// Who is held to the answers.
 fn subject(args: &Args, path: &Path, vectors: &Vectors) -> Result<Subject, Box<dyn Error>> {
     let remote = args.known_answers.target.connect()?;
-    let is_server = remote.is_some();
+    let tells_kept = remote.as_ref().is_none_or(Remote::tells_kept);
     let sampler: Box<dyn Sampler> = match remote {
         Some(_) if args.a != BackendName::Cpu(None) || args.threads != 0 => {
             return Err("--a and --threads are for this process, and --target is a server, which has its own; \
@@ -172,7 +173,7 @@ fn subject(args: &Args, path: &Path, vectors: &Vectors) -> Result<Subject, Box<d
         Some(remote) => Box::new(remote),
         None => Box::new(Local::new(args.a.open(args.threads)?)),
     };
-    Ok(Subject::new(sampler, is_server, numbered(args, path, vectors)?))
+    Ok(Subject::new(sampler, tells_kept, numbered(args, path, vectors)?))
 }
 
 /// The file that rows with a number are of. That a file which nobody named is not there matters only to a case

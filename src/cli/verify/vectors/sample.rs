@@ -4,6 +4,7 @@
 //! entry in [`OTHERS`]. What is compared has an entry in [`EXPECTED`].
 
 use super::check::Check;
+use super::logprobs;
 use super::subject::Subject;
 use super::unknown::{keys, strangers};
 use crate::cli::answer::Answer;
@@ -11,9 +12,10 @@ use crate::cli::params;
 use crate::files::params::Set;
 use crate::files::vectors::{Case, StoredRow, Vectors, parameter, shown};
 use crate::wire::adjustments;
+use crate::wire::inspection::{self, kept_tokens};
 use logitd_core::arithmetic::key::key32;
 use logitd_core::backend::adjusted::Adjuster;
-use logitd_core::batch::{Row, RowStatus};
+use logitd_core::batch::Row;
 use logitd_core::params::{Field, ParamsSpec};
 use serde_json::{Map, Value as Json, json};
 use std::cmp::Reverse;
@@ -31,19 +33,22 @@ struct Asked {
 type Read = fn(&Json, &mut Asked) -> Result<(), String>;
 
 /// Parameters that have no place of their own, by their names.
-static OTHERS: [(&str, Read); 3] = [
+static OTHERS: [(&str, Read); 4] = [
     ("allowed_mod", allowed_mod),
     ("dry", dry),
-    // What is kept follows from `kept`: see `Answered`.
-    ("return_kept", |_, _| Ok(())),
+    ("logprobs", |value, asked| {
+        inspection::set(&mut asked.set.inspect, "logprobs", &value.to_string())
+    }),
+    ("return_kept", |value, asked| {
+        inspection::set(&mut asked.set.inspect, "return_kept", &value.to_string())
+    }),
 ];
 
 /// What became of the row of a case.
 struct Answered {
     answer: Answer,
-    /// The kept tokens in the total order, where the case asks for them: all cuts that are known here keep a prefix,
-    /// so they are the first `kept` tokens.
-    kept: Vec<u32>,
+    /// The first and the last kept token in the total order, where the case tells them.
+    bounds: Option<[u32; 2]>,
 }
 
 /// How a field of an expectation is compared.
@@ -52,18 +57,21 @@ enum Compare {
     Exact(fn(&Answered) -> Json),
     /// The bits of an f32, within a unit in the last place.
     Near(fn(&Answered) -> Option<f32>),
-    /// In all bits, where the subject is not a server: the API does not have it.
-    Kept(fn(&[u32]) -> Json),
+    /// In all bits, where the subject tells which tokens were kept: servers of before do not.
+    Kept(fn(&Answered) -> Json),
+    /// Field by field.
+    Logprobs,
 }
 
 /// The fields of an expectation that are compared, by their names.
-static EXPECTED: [(&str, Compare); 8] = [
+static EXPECTED: [(&str, Compare); 9] = [
     ("status", Compare::Exact(|row| json!(row.answer.outcome.status.name()))),
     ("token", Compare::Exact(|row| json!(row.answer.draws.first().map(|draw| draw.token)))),
     ("kept", Compare::Exact(|row| json!(row.answer.outcome.kept))),
     ("kept_mass", Compare::Exact(|row| json!(row.answer.outcome.kept_mass))),
-    ("bounds", Compare::Kept(|kept| json!([kept.first(), kept.last()]))),
-    ("kept_ids", Compare::Kept(ascending)),
+    ("bounds", Compare::Kept(|row| json!(row.bounds))),
+    ("kept_ids", Compare::Kept(|row| json!(row.answer.inspection.kept.as_ref().map(kept_tokens)))),
+    ("logprobs", Compare::Logprobs),
     ("draws", Compare::Exact(tokens)),
     ("logprob_bits", Compare::Near(|row| row.answer.draws.first().map(|draw| draw.logprob))),
 ];
@@ -76,6 +84,9 @@ pub fn unknown(case: &Case) -> Vec<String> {
         let other = |name: &str| OTHERS.iter().any(|(other, _)| *other == name);
         let known = |name: &str| Field::named(name).is_some() || is_adjustment(name) || other(name);
         unknown.extend(strangers("parameter", params, known));
+    }
+    if let Some(Json::Object(expect)) = case.fields.get("expect") {
+        unknown.extend(logprobs::unknown(expect.get("logprobs")));
     }
     unknown
 }
@@ -92,13 +103,14 @@ pub fn check(
     }
     let row = subject.row(vectors, case.get("row")?)?;
     let vocab_size = (row.logits.len() / row.dtype.size_bytes()) as u32;
-    let Asked { set, .. } = asked(case.object("params")?, vocab_size)?;
+    let Asked { mut set, .. } = asked(case.object("params")?, vocab_size)?;
+    set.inspect.return_kept = asks_for_kept(expect) && subject.tells_kept;
     let answer = subject.sample(&row, &set)?;
-    let kept = match asks_for_kept(expect) && !subject.is_server {
-        true => kept(&row, &set, &answer)?,
-        false => Vec::new(),
+    let bounds = match answer.inspection.kept.as_ref().filter(|_| expect.contains_key("bounds")) {
+        Some(kept) => bounds(&row, &set, &kept_tokens(kept))?,
+        None => None,
     };
-    Ok(compare(expect, &Answered { answer, kept }, subject.is_server))
+    Ok(compare(expect, &Answered { answer, bounds }, subject.tells_kept))
 }
 
 fn asked(params: &Map<String, Json>, vocab_size: u32) -> Result<Asked, String> {
@@ -147,15 +159,18 @@ fn allowed_mod(value: &Json, asked: &mut Asked) -> Result<(), String> {
     Ok(())
 }
 
-fn compare(expect: &Map<String, Json>, row: &Answered, is_server: bool) -> Check {
+fn compare(expect: &Map<String, Json>, row: &Answered, tells_kept: bool) -> Check {
     let mut check = Check::default();
     for (name, compare) in &EXPECTED {
         let Some(expected) = expect.get(*name) else { continue };
         match compare {
             Compare::Exact(got) => check.exact(name, expected, got(row)),
             Compare::Near(got) => check.within_a_unit(name, expected, got(row)),
-            Compare::Kept(_) if is_server => check.skip(name),
-            Compare::Kept(got) => check.exact(name, expected, got(&row.kept)),
+            Compare::Kept(_) if !tells_kept => check.skip(name),
+            Compare::Kept(got) => check.exact(name, expected, got(row)),
+            Compare::Logprobs => {
+                logprobs::compare(expected, row.answer.inspection.logprobs.first(), &mut check);
+            }
         }
     }
     check
@@ -165,26 +180,16 @@ fn asks_for_kept(expect: &Map<String, Json>) -> bool {
     EXPECTED.iter().any(|(name, how)| matches!(how, Compare::Kept(_)) && expect.contains_key(*name))
 }
 
-/// The first tokens of a row with its adjustments, as many as an answer says.
-fn kept(row: &StoredRow, set: &Set, answer: &Answer) -> Result<Vec<u32>, Box<dyn Error>> {
-    if answer.outcome.status != RowStatus::Ok {
-        return Ok(Vec::new());
-    }
+/// The first and the last of these tokens, in the total order of a row with its adjustments.
+fn bounds(row: &StoredRow, set: &Set, kept: &[u32]) -> Result<Option<[u32; 2]>, Box<dyn Error>> {
     let params = params::parse(set.params)?;
     let stored = Row::new(row.dtype, &row.logits, params)?;
     let adjustments = params::adjustments(set, &params, stored.vocab_size())?;
     let (mut adjuster, mut copy) = (Adjuster::default(), Vec::new());
     let row = adjuster.apply(&stored.with_adjustments(adjustments.as_ref()), &mut copy);
-    let mut order: Vec<u32> = (0..row.vocab_size()).collect();
-    order.sort_by_key(|&token| (Reverse(key32(row.logit(token))), token));
-    order.truncate(answer.outcome.kept as usize);
-    Ok(order)
-}
-
-fn ascending(kept: &[u32]) -> Json {
-    let mut ids = kept.to_vec();
-    ids.sort_unstable();
-    json!(ids)
+    let order = |&&token: &&u32| (Reverse(key32(row.logit(token))), token);
+    let (first, last) = (kept.iter().min_by_key(order), kept.iter().max_by_key(order));
+    Ok(first.zip(last).map(|(&first, &last)| [first, last]))
 }
 
 fn tokens(row: &Answered) -> Json {
@@ -194,32 +199,42 @@ fn tokens(row: &Answered) -> Json {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use logitd_core::batch::{Draw, Dtype, Outcome};
+    use logitd_core::batch::{Draw, Dtype, Outcome, RowStatus};
+    use logitd_core::inspection::{Inspection, KeptIds};
+
+    fn answer(kept: Option<KeptIds>) -> Answer {
+        Answer {
+            outcome: Outcome { status: RowStatus::Ok, kept: 4, kept_mass: 9 },
+            draws: vec![Draw { token: 1, logprob: -1.0 }],
+            inspection: Inspection { logprobs: vec![], kept },
+            seed: 0,
+        }
+    }
 
     #[test]
-    fn what_is_kept_follows_the_total_order() {
+    fn bounds_follow_the_total_order() {
         let logits = [1.0f32, 3.0, -0.0, 3.0, 0.0].iter().flat_map(|x| x.to_le_bytes()).collect();
         let row = StoredRow { dtype: Dtype::F32, logits };
-        let answer = |status, kept| Answer {
-            outcome: Outcome { status, kept, kept_mass: 9 },
-            draws: vec![Draw { token: 1, logprob: -1.0 }],
-            seed: 0,
-        };
-        let set = Set::default();
-        let of = |answer: &Answer| kept(&row, &set, answer).unwrap();
-        assert_eq!(of(&answer(RowStatus::Ok, 4)), [1, 3, 0, 2]);
-        assert!(of(&answer(RowStatus::Nan, 0)).is_empty());
+        let of = |kept: &[u32]| bounds(&row, &Set::default(), kept).unwrap();
+        assert_eq!(of(&[0, 1, 2, 3]), Some([1, 2]));
+        assert_eq!(of(&[2, 4]), Some([2, 4]), "zeros are equal");
+        assert_eq!(of(&[]), None);
+    }
+
+    #[test]
+    fn every_field_is_compared_where_the_subject_tells_it() {
         let expect = json!({"bounds": [1, 2], "kept_ids": [0, 1, 2, 3], "kept": 4, "token": 1,
             "draws": [1], "status": "OK", "kept_mass": 9, "logprob_bits": "bf800000"});
-        let answer = answer(RowStatus::Ok, 4);
-        let answered = Answered { kept: of(&answer), answer };
-        let check = compare(expect.as_object().unwrap(), &answered, false);
+        let kept = Some(KeptIds::Bitmask(vec![0b1111]));
+        let answered = Answered { answer: answer(kept), bounds: Some([1, 2]) };
+        let check = compare(expect.as_object().unwrap(), &answered, true);
         assert_eq!((check.compared, check.wrong.len()), (8, 0), "{:?}", check.wrong);
-        let of_a_server = compare(expect.as_object().unwrap(), &answered, true);
-        assert_eq!(of_a_server.compared, 6);
-        assert_eq!(of_a_server.skipped, ["bounds", "kept_ids"]);
+        let old = Answered { answer: answer(None), bounds: None };
+        let of_before = compare(expect.as_object().unwrap(), &old, false);
+        assert_eq!((of_before.compared, of_before.wrong.len()), (6, 0));
+        assert_eq!(of_before.skipped, ["bounds", "kept_ids"]);
         let other = json!({"bounds": [1, 4], "kept_ids": [0, 1, 2], "token": 3, "draws": [1, 1]});
-        let check = compare(other.as_object().unwrap(), &answered, false);
+        let check = compare(other.as_object().unwrap(), &answered, true);
         assert_eq!(check.wrong.len(), 4, "{:?}", check.wrong);
     }
 }

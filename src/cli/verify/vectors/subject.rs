@@ -13,8 +13,8 @@ use std::error::Error;
 /// What samples the rows of the cases.
 pub struct Subject {
     sampler: Box<dyn Sampler>,
-    /// Whether it is a server, which says no more than the API has.
-    pub is_server: bool,
+    /// Whether it tells which tokens were kept.
+    pub tells_kept: bool,
     /// The file that rows with a number are of, or why there is none.
     pub numbered: Result<LogitsFile, String>,
 }
@@ -23,10 +23,10 @@ impl Subject {
     /// `numbered` are the rows that have a number.
     pub fn new(
         sampler: Box<dyn Sampler>,
-        is_server: bool,
+        tells_kept: bool,
         numbered: Result<LogitsFile, String>,
     ) -> Self {
-        Self { sampler, is_server, numbered }
+        Self { sampler, tells_kept, numbered }
     }
 
     /// What it is, for people.
