@@ -2,9 +2,10 @@
 //!
 //! Outside (a message, a flag, a file) parameters are a [`ParamsSpec`]: what somebody asked for. Its
 //! [`parse`](ParamsSpec::parse) is the only way to a [`SamplingParams`], and the place where ranges are
-//! checked; numbers that come as text are compared with the same ranges before they are rounded, in
-//! [`written`]. What is said of a parameter wherever parameters are read, shown or listed stands in [`FIELDS`].
+//! checked; numbers that come as text or in double precision are compared with the same ranges before they are
+//! rounded, in [`written`] and [`numbers`]. What is said of a parameter wherever parameters are read, shown or listed stands in [`FIELDS`].
 
+pub mod numbers;
 pub mod written;
 
 pub use crate::arithmetic::draw::DrawRule;
@@ -210,6 +211,21 @@ enum Kind {
     Name { names: &'static [&'static str], prefix: &'static str },
 }
 
+impl Kind {
+    /// Whether a parameter of this kind may have the value.
+    fn contains(&self, value: Value) -> bool {
+        match (self, value) {
+            (Self::Real { contains, .. }, Value::Real(x)) => contains(x),
+            (Self::Signed { power_max }, Value::Real(x)) => {
+                x.abs() <= 10f32.powi(i32::from(*power_max))
+            }
+            (Self::Whole { least, most }, Value::Whole(n)) => (*least..=*most).contains(&n),
+            (Self::Name { names, .. }, Value::Name(name)) => names.contains(&name),
+            (_, value) => value == Value::Unset,
+        }
+    }
+}
+
 /// Where a parameter stands.
 enum Place<'a> {
     Real(&'a mut f32),
@@ -293,16 +309,7 @@ impl Field {
 
     fn check(&'static self, spec: ParamsSpec) -> Result<(), ParamsError> {
         let value = self.get(spec);
-        let contains = match (&self.kind, value) {
-            (Kind::Real { contains, .. }, Value::Real(x)) => contains(x),
-            (Kind::Signed { power_max }, Value::Real(x)) => {
-                x.abs() <= 10f32.powi(i32::from(*power_max))
-            }
-            (Kind::Whole { least, most }, Value::Whole(n)) => (*least..=*most).contains(&n),
-            (Kind::Name { names, .. }, Value::Name(name)) => names.contains(&name),
-            (_, value) => value == Value::Unset,
-        };
-        if contains { Ok(()) } else { Err(self.refuse(value.to_string())) }
+        if self.kind.contains(value) { Ok(()) } else { Err(self.refuse(value.to_string())) }
     }
 
     /// The error of a value that the parameter cannot have.

@@ -18,6 +18,9 @@ pub enum RowStatus {
 }
 
 impl RowStatus {
+    /// Every one, by its number.
+    pub const ALL: [Self; 4] = [Self::Ok, Self::Nan, Self::PositiveInfinity, Self::NoCandidate];
+
     /// The name used by the API and the command line.
     pub const fn name(self) -> &'static str {
         match self {
