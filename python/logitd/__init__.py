@@ -1,0 +1,36 @@
+"""Exact, replayable token sampling: logits in, tokens out, the same bits on every machine.
+
+    import logitd
+    results = logitd.sample(x, temperature=0.8, top_k=50, top_p=0.95, seed=7)
+    results.tokens
+
+`x` is a numpy array or a torch tensor of float16, bfloat16 or float32 logits, a row for each sequence.
+"""
+
+import enum
+
+from ._native import Results, RowError, Sampler, __version__, arithmetic_version, fields, sample
+
+__all__ = [
+    "Results",
+    "RowError",
+    "Sampler",
+    "Status",
+    "__version__",
+    "arithmetic_version",
+    "fields",
+    "sample",
+]
+
+
+class Status(enum.IntEnum):
+    """What became of a row."""
+
+    OK = 0
+    """It has a token."""
+    NAN = 1
+    """A logit is NaN."""
+    POSITIVE_INFINITY = 2
+    """A logit is +inf, and none is NaN."""
+    NO_CANDIDATE = 3
+    """Every logit is -inf."""

@@ -1,0 +1,228 @@
+//! What is done to single logits of each row, from keywords by the names of the API.
+
+use crate::each::{Each, of_row};
+use crate::memory::{Array, Element};
+use logitd_core::adjustments::{Adjustments, AdjustmentsError, AdjustmentsSpec, Limits};
+use logitd_core::params::SamplingParams;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+
+/// A keyword that stands beside the parameters.
+pub struct List {
+    name: &'static str,
+    kind: Kind,
+}
+
+/// What stands behind it, and where it goes.
+enum Kind {
+    Mask,
+    Ids(fn(&mut AdjustmentsSpec) -> &mut Vec<u32>),
+    Sequences(fn(&mut AdjustmentsSpec) -> &mut Vec<Vec<u32>>),
+    Biases,
+    Counts,
+    Length,
+}
+
+static LISTS: [List; 11] = [
+    List { name: "allowed_bitmask", kind: Kind::Mask },
+    List { name: "allowed_ids", kind: Kind::Ids(|spec| &mut spec.allowed_ids) },
+    List { name: "banned_ids", kind: Kind::Ids(|spec| &mut spec.banned_ids) },
+    List { name: "bad_words", kind: Kind::Sequences(|spec| &mut spec.bad_words) },
+    List { name: "stop_ids", kind: Kind::Ids(|spec| &mut spec.stop_ids) },
+    List { name: "logit_bias", kind: Kind::Biases },
+    List { name: "prompt", kind: Kind::Ids(|spec| &mut spec.prompt) },
+    List { name: "output", kind: Kind::Ids(|spec| &mut spec.output) },
+    List { name: "output_length", kind: Kind::Length },
+    List { name: "counts", kind: Kind::Counts },
+    List { name: "dry_breakers", kind: Kind::Sequences(|spec| &mut spec.breakers) },
+];
+
+impl List {
+    /// The keyword of that name.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        LISTS.iter().find(|list| list.name == name)
+    }
+
+    /// All of them.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        LISTS.iter().map(|list| list.name)
+    }
+
+    /// How deep lists are nested in what is for all rows.
+    fn depth(&self) -> usize {
+        match self.kind {
+            Kind::Length => 0,
+            Kind::Mask | Kind::Ids(_) => 1,
+            Kind::Sequences(_) | Kind::Biases | Kind::Counts => 2,
+        }
+    }
+
+    /// Sets it. None is nothing.
+    fn set(&self, spec: &mut AdjustmentsSpec, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        if value.is_none() {
+            return Ok(());
+        }
+        let name = self.name;
+        match self.kind {
+            Kind::Mask => spec.allowed_bitmask = mask(name, value)?,
+            Kind::Ids(place) => *place(spec) = ids(name, value)?,
+            Kind::Sequences(place) => {
+                let sequences = items(name, value)?;
+                let each = sequences.iter().enumerate();
+                *place(spec) = each
+                    .map(|(i, tokens)| ids(&format!("{name}[{i}]"), tokens))
+                    .collect::<PyResult<_>>()?;
+            }
+            Kind::Biases => {
+                let bias = |of: &str, bias: &Bound<'_, PyAny>| match bias.extract::<f64>() {
+                    Ok(bias) => Ok(bias as f32),
+                    Err(_) => {
+                        Err(PyTypeError::new_err(format!("{of} adds {bias}; allowed: a number")))
+                    }
+                };
+                spec.logit_bias = pairs(name, value, bias)?;
+            }
+            Kind::Counts => spec.counts = pairs(name, value, whole)?,
+            Kind::Length => spec.output_length = Some(whole(name, value)?),
+        }
+        Ok(())
+    }
+}
+
+/// The adjustments of each row; None where there is nothing to adjust.
+pub fn of_rows(
+    lists: &[(&'static List, Bound<'_, PyAny>)],
+    params: &[SamplingParams],
+    vocab_size: usize,
+) -> PyResult<Option<Each<Adjustments>>> {
+    if lists.is_empty() {
+        return Ok(None);
+    }
+    let vocab_size = u32::try_from(vocab_size).unwrap_or(u32::MAX);
+    let mut all = AdjustmentsSpec::default();
+    let mut each = Vec::new();
+    for (list, value) in lists {
+        match Each::split(list.name, value, list.depth(), params.len())? {
+            Each::All(value) => list.set(&mut all, &value)?,
+            values => each.push((list, values)),
+        }
+    }
+    let adjustments = if each.is_empty() {
+        Each::All(parse(all, vocab_size)?)
+    } else {
+        let of = |row: usize| {
+            let mut spec = all.clone();
+            each.iter().try_for_each(|(list, values)| list.set(&mut spec, values.get(row)))?;
+            parse(spec, vocab_size)
+        };
+        let rows = (0..params.len()).map(|row| of(row).map_err(|error| of_row(row, &error)));
+        Each::Rows(rows.collect::<PyResult<_>>()?)
+    };
+    for (row, params) in params.iter().enumerate() {
+        let checked = adjustments.get(row).check_with(params);
+        checked.map_err(|error| of_row(row, &wrong(&[error])))?;
+    }
+    Ok(Some(adjustments))
+}
+
+fn parse(spec: AdjustmentsSpec, vocab_size: u32) -> PyResult<Adjustments> {
+    spec.parse(vocab_size, Limits::default()).map_err(|errors| wrong(&errors))
+}
+
+fn wrong(errors: &[AdjustmentsError]) -> PyErr {
+    let said: Vec<String> = errors.iter().map(AdjustmentsError::to_string).collect();
+    PyValueError::new_err(said.join("; "))
+}
+
+/// Words of 32 tokens: the bytes of them, or an array of int32 or uint32, as grammar engines write it.
+fn mask(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
+    if let Ok(bytes) = value.cast::<PyBytes>() {
+        let (words, rest) = bytes.as_bytes().as_chunks();
+        if !rest.is_empty() {
+            let bytes = bytes.as_bytes().len();
+            return Err(PyValueError::new_err(format!(
+                "{name} has {bytes} bytes; allowed: whole words of 4"
+            )));
+        }
+        return Ok(words.iter().map(|word| u32::from_le_bytes(*word)).collect());
+    }
+    match array(name, value)? {
+        None => ids(name, value),
+        Some(array) if matches!(array.element(), Element::Signed(32) | Element::Unsigned(32)) => {
+            // A word is its 32 bits, whatever sign they make.
+            Ok(array.integers(name, 0)?.into_iter().map(|word| word as u32).collect())
+        }
+        Some(array) => Err(PyTypeError::new_err(format!(
+            "{name} is an array of {}; allowed: int32 or uint32, a bit a token",
+            array.element()
+        ))),
+    }
+}
+
+fn ids(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
+    if let Some(array) = array(name, value)? {
+        let numbers = array.integers(name, 0)?.into_iter().enumerate();
+        return numbers
+            .map(|(i, n)| u32::try_from(n).map_err(|_| no_token(&format!("{name}[{i}]"), n)))
+            .collect();
+    }
+    let each = items(name, value)?;
+    each.iter().enumerate().map(|(i, id)| whole_at(name, i, id)).collect()
+}
+
+/// An array of one dimension. Lists and what is iterated over are none.
+fn array<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Option<Array<'py>>> {
+    if value.is_instance_of::<PyList>() || value.is_instance_of::<PyTuple>() {
+        return Ok(None);
+    }
+    let array = Array::of(name, value)?;
+    match &array {
+        Some(array) if array.dimensions() != 1 => {
+            Err(PyValueError::new_err(format!("{name} of a row has 2 dimensions; allowed: 1")))
+        }
+        _ => Ok(array),
+    }
+}
+
+fn items<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    let Ok(items) = value.try_iter() else {
+        return Err(PyTypeError::new_err(format!(
+            "{name} is {value}; allowed: a list, or one a row"
+        )));
+    };
+    items.collect()
+}
+
+/// The pairs of a dict, or of a list of pairs.
+fn pairs<T>(
+    name: &str,
+    value: &Bound<'_, PyAny>,
+    second: impl Fn(&str, &Bound<'_, PyAny>) -> PyResult<T>,
+) -> PyResult<Vec<(u32, T)>> {
+    let pairs = match value.cast::<PyDict>() {
+        Ok(dict) => dict.items().into_any(),
+        Err(_) => value.clone(),
+    };
+    let pair = |(i, pair): (usize, &Bound<'_, PyAny>)| {
+        let place = format!("{name}[{i}]");
+        match &items(&place, pair)?[..] {
+            [token, value] => Ok((whole(&place, token)?, second(&place, value)?)),
+            _ => Err(PyTypeError::new_err(format!("{place} is {pair}; allowed: a pair"))),
+        }
+    };
+    items(name, &pairs)?.iter().enumerate().map(pair).collect()
+}
+
+fn whole_at(name: &str, i: usize, value: &Bound<'_, PyAny>) -> PyResult<u32> {
+    value.extract().or_else(|_| whole(&format!("{name}[{i}]"), value))
+}
+
+/// A number of 32 bits.
+fn whole(name: &str, value: &Bound<'_, PyAny>) -> PyResult<u32> {
+    value.extract().map_err(|_| no_token(name, value))
+}
+
+fn no_token(name: &str, given: impl std::fmt::Display) -> PyErr {
+    PyValueError::new_err(format!("{name} is {given}; allowed: whole numbers, 0 to {}", u32::MAX))
+}

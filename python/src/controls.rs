@@ -1,0 +1,163 @@
+//! The parameters of each row, from keywords by the names of `FIELDS`.
+
+use crate::adjustments;
+use crate::each::{Each, is_single};
+use logitd_core::params::{FIELDS, Field, ParamsError, ParamsSpec, SamplingParams, Value};
+use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
+
+/// What -1 switches off too, as other samplers have it.
+const OFF_BELOW_ZERO: &str = "top_k";
+
+/// What keywords ask for: the parameters, and what is done to single logits.
+pub struct Controls<'py> {
+    pub fields: Vec<(&'static Field, Bound<'py, PyAny>)>,
+    pub lists: Vec<(&'static adjustments::List, Bound<'py, PyAny>)>,
+}
+
+impl<'py> Controls<'py> {
+    /// The keywords, each known. None is as good as a keyword that is left out.
+    pub fn of(keywords: Option<&Bound<'py, PyDict>>) -> PyResult<Self> {
+        let mut controls = Self { fields: Vec::new(), lists: Vec::new() };
+        for (name, value) in keywords.into_iter().flatten() {
+            let name = name.cast_into::<PyString>()?;
+            let name = name.to_str()?;
+            match value.cast::<PyDict>() {
+                Ok(group) if Field::of_group(name).next().is_some() => {
+                    for (key, value) in group {
+                        controls.add(&format!("{name}_{key}"), value)?;
+                    }
+                }
+                _ => controls.add(name, value)?,
+            }
+        }
+        Ok(controls)
+    }
+
+    fn add(&mut self, name: &str, value: Bound<'py, PyAny>) -> PyResult<()> {
+        if value.is_none() {
+            // Still only what is known.
+            return if known().any(|known| known == name) {
+                Ok(())
+            } else {
+                Err(unknown(value.py(), name))
+            };
+        }
+        if let Some(field) = Field::named(name) {
+            self.fields.push((field, value));
+        } else if let Some(list) = adjustments::List::named(name) {
+            self.lists.push((list, value));
+        } else {
+            return Err(unknown(value.py(), name));
+        }
+        Ok(())
+    }
+
+    /// The parameters of each row. Those without a seed get one of the operating system's.
+    pub fn params(&self, rows: usize) -> PyResult<Vec<SamplingParams>> {
+        let mut all = ParamsSpec::default();
+        let mut each = Vec::new();
+        for (field, given) in &self.fields {
+            match values(field, given, rows)? {
+                Each::All(value) => field.set(&mut all, value),
+                values => each.push((field, values)),
+            }
+        }
+        let mut specs = vec![all; rows];
+        for (row, spec) in specs.iter_mut().enumerate() {
+            for (field, values) in &each {
+                field.set(spec, *values.get(row));
+            }
+        }
+        let seedless = specs.iter().filter(|spec| spec.seed.is_none()).count();
+        let mut seeds = fresh_seeds(seedless)?.into_iter();
+        let parse = |spec: ParamsSpec| {
+            spec.parse(|| seeds.next().expect("one for each that has none")).map_err(wrong)
+        };
+        specs.into_iter().map(parse).collect()
+    }
+}
+
+/// Every keyword.
+fn known() -> impl Iterator<Item = &'static str> {
+    FIELDS.iter().map(|field| field.name).chain(adjustments::List::names())
+}
+
+fn unknown(py: Python<'_>, name: &str) -> PyErr {
+    let nearest = || -> PyResult<Option<String>> {
+        let known = known().collect::<Vec<_>>();
+        let close = py.import("difflib")?.call_method1("get_close_matches", (name, known, 1))?;
+        Ok(close.extract::<Vec<String>>()?.pop())
+    };
+    let meant = match nearest() {
+        Ok(Some(nearest)) => format!(" (did you mean {nearest}?)"),
+        _ => String::new(),
+    };
+    let known = known().collect::<Vec<_>>().join(", ");
+    PyTypeError::new_err(format!("there is no control {name}{meant}; there are: {known}"))
+}
+
+/// A seed of the operating system for each of some rows: below 2^53, so that every program reads it whole.
+fn fresh_seeds(count: usize) -> PyResult<Vec<u64>> {
+    let mut bytes = vec![0; count * 8];
+    getrandom::fill(&mut bytes).map_err(|error| PyOSError::new_err(error.to_string()))?;
+    Ok(bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word) >> 11).collect())
+}
+
+fn values(field: &'static Field, given: &Bound<'_, PyAny>, rows: usize) -> PyResult<Each<Value>> {
+    let given = plain(given)?;
+    Each::split(field.name, &given, 0, rows)?.try_map(|given| value(field, &given))
+}
+
+/// An array as a list of Python's numbers, and one of its numbers as such.
+fn plain<'py>(given: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    if is_single(given) {
+        return Ok(given.clone());
+    }
+    match given.getattr_opt(intern!(given.py(), "tolist"))? {
+        Some(to_list) => to_list.call0(),
+        None => Ok(given.clone()),
+    }
+}
+
+fn value(field: &'static Field, given: &Bound<'_, PyAny>) -> PyResult<Value> {
+    if given.is_none() {
+        return Ok(field.get(ParamsSpec::default()));
+    }
+    if let Ok(text) = given.cast::<PyString>() {
+        return match field.get(ParamsSpec::default()) {
+            Value::Name(_) => field.read(text.to_str()?).map_err(wrong),
+            _ => Err(no_number(field, given)),
+        };
+    }
+    let read = if given.is_instance_of::<PyBool>() {
+        Err(field.refuse_text(&given.to_string()))
+    } else if let Ok(float) = given.cast::<PyFloat>() {
+        field.of_f64(float.value())
+    } else if let Ok(whole) = given.extract::<u64>() {
+        field.of_u64(whole)
+    } else if let Ok(whole) = given.cast::<PyInt>() {
+        // Below 0, or beyond 64 bits.
+        match whole.to_string() {
+            text if field.name == OFF_BELOW_ZERO && text == "-1" => field.of_u64(0),
+            text => field.read(&text),
+        }
+    } else {
+        match given.extract::<f64>() {
+            Ok(number) => field.of_f64(number),
+            Err(_) => return Err(no_number(field, given)),
+        }
+    };
+    read.map_err(wrong)
+}
+
+fn wrong(error: ParamsError) -> PyErr {
+    PyValueError::new_err(error.to_string())
+}
+
+fn no_number(field: &'static Field, given: &Bound<'_, PyAny>) -> PyErr {
+    let kind = given.get_type();
+    PyTypeError::new_err(format!("{} is a {kind}; allowed: {}", field.name, field.allowed))
+}

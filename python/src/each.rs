@@ -1,0 +1,114 @@
+//! Values that are one for all rows, or one a row.
+
+use pyo3::exceptions::PyValueError;
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyString, PyTuple};
+
+/// One value for all rows, or one a row.
+pub enum Each<T> {
+    All(T),
+    Rows(Vec<T>),
+}
+
+impl<T> Each<T> {
+    /// What holds for a row.
+    pub fn get(&self, row: usize) -> &T {
+        match self {
+            Self::All(value) => value,
+            Self::Rows(values) => &values[row],
+        }
+    }
+
+    /// What is made of each value; errors of one a row say which.
+    pub fn try_map<U>(self, mut make: impl FnMut(T) -> PyResult<U>) -> PyResult<Each<U>> {
+        match self {
+            Self::All(value) => make(value).map(Each::All),
+            Self::Rows(values) => values
+                .into_iter()
+                .enumerate()
+                .map(|(row, value)| make(value).map_err(|error| of_row(row, &error)))
+                .collect::<PyResult<_>>()
+                .map(Each::Rows),
+        }
+    }
+}
+
+impl<'py> Each<Bound<'py, PyAny>> {
+    /// A value that is one for all rows if lists are nested in it `depth` deep, and one a row if once more.
+    pub fn split(
+        name: &str,
+        value: &Bound<'py, PyAny>,
+        depth: usize,
+        rows: usize,
+    ) -> PyResult<Self> {
+        if depth_of(value)? <= depth {
+            return Ok(Self::All(value.clone()));
+        }
+        let values = value.try_iter()?.collect::<PyResult<Vec<_>>>()?;
+        if values.len() != rows {
+            return Err(PyValueError::new_err(format!(
+                "{name} has {} values for {rows} rows; allowed: one for all of them, or one a row",
+                values.len()
+            )));
+        }
+        Ok(Self::Rows(values))
+    }
+}
+
+/// An error that says of which row it is.
+pub fn of_row(row: usize, error: &PyErr) -> PyErr {
+    Python::attach(|py| {
+        let said = format!("row {row}: {}", error.value(py));
+        PyErr::from_type(error.get_type(py), said)
+    })
+}
+
+/// Whether a value is no list of anything.
+pub fn is_single(value: &Bound<'_, PyAny>) -> bool {
+    value.is_none()
+        || value.is_instance_of::<PyFloat>()
+        || value.is_instance_of::<PyInt>()
+        || value.is_instance_of::<PyBool>()
+        || value.is_instance_of::<PyString>()
+}
+
+/// How deep lists are nested in a value: 0 is none, and a dict has pairs, 2. Where nothing but None is in a list, it is
+/// a list of what each row has.
+fn depth_of(value: &Bound<'_, PyAny>) -> PyResult<usize> {
+    if is_single(value) {
+        return Ok(0);
+    }
+    if value.is_instance_of::<PyBytes>() {
+        return Ok(1);
+    }
+    if value.is_instance_of::<PyDict>() {
+        return Ok(2);
+    }
+    if value.is_instance_of::<PyList>() || value.is_instance_of::<PyTuple>() {
+        return depth_of_list(value);
+    }
+    match value.getattr_opt(intern!(value.py(), "ndim"))? {
+        Some(dimensions) => dimensions.extract(),
+        None => depth_of_list(value),
+    }
+}
+
+fn depth_of_list(value: &Bound<'_, PyAny>) -> PyResult<usize> {
+    let Ok(items) = value.try_iter() else { return Ok(0) };
+    let (mut deepest, mut is_empty) = (0, true);
+    for item in items {
+        let item = item?;
+        is_empty = false;
+        if item.is_none() {
+            continue;
+        }
+        match depth_of(&item)? {
+            0 => return Ok(1),
+            depth => deepest = deepest.max(depth),
+        }
+    }
+    // Only None: deeper than anything that is for all rows.
+    let only_none = !is_empty && deepest == 0;
+    Ok(if only_none { usize::MAX } else { 1 + deepest })
+}

@@ -1,0 +1,54 @@
+//! The sampler of logitd as a Python package.
+//!
+//! `sample(x, **controls)` is one way through this crate: the array becomes rows of bytes where they lie ([`memory`]),
+//! the controls become valid parameters and adjustments of each row ([`controls`], [`adjustments`]), a sampler draws
+//! without the GIL ([`sampler`]), and what it found becomes numpy arrays when somebody looks at them ([`results`]).
+//! Which controls there are is read in `logitd_core::params::FIELDS`.
+
+mod adjustments;
+mod controls;
+mod each;
+mod logits;
+mod memory;
+mod results;
+mod sampler;
+
+use logitd_core::params::{FIELDS, Field, ParamsSpec, Value};
+use logitd_core::status::RowStatus;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+#[pymodule(name = "_native")]
+fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<sampler::Sampler>()?;
+    module.add_class::<results::Results>()?;
+    module.add("RowError", module.py().get_type::<results::RowError>())?;
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add("arithmetic_version", logitd_core::arithmetic::VERSION)?;
+    module.add("STATUSES", RowStatus::ALL.map(|status| (status.name(), status as u8)))?;
+    module.add_function(wrap_pyfunction!(sampler::sample, module)?)?;
+    module.add_function(wrap_pyfunction!(fields, module)?)
+}
+
+/// Every parameter of a row, in the API's order: a dict of `name`, `default`, `allowed` and `about`.
+///
+/// The default of `seed` is None: one a row, taken from the operating system and returned.
+#[pyfunction]
+fn fields(py: Python<'_>) -> PyResult<Vec<Bound<'_, PyDict>>> {
+    FIELDS.iter().map(|field| describe(py, field)).collect()
+}
+
+fn describe<'py>(py: Python<'py>, field: &'static Field) -> PyResult<Bound<'py, PyDict>> {
+    let described = PyDict::new(py);
+    described.set_item("name", field.name)?;
+    match field.get(ParamsSpec::default()) {
+        // As it is written: the double nearest to the f32 has more digits.
+        Value::Real(x) => described.set_item("default", x.to_string().parse::<f64>()?)?,
+        Value::Whole(n) => described.set_item("default", n)?,
+        Value::Name(name) => described.set_item("default", name)?,
+        Value::Unset => described.set_item("default", py.None())?,
+    }
+    described.set_item("allowed", field.allowed)?;
+    described.set_item("about", field.about)?;
+    Ok(described)
+}

@@ -1,0 +1,66 @@
+//! The logits of a call: rows of bytes, where they lie.
+
+use crate::memory::{Array, Element};
+use logitd_core::batch::Dtype;
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+
+/// Rows of logits in memory that is kept for as long as this is here.
+pub struct Logits<'py> {
+    array: Array<'py>,
+    dtype: Dtype,
+}
+
+impl<'py> Logits<'py> {
+    /// The logits that an object is: `[rows, vocab_size]`, or `[vocab_size]` for a single row.
+    pub fn of(x: &Bound<'py, PyAny>) -> PyResult<Self> {
+        let array = match Array::of("x", x)? {
+            Some(array) => array,
+            None => array_by_numpy(x)?,
+        };
+        let dtype = match array.element() {
+            Element::Float(16) => Dtype::F16,
+            Element::Bfloat16 => Dtype::Bf16,
+            Element::Float(32) => Dtype::F32,
+            other => {
+                return Err(PyTypeError::new_err(format!(
+                    "x is an array of {other}; allowed: float16, bfloat16, float32. Logits are sampled as they are \
+                     stored: convert them with x.astype(numpy.float32), or x.float() in torch"
+                )));
+            }
+        };
+        if !array.rows_are_whole() {
+            return Err(PyValueError::new_err(
+                "the logits of a row of x do not lie side by side; numpy.ascontiguousarray(x), or x.contiguous() in \
+                 torch, is a copy in which they do (rows may be any distance apart)",
+            ));
+        }
+        Ok(Self { array, dtype })
+    }
+
+    /// How they are stored.
+    pub fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    /// How many rows there are.
+    pub fn rows(&self) -> usize {
+        self.array.rows()
+    }
+
+    /// Tokens of each.
+    pub fn vocab_size(&self) -> usize {
+        self.array.columns()
+    }
+
+    /// The bytes of each row.
+    pub fn bytes(&self) -> Vec<&[u8]> {
+        (0..self.rows()).map(|row| self.array.row(row)).collect()
+    }
+}
+
+/// What is no array may have a buffer, which numpy makes an array of without a copy.
+fn array_by_numpy<'py>(x: &Bound<'py, PyAny>) -> PyResult<Array<'py>> {
+    let array = x.py().import("numpy")?.call_method1("asarray", (x,))?;
+    Array::of("x", &array)?.ok_or_else(|| PyTypeError::new_err("x is no array"))
+}

@@ -1,0 +1,83 @@
+//! DLPack's description of a tensor, by which torch, JAX and others share memory.
+//!
+//! The capsule is only borrowed: it keeps its name, so that it gives the tensor back by itself when it goes.
+
+use super::{Array, DIMENSIONS_MAX, Element};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::PyCapsule;
+use std::ffi::c_void;
+
+/// Devices whose memory the processor reads: its own, and what is pinned for CUDA.
+const READABLE: [i32; 2] = [1, 3];
+
+/// `DLTensor`, as `dlpack.h` has it.
+#[repr(C)]
+struct Tensor {
+    data: *const c_void,
+    device_type: i32,
+    device_id: i32,
+    ndim: i32,
+    type_code: u8,
+    type_bits: u8,
+    type_lanes: u16,
+    shape: *const i64,
+    /// In elements; null where the tensor is contiguous.
+    strides: *const i64,
+    byte_offset: u64,
+}
+
+/// The tensor that an object is, if it is one.
+pub fn array<'py>(name: &str, object: &Bound<'py, PyAny>) -> PyResult<Option<Array<'py>>> {
+    let py = object.py();
+    let Some(export) = object.getattr_opt(intern!(py, "__dlpack__"))? else {
+        return Ok(None);
+    };
+    let capsule = export.call0()?.cast_into::<PyCapsule>()?;
+    let tensor = capsule.pointer_checked(Some(c"dltensor"))?.cast::<Tensor>();
+    // SAFETY: a capsule of that name has a DLManagedTensor, which begins with its DLTensor, until it is consumed.
+    let tensor = unsafe { tensor.as_ref() };
+    if !READABLE.contains(&tensor.device_type) {
+        return Err(PyTypeError::new_err(format!(
+            "{name} is in the memory of another device; this version samples on the processor: x.cpu()"
+        )));
+    }
+    let element = element(tensor);
+    let (shape, strides) = geometry(name, tensor, element.size())?;
+    let offset = usize::try_from(tensor.byte_offset)?;
+    let at = tensor.data.cast::<u8>().wrapping_add(offset);
+    Array::new(name, at, element, &shape, &strides, capsule.into_any()).map(Some)
+}
+
+fn element(tensor: &Tensor) -> Element {
+    match (tensor.type_code, tensor.type_lanes) {
+        (0, 1) => Element::Signed(tensor.type_bits),
+        (1, 1) => Element::Unsigned(tensor.type_bits),
+        (2, 1) => Element::Float(tensor.type_bits),
+        (4, 1) if tensor.type_bits == 16 => Element::Bfloat16,
+        _ => Element::Other,
+    }
+}
+
+/// The lengths of the dimensions, and the bytes from an element to the next in each.
+fn geometry(name: &str, tensor: &Tensor, size: usize) -> PyResult<(Vec<isize>, Vec<isize>)> {
+    let dimensions = usize::try_from(tensor.ndim)?;
+    if !(1..=DIMENSIONS_MAX).contains(&dimensions) {
+        return Err(PyValueError::new_err(format!(
+            "{name} has {dimensions} dimensions; allowed: 2, or 1 for a single row"
+        )));
+    }
+    // SAFETY: by the protocol there are `ndim` numbers.
+    let shape = unsafe { std::slice::from_raw_parts(tensor.shape, dimensions) };
+    let shape: Vec<isize> = shape.iter().map(|&n| isize::try_from(n)).collect::<Result<_, _>>()?;
+    let strides = if tensor.strides.is_null() {
+        let last = shape.last().copied().unwrap_or(1);
+        [last, 1][DIMENSIONS_MAX - dimensions..].to_vec()
+    } else {
+        // SAFETY: by the protocol there are `ndim` numbers, where there are any.
+        let strides = unsafe { std::slice::from_raw_parts(tensor.strides, dimensions) };
+        strides.iter().map(|&n| isize::try_from(n)).collect::<Result<_, _>>()?
+    };
+    Ok((shape, strides.iter().map(|stride| stride * size as isize).collect()))
+}
