@@ -26,6 +26,7 @@ fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("arithmetic_version", logitd_core::arithmetic::VERSION)?;
     module.add("STATUSES", RowStatus::ALL.map(|status| (status.name(), status as u8)))?;
+    module.add("ADJUSTMENTS", adjustments::List::names().collect::<Vec<_>>())?;
     module.add_function(wrap_pyfunction!(sampler::sample, module)?)?;
     module.add_function(wrap_pyfunction!(fields, module)?)
 }

@@ -62,5 +62,12 @@ impl<'py> Logits<'py> {
 /// What is no array may have a buffer, which numpy makes an array of without a copy.
 fn array_by_numpy<'py>(x: &Bound<'py, PyAny>) -> PyResult<Array<'py>> {
     let array = x.py().import("numpy")?.call_method1("asarray", (x,))?;
-    Array::of("x", &array)?.ok_or_else(|| PyTypeError::new_err("x is no array"))
+    let is_number = array.getattr("ndim")?.extract::<usize>()? == 0;
+    match Array::of("x", &array) {
+        Ok(Some(array)) if !is_number => Ok(array),
+        _ => {
+            let kind = x.get_type();
+            Err(PyTypeError::new_err(format!("x is a {kind}; allowed: an array of logits")))
+        }
+    }
 }

@@ -126,7 +126,7 @@ impl<'py> Array<'py> {
 
     /// Whether the elements of a row lie side by side.
     pub fn rows_are_whole(&self) -> bool {
-        self.columns() <= 1 || self.strides[1] == self.element.size() as isize
+        self.columns() <= 1 || self.rows() == 0 || self.strides[1] == self.element.size() as isize
     }
 
     /// The bytes of a row.

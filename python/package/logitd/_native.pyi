@@ -1,0 +1,181 @@
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeAlias, TypedDict, final, type_check_only
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import Buffer, Self, Unpack
+
+__all__ = [
+    "Sampler",
+    "Results",
+    "RowError",
+    "__version__",
+    "arithmetic_version",
+    "STATUSES",
+    "ADJUSTMENTS",
+    "sample",
+    "fields",
+]
+
+@type_check_only
+class _ArrayStruct(Protocol):
+    """A numpy array."""
+    @property
+    def __array_struct__(self) -> Any: ...
+
+@type_check_only
+class _DLPack(Protocol):
+    """A torch tensor, or what else shares its memory by DLPack."""
+    def __dlpack__(self) -> Any: ...
+
+@type_check_only
+class _ToList(Protocol):
+    """An array of numbers, a value a row."""
+    def tolist(self) -> Any: ...
+
+_Logits: TypeAlias = _ArrayStruct | _DLPack | Buffer
+_Array: TypeAlias = _ArrayStruct | _DLPack
+
+# One for all rows, or one a row. None is the default.
+_Number: TypeAlias = float | None | Sequence[float | None] | _ToList
+_Whole: TypeAlias = int | None | Sequence[int | None] | _ToList
+_Name: TypeAlias = str | None | Sequence[str | None]
+_Ids: TypeAlias = Sequence[int] | _Array
+_IdsEach: TypeAlias = _Ids | None | Sequence[_Ids | None]
+_Sequences: TypeAlias = Sequence[_Ids]
+_SequencesEach: TypeAlias = _Sequences | None | Sequence[_Sequences | None]
+_Biases: TypeAlias = Mapping[int, float] | Sequence[tuple[int, float]]
+_BiasesEach: TypeAlias = _Biases | None | Sequence[_Biases | None]
+_Counts: TypeAlias = Mapping[int, int] | Sequence[tuple[int, int]]
+_CountsEach: TypeAlias = _Counts | None | Sequence[_Counts | None]
+_Mask: TypeAlias = bytes | _Ids
+_MaskEach: TypeAlias = _Mask | None | Sequence[_Mask | None]
+
+@type_check_only
+class _Dry(TypedDict, total=False):
+    """`dry={"multiplier": 0.8}` is the same as `dry_multiplier=0.8`."""
+
+    multiplier: _Number
+    base: _Number
+    allowed_length: _Whole
+    last_n: _Whole
+    breakers: _SequencesEach
+
+@type_check_only
+class Controls(TypedDict, total=False):
+    """What can be asked of rows; `logitd.fields()` has ranges and defaults. Only for type checkers."""
+
+    # Parameters
+    temperature: _Number
+    top_k: _Whole
+    top_p: _Number
+    min_p: _Number
+    seed: _Whole
+    position: _Whole
+    draws: _Whole
+    draw_rule: _Name
+    repetition_penalty: _Number
+    frequency_penalty: _Number
+    presence_penalty: _Number
+    no_repeat_ngram: _Whole
+    min_tokens: _Whole
+    dry_multiplier: _Number
+    dry_base: _Number
+    dry_allowed_length: _Whole
+    dry_last_n: _Whole
+    dry: _Dry | None
+    # Adjustments: what is done to single logits
+    allowed_bitmask: _MaskEach
+    allowed_ids: _IdsEach
+    banned_ids: _IdsEach
+    bad_words: _SequencesEach
+    stop_ids: _IdsEach
+    logit_bias: _BiasesEach
+    prompt: _IdsEach
+    output: _IdsEach
+    output_length: _Whole
+    counts: _CountsEach
+    dry_breakers: _SequencesEach
+
+@type_check_only
+class _Field(TypedDict):
+    name: str
+    default: float | int | str | None
+    allowed: str
+    about: str
+
+class RowError(ValueError):
+    """A row has no token: a logit is NaN or +inf, or no token is left."""
+
+@final
+class Results:
+    """What became of the rows of a call, in their order. An array is made when it is first looked at."""
+
+    @property
+    def tokens(self) -> npt.NDArray[np.int64]:
+        """The token of each row, the first one where it has several draws; -1 where there is none."""
+    @property
+    def logprobs(self) -> npt.NDArray[np.float32]:
+        """The natural logarithm of the token's probability among the kept tokens; NaN where there is none."""
+    @property
+    def seeds(self) -> npt.NDArray[np.uint64]:
+        """The seed of each row: given again, with the same logits and parameters, it gives the same bits."""
+    @property
+    def status(self) -> npt.NDArray[np.uint8]:
+        """What became of each row, a `Status`."""
+    @property
+    def kept(self) -> npt.NDArray[np.uint32]:
+        """How many tokens the cuts left."""
+    @property
+    def kept_mass(self) -> npt.NDArray[np.uint64]:
+        """The mass of the kept tokens, in units of 2^-40 of the first token's."""
+    @property
+    def draws(self) -> npt.NDArray[np.int64]:
+        """Every draw: `[rows, draws]`, where draws is the most that a row asked for; -1 behind those of a row."""
+    @property
+    def draw_logprobs(self) -> npt.NDArray[np.float32]:
+        """Their logprobs, NaN where there is no token."""
+    def raise_for_status(self) -> Self:
+        """Raises a RowError that names the first row without a token, if there is one; returns the results."""
+    def __len__(self) -> int: ...
+
+@final
+class Sampler:
+    """Threads and memory that rows are sampled with, kept from call to call.
+
+    Calls of several threads take turns; what is to sample at the same time is several samplers, with a part of the
+    threads each.
+    """
+
+    def __new__(
+        cls,
+        threads: int | None = None,
+        isa: Literal["portable", "avx2", "avx512"] | None = None,
+        device: Literal["cpu", "reference"] = "cpu",
+    ) -> Self: ...
+    def sample(self, x: _Logits, /, **controls: Unpack[Controls]) -> Results:
+        """Draws tokens from rows of logits, as `logitd.sample` does."""
+    @property
+    def device(self) -> str:
+        """What it computes on: cpu or reference."""
+    @property
+    def isa(self) -> str:
+        """What the code was chosen for: portable, avx2 or avx512."""
+    @property
+    def threads(self) -> int:
+        """How many threads it computes with, the caller's among them."""
+
+def sample(x: _Logits, /, **controls: Unpack[Controls]) -> Results:
+    """Draws tokens from rows of logits.
+
+    `x` has float16, bfloat16 or float32 logits: `[rows, vocab_size]`, or `[vocab_size]` for a single row, whose results
+    are arrays of one. It is read where it lies, without a copy and without the GIL; nobody may write to it meanwhile.
+    """
+
+def fields() -> list[_Field]:
+    """Every parameter of a row, in the API's order."""
+
+ADJUSTMENTS: Sequence[str]
+STATUSES: Sequence[tuple[str, int]]
+__version__: str
+arithmetic_version: int

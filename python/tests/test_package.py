@@ -1,0 +1,33 @@
+"""The package as it is installed."""
+
+import importlib.metadata
+import subprocess
+import sys
+
+IMPORT = """
+import sys
+before = {name.split(".")[0] for name in sys.modules}
+import logitd
+after = {name.split(".")[0] for name in sys.modules}
+print(sorted(after - before - set(sys.stdlib_module_names)))
+import array
+x = array.array("f", [0.5, 2.0, 1.0, 1.75])
+print(logitd.sample(x, temperature=0.7, top_k=3, seed=7).tokens.tolist())
+after = {name.split(".")[0] for name in sys.modules}
+print(sorted(after - before - set(sys.stdlib_module_names)))
+"""
+
+
+def test_importing_it_pulls_in_nothing_and_using_it_numpy() -> None:
+    run = subprocess.run([sys.executable, "-I", "-c", IMPORT], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == ["['logitd']", "[3]", "['logitd', 'numpy']"]
+
+
+def test_what_it_says_of_itself() -> None:
+    import logitd
+
+    distribution = importlib.metadata.distribution("logitd")
+    assert logitd.__version__ == distribution.version
+    assert distribution.requires == ["numpy>=1.22"]
+    assert logitd.arithmetic_version == 2
+    assert {"logitd/py.typed", "logitd/_native.pyi"} <= {str(file) for file in distribution.files or []}

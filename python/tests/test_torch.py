@@ -1,0 +1,35 @@
+"""Tensors of torch. It is large, so these tests run where it is installed: `.ci/run python` with CI_LONG=1."""
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed (CI_LONG=1 installs it)")
+
+import logitd  # noqa: E402
+
+RULES = {"temperature": 0.8, "top_k": 40, "seed": [1, 2, 3]}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_tensors_are_read_where_they_lie(dtype: "torch.dtype") -> None:
+    x = torch.randn(3, 2048, dtype=torch.float32).to(dtype)
+    results = logitd.sample(x, **RULES)
+    assert logitd.sample(x.float(), **RULES).tokens.tolist() == results.tokens.tolist()
+    assert logitd.sample(x[:, :1000], **RULES).tokens.tolist() == logitd.sample(x[:, :1000].contiguous(), **RULES).tokens.tolist()
+    assert x.gather(1, torch.from_numpy(results.tokens)[:, None]).shape == (3, 1)
+    with pytest.raises(ValueError, match=r"x\.contiguous\(\)"):
+        logitd.sample(x[:, ::2])
+
+
+def test_controls_are_tensors_too() -> None:
+    x = torch.randn(3, 64)
+    mask = torch.tensor([[1 << 5, 0], [-(1 << 31), 0], [0, 1]], dtype=torch.int32)
+    results = logitd.sample(x, allowed_bitmask=mask, temperature=torch.full((3,), 0.5), top_k=torch.tensor([1, 2, 3]))
+    assert results.tokens.tolist() == [5, 31, 32]
+    assert logitd.sample(x, allowed_ids=torch.tensor([7])).tokens.tolist() == [7] * 3
+
+
+def test_what_torch_does_not_give_away_is_said_by_torch() -> None:
+    with pytest.raises(BufferError, match="detach"):
+        logitd.sample(torch.randn(2, 8, requires_grad=True))
+    with pytest.raises(TypeError, match=r"float64.*x\.float\(\)"):
+        logitd.sample(torch.randn(2, 8, dtype=torch.float64))

@@ -1,0 +1,86 @@
+"""Every known answer of `tests/vectors` that has rows, through Python."""
+
+import known
+import numpy as np
+import pytest
+from tensors import DLPack
+
+import logitd
+
+FILES = {
+    "rows": (known.carried_small_rows, 500),
+    "real_rows": (known.carried_real_rows, 50),
+    "independent/edge_rows": (lambda: known.version_1("edge_rows"), 75),
+    "independent/tiny_rows": (lambda: known.version_1("tiny_rows"), 60),
+    "independent/real_rows": (lambda: known.version_1("real_rows"), 16),
+    "independent/race": (lambda: known.version_2("race"), 16),
+    "independent/adjustments": (lambda: known.version_2("adjustments"), 50),
+    "independent/controls": (lambda: known.version_2("controls"), 10),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_known_answers(name: str) -> None:
+    read, least = FILES[name]
+    cases = read()
+    print(f"{name}: {len(cases)} cases")
+    assert len(cases) >= least, "the file has shrunk"
+    for case in cases:
+        expect(case, logitd.sample(case.row, **case.controls))
+
+
+def test_dlpack_gives_what_numpy_gives() -> None:
+    for case in known.carried_small_rows():
+        is_bfloat16 = case.row.dtype.name == "bfloat16"
+        stored = case.row.view(np.uint16) if is_bfloat16 else case.row
+        expect(case, logitd.sample(DLPack(stored, bfloat16=is_bfloat16), **case.controls))
+
+
+@pytest.mark.parametrize("sampler", [
+    logitd.Sampler(threads=1, isa="portable"),
+    logitd.Sampler(threads=3),
+    logitd.Sampler(device="reference"),
+], ids=repr)
+def test_every_sampler_knows_them(sampler: logitd.Sampler) -> None:
+    for case in known.version_1("edge_rows") + known.version_2("adjustments"):
+        expect(case, sampler.sample(case.row, **case.controls))
+
+
+def test_cases_of_one_row_are_the_rows_of_a_batch() -> None:
+    cases = known.carried_small_rows()
+    by_row: dict[int, list[known.Case]] = {}
+    for case in cases:
+        by_row.setdefault(id(case.row), []).append(case)
+    keys = sorted({key for case in cases for key in case.controls})
+    for batch in by_row.values():
+        x = np.broadcast_to(batch[0].row, (len(batch), len(batch[0].row)))
+        results = logitd.sample(x, **{key: [case.controls.get(key) for case in batch] for key in keys})
+        for i, case in enumerate(batch):
+            expect(case, results, i)
+
+
+def expect(case: known.Case, results: logitd.Results, row: int = 0) -> None:
+    expected = case.expect
+    assert logitd.Status(results.status[row]).name == expected["status"], case.name
+    if expected["status"] != "OK":
+        assert results.tokens[row] == -1 and np.isnan(results.logprobs[row]), case.name
+        assert results.kept[row] == 0, case.name
+        return
+    assert (results.kept[row], results.kept_mass[row]) == (expected["kept"], expected["kept_mass"]), case.name
+    if "draws" in expected and isinstance(expected["draws"][0], list):
+        tokens, logprobs = zip(*expected["draws"], strict=True)
+        count = len(tokens)
+        assert results.draws[row, :count].tolist() == list(tokens), case.name
+        assert bits(results.draw_logprobs[row, :count]) == [int(pattern, 16) for pattern in logprobs], case.name
+        assert (results.draws[row, count:] == -1).all(), case.name
+    if "draws" in expected and not isinstance(expected["draws"][0], list):
+        assert results.draws[row].tolist() == expected["draws"], case.name
+    if "token" in expected:
+        assert results.tokens[row] == expected["token"], case.name
+    if "logprob_bits" in expected:
+        distance = bits(results.logprobs[row:row + 1])[0] - int(expected["logprob_bits"], 16)
+        assert abs(distance) <= case.logprob_within, case.name
+
+
+def bits(values: np.ndarray) -> list[int]:
+    return values.view(np.uint32).tolist()

@@ -1,0 +1,35 @@
+"""What type checkers are to let through, and what not: read by mypy and pyright, never run."""
+
+import array
+from typing import assert_type
+
+import numpy as np
+import numpy.typing as npt
+
+import logitd
+from tensors import DLPack
+
+x = np.zeros((2, 9), np.float16)
+
+results = logitd.sample(x, temperature=0.8, top_k=[50, None], top_p=np.array([0.9, 0.95]), seed=7, draw_rule="race")
+assert_type(results, logitd.Results)
+assert_type(results.raise_for_status().tokens, npt.NDArray[np.int64])
+assert_type(results.logprobs, npt.NDArray[np.float32])
+logitd.sample(DLPack(x))
+logitd.sample(array.array("f", [1.0]))
+logitd.sample(memoryview(array.array("f", [1.0])), dry={"multiplier": 0.8, "breakers": [[1]]})
+logitd.sample(x, allowed_bitmask=np.zeros((2, 1), np.int32), logit_bias={5: 1.5}, counts=[(1, 2)])
+logitd.sample(x, banned_ids=[[1], None], bad_words=[[1, 2]], prompt=range(5), output=[np.arange(3), np.arange(5)])
+sampler = logitd.Sampler(threads=2, isa="avx2")
+assert_type(sampler.sample(x, top_k=-1), logitd.Results)
+logitd.Status(int(results.status[0])).name.lower()
+[field["allowed"] for field in logitd.fields()]
+
+# Each of these is an error, and a checker that lets it through says that the comment is not needed.
+logitd.sample()  # type: ignore[call-arg]
+logitd.sample(3)  # type: ignore[arg-type]
+logitd.sample(x, tempreature=0.7)  # type: ignore[call-arg]
+logitd.sample(x, temperature="0.7")  # type: ignore[arg-type]
+logitd.sample(x, banned_ids=5)  # type: ignore[arg-type]
+logitd.Sampler(isa="sse9")  # type: ignore[arg-type]
+results.tokens = results.tokens  # type: ignore[misc]
