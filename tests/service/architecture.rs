@@ -15,6 +15,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("logitd_core", "core/"),
     ("logitd_kernels", "kernels/"),
     ("logitd_proto", "proto/"),
+    ("logitd_python", "python/"),
 ];
 
 /// Which rooms a room may know. Rooms are packages, or the modules at the root of `logitd` and of `logitd-core`;
@@ -43,6 +44,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "core/arithmetic",
         ],
     ),
+    ("python", &["core"]),
     ("proto", &[]),
     ("client", &["proto"]),
     ("wire", &["core", "proto"]),
@@ -72,13 +74,19 @@ const CRATES: &[(&str, &[&str])] = &[
     ("clap", &["cli", "config"]),
     ("rayon", &["core/backend/cpu"]),
     ("cudarc", &["core/backend/cuda"]),
+    ("pyo3", &["python"]),
 ];
 
 /// All that the arithmetic stands on.
 const ARITHMETIC_CRATES: &[&str] = &["core", "half", "libm"];
 /// Where `unsafe` may be: vector instructions, devices, and memory that others share.
-const UNSAFE: &[&str] =
-    &["core/backend/cpu/", "core/backend/cuda/", "plane/mapped.rs", "client/region.rs"];
+const UNSAFE: &[&str] = &[
+    "core/backend/cpu/",
+    "core/backend/cuda/",
+    "plane/mapped.rs",
+    "client/region.rs",
+    "python/memory/",
+];
 /// The oracle.
 const ORACLE: &str = "core/backend/reference.rs";
 /// Its other files.
@@ -539,6 +547,7 @@ mod planted {
             "proto may not know core/batch",
         );
         assert_caught("engine/mod.rs", "use logitd_proto::shm;", "engine may not know proto");
+        assert_caught("python/each.rs", "use logitd::wire::json;", "python may not know wire");
         assert_caught("engine/mod.rs", "use logitd_core::batch::Row;\n\nuse crate::cli;", ":3: ");
     }
 
@@ -570,6 +579,7 @@ mod planted {
             ("core/backend/dual.rs", "use ::cudarc::driver::X;", "cudarc belongs"),
             ("core/backend/cpu/cudarc.rs", "use cudarc::driver::X;", "cudarc belongs"),
             ("engine/mod.rs", "#[derive(clap::Args)] struct A;", "clap belongs"),
+            ("core/params.rs", "use pyo3::prelude::*;", "pyo3 belongs"),
         ] {
             assert_caught(path, text, what);
         }
