@@ -3,9 +3,10 @@
 //! `sample(x, **controls)` is one way through this crate: the array becomes rows of bytes where they lie ([`memory`]),
 //! the controls become valid parameters and adjustments of each row ([`controls`], [`adjustments`]), a sampler draws
 //! without the GIL ([`sampler`]), and what it found becomes numpy arrays when somebody looks at them ([`results`]).
-//! Which controls there are is read in `logitd_core::params::FIELDS`.
+//! [`client`] sends the same calls to a server, and makes the same results of its answers. Which controls there are is read in `logitd_core::params::FIELDS`.
 
 mod adjustments;
+mod client;
 mod controls;
 mod each;
 mod logits;
@@ -21,6 +22,7 @@ use pyo3::types::PyDict;
 #[pymodule(name = "_native")]
 fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<sampler::Sampler>()?;
+    module.add_class::<client::Client>()?;
     module.add_class::<results::Results>()?;
     module.add("RowError", module.py().get_type::<results::RowError>())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;

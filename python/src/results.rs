@@ -1,6 +1,5 @@
 //! What became of the rows of a call, as numpy arrays.
 
-use logitd_core::batch;
 use logitd_core::params::SamplingParams;
 use logitd_core::status::RowStatus;
 use pyo3::create_exception;
@@ -44,28 +43,27 @@ pub struct Table {
     drawn: Vec<(i64, f32)>,
 }
 
-struct RowOfTable {
-    status: RowStatus,
-    seed: u64,
-    kept: u32,
-    kept_mass: u64,
+/// What is said once about a row.
+pub struct RowOfTable {
+    pub status: RowStatus,
+    pub seed: u64,
+    pub kept: u32,
+    pub kept_mass: u64,
 }
 
 impl Table {
-    /// The results of rows that were sampled with these parameters.
-    pub fn new(results: &batch::Results, params: &[SamplingParams]) -> Self {
+    /// Room for the results of rows with these parameters.
+    pub fn new(params: &[SamplingParams]) -> Self {
         let draws = params.iter().map(|params| params.draws() as usize).max().unwrap_or(1);
-        let mut table = Self { rows: Vec::new(), draws, drawn: Vec::new() };
-        table.rows.reserve_exact(params.len());
-        table.drawn.reserve_exact(params.len() * draws);
-        for (params, result) in params.iter().zip(results.iter()) {
-            let batch::Outcome { status, kept, kept_mass } = result.outcome;
-            table.rows.push(RowOfTable { status, seed: params.seed(), kept, kept_mass });
-            let drawn = result.draws.iter().map(|draw| (draw.token.into(), draw.logprob));
-            table.drawn.extend(drawn);
-            table.drawn.resize(table.rows.len() * draws, (NO_TOKEN, f32::NAN));
-        }
-        table
+        let drawn = Vec::with_capacity(params.len() * draws);
+        Self { rows: Vec::with_capacity(params.len()), draws, drawn }
+    }
+
+    /// Adds a row and what was drawn from it.
+    pub fn push(&mut self, row: RowOfTable, drawn: impl Iterator<Item = (u32, f32)>) {
+        self.rows.push(row);
+        self.drawn.extend(drawn.map(|(token, logprob)| (token.into(), logprob)));
+        self.drawn.resize(self.rows.len() * self.draws, (NO_TOKEN, f32::NAN));
     }
 
     /// The first draw of each row.

@@ -3,11 +3,12 @@
 use crate::adjustments;
 use crate::controls::Controls;
 use crate::logits::Logits;
-use crate::results::{Results, Table};
+use crate::results::{Results, RowOfTable, Table};
 use logitd_core::backend::cpu::{Cpu, CpuOptions};
 use logitd_core::backend::reference::Reference;
 use logitd_core::backend::{Backend, DeviceInfo};
 use logitd_core::batch::{self, Row};
+use logitd_core::params::SamplingParams;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -98,7 +99,7 @@ impl Sampler {
         let table = py.detach(|| {
             let Bench { backend, results } = &mut *locked(&bench);
             backend.sample(&rows, results)?;
-            Ok(Table::new(results, &params))
+            Ok(table(results, &params))
         });
         table.map(Results::from).map_err(|error: logitd_core::backend::DeviceError| {
             PyRuntimeError::new_err(error.to_string())
@@ -171,6 +172,16 @@ fn options(threads: Option<usize>, isa: Option<&str>, device: &str) -> PyResult<
             "device is {device}; allowed: cpu, reference (GPUs are for the server: logitd serve --device cuda)"
         )),
     }
+}
+
+fn table(results: &batch::Results, params: &[SamplingParams]) -> Table {
+    let mut table = Table::new(params);
+    for (params, result) in params.iter().zip(results.iter()) {
+        let batch::Outcome { status, kept, kept_mass } = result.outcome;
+        let row = RowOfTable { status, seed: params.seed(), kept, kept_mass };
+        table.push(row, result.draws.iter().map(|draw| (draw.token, draw.logprob)));
+    }
+    table
 }
 
 /// What was being sampled when another thread panicked is lost; the next call begins anew.

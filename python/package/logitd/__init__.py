@@ -4,20 +4,27 @@
     results = logitd.sample(x, temperature=0.8, top_k=50, top_p=0.95, seed=7)
     results.tokens
 
+and the same of a server: `logitd.Client("unix:/run/logitd/logitd.sock").sample(x, temperature=0.8)`.
+
 `x` is a numpy array or a torch tensor of float16, bfloat16 or float32 logits, a row for each sequence.
 """
 
 import enum
 
-from ._native import Results, RowError, Sampler, __version__, arithmetic_version, fields, sample
+from . import errors
+from ._native import Client, Results, RowError, Sampler, __version__, arithmetic_version, fields, sample
+from .server import Server
 
 __all__ = [
+    "Client",
     "Results",
     "RowError",
     "Sampler",
+    "Server",
     "Status",
     "__version__",
     "arithmetic_version",
+    "errors",
     "fields",
     "sample",
 ]

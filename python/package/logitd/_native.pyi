@@ -7,6 +7,7 @@ from typing_extensions import Buffer, Self, Unpack
 
 __all__ = [
     "Sampler",
+    "Client",
     "Results",
     "RowError",
     "__version__",
@@ -164,6 +165,43 @@ class Sampler:
     @property
     def threads(self) -> int:
         """How many threads it computes with, the caller's among them."""
+
+@type_check_only
+class _Info(TypedDict):
+    version: str
+    arithmetic_version: int
+    devices: list[str]
+    planes: list[str]
+    shm_control: str
+
+@final
+class Client:
+    """A connection to a server, whose calls and results are those of a sampler in process, to the bit.
+
+    `target` is `http://HOST:PORT`, `https://HOST:PORT` (with `tls_roots`, PEM), `HOST:PORT` or `unix:PATH`. `plane` says
+    how logits get there: inline, chunked (a large batch in pieces), shared_memory or direct (over a Unix socket of a
+    server with --shm), or auto, which takes the fastest that there is. `timeout` is in seconds, for each attempt of a
+    call; an overloaded server is asked again when it says, up to `retries_max` times.
+
+    Exceptions are those of `logitd.errors`. A client is for one process: a fork needs its own.
+    """
+
+    def __new__(
+        cls,
+        target: str,
+        *,
+        plane: Literal["auto", "inline", "chunked", "shared_memory", "direct"] = "auto",
+        timeout: float | None = None,
+        retries_max: int = 3,
+        token: str | None = None,
+        tls_roots: bytes | None = None,
+        tls_identity: tuple[bytes, bytes] | None = None,
+        tls_domain: str | None = None,
+    ) -> Self: ...
+    def sample(self, x: _Logits, /, **controls: Unpack[Controls]) -> Results:
+        """Draws tokens from rows of logits, as `logitd.sample` does, on the server."""
+    def info(self) -> _Info:
+        """What the server says of itself: its version, devices (ids), planes, and the address of its control socket."""
 
 def sample(x: _Logits, /, **controls: Unpack[Controls]) -> Results:
     """Draws tokens from rows of logits.

@@ -1,0 +1,203 @@
+"""The client against the real binary: every plane gives what the sampler in process gives."""
+
+import os
+import pathlib
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import known
+import numpy as np
+import pytest
+from test_vectors import FILES, expect
+from tensors import DLPack
+
+import logitd
+from logitd import errors
+from logitd.testing import assert_same_bits, logitd_server
+
+__all__ = ["logitd_server"]
+
+pytestmark = pytest.mark.skipif("LOGITD" not in os.environ, reason="LOGITD names no binary (cargo build --release makes one)")
+
+PLANES = ["auto", "inline", "chunked", "shared_memory", "direct"]
+X = np.random.default_rng(9).normal(0, 3, (6, 5000)).astype(np.float16)
+RULES = {"temperature": 0.8, "top_k": [40, 0, 5, 7, 100, 1], "top_p": 0.95, "seed": range(6), "draws": [1, 2, 3, 1, 1, 9]}
+
+
+@pytest.fixture(scope="module", params=[*PLANES, "tcp"])
+def client(request: pytest.FixtureRequest, logitd_server: logitd.Server) -> Iterator[logitd.Client]:
+    if request.param == "tcp":
+        yield logitd.Client(logitd_server.address, timeout=60)
+    else:
+        yield logitd.Client(logitd_server.target, plane=request.param, timeout=60)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_known_answers(name: str, client: logitd.Client) -> None:
+    # Over a connection, one case at a time takes its time: those of real rows are sampled in process too.
+    cases = FILES[name][0]()
+    for case in cases[::8] if len(cases) > 90 else cases:
+        expect(case, client.sample(case.row, **case.controls))
+
+
+def test_batches_are_the_same_to_the_bit(client: logitd.Client) -> None:
+    expected = logitd.sample(X, **RULES)
+    assert_same_bits(client.sample(X, **RULES), expected)
+    assert_same_bits(client.sample(np.ascontiguousarray(np.pad(X, ((0, 0), (0, 24))))[:, :5000], **RULES), expected)
+    assert_same_bits(client.sample(DLPack(X), **RULES), expected)
+    # Larger than what is shared so far, and than a chunk.
+    large = np.tile(X, (60, 10))
+    rules = {"top_k": 5, "seed": range(360)}
+    assert_same_bits(client.sample(large, **rules), logitd.sample(large, **rules))
+    assert len(client.sample(X[:0])) == 0
+
+
+@pytest.mark.parametrize("field", logitd.fields(), ids=lambda field: field["name"])
+def test_every_parameter_gets_there(field: dict[str, Any], client: logitd.Client) -> None:
+    values = {"temperature": 0.3, "top_k": 3, "top_p": 0.3, "min_p": 0.2, "seed": 2**64 - 1, "position": 77, "draws": 5, "draw_rule": "race",
+              "repetition_penalty": 1.7, "frequency_penalty": 1.5, "presence_penalty": -2, "no_repeat_ngram": 2, "min_tokens": 50,
+              "dry_multiplier": 5, "dry_base": 3, "dry_allowed_length": 1, "dry_last_n": 4}
+    x = np.random.default_rng(2).normal(0, 1, (1, 30)).astype(np.float32)
+    history = np.random.default_rng(3).integers(0, 30, 60).tolist()
+    rules = {"seed": 5, "draws": 64, "prompt": history[:30], "output": history[30:], "stop_ids": list(range(9)), "dry": {"breakers": [[3, 4]]}}
+    # What is nothing by itself is set beside what makes it something.
+    if field["name"].startswith("dry_"):
+        rules["dry_multiplier"] = 2
+    changed = rules | {field["name"]: values[field["name"]]}
+    before, after = logitd.sample(x, **rules), logitd.sample(x, **changed)
+    assert before.draws.tolist() != after.draws.tolist() or before.kept_mass.tolist() != after.kept_mass.tolist(), "it changes nothing here"
+    assert_same_bits(client.sample(x, **changed), after)
+
+
+def test_every_adjustment_gets_there(client: logitd.Client) -> None:
+    x = np.random.default_rng(2).normal(0, 1, (2, 40)).astype(np.float32)
+    rules = {"seed": [1, 2], "draws": 40, "repetition_penalty": 1.5, "min_tokens": 5}
+    for adjustment in [
+        {"allowed_bitmask": np.array([[0xFFFF, 0], [0xFF00FF, 1]], np.uint32)}, {"allowed_ids": [[1, 2, 3], None]}, {"banned_ids": [1, 2, 3]},
+        {"bad_words": [[[4], [5, 6]], [[7]]], "prompt": [5]}, {"stop_ids": [1, 2, 3], "output_length": [4, 5]}, {"logit_bias": {3: 5.5, 4: float("-inf")}},
+        {"prompt": [1, 2], "output": [3, 99]}, {"counts": {3: 4, 5: 0}}, {"dry": {"multiplier": 3, "breakers": [[2]]}, "prompt": [1, 2, 3, 1, 2]},
+    ]:
+        assert_same_bits(client.sample(x, **rules, **adjustment), logitd.sample(x, **rules, **adjustment))
+
+
+def test_rows_without_a_token(client: logitd.Client) -> None:
+    x = np.array([[1, 2], [np.nan, 2], [np.inf, 1], [-np.inf] * 2], np.float32)
+    results = client.sample(x, draws=2, seed=3)
+    assert_same_bits(results, logitd.sample(x, draws=2, seed=3))
+    with pytest.raises(logitd.RowError, match="row 1 has no token: NAN"):
+        results.raise_for_status()
+
+
+def test_seeds_that_are_left_out_come_back(client: logitd.Client) -> None:
+    results = client.sample(X)
+    assert_same_bits(logitd.sample(X, seed=results.seeds), results)
+
+
+def test_what_is_wrong_is_said_before_anything_is_sent(client: logitd.Client) -> None:
+    with pytest.raises(ValueError, match="temperature is -1; allowed"):
+        client.sample(X, temperature=-1)
+    with pytest.raises(TypeError, match="float64"):
+        client.sample(X.astype(np.float64))
+
+
+def test_what_the_server_refuses_is_named_and_leaves_the_client_as_it_was(client: logitd.Client) -> None:
+    with pytest.raises(errors.InvalidArgument, match="vocab_size|logits") as raised:
+        client.sample(np.zeros((1, 1 << 20), np.float32)[:, :0])
+    assert raised.value.code == "InvalidArgument" and isinstance(raised.value, ValueError)
+    assert_same_bits(client.sample(X, **RULES), logitd.sample(X, **RULES))
+
+
+def test_threads_share_a_client(client: logitd.Client) -> None:
+    expected = logitd.sample(X, **RULES)
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for _ in range(10):
+                assert_same_bits(client.sample(X, **RULES), expected)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed, failed
+
+
+def test_a_server_says_what_it_is(client: logitd.Client) -> None:
+    info = client.info()
+    assert info["version"] == logitd.__version__ and info["devices"] == ["cpu"]
+    assert "PLANE_SHARED_MEMORY" in info["planes"] and info["shm_control"].startswith("unix:")
+
+
+def test_an_overloaded_server_says_when_to_come_again() -> None:
+    with logitd.Server("cpu", "--request-rows-max=2") as server:
+        with pytest.raises(errors.Error, match="request_rows_max") as raised:
+            logitd.Client(server.target, plane="inline", retries_max=0).sample(X)
+        assert raised.value.code in ("InvalidArgument", "ResourceExhausted", "OutOfRange")
+        assert raised.value.retry_after is None
+        # In chunks the same batch fits.
+        chunked = logitd.Client(server.target, plane="chunked").sample(X, **RULES)
+        assert_same_bits(chunked, logitd.sample(X, **RULES))
+
+
+def test_a_server_that_is_gone_is_unavailable_and_one_that_is_back_is_found() -> None:
+    server = logitd.Server()
+    with server:
+        client = logitd.Client(server.target)
+        client.sample(X)
+    with pytest.raises(errors.Unavailable) as raised:
+        client.sample(X)
+    assert isinstance(raised.value, ConnectionError)
+    with pytest.raises(errors.Unavailable, match="cannot connect"):
+        logitd.Client(server.target)
+
+
+def test_a_call_has_a_deadline() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises((errors.DeadlineExceeded, errors.Unavailable)):
+            logitd.Client(f"127.0.0.1:{silent.getsockname()[1]}", timeout=0.2)
+
+
+def test_tokens(tmp_path: pathlib.Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("correct-horse-battery-staple somebody\n")
+    tokens.chmod(0o600)
+    with logitd.Server("cpu", f"--tokens-file={tokens}") as server:
+        with pytest.raises(errors.Unauthenticated) as raised:
+            logitd.Client(server.target)
+        assert isinstance(raised.value, PermissionError)
+        for plane in PLANES:
+            client = logitd.Client(server.target, plane=plane, token="correct-horse-battery-staple")
+            assert_same_bits(client.sample(X, **RULES), logitd.sample(X, **RULES))
+
+
+def test_what_is_no_target_is_told_what_is() -> None:
+    with pytest.raises(ValueError, match="write http://HOST:PORT"):
+        logitd.Client("ftp://host:1")
+    with pytest.raises(ValueError, match="plane is pigeon; allowed: auto, inline, chunked"):
+        logitd.Client("unix:/tmp/x", plane="pigeon")
+    with pytest.raises(ValueError, match="timeout is -1; allowed: seconds above 0"):
+        logitd.Client("unix:/tmp/x", timeout=-1)
+    with pytest.raises(RuntimeError, match="did not start(.|\n)*--no-such-flag"):
+        with logitd.Server("cpu", "--no-such-flag"):
+            pass
+    with pytest.raises(FileNotFoundError):
+        with logitd.Server(binary="/no/such/logitd"):
+            pass
+
+
+def test_results_that_differ_are_named_by_the_first_row() -> None:
+    a = logitd.sample(X, temperature=0)
+    b = logitd.sample(X, temperature=0, banned_ids=[None, None, [int(a.tokens[2])], None, [int(a.tokens[4])], None])
+    assert_same_bits(a, a)
+    with pytest.raises(AssertionError, match=r"row 2 differs \(and 1 more\): OK, draws \[\d+\]; OK, draws \[\d+\]"):
+        assert_same_bits(a, b)
+    with pytest.raises(AssertionError, match="6 rows are not 5 rows"):
+        assert_same_bits(a, logitd.sample(X[:5]))
