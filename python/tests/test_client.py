@@ -10,6 +10,7 @@ from typing import Any
 import known
 import numpy as np
 import pytest
+import trustme
 from test_vectors import FILES, expect
 from tensors import DLPack
 
@@ -48,8 +49,8 @@ def test_batches_are_the_same_to_the_bit(client: logitd.Client) -> None:
     assert_same_bits(client.sample(np.ascontiguousarray(np.pad(X, ((0, 0), (0, 24))))[:, :5000], **RULES), expected)
     assert_same_bits(client.sample(DLPack(X), **RULES), expected)
     # Larger than what is shared so far, and than a chunk.
-    large = np.tile(X, (60, 10))
-    rules = {"top_k": 5, "seed": range(360)}
+    large = np.tile(X, (12, 10))
+    rules = {"top_k": 5, "seed": range(72)}
     assert_same_bits(client.sample(large, **rules), logitd.sample(large, **rules))
     assert len(client.sample(X[:0])) == 0
 
@@ -60,8 +61,8 @@ def test_every_parameter_gets_there(field: dict[str, Any], client: logitd.Client
               "repetition_penalty": 1.7, "frequency_penalty": 1.5, "presence_penalty": -2, "no_repeat_ngram": 2, "min_tokens": 50,
               "dry_multiplier": 5, "dry_base": 3, "dry_allowed_length": 1, "dry_last_n": 4}
     x = np.random.default_rng(2).normal(0, 1, (1, 30)).astype(np.float32)
-    history = np.random.default_rng(3).integers(0, 30, 60).tolist()
-    rules = {"seed": 5, "draws": 64, "prompt": history[:30], "output": history[30:], "stop_ids": list(range(9)), "dry": {"breakers": [[3, 4]]}}
+    # Its end stands in it once more, before the likeliest token.
+    rules = {"seed": 5, "draws": 64, "prompt": [7, 20, 5, 8, 26, 9, 11], "output": [7, 20, 5, 8], "stop_ids": list(range(9)), "dry": {"breakers": [[3, 4]]}}
     # What is nothing by itself is set beside what makes it something.
     if field["name"].startswith("dry_"):
         rules["dry_multiplier"] = 2
@@ -103,7 +104,7 @@ def test_what_is_wrong_is_said_before_anything_is_sent(client: logitd.Client) ->
 
 
 def test_what_the_server_refuses_is_named_and_leaves_the_client_as_it_was(client: logitd.Client) -> None:
-    with pytest.raises(errors.InvalidArgument, match="vocab_size|logits") as raised:
+    with pytest.raises(errors.InvalidArgument, match="vocab_size|logits|length_bytes") as raised:
         client.sample(np.zeros((1, 1 << 20), np.float32)[:, :0])
     assert raised.value.code == "InvalidArgument" and isinstance(raised.value, ValueError)
     assert_same_bits(client.sample(X, **RULES), logitd.sample(X, **RULES))
@@ -134,15 +135,48 @@ def test_a_server_says_what_it_is(client: logitd.Client) -> None:
     assert "PLANE_SHARED_MEMORY" in info["planes"] and info["shm_control"].startswith("unix:")
 
 
-def test_an_overloaded_server_says_when_to_come_again() -> None:
+def test_a_batch_beyond_a_limit_is_refused_by_its_name_and_fits_in_chunks() -> None:
     with logitd.Server("cpu", "--request-rows-max=2") as server:
-        with pytest.raises(errors.Error, match="request_rows_max") as raised:
-            logitd.Client(server.target, plane="inline", retries_max=0).sample(X)
-        assert raised.value.code in ("InvalidArgument", "ResourceExhausted", "OutOfRange")
-        assert raised.value.retry_after is None
-        # In chunks the same batch fits.
+        with pytest.raises(errors.Error, match="--request-rows-max") as raised:
+            logitd.Client(server.target, plane="inline").sample(X)
+        assert raised.value.code == "OutOfRange" and raised.value.retry_after is None
         chunked = logitd.Client(server.target, plane="chunked").sample(X, **RULES)
         assert_same_bits(chunked, logitd.sample(X, **RULES))
+
+
+@pytest.mark.parametrize("plane", ["inline", "shared_memory", "direct"])
+def test_an_overloaded_server_says_when_to_come_again_and_the_client_does(plane: Any) -> None:
+    # A race of many draws takes long enough for all others to find no room.
+    rules = {"draw_rule": "race", "draws": 1000, "seed": 1}
+    expected = logitd.sample(X[0], **rules)
+
+    def at_once(retries_max: int) -> list[logitd.Results | errors.Error]:
+        clients = [logitd.Client(server.target, plane=plane, retries_max=retries_max) for _ in range(6)]
+        together = threading.Barrier(len(clients))
+        found: list[logitd.Results | errors.Error] = []
+
+        def call(client: logitd.Client) -> None:
+            together.wait()
+            try:
+                found.append(client.sample(X[0], **rules))
+            except errors.Error as error:
+                found.append(error)
+
+        threads = [threading.Thread(target=call, args=(client,)) for client in clients]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return found
+
+    with logitd.Server("cpu", "--queue-rows-max=1", "--request-rows-max=1") as server:
+        refused = [error for error in at_once(0) if isinstance(error, errors.Error)]
+        print(f"{len(refused)} of 6 refused")
+        assert refused and all(isinstance(error, errors.ResourceExhausted) for error in refused), refused
+        assert all(error.retry_after is not None and error.retry_after > 0 for error in refused)
+        for results in at_once(10_000):
+            assert isinstance(results, logitd.Results), results
+            assert_same_bits(results, expected)
 
 
 def test_a_server_that_is_gone_is_unavailable_and_one_that_is_back_is_found() -> None:
@@ -161,8 +195,9 @@ def test_a_call_has_a_deadline() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        with pytest.raises((errors.DeadlineExceeded, errors.Unavailable)):
+        with pytest.raises(errors.DeadlineExceeded) as raised:
             logitd.Client(f"127.0.0.1:{silent.getsockname()[1]}", timeout=0.2)
+    assert isinstance(raised.value, TimeoutError)
 
 
 def test_tokens(tmp_path: pathlib.Path) -> None:
@@ -176,6 +211,27 @@ def test_tokens(tmp_path: pathlib.Path) -> None:
         for plane in PLANES:
             client = logitd.Client(server.target, plane=plane, token="correct-horse-battery-staple")
             assert_same_bits(client.sample(X, **RULES), logitd.sample(X, **RULES))
+
+
+def test_tls(tmp_path: pathlib.Path) -> None:
+    authority = trustme.CA()
+    own, client = authority.issue_cert("localhost"), authority.issue_cert("somebody@example.org")
+    files = {"cert": own.cert_chain_pems[0], "key": own.private_key_pem, "client-ca": authority.cert_pem}
+    for name, pem in files.items():
+        pem.write_to_path(str(tmp_path / name))
+        (tmp_path / name).chmod(0o600)
+    flags = [f"--tls-{name}={tmp_path / name}" for name in files]
+    with logitd.Server("cpu", *flags) as server:
+        target = server.address.replace("http:", "https:")
+        tls = {"tls_roots": authority.cert_pem.bytes(), "tls_domain": "localhost"}
+        identity = (client.cert_chain_pems[0].bytes(), client.private_key_pem.bytes())
+        results = logitd.Client(target, tls_identity=identity, **tls).sample(X, **RULES)
+        assert_same_bits(results, logitd.sample(X, **RULES))
+        for wrong in [tls, tls | {"tls_identity": identity, "tls_domain": "elsewhere"}]:
+            with pytest.raises(errors.Unavailable):
+                logitd.Client(target, **wrong).sample(X, **RULES)
+        with pytest.raises(ValueError, match="https needs certificates"):
+            logitd.Client(target)
 
 
 def test_what_is_no_target_is_told_what_is() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 import logitd
+from logitd.testing import assert_same_bits
 from tensors import DLPack
 
 x = np.zeros((2, 9), np.float16)
@@ -25,11 +26,23 @@ assert_type(sampler.sample(x, top_k=-1), logitd.Results)
 logitd.Status(int(results.status[0])).name.lower()
 [field["allowed"] for field in logitd.fields()]
 
+with logitd.Server("cpu", "--threads=1") as server:
+    client = logitd.Client(server.target, plane="direct", timeout=5, tls_identity=(b"", b""))
+    assert_type(client.sample(x, temperature=0.8), logitd.Results)
+    assert_type(client.info()["devices"], list[str])
+try:
+    pass
+except logitd.errors.Error as error:
+    assert_type(error.retry_after, float | None)
+assert_same_bits(results, results)
+
 # Each of these is an error, and a checker that lets it through says that the comment is not needed.
 logitd.sample()  # type: ignore[call-arg]
 logitd.sample(3)  # type: ignore[arg-type]
 logitd.sample(x, tempreature=0.7)  # type: ignore[call-arg]
 logitd.sample(x, temperature="0.7")  # type: ignore[arg-type]
 logitd.sample(x, banned_ids=5)  # type: ignore[arg-type]
+logitd.Client(plane="inline")  # type: ignore[call-arg]
+logitd.Client("unix:/x", plane="pigeon")  # type: ignore[arg-type]
 logitd.Sampler(isa="sse9")  # type: ignore[arg-type]
 results.tokens = results.tokens  # type: ignore[misc]

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 import types
 
 __all__ = ["Server"]
@@ -76,23 +77,33 @@ class Server:
                  f"--shm=unix:{folder}/shm.sock", *self._flags],
                 env=environment | {"NOTIFY_SOCKET": str(folder / "ready")},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-            for _ in range(int(START_TIMEOUT_S / 0.1)):
-                if self._process.poll() is not None:
-                    break
-                try:
-                    if b"READY=1" in ready.recv(4096):
-                        self.address = self._tcp_address()
-                        return
-                except TimeoutError:
-                    continue
-        self._process.kill()
-        self._process.wait()
+            try:
+                self._wait(ready)
+            except BaseException:
+                self._process.kill()
+                self._process.wait()
+                raise
+
+    def _wait(self, ready: socket.socket) -> None:
+        """Until the server is ready and has said where it listens, which it may write later."""
+        is_ready = False
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while self._process.poll() is None and time.monotonic() < deadline:
+            try:
+                is_ready |= b"READY=1" in ready.recv(4096)
+            except TimeoutError:
+                pass
+            address = self._tcp_address()
+            if is_ready and address is not None:
+                self.address = address
+                return
         raise RuntimeError(f"logitd did not start:\n{self.log()}")
 
-    def _tcp_address(self) -> str:
-        events = [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+    def _tcp_address(self) -> str | None:
+        lines = self.log().split("\n")[:-1]
+        events = [json.loads(line) for line in lines if line.startswith("{")]
         heard = [event["address"] for event in events if event.get("message") == "listening"]
-        return next(str(address) for address in heard if "unix:" not in address)
+        return next((str(address) for address in heard if not address.startswith("unix:")), None)
 
 
 def found(binary: str | os.PathLike[str] | None) -> str:

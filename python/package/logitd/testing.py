@@ -5,7 +5,6 @@
 
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 
 from . import Results, Server, Status
@@ -30,9 +29,8 @@ def assert_same_bits(a: Results, b: Results) -> None:
         left, right = getattr(a, name), getattr(b, name)
         assert left.shape == right.shape, f"{name} has the shape {left.shape}, and {right.shape}"
         # As bytes: NaN is NaN, and 0 is not -0.
-        rows = [values.reshape(len(a), -1).view(np.uint8) if len(a) else values for values in (left, right)]
-        differing = np.flatnonzero((rows[0] != rows[1]).any(axis=-1)) if len(a) else []
-        if len(differing):
-            row = int(differing[0])
+        differing = [row for row in range(len(a)) if left[row].tobytes() != right[row].tobytes()]
+        if differing:
+            row = differing[0]
             said = [f"{Status(int(of.status[row])).name}, {name} {getattr(of, name)[row].tolist()}" for of in (a, b)]
             raise AssertionError(f"row {row} differs (and {len(differing) - 1} more): {said[0]}; {said[1]}")

@@ -10,7 +10,11 @@ pub fn raise(py: Python<'_>, error: &Error) -> PyErr {
         Error::Target(said) => return PyValueError::new_err(said.clone()),
         Error::Connect { .. } | Error::Region { .. } | Error::Closed => "Unavailable".into(),
         Error::Version { .. } => "FailedPrecondition".into(),
-        error => error.code().map_or_else(String::new, |code| format!("{code:?}")),
+        error => match error.code().map(|code| format!("{code:?}")) {
+            // What tonic says where the client's own time is over; nothing else here cancels a call.
+            Some(code) if code == "Cancelled" => "DeadlineExceeded".into(),
+            code => code.unwrap_or_default(),
+        },
     };
     let retry_after = error.retry_after().map(|delay| delay.as_secs_f64());
     let made = py.import("logitd.errors").and_then(|errors| {
