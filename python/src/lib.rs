@@ -5,6 +5,9 @@
 //! without the GIL ([`sampler`]), and what it found becomes numpy arrays when somebody looks at them ([`results`]).
 //! [`client`] sends the same calls to a server, and makes the same results of its answers. Which controls there are is read in `logitd_core::params::FIELDS`.
 
+// The documentation is read with its private items: it walks through the rooms.
+#![allow(rustdoc::private_intra_doc_links)]
+
 mod adjustments;
 mod client;
 mod controls;
