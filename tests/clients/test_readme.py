@@ -96,7 +96,9 @@ class Architecture(unittest.TestCase):
         named = set(re.findall(r"`([\w./]+(?:\.rs|\.py|\.md|/))`", ARCHITECTURE))
         self.assertGreater(len(named), 40)
         core = ROOT / "core" / "src"
-        folders = [ROOT, ROOT / "src", ROOT / "client" / "src", core, core / "backend", core / "backend" / "cpu"]
+        python = ROOT / "python"
+        folders = [ROOT, ROOT / "src", ROOT / "client" / "src", core, core / "backend", core / "backend" / "cpu",
+                   python / "src", python / "src" / "client", python / "package" / "logitd"]
         missing = {name for name in named if not any((folder / name).exists() for folder in folders)}
         self.assertEqual(missing, set())
 
