@@ -240,6 +240,8 @@ fn seeds() -> Vec<Vec<u8>> {
         candidates: None,
         rows: Some(3),
         adjustments: vec![],
+        row_stride: 0,
+        on_invalid_row: 0,
     };
     let adjustments = api::Adjustments {
         allowed_bitmask: vec![0xfe, 0xff, 0xff, 0xff].into(),
@@ -278,6 +280,12 @@ fn seeds() -> Vec<Vec<u8>> {
         inspected(&[1, 2, 3], 4, &[3, 0, 3]),
         inspected(&[3], 9, &[7]),
         SampleRequest { candidates: given(&[4, 4, 4], &[0, 1, 2, 3].repeat(3)), ..inspected(&[1], 2, &[3]) },
+        with(|r| (r.vocab_size, r.row_stride) = (3, 4)),
+        with(|r| {
+            r.params = vec![r.params[0].clone(); 3];
+            r.params[1].top_p = Some(2.0);
+            r.on_invalid_row = api::OnInvalidRow::Status.into();
+        }),
         with(|r| r.params = vec![api::SamplingParams::default(); 2]),
         with(|r| r.dtype = api::Dtype::Bf16.into()),
         with(|r| (r.dtype, r.vocab_size) = (api::Dtype::F32.into(), 2)),
