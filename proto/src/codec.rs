@@ -97,6 +97,7 @@ const COUNTED: [(&str, &[u32], usize); 6] = [
 
 /// Distributions, of which many stand in one field: they are counted by its bytes.
 const OF: &[u32] = &[4, 17, 1];
+
 /// What decoding would not notice.
 fn check<D: Received>(bytes: &[u8]) -> Result<(), Status> {
     check_counts::<D>(bytes)?;

@@ -8,7 +8,7 @@
 use super::convert::{self, Batch, Invalid, Lent};
 use super::error::{Error, Violation};
 use crate::wire::stand_in::{one_of, with_stand_ins};
-use logitd_proto::{self as api, OnInvalidRow, RequestRows, RowLayout, SampleRequest};
+use logitd_proto::{self as api, Adjustments, OnInvalidRow, RequestRows, RowLayout, SampleRequest};
 
 /// As [`convert::batch`], with the rows that are wrong beside those that are right, if the request says so.
 pub fn batch(
@@ -33,14 +33,22 @@ fn without_wrong_rows(
     lent: Option<Lent>,
     limits: &api::Limits,
 ) -> Option<Result<Batch, Error>> {
-    let rows = Rows::of(&request, lent.as_ref())?;
-    let of_row = |sets: usize| matches!(sets, 0 | 1) || sets == rows.count;
-    if !of_row(request.params.len()) || !of_row(request.adjustments.len()) {
-        return None;
-    }
+    let rows = Rows::of(&request, lent.as_ref()).filter(|rows| rows.can_be(&request, limits))?;
+    let shared = match &request.adjustments[..] {
+        [one] => Some(shared(one, request.vocab_size, limits)),
+        _ => None,
+    };
     let mut invalid = Invalid::new();
     for row in 0..rows.count {
-        let (one, lent) = rows.one(&request, lent.as_ref(), row);
+        let adjustments = match &shared {
+            None => one_of(&request.adjustments, row).cloned(),
+            Some(Ok(shared)) => Some(shared.clone()),
+            Some(Err(violation)) => {
+                invalid.insert(row, violation.clone());
+                continue;
+            }
+        };
+        let (one, lent) = rows.one(&request, lent.as_ref(), row, adjustments);
         match convert::batch(one, lent, limits) {
             Err(Error::Invalid { mut listed, .. }) if !listed.is_empty() => {
                 let Violation { field, description } = listed.swap_remove(0);
@@ -54,6 +62,33 @@ fn without_wrong_rows(
     let right = with_stand_ins(request, rows.count, |row| invalid.contains_key(&row));
     let batch = convert::batch(right, lent, limits).ok()?;
     Some(Ok(Batch { invalid, ..batch }))
+}
+
+/// What all rows share, which can be long, is looked at once. What then is left of it is enough to tell with which rows it
+/// cannot go: whether there is something in each list.
+fn shared(
+    adjustments: &Adjustments,
+    vocab_size: u32,
+    limits: &api::Limits,
+) -> Result<Adjustments, Violation> {
+    convert::adjustments(adjustments.clone(), vocab_size, limits)?;
+    let some = |list: &[u32], most: usize| list[..list.len().min(most)].to_vec();
+    let mask = &adjustments.allowed_bitmask;
+    // A sequence of several tokens needs more than one of a single token does.
+    let longest = adjustments.bad_words.iter().max_by_key(|word| word.tokens.len());
+    Ok(Adjustments {
+        allowed_bitmask: mask.slice(..mask.len().min(4)),
+        allowed_ids: some(&adjustments.allowed_ids, 1),
+        banned_ids: some(&adjustments.banned_ids, 1),
+        bad_words: longest.cloned().into_iter().collect(),
+        stop_ids: some(&adjustments.stop_ids, 1),
+        // Beside candidates each of these counts.
+        logit_bias: adjustments.logit_bias.clone(),
+        prompt: some(&adjustments.prompt, 1),
+        output: some(&adjustments.output, 1),
+        counts: some(&adjustments.counts, 2),
+        ..Default::default()
+    })
 }
 
 /// The rows of a request, each as a request of its own.
@@ -75,12 +110,22 @@ impl Rows {
         Some(Self { count: layout.rows, sent: None, row_bytes: layout.row_bytes })
     }
 
+    /// Whether a request may have so many, and says so.
+    fn can_be(&self, request: &SampleRequest, limits: &api::Limits) -> bool {
+        let of_row = |sets: usize| matches!(sets, 0 | 1) || sets == self.count;
+        self.count <= limits.request_rows_max as usize
+            && request.rows.is_none_or(|rows| rows as usize == self.count)
+            && of_row(request.params.len())
+            && of_row(request.adjustments.len())
+    }
+
     /// A request for one row, to be looked at: of memory that is lent the first row stands for any.
     fn one(
         &self,
         request: &SampleRequest,
         lent: Option<&Lent>,
         row: usize,
+        adjustments: Option<Adjustments>,
     ) -> (SampleRequest, Option<Lent>) {
         let bare = SampleRequest {
             params: vec![],
@@ -97,7 +142,7 @@ impl Rows {
         };
         let one = SampleRequest {
             params: one_of(&request.params, row).cloned().into_iter().collect(),
-            adjustments: one_of(&request.adjustments, row).cloned().into_iter().collect(),
+            adjustments: adjustments.into_iter().collect(),
             ..bare
         };
         let lent = lent.map(|lent| Lent { bytes: self.row_bytes, ..lent.clone() });

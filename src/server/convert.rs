@@ -287,6 +287,19 @@ pub fn batch(
     })
 }
 
+/// What a message says of adjustments of rows of so many tokens, or the first that is wrong with it.
+pub fn adjustments(
+    message: api::Adjustments,
+    vocab_size: u32,
+    limits: &api::Limits,
+) -> Result<Adjustments, Violation> {
+    let parsed = wire::adjustments::spec(message)
+        .map_err(|error| vec![error])
+        .and_then(|spec| spec.parse(vocab_size, adjustment_limits(limits)));
+    // Of several errors the first is as good as any.
+    parsed.map_err(|mut errors| violation(errors.swap_remove(0), "adjustments."))
+}
+
 /// What stands for parameters that are wrong, while the rest is looked at.
 fn default_params() -> SamplingParams {
     ParamsSpec::default().parse(|| 0).expect("the defaults are valid")
@@ -649,6 +662,14 @@ fn quota(name: &str, limit: u64, error: &Error) -> QuotaViolation {
     }
 }
 
+/// What is wrong with adjustments, whose path goes on from `place`.
+fn violation(AdjustmentsError { field, description }: AdjustmentsError, place: &str) -> Violation {
+    // The path says where, the last of its names what.
+    let name = field.split('.').next_back().unwrap_or_default();
+    let description = format!("{name} {description}");
+    Violation { field: format!("{place}{field}"), description }
+}
+
 /// Wrong fields as they are found: the first are described, the others counted.
 #[derive(Default)]
 struct Violations {
@@ -718,12 +739,7 @@ impl Violations {
 
     /// The adjustments, or a note of all that is wrong with them.
     fn keep_adjustments<T>(&mut self, checked: Result<T, Vec<AdjustmentsError>>) -> Option<T> {
-        let add = |AdjustmentsError { field, description }: AdjustmentsError| {
-            // The path says where, the last of its names what.
-            let name = field.split('.').next_back().unwrap_or_default();
-            let description = format!("{name} {description}");
-            self.add(|| Violation { field, description });
-        };
+        let add = |error| self.add(|| violation(error, ""));
         checked.map_err(|errors| errors.into_iter().for_each(add)).ok()
     }
 

@@ -1,5 +1,6 @@
 //! Histories that lie in shared memory, read into the requests that name them.
 
+use super::account::Held;
 use super::call::Call;
 use super::convert;
 use super::error::Error;
@@ -11,7 +12,7 @@ use logitd_proto::{Adjustments, History, SampleRequest};
 /// Bytes of a token.
 const TOKEN_BYTES: u64 = 4;
 /// Histories up to this size in sum are copied where the call is handled: some 50 us.
-const COPY_INLINE_BYTES_MAX: u64 = 512 << 10;
+const COPY_INLINE_BYTES_MAX: usize = 512 << 10;
 
 /// A history that a request names, checked.
 struct Named {
@@ -21,23 +22,27 @@ struct Named {
     prompt_tokens: usize,
 }
 
-/// Puts the tokens of every history that lies in shared memory in place of its name, as `prompt` and `output`. The permit
-/// has room for them before they are read.
+/// Puts the tokens of every history that lies in shared memory in place of its name, as `prompt` and `output`. The permit,
+/// the connection and the token have room for them before they are read; what is returned is held until the answer.
 pub async fn read(
     shared: &Shared,
     call: &Call,
     permit: &mut Permit,
     request: &mut SampleRequest,
-) -> Result<(), Error> {
+) -> Result<Vec<Held>, Error> {
     let limit = u64::from(shared.limits.history_tokens_max);
     let named = named(&mut request.adjustments, limit)?;
     if named.is_empty() {
-        return Ok(());
+        return Ok(vec![]);
     }
     let shm = shared.shm.as_ref().ok_or(Error::NoShm("the server has no --shm socket"))?;
     let peer = call.peer.ok_or(Error::NoShm("call over the server's Unix socket"))?;
     let bytes: u64 = named.iter().map(|one| one.slot.length_bytes).sum();
-    permit.resize(permit.rows(), permit.bytes().saturating_add(bytes as usize))?;
+    let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
+    let budgets = [Some(&call.account.bytes), call.token.as_ref().map(|token| &token.bytes)];
+    let held = budgets.into_iter().flatten().map(|budget| budget.take(bytes));
+    let held = held.collect::<Result<Vec<_>, _>>()?;
+    permit.resize(permit.rows(), permit.bytes().saturating_add(bytes))?;
     let regions = shm.regions.clone();
     let read = move || {
         let mut buffer = Vec::new();
@@ -66,7 +71,7 @@ pub async fn read(
         adjustments.output = tokens.split_off(prompt_tokens);
         adjustments.prompt = tokens;
     }
-    Ok(())
+    Ok(held)
 }
 
 /// Takes the histories that are named out of a request, if they can be some.

@@ -46,7 +46,7 @@ pub async fn sample(
         (None, Some(_)) => (Plane::Candidates, Slot::None),
         (None, None) => (bytes, Slot::None),
     };
-    history::read(shared, call, &mut permit, &mut request).await?;
+    let _histories = history::read(shared, call, &mut permit, &mut request).await?;
     let (lent, copied) = match slot {
         Slot::Lent(lent) => (Some(lent), None),
         Slot::Copied(loan) => (None, Some(loan)),

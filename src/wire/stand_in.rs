@@ -12,9 +12,11 @@ pub fn with_stand_ins(
 ) -> SampleRequest {
     let first = ParamsSpec { temperature: 0.0, seed: Some(0), ..Default::default() };
     let params = each(&request.params, rows, &is_wrong, &params::message(&first));
-    let adjustments = match &request.adjustments[..] {
-        [] => vec![],
-        given => each(given, rows, &is_wrong, &Adjustments::default()),
+    let adjustments = match request.adjustments.len() {
+        // What all rows share can be long, and stays one; it is with no row if every row is wrong.
+        0 | 1 if (0..rows).all(&is_wrong) => vec![],
+        0 | 1 => request.adjustments,
+        _ => each(&request.adjustments, rows, &is_wrong, &Adjustments::default()),
     };
     SampleRequest { params, adjustments, ..request }
 }

@@ -16,7 +16,10 @@ use logitd::server::{Error, convert};
 use logitd_client::Client;
 use logitd_core::backend::Backend;
 use logitd_core::backend::cpu::{Cpu, CpuOptions};
-use logitd_proto::{SampleRequest, SampleResponse, SampleStreamRequest, SamplingParams};
+use logitd_proto::{
+    Adjustments, OnInvalidRow, RowStatus, SampleRequest, SampleResponse, SampleStreamRequest,
+    SamplingParams,
+};
 use prost::Message;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -637,6 +640,50 @@ fn wrong_fields_are_described_as_many_as_are_told() {
 }
 
 /// Asks for a refusal of a message of which only so much is sent.
+/// The most memory that a daemon ever had at once.
+fn peak_bytes(daemon: &Daemon) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_rows_of_a_request_cost_no_more_than_the_request() {
+    let daemon = Daemon::start(&["--device=cpu"]).await;
+    let client = Client::connect(daemon.target()).await.unwrap();
+    let rows = 1024;
+    // A history of 2 MB that all rows share, and one row of them wrong.
+    let history = Adjustments { prompt: vec![3; 500_000], ..Default::default() };
+    let mut shared = SampleRequest { adjustments: vec![history], ..request(rows, 8, 1) };
+    shared.params[7].top_p = Some(2.0);
+    shared.on_invalid_row = OnInvalidRow::Status.into();
+    let answers = client.sample(shared.clone()).await.unwrap().rows;
+    let wrong = answers.iter().filter(|row| row.status() == RowStatus::InvalidParameters);
+    assert_eq!((wrong.count(), answers.len()), (1, rows));
+    // What all rows share is wrong itself.
+    shared.adjustments[0].banned_ids = vec![8];
+    let answers = client.sample(shared).await.unwrap().rows;
+    assert!(answers.iter().all(|row| row.violation.as_ref().is_some_and(|violation| {
+        violation.field == "adjustments.banned_ids[0]"
+            && violation.description.starts_with("banned_ids[0] is token 8; allowed: below")
+    })));
+    // Millions of rows, more than any request may have, if it were not wrong about them.
+    let many = SampleRequest {
+        vocab_size: 1,
+        logits: vec![0; 12 << 20].into(),
+        rows: Some(5),
+        params: vec![],
+        on_invalid_row: OnInvalidRow::Status.into(),
+        ..request(1, 1, 1)
+    };
+    let error = client.sample(many).await.unwrap_err();
+    assert_eq!(error.code(), Some(Code::InvalidArgument), "{error}");
+    let peak = peak_bytes(&daemon);
+    println!("peak: {} MiB", peak >> 20);
+    assert!(peak < 256 << 20, "{peak}");
+    is_served(daemon.target(), 1).await;
+}
+
 async fn refused_before_it_is_sent(server: &TestServer, length: usize, beginning: &[u8]) -> String {
     let raw = Raw::connect(server.address()).await;
     let (pieces, answer) = raw.open("Sample", &[]);
