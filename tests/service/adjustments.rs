@@ -225,6 +225,32 @@ async fn a_history_that_cannot_be_read_is_refused_by_name() {
     server.idle().await;
 }
 
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_in_shared_memory_takes_the_room_of_its_connection() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| format!("unix:{}", directory.path().join(name).display());
+    let flags =
+        [format!("--listen={}", path("logitd.sock")), format!("--shm={}", path("shm.sock"))];
+    let limits = ["--message-bytes-max=64KiB", "--connection-bytes-max=128KiB"];
+    let server = TestServer::with(&[&flags[0], &flags[1], limits[0], limits[1]], cpu()).await;
+    let client = Client::connect(path("logitd.sock")).await.unwrap();
+    let mut region = Region::register(&path("shm.sock"), 1 << 20, 1).unwrap();
+    for (tokens, fits) in [(20_000, true), (40_000, false)] {
+        let history = Some(written(&mut region, 0, &vec![1; tokens], &[]));
+        let adjustments = vec![Adjustments { history, ..Default::default() }];
+        let answer = client.sample(SampleRequest { adjustments, ..request(1, 50, 1) }).await;
+        match answer {
+            Ok(_) => assert!(fits, "{tokens}"),
+            Err(error) => {
+                assert_eq!((fits, error.code()), (false, Some(Code::OutOfRange)), "{error}");
+                assert!(error.to_string().contains("--connection-bytes-max"), "{error}");
+            }
+        }
+    }
+    server.idle().await;
+}
+
 /// What is spoiled, and what is said of it.
 type Wrong = (fn(&mut SampleRequest), &'static [(&'static str, &'static str)]);
 
