@@ -1,7 +1,7 @@
 //! The sampler of logitd as a Python package.
 //!
 //! `sample(x, **controls)` is one way through this crate: the array becomes rows of bytes where they lie ([`memory`]),
-//! the controls become valid parameters and adjustments of each row ([`controls`], [`adjustments`]), a sampler draws
+//! the controls become valid parameters and adjustments of each row ([`controls`], [`adjustments`]; both make up a [`call`]), a sampler draws
 //! without the GIL ([`sampler`]), and what it found becomes numpy arrays when somebody looks at them ([`results`]).
 //! [`client`] sends the same calls to a server, and makes the same results of its answers. Which controls there are is read in `logitd_core::params::FIELDS`.
 
@@ -9,6 +9,7 @@
 #![allow(rustdoc::private_intra_doc_links)]
 
 mod adjustments;
+mod call;
 mod client;
 mod controls;
 mod each;

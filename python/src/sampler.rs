@@ -1,8 +1,6 @@
 //! Samplers: what a call goes through from its array to its results.
 
-use crate::adjustments;
-use crate::controls::Controls;
-use crate::logits::Logits;
+use crate::call::Call;
 use crate::results::{Results, RowOfTable, Table};
 use logitd_core::backend::cpu::{Cpu, CpuOptions};
 use logitd_core::backend::reference::Reference;
@@ -83,10 +81,7 @@ impl Sampler {
         x: &Bound<'_, PyAny>,
         controls: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Results> {
-        let logits = Logits::of(x)?;
-        let controls = Controls::of(controls)?;
-        let params = controls.params(logits.rows())?;
-        let adjustments = adjustments::of_rows(&controls.lists, &params, logits.vocab_size())?;
+        let Call { logits, params, adjustments } = Call::of(x, controls)?;
         let rows =
             logits.bytes().into_iter().zip(&params).enumerate().map(|(i, (bytes, params))| {
                 let row = Row::new(logits.dtype(), bytes, *params)?;

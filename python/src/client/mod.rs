@@ -4,9 +4,7 @@ mod errors;
 mod messages;
 mod planes;
 
-use crate::adjustments;
-use crate::controls::Controls;
-use crate::logits::Logits;
+use crate::call::Call;
 use crate::results::{Results, Table};
 use logitd_client::Builder;
 use planes::{Choice, Connection, Failure, Plane};
@@ -66,10 +64,7 @@ impl Client {
         x: &Bound<'_, PyAny>,
         controls: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Results> {
-        let logits = Logits::of(x)?;
-        let controls = Controls::of(controls)?;
-        let params = controls.params(logits.rows())?;
-        let adjustments = adjustments::of_rows(&controls.lists, &params, logits.vocab_size())?;
+        let Call { logits, params, adjustments } = Call::of(x, controls)?;
         if params.is_empty() {
             return Ok(Table::new(&params).into());
         }
