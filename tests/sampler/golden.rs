@@ -155,19 +155,24 @@ fn every_backend_agrees_with_the_independent_recording() {
     }
 }
 
+/// The cases of a file, with what each expects, and whether those of real rows are among them: without these it is said
+/// that a part of the test is skipped.
+fn cases_of<'f, E>(file: &'f adjusted::File<E>, test: &str) -> (Vec<(Case, &'f E)>, bool) {
+    let recording = Recording::open();
+    if let Err(why) = &recording {
+        crate::common::skipped(&format!("real rows of {test}"), why);
+    }
+    let recorded = |row| Some(recording.as_ref().ok()?.row(row).to_vec());
+    let case = |case: &'f adjusted::KnownCase<E>| Some((file.case(case, recorded)?, &case.expect));
+    (file.cases.iter().filter_map(case).collect(), recording.is_ok())
+}
+
 #[test]
 fn every_backend_agrees_with_the_independent_adjustments() {
     let file: adjusted::File = known::read("independent/adjustments.json");
-    let recording = Recording::open();
-    if let Err(why) = &recording {
-        let test = "real rows of every_backend_agrees_with_the_independent_adjustments";
-        crate::common::skipped(test, why);
-    }
-    let recorded = |row| Some(recording.as_ref().ok()?.row(row).to_vec());
-    let cases =
-        file.cases.iter().filter_map(|case| Some((file.case(case, recorded)?, &case.expect)));
-    let cases: Vec<_> = cases.collect();
-    let least = if recording.is_ok() { 61 } else { 58 };
+    let (cases, with_real_rows) =
+        cases_of(&file, "every_backend_agrees_with_the_independent_adjustments");
+    let least = if with_real_rows { 61 } else { 58 };
     assert!(cases.len() >= least, "{} cases", cases.len());
     expect_independent(cases);
 }
@@ -175,18 +180,11 @@ fn every_backend_agrees_with_the_independent_adjustments() {
 #[test]
 fn every_backend_agrees_with_the_independent_inspections() {
     let file: adjusted::File<inspected::Expect> = known::read("independent/inspections.json");
-    let recording = Recording::open();
-    if let Err(why) = &recording {
-        let test = "real rows of every_backend_agrees_with_the_independent_inspections";
-        crate::common::skipped(test, why);
-    }
-    let recorded = |row| Some(recording.as_ref().ok()?.row(row).to_vec());
-    let cases =
-        file.cases.iter().filter_map(|case| Some((file.case(case, recorded)?, &case.expect)));
-    let cases: Vec<_> = cases.collect();
+    let (cases, with_real_rows) =
+        cases_of(&file, "every_backend_agrees_with_the_independent_inspections");
     let logprobs = cases.iter().filter(|(_, expect)| expect.logprobs.is_some()).count();
     let kept_ids = cases.iter().filter(|(_, expect)| expect.kept_ids.is_some()).count();
-    let least = if recording.is_ok() { 30 } else { 21 };
+    let least = if with_real_rows { 30 } else { 21 };
     assert!(logprobs >= least && kept_ids >= 101, "{logprobs} logprobs, {kept_ids} kept ids");
     let placed: Vec<_> = cases.iter().map(|(case, _)| case.place()).collect();
     let rows: Vec<_> = placed.iter().map(|p| p.row()).collect();

@@ -1,19 +1,13 @@
 //! Adjustments over the API: every way to the server takes them, and what is wrong with them is named.
 
 use crate::harness::backends::Gated;
-use crate::harness::{TestServer, expected, request};
-use logitd_client::{Client, Region};
-use logitd_core::backend::Backend;
-use logitd_core::backend::cpu::{Cpu, CpuOptions};
+use crate::harness::{OnThisHost, TestServer, cpu, expected, request};
+use logitd_client::Region;
 use logitd_proto::{
     Adjustments, Candidates, Dry, History, Plane, SampleRequest, SamplingParams, SlotRef,
     TokenBias, TokenSequence,
 };
 use tonic::Code;
-
-fn cpu() -> Vec<Box<dyn Backend>> {
-    vec![Box::new(Cpu::new(CpuOptions::default()).expect("every machine has the portable path"))]
-}
 
 fn sequence(tokens: &[u32]) -> TokenSequence {
     TokenSequence { tokens: tokens.to_vec() }
@@ -60,7 +54,7 @@ fn adjusted(rows: usize, vocab_size: usize, salt: u64) -> SampleRequest {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_with_adjustments_are_answered_as_the_reference_answers_them() {
-    let servers = [TestServer::start(&[]).await, TestServer::with(&[], cpu()).await];
+    let servers = [TestServer::start(&[]).await, TestServer::with(&[], vec![cpu()]).await];
     for server in &servers {
         let client = server.client().await;
         for (rows, vocab_size) in [(1, 50), (6, 257), (17, 1000), (3, 70_000)] {
@@ -82,7 +76,7 @@ async fn rows_with_adjustments_are_answered_as_the_reference_answers_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_and_chunks_take_adjustments() {
-    let server = TestServer::with(&["--message-bytes-max=64KiB"], cpu()).await;
+    let server = TestServer::with(&["--message-bytes-max=64KiB"], vec![cpu()]).await;
     let client = server.client().await;
     let request = adjusted(40, 3000, 5);
     let expected = expected(&request);
@@ -101,13 +95,9 @@ async fn streams_and_chunks_take_adjustments() {
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn slots_and_direct_calls_take_adjustments_and_no_memory_is_changed() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = |name: &str| format!("unix:{}", directory.path().join(name).display());
-    let flags =
-        [format!("--listen={}", path("logitd.sock")), format!("--shm={}", path("shm.sock"))];
-    let server = TestServer::with(&[&flags[0], &flags[1]], cpu()).await;
-    let client = Client::connect(path("logitd.sock")).await.unwrap();
-    let mut region = Region::register(&path("shm.sock"), 2 << 20, 1).unwrap();
+    let host = OnThisHost::start(&[]).await;
+    let client = &host.client;
+    let mut region = Region::register(&host.control, 2 << 20, 1).unwrap();
     let inline = adjusted(5, 9000, 2);
     let logits = inline.logits.clone();
     let mut by_slot = SampleRequest { logits: bytes::Bytes::new(), ..inline.clone() };
@@ -119,7 +109,6 @@ async fn slots_and_direct_calls_take_adjustments_and_no_memory_is_changed() {
     by_slot.slot = Some(region.commit(0, logits.len()));
     let mut calls = client.direct().await.unwrap();
     assert_eq!(calls.sample(&by_slot).await.unwrap().rows, expected(&inline));
-    drop(server);
 }
 
 /// Writes a history into a slot and names it.
@@ -135,17 +124,12 @@ fn written(region: &mut Region, slot: u32, prompt: &[u32], output: &[u32]) -> Hi
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_history_in_shared_memory_is_a_history_in_the_request() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = |name: &str| format!("unix:{}", directory.path().join(name).display());
-    let flags =
-        [format!("--listen={}", path("logitd.sock")), format!("--shm={}", path("shm.sock"))];
-    let flags = [&*flags[0], &*flags[1], "--history-tokens-max=200000"];
-    let server = TestServer::with(&flags, cpu()).await;
-    let client = Client::connect(path("logitd.sock")).await.unwrap();
+    let host = OnThisHost::start(&["--history-tokens-max=200000"]).await;
+    let client = &host.client;
     let info = client.info().await.unwrap();
     assert!(info.controls.iter().any(|control| control == "history"));
-    let mut logits = Region::register(&info.shm_control, 1 << 20, 1).unwrap();
-    let mut histories = Region::register(&info.shm_control, 800_000, 3).unwrap();
+    let mut logits = Region::register(&host.control, 1 << 20, 1).unwrap();
+    let mut histories = Region::register(&host.control, 800_000, 3).unwrap();
     let mut inline = adjusted(3, 5000, 9);
     // One of them is too long to be copied where the call is handled.
     inline.adjustments[2].prompt = (0..190_000).map(|i| i % 4001).collect();
@@ -174,21 +158,15 @@ async fn a_history_in_shared_memory_is_a_history_in_the_request() {
             adjustments.output.push(row.token.unwrap());
         }
     }
-    server.idle().await;
+    host.server.idle().await;
 }
 
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_history_that_cannot_be_read_is_refused_by_name() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = |name: &str| format!("unix:{}", directory.path().join(name).display());
-    let flags =
-        [format!("--listen={}", path("logitd.sock")), format!("--shm={}", path("shm.sock"))];
-    let flags = [&*flags[0], &*flags[1], "--history-tokens-max=8"];
-    let server = TestServer::with(&flags, cpu()).await;
-    let client = Client::connect(path("logitd.sock")).await.unwrap();
-    let control = client.info().await.unwrap().shm_control;
-    let mut region = Region::register(&control, 4096, 1).unwrap();
+    let host = OnThisHost::start(&["--history-tokens-max=8"]).await;
+    let client = &host.client;
+    let mut region = Region::register(&host.control, 4096, 1).unwrap();
     let good = written(&mut region, 0, &[1, 2], &[3]);
     let slot = good.slot.clone().unwrap();
     let with = |change: &dyn Fn(&mut History, &mut Adjustments)| {
@@ -222,20 +200,16 @@ async fn a_history_that_cannot_be_read_is_refused_by_name() {
     let elsewhere = TestServer::start(&[]).await;
     let error = elsewhere.client().await.sample(with(&|_, _| ())).await.unwrap_err();
     assert_eq!(error.code(), Some(Code::FailedPrecondition), "{error}");
-    server.idle().await;
+    host.server.idle().await;
 }
 
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_history_in_shared_memory_takes_the_room_of_its_connection() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = |name: &str| format!("unix:{}", directory.path().join(name).display());
-    let flags =
-        [format!("--listen={}", path("logitd.sock")), format!("--shm={}", path("shm.sock"))];
-    let limits = ["--message-bytes-max=64KiB", "--connection-bytes-max=128KiB"];
-    let server = TestServer::with(&[&flags[0], &flags[1], limits[0], limits[1]], cpu()).await;
-    let client = Client::connect(path("logitd.sock")).await.unwrap();
-    let mut region = Region::register(&path("shm.sock"), 1 << 20, 1).unwrap();
+    let host =
+        OnThisHost::start(&["--message-bytes-max=64KiB", "--connection-bytes-max=128KiB"]).await;
+    let client = &host.client;
+    let mut region = Region::register(&host.control, 1 << 20, 1).unwrap();
     for (tokens, fits) in [(20_000, true), (40_000, false)] {
         let history = Some(written(&mut region, 0, &vec![1; tokens], &[]));
         let adjustments = vec![Adjustments { history, ..Default::default() }];
@@ -248,7 +222,7 @@ async fn a_history_in_shared_memory_takes_the_room_of_its_connection() {
             }
         }
     }
-    server.idle().await;
+    host.server.idle().await;
 }
 
 /// What is spoiled, and what is said of it.
@@ -353,7 +327,7 @@ fn params() -> SamplingParams {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn candidates_take_what_is_exact_and_refuse_the_rest_by_name() {
-    let server = TestServer::with(&[], cpu()).await;
+    let server = TestServer::with(&[], vec![cpu()]).await;
     let client = server.client().await;
     let (whole, few) = sparse(false);
     let first =

@@ -1,9 +1,7 @@
 //! Logprobs and kept ids over the API: every way to the server tells them, and what is wrong with a wish is named.
 
-use crate::harness::{TestServer, expected, request};
-use logitd_client::{Client, Region};
-use logitd_core::backend::Backend;
-use logitd_core::backend::cpu::{Cpu, CpuOptions};
+use crate::harness::{OnThisHost, TestServer, cpu, expected, request};
+use logitd_client::Region;
 use logitd_core::backend::reference::Reference;
 use logitd_proto::{
     Adjustments, Candidates, Logprobs, LogprobsOf, Plane, RowResult, RowStatus, SampleRequest,
@@ -15,10 +13,6 @@ use tonic::Code;
 const RAW: LogprobsOf = LogprobsOf::Raw;
 const ADJUSTED: LogprobsOf = LogprobsOf::Adjusted;
 const SAMPLED: LogprobsOf = LogprobsOf::Sampled;
-
-fn cpu() -> Vec<Box<dyn Backend>> {
-    vec![Box::new(Cpu::new(CpuOptions::default()).expect("every machine has the portable path"))]
-}
 
 fn asked(of: &[LogprobsOf], top: u32, ids: &[u32]) -> Option<Logprobs> {
     let of = of.iter().map(|&of| of.into()).collect();
@@ -63,7 +57,7 @@ fn bare(mut request: SampleRequest) -> SampleRequest {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_asked_of_a_row_is_told_and_changes_no_token() {
-    let servers = [TestServer::start(&[]).await, TestServer::with(&[], cpu()).await];
+    let servers = [TestServer::start(&[]).await, TestServer::with(&[], vec![cpu()]).await];
     for server in &servers {
         let client = server.client().await;
         for (rows, vocab_size) in [(1, 50), (16, 257), (17, 3000), (6, 70_000)] {
@@ -91,7 +85,7 @@ fn asking(request: &SampleRequest) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_told_is_what_the_words_say() {
-    let server = TestServer::with(&["--kept-ids-max=2"], cpu()).await;
+    let server = TestServer::with(&["--kept-ids-max=2"], vec![cpu()]).await;
     let client = server.client().await;
     let logits = [1.0f32, 3.0, f32::NEG_INFINITY, 3.0, 2.0].into_iter();
     let params = |top_k, logprobs| SamplingParams {
@@ -129,7 +123,7 @@ async fn what_is_told_is_what_the_words_say() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn streams_and_chunks_tell_it() {
-    let server = TestServer::with(&["--message-bytes-max=64KiB"], cpu()).await;
+    let server = TestServer::with(&["--message-bytes-max=64KiB"], vec![cpu()]).await;
     let client = server.client().await;
     let request = inspected(40, 3000, 5);
     let expected = expected(&request);
@@ -148,13 +142,9 @@ async fn streams_and_chunks_tell_it() {
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn slots_and_direct_calls_tell_it() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = |name: &str| format!("unix:{}", directory.path().join(name).display());
-    let flags =
-        [format!("--listen={}", path("logitd.sock")), format!("--shm={}", path("shm.sock"))];
-    let server = TestServer::with(&[&flags[0], &flags[1]], cpu()).await;
-    let client = Client::connect(path("logitd.sock")).await.unwrap();
-    let mut region = Region::register(&path("shm.sock"), 2 << 20, 1).unwrap();
+    let host = OnThisHost::start(&[]).await;
+    let client = &host.client;
+    let mut region = Region::register(&host.control, 2 << 20, 1).unwrap();
     let inline = inspected(6, 9000, 2);
     let logits = inline.logits.clone();
     let mut by_slot = SampleRequest { logits: bytes::Bytes::new(), ..inline.clone() };
@@ -165,7 +155,6 @@ async fn slots_and_direct_calls_tell_it() {
     by_slot.slot = Some(region.commit(0, logits.len()));
     let mut calls = client.direct().await.unwrap();
     assert_eq!(calls.sample(&by_slot).await.unwrap().rows, expected(&inline));
-    drop(server);
 }
 
 /// What is asked for, and what is said of it.
@@ -252,7 +241,7 @@ fn sparse(count: usize) -> (SampleRequest, SampleRequest) {
 #[tokio::test(flavor = "multi_thread")]
 async fn candidates_tell_what_is_exact_by_the_ids_of_tokens() {
     for flags in [&[][..], &["--kept-ids-max=1"]] {
-        let server = TestServer::with(flags, cpu()).await;
+        let server = TestServer::with(flags, vec![cpu()]).await;
         let client = server.client().await;
         let (whole, few) = sparse(5);
         let all = sparse(100).1;
@@ -284,7 +273,7 @@ async fn candidates_tell_what_is_exact_by_the_ids_of_tokens() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_distribution_has_a_status_of_its_own() {
-    let server = TestServer::with(&[], cpu()).await;
+    let server = TestServer::with(&[], vec![cpu()]).await;
     let client = server.client().await;
     let nan = half::f16::NAN.to_le_bytes();
     let mut request = request(2, 64, 1);

@@ -3,12 +3,10 @@
 
 use crate::harness::backends::Gated;
 use crate::harness::raw::{Raw, framed};
-use crate::harness::{TestServer, expected, request};
+use crate::harness::{OnThisHost, TestServer, cpu, expected, request};
 use bytes::Bytes;
 use logitd::record::recheck::recheck;
-use logitd_client::{Client, Region};
-use logitd_core::backend::Backend;
-use logitd_core::backend::cpu::{Cpu, CpuOptions};
+use logitd_client::Region;
 use logitd_core::backend::reference::Reference;
 use logitd_core::batch::Results;
 use logitd_proto::{
@@ -17,10 +15,6 @@ use logitd_proto::{
 };
 use serde_json::Value;
 use tonic::Code;
-
-fn cpu() -> Vec<Box<dyn Backend>> {
-    vec![Box::new(Cpu::new(CpuOptions::default()).expect("every machine has the portable path"))]
-}
 
 /// The same rows with NaN behind each, `row_stride` logits from one to the next.
 fn padded(request: &SampleRequest, row_stride: u32) -> SampleRequest {
@@ -37,7 +31,7 @@ async fn what_is_in_the_padding_is_never_looked_at() {
     let given: Value = serde_json::from_str(text).unwrap();
     let number = |value: &Value| u32::try_from(value.as_u64().unwrap()).unwrap();
     let wanted = given["expected_every_time"].as_array().unwrap();
-    let server = TestServer::with(&[], cpu()).await;
+    let server = TestServer::with(&[], vec![cpu()]).await;
     let client = server.client().await;
     for case in given["cases"].as_array().unwrap() {
         let rows = case["rows_f16_bits"].as_array().unwrap().iter();
@@ -70,7 +64,7 @@ async fn what_is_in_the_padding_is_never_looked_at() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_way_to_the_server_takes_padding() {
     let flags = ["--message-bytes-max=64KiB"];
-    let server = TestServer::with(&flags, cpu()).await;
+    let server = TestServer::with(&flags, vec![cpu()]).await;
     let client = server.client().await;
     for (rows, vocab_size, row_stride) in [(1, 50, 64), (7, 257, 257), (40, 3001, 3008)] {
         let plain = request(rows, vocab_size, 6);
@@ -92,13 +86,9 @@ async fn every_way_to_the_server_takes_padding() {
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn slots_and_direct_calls_take_padding() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = |name: &str| format!("unix:{}", directory.path().join(name).display());
-    let flags =
-        [format!("--listen={}", path("logitd.sock")), format!("--shm={}", path("shm.sock"))];
-    let _server = TestServer::with(&[&flags[0], &flags[1]], cpu()).await;
-    let client = Client::connect(path("logitd.sock")).await.unwrap();
-    let mut region = Region::register(&path("shm.sock"), 2 << 20, 1).unwrap();
+    let host = OnThisHost::start(&[]).await;
+    let client = &host.client;
+    let mut region = Region::register(&host.control, 2 << 20, 1).unwrap();
     let plain = request(5, 9001, 2);
     let inline = padded(&plain, 9024);
     let mut by_slot = SampleRequest { logits: Bytes::new(), ..inline.clone() };
@@ -119,7 +109,7 @@ async fn slots_and_direct_calls_take_padding() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn padding_that_cannot_be_is_refused() {
-    let server = TestServer::with(&[], cpu()).await;
+    let server = TestServer::with(&[], vec![cpu()]).await;
     let client = server.client().await;
     let plain = request(3, 100, 1);
     let of = |row_stride, bytes| SampleRequest {
@@ -210,7 +200,7 @@ fn partly_wrong() -> (SampleRequest, SampleRequest, &'static Wrong) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn wrong_rows_leave_the_others_alone_if_that_is_asked_for() {
-    let server = TestServer::with(&["--request-rows-max=4"], cpu()).await;
+    let server = TestServer::with(&["--request-rows-max=4"], vec![cpu()]).await;
     let client = server.client().await;
     let (right, mut wrong, said) = partly_wrong();
     let right = expected(&right);
@@ -231,7 +221,7 @@ async fn wrong_rows_leave_the_others_alone_if_that_is_asked_for() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_wrong_set_for_all_is_every_rows_and_what_is_nobodys_refuses_the_request() {
-    let server = TestServer::with(&[], cpu()).await;
+    let server = TestServer::with(&[], vec![cpu()]).await;
     let client = server.client().await;
     let set = SamplingParams { top_p: Some(0.0), ..Default::default() };
     let all = SampleRequest {
@@ -258,7 +248,7 @@ async fn one_wrong_set_for_all_is_every_rows_and_what_is_nobodys_refuses_the_req
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_candidates_that_are_too_few_are_wrong_rows() {
-    let server = TestServer::with(&[], cpu()).await;
+    let server = TestServer::with(&[], vec![cpu()]).await;
     let client = server.client().await;
     let le = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect();
     let candidates = Candidates { counts: le(&[2, 3, 2]), tokens: le(&[1, 2, 3, 4, 5, 6, 7]) };
@@ -279,7 +269,7 @@ async fn rows_of_candidates_that_are_too_few_are_wrong_rows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn recorded_answers_with_padding_and_wrong_rows_replay() {
-    let server = TestServer::with(&[], cpu()).await;
+    let server = TestServer::with(&[], vec![cpu()]).await;
     let client = server.client().await;
     let (_, wrong, _) = partly_wrong();
     let request = padded(&wrong, 320);

@@ -16,6 +16,7 @@ use logitd::wire;
 use logitd_client::Client;
 use logitd_core::adjustments::{self, Adjustments};
 use logitd_core::backend::Backend;
+use logitd_core::backend::cpu::{Cpu, CpuOptions};
 use logitd_core::backend::reference::Reference;
 use logitd_core::batch::{self, Results, Row};
 use logitd_core::inspection::Inspect;
@@ -87,6 +88,36 @@ impl TestServer {
         let _ = self.stop.send(());
         self.done
     }
+}
+
+/// A server on Unix sockets, with memory to share, and a client of it.
+#[cfg(unix)]
+pub struct OnThisHost {
+    pub server: TestServer,
+    pub client: Client,
+    /// Where memory is handed over.
+    pub control: String,
+    _directory: tempfile::TempDir,
+}
+
+#[cfg(unix)]
+impl OnThisHost {
+    /// With these flags beside those that say where it is, sampling on the processor.
+    pub async fn start(flags: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| format!("unix:{}", directory.path().join(name).display());
+        let (calls, control) = (path("logitd.sock"), path("shm.sock"));
+        let (listen, shm) = (format!("--listen={calls}"), format!("--shm={control}"));
+        let flags = [&[&*listen, &*shm], flags].concat();
+        let server = TestServer::with(&flags, vec![cpu()]).await;
+        let client = Client::connect(calls).await.unwrap();
+        Self { server, client, control, _directory: directory }
+    }
+}
+
+/// The processor as a device.
+pub fn cpu() -> Box<dyn Backend> {
+    Box::new(Cpu::new(CpuOptions::default()).expect("every machine has the portable path"))
 }
 
 /// Waits for something that must come to be so.
