@@ -4,7 +4,6 @@
 Four texts, the project's own pages, are read token by token by Gemma 3 270M (Q4_K_M) in llama.cpp: each by itself, one
 token a call, and all four together, four tokens a call. The last positions of each text are written as f32 rows, in the
 same order, to alone.npy and batched.npy; `logitd verify --drift` says how many draws differ.
-
 """
 
 import argparse
