@@ -2,7 +2,7 @@
 
 use crate::call::Call;
 use crate::results::{Results, RowOfTable, Table};
-use logitd_core::backend::cpu::{Cpu, CpuOptions};
+use logitd_core::backend::cpu::{Cpu, CpuOptions, THREADS_MAX};
 use logitd_core::backend::reference::Reference;
 use logitd_core::backend::{Backend, DeviceInfo};
 use logitd_core::batch::{self, Row};
@@ -65,7 +65,7 @@ pub fn sample(
 impl Sampler {
     #[new]
     #[pyo3(signature = (threads=None, isa=None, device="cpu"))]
-    fn new(threads: Option<usize>, isa: Option<&str>, device: &str) -> PyResult<Self> {
+    fn new(threads: Option<i64>, isa: Option<&str>, device: &str) -> PyResult<Self> {
         let options = options(threads, isa, device)?;
         let bench = Bench::new(options)?;
         let info = bench.backend.device().clone();
@@ -151,15 +151,20 @@ impl Bench {
     }
 }
 
-fn options(threads: Option<usize>, isa: Option<&str>, device: &str) -> PyResult<Options> {
-    let wrong = |said: String| Err(PyValueError::new_err(said));
+fn options(threads: Option<i64>, isa: Option<&str>, device: &str) -> PyResult<Options> {
     match device {
         "cpu" => {
             let isa = isa.map(str::parse).transpose();
             let isa = isa.map_err(|error: logitd_core::backend::cpu::UnknownIsa| {
                 PyValueError::new_err(error.to_string())
             })?;
-            Ok(Options::Cpu(CpuOptions { isa, threads: threads.unwrap_or(0) }))
+            let given = threads.unwrap_or(0);
+            let threads = usize::try_from(given).or_else(|_| {
+                wrong(format!(
+                    "threads is {given}; allowed: 0 (one for each core) to {THREADS_MAX}"
+                ))
+            })?;
+            Ok(Options::Cpu(CpuOptions { isa, threads }))
         }
         "reference" if threads.is_none() && isa.is_none() => Ok(Options::Reference),
         "reference" => wrong("the device reference has no threads and no isa".into()),
@@ -167,6 +172,10 @@ fn options(threads: Option<usize>, isa: Option<&str>, device: &str) -> PyResult<
             "device is {device}; allowed: cpu, reference (GPUs are for the server: logitd serve --device cuda)"
         )),
     }
+}
+
+fn wrong<T>(said: String) -> PyResult<T> {
+    Err(PyValueError::new_err(said))
 }
 
 fn table(results: &batch::Results, params: &[SamplingParams]) -> Table {

@@ -29,6 +29,7 @@ def test_a_sampler_says_what_it_is() -> None:
     assert repr(sampler) == 'Sampler(threads=2, isa="portable", device="cpu")'
     for arguments, said in [
         ({"isa": "sse9"}, "instruction set \"sse9\" is unknown; there are: portable, avx2, avx512"),
+        ({"threads": -1}, "threads is -1; allowed: 0 .one for each core. to 1024"),
         ({"threads": 5000}, "threads is 5000; allowed: 0 .one for each core. to 1024"),
         ({"device": "cuda:0"}, "device is cuda:0; allowed: cpu, reference"),
         ({"device": "reference", "threads": 2}, "reference has no threads"),

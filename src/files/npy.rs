@@ -252,8 +252,8 @@ pub enum NpyError {
     Dimensions(String),
     /// The caller knows of more tokens than the file has columns.
     #[error(
-        "has rows of {held} logits, and --vocab-size is {declared}; allowed: up to {held}, of which the rest is \
-         padding, or nothing"
+        "has rows of {held} logits, and --vocab-size is {declared}; allowed: up to {held} (logits beyond it are \
+         padding), or leave --vocab-size out"
     )]
     VocabSizeDeclared {
         /// Of the file.

@@ -97,7 +97,7 @@ impl InspectSpec {
         }
         if top > most {
             let text = "allowed: 0 to";
-            add("top", format!("top is {top}; {text} {most} (--top-logprobs-max); ask for fewer"));
+            add("top", format!("top is {top}; {text} {most} (top_logprobs_max); ask for fewer"));
         }
         if ids > LOGPROB_IDS_MAX {
             let text = "send the row again for others";
@@ -582,7 +582,7 @@ mod tests {
             told,
             [
                 "logprobs.of: of names raw twice; allowed: each distribution once",
-                "logprobs.top: top is 11; allowed: 0 to 10 (--top-logprobs-max); ask for fewer",
+                "logprobs.top: top is 11; allowed: 0 to 10 (top_logprobs_max); ask for fewer",
                 "logprobs.ids: ids has 1026 tokens; allowed: up to 1024; send the row again for others",
                 "logprobs.ids[1]: ids[1] is token 8; allowed: below 8 (vocab_size)",
             ]

@@ -180,7 +180,7 @@ const WRONG: &[Wrong] = &[
     (
         |l| (l.top, l.ids) = (11, vec![0, 100]),
         &[
-            ("params[1].logprobs.top", "top is 11; allowed: 0 to 10 (--top-logprobs-max); ask"),
+            ("params[1].logprobs.top", "top is 11; allowed: 0 to 10 (top_logprobs_max); ask"),
             ("params[1].logprobs.ids[1]", "ids[1] is token 100; allowed: below 100 (vocab_size)"),
         ],
     ),
