@@ -75,7 +75,7 @@ fn shown_kept(own: Option<&[u32]>, other: Option<&[u32]>) -> String {
     let Some(own) = own else { return "absent".into() };
     let other = other.unwrap_or_default();
     match (0..own.len()).find(|&i| own.get(i) != other.get(i)) {
-        Some(i) => format!("{} tokens, the {i}th {}", own.len(), own[i]),
+        Some(i) => format!("{} tokens, at place {i} token {}", own.len(), own[i]),
         None => format!("{} tokens", own.len()),
     }
 }
