@@ -268,19 +268,18 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn mul_wide(self, a: __m256i, b: __m256i) -> (__m256i, __m256i) {
-        simd!({
-            let even = _mm256_mul_epu32(a, b);
-            let odd = _mm256_mul_epu32(_mm256_srli_epi64::<32>(a), b);
-            let high = _mm256_blend_epi32::<0xaa>(_mm256_srli_epi64::<32>(even), odd);
-            let low = _mm256_blend_epi32::<0xaa>(even, _mm256_slli_epi64::<32>(odd));
-            (high, low)
-        })
+    fn mul_even(self, a: __m256i, b: __m256i) -> __m256i {
+        simd!(_mm256_mul_epu32(a, b))
     }
 
     #[inline(always)]
-    fn mul_low(self, a: __m256i, b: __m256i) -> __m256i {
-        simd!(_mm256_mullo_epi32(a, b))
+    fn odd_lanes(self, a: __m256i) -> __m256i {
+        simd!(_mm256_srli_epi64::<32>(a))
+    }
+
+    #[inline(always)]
+    fn join_even(self, a: __m256i, b: __m256i) -> __m256i {
+        simd!(_mm256_blend_epi32::<0xaa>(a, _mm256_slli_epi64::<32>(b)))
     }
 
     #[inline(always)]
@@ -300,6 +299,11 @@ impl Simd for Avx2 {
     #[inline(always)]
     fn min_u32(self, a: __m256i, b: __m256i) -> __m256i {
         simd!(_mm256_min_epu32(a, b))
+    }
+
+    #[inline(always)]
+    fn at_most_u32(self, a: __m256i, b: __m256i) -> u32 {
+        self.bits(simd!(_mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_min_epu32(a, b), a))))
     }
 
     #[inline(always)]

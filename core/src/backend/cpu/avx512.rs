@@ -266,20 +266,18 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn mul_wide(self, a: __m512i, b: __m512i) -> (__m512i, __m512i) {
-        simd!({
-            let even = _mm512_mul_epu32(a, b);
-            let odd = _mm512_mul_epu32(_mm512_srli_epi64::<32>(a), b);
-            // The upper words of the even products beside those of the odd ones; the lower words likewise.
-            let high = _mm512_mask_shuffle_epi32::<0b11_11_01_01>(odd, 0x5555, even);
-            let low = _mm512_mask_shuffle_epi32::<0b10_10_00_00>(even, 0xaaaa, odd);
-            (high, low)
-        })
+    fn mul_even(self, a: __m512i, b: __m512i) -> __m512i {
+        simd!(_mm512_mul_epu32(a, b))
     }
 
     #[inline(always)]
-    fn mul_low(self, a: __m512i, b: __m512i) -> __m512i {
-        simd!(_mm512_mullo_epi32(a, b))
+    fn odd_lanes(self, a: __m512i) -> __m512i {
+        simd!(_mm512_srli_epi64::<32>(a))
+    }
+
+    #[inline(always)]
+    fn join_even(self, a: __m512i, b: __m512i) -> __m512i {
+        simd!(_mm512_mask_blend_epi32(0xaaaa, a, _mm512_slli_epi64::<32>(b)))
     }
 
     #[inline(always)]
@@ -299,6 +297,11 @@ impl Simd for Avx512 {
     #[inline(always)]
     fn min_u32(self, a: __m512i, b: __m512i) -> __m512i {
         simd!(_mm512_min_epu32(a, b))
+    }
+
+    #[inline(always)]
+    fn at_most_u32(self, a: __m512i, b: __m512i) -> u32 {
+        simd!(u32::from(_mm512_cmple_epu32_mask(a, b)))
     }
 
     #[inline(always)]

@@ -76,7 +76,6 @@ pub fn draw<S: Simd, E: Element>(
             draw_in_blocks(row, cut, kept_mass, buffers, draws);
             kept_mass
         }
-        Kept::Whole { .. } => unreachable!("only races leave a row unweighed"),
     }
 }
 

@@ -175,7 +175,7 @@ fn kept_sums<S: Simd, E: Element>(
     match kept {
         Kept::List(list) => row.s.run(SumList { list, weights: row.weights }),
         Kept::Blocks { cut, .. } if cut != all => interval(row, Some(cut)),
-        Kept::Blocks { .. } | Kept::Whole { .. } => wholes.of(row, row.weights.scale),
+        Kept::Blocks { .. } => wholes.of(row, row.weights.scale),
     }
 }
 
@@ -317,7 +317,6 @@ fn kept_ids<S: Simd, E: Element>(
     let cut = match kept {
         Kept::List(list) => return listed_ids(list.ids(), row.vocab_size, most),
         Kept::Blocks { cut, .. } => cut,
-        Kept::Whole { .. } => Cut::ties(lowest::<E>()),
     };
     if kept.count() <= u64::from(most) {
         return KeptIds::Ids(

@@ -234,14 +234,21 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn mul_wide(self, a: Self::I, b: Self::I) -> (Self::I, Self::I) {
-        let products: [u64; LANES] = from_fn(|i| u64::from(a[i]) * u64::from(b[i]));
-        (products.map(|product| (product >> 32) as u32), products.map(|product| product as u32))
+    fn mul_even(self, a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| {
+            let product = u64::from(a[i & !1]) * u64::from(b[i & !1]);
+            (product >> (32 * (i & 1))) as u32
+        })
     }
 
     #[inline(always)]
-    fn mul_low(self, a: Self::I, b: Self::I) -> Self::I {
-        from_fn(|i| a[i].wrapping_mul(b[i]))
+    fn odd_lanes(self, a: Self::I) -> Self::I {
+        from_fn(|i| if i & 1 == 0 { a[i + 1] } else { 0 })
+    }
+
+    #[inline(always)]
+    fn join_even(self, a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| if i & 1 == 0 { a[i] } else { b[i - 1] })
     }
 
     #[inline(always)]
@@ -258,6 +265,11 @@ impl Simd for Portable {
     #[inline(always)]
     fn min_u32(self, a: Self::I, b: Self::I) -> Self::I {
         from_fn(|i| a[i].min(b[i]))
+    }
+
+    #[inline(always)]
+    fn at_most_u32(self, a: Self::I, b: Self::I) -> u32 {
+        (0..LANES).map(|i| u32::from(a[i] <= b[i]) << i).sum()
     }
 
     #[inline(always)]

@@ -1,12 +1,14 @@
 //! The draws of a row by race: each token's noise, and the token that runs fastest.
 //!
 //! ```text
-//! list the kept tokens that have mass
+//! few tokens are kept:  they are a list
+//! many, or all:         a list of those in heavy blocks; pairs of the others (race_pairs.rs)
 //! for each draw
 //!     best = 0
-//!     for each vector of tokens
+//!     for each vector of the list
 //!         top = the upper 32 of the 64 random bits of each, by its id
 //!         if some mass * 2^32 / top may exceed best: the exact ratio of those, and the new best
+//!     the same with the pairs, whose tokens are not weighed
 //! ```
 //!
 //! 1. A ratio is exact only where it may win. `-log2(1 - u) >= u / ln 2`, so a token whose `mass / u` does not reach
@@ -14,28 +16,38 @@
 //!    for the polynomial and the division is about as many tokens as there are records in a sequence, its logarithm.
 //! 2. Of the 64 random bits the comparison takes 24, and of a mass its upper part, plus one: both to the safe side.
 //! 3. The word of the counter that tells tokens apart is the last, so that most of Philox's first three rounds is the
-//!    same for all tokens ([`Noise`]), and of the last round one product is enough. That leaves 14 wide products and one
-//!    narrow one a token, where ten rounds have 20.
-//! 4. Two neighbouring tokens share their counter. A list that was cut rarely has both, so each token asks for itself;
-//!    where a whole vector of pairs is there, as in rows that are kept whole, it is asked for once
-//!    ([`Noise::top_of_pairs`]).
-//! 5. Every draw goes over the list again. The winner is a maximum, so that threads take parts of the list and their
+//!    same for all tokens ([`Noise`]). That leaves 14 products, and two for the last round, where ten rounds have 20.
+//! 4. A state is in lanes of 64 bits, where a product is one instruction: the lower half of it stays where it is, the
+//!    upper one is moved by a shift, and what is left in a lane's upper half is never looked at. No product is taken
+//!    apart and put together again.
+//! 5. Two neighbouring tokens share their counter. A list that was cut rarely has both, so each token asks for itself;
+//!    where a whole vector of pairs is there, it is asked for once ([`Noise::top_of_pairs`]).
+//! 6. Every draw goes over the list again. The winner is a maximum, so that threads take parts of the list and their
 //!    winners are compared.
 //!
-//! Floor of 8 tokens in AVX2: a wide product is 7 instructions, a round's exclusive ors are 4: 133 with the last
-//! product and selection, and 9 for the comparison. In AVX-512 a wide product is 5, and the ors fuse to 2: 93 for 16
-//! tokens.
+//! Floor of 16 pairs in AVX-512: two vectors of 8 counters, each with 16 products, 14 shifts and 16 exclusive ors (two
+//! of which are often one instruction), 5 to part them and to join what comes out, 2 for the comparison: 99, of which
+//! two a cycle make 50 cycles. Of 8 pairs in AVX2: 2 * 57 + 9 = 123, of which three or four a cycle. 131,072 tokens of
+//! real rows (T = 0.8) have 42,300 pairs with mass: 132,000 cycles a draw, or 51 us at 2.6 GHz, in AVX-512, and some
+//! 190,000, or 73 us, in AVX2. The masses come to what they do in the temperature case.
+//!
+//! Measured, on one core of a shared EPYC (Zen 4), medians of nine alternating runs: 98 us a row in AVX-512, 3.35 times
+//! the temperature case, of which each draw is 55 us and finding the pairs some 10; as a list of single tokens with
+//! their masses it was 133 us, 4.5 times. In AVX2 143 us, 3.1 times, of which each draw is 76 us; it was 194 us, 4.2 times.
+//! Twice the temperature case is out of reach while each token with mass may win: ten rounds cost more than a mass.
 
 use super::blocks::BLOCK;
 use super::cut::{Cut, above};
 use super::draw::Stream;
 use super::element::Element;
-use super::list::{List, Lists, lowest};
+use super::list::{List, Lists};
+use super::noise::{Noise, Winner};
 use super::passes::ScannedRow;
+use super::race_pairs::Pairs;
 use super::search::Kept;
 use super::simd::{Kernel, Simd};
 use crate::arithmetic::logprob::logprob;
-use crate::arithmetic::race::{counter, ratio, token_bits};
+use crate::arithmetic::race::{ratio, token_bits};
 use crate::batch::{Draw, Row};
 use std::ops::Range;
 
@@ -50,25 +62,9 @@ pub struct Buffers {
     lists: Lists,
     /// The tokens' own ids, where a row has such.
     ids: Vec<u32>,
-    /// Of each thread's part of the list, the winner of every draw.
+    pairs: Pairs,
+    /// Of each thread's part of the tokens, the winner of every draw.
     winners: Vec<Winner>,
-}
-
-/// The fastest token so far: its ratio, and its place in the list.
-#[derive(Clone, Copy)]
-struct Winner {
-    ratio: f32,
-    place: usize,
-}
-
-impl Winner {
-    /// Slower than every token with mass.
-    const NOBODY: Self = Self { ratio: 0.0, place: 0 };
-
-    /// The faster; of equals the first, whose id is lower.
-    fn or(self, later: Self) -> Self {
-        if later.ratio > self.ratio { later } else { self }
-    }
 }
 
 /// Takes every draw from the kept tokens, and returns their mass.
@@ -80,40 +76,50 @@ pub fn race<S: Simd, E: Element>(
     buffers: &mut Buffers,
     draws: &mut [Draw],
 ) -> u64 {
-    let Buffers { lists, ids, winners } = buffers;
-    let (list, kept_mass) = match kept {
-        Kept::List(list) => (list, (0..list.len()).map(|i| list.mass(i)).sum()),
-        Kept::Blocks { cut, masses, .. } => {
-            let (list, _) = list_weighed(scanned, cut, lists);
-            (list, masses.iter().sum())
-        }
-        Kept::Whole { .. } => list_weighed(scanned, Cut::ties(lowest::<E>()), lists),
-    };
-    let ids = ids_of(row, list, ids);
-    run(scanned, list, ids, stream, winners, draws.len());
+    let Buffers { lists, ids, pairs, winners } = buffers;
     let each = draws.len();
-    for (draw, place) in draws.iter_mut().enumerate() {
-        let of_parts = winners.iter().skip(draw).step_by(each);
-        let i = of_parts.fold(Winner::NOBODY, |best, winner| best.or(*winner)).place;
+    let kept_mass = match kept {
+        Kept::List(list) => {
+            run(scanned, list, ids_of(row, list, ids), stream, winners, each);
+            (0..list.len()).map(|i| list.mass(i)).sum()
+        }
+        Kept::Blocks { cut, masses, .. } => {
+            let kept_mass = masses.iter().sum();
+            let cut = with_mass(scanned, cut);
+            if row.has_ids() {
+                // Neighbours in the row do not share their noise.
+                let list = scanned.collect(cut, usize::MAX, lists);
+                scanned.weigh(list);
+                run(scanned, list, ids_of(row, list, ids), stream, winners, each);
+            } else {
+                let pairs = pairs.list(scanned, cut, kept_mass, &mut lists.list);
+                let list = &lists.list;
+                run(scanned, list, list.ids_and_slack(), stream, winners, each);
+                let best = |draw| fastest(winners, each, draw);
+                let best: Vec<Winner> = (0..each).map(best).collect();
+                pairs.run(scanned, stream, &best, winners);
+            }
+            kept_mass
+        }
+    };
+    for (i, draw) in draws.iter_mut().enumerate() {
+        let Winner { index, x, .. } = fastest(winners, each, i);
         // As in the draws by mass: -0.0 is 0.0.
-        let (x, weights) = (list.x()[i] + 0.0, scanned.weights);
-        let logprob = logprob(x, weights.max, weights.scale, kept_mass);
-        *place = Draw { token: list.ids()[i], logprob };
+        let logprob = logprob(x + 0.0, scanned.weights.max, scanned.weights.scale, kept_mass);
+        *draw = Draw { token: index, logprob };
     }
     kept_mass
 }
 
-/// Lists the tokens up to a cut that can have mass, and weighs them. What is left out has none, and cannot win.
-fn list_weighed<'b, S: Simd, E: Element>(
-    row: &ScannedRow<'_, S, E>,
-    cut: Cut,
-    lists: &'b mut Lists,
-) -> (&'b List, u64) {
+/// The winner of one of `each` draws, from the winners of every part.
+fn fastest(winners: &[Winner], each: usize, draw: usize) -> Winner {
+    winners.iter().skip(draw).step_by(each).fold(Winner::NOBODY, |best, winner| best.or(*winner))
+}
+
+/// The part of a cut that can have mass. What is left out has none, and cannot win.
+fn with_mass<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, cut: Cut) -> Cut {
     let with_mass = row.weights.massless::<E>().and_then(above::<E>).map(Cut::ties);
-    let cut = with_mass.map_or(cut, |with_mass| cut.tighter(with_mass));
-    let list = row.collect(cut, usize::MAX, lists);
-    let mass = row.weigh(list);
-    (list, mass)
+    with_mass.map_or(cut, |with_mass| cut.tighter(with_mass))
 }
 
 /// The ids that the noise belongs to, and some more.
@@ -192,9 +198,11 @@ impl Race<'_> {
     }
 
     /// What the token at a place runs with.
-    fn ratio(&self, place: usize) -> f32 {
+    fn runner(&self, place: usize) -> Winner {
         let Stream { seed, position } = self.stream;
-        ratio(self.list.mass(place), token_bits(seed, position, self.draw, self.ids[place]))
+        let bits = token_bits(seed, position, self.draw, self.ids[place]);
+        let (index, x) = (self.list.ids()[place], self.list.x()[place]);
+        Winner { ratio: ratio(self.list.mass(place), bits), index, x }
     }
 }
 
@@ -226,122 +234,10 @@ impl<S: Simd> Best<'_, S> {
             let place = place + hits.trailing_zeros() as usize;
             hits &= hits - 1;
             if place < self.race.range.end {
-                let ratio = self.race.ratio(place);
-                self.winner = self.winner.or(Winner { ratio, place });
+                self.winner = self.winner.or(self.race.runner(place));
             }
         }
         // 2^-24 for the random bits, 2^-16 for the upper part of a mass.
         self.bound = s.splat(self.winner.ratio * f32::from_bits(0x2b80_0000));
-    }
-}
-
-/// The multipliers of Philox, and what its keys grow by.
-const M: [u32; 2] = [0xd251_1f53, 0xcd9e_8d57];
-const W: [u32; 2] = [0x9e37_79b9, 0xbb67_ae85];
-
-/// Philox for the tokens of one draw, as far as they differ: vectors of the upper halves of their random bits.
-///
-/// A round makes `[b.hi ^ c1 ^ k0, b.lo, a.hi ^ c3 ^ k1, a.lo]` of `c`, with `a = c0 * M0` and `b = c2 * M1`. The token
-/// is in `c3`: after the first round it is in `c2` alone, after the second in `c0` and `c1`, after the third in all but
-/// `c1`.
-struct Noise<S: Simd> {
-    m: [S::I; 2],
-    /// What the first round adds to the token's word: `a.hi ^ k1`.
-    first: S::I,
-    /// `c1 ^ k0` of the second.
-    second: S::I,
-    /// `b.hi ^ k0` and `c3 ^ k1` of the third.
-    third: [S::I; 2],
-    /// `c1 ^ k0` and `k1` of the fourth.
-    fourth: [S::I; 2],
-    /// The keys of the fifth to the ninth.
-    keys: [[S::I; 2]; 5],
-}
-
-impl<S: Simd> Noise<S> {
-    #[inline(always)]
-    fn new(s: S, stream: Stream, draw: u32) -> Self {
-        let wide = |a: u32, b: u32| {
-            let product = u64::from(a) * u64::from(b);
-            ((product >> 32) as u32, product as u32)
-        };
-        let key = |round: u32, i: usize| {
-            ((stream.seed >> (32 * i)) as u32).wrapping_add(W[i].wrapping_mul(round))
-        };
-        let (c0, c1) = (stream.position as u32, (stream.position >> 32) as u32);
-        let (a, b) = (wide(c0, M[0]), wide(draw, M[1]));
-        let first = a.0 ^ key(0, 1);
-        let (c0, c1, c3) = (b.0 ^ c1 ^ key(0, 0), b.1, a.1);
-        let a = wide(c0, M[0]);
-        let second = c1 ^ key(1, 0);
-        let (c2, c3) = (a.0 ^ c3 ^ key(1, 1), a.1);
-        let b = wide(c2, M[1]);
-        let splat = |x| s.splat_u32(x);
-        Self {
-            m: M.map(splat),
-            first: splat(first),
-            second: splat(second),
-            third: [b.0 ^ key(2, 0), c3 ^ key(2, 1)].map(splat),
-            fourth: [b.1 ^ key(3, 0), key(3, 1)].map(splat),
-            keys: [4, 5, 6, 7, 8].map(|round| [key(round, 0), key(round, 1)].map(splat)),
-        }
-    }
-
-    /// Words 0 and 2 of the state before the last round, for counters.
-    #[inline(always)]
-    fn before_last(&self, s: S, counter: S::I) -> (S::I, S::I) {
-        let [m0, m1] = self.m;
-        let b = s.mul_wide(s.xor(counter, self.first), m1);
-        let a = s.mul_wide(s.xor(b.0, self.second), m0);
-        let (c0, c2, c3) = (s.xor(b.1, self.third[0]), s.xor(a.0, self.third[1]), a.1);
-        let (a, b) = (s.mul_wide(c0, m0), s.mul_wide(c2, m1));
-        let (mut c0, mut c1) = (s.xor(b.0, self.fourth[0]), b.1);
-        let (mut c2, mut c3) = (s.xor(s.xor(a.0, c3), self.fourth[1]), a.1);
-        for [k0, k1] in self.keys {
-            let (a, b) = (s.mul_wide(c0, m0), s.mul_wide(c2, m1));
-            (c0, c1) = (s.xor(s.xor(b.0, c1), k0), b.1);
-            (c2, c3) = (s.xor(s.xor(a.0, c3), k1), a.1);
-        }
-        let _ = (c1, c3);
-        (c0, c2)
-    }
-
-    /// For tokens by their ids: of an even one word 1 of what comes out, of an odd one word 3.
-    #[inline(always)]
-    fn top(&self, s: S, id: S::I) -> S::I {
-        let pair = s.shift_left::<3>(s.shift_right::<1>(id));
-        let (c0, c2) = self.before_last(s, s.add(pair, s.splat_u32(counter(0))));
-        let odd = s.and(id, s.splat_u32(1));
-        let is_even = s.add(odd, s.splat_u32(u32::MAX));
-        let choose = |even, odd| s.xor(s.and(s.xor(even, odd), is_even), odd);
-        s.mul_low(choose(c2, c0), choose(self.m[1], self.m[0]))
-    }
-
-    /// For two vectors of tokens with consecutive ids from an even one on.
-    #[inline(always)]
-    fn top_of_pairs(&self, s: S, first: u32) -> (S::I, S::I) {
-        let pairs = s.shift_left::<3>(s.iota());
-        let (c0, c2) = self.before_last(s, s.add(pairs, s.splat_u32(counter(first))));
-        s.interleave(s.mul_low(c2, self.m[1]), s.mul_low(c0, self.m[0]))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::portable::Portable;
-    use super::*;
-
-    #[test]
-    fn noise_is_the_upper_half_of_the_random_bits() {
-        let seeds = [(0, 0, 0), (7, 9, 3), (u64::MAX, 1 << 40, 1023), (1 << 33, u64::MAX, 1)];
-        for (seed, position, draw) in seeds {
-            let noise = Noise::new(Portable, Stream { seed, position }, draw);
-            let expected = |id| (token_bits(seed, position, draw, id) >> 32) as u32;
-            let ids = [0, 1, 2, 3, 511, 512, 70_001, (1 << 20) - 1];
-            assert_eq!(noise.top(Portable, ids), ids.map(expected));
-            let (first, second) = noise.top_of_pairs(Portable, 1000);
-            let got: Vec<u32> = first.into_iter().chain(second).collect();
-            assert!(got.into_iter().eq((1000..1016).map(expected)), "seed {seed}");
-        }
     }
 }

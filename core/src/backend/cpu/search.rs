@@ -28,7 +28,6 @@ use super::nucleus::{Buffers, Nucleus, nucleus};
 use super::passes::{LIST_MAX, ScannedRow};
 use super::simd::Simd;
 use crate::arithmetic::cut::top_p_target;
-use crate::arithmetic::draw::DrawRule;
 use crate::arithmetic::plan::{Chain, Step};
 
 /// A row of up to this many blocks is listed as a whole.
@@ -46,8 +45,6 @@ pub enum Kept<'b> {
         /// Their mass in every block.
         masses: &'b [u64],
     },
-    /// All candidates, not weighed: a race lists those that have mass, and weighs these.
-    Whole { count: u64 },
 }
 
 impl Kept<'_> {
@@ -55,7 +52,7 @@ impl Kept<'_> {
     pub fn count(&self) -> u64 {
         match self {
             Self::List(list) => list.len() as u64,
-            Self::Blocks { count, .. } | Self::Whole { count } => *count,
+            Self::Blocks { count, .. } => *count,
         }
     }
 }
@@ -77,8 +74,6 @@ pub fn cut<'b, S: Simd, E: Element>(
     };
     if listed {
         cut_list(row, steps, &mut buffers.lists.list)
-    } else if steps.is_empty() && chain.rule == DrawRule::Race {
-        Kept::Whole { count: row.candidates() }
     } else {
         cut_row(row, steps, buffers)
     }

@@ -124,16 +124,20 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn shift_right<const N: u32>(self, i: Self::I) -> Self::I;
     /// `i << N`.
     fn shift_left<const N: u32>(self, i: Self::I) -> Self::I;
-    /// Products of 64 bits with what is the same in every lane of `b`: their upper halves and their lower ones.
-    fn mul_wide(self, a: Self::I, b: Self::I) -> (Self::I, Self::I);
-    /// Products, modulo 2^32.
-    fn mul_low(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Products of 64 bits of the even lanes: their lower halves there, their upper ones in the odd lanes.
+    fn mul_even(self, a: Self::I, b: Self::I) -> Self::I;
+    /// `a1, 0, a3, 0, ..`.
+    fn odd_lanes(self, a: Self::I) -> Self::I;
+    /// `a0, b0, a2, b2, ..`.
+    fn join_even(self, a: Self::I, b: Self::I) -> Self::I;
     /// `a0, b0, a1, b1, ..`.
     fn interleave(self, a: Self::I, b: Self::I) -> (Self::I, Self::I);
     /// The greater as signed integers.
     fn max_i32(self, a: Self::I, b: Self::I) -> Self::I;
     /// The lesser as unsigned integers.
     fn min_u32(self, a: Self::I, b: Self::I) -> Self::I;
+    /// One bit a lane: `a <= b` as unsigned integers.
+    fn at_most_u32(self, a: Self::I, b: Self::I) -> u32;
     /// The greater as unsigned integers.
     fn max_u32(self, a: Self::I, b: Self::I) -> Self::I;
     /// See [`Element::first_key`](super::element::Element::first_key).

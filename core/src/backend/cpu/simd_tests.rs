@@ -212,9 +212,9 @@ fn results<S: Simd>(s: S, inputs: &Inputs) -> Vec<(&'static str, Vec<u64>)> {
         ("and", ints(&|i| s.and(w(&words[0], i), w(&words[1], i)))),
         ("shift_right", ints(&|i| s.shift_right::<9>(w(&words[0], i)))),
         ("shift_left", ints(&|i| s.shift_left::<3>(w(&words[0], i)))),
-        ("mul_wide, high", ints(&|i| s.mul_wide(w(&words[0], i), s.splat_u32(words[1][7])).0)),
-        ("mul_wide, low", ints(&|i| s.mul_wide(w(&words[0], i), s.splat_u32(words[1][7])).1)),
-        ("mul_low", ints(&|i| s.mul_low(w(&words[0], i), w(&words[1], i)))),
+        ("mul_even", ints(&|i| s.mul_even(w(&words[0], i), w(&words[1], i)))),
+        ("odd_lanes", ints(&|i| s.odd_lanes(w(&words[0], i)))),
+        ("join_even", ints(&|i| s.join_even(w(&words[0], i), w(&words[1], i)))),
         ("interleave", {
             let mut out = [0; 32];
             let each = starts().flat_map(|i| {
@@ -227,6 +227,16 @@ fn results<S: Simd>(s: S, inputs: &Inputs) -> Vec<(&'static str, Vec<u64>)> {
         }),
         ("max_i32", ints(&|i| s.max_i32(w(&words[0], i), w(&words[1], i)))),
         ("min_u32", ints(&|i| s.min_u32(w(&words[0], i), w(&words[1], i)))),
+        (
+            "at_most_u32",
+            starts()
+                .flat_map(|i| {
+                    let (a, b) = (w(&words[0], i), w(&words[1], i));
+                    let bits = [s.at_most_u32(a, b), s.at_most_u32(a, a), s.at_most_u32(b, a)];
+                    (0..S::LANES).flat_map(move |lane| bits.map(|bits| u64::from(bits >> lane & 1)))
+                })
+                .collect(),
+        ),
         ("max_u32", ints(&|i| s.max_u32(w(&words[0], i), w(&words[1], i)))),
         ("first_key32", vec![first_key32(s, &words[0])]),
         ("first_key32, negative", {
