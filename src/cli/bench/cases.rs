@@ -60,9 +60,9 @@ pub enum Case {
     /// No cut over rows from a normal distribution, at temperature 1
     NormalTemperature,
     /// top_k 50, top_p 0.95 under a bitmask that half of the tokens are in
-    MaskTopKTopP,
+    Bitmask,
     /// top_k 50, top_p 0.95 under the same bitmask, with 64 biases
-    AdjustedTopKTopP,
+    Adjusted,
     /// No cut, under the same bitmask, with 64 biases
     AdjustedTemperature,
     /// top_p 0.95, with raw logprob, rank and entropy, and the first 20 tokens
@@ -113,8 +113,8 @@ impl Case {
         Self::NormalTopKTopP,
         Self::NormalTopP,
         Self::NormalTemperature,
-        Self::MaskTopKTopP,
-        Self::AdjustedTopKTopP,
+        Self::Bitmask,
+        Self::Adjusted,
         Self::AdjustedTemperature,
         Self::LogprobsTop20,
     ];
@@ -143,10 +143,9 @@ impl Case {
         let race = |spec| ParamsSpec { draw_rule: DrawRule::Race, ..spec };
         match self {
             Self::Greedy => at(0.0),
-            Self::TopKTopP
-            | Self::ConstantTopKTopP
-            | Self::MaskTopKTopP
-            | Self::AdjustedTopKTopP => top_k(50, 0.8),
+            Self::TopKTopP | Self::ConstantTopKTopP | Self::Bitmask | Self::Adjusted => {
+                top_k(50, 0.8)
+            }
             Self::TopP | Self::ConstantTopP | Self::LogprobsTop20 => top_p(0.8),
             Self::Temperature | Self::ConstantTemperature | Self::AdjustedTemperature => at(0.8),
             Self::MinP => ParamsSpec { min_p: 0.05, ..at(0.8) },
@@ -176,8 +175,8 @@ impl Case {
     /// What is done to single logits of its rows, which have so many tokens.
     pub fn adjustments(self, vocab_size: u32) -> Option<Adjustments> {
         let biases = match self {
-            Self::MaskTopKTopP => 0,
-            Self::AdjustedTopKTopP | Self::AdjustedTemperature => BIASES.min(vocab_size),
+            Self::Bitmask => 0,
+            Self::Adjusted | Self::AdjustedTemperature => BIASES.min(vocab_size),
             _ => return None,
         };
         // Bits and tokens that are spread like those of nobody in particular.
