@@ -44,6 +44,8 @@ Exit code: 0 fine, 2 an error.";
 
 const TITLE: Style = Style::new().bold();
 const QUIET: Style = Style::new().dimmed();
+/// Characters of a line of names.
+const CONTROLS_WIDTH: usize = 90;
 
 /// Runs the command.
 pub fn run(args: Args) -> Outcome {
@@ -128,6 +130,7 @@ fn local(kernels: &Kernels) -> Result<GetInfoResponse, Box<dyn Error>> {
         limits: Some(convert::limits(&config)),
         planes: Vec::new(),
         draw_rules: wire::params::draw_rules(),
+        controls: wire::controls().map(String::from).collect(),
         ..Default::default()
     })
 }
@@ -162,10 +165,30 @@ fn limits(limits: &Limits) -> [(&'static str, u64, Option<&'static str>); 19] {
     ]
 }
 
+/// The draw rules by their names in the API.
+fn draw_rules(info: &GetInfoResponse) -> Vec<&'static str> {
+    info.draw_rules().map(|rule| rule.as_str_name()).collect()
+}
+
 /// The planes by their names in `logitd_bytes_total`.
 fn planes(info: &GetInfoResponse) -> Vec<String> {
     let name = |plane: Plane| plane.as_str_name().trim_start_matches("PLANE_").to_lowercase();
     info.planes().map(name).collect()
+}
+
+/// Names in lines of about so many characters.
+fn lines<'a>(names: impl Iterator<Item = &'a str>, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for name in names {
+        match lines.last_mut() {
+            Some(line) if line.len() + 2 + name.len() <= width => {
+                line.push_str(", ");
+                line.push_str(name);
+            }
+            _ => lines.push(name.to_owned()),
+        }
+    }
+    lines
 }
 
 fn as_json(info: &GetInfoResponse, here: Option<&Kernels>) -> Value {
@@ -185,7 +208,8 @@ fn as_json(info: &GetInfoResponse, here: Option<&Kernels>) -> Value {
     let mut object = json!({
         "version": info.version,
         "arithmetic_version": info.arithmetic_version,
-        "draw_rules": info.draw_rules().map(|rule| rule.as_str_name()).collect::<Vec<_>>(),
+        "controls": info.controls,
+        "draw_rules": draw_rules(info),
         "devices": devices,
         "limits": Value::from_iter(
             limits(&info.limits.unwrap_or_default())
@@ -251,6 +275,11 @@ fn print(
     if !info.planes.is_empty() {
         writeln!(out, "\n{TITLE}Planes{TITLE:#}\n  {}", planes(info).join(", "))?;
         writeln!(out, "  {:<24}{:>16}", "chunk_bytes", grouped(info.chunk_bytes))?;
+    }
+    writeln!(out, "\n{TITLE}Controls{TITLE:#}")?;
+    let names = draw_rules(info).into_iter().chain(info.controls.iter().map(String::as_str));
+    for line in lines(names, CONTROLS_WIDTH) {
+        writeln!(out, "  {line}")?;
     }
     writeln!(out, "\n{TITLE}Limits{TITLE:#}")?;
     for (name, value, flag) in limits(&info.limits.unwrap_or_default()) {

@@ -222,6 +222,9 @@ fn a_server_gives_the_same_answers_in_as_many_requests_as_it_takes() {
     assert_eq!(info["planes"], serde_json::json!(["inline", "chunked", "candidates"]));
     assert_eq!(info["chunk_bytes"], 7000);
     assert_eq!(info["devices"][0]["up"], true);
+    let here: Value = serde_json::from_str(&folder.ok(&["info", "--json"])).unwrap();
+    assert_eq!(info["controls"], here["controls"]);
+    assert_eq!(info["draw_rules"], here["draw_rules"]);
     assert!(info.get("isa").is_none(), "only a machine itself knows what it could run");
 }
 
@@ -256,6 +259,12 @@ fn info_says_what_this_machine_offers() {
     assert_eq!(info["limits"]["vocab_size_max"], logitd_core::batch::VOCAB_SIZE_MAX);
     assert_eq!(info["limits"].as_object().unwrap().len(), 19);
     let text = folder.ok(&["info"]);
+    let controls = info["controls"].as_array().unwrap();
+    let rules = info["draw_rules"].as_array().unwrap();
+    assert!(controls.contains(&"logit_bias".into()) && controls.contains(&"row_stride".into()));
+    for name in controls.iter().chain(rules) {
+        assert!(text.contains(name.as_str().unwrap()), "{name} is not in {text}");
+    }
     assert!(text.contains("1,048,576") && text.contains("--queue-rows-max"), "{text}");
     assert!(!text.contains('\u{1b}'), "colour without a terminal");
 }
