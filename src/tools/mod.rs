@@ -1,5 +1,6 @@
 //! What the commands do, without the printing.
 
+pub mod bench;
 pub mod drift;
 pub mod generate;
 pub mod load;

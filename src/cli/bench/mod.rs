@@ -1,31 +1,17 @@
 //! `logitd bench`: times sampling against one read of the same memory.
-//!
-//! Rows are laid out one after another in one buffer. A pass samples every row of it as one batch,
-//! and is followed by a pass that only reads it, with the same instructions and threads: that is
-//! the floor, and what a pass took is compared with the read beside it, because machines drift.
-//! Medians of all passes are printed. *Out of cache*, the buffer is far larger than the caches of
-//! the cores; *in cache*, a batch of one row a thread is sampled again and again.
-//!
-//! With `--device cuda` launches are timed instead, on the device's clock ([`device`]).
-//!
-//! Before anything is timed, some rows of every case are compared with the reference, bit by bit.
 
-mod cases;
 mod device;
-mod measure;
 mod report;
-mod rows;
 
 use super::progress::Progress;
 use super::{DtypeArg, Outcome};
 use crate::config::values::{isa, threads as parse_threads};
 use crate::devices::BackendName;
-use cases::{Case, Values};
+use crate::tools::bench::{self, CASES, Case, Rows, Subject, Values};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use logitd_core::backend::cpu::{Cpu, CpuOptions, Isa};
 use logitd_core::batch::{Dtype, VOCAB_SIZE_MAX};
-use measure::Subject;
 use report::Report;
-use rows::Rows;
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -73,8 +59,8 @@ pub struct Args {
     dtype: DtypeArg,
 
     /// Which cases; repeatable [default: all]
-    #[arg(long, value_enum)]
-    case: Vec<Case>,
+    #[arg(long, value_name = "CASE", value_parser = case())]
+    case: Vec<&'static Case>,
 
     /// Real rows: a .npy file, or raw values with --file-dtype [default: the rows that logitd carries]
     #[arg(long, value_name = "FILE")]
@@ -96,19 +82,28 @@ pub struct Args {
 /// Tokens a row, unless said otherwise.
 const VOCAB_SIZE: u32 = 128_256;
 
+/// The name of a case, as a flag takes it.
+fn case() -> impl TypedValueParser<Value = &'static Case> {
+    let value = |case: &Case| PossibleValue::new(case.name).help(case.about);
+    PossibleValuesParser::new(CASES.iter().map(value)).map(|name| {
+        CASES.iter().find(|case| case.name == name).expect("one of the possible values")
+    })
+}
+
 /// Runs the command.
 pub fn run(args: Args) -> Outcome {
     if let Some(device) = args.device {
         return device::run(&args, device);
     }
     let mut subjects = subjects(&args)?;
-    let cases = if args.case.is_empty() { Case::ALL.to_vec() } else { args.case.clone() };
+    let cases: Vec<&Case> =
+        if args.case.is_empty() { CASES.iter().collect() } else { args.case.clone() };
     let mut report = Report::new(args.json);
     let mut progress = Progress::new((cases.len() * subjects.len()) as u64, "measurements");
 
     // Values one after another: there is room for one buffer, not for all.
     for values in Values::ALL {
-        let cases: Vec<_> = cases.iter().copied().filter(|case| case.values() == values).collect();
+        let cases: Vec<_> = cases.iter().copied().filter(|case| case.values == values).collect();
         if cases.is_empty() {
             continue;
         }
@@ -125,8 +120,8 @@ pub fn run(args: Args) -> Outcome {
                     row.with_adjustments(adjustments.as_ref()).with_inspect(inspect.as_ref())
                 });
                 let batch: Vec<_> = batch.collect();
-                measure::check(case, &batch, subject)?;
-                for measurement in measure::measure(case, &batch, subject, args.passes as usize)? {
+                bench::check(case, &batch, subject)?;
+                for measurement in bench::measure(case, &batch, subject, args.passes as usize)? {
                     report.line(&measurement)?;
                 }
                 progress.advance(1);

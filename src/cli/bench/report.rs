@@ -1,7 +1,6 @@
 //! What `bench` prints.
 
-use super::measure::{Measurement, Subject};
-use super::rows::Rows;
+use crate::tools::bench::{Measurement, Rows, Subject};
 use std::io::{self, Write};
 
 /// A table, or JSON lines.
