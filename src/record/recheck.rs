@@ -13,11 +13,9 @@ use logitd_core::arithmetic;
 use logitd_core::backend::{Backend, DeviceError, dual};
 use logitd_core::batch::{Dtype, Results, Row, RowError, RowResult};
 use logitd_core::candidates::{self, CandidateRow, CandidatesError, TokenList};
-use logitd_core::inspection::Inspect;
 use logitd_core::params::{ParamsError, SamplingParams};
 use logitd_proto::{self as api, RowLayout, SampleRequest, SampleResponse};
-use std::fmt;
-use std::sync::Arc;
+use std::{fmt, slice};
 
 /// Samples the rows of `request` with the seeds that `answer` names and compares every bit.
 /// Returns each row that differs. `results` is working memory.
@@ -197,23 +195,12 @@ pub fn replayable(
     answer: &SampleResponse,
     row_index: usize,
 ) -> Result<dual::Difference, RecheckError> {
-    let rows = rows(request, answer)?;
-    let asked = rows.get(row_index).ok_or(RecheckError::Row(RowError::VocabSize(0)))?;
-    // Candidates as a whole row, which has the same answer and says tokens by their ids.
-    let logits = match &asked.tokens {
-        None => asked.logits.to_vec(),
-        Some(tokens) => CandidateRow { logits: asked.logits.clone(), tokens: tokens.clone() }
-            .to_dense(asked.dtype, request.vocab_size),
-    };
-    // What is asked of candidates is of their indices, but for the ids of tokens.
-    let inspect = asked
-        .inspected
-        .as_ref()
-        .map(|asked| Inspect { ids: Arc::clone(&asked.ids), ..(*asked.inspect).clone() });
-    let adjustments = asked.adjustments.as_ref().filter(|_| asked.tokens.is_none());
-    let row = Row::new(asked.dtype, &logits, asked.params)?
-        .with_adjustments(adjustments)
-        .with_inspect(inspect.as_ref());
+    let mut rows = rows(request, answer)?;
+    if row_index >= rows.len() {
+        return Err(RecheckError::Row(RowError::VocabSize(0)));
+    }
+    let asked = whole(request, rows.swap_remove(row_index), row_index)?;
+    let row = asked.row()?;
     let mut results = Results::default();
     backend.sample(&[row], &mut results)?;
     let ours = results.row(0);
@@ -230,8 +217,32 @@ pub fn replayable(
             inspection: ours.inspection.cloned(),
         }),
         b: answer.rows.get(row_index).map(wire::row::result).transpose()?,
-        logits,
+        logits: asked.logits.to_vec(),
     })
+}
+
+/// A row of candidates as a whole row, which has the same answer and says tokens by their ids; others as they are.
+fn whole(request: &SampleRequest, asked: Asked, row_index: usize) -> Result<Asked, RecheckError> {
+    let Asked { dtype, params, vocab_size, .. } = asked;
+    let Some(tokens) = asked.tokens else { return Ok(asked) };
+    let logits = CandidateRow { logits: asked.logits, tokens }.to_dense(dtype, vocab_size).into();
+    let (tokens, adjustments, inspected) = (None, None, None);
+    let mut asked = Asked { dtype, logits, params, tokens, adjustments, inspected, vocab_size };
+    let alone = SampleRequest {
+        vocab_size,
+        params: of_row(&request.params, row_index),
+        adjustments: of_row(&request.adjustments, row_index),
+        ..Default::default()
+    };
+    adjust(&alone, slice::from_mut(&mut asked))?;
+    inspect(&alone, slice::from_mut(&mut asked))?;
+    Ok(asked)
+}
+
+/// What a list, which has one for all rows or one a row, says of one row.
+fn of_row<T: Clone>(list: &[T], row_index: usize) -> Vec<T> {
+    let index = if list.len() > 1 { row_index } else { 0 };
+    list.get(index).cloned().into_iter().collect()
 }
 
 /// What is different in a row, first of all.
@@ -499,6 +510,26 @@ mod tests {
         let (ours, theirs) = (replay.a.unwrap(), replay.b.unwrap());
         assert_eq!((ours.draws[0].token, theirs.draws[0].token), (token, 702 - token));
         assert_eq!(ours.outcome, theirs.outcome);
+
+        // A bias, and logprobs, are those of the same tokens.
+        let logit_bias = vec![api::TokenBias { token: 700, bias: 3.5 }];
+        let logprobs = api::Logprobs {
+            of: vec![api::LogprobsOf::Sampled.into()],
+            ids: vec![700],
+            ..Default::default()
+        };
+        let mut biased = sparse();
+        biased.params[0].logprobs = Some(logprobs);
+        biased.adjustments = vec![
+            api::Adjustments::default(),
+            api::Adjustments { logit_bias, ..Default::default() },
+        ];
+        let mut answer = super::answer(&mut backend, &biased, &mut results).unwrap();
+        answer.rows[1].kept_mass = 1;
+        let replay = replayable(&mut backend, &biased, &answer, 1).unwrap();
+        let (ours, theirs) = (replay.a.unwrap(), replay.b.unwrap());
+        assert_eq!((&ours.draws, &ours.inspection), (&theirs.draws, &theirs.inspection));
+        assert!(ours.inspection.is_some() && replay.adjustments.is_some());
 
         let mut wrong = sparse();
         wrong.candidates.as_mut().unwrap().tokens = bytes::Bytes::from_static(&[0; 20]);
