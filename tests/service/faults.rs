@@ -156,20 +156,17 @@ async fn a_client_that_never_reads_costs_a_bounded_amount_and_is_ended() {
     let raw = Raw::with_window(server.address(), 200).await;
     let (pieces, answer) = raw.open("SampleStream", &[]);
     let response = answer.await.unwrap();
-    for id in 0..100 {
-        pieces
-            .send(framed(&SampleStreamRequest {
-                id,
-                request: Some(request(2, 50, id)),
-                first_row: None,
-            }))
-            .await
-            .unwrap();
-    }
-    until("some are sampled", || log.read().rows > 0).await;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    assert!(log.read().rows <= 2 * 12, "{} rows of 200 were sampled", log.read().rows);
+    let mut id = 0;
+    let mut message = || {
+        id += 1;
+        let request = Some(request(2, 50, id));
+        framed(&SampleStreamRequest { id, request, first_row: None })
+    };
+    while pieces.send(message()).await.is_ok() {}
+    assert!(id > 100, "the windows take more than {id} requests");
     server.idle().await;
+    assert!(log.read().rows > 0);
+    assert!(log.read().rows <= 2 * 12, "{} rows of 200 were sampled", log.read().rows);
     assert!(response.into_body().collect().await.is_err(), "its call was cut off");
     is_well(&server).await;
 }
