@@ -88,6 +88,100 @@ static_assert(sizeof(Batch) == 64, "see abi.rs");
 LOGITD_AT(Batch, row_count, 48);
 LOGITD_AT(Batch, stage_bytes, 60);
 
+// A token that gets another logit, and what makes it from the stored one.
+struct Touch {
+    u32 token;
+    float bias;   // 0: none
+    u32 count;    // how often the output holds it; NOT_SEEN: the history does not
+    float dry;    // DRY's penalty; 0: none
+};
+static_assert(sizeof(Touch) == 16, "see adjust.rs");
+
+constexpr u32 NOT_SEEN = 0xffffffffu;
+
+// What is done to a row before it is sampled. Where `to` is `from`, nothing is touched.
+struct AdjustDescriptor {
+    u64 from;          // address of the stored row's token 0
+    u64 to;            // address of the adjusted row's
+    u64 mask;          // u32[]: bit i % 32 of word i / 32 is 1 where token i stays as it is stored; 0: all do
+    u64 touches;       // Touch[touch_count + stop_count]: the last ones count where without them nothing is left
+    u32 vocab_size;
+    u32 from_dtype;
+    u32 to_dtype;      // the same; or F32
+    u32 touch_count;
+    u32 stop_count;
+    float repetition;
+    float frequency;
+    float presence;
+    u32 arrived;       // 0 before the launch: blocks that are done, and, above them, those that found a token
+    u32 reserved;
+};
+static_assert(sizeof(AdjustDescriptor) == 72, "see adjust.rs");
+LOGITD_AT(AdjustDescriptor, vocab_size, 32);
+LOGITD_AT(AdjustDescriptor, stop_count, 48);
+LOGITD_AT(AdjustDescriptor, arrived, 64);
+
+// The argument of `logitd_adjust`: `row_blocks` blocks for each row.
+struct AdjustBatch {
+    u64 rows;        // AdjustDescriptor[row_count]
+    u32 row_count;
+    u32 row_blocks;
+};
+static_assert(sizeof(AdjustBatch) == 16, "see adjust.rs");
+
+// Bits of InspectDescriptor::flags.
+enum InspectFlags : u32 {
+    SUM_RAW = 1,       // the sums over all tokens at the scale of `raw`
+    SUM_ADJUSTED = 2,  // the same at the row's scale
+    SUM_SAMPLED = 4,   // the same over the kept tokens
+    SAY_TOKENS = 8,    // ranks and logits of tokens
+    SAY_KEPT = 16,     // the bitmask
+};
+
+// What is asked of a row beside its tokens: of its logits as they were sampled, or as they are stored.
+struct InspectDescriptor {
+    RowDescriptor row;  // the logits that are looked at
+    u64 ids;            // u32[id_count]: tokens that are asked for
+    u64 answer;         // InspectOutcome, InspectToken[draws + id_count], InspectToken[top]
+    u64 kept;           // u32[]: the bitmask of the kept tokens
+    u32 sampled;        // the row's place among those of the launch that sampled it
+    u32 flags;          // InspectFlags
+    u32 id_count;
+    u32 top;
+    float raw_c;        // mass::Scale of a temperature of 1
+    float raw_dmin;
+};
+static_assert(sizeof(InspectDescriptor) == 128, "see inspect.rs");
+LOGITD_AT(InspectDescriptor, ids, 80);
+LOGITD_AT(InspectDescriptor, sampled, 104);
+LOGITD_AT(InspectDescriptor, raw_c, 120);
+
+// What is said of a row's logits. All but the status are meaningless unless it is OK.
+struct InspectOutcome {
+    u64 mass[3];      // by distribution: raw, adjusted, sampled
+    u64 term[3];
+    u32 status;       // RowStatus
+    u32 max;          // bits of the maximum; either zero is +0.0
+    u32 candidates;   // tokens above -inf
+    u32 listed;       // tokens of the list of the first ones
+};
+static_assert(sizeof(InspectOutcome) == 64, "see inspect.rs");
+LOGITD_AT(InspectOutcome, status, 48);
+
+// Of a named token, how many come before it in the total order; of one of the first tokens, which one it is.
+struct InspectToken {
+    u32 word;
+    u32 logit;  // bits; either zero is +0.0
+};
+static_assert(sizeof(InspectToken) == 8, "see inspect.rs");
+
+// The argument of `logitd_inspect`. Outcomes and draws are those of the launch before.
+struct InspectBatch {
+    Batch batch;  // its `row_count` is how many rows are asked about
+    u64 asked;    // InspectDescriptor[row_count]
+};
+static_assert(sizeof(InspectBatch) == 72, "see inspect.rs");
+
 // Counters of a launch whose blocks take their places in the order in which they start.
 struct Control {
     u32 ticket;

@@ -23,12 +23,28 @@ struct Scale {
     float dmin;
 };
 
-// The mass of a token with logit x in a row whose maximum is max. Neither may be NaN; max is finite.
-DEVICE u64 mass(float x, float max, Scale scale) {
+// (x - M) / (T ln 2), not below about -62: a whole number and a fraction.
+struct Split {
+    i32 n;
+    float f;
+};
+
+// A power of two, before it is cut off to units of a mass: mantissa * 2^(exponent - 23).
+struct Power {
+    u64 mantissa;  // 24 bits, the first of them 1
+    i32 exponent;  // at most 0
+};
+
+DEVICE Split split(float x, float max, Scale scale) {
     const float d = fmaxf(__fsub_rn(x, max), scale.dmin);
     const float t = __fmaf_rn(d, scale.c, ROUND);
     const float n = __fsub_rn(t, ROUND);
     const float f = __fmaf_rn(d, scale.c, -n);
+    return {static_cast<i32>(__float_as_uint(t) - ROUND_BITS), f};
+}
+
+DEVICE Power power(Split of) {
+    const float f = of.f;
     float p = __uint_as_float(C6);
     p = __fmaf_rn(p, f, __uint_as_float(C5));
     p = __fmaf_rn(p, f, __uint_as_float(C4));
@@ -37,9 +53,13 @@ DEVICE u64 mass(float x, float max, Scale scale) {
     p = __fmaf_rn(p, f, __uint_as_float(C1));
     p = __fmaf_rn(p, f, 1.0f);
     const u32 bits = __float_as_uint(p);
-    const i32 exponent = static_cast<i32>(bits >> 23) - 127 + static_cast<i32>(__float_as_uint(t) - ROUND_BITS);
-    const u64 mantissa = (bits & 0x7fffffu) | 0x800000u;
-    return (mantissa << 17) >> -exponent;
+    return {(bits & 0x7fffffu) | 0x800000u, static_cast<i32>(bits >> 23) - 127 + of.n};
+}
+
+// The mass of a token with logit x in a row whose maximum is max. Neither may be NaN; max is finite.
+DEVICE u64 mass(float x, float max, Scale scale) {
+    const Power whole = power(split(x, max, scale));
+    return (whole.mantissa << 17) >> -whole.exponent;
 }
 
 }  // namespace

@@ -1,8 +1,10 @@
 // The kernels. One launch samples a batch: a team of blocks to each row, whatever its vocabulary, dtype
 // and parameters. README.md beside this file has the design.
 #include "abi.cuh"
+#include "adjust.cuh"
 #include "finish_list.cuh"
 #include "histogram.cuh"
+#include "inspect.cuh"
 #include "race.cuh"
 #include "scan.cuh"
 #include "team.cuh"
@@ -163,6 +165,24 @@ template <bool CLUSTER> DEVICE void sample_batch(const Batch& batch) {
     give_place_back<CLUSTER>(batch);
 }
 
+template <class D>
+DEVICE void inspect_row(const Batch& batch, const InspectDescriptor* asked, u32 place, unsigned char* shared) {
+    Work<D, false> work = begin_row<D, false>(batch, &asked->row, place, shared);
+    const Inspected of = inspected(batch, asked);
+    clear_answer(work, of);
+    scan_tiles(work);
+    work.team.sync();
+    gather_tiles(work);
+    const RowStatus status = status_of<D>(work.max_key);
+    if (work.team.rank == 0 && thread_index() == 0) {
+        of.outcome->status = status;
+        of.outcome->max = __float_as_uint(work.max);
+        of.outcome->candidates = work.candidates;
+    }
+    if (status == OK) inspect_scanned(work, of);
+    end_work(work);
+}
+
 }  // namespace
 
 // Blocks that a multiprocessor must be able to hold: without it the compiler of some chips spends registers on
@@ -178,6 +198,37 @@ KERNEL __launch_bounds__(THREADS, RESIDENT_BLOCKS_MIN) logitd_sample_cluster(Bat
 
 // Samples a batch. Teams meet at a counter in global memory: any chip.
 KERNEL __launch_bounds__(THREADS, RESIDENT_BLOCKS_MIN) logitd_sample_grid(Batch batch) { sample_batch<false>(batch); }
+
+// Makes the rows that are sampled of those that are stored: `row_blocks` blocks to each.
+KERNEL __launch_bounds__(THREADS) logitd_adjust(AdjustBatch batch) {
+    AdjustDescriptor* row = reinterpret_cast<AdjustDescriptor*>(batch.rows) + blockIdx.x / batch.row_blocks;
+    const u32 block = blockIdx.x % batch.row_blocks;
+    u32* shared = reinterpret_cast<u32*>(dynamic_shared());
+    if (row->from_dtype == F16) {
+        adjust_row<Format<F16>>(row, block, batch.row_blocks, shared);
+    } else if (row->from_dtype == BF16) {
+        adjust_row<Format<BF16>>(row, block, batch.row_blocks, shared);
+    } else {
+        adjust_row<Format<F32>>(row, block, batch.row_blocks, shared);
+    }
+}
+
+// Says more than tokens of rows that were sampled in the launch before.
+KERNEL __launch_bounds__(THREADS, RESIDENT_BLOCKS_MIN) logitd_inspect(InspectBatch all) {
+    const Batch& batch = all.batch;
+    unsigned char* shared = dynamic_shared();
+    const u32 place = take_place<false>(batch, &reinterpret_cast<Shared*>(shared)->word);
+    const InspectDescriptor* asked =
+        reinterpret_cast<const InspectDescriptor*>(all.asked) + place / batch.team_blocks;
+    if (asked->row.dtype == F16) {
+        inspect_row<Format<F16>>(batch, asked, place, shared);
+    } else if (asked->row.dtype == BF16) {
+        inspect_row<Format<BF16>>(batch, asked, place, shared);
+    } else {
+        inspect_row<Format<F32>>(batch, asked, place, shared);
+    }
+    give_place_back<false>(batch);
+}
 
 // Reads `count` pieces of 16 bytes, for a benchmark that wants the caches full of other memory. Read, not written: what
 // is written would be written back while the kernel after it is timed. `sink` is for a word that memory of zeros has

@@ -111,11 +111,12 @@ DEVICE u32 round_up(u32 value, u32 unit) { return (value + unit - 1) / unit * un
 
 DEVICE u32 tile_keys_bytes(const Batch& batch) { return round_up(batch.tile_capacity * 4, 16); }
 
+// The work of the team at `place` on a row, which may be none of the batch's.
 template <class D, bool CLUSTER>
-DEVICE Work<D, CLUSTER> begin_work(const Batch& batch, u32 place, unsigned char* shared) {
+DEVICE Work<D, CLUSTER> begin_row(const Batch& batch, const RowDescriptor* row, u32 place, unsigned char* shared) {
     Work<D, CLUSTER> work;
     const u32 row_index = place / batch.team_blocks;
-    work.row = reinterpret_cast<const RowDescriptor*>(batch.rows) + row_index;
+    work.row = row;
     work.view = view_of<D>(work.row);
     work.scratch = reinterpret_cast<Scratch*>(batch.scratch) + row_index;
     work.tile_maxima = reinterpret_cast<u64*>(batch.tiles) + row_index * 2ull * batch.tile_capacity;
@@ -131,6 +132,12 @@ DEVICE Work<D, CLUSTER> begin_work(const Batch& batch, u32 place, unsigned char*
     work.scale = {work.row->c, work.row->dmin};
     work.histogram = 0;
     return work;
+}
+
+template <class D, bool CLUSTER>
+DEVICE Work<D, CLUSTER> begin_work(const Batch& batch, u32 place, unsigned char* shared) {
+    const RowDescriptor* rows = reinterpret_cast<const RowDescriptor*>(batch.rows);
+    return begin_row<D, CLUSTER>(batch, rows + place / batch.team_blocks, place, shared);
 }
 
 // A lane's share of one of this block's tiles, after the first reading.

@@ -43,6 +43,8 @@ struct Request {
     uint32_t reserved;
     ShimLaunch shim;
     logitd::Batch batch;
+    logitd::AdjustBatch adjust;       // with rows where there is such a launch
+    logitd::InspectBatch inspect[2];  // likewise
     uint64_t input_bytes, output_bytes;
 };
 
@@ -88,23 +90,49 @@ struct Memory {
 struct Machine {
     Memory input, output, control, scratch, tiles;
 
-    // Everything but the descriptors and the rows is out of bounds. Ones are a NaN in every dtype: where no
+    // Everything but the descriptors and what they speak of is out of bounds. Ones are a NaN in every dtype: where no
     // sanitizer looks on, whoever reads beside a row has another status.
     void place_input(const Request& request, const std::vector<unsigned char>& bytes) {
         input.open(input.size);
         std::memset(input.start, 0xff, input.size);
         std::memcpy(input.start, bytes.data(), bytes.size());
-        const auto* rows = reinterpret_cast<const logitd::RowDescriptor*>(input.start);
-        const std::vector<logitd::RowDescriptor> descriptors(rows, rows + request.batch.row_count);
+        const auto rows = descriptors<logitd::RowDescriptor>(request.batch.rows, request.batch.row_count);
+        const auto changes = descriptors<logitd::AdjustDescriptor>(request.adjust.rows, request.adjust.row_count);
+        auto asked = descriptors<logitd::InspectDescriptor>(request.inspect[0].asked, request.inspect[0].batch.row_count);
+        const auto more = descriptors<logitd::InspectDescriptor>(request.inspect[1].asked, request.inspect[1].batch.row_count);
         ASAN_POISON_MEMORY_REGION(input.start, input.size);
-        ASAN_UNPOISON_MEMORY_REGION(input.start, descriptors.size() * sizeof descriptors[0]);
-        for (const auto& row : descriptors) {
-            const size_t size = row.dtype == logitd::F32 ? 4 : 2;
-            ASAN_UNPOISON_MEMORY_REGION(reinterpret_cast<unsigned char*>(row.logits), row.vocab_size * size);
-            if (row.ids != 0) {
-                ASAN_UNPOISON_MEMORY_REGION(reinterpret_cast<unsigned char*>(row.ids), row.vocab_size * 4);
-            }
+        allow(request.batch.rows, rows.size() * sizeof rows[0]);
+        allow(request.adjust.rows, changes.size() * sizeof changes[0]);
+        allow(request.inspect[0].asked, asked.size() * sizeof asked[0]);
+        allow(request.inspect[1].asked, more.size() * sizeof more[0]);
+        for (const auto& row : rows) allow_row(row);
+        for (const auto& change : changes) {
+            allow(change.from, change.vocab_size * size_of(change.from_dtype));
+            allow(change.to, change.vocab_size * size_of(change.to_dtype));
+            allow(change.mask, (change.vocab_size + 31) / 32 * sizeof(uint32_t));
+            allow(change.touches, (change.touch_count + change.stop_count) * sizeof(logitd::Touch));
         }
+        asked.insert(asked.end(), more.begin(), more.end());
+        for (const auto& of : asked) {
+            allow_row(of.row);
+            allow(of.ids, of.id_count * sizeof(uint32_t));
+        }
+    }
+
+    template <class T> static std::vector<T> descriptors(uint64_t address, uint32_t count) {
+        const T* first = reinterpret_cast<const T*>(address);
+        return std::vector<T>(first, first + count);
+    }
+
+    static size_t size_of(uint32_t dtype) { return dtype == logitd::F32 ? 4 : 2; }
+
+    static void allow(uint64_t address, size_t bytes) {
+        ASAN_UNPOISON_MEMORY_REGION(reinterpret_cast<unsigned char*>(address), bytes);
+    }
+
+    static void allow_row(const logitd::RowDescriptor& row) {
+        allow(row.logits, row.vocab_size * size_of(row.dtype));
+        if (row.ids != 0) allow(row.ids, row.vocab_size * sizeof(uint32_t));
     }
 
     std::string sample(const Request& request, const std::vector<unsigned char>& bytes) {
@@ -118,10 +146,32 @@ struct Machine {
         tiles.open(size_t{batch.row_count} * batch.tile_capacity * 2 * sizeof(uint64_t));
         char error[1024] = {};
         alarm(LAUNCH_SECONDS_MAX);
-        LOGITD_JOIN(logitd_shim_sample_, LOGITD_SHIM_NAME)(&batch, &request.shim, error, sizeof error);
+        const std::string failure = launch(request, error);
         alarm(0);
+        return failure;
+    }
+
+    // Every kernel in its turn. What went wrong, or nothing.
+    template <size_t SIZE> std::string launch(const Request& request, char (&error)[SIZE]) {
+        const char* const unclean = "the launch did not leave its memory as it found it";
+        ShimLaunch shim = request.shim;
+        if (request.adjust.row_count > 0) {
+            shim.shared_bytes = 16;
+            LOGITD_JOIN(logitd_shim_adjust_, LOGITD_SHIM_NAME)(&request.adjust, &shim, error, SIZE);
+            if (error[0] != 0) return error;
+        }
+        const uint32_t rows = request.batch.row_count;
+        LOGITD_JOIN(logitd_shim_sample_, LOGITD_SHIM_NAME)(&request.batch, &request.shim, error, SIZE);
         if (error[0] != 0) return error;
-        return is_clean(batch.row_count) ? "" : "the launch did not leave its memory as it found it";
+        if (!is_clean(rows)) return unclean;
+        shim.shared_bytes = request.shim.shared_bytes - request.batch.stage_bytes;
+        for (const logitd::InspectBatch& inspect : request.inspect) {
+            if (inspect.batch.row_count == 0) continue;
+            LOGITD_JOIN(logitd_shim_inspect_, LOGITD_SHIM_NAME)(&inspect, &shim, error, SIZE);
+            if (error[0] != 0) return error;
+            if (!is_clean(rows)) return unclean;
+        }
+        return "";
     }
 
     // Everything that is zero between launches is.

@@ -43,6 +43,36 @@ extern "C" void LOGITD_JOIN(logitd_shim_geometry_, LOGITD_SHIM_NAME)(ShimGeometr
                  logitd::MASS_BINS, sizeof(logitd::Shared), sizeof(logitd::Scratch)};
 }
 
+// Launches what comes before the sampling kernel. Returns 0, or writes why not.
+extern "C" int LOGITD_JOIN(logitd_shim_adjust_, LOGITD_SHIM_NAME)(const logitd::AdjustBatch* batch,
+                                                                  const ShimLaunch* shim, char* error,
+                                                                  size_t error_bytes) {
+    const simt::Launch launch = {batch->row_count * batch->row_blocks,
+                                 logitd::THREADS,
+                                 1,
+                                 shim->shared_bytes,
+                                 shim->resident_blocks,
+                                 shim->seed,
+                                 static_cast<simt::Order>(shim->order)};
+    const logitd::AdjustBatch argument = *batch;
+    return report(simt::run(launch, [&] { logitd::logitd_adjust(argument); }), error, error_bytes);
+}
+
+// Launches what comes after it. Returns 0, or writes why not.
+extern "C" int LOGITD_JOIN(logitd_shim_inspect_, LOGITD_SHIM_NAME)(const logitd::InspectBatch* all,
+                                                                   const ShimLaunch* shim, char* error,
+                                                                   size_t error_bytes) {
+    const simt::Launch launch = {all->batch.row_count * all->batch.team_blocks,
+                                 logitd::THREADS,
+                                 1,
+                                 shim->shared_bytes,
+                                 shim->resident_blocks,
+                                 shim->seed,
+                                 static_cast<simt::Order>(shim->order)};
+    const logitd::InspectBatch argument = *all;
+    return report(simt::run(launch, [&] { logitd::logitd_inspect(argument); }), error, error_bytes);
+}
+
 // Launches the batch. Returns 0, or writes why not.
 extern "C" int LOGITD_JOIN(logitd_shim_sample_, LOGITD_SHIM_NAME)(const logitd::Batch* batch,
                                                                   const ShimLaunch* shim, char* error,

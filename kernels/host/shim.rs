@@ -6,7 +6,9 @@
 
 use logitd_core::backend::DeviceInfo;
 use logitd_core::backend::cuda::abi::{Batch, Probe};
+use logitd_core::backend::cuda::adjust::AdjustBatch;
 use logitd_core::backend::cuda::driver::{Addresses, Driver, Launch};
+use logitd_core::backend::cuda::inspect::InspectBatch;
 use logitd_core::backend::cuda::launcher::Launcher;
 use logitd_core::backend::cuda::plan::{
     Capacity, Geometry, Kernel, Packing, Properties, Residency,
@@ -19,8 +21,13 @@ const SLOTS: usize = 2;
 /// Tiles of one row of 2^20 logits that does not start at a multiple of 16 bytes.
 const TILES_OF_ROW_MAX: usize = 4097;
 /// What fits a launch. Small, so that batches of tests take several launches.
-const CAPACITY: Capacity =
-    Capacity { rows: 64, input_bytes: 8 << 20, draws: 1 << 13, tiles: TILES_OF_ROW_MAX };
+const CAPACITY: Capacity = Capacity {
+    rows: 64,
+    input_bytes: 8 << 20,
+    draws: 1 << 13,
+    tiles: TILES_OF_ROW_MAX,
+    answer_bytes: 256 << 10,
+};
 
 /// One build of the kernels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -257,25 +264,23 @@ impl Driver for ShimDriver {
             Order::First => (1, 0),
             Order::Last => (2, 0),
         };
-        let shim_launch = ShimLaunch {
+        let shim = ShimLaunch {
             seed,
             kernel: u32::from(self.options.kernel == Kernel::Cluster),
             order,
             shared_bytes: launch.shared_bytes,
             resident_blocks: self.options.resident_blocks.max(launch.batch.team_blocks),
         };
-        let mut error = [0; ERROR_BYTES];
-        let (batch, shim, text) = (&launch.batch, &shim_launch, error.as_mut_ptr());
-        // SAFETY: the batch's addresses are those of this driver's memory, which nothing else borrows now
-        // and which is as large as the asserts above and the launcher's layout say; the kernels write
-        // the output, the scratch memory, the tiles and the control only.
-        let code = unsafe {
-            match self.options.build {
-                Build::Shipped => logitd_shim_sample_shipped(batch, shim, text, ERROR_BYTES),
-                Build::Small => logitd_shim_sample_small(batch, shim, text, ERROR_BYTES),
-            }
-        };
-        said(code, &error)
+        let functions = Functions::of(self.options.build);
+        if let Some(batch) = &launch.adjust {
+            run(functions.adjust, batch, &ShimLaunch { shared_bytes: 16, ..shim })?;
+        }
+        run(functions.sample, &launch.batch, &shim)?;
+        let shared_bytes = launch.inspect_shared_bytes();
+        for batch in launch.inspect.iter().flatten() {
+            run(functions.inspect, batch, &ShimLaunch { shared_bytes, ..shim })?;
+        }
+        Ok(())
     }
 
     fn finish(&mut self, _: usize) -> Result<(), String> {
@@ -307,7 +312,46 @@ impl AsFlattenedBytes for [Line] {
 
 const ERROR_BYTES: usize = 1024;
 
+/// A kernel of a build, with an argument of this type.
+type Function<T> =
+    unsafe extern "C" fn(*const T, *const ShimLaunch, *mut c_char, usize) -> c_int;
+
+/// The kernels of a build.
+struct Functions {
+    adjust: Function<AdjustBatch>,
+    sample: Function<Batch>,
+    inspect: Function<InspectBatch>,
+}
+
+impl Functions {
+    fn of(build: Build) -> Self {
+        match build {
+            Build::Shipped => Self {
+                adjust: logitd_shim_adjust_shipped,
+                sample: logitd_shim_sample_shipped,
+                inspect: logitd_shim_inspect_shipped,
+            },
+            Build::Small => Self {
+                adjust: logitd_shim_adjust_small,
+                sample: logitd_shim_sample_small,
+                inspect: logitd_shim_inspect_small,
+            },
+        }
+    }
+}
+
+/// Launches a kernel whose argument is of a launch that the driver has looked at.
+fn run<T>(function: Function<T>, batch: &T, shim: &ShimLaunch) -> Result<(), String> {
+    let mut error = [0; ERROR_BYTES];
+    // SAFETY: the batch's addresses are those of the driver's memory, which nothing else borrows now and which is as
+    // large as its asserts and the launcher's layout say; the kernels write the output, the scratch memory, the tiles,
+    // the control, and in the input the rows that they make and the counters of their descriptors only.
+    let code = unsafe { function(batch, shim, error.as_mut_ptr(), ERROR_BYTES) };
+    said(code, &error)
+}
+
 /// Mirrored in `shim.cpp`.
+#[derive(Clone, Copy)]
 #[repr(C)]
 struct ShimLaunch {
     seed: u64,
@@ -321,6 +365,18 @@ struct ShimLaunch {
 unsafe extern "C" {
     fn logitd_shim_geometry_shipped(geometry: *mut Geometry);
     fn logitd_shim_geometry_small(geometry: *mut Geometry);
+    fn logitd_shim_adjust_shipped(
+        batch: *const AdjustBatch,
+        launch: *const ShimLaunch,
+        error: *mut c_char,
+        error_bytes: usize,
+    ) -> c_int;
+    fn logitd_shim_adjust_small(
+        batch: *const AdjustBatch,
+        launch: *const ShimLaunch,
+        error: *mut c_char,
+        error_bytes: usize,
+    ) -> c_int;
     fn logitd_shim_sample_shipped(
         batch: *const Batch,
         launch: *const ShimLaunch,
@@ -329,6 +385,18 @@ unsafe extern "C" {
     ) -> c_int;
     fn logitd_shim_sample_small(
         batch: *const Batch,
+        launch: *const ShimLaunch,
+        error: *mut c_char,
+        error_bytes: usize,
+    ) -> c_int;
+    fn logitd_shim_inspect_shipped(
+        batch: *const InspectBatch,
+        launch: *const ShimLaunch,
+        error: *mut c_char,
+        error_bytes: usize,
+    ) -> c_int;
+    fn logitd_shim_inspect_small(
+        batch: *const InspectBatch,
         launch: *const ShimLaunch,
         error: *mut c_char,
         error_bytes: usize,

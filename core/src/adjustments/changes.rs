@@ -27,6 +27,7 @@ pub struct Buffers {
     touched: Touched,
     repeats: repeats::Buffers,
     dry_penalties: Vec<f32>,
+    stops: Vec<Touch>,
 }
 
 /// What is done to a row.
@@ -34,6 +35,7 @@ pub struct Buffers {
 pub struct Changes<'a> {
     mask: Option<&'a [u32]>,
     touched: &'a [Touch],
+    stops: &'a [Touch],
     penalties: Option<Penalties>,
 }
 
@@ -64,6 +66,17 @@ impl Changes<'_> {
         self.touched
     }
 
+    /// Stop tokens that are neither allowed nor touched, unless without them no token of the others, as it is stored, is
+    /// above -inf or NaN: then these have new logits too. None where that was known ([`changes`]).
+    pub fn stops(&self) -> &[Touch] {
+        self.stops
+    }
+
+    /// What [`apply`](Self::apply) goes by beside the touch.
+    pub fn penalties(&self) -> Option<Penalties> {
+        self.penalties
+    }
+
     /// The new logit of a token, from the one that is stored.
     pub fn apply(&self, touch: &Touch, mut x: f32) -> f32 {
         if touch.bias != 0.0 {
@@ -76,6 +89,23 @@ impl Changes<'_> {
             x -= touch.dry;
         }
         x
+    }
+}
+
+impl Touch {
+    /// What is added; 0 is nothing.
+    pub fn bias(&self) -> f32 {
+        self.bias
+    }
+
+    /// How often the output holds it, if it has penalties.
+    pub fn count(&self) -> Option<u32> {
+        self.count
+    }
+
+    /// What DRY takes off; 0 is nothing.
+    pub fn dry(&self) -> f32 {
+        self.dry
     }
 }
 
@@ -101,8 +131,29 @@ pub fn changes<'a>(
     stored: impl Fn(u32) -> f32,
     buffers: &'a mut Buffers,
 ) -> Changes<'a> {
+    work_out(adjustments, params, vocab_size, Some(stored), buffers)
+}
+
+/// The same of a row whose stored logits are elsewhere: whoever has them decides about [`Changes::stops`].
+pub fn changes_unseen<'a>(
+    adjustments: &Adjustments,
+    params: &SamplingParams,
+    vocab_size: u32,
+    buffers: &'a mut Buffers,
+) -> Changes<'a> {
+    work_out(adjustments, params, vocab_size, None::<fn(u32) -> f32>, buffers)
+}
+
+fn work_out<'a>(
+    adjustments: &Adjustments,
+    params: &SamplingParams,
+    vocab_size: u32,
+    stored: Option<impl Fn(u32) -> f32>,
+    buffers: &'a mut Buffers,
+) -> Changes<'a> {
     let lists = adjustments.lists();
-    let Buffers { history, mask, touched, repeats, dry_penalties } = buffers;
+    let Buffers { history, mask, touched, repeats, dry_penalties, stops } = buffers;
+    stops.clear();
     history.clear();
     let ngram = params.no_repeat_ngram();
     if ngram.is_some() || params.dry().is_some() || !lists.bad_words.is_empty() {
@@ -118,10 +169,12 @@ pub fn changes<'a>(
     }
     let output_length = lists.output_length.unwrap_or(lists.output.len() as u32);
     if params.min_tokens() > output_length {
-        mask.ban_stops(&lists.stop_ids, |token| {
-            let x = stored(token);
-            x.is_nan() || x > f32::NEG_INFINITY
-        });
+        let banned = mask.ban_stops(&lists.stop_ids);
+        match stored {
+            None => stops.extend(banned.iter().map(|&token| Touch { token, ..Touch::default() })),
+            Some(stored) if !mask.allows_any(|token| is_there(stored(token))) => mask.unban(banned),
+            Some(_) => {}
+        }
     }
 
     touched.begin(vocab_size);
@@ -140,9 +193,15 @@ pub fn changes<'a>(
         let breakers = adjustments.breakers();
         touched.repeat(Repetitions::of(window, breakers, repeats), dry, breakers, dry_penalties);
     }
+    stops.iter_mut().for_each(|stop| *stop = touched.of(stop.token));
     touched.end(mask);
     mask.ban(touched.list.iter().map(|touch| touch.token));
-    Changes { mask: mask.words(), touched: &touched.list, penalties }
+    Changes { mask: mask.words(), touched: &touched.list, stops, penalties }
+}
+
+/// Whether a token could be sampled, or spoils its row.
+fn is_there(x: f32) -> bool {
+    x.is_nan() || x > f32::NEG_INFINITY
 }
 
 fn biases(lists: &AdjustmentsSpec) -> impl Iterator<Item = (u32, f32)> {
@@ -207,18 +266,23 @@ impl Mask {
         self.words.is_empty() || self.words[token as usize / 32] >> (token % 32) & 1 == 1
     }
 
-    /// Bans stop tokens, unless that leaves no token that is `there`.
-    fn ban_stops(&mut self, stop_ids: &[u32], there: impl Fn(u32) -> bool) {
+    /// Bans stop tokens. Which of them were allowed, each once.
+    fn ban_stops(&mut self, stop_ids: &[u32]) -> Vec<u32> {
         let vocab_size = self.vocab_size;
         let stops = stop_ids.iter().copied().filter(|&token| token < vocab_size);
-        let stops: Vec<u32> = stops.filter(|&token| self.allows(token)).collect();
+        let mut stops: Vec<u32> = stops.filter(|&token| self.allows(token)).collect();
+        stops.sort_unstable();
+        stops.dedup();
         self.ban(stops.iter().copied());
-        if !stops.is_empty() && !self.allowed().any(there) {
-            self.words_with(stops);
-        }
+        stops
     }
 
-    fn words_with(&mut self, tokens: Vec<u32>) {
+    /// Whether a token that is allowed is `there`; true as well where nothing was banned.
+    fn allows_any(&self, there: impl Fn(u32) -> bool) -> bool {
+        self.words.is_empty() || self.allowed().any(there)
+    }
+
+    fn unban(&mut self, tokens: Vec<u32>) {
         tokens.into_iter().for_each(|token| self.words[token as usize / 32] |= 1 << (token % 32));
     }
 
@@ -260,6 +324,14 @@ impl Touched {
             *place = self.list.len() as u32;
         }
         change(&mut self.list[*place as usize - 1]);
+    }
+
+    /// A token's entry; one without a change where there is none. The token is there.
+    fn of(&self, token: u32) -> Touch {
+        match self.places[token as usize] {
+            0 => Touch { token, ..Touch::default() },
+            place => self.list[place as usize - 1],
+        }
     }
 
     /// Notes how often the output holds each token of the history.

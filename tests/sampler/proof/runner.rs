@@ -3,7 +3,9 @@
 
 use logitd_core::backend::DeviceInfo;
 use logitd_core::backend::cuda::abi::{Batch, Probe};
+use logitd_core::backend::cuda::adjust::AdjustBatch;
 use logitd_core::backend::cuda::driver::{Addresses, Driver, Launch};
+use logitd_core::backend::cuda::inspect::InspectBatch;
 use logitd_core::backend::cuda::launcher::Launcher;
 use logitd_core::backend::cuda::plan::{Capacity, Geometry, Kernel, Properties, Residency};
 use logitd_shim::{Order, ShimOptions};
@@ -12,7 +14,13 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 /// What fits a launch of this suite.
-const CAPACITY: Capacity = Capacity { rows: 64, input_bytes: 4 << 20, draws: 4096, tiles: 8192 };
+const CAPACITY: Capacity = Capacity {
+    rows: 64,
+    input_bytes: 4 << 20,
+    draws: 4096,
+    tiles: 8192,
+    answer_bytes: 1 << 20,
+};
 
 /// A driver that has another process run the kernels.
 pub struct Runner {
@@ -151,12 +159,10 @@ impl Runner {
         put64(&mut bytes, &[seed]);
         put32(&mut bytes, &[kernel, order, shared, resident]);
         match launch {
-            None => bytes.extend([0; size_of::<Batch>() + 16]),
+            None => bytes.extend([0; size_of::<Batch>() + BESIDE_BYTES + 16]),
             Some(launch) => {
-                let Batch { rows, outcomes, draws, control, scratch, tiles, .. } = launch.batch;
-                let Batch { row_count, team_blocks, tile_capacity, stage_bytes, .. } = launch.batch;
-                put64(&mut bytes, &[rows, outcomes, draws, control, scratch, tiles]);
-                put32(&mut bytes, &[row_count, team_blocks, tile_capacity, stage_bytes]);
+                put_batch(&mut bytes, &launch.batch);
+                put_beside(&mut bytes, launch);
                 put64(&mut bytes, &[launch.input_bytes as u64, launch.output_bytes as u64]);
             }
         }
@@ -240,6 +246,35 @@ impl Driver for Runner {
 
     fn output(&self, _: usize) -> &[u8] {
         &self.output
+    }
+}
+
+/// Arguments of the launches before and after.
+const BESIDE_BYTES: usize = size_of::<AdjustBatch>() + 2 * size_of::<InspectBatch>();
+
+fn put_batch(bytes: &mut Vec<u8>, batch: &Batch) {
+    let Batch { rows, outcomes, draws, control, scratch, tiles, .. } = *batch;
+    let Batch { row_count, team_blocks, tile_capacity, stage_bytes, .. } = *batch;
+    put64(bytes, &[rows, outcomes, draws, control, scratch, tiles]);
+    put32(bytes, &[row_count, team_blocks, tile_capacity, stage_bytes]);
+}
+
+fn put_beside(bytes: &mut Vec<u8>, launch: &Launch) {
+    match launch.adjust {
+        None => bytes.extend([0; size_of::<AdjustBatch>()]),
+        Some(AdjustBatch { rows, row_count, row_blocks }) => {
+            put64(bytes, &[rows]);
+            put32(bytes, &[row_count, row_blocks]);
+        }
+    }
+    for inspect in launch.inspect {
+        match inspect {
+            None => bytes.extend([0; size_of::<InspectBatch>()]),
+            Some(InspectBatch { batch, asked }) => {
+                put_batch(bytes, &batch);
+                put64(bytes, &[asked]);
+            }
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use super::nvcc::Kernels;
 use super::program::Program;
 use logitd_core::backend::DeviceInfo;
 use logitd_core::backend::cuda::abi::{Batch, Probe};
+use logitd_core::backend::cuda::adjust::AdjustBatch;
 use logitd_core::backend::cuda::driver::{Addresses, Driver, Launch};
 use logitd_core::backend::cuda::launcher::Launcher;
 use logitd_core::backend::cuda::plan::{Capacity, Kernel, Packing, Properties, Residency};
@@ -14,7 +15,13 @@ use std::sync::Arc;
 
 /// Two launches on their way find mistakes that one hides.
 const SLOTS: usize = 2;
-const CAPACITY: Capacity = Capacity { rows: 16, input_bytes: 1 << 20, draws: 1 << 12, tiles: 2048 };
+const CAPACITY: Capacity = Capacity {
+    rows: 16,
+    input_bytes: 1 << 20,
+    draws: 1 << 12,
+    tiles: 2048,
+    answer_bytes: 256 << 10,
+};
 
 /// How launches run.
 #[derive(Clone, Copy, Debug)]
@@ -184,9 +191,23 @@ impl Driver for PtxDriver {
             seed => (seed << 32) + self.launches,
         };
         let kernels = self.kernels.clone();
+        if let Some(adjust) = &wanted.adjust {
+            let blocks = adjust.row_count * adjust.row_blocks;
+            let geometry = Geometry { blocks, cluster: 1, dynamic_shared_bytes: 16, ..geometry };
+            launch(&kernels.adjust, geometry, &bytes_of_adjust(adjust), &mut self.memory, seed)?;
+        }
         let program = program(&kernels, self.options.kernel);
         self.executed = launch(program, geometry, &bytes_of(batch), &mut self.memory, seed)?;
-        self.check_clean()
+        self.check_clean()?;
+        for inspect in wanted.inspect.iter().flatten() {
+            let blocks = inspect.batch.row_count * inspect.batch.team_blocks;
+            let dynamic_shared_bytes = wanted.inspect_shared_bytes() as usize;
+            let geometry = Geometry { blocks, cluster: 1, dynamic_shared_bytes, ..geometry };
+            let argument = [&bytes_of(&inspect.batch)[..], &inspect.asked.to_le_bytes()].concat();
+            launch(&kernels.inspect, geometry, &argument, &mut self.memory, seed)?;
+            self.check_clean()?;
+        }
+        Ok(())
     }
 
     fn finish(&mut self, _: usize) -> Result<(), String> {
@@ -212,6 +233,13 @@ fn bytes_of(batch: &Batch) -> Vec<u8> {
     let longs = [rows, outcomes, draws, control, scratch, tiles].map(u64::to_le_bytes);
     let words = [row_count, team_blocks, tile_capacity, stage_bytes].map(u32::to_le_bytes);
     longs.as_flattened().iter().chain(words.as_flattened()).copied().collect()
+}
+
+/// The argument of `logitd_adjust` as it reads it.
+fn bytes_of_adjust(batch: &AdjustBatch) -> Vec<u8> {
+    let AdjustBatch { rows, row_count, row_blocks } = *batch;
+    let words = [row_count, row_blocks].map(u32::to_le_bytes);
+    rows.to_le_bytes().iter().chain(words.as_flattened()).copied().collect()
 }
 
 /// Asks `logitd_probe` whether its compiler kept to the arithmetic.

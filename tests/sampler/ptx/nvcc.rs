@@ -25,6 +25,8 @@ pub struct Kernels {
     pub module: Module,
     pub grid: Program,
     pub cluster: Program,
+    pub adjust: Program,
+    pub inspect: Program,
     pub probe: Program,
 }
 
@@ -35,8 +37,10 @@ impl Kernels {
         let program = |name| prepare(module.entry(name)?);
         let grid = program("logitd_sample_grid")?;
         let cluster = program("logitd_sample_cluster")?;
+        let adjust = program("logitd_adjust")?;
+        let inspect = program("logitd_inspect")?;
         let probe = program("logitd_probe")?;
-        Ok(Self { text, module, grid, cluster, probe })
+        Ok(Self { text, module, grid, cluster, adjust, inspect, probe })
     }
 }
 

@@ -18,6 +18,29 @@ pub mod flags {
     pub const RACE: u32 = 8;
 }
 
+/// What the kernels read as bytes.
+///
+/// # Safety
+/// `repr(C)` without padding, so that every byte is initialized.
+pub(super) unsafe trait Plain: Copy {
+    /// Its bytes, as the kernels read them.
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: as many bytes as the value has, all initialized; bytes have no alignment to keep.
+        unsafe { std::slice::from_raw_parts(std::ptr::from_ref(self).cast(), size_of::<Self>()) }
+    }
+}
+
+/// The bytes of a list, as the kernels read them.
+pub(super) fn bytes_of<T: Plain>(values: &[T]) -> &[u8] {
+    // SAFETY: as in `Plain::bytes`; a slice has no padding between values.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
+}
+
+// SAFETY: an integer.
+unsafe impl Plain for u32 {}
+// SAFETY: the fields' sizes add up to the 80 bytes that are asserted below.
+unsafe impl Plain for RowDescriptor {}
+
 /// One row of a launch: where its logits lie and what to do with it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C)]
@@ -109,13 +132,6 @@ impl RowDescriptor {
                 }
             }
         }
-    }
-
-    /// Its bytes, as the kernels read them.
-    pub fn as_bytes(&self) -> &[u8; size_of::<Self>()] {
-        // SAFETY: repr(C) without padding (the fields' sizes add up to the 80 bytes asserted above), so
-        // every byte is initialized; a byte array has no alignment to keep.
-        unsafe { &*std::ptr::from_ref(self).cast() }
     }
 }
 

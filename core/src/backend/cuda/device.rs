@@ -3,7 +3,7 @@
 //! Each slot has a stream of its own, in which its launch goes from beginning to end:
 //!
 //! ```text
-//! copy the input -> wait for the kernel launched before -> kernel -> copy the output
+//! copy the input -> adjust rows -> wait for the kernels launched before -> sample -> inspect -> copy the output
 //! ```
 //!
 //! so that the copies of one slot overlap with the kernel of another, while kernels, which share one scratch
@@ -36,6 +36,8 @@ use std::time::Duration;
 const SLOTS: usize = 3;
 /// Draws of a launch. More than any request has by default.
 const DRAWS: usize = 1 << 16;
+/// Bytes of what is said beside tokens of the rows of a launch: the bitmasks of 256 rows of 131,072 tokens.
+const ANSWER_BYTES: usize = 4 << 20;
 /// Rows of the most usual kind are of at most 2^18 tokens; longer ones go fewer a launch.
 const TILES_OF_USUAL_ROW: usize = (1 << 18) / TILE + 8;
 const TILES_OF_ROW_MAX: usize = VOCAB_SIZE_MAX as usize / TILE + 1;
@@ -97,6 +99,8 @@ pub struct CudaDriver {
     kernel: CUfunction,
     /// The grid kernel, where launches may take it in place of `kernel`.
     grid: Option<CUfunction>,
+    adjust: CUfunction,
+    inspect: CUfunction,
     probe: CUfunction,
     slots: Vec<Slot>,
     control: u64,
@@ -146,6 +150,7 @@ impl CudaDriver {
             input_bytes: options.launch_bytes_max,
             draws: DRAWS,
             tiles: (options.launch_rows_max * TILES_OF_USUAL_ROW).max(TILES_OF_ROW_MAX),
+            answer_bytes: ANSWER_BYTES,
         };
         let slots = (0..SLOTS)
             .map(|_| Slot::new(&mut context, &capacity))
@@ -175,6 +180,8 @@ impl CudaDriver {
             hang_timeout: options.hang_timeout,
             kernel: choice.function,
             grid: choice.grid.map(|(function, _)| function),
+            adjust: context.function(module, c"logitd_adjust")?,
+            inspect: context.function(module, c"logitd_inspect")?,
             probe: context.function(module, c"logitd_probe")?,
             module,
             slots,
@@ -283,6 +290,7 @@ impl CudaDriver {
         self.record(begun, stream)?;
         self.upload(slot, launch)?;
         self.record(uploaded, stream)?;
+        self.launch_adjust(launch, stream)?;
         if let Some(last) = self.last.filter(|&last| last != slot) {
             // SAFETY: stream and event are this driver's own and alive.
             check("cuStreamWaitEvent", unsafe {
@@ -290,6 +298,7 @@ impl CudaDriver {
             })?;
         }
         self.launch_sample(launch, stream)?;
+        self.launch_inspect(launch, stream)?;
         self.last = Some(slot);
         self.record(computed, stream)?;
         self.download(slot, launch)?;
@@ -325,6 +334,33 @@ impl CudaDriver {
         check("cuMemcpyDtoHAsync", unsafe {
             sys::cuMemcpyDtoHAsync_v2(host_output.start.cast(), output, launch.output_bytes, stream)
         })
+    }
+
+    /// It needs no memory but the slot's own, so it waits for no other kernel.
+    fn launch_adjust(&self, launch: &Launch, stream: CUstream) -> Result<(), String> {
+        let Some(mut batch) = launch.adjust else { return Ok(()) };
+        let parameters = [(&raw mut batch).cast::<c_void>()];
+        let grid = Grid {
+            blocks: batch.row_count * batch.row_blocks,
+            threads: self.properties.geometry.threads,
+            shared_bytes: 16,
+            cluster_blocks: 1,
+        };
+        grid.launch(self.adjust, stream, &parameters)
+    }
+
+    fn launch_inspect(&self, launch: &Launch, stream: CUstream) -> Result<(), String> {
+        for mut inspect in launch.inspect.into_iter().flatten() {
+            let parameters = [(&raw mut inspect).cast::<c_void>()];
+            let grid = Grid {
+                blocks: inspect.batch.row_count * inspect.batch.team_blocks,
+                threads: self.properties.geometry.threads,
+                shared_bytes: launch.inspect_shared_bytes(),
+                cluster_blocks: 1,
+            };
+            grid.launch(self.inspect, stream, &parameters)?;
+        }
+        Ok(())
     }
 
     fn launch_sample(&self, launch: &Launch, stream: CUstream) -> Result<(), String> {

@@ -1,6 +1,8 @@
 //! A device, as far as the launcher needs one.
 
 use super::abi::Batch;
+use super::adjust::AdjustBatch;
+use super::inspect::InspectBatch;
 use super::plan::{Capacity, Kernel, Properties};
 use crate::backend::DeviceInfo;
 use std::time::Duration;
@@ -30,7 +32,7 @@ pub trait Driver: Send {
     /// The host's memory of a slot's input, to be written while the slot is free.
     fn input(&mut self, slot: usize) -> &mut [u8];
 
-    /// Brings the parts of the input together on the device, runs the kernel, copies the output back. May
+    /// Brings the parts of the input together on the device, runs the kernels, copies the output back. May
     /// return before any of this is done.
     fn start(&mut self, slot: usize, launch: &Launch) -> Result<(), String>;
 
@@ -64,12 +66,16 @@ pub struct Addresses {
 /// One launch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
+    /// What is done to rows before, if anything is.
+    pub adjust: Option<AdjustBatch>,
     /// The kernel's argument.
     pub batch: Batch,
     /// The kernel.
     pub kernel: Kernel,
     /// Shared memory a block.
     pub shared_bytes: u32,
+    /// What is asked afterwards: of logits as they were sampled, and of stored ones.
+    pub inspect: [Option<InspectBatch>; 2],
     /// How much of the input there is.
     pub input_bytes: usize,
     /// What it is made of, by ascending place.
@@ -79,6 +85,11 @@ pub struct Launch {
 }
 
 impl Launch {
+    /// Shared memory a block of what is asked afterwards: nothing is staged there.
+    pub fn inspect_shared_bytes(&self) -> u32 {
+        self.shared_bytes - self.batch.stage_bytes
+    }
+
     /// Whether the parts are within the input, and none is over another.
     pub fn has_its_input(&self) -> bool {
         let mut end = 0;

@@ -1,11 +1,13 @@
 //! Rows in, launches out, results back: the host's half of the kernels, the same for every driver.
 
-use super::abi::{Batch, RowDescriptor, RowDraw, RowOutcome};
+use super::abi::{Batch, Plain, RowDescriptor, RowDraw, RowOutcome, bytes_of};
+use super::adjust::{AdjustBatch, Change};
 use super::driver::{Driver, Launch, Part};
-use super::plan::{Layout, Shape, draws_at};
+use super::inspect::{self, Answers, InspectBatch, InspectDescriptor};
+use super::plan::{Layout, Shape, answers_at, draws_at};
+use crate::adjustments::changes;
 use crate::arithmetic::logprob::logprob;
 use crate::arithmetic::plan::Plan;
-use crate::backend::adjusted::Adjuster;
 use crate::backend::cpu::{Cpu, CpuOptions};
 use crate::backend::{Backend, DeviceError, DeviceInfo};
 use crate::batch::{Draw, Outcome, Results, Row, RowStatus, Slot};
@@ -19,6 +21,8 @@ use std::time::{Duration, Instant};
 /// A batch is cut into launches that fit the driver's slots. While one launch runs, the rows of the next
 /// are copied into another slot, so that copying and computing overlap. A row that is lent and lies in the
 /// device's memory does not pass through the host's.
+///
+/// A row whose adjustments and questions do not fit a launch is sampled by the processor, which has the same bits.
 pub struct Launcher<D> {
     driver: D,
     /// The device's id, by which lent rows know whether they lie there.
@@ -26,10 +30,12 @@ pub struct Launcher<D> {
     layouts: Vec<Layout>,
     flights: VecDeque<Flight>,
     copy_time: Duration,
-    adjuster: Adjuster,
-    /// What adjustments made of rows, as many as a batch had at most.
-    adjusted: Vec<Vec<u8>>,
-    /// Who samples rows of which more than tokens is asked; nobody before there is one.
+    buffers: changes::Buffers,
+    /// What is done to rows, as many as a batch had at most.
+    changes: Vec<Change>,
+    /// One row, for a look at what it takes.
+    alone: Layout,
+    /// Who samples rows that do not fit; nobody before there is one.
     host: Option<Cpu>,
     host_results: Results,
 }
@@ -53,8 +59,9 @@ impl<D: Driver> Launcher<D> {
             layouts,
             flights,
             copy_time: Duration::ZERO,
-            adjuster: Adjuster::default(),
-            adjusted: vec![],
+            buffers: changes::Buffers::default(),
+            changes: vec![],
+            alone: Layout::default(),
             host: None,
             host_results: Results::default(),
         }
@@ -70,27 +77,69 @@ impl<D: Driver> Launcher<D> {
         &mut self.driver
     }
 
-    /// Samples every row. No kernel finds log-probabilities or kept ids: rows of which these are asked are sampled by
-    /// the processor, which has the same bits, and the others are launched. One that lies in the device's memory is
-    /// copied to the host by whoever lent it.
+    /// Samples every row: on the device, but for those that do not fit.
     fn run_all(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), String> {
-        let asks = |row: &Row<'_>| row.inspect().is_some();
-        if !rows.iter().any(asks) {
-            return self.run_adjusted(rows, results.slots());
+        let begun = Instant::now();
+        let mut changes = std::mem::take(&mut self.changes);
+        let changed = self.work_out(rows, &mut changes);
+        let mut is_large = |(i, row)| {
+            let change = changes[..changed].get(i..=i).unwrap_or_default();
+            self.is_too_large(row, change)
+        };
+        let some_are_large = rows.iter().enumerate().any(&mut is_large);
+        let large = some_are_large.then(|| rows.iter().enumerate().map(is_large).collect());
+        self.copy_time += begun.elapsed();
+        let ran = match large {
+            None => self.run(rows, &changes[..changed], results.slots()),
+            Some(large) => self.run_with_host(rows, large, &mut changes, results),
+        };
+        self.changes = changes;
+        ran
+    }
+
+    /// Works out what is done to rows. How many of the changes count: none where nothing is done to any row.
+    fn work_out(&mut self, rows: &[Row<'_>], changes: &mut Vec<Change>) -> usize {
+        if rows.iter().all(|row| row.adjustments().is_none()) {
+            return 0;
         }
-        let on_host: Vec<Row<'_>> = rows.iter().copied().filter(asks).collect();
-        let launched: Vec<Row<'_>> = rows.iter().copied().filter(|row| !asks(row)).collect();
-        let (host_slots, slots): (Vec<_>, Vec<_>) =
-            results.slots().partition(|slot| slot.inspection.is_some());
+        changes.resize_with(changes.len().max(rows.len()), Change::default);
+        rows.iter().zip(&mut *changes).for_each(|(row, change)| change.set(row, &mut self.buffers));
+        rows.len()
+    }
+
+    /// Whether a row does not fit a launch, which one without adjustments and questions always does.
+    fn is_too_large(&mut self, row: &Row<'_>, change: &[Change]) -> bool {
+        let asks = row.adjustments().is_some() || row.inspect().is_some();
+        let (capacity, packing) = (self.driver.capacity(), self.driver.properties().packing);
+        asks && !self.alone.fits_alone(row, change, capacity, packing)
+    }
+
+    /// Has the processor sample some rows. One that lies in the device's memory is copied to the host by whoever lent it.
+    fn run_with_host(
+        &mut self,
+        rows: &[Row<'_>],
+        large: Vec<bool>,
+        changes: &mut Vec<Change>,
+        results: &mut Results,
+    ) -> Result<(), String> {
+        let of = |wanted: bool| {
+            let all = rows.iter().zip(&large).filter(move |(_, large)| **large == wanted);
+            all.map(|(row, _)| *row).collect::<Vec<Row<'_>>>()
+        };
+        let (launched, on_host) = (of(false), of(true));
+        let slots = results.slots().zip(&large);
+        let (host_slots, slots): (Vec<_>, Vec<_>) = slots.partition(|(_, large)| **large);
         if !launched.is_empty() {
-            self.run_adjusted(&launched, slots.into_iter())?;
+            let changed = self.work_out(&launched, changes);
+            let slots = slots.into_iter().map(|(slot, _)| slot);
+            self.run(&launched, &changes[..changed], slots)?;
         }
         let host = match &mut self.host {
             Some(host) => host,
             none => none.insert(Cpu::new(CpuOptions::default()).map_err(|e| e.to_string())?),
         };
         host.sample(&on_host, &mut self.host_results).map_err(|error| error.reason)?;
-        for (slot, found) in host_slots.into_iter().zip(self.host_results.slots()) {
+        for ((slot, _), found) in host_slots.into_iter().zip(self.host_results.slots()) {
             *slot.outcome = *found.outcome;
             slot.draws.copy_from_slice(found.draws);
             if let (Some(inspection), Some(found)) = (slot.inspection, found.inspection) {
@@ -100,30 +149,11 @@ impl<D: Driver> Launcher<D> {
         Ok(())
     }
 
-    /// Launches everything, each row as its adjustments make it.
-    fn run_adjusted<'r>(
-        &mut self,
-        rows: &[Row<'_>],
-        slots: impl Iterator<Item = Slot<'r>>,
-    ) -> Result<(), String> {
-        if rows.iter().all(|row| row.adjustments().is_none()) {
-            return self.run(rows, slots);
-        }
-        let begun = Instant::now();
-        let mut adjusted = std::mem::take(&mut self.adjusted);
-        adjusted.resize_with(adjusted.len().max(rows.len()), Vec::new);
-        let copies = rows.iter().zip(&mut adjusted);
-        let rows: Vec<_> = copies.map(|(row, copy)| self.adjuster.apply(row, copy)).collect();
-        self.copy_time += begun.elapsed();
-        let run = self.run(&rows, slots);
-        self.adjusted = adjusted;
-        run
-    }
-
     /// Launches everything, taking results as slots are needed again.
     fn run<'r>(
         &mut self,
         rows: &[Row<'_>],
+        changes: &[Change],
         mut slots: impl Iterator<Item = Slot<'r>>,
     ) -> Result<(), String> {
         let mut next = 0;
@@ -132,7 +162,8 @@ impl<D: Driver> Launcher<D> {
             if self.flights.len() == self.layouts.len() {
                 self.land(rows, &mut slots)?;
             }
-            let taken = self.take_off(slot, &rows[next..])?;
+            let changes = changes.get(next..).unwrap_or_default();
+            let taken = self.take_off(slot, &rows[next..], changes)?;
             self.flights.push_back(Flight { slot, rows: next..next + taken });
             next += taken;
             slot = (slot + 1) % self.layouts.len();
@@ -144,8 +175,13 @@ impl<D: Driver> Launcher<D> {
     }
 
     /// Starts a launch of as many rows as fit.
-    fn take_off(&mut self, slot: usize, rows: &[Row<'_>]) -> Result<usize, String> {
-        let launch = self.prepare(slot, rows);
+    fn take_off(
+        &mut self,
+        slot: usize,
+        rows: &[Row<'_>],
+        changes: &[Change],
+    ) -> Result<usize, String> {
+        let launch = self.prepare_changed(slot, rows, changes);
         self.driver.start(slot, &launch)?;
         Ok(launch.batch.row_count as usize)
     }
@@ -154,44 +190,25 @@ impl<D: Driver> Launcher<D> {
     pub fn shape(&self, rows: &[Row<'_>]) -> Shape {
         let properties = *self.driver.properties();
         let mut layout = Layout::default();
-        layout.fill(rows, self.driver.capacity(), properties.packing);
+        layout.fill(rows, &[], self.driver.capacity(), properties.packing);
         Shape::choose(&layout, &properties)
     }
 
     /// Lays out as many rows as fit in a slot that is free, without starting the launch.
     pub fn prepare(&mut self, slot: usize, rows: &[Row<'_>]) -> Launch {
+        let mut changes = std::mem::take(&mut self.changes);
+        let changed = self.work_out(rows, &mut changes);
+        let launch = self.prepare_changed(slot, rows, &changes[..changed]);
+        self.changes = changes;
+        launch
+    }
+
+    fn prepare_changed(&mut self, slot: usize, rows: &[Row<'_>], changes: &[Change]) -> Launch {
         let properties = *self.driver.properties();
-        let layout = &mut self.layouts[slot];
-        let taken = layout.fill(rows, self.driver.capacity(), properties.packing);
-        let addresses = self.driver.addresses(slot);
         let begun = Instant::now();
-        let descriptors = Part::Host { at: 0, bytes: taken * size_of::<RowDescriptor>() };
-        let mut parts = vec![descriptors];
-        let input = self.driver.input(slot);
-        for (i, row) in rows[..taken].iter().enumerate() {
-            let at = layout.logits_at[i];
-            let address = addresses.input + at as u64;
-            let first_draw = layout.first_draws[i];
-            let ids = layout.ids_at[i].map_or(0, |at| addresses.input + at as u64);
-            let descriptor = RowDescriptor::new(row, &layout.plans[i], address, ids, first_draw);
-            input[i * size_of::<RowDescriptor>()..][..size_of::<RowDescriptor>()]
-                .copy_from_slice(descriptor.as_bytes());
-            let bytes = row.bytes();
-            let part = match row.address_on(&self.id) {
-                Some(from) => Part::Device { from, at, bytes },
-                None => {
-                    row.copy_to(0, &mut input[at..at + bytes]);
-                    Part::Host { at, bytes }
-                }
-            };
-            Part::push(&mut parts, part);
-            if let Some(at) = layout.ids_at[i] {
-                let bytes = row.ids().expect("ids that are asked for");
-                input[at..at + bytes.len()].copy_from_slice(bytes);
-                Part::push(&mut parts, Part::Host { at, bytes: bytes.len() });
-            }
-        }
-        self.copy_time += begun.elapsed();
+        let addresses = self.driver.addresses(slot);
+        let layout = &mut self.layouts[slot];
+        let taken = layout.fill(rows, changes, self.driver.capacity(), properties.packing);
         let shape = Shape::choose(layout, &properties);
         let batch = Batch {
             rows: addresses.input,
@@ -205,13 +222,45 @@ impl<D: Driver> Launcher<D> {
             tile_capacity: layout.tile_capacity as u32,
             stage_bytes: shape.stage_bytes,
         };
+        let answers_at = answers_at(taken, layout.draws);
+        let mut filling = Filling {
+            id: &self.id,
+            layout,
+            at: addresses.input,
+            answers: addresses.output + answers_at as u64,
+            input: self.driver.input(slot),
+            parts: vec![],
+            described: [0; 3],
+        };
+        filling.begin(taken);
+        for (i, row) in rows[..taken].iter().enumerate() {
+            filling.add(i, row, changes.get(i));
+        }
+        let Filling { parts, described: counts, .. } = filling;
+        self.copy_time += begun.elapsed();
+        let [changes_at, sampled_at, stored_at] = layout.descriptors_at;
+        let address = |at: usize| addresses.input + at as u64;
+        let adjust = (counts[0] > 0).then(|| {
+            let longest = rows[..taken].iter().map(Row::vocab_size).max().unwrap_or(1);
+            let threads = properties.geometry.threads;
+            AdjustBatch::new(address(changes_at), counts[0], longest, threads)
+        });
+        let inspect = [(sampled_at, counts[1]), (stored_at, counts[2])].map(|(at, row_count)| {
+            let batch = Batch { row_count, stage_bytes: 0, ..batch };
+            (row_count > 0).then(|| InspectBatch { batch, asked: address(at) })
+        });
         Launch {
+            adjust,
             batch,
             kernel: shape.kernel,
             shared_bytes: shape.shared_bytes,
+            inspect,
             input_bytes: layout.input_bytes,
             input: parts,
-            output_bytes: draws_at(taken) + layout.draws * size_of::<RowDraw>(),
+            output_bytes: match inspect {
+                [None, None] => draws_at(taken) + layout.draws * size_of::<RowDraw>(),
+                _ => answers_at + layout.answer_bytes,
+            },
         }
     }
 
@@ -227,15 +276,22 @@ impl<D: Driver> Launcher<D> {
         self.driver.finish(slot)?;
         self.copy_time += self.driver.upload_time();
         let output = self.driver.output(slot);
+        let answers = answers_at(range.len(), layout.draws);
         let (outcomes, draws) = output.split_at(draws_at(range.len()));
         let (outcomes, _) = outcomes.as_chunks();
         let (draws, _) = draws.as_chunks();
         for (i, row) in rows[range].iter().enumerate() {
-            let place = slots.next().expect("as many places as rows");
+            let mut place = slots.next().expect("as many places as rows");
             let first = layout.first_draws[i] as usize;
             let draws = &draws[first..first + place.draws.len()];
             let outcome = RowOutcome::from_bytes(&outcomes[i]);
-            take_row(row, &layout.plans[i], &outcome, draws, place)?;
+            take_row(row, &layout.plans[i], &outcome, draws, &mut place)?;
+            if let (Some(asked), Some(inspection)) = (row.inspect(), place.inspection) {
+                let answers = answers_of(layout, i, row, |at, bytes| &output[answers + at..][..bytes]);
+                let plan = &layout.plans[i];
+                let Slot { outcome, draws, .. } = place;
+                *inspection = inspect::inspection(row, asked, plan, outcome, draws, answers)?;
+            }
         }
         Ok(())
     }
@@ -261,13 +317,146 @@ impl<D: Driver> Backend for Launcher<D> {
     }
 }
 
+/// A launch's input, while it is written.
+struct Filling<'a> {
+    /// The device's id.
+    id: &'a str,
+    layout: &'a Layout,
+    /// The device's address of the input.
+    at: u64,
+    /// The device's address of what will be said of rows beside their tokens.
+    answers: u64,
+    input: &'a mut [u8],
+    parts: Vec<Part>,
+    /// Descriptors so far: of changes, and of what is asked of sampled and of stored rows.
+    described: [u32; 3],
+}
+
+impl Filling<'_> {
+    /// The device's address of a place in the input.
+    fn address(&self, at: usize) -> u64 {
+        self.at + at as u64
+    }
+
+    /// Makes room for the descriptors of so many rows, and for all others.
+    fn begin(&mut self, rows: usize) {
+        let end = match self.layout.descriptors_at {
+            [at, _, end] if at == end => rows * size_of::<RowDescriptor>(),
+            _ => self.layout.descriptors_end,
+        };
+        self.parts.push(Part::Host { at: 0, bytes: end });
+    }
+
+    /// Writes a descriptor of these.
+    fn describe(&mut self, which: usize, descriptor: &impl Plain) {
+        let place = self.described[which] as usize * size_of_val(descriptor);
+        let at = self.layout.descriptors_at[which] + place;
+        self.input[at..at + size_of_val(descriptor)].copy_from_slice(descriptor.bytes());
+        self.described[which] += 1;
+    }
+
+    /// Writes what the host has.
+    fn put(&mut self, at: usize, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.input[at..at + bytes.len()].copy_from_slice(bytes);
+        Part::push(&mut self.parts, Part::Host { at, bytes: bytes.len() });
+    }
+
+    fn add(&mut self, i: usize, row: &Row<'_>, change: Option<&Change>) {
+        let layout = self.layout;
+        let stored_at = layout.logits_at[i];
+        self.add_logits(row, stored_at);
+        if let Some(at) = layout.ids_at[i] {
+            self.put(at, row.ids().expect("ids that are asked for"));
+        }
+        let stored = self.address(stored_at);
+        let ids = layout.ids_at[i].map_or(0, |at| self.address(at));
+        let plan = &layout.plans[i];
+        let described = RowDescriptor::new(row, plan, stored, ids, layout.first_draws[i]);
+        let mut sampled = described;
+        if let (Some(change), Some(places)) = (change, layout.changes[i]) {
+            let made = places.made_at.map(|at| self.address(layout.made_at + at));
+            sampled.logits = made.unwrap_or(stored);
+            sampled.dtype = change.dtype(row) as u32;
+            self.put(places.mask_at, bytes_of(&change.mask));
+            self.put(places.touches_at, bytes_of(&change.touches));
+            let [mask, touches] = [places.mask_at, places.touches_at].map(|at| self.address(at));
+            let addresses = [stored, sampled.logits, mask, touches];
+            self.describe(0, &change.descriptor(row, addresses));
+        }
+        let at = i * size_of::<RowDescriptor>();
+        self.input[at..at + size_of::<RowDescriptor>()].copy_from_slice(sampled.bytes());
+        if let (Some(asked), Some(places)) = (row.inspect(), layout.inspects[i]) {
+            self.put(places.ids_at, bytes_of(&asked.ids));
+            let (scale, raw) = (inspect::scale(plan), inspect::raw_scale());
+            for (which, row) in [sampled, described].into_iter().enumerate() {
+                let flags = places.questions[which];
+                if flags == 0 {
+                    continue;
+                }
+                let descriptor = InspectDescriptor {
+                    row: RowDescriptor { c: scale.c, dmin: scale.dmin, ..row },
+                    ids: self.address(places.ids_at),
+                    answer: self.answers + places.answers_at[which] as u64,
+                    kept: self.answers + places.kept_at as u64,
+                    sampled: i as u32,
+                    flags,
+                    id_count: asked.ids.len() as u32,
+                    top: asked.top,
+                    raw_c: raw.c,
+                    raw_dmin: raw.dmin,
+                };
+                self.describe(1 + which, &descriptor);
+            }
+        }
+    }
+
+    /// The logits, or where they come from.
+    fn add_logits(&mut self, row: &Row<'_>, at: usize) {
+        let bytes = row.bytes();
+        let part = match row.address_on(self.id) {
+            Some(from) => Part::Device { from, at, bytes },
+            None => {
+                row.copy_to(0, &mut self.input[at..at + bytes]);
+                Part::Host { at, bytes }
+            }
+        };
+        Part::push(&mut self.parts, part);
+    }
+}
+
+/// The answers to what is asked of a row, of which `part` has the bytes.
+fn answers_of<'a>(
+    layout: &Layout,
+    i: usize,
+    row: &Row<'_>,
+    part: impl Fn(usize, usize) -> &'a [u8],
+) -> Answers<'a> {
+    let (Some(asked), Some(places)) = (row.inspect(), layout.inspects[i]) else {
+        return Answers::default();
+    };
+    let bytes = inspect::answer_bytes(asked, row.params().draws() as usize);
+    let answer = |which: usize| {
+        let asked = places.questions[which] > 0;
+        asked.then(|| part(places.answers_at[which], bytes))
+    };
+    let kept = places.questions[0] & inspect::flags::SAY_KEPT > 0;
+    Answers {
+        sampled: answer(0),
+        stored: answer(1),
+        kept: kept.then(|| part(places.kept_at, inspect::kept_bytes(row.vocab_size()))),
+    }
+}
+
 /// Turns what the kernels said of a row into its result. What cannot be is the device's failure.
 fn take_row(
     row: &Row<'_>,
     plan: &Plan,
     outcome: &RowOutcome,
     draws: &[[u8; size_of::<RowDraw>()]],
-    place: Slot<'_>,
+    place: &mut Slot<'_>,
 ) -> Result<(), String> {
     let Some(status) = outcome.row_status() else {
         return Err(format!("it returned the status {}, which there is not", outcome.status));

@@ -11,9 +11,11 @@
 #![allow(unsafe_code)]
 
 pub mod abi;
+pub mod adjust;
 mod context;
 pub mod device;
 pub mod driver;
+pub mod inspect;
 pub mod kernels;
 pub mod launcher;
 mod nvrtc;

@@ -1,6 +1,8 @@
 //! How a launch is laid out: how many blocks share a row, and how much memory that takes.
 
 use super::abi::{RowDescriptor, RowDraw, RowOutcome};
+use super::adjust::{AdjustDescriptor, Change, TouchedToken};
+use super::inspect::{self, InspectDescriptor};
 use crate::arithmetic::draw::DrawRule;
 use crate::arithmetic::plan::{Plan, Step};
 use crate::batch::Row;
@@ -142,18 +144,44 @@ pub struct Capacity {
     pub draws: usize,
     /// Tiles of all rows, each counted as the row that has the most.
     pub tiles: usize,
+    /// Bytes of what is said of all rows beside their tokens.
+    pub answer_bytes: usize,
 }
 
 impl Capacity {
     /// Bytes that come back from a launch.
     pub fn output_bytes(&self) -> usize {
-        draws_at(self.rows) + self.draws * size_of::<RowDraw>()
+        answers_at(self.rows, self.draws) + self.answer_bytes
     }
 
     /// Bytes of the tiles.
     pub fn tiles_bytes(&self) -> usize {
         self.tiles * 2 * size_of::<u64>()
     }
+}
+
+/// Where a row's change lies in the input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChangePlaces {
+    /// The mask.
+    pub mask_at: usize,
+    /// The touched tokens.
+    pub touches_at: usize,
+    /// The adjusted row, counted from where such rows start; `None` if it takes the place of the stored one.
+    pub made_at: Option<usize>,
+}
+
+/// Where what is asked of a row lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InspectPlaces {
+    /// What is asked of the sampled logits and of the stored ones, by [`inspect::flags`].
+    pub questions: [u32; 2],
+    /// The tokens that are asked for, in the input.
+    pub ids_at: usize,
+    /// The answers to both questions, counted from where answers start in the output.
+    pub answers_at: [usize; 2],
+    /// The bitmask, likewise.
+    pub kept_at: usize,
 }
 
 /// The rows of one launch, laid out.
@@ -165,14 +193,28 @@ pub struct Layout {
     pub ids_at: Vec<Option<usize>>,
     /// Where each row's draws start among all.
     pub first_draws: Vec<u32>,
+    /// Where what is done to each row before lies, if something is.
+    pub changes: Vec<Option<ChangePlaces>>,
+    /// Where what is asked of each row lies, if something is asked beside its tokens.
+    pub inspects: Vec<Option<InspectPlaces>>,
+    /// Where the descriptors of changes start, and those of what is asked: of sampled rows, and of stored ones.
+    pub descriptors_at: [usize; 3],
+    /// Where all descriptors end, those of rows that found no room among them.
+    pub descriptors_end: usize,
     /// What is done with each row.
     pub plans: Vec<Plan>,
     /// Draws of all rows.
     pub draws: usize,
     /// Length of the input.
     pub input_bytes: usize,
+    /// Where rows start that are made on the device, after everything that comes from elsewhere.
+    pub made_at: usize,
+    /// Bytes of what is said of all rows beside their tokens.
+    pub answer_bytes: usize,
     /// The most tiles of any row.
     pub tile_capacity: usize,
+    /// Bytes of the rows that are made.
+    made_bytes: usize,
     /// Bytes of the longest slice of a row that a block of a team of one would have.
     row_bytes_max: usize,
     /// Whether a row's every mass is needed.
@@ -186,18 +228,20 @@ impl Layout {
     }
 
     /// Lays out as many of the first rows as fit, keeping the memory of earlier layouts. At least one
-    /// does, whatever the capacity says, if there is any.
-    pub fn fill(&mut self, rows: &[Row<'_>], capacity: &Capacity, packing: Packing) -> usize {
-        self.logits_at.clear();
-        self.ids_at.clear();
-        self.first_draws.clear();
-        self.plans.clear();
-        (self.draws, self.tile_capacity, self.row_bytes_max) = (0, 0, 0);
-        self.weighs_everything = false;
+    /// does, whatever the capacity says, if there is any. Rows beyond the last change have none.
+    pub fn fill(
+        &mut self,
+        rows: &[Row<'_>],
+        changes: &[Change],
+        capacity: &Capacity,
+        packing: Packing,
+    ) -> usize {
+        self.clear();
         // Descriptors are as many as there could be, so that the logits' place is known at once.
         let rows = &rows[..rows.len().min(capacity.rows)];
-        let mut end = (rows.len() * size_of::<RowDescriptor>()).next_multiple_of(PART_ALIGN);
-        for row in rows {
+        let mut end = self.place_descriptors(rows, changes);
+        for (i, row) in rows.iter().enumerate() {
+            let change = changes.get(i).filter(|change| !change.is_nothing());
             let size = row.dtype().size_bytes();
             let start = match packing {
                 Packing::Aligned => end.next_multiple_of(PART_ALIGN),
@@ -206,11 +250,19 @@ impl Layout {
             let plan = row.params().plan();
             let logits_end = start + row.bytes();
             let ids_at = races_by_id(row, &plan).then(|| logits_end.next_multiple_of(ID_BYTES));
-            let row_end = ids_at.map_or(logits_end, |at| at + row.vocab_size() as usize * ID_BYTES);
+            let mut row_end =
+                ids_at.map_or(logits_end, |at| at + row.vocab_size() as usize * ID_BYTES);
+            let mut made_end = self.made_bytes;
+            let change_places =
+                change.map(|change| place_change(row, change, &mut row_end, &mut made_end));
+            let mut answer_end = self.answer_bytes;
+            let inspect_places =
+                place_inspect(row, change, &plan, &mut row_end, &mut answer_end);
             let lead = start % 16 / size;
             let tiles = (lead + row.vocab_size() as usize).div_ceil(TILE).max(self.tile_capacity);
             let draws = self.draws + row.params().draws() as usize;
-            let fits = row_end <= capacity.input_bytes
+            let fits = row_end.next_multiple_of(PART_ALIGN) + made_end <= capacity.input_bytes
+                && answer_end <= capacity.answer_bytes
                 && draws <= capacity.draws
                 && tiles * (self.logits_at.len() + 1) <= capacity.tiles;
             if !fits && !self.logits_at.is_empty() {
@@ -218,15 +270,95 @@ impl Layout {
             }
             self.logits_at.push(start);
             self.ids_at.push(ids_at);
+            self.changes.push(change_places);
+            self.inspects.push(inspect_places);
             self.first_draws.push(self.draws as u32);
             (self.draws, self.tile_capacity, end) = (draws, tiles, row_end);
-            self.row_bytes_max = self.row_bytes_max.max(tiles * TILE * size);
+            (self.made_bytes, self.answer_bytes) = (made_end, answer_end);
+            let sampled = change.map_or(row.dtype(), |change| change.dtype(row)).size_bytes();
+            self.row_bytes_max = self.row_bytes_max.max(tiles * TILE * sampled);
             self.weighs_everything |= weighs_everything(&plan);
             self.plans.push(plan);
         }
-        self.input_bytes = end;
+        self.made_at = end.next_multiple_of(PART_ALIGN);
+        self.input_bytes = if self.made_bytes > 0 { self.made_at + self.made_bytes } else { end };
         self.logits_at.len()
     }
+
+    fn clear(&mut self) {
+        self.logits_at.clear();
+        self.ids_at.clear();
+        self.changes.clear();
+        self.inspects.clear();
+        self.first_draws.clear();
+        self.plans.clear();
+        (self.draws, self.tile_capacity, self.row_bytes_max) = (0, 0, 0);
+        (self.made_bytes, self.answer_bytes) = (0, 0);
+        self.weighs_everything = false;
+    }
+
+    /// Makes room for the descriptors of these rows. Where they end.
+    fn place_descriptors(&mut self, rows: &[Row<'_>], changes: &[Change]) -> usize {
+        let changed = changes.iter().take(rows.len()).filter(|change| !change.is_nothing()).count();
+        let asked = rows.iter().filter(|row| row.inspect().is_some()).count();
+        let changes_at = rows.len() * size_of::<RowDescriptor>();
+        let sampled_at = changes_at + changed * size_of::<AdjustDescriptor>();
+        let stored_at = sampled_at + asked * size_of::<InspectDescriptor>();
+        let stored = if changed > 0 { asked } else { 0 };
+        self.descriptors_at = [changes_at, sampled_at, stored_at];
+        self.descriptors_end = stored_at + stored * size_of::<InspectDescriptor>();
+        self.descriptors_end.next_multiple_of(PART_ALIGN)
+    }
+
+    /// Whether a row fits a launch if it is the only one.
+    pub fn fits_alone(
+        &mut self,
+        row: &Row<'_>,
+        change: &[Change],
+        capacity: &Capacity,
+        packing: Packing,
+    ) -> bool {
+        self.fill(std::slice::from_ref(row), change, capacity, packing);
+        self.input_bytes <= capacity.input_bytes && self.answer_bytes <= capacity.answer_bytes
+    }
+}
+
+/// Makes room for a row's change behind it, and for the adjusted row behind all others that are made.
+fn place_change(row: &Row<'_>, change: &Change, end: &mut usize, made: &mut usize) -> ChangePlaces {
+    let mask_at = end.next_multiple_of(size_of::<u32>());
+    let touches_at = (mask_at + size_of_val(&*change.mask)).next_multiple_of(size_of::<TouchedToken>());
+    *end = touches_at + change.touches.len() * size_of::<TouchedToken>();
+    let made_at = change.is_apart().then_some(*made);
+    if change.is_apart() {
+        let bytes = row.vocab_size() as usize * change.dtype(row).size_bytes();
+        *made = (*made + bytes).next_multiple_of(PART_ALIGN);
+    }
+    ChangePlaces { mask_at, touches_at, made_at }
+}
+
+/// Makes room for what is asked of a row behind it, and for what is said behind what is said of others.
+fn place_inspect(
+    row: &Row<'_>,
+    change: Option<&Change>,
+    plan: &Plan,
+    end: &mut usize,
+    answer: &mut usize,
+) -> Option<InspectPlaces> {
+    let asked = row.inspect()?;
+    let questions = inspect::questions(asked, plan, change);
+    let ids_at = end.next_multiple_of(size_of::<u32>());
+    *end = ids_at + size_of_val(&*asked.ids);
+    let answers_at = questions.map(|question| {
+        let at = *answer;
+        let bytes = inspect::answer_bytes(asked, row.params().draws() as usize);
+        *answer += if question == 0 { 0 } else { bytes };
+        at
+    });
+    let kept_at = *answer;
+    if questions[0] & inspect::flags::SAY_KEPT > 0 {
+        *answer = (*answer + inspect::kept_bytes(row.vocab_size())).next_multiple_of(size_of::<u64>());
+    }
+    Some(InspectPlaces { questions, ids_at, answers_at, kept_at })
 }
 
 /// Whether a row's draws are races of tokens with ids of their own.
@@ -328,6 +460,11 @@ pub fn draws_at(rows: usize) -> usize {
     (rows * size_of::<RowOutcome>()).next_multiple_of(PART_ALIGN)
 }
 
+/// Where what is said of rows beside their tokens starts in a launch's output, after the draws.
+pub fn answers_at(rows: usize, draws: usize) -> usize {
+    (draws_at(rows) + draws * size_of::<RowDraw>()).next_multiple_of(PART_ALIGN)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -362,7 +499,7 @@ mod tests {
     };
 
     const CAPACITY: Capacity =
-        Capacity { rows: 512, input_bytes: 64 << 20, draws: 1 << 16, tiles: 1 << 20 };
+        Capacity { rows: 512, input_bytes: 64 << 20, draws: 1 << 16, tiles: 1 << 20, answer_bytes: 1 << 20 };
 
     fn params(top_k: u32, draws: u32) -> SamplingParams {
         ParamsSpec { top_k, draws, ..Default::default() }.parse(|| 0).unwrap()
@@ -376,7 +513,7 @@ mod tests {
         let logits = vec![0; vocab_size * 2];
         let rows = vec![Row::new(Dtype::F16, &logits, params(top_k, 1)).unwrap(); rows];
         let mut layout = Layout::default();
-        assert_eq!(layout.fill(&rows, &CAPACITY, Packing::Aligned), rows.len());
+        assert_eq!(layout.fill(&rows, &[], &CAPACITY, Packing::Aligned), rows.len());
         Shape::choose(&layout, device)
     }
 
@@ -446,7 +583,7 @@ mod tests {
         let mut fill = |change: fn(&mut Capacity)| {
             let mut capacity = CAPACITY;
             change(&mut capacity);
-            layout.fill(&rows, &capacity, Packing::Aligned)
+            layout.fill(&rows, &[], &capacity, Packing::Aligned)
         };
         assert_eq!(fill(|_| ()), 9);
         assert_eq!(fill(|c| c.rows = 4), 4);
@@ -462,9 +599,9 @@ mod tests {
         let rows = [Dtype::F16, Dtype::F32, Dtype::Bf16]
             .map(|dtype| Row::new(dtype, &logits, params(0, 1)).unwrap());
         let mut layout = Layout::default();
-        layout.fill(&rows, &CAPACITY, Packing::Tight);
+        layout.fill(&rows, &[], &CAPACITY, Packing::Tight);
         assert_eq!(layout.logits_at, [256 + 2, 256 + 20, 256 + 34]);
-        layout.fill(&rows, &CAPACITY, Packing::Aligned);
+        layout.fill(&rows, &[], &CAPACITY, Packing::Aligned);
         assert_eq!(layout.logits_at, [256, 384, 512]);
     }
 }
