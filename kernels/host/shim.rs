@@ -313,8 +313,7 @@ impl AsFlattenedBytes for [Line] {
 const ERROR_BYTES: usize = 1024;
 
 /// A kernel of a build, with an argument of this type.
-type Function<T> =
-    unsafe extern "C" fn(*const T, *const ShimLaunch, *mut c_char, usize) -> c_int;
+type Function<T> = unsafe extern "C" fn(*const T, *const ShimLaunch, *mut c_char, usize) -> c_int;
 
 /// The kernels of a build.
 struct Functions {

@@ -460,6 +460,17 @@ Result run_sample(Context* context, const LaunchConfig& config, u32 cluster, boo
     return SUCCESS;
 }
 
+// A kernel that runs before or after the sampling one: it does not count as a launch of rows, and has no faults of its
+// own.
+template <class Kernel> Result run_beside(const LaunchConfig& config, u64 launch_number, Kernel kernel) {
+    const simt::Launch launch = {config.grid_x, config.block_x, 1, config.shared_bytes, 64, launch_number, simt::Order::Shuffled};
+    const std::string error = simt::run(launch, kernel);
+    if (error.empty()) return SUCCESS;
+    std::fprintf(stderr, "FAKE CUDA: %s\n", error.c_str());
+    log("kernel-error %s", error.c_str());
+    return LAUNCH_FAILED;
+}
+
 std::string fault_of(const Context* context) {
     for (const char* kind : {"hang", "sticky", "mute", "flip"}) {
         if (has_fault(context, kind)) return kind;
@@ -610,7 +621,8 @@ API int cuModuleLoadData(Module** module, const void* image) {
     if (std::strstr(variable("FAKE_CUDA_REFUSE", ""), kind.c_str())) return NO_BINARY_FOR_GPU;
     log("module %s", kind.c_str());
     *module = new Module;
-    for (const char* name : {"logitd_sample_cluster", "logitd_sample_grid", "logitd_probe", "logitd_read"}) {
+    for (const char* name : {"logitd_sample_cluster", "logitd_sample_grid", "logitd_adjust", "logitd_inspect", "logitd_probe",
+                             "logitd_read"}) {
         (*module)->functions[name] = std::make_unique<Function>(Function{name});
     }
     context->modules.insert(*module);
@@ -1006,9 +1018,33 @@ API int cuLaunchKernelEx(const LaunchConfig* given, Function* function, void** p
                 [=] { return run_read(reading); });
         return SUCCESS;
     }
+    if (config.block_x != logitd::THREADS) misused("a block of another size than the kernels' is launched");
+    if (function->name == "logitd_adjust") {
+        const logitd::AdjustBatch batch = *static_cast<logitd::AdjustBatch*>(parameters[0]);
+        if (config.grid_x != batch.row_count * batch.row_blocks) misused("the grid is not so many blocks a row");
+        const u64 launch_number = context->samples;
+        enqueue(context, config.stream, "a kernel that adjusts", {whole(context, batch.rows, true)}, [=] {
+            return run_beside(config, launch_number, [&] { logitd::logitd_adjust(batch); });
+        });
+        return SUCCESS;
+    }
+    if (function->name == "logitd_inspect") {
+        const logitd::InspectBatch all = *static_cast<logitd::InspectBatch*>(parameters[0]);
+        const logitd::Batch& batch = all.batch;
+        if (config.grid_x != batch.row_count * batch.team_blocks) misused("the grid is not a team of blocks a row");
+        const u64 launch_number = context->samples;
+        // What made no answers has none to look at.
+        const std::string fault = fault_of(context);
+        if (fault == "hang" || fault == "sticky" || fault == "mute") return SUCCESS;
+        enqueue(context, config.stream, "a kernel that inspects",
+                {whole(context, all.asked, false), whole(context, batch.outcomes, true),
+                 whole(context, batch.control, true), whole(context, batch.scratch, true),
+                 whole(context, batch.tiles, true)},
+                [=] { return run_beside(config, launch_number, [&] { logitd::logitd_inspect(all); }); });
+        return SUCCESS;
+    }
     const logitd::Batch batch = *static_cast<logitd::Batch*>(parameters[0]);
     const bool clusters = function->name == "logitd_sample_cluster";
-    if (config.block_x != logitd::THREADS) misused("a block of another size than the kernels' is launched");
     if (config.grid_x != batch.row_count * batch.team_blocks) misused("the grid is not a team of blocks a row");
     if (clusters && cluster != batch.team_blocks) misused("the team is not a cluster");
     context->samples++;

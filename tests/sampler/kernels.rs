@@ -7,13 +7,14 @@
 //!
 //! That all of this would notice a wrong kernel is shown by `tests/sampler/proof/`.
 
-use crate::common::borders;
 use crate::common::candidates::shim_options;
 use crate::common::case::pattern;
 use crate::common::known::{self, Answer, Rows};
 use crate::common::real::{CARRIED, Recording, carried, carried_prefix, settings};
 use crate::common::{Case, Panel};
+use crate::common::{beside, borders};
 use logitd::tools::generate::{self, Random, Values};
+use logitd_core::adjustments::AdjustmentsSpec;
 use logitd_core::backend::Backend;
 use logitd_core::backend::cuda::plan::{Geometry, Kernel, Packing};
 use logitd_core::backend::cuda::self_test;
@@ -72,7 +73,8 @@ fn known_answers() {
 #[test]
 fn device_functions_stand_as_the_arithmetic_does() {
     // What one side alone needs: the host prepares cuts and scales and ends with logprobs; the CPU has keys
-    // of 16 bits, and names of rules; devices turn keys back into values, and take all words of a generator's round. C++ has one namespace for all, and no array constants.
+    // of 16 bits, and names of rules; devices turn keys back into values, and take all words of a generator's round. C++ has one
+    // namespace for all, no array constants, and nothing that is for one folder only.
     let host_only = [
         "top_p_fraction",
         "min_p_distance",
@@ -96,8 +98,14 @@ fn device_functions_stand_as_the_arithmetic_does() {
         "C6",
         "Words",
         "philox4x32_10_words",
+        "Split",
+        "Power",
+        "split",
+        "power",
+        "BIT",
+        "SHIFT_MAX",
     ];
-    for file in ["key", "mass", "cut", "philox", "draw"] {
+    for file in ["key", "mass", "surprisal", "cut", "philox", "draw"] {
         let read = |path: String| {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
             std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
@@ -207,6 +215,25 @@ fn one_odd_token_at_every_place() {
 #[test]
 fn rows_on_a_border() {
     panel(one_of_each()).check(&borders::all());
+}
+
+#[test]
+fn rows_with_adjustments_and_questions() {
+    let cases = beside::all();
+    for team_blocks in [None, Some(1), Some(3), Some(8)] {
+        panel(one_of_each().map(|options| ShimOptions { team_blocks, ..options })).check(&cases);
+    }
+}
+
+/// Nothing of a row is sampled by the processor instead where it fits; a row that does not fit is, with the same bits.
+#[test]
+fn a_row_that_does_not_fit_is_sampled_all_the_same() {
+    let logits = Values::Model.logits(&mut Random::new(4, 4), Dtype::F32, VOCAB_SIZE_MAX, 1.0);
+    let spec = ParamsSpec { top_k: 40, draws: 2, ..Default::default() };
+    let lists = AdjustmentsSpec { logit_bias: vec![(5, 1.5)], ..Default::default() };
+    let large = Case::new("8 MiB and more", Dtype::F32, logits, spec).adjusted(lists);
+    let small = beside::all().swap_remove(40);
+    panel([shim_options(0)]).check(&[small.clone(), large, small]);
 }
 
 /// Blocks of a team wait for each other; that a launch ends must not need all of them to fit.

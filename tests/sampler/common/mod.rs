@@ -5,6 +5,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod adjusted;
+pub mod beside;
 pub mod borders;
 pub mod candidates;
 pub mod case;

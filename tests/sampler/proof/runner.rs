@@ -14,13 +14,8 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 /// What fits a launch of this suite.
-const CAPACITY: Capacity = Capacity {
-    rows: 64,
-    input_bytes: 4 << 20,
-    draws: 4096,
-    tiles: 8192,
-    answer_bytes: 1 << 20,
-};
+const CAPACITY: Capacity =
+    Capacity { rows: 64, input_bytes: 4 << 20, draws: 4096, tiles: 8192, answer_bytes: 1 << 20 };
 
 /// A driver that has another process run the kernels.
 pub struct Runner {

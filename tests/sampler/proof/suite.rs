@@ -2,7 +2,7 @@
 
 use super::runner::Runner;
 use crate::common::compare::first_difference;
-use crate::common::{Case, borders, known};
+use crate::common::{Case, beside, borders, known};
 use logitd::tools::generate::{Random, Values};
 use logitd_core::backend::cuda::plan::{Kernel, Packing};
 use logitd_core::backend::{Backend, reference::Reference};
@@ -83,13 +83,21 @@ fn variants() -> impl Iterator<Item = ShimOptions> {
 }
 
 /// Where [`crowds`] is among the batches.
-const CROWDS: usize = 5;
+const CROWDS: usize = 6;
 
 static BATCHES: LazyLock<Vec<Batch>> = LazyLock::new(|| {
     let known::Rows { rows, cases } = known::read("rows.json");
     let known = cases.iter().map(|c| rows[c.row].case(&c.params)).collect();
     let generated = |seed, size| (0..24).map(|row| Case::generated(seed, row, size)).collect();
-    let batches = [known, borders::all(), edges(), generated(1, 300), generated(2, 4000), crowds()];
+    let batches = [
+        known,
+        borders::all(),
+        edges(),
+        beside::all(),
+        generated(1, 300),
+        generated(2, 4000),
+        crowds(),
+    ];
     let batch = |cases: Vec<Case>| {
         let placed: Vec<_> = cases.iter().map(Case::place).collect();
         let rows: Vec<_> = placed.iter().map(|p| p.row()).collect();

@@ -3,8 +3,9 @@
 //!
 //! It holds by construction. ptxas, which makes machine code of this PTX, may contract "mul/add sequences
 //! with no rounding modifiers" (PTX ISA, `add`); here all have one. So what is fused is what is called
-//! `fma`, and every one of those is found to be a line of `mass` in `kernels/mass.cuh`, or of `exponential` in
-//! `kernels/race.cuh`.
+//! `fma`, and every one of those is found to be a line of `mass` in `kernels/mass.cuh`, of `exponential` in
+//! `kernels/race.cuh`, or of `surprisal` in `kernels/surprisal.cuh`. Products that are rounded by themselves are for
+//! `logitd_adjust` alone.
 
 use super::driver::probe;
 use super::nvcc::{CHIPS, FLAGS, Kernels, compile, kernels, nvcc_or_skip, sources};
@@ -58,6 +59,8 @@ const RACE_ADDENDS: [u64; 8] = [
 ];
 /// 2^-32.
 const TO_UNIT: u64 = 0x2f80_0000;
+/// 2^22: what `surprisal` multiplies a fraction by.
+const BIT: u64 = 0x4a80_0000;
 
 #[test]
 fn nothing_is_fused_but_what_is_written() {
@@ -77,6 +80,15 @@ fn nothing_is_fused_but_what_is_written() {
             chip >= 90,
             "clusters are for sm_90 and later"
         );
+        let inspects =
+            kernels.module.entry("logitd_inspect").and_then(|entry| check_kernel(entry, &[]));
+        let Found { masses, surprisals } =
+            inspects.unwrap_or_else(|e| panic!("sm_{chip} logitd_inspect: {e}"));
+        println!("sm_{chip} logitd_inspect: {masses} masses, {surprisals} surprisals");
+        assert!(masses > 0 && surprisals == masses);
+        let adjusts = kernels.module.entry("logitd_adjust");
+        let adjusts = adjusts.and_then(|entry| check_kernel(entry, &["mul.rn.f32"]));
+        assert_eq!(adjusts, Ok(Found { masses: 0, surprisals: 0 }), "sm_{chip} logitd_adjust");
         let probe = kernels.module.entry("logitd_probe").and_then(check_probe);
         assert_eq!(probe, Ok(()), "sm_{chip}");
     }
@@ -149,19 +161,40 @@ fn probe_alone() -> String {
     format!("{abi}\n{isa}\nnamespace logitd {{\n{}", &all[start..])
 }
 
+/// How many times functions of the arithmetic stand in a kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Found {
+    masses: usize,
+    surprisals: usize,
+}
+
 /// Checks a sampling kernel. How many times `mass` stands in it.
 fn check_sampling(entry: &Entry) -> Result<usize, String> {
+    match check_kernel(entry, &[])? {
+        Found { masses, surprisals: 0 } => Ok(masses),
+        found => Err(format!("{found:?}: nothing is surprising in sampling")),
+    }
+}
+
+/// Checks a kernel that may do these operations too.
+fn check_kernel(entry: &Entry, more_operations: &[&str]) -> Result<Found, String> {
     let at = |i: &Instruction, what: &str| format!("line {}: {what} {:?}", i.line, i.operands);
     let definitions = definitions(entry);
     let mut found = [0; ADDENDS.len()];
     let mut of_races = [0; RACE_ADDENDS.len() + 2];
+    let mut surprisals = 0;
+    let allowed = |opcode: &str| OPERATIONS.contains(&opcode) || more_operations.contains(&opcode);
     for i in &entry.body {
-        if is_float(&i.opcode) && !is_plain(&i.opcode) && !OPERATIONS.contains(&&*i.opcode) {
+        if is_float(&i.opcode) && !is_plain(&i.opcode) && !allowed(&i.opcode) {
             return Err(at(i, &format!("{} is none of the arithmetic's operations", i.opcode)));
         }
         if i.opcode.starts_with("fma") {
             if let Some(place) = race_place(i, &definitions) {
                 of_races[place] += 1;
+                continue;
+            }
+            if is_of_surprisal(i, &definitions) {
+                surprisals += 1;
                 continue;
             }
             let addend = addend(&i.operands[3], &definitions)
@@ -175,17 +208,14 @@ fn check_sampling(entry: &Entry) -> Result<usize, String> {
         return Err(format!("from line {line}: parts of `exponential`: {of_races:?}"));
     }
     match found.iter().all(|&count| count == found[0]) {
-        true => Ok(found[0]),
+        true => Ok(Found { masses: found[0], surprisals }),
         false => Err(format!("from line {line}: parts of `mass`: {found:?}")),
     }
 }
 
 /// Which line of `exponential` in `kernels/race.cuh` a fused operation is, if it is one.
 fn race_place(fma: &Instruction, definitions: &HashMap<Reg, Vec<&Instruction>>) -> Option<usize> {
-    let constant = |operand: &Operand| match operand {
-        Operand::Immediate(bits) => Some(*bits),
-        operand => addend(operand, definitions).flatten(),
-    };
+    let constant = |operand: &Operand| constant(operand, definitions);
     if fma.operands[1..3].iter().any(|factor| constant(factor) == Some(TO_UNIT)) {
         return Some(0);
     }
@@ -195,6 +225,21 @@ fn race_place(fma: &Instruction, definitions: &HashMap<Reg, Vec<&Instruction>>) 
     }
     let Operand::Reg(reg) = &fma.operands[3] else { return None };
     is_converted(*reg, definitions, 4).then_some(1 + RACE_ADDENDS.len())
+}
+
+/// Whether a fused operation is that of `surprisal` in `kernels/surprisal.cuh`.
+fn is_of_surprisal(fma: &Instruction, definitions: &HashMap<Reg, Vec<&Instruction>>) -> bool {
+    let constant = |operand: &Operand| constant(operand, definitions);
+    fma.operands[1..3].iter().any(|factor| constant(factor) == Some(BIT))
+        && constant(&fma.operands[3]) == ADDENDS[0]
+}
+
+/// The constant that an operand is.
+fn constant(operand: &Operand, definitions: &HashMap<Reg, Vec<&Instruction>>) -> Option<u64> {
+    match operand {
+        Operand::Immediate(bits) => Some(*bits),
+        operand => addend(operand, definitions).flatten(),
+    }
 }
 
 /// Whether a register is an integer as a float, wherever it comes from: converted, or 0, or one of these by up to so many

@@ -4,7 +4,7 @@ use super::driver::{Options, open, probe};
 use super::nvcc::{CHIPS, Kernels, kernels, nvcc_or_skip};
 use crate::common::known::{self, Answer, Rows};
 use crate::common::real::carried_prefix;
-use crate::common::{Case, Panel};
+use crate::common::{Case, Panel, beside};
 use logitd::tools::generate::{Random, Values};
 use logitd_core::backend::Backend;
 use logitd_core::backend::cuda::plan::{Kernel, Packing};
@@ -93,6 +93,14 @@ fn every_team_layout_and_way_of_reading_again() {
             panel(nvcc, options).check(&(0..6).map(case).collect::<Vec<_>>());
         }
     }
+}
+
+/// Every third of them, so that each size and dtype comes up.
+#[test]
+fn rows_with_adjustments_and_questions() {
+    let Some(nvcc) = nvcc_or_skip("rows_with_adjustments_and_questions") else { return };
+    let cases: Vec<Case> = beside::all().into_iter().step_by(5).collect();
+    panel(nvcc, one_of_each()).check(&cases);
 }
 
 /// Blocks of a team wait for each other; that a launch ends must not need all of them to fit.

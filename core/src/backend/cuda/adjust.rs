@@ -125,11 +125,13 @@ impl Change {
     pub fn set(&mut self, row: &Row<'_>, buffers: &mut Buffers) {
         self.mask.clear();
         self.touches.clear();
-        self.is_asked_about = row.inspect().is_some_and(|asked| asked.of[Distribution::Raw as usize]);
+        self.is_asked_about =
+            row.inspect().is_some_and(|asked| asked.of[Distribution::Raw as usize]);
         let Some(adjustments) = row.adjustments() else { return };
         let changes = changes_unseen(adjustments, row.params(), row.vocab_size(), buffers);
         self.mask.extend(changes.mask().unwrap_or_default());
-        self.touches.extend(changes.touched().iter().chain(changes.stops()).map(TouchedToken::from));
+        self.touches
+            .extend(changes.touched().iter().chain(changes.stops()).map(TouchedToken::from));
         self.touch_count = changes.touched().len() as u32;
         self.penalties = changes.penalties();
     }

@@ -174,7 +174,8 @@ pub fn inspection(
     answers: Answers<'_>,
 ) -> Result<Inspection, String> {
     let ok = outcome.status == RowStatus::Ok;
-    let read = |bytes: Option<&[u8]>| bytes.map(|bytes| Answer::read(row, asked, bytes)).transpose();
+    let read =
+        |bytes: Option<&[u8]>| bytes.map(|bytes| Answer::read(row, asked, bytes)).transpose();
     let (sampled, stored) = (read(answers.sampled)?, read(answers.stored)?);
     let drawn = if ok { draws } else { &[] };
     let mut logprobs = Vec::new();
@@ -213,7 +214,8 @@ impl Answer {
         let (tokens, _) = tokens.as_chunks::<{ size_of::<InspectToken>() }>();
         let (named, first) = tokens.split_at(tokens.len() - asked.top as usize);
         let listed = if status == RowStatus::Ok { outcome.listed as usize } else { 0 };
-        let first = first.get(..listed).ok_or("it returned more first tokens than were asked for")?;
+        let first =
+            first.get(..listed).ok_or("it returned more first tokens than were asked for")?;
         let mut first: Vec<_> = first.iter().map(read_token).collect();
         if let Some(token) = first.iter().find(|token| token.word >= row.vocab_size()) {
             return Err(format!("it returned token {} of {}", token.word, row.vocab_size()));
@@ -268,7 +270,8 @@ impl Answer {
     /// The sums over a distribution, which may be those of another.
     fn sums(&self, of: Distribution, plan: &Plan, outcome: &Outcome) -> Interval {
         let InspectOutcome { mass, term, candidates, .. } = self.outcome;
-        let summed = |of: Distribution| Interval { mass: mass[of as usize], term: term[of as usize] };
+        let summed =
+            |of: Distribution| Interval { mass: mass[of as usize], term: term[of as usize] };
         match (of, plan) {
             (Distribution::Sampled, Plan::Greedy) => Interval { mass: UNIT, term: 0 },
             (Distribution::Sampled, _) if outcome.kept == candidates => {

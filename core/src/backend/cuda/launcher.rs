@@ -287,7 +287,8 @@ impl<D: Driver> Launcher<D> {
             let outcome = RowOutcome::from_bytes(&outcomes[i]);
             take_row(row, &layout.plans[i], &outcome, draws, &mut place)?;
             if let (Some(asked), Some(inspection)) = (row.inspect(), place.inspection) {
-                let answers = answers_of(layout, i, row, |at, bytes| &output[answers + at..][..bytes]);
+                let answers =
+                    answers_of(layout, i, row, |at, bytes| &output[answers + at..][..bytes]);
                 let plan = &layout.plans[i];
                 let Slot { outcome, draws, .. } = place;
                 *inspection = inspect::inspection(row, asked, plan, outcome, draws, answers)?;

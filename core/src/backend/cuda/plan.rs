@@ -256,8 +256,7 @@ impl Layout {
             let change_places =
                 change.map(|change| place_change(row, change, &mut row_end, &mut made_end));
             let mut answer_end = self.answer_bytes;
-            let inspect_places =
-                place_inspect(row, change, &plan, &mut row_end, &mut answer_end);
+            let inspect_places = place_inspect(row, change, &plan, &mut row_end, &mut answer_end);
             let lead = start % 16 / size;
             let tiles = (lead + row.vocab_size() as usize).div_ceil(TILE).max(self.tile_capacity);
             let draws = self.draws + row.params().draws() as usize;
@@ -326,7 +325,8 @@ impl Layout {
 /// Makes room for a row's change behind it, and for the adjusted row behind all others that are made.
 fn place_change(row: &Row<'_>, change: &Change, end: &mut usize, made: &mut usize) -> ChangePlaces {
     let mask_at = end.next_multiple_of(size_of::<u32>());
-    let touches_at = (mask_at + size_of_val(&*change.mask)).next_multiple_of(size_of::<TouchedToken>());
+    let touches_at =
+        (mask_at + size_of_val(&*change.mask)).next_multiple_of(size_of::<TouchedToken>());
     *end = touches_at + change.touches.len() * size_of::<TouchedToken>();
     let made_at = change.is_apart().then_some(*made);
     if change.is_apart() {
@@ -356,7 +356,8 @@ fn place_inspect(
     });
     let kept_at = *answer;
     if questions[0] & inspect::flags::SAY_KEPT > 0 {
-        *answer = (*answer + inspect::kept_bytes(row.vocab_size())).next_multiple_of(size_of::<u64>());
+        *answer =
+            (*answer + inspect::kept_bytes(row.vocab_size())).next_multiple_of(size_of::<u64>());
     }
     Some(InspectPlaces { questions, ids_at, answers_at, kept_at })
 }
@@ -498,8 +499,13 @@ mod tests {
         stage: None,
     };
 
-    const CAPACITY: Capacity =
-        Capacity { rows: 512, input_bytes: 64 << 20, draws: 1 << 16, tiles: 1 << 20, answer_bytes: 1 << 20 };
+    const CAPACITY: Capacity = Capacity {
+        rows: 512,
+        input_bytes: 64 << 20,
+        draws: 1 << 16,
+        tiles: 1 << 20,
+        answer_bytes: 1 << 20,
+    };
 
     fn params(top_k: u32, draws: u32) -> SamplingParams {
         ParamsSpec { top_k, draws, ..Default::default() }.parse(|| 0).unwrap()
