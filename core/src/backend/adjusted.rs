@@ -1,8 +1,9 @@
-//! Rows with adjustments, made rows without: a copy that any backend samples as it is.
+//! Rows with adjustments, made rows without on the host: a copy that any backend samples as it is.
 //!
 //! Where tokens are banned and nothing else is asked for, the copy has the row's own dtype, with -inf in place of what
 //! is banned. Where a logit gets another value, which is an f32, the copy is f32: every dtype is widened exactly, so the
-//! bits of the answer are the same. What is lent is copied, never changed. The CPU has shorter ways (`cpu/touched.rs`).
+//! bits of the answer are the same. What is lent is copied, never changed. The CPU has shorter ways
+//! (`cpu/touched.rs`), and devices make the copy themselves (`cuda/adjust.rs`).
 
 use crate::adjustments::changes::{self, Changes, changes};
 use crate::batch::{Dtype, Row};

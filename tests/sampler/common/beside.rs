@@ -48,7 +48,7 @@ fn of_size(n: u32, dtype: Dtype, salt: usize) -> Vec<Case> {
     let penalties = ParamsSpec {
         repetition_penalty: 1.3,
         presence_penalty: 0.5,
-        frequency_penalty: 0.25,
+        frequency_penalty: 0.3,
         ..specs[0]
     };
     let short = ParamsSpec { min_tokens: 5, ..penalties };
@@ -62,6 +62,11 @@ fn of_size(n: u32, dtype: Dtype, salt: usize) -> Vec<Case> {
         case.inspected(everything([3, 40, 1000, 0][k], n))
     };
     let mut cases: Vec<Case> = (0..4).map(asked).collect();
+    // More than are ranked at once.
+    let ids = (0..700).map(|i| i * 31 % (n + 1)).collect();
+    let much = Inspect { of: [true, false, true], top: 9, ids, kept_ids_max: None };
+    let case_of_many = Case::values(&format!("much asked, {n} tokens"), dtype, &x, specs[3]);
+    cases.push(case_of_many.inspected(Some(much)));
     cases.extend([
         case(
             "a mask",

@@ -44,6 +44,27 @@ const UNCLEAN: Notice = Report("did not leave its memory as it found it");
 
 const EDITS: &[(&str, &[Edit])] = &[
     (
+        "adjust.cuh",
+        &[
+            (
+                "a penalty is fused",
+                "__fsub_rn(x, __fmul_rn(row->frequency, __uint2float_rn(touch.count)))",
+                "__fmaf_rn(-row->frequency, __uint2float_rn(touch.count), x)",
+                Bits,
+            ),
+            (
+                "negative logits are divided",
+                "x > 0.0f ? __fdiv_rn(x, row->repetition) : __fmul_rn(x, row->repetition)",
+                "__fdiv_rn(x, row->repetition)",
+                Bits,
+            ),
+            ("banned tokens stay", "(D::FILL & half)", "(share.words[i / 2] & half)", Bits),
+            ("stop tokens are gone", "before >> 16 == 0 && found == 0", "false", Bits),
+            ("what other blocks found is lost", "(found << 16)", "0u", Bits),
+            ("logits beside the row", "i >= count", "i > count", POISON),
+        ],
+    ),
+    (
         "cut.cuh",
         &[
             ("top-p rounds down", "(fraction * mass != 0)", "0", Bits),
@@ -109,6 +130,31 @@ const EDITS: &[(&str, &[Edit])] = &[
             ("the bin before", "from < goal", "from <= goal", Any),
             ("one tie too many", "static_cast<u32>(wanted) - 1", "static_cast<u32>(wanted)", Any),
             ("histograms are used again as they are", "clear_part(work, stale);", ";", Any),
+        ],
+    ),
+    (
+        "inspect.cuh",
+        &[
+            (
+                "a token comes before itself",
+                "list[middle] >> NAME_BITS > order",
+                "list[middle] >> NAME_BITS >= order",
+                Bits,
+            ),
+            (
+                "ranks of the last block to come",
+                "atomicAdd(&of.named[index].word, static_cast<u32>(before));",
+                "of.named[index].word = static_cast<u32>(before);",
+                Any,
+            ),
+            (
+                "sums of the last block to come",
+                "atomicAdd(&of.outcome->term[which], term);",
+                "of.outcome->term[which] = term;",
+                Any,
+            ),
+            ("kept ties end before their last", "id <= cut.id", "id < cut.id", Bits),
+            ("a token of the row before", "token < work.row->vocab_size", "true", POISON),
         ],
     ),
     ("key.cuh", &[("two zeros", "bits == 0x80000000u", "false", Any)]),
@@ -192,6 +238,18 @@ const EDITS: &[(&str, &[Edit])] = &[
             ),
             ("a NaN is not the maximum", "max_nan(highest, x[i])", "fmaxf(highest, x[i])", Bits),
             ("masked tokens are candidates", "lowest == NEGATIVE_INFINITY", "false", Any),
+        ],
+    ),
+    (
+        "surprisal.cuh",
+        &[
+            (
+                "terms of truncated masses",
+                "whole.mantissa * g >> shift",
+                "(whole.mantissa >> shift) * g",
+                Bits,
+            ),
+            ("terms end where masses do", "shift > SHIFT_MAX", "shift > 41", Any),
         ],
     ),
     (
