@@ -22,7 +22,8 @@ pub fn all() -> Vec<Case> {
     each.collect()
 }
 
-fn of_size(n: u32, dtype: Dtype, salt: usize) -> Vec<Case> {
+/// Those of a size; `salt` chooses values and parameters.
+pub fn of_size(n: u32, dtype: Dtype, salt: usize) -> Vec<Case> {
     let values = [
         spread as fn(u32) -> f32,
         |_| 1.25,

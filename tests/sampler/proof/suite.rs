@@ -93,7 +93,7 @@ static BATCHES: LazyLock<Vec<Batch>> = LazyLock::new(|| {
         known,
         borders::all(),
         edges(),
-        beside::all(),
+        adjusted_and_asked(),
         generated(1, 300),
         generated(2, 4000),
         crowds(),
@@ -135,6 +135,13 @@ fn edges() -> Vec<Case> {
     let race = Case::bits("3 tokens, 1000 draws by race", Dtype::F32, &values, race);
     let sizes = sizes.into_iter().cycle().take(3 * sizes.len());
     sizes.enumerate().map(case).chain([many, race]).collect()
+}
+
+/// Rows that are adjusted and asked about, by one block and by several.
+fn adjusted_and_asked() -> Vec<Case> {
+    let sizes = [(7, Dtype::F16), (300, Dtype::Bf16), (3001, Dtype::F16), (1025, Dtype::F32)];
+    let each = sizes.into_iter().enumerate();
+    each.flat_map(|(salt, (n, dtype))| beside::of_size(n, dtype, salt)).collect()
 }
 
 /// Rows with more equal tokens than 16 bits count, and more mass than 32 bits hold, in one bin.
