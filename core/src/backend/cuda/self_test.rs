@@ -2,14 +2,18 @@
 
 use super::driver::Driver;
 use super::launcher::Launcher;
+use crate::adjustments::{Adjustments, AdjustmentsSpec, Limits};
 use crate::backend::Backend;
 use crate::backend::dual::first_difference;
 use crate::backend::reference::Reference;
 use crate::batch::{Dtype, Results, Row};
+use crate::inspection::Inspect;
 use crate::params::{ParamsSpec, SamplingParams};
 
 /// Sizes at the edges of lanes, tiles and blocks; the largest takes several tiles a warp.
 const SIZES: [usize; 7] = [1, 31, 256, 257, 1000, 4099, 20_011];
+/// Rows of more tokens have no adjustments, and nothing is asked of them but tokens: the oracle takes long for these.
+const ASKED_SIZE_MAX: usize = 5000;
 /// The most rows that are tried for the planner to take another kernel.
 const ALIKE_MAX: usize = 256;
 
@@ -49,11 +53,22 @@ struct Question {
     dtype: Dtype,
     logits: Vec<u8>,
     params: SamplingParams,
+    adjustments: Option<Adjustments>,
+    inspect: Option<Inspect>,
 }
 
 impl Question {
+    /// About a row of so many tokens, adjusted and asked about by its index.
+    fn new(dtype: Dtype, size: usize, logits: Vec<u8>, index: usize) -> Self {
+        let asked = size <= ASKED_SIZE_MAX;
+        let adjustments = (asked && index % 3 != 0).then(|| adjustments(size as u32, index));
+        let inspect = (asked && index % 4 != 0).then(|| inspect(size as u32, index));
+        Self { dtype, logits, params: params(index), adjustments, inspect }
+    }
+
     fn row(&self) -> Row<'_> {
-        Row::new(self.dtype, &self.logits, self.params).expect("a row of a valid size")
+        let row = Row::new(self.dtype, &self.logits, self.params).expect("a row of a valid size");
+        row.with_adjustments(self.adjustments.as_ref()).with_inspect(self.inspect.as_ref())
     }
 }
 
@@ -64,7 +79,7 @@ fn questions() -> Vec<Question> {
         for (j, dtype) in Dtype::ALL.into_iter().enumerate() {
             let index = i * 3 + j;
             let logits = logits(dtype, size, index);
-            questions.push(Question { dtype, logits, params: params(index) });
+            questions.push(Question::new(dtype, size, logits, index));
         }
     }
     for (index, value) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY].into_iter().enumerate() {
@@ -73,14 +88,42 @@ fn questions() -> Vec<Question> {
             x[..299].fill(1.5);
         }
         let logits = x.iter().flat_map(|x| x.to_le_bytes()).collect();
-        questions.push(Question { dtype: Dtype::F32, logits, params: params(index) });
+        questions.push(Question::new(Dtype::F32, 300, logits, index));
     }
     questions
 }
 
+/// Bans alone, or with tokens that get other logits.
+fn adjustments(size: u32, index: usize) -> Adjustments {
+    let mut lists = AdjustmentsSpec::default();
+    let words = size.div_ceil(32) as usize;
+    lists.allowed_bitmask.resize(words, 0xb6db_6db7);
+    if index.is_multiple_of(2) {
+        lists.logit_bias = vec![(size / 2, 1.5), ((size - 1) / 3, f32::NEG_INFINITY)];
+        lists.output = vec![0, size - 1, size / 5, 0];
+        lists.stop_ids = vec![0, size - 1];
+    }
+    lists.logit_bias.dedup_by_key(|(token, _)| *token);
+    lists.parse(size, Limits::default()).expect("valid adjustments")
+}
+
+/// Everything, or the kept tokens alone.
+fn inspect(size: u32, index: usize) -> Inspect {
+    let ids = [0, size / 2, size - 1, size].into();
+    let of = [index % 8 < 6; 3];
+    Inspect { of, top: 20, ids, kept_ids_max: Some(size / 2) }
+}
+
 /// Every cut alone and together, cold, hot and greedy.
 fn params(index: usize) -> SamplingParams {
-    let base = ParamsSpec { draws: 3, position: index as u64, ..Default::default() };
+    let base = ParamsSpec {
+        draws: 3,
+        position: index as u64,
+        repetition_penalty: [1.0, 1.2][index % 2],
+        presence_penalty: [0.3, 0.0][index / 2 % 2],
+        min_tokens: [0, 9][index / 4 % 2],
+        ..Default::default()
+    };
     let spec = match index % 8 {
         0 => base,
         1 => ParamsSpec { temperature: 0.0, ..base },
@@ -140,5 +183,9 @@ mod tests {
         let has = |what: fn(&SamplingParams) -> bool| rows.iter().any(|row| what(row.params()));
         assert!(has(SamplingParams::is_greedy) && has(|p| p.top_k().is_some()));
         assert!(has(|p| p.top_p().is_some()) && has(|p| p.min_p().is_some()));
+        let with = |with: fn(&Question) -> bool| questions.iter().filter(|q| with(q)).count();
+        assert!(with(|q| q.adjustments.is_some() && q.inspect.is_none()) > 2);
+        assert!(with(|q| q.adjustments.is_none() && q.inspect.is_some()) > 2);
+        assert!(with(|q| q.adjustments.is_some() && q.inspect.is_some()) > 2);
     }
 }

@@ -14,7 +14,7 @@ use cudarc::driver::sys::{
     self, CUdevice_attribute as Attribute, CUfunction, CUfunction_attribute as FunctionAttribute,
     CUmodule, CUshared_carveout,
 };
-use std::ffi::{c_int, c_void};
+use std::ffi::{CStr, c_int, c_void};
 use std::time::Duration;
 
 /// The oldest chips that have thread-block clusters.
@@ -204,6 +204,18 @@ impl Trial {
         let waited = unsafe { context::wait(self.done, "a cluster", self.patience) };
         waited.inspect_err(|_| context.lose())
     }
+}
+
+/// A kernel that runs before or after the sampling one. As much shared memory is set aside for it, so that the division
+/// stays as it is.
+pub(super) fn beside(
+    context: &Context,
+    module: CUmodule,
+    name: &CStr,
+) -> Result<CUfunction, String> {
+    let function = context.function(module, name)?;
+    allow_shared_memory(context, function)?;
+    Ok(function)
 }
 
 fn function_attribute(function: CUfunction, attribute: FunctionAttribute) -> Result<u32, String> {
