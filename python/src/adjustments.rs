@@ -1,6 +1,7 @@
 //! What is done to single logits of each row, from keywords by the names of the API.
 
-use crate::each::{Each, of_row};
+use crate::each::Each;
+use crate::invalid::Invalid;
 use crate::memory::{Array, Element};
 use logitd_core::adjustments::{Adjustments, AdjustmentsError, AdjustmentsSpec, Limits};
 use logitd_core::params::SamplingParams;
@@ -49,6 +50,10 @@ impl List {
         LISTS.iter().map(|list| list.name)
     }
 
+    fn path(&self) -> String {
+        path(self.name)
+    }
+
     /// How deep lists are nested in what is for all rows.
     fn depth(&self) -> usize {
         match self.kind {
@@ -95,6 +100,7 @@ pub fn of_rows(
     lists: &[(&'static List, Bound<'_, PyAny>)],
     params: &[SamplingParams],
     vocab_size: usize,
+    invalid: &mut Invalid,
 ) -> PyResult<Option<Each<Adjustments>>> {
     if lists.is_empty() {
         return Ok(None);
@@ -104,35 +110,75 @@ pub fn of_rows(
     let mut each = Vec::new();
     for (list, value) in lists {
         match Each::split(list.name, value, list.depth(), params.len())? {
-            Each::All(value) => list.set(&mut all, &value)?,
+            Each::All(value) => {
+                if let Err(error) = list.set(&mut all, &value) {
+                    invalid.keep_of_all(&list.path(), error)?;
+                }
+            }
             values => each.push((list, values)),
         }
     }
     let adjustments = if each.is_empty() {
-        Each::All(parse(all, vocab_size)?)
+        Each::All(parse(all, vocab_size).or_else(|wrong| {
+            invalid.keep_of_all(&wrong.field, wrong.error)?;
+            PyResult::Ok(nothing())
+        })?)
     } else {
-        let of = |row: usize| {
+        let mut rows = Vec::with_capacity(params.len());
+        for row in 0..params.len() {
             let mut spec = all.clone();
-            each.iter().try_for_each(|(list, values)| list.set(&mut spec, values.get(row)))?;
-            parse(spec, vocab_size)
-        };
-        let rows = (0..params.len()).map(|row| of(row).map_err(|error| of_row(row, &error)));
-        Each::Rows(rows.collect::<PyResult<_>>()?)
+            let set = each.iter().try_for_each(|(list, values)| {
+                let set = list.set(&mut spec, values.get(row));
+                set.map_err(|error| Wrong { field: list.path(), error })
+            });
+            rows.push(match set.and_then(|()| parse(spec, vocab_size)) {
+                Ok(adjustments) => adjustments,
+                Err(wrong) => {
+                    invalid.keep(row, &wrong.field, wrong.error)?;
+                    nothing()
+                }
+            });
+        }
+        Each::Rows(rows)
     };
     for (row, params) in params.iter().enumerate() {
-        let checked = adjustments.get(row).check_with(params);
-        checked.map_err(|error| of_row(row, &wrong(&[error])))?;
+        if let Err(error) = adjustments.get(row).check_with(params) {
+            let wrong = Wrong::of(&[error]);
+            invalid.keep(row, &wrong.field, wrong.error)?;
+        }
     }
     Ok(Some(adjustments))
 }
 
-fn parse(spec: AdjustmentsSpec, vocab_size: u32) -> PyResult<Adjustments> {
-    spec.parse(vocab_size, Limits::default()).map_err(|errors| wrong(&errors))
+/// Adjustments that do nothing.
+pub fn nothing() -> Adjustments {
+    AdjustmentsSpec::default().parse(1, Limits::default()).expect("nothing is valid")
 }
 
-fn wrong(errors: &[AdjustmentsError]) -> PyErr {
-    let said: Vec<String> = errors.iter().map(AdjustmentsError::to_string).collect();
-    PyValueError::new_err(said.join("; "))
+fn parse(spec: AdjustmentsSpec, vocab_size: u32) -> Result<Adjustments, Wrong> {
+    spec.parse(vocab_size, Limits::default()).map_err(|errors| Wrong::of(&errors))
+}
+
+/// What is wrong with adjustments, and the path of the first field of it.
+struct Wrong {
+    field: String,
+    error: PyErr,
+}
+
+impl Wrong {
+    fn of(errors: &[AdjustmentsError]) -> Self {
+        let field = errors.first().map_or_else(String::new, |error| path(&error.field));
+        let said: Vec<String> = errors.iter().map(AdjustmentsError::to_string).collect();
+        Self { field, error: PyValueError::new_err(said.join("; ")) }
+    }
+}
+
+/// The path of a list in the API, which has the breakers with the parameters.
+fn path(name: &str) -> String {
+    match name.strip_prefix("dry") {
+        Some(_) => format!("params.{}", name.replacen("dry_", "dry.", 1)),
+        None => format!("adjustments.{name}"),
+    }
 }
 
 /// Words of 32 tokens: the bytes of them, or an array of int32 or uint32, as grammar engines write it.
@@ -160,7 +206,8 @@ fn mask(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
     }
 }
 
-fn ids(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
+/// The tokens of a list or an array.
+pub fn ids(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
     if let Some(array) = array(name, value)? {
         let numbers = array.integers(name, 0)?.into_iter().enumerate();
         return numbers

@@ -2,6 +2,8 @@
 
 use crate::adjustments;
 use crate::each::{Each, is_single};
+use crate::inspect;
+use crate::invalid::{Invalid, path};
 use logitd_core::params::{FIELDS, Field, ParamsError, ParamsSpec, SamplingParams, Value};
 use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
 use pyo3::intern;
@@ -11,16 +13,25 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
 /// What -1 switches off too, as other samplers have it.
 const OFF_BELOW_ZERO: &str = "top_k";
 
-/// What keywords ask for: the parameters, and what is done to single logits.
+/// Keywords that are neither parameters nor adjustments.
+pub const OPTIONS: [&str; 4] = ["logprobs", "return_kept", "vocab_size", "on_invalid_row"];
+
+/// What keywords ask for: the parameters, what is done to single logits, what is told beside tokens, and what holds for
+/// the whole call.
+#[derive(Default)]
 pub struct Controls<'py> {
     pub fields: Vec<(&'static Field, Bound<'py, PyAny>)>,
     pub lists: Vec<(&'static adjustments::List, Bound<'py, PyAny>)>,
+    pub asked: inspect::Asked<'py>,
+    pub vocab_size: Option<Bound<'py, PyAny>>,
+    /// Whether the rows that are wrong have a status, and the call goes on.
+    pub keeps_invalid_rows: bool,
 }
 
 impl<'py> Controls<'py> {
     /// The keywords, each known. None is as good as a keyword that is left out.
     pub fn of(keywords: Option<&Bound<'py, PyDict>>) -> PyResult<Self> {
-        let mut controls = Self { fields: Vec::new(), lists: Vec::new() };
+        let mut controls = Self::default();
         for (name, value) in keywords.into_iter().flatten() {
             let name = name.cast_into::<PyString>()?;
             let name = name.to_str()?;
@@ -50,17 +61,38 @@ impl<'py> Controls<'py> {
         } else if let Some(list) = adjustments::List::named(name) {
             self.lists.push((list, value));
         } else {
-            return Err(unknown(value.py(), name));
+            return self.add_option(name, value);
+        }
+        Ok(())
+    }
+
+    fn add_option(&mut self, name: &str, value: Bound<'py, PyAny>) -> PyResult<()> {
+        match name {
+            "logprobs" => self.asked.logprobs = Some(value),
+            "return_kept" => self.asked.return_kept = Some(value),
+            "vocab_size" => self.vocab_size = Some(value),
+            "on_invalid_row" => {
+                self.keeps_invalid_rows = match value.extract::<&str>() {
+                    Ok("refuse") => false,
+                    Ok("status") => true,
+                    _ => {
+                        return Err(PyValueError::new_err(format!(
+                            "on_invalid_row is {value}; allowed: refuse, status"
+                        )));
+                    }
+                }
+            }
+            _ => return Err(unknown(value.py(), name)),
         }
         Ok(())
     }
 
     /// The parameters of each row. Those without a seed get one of the operating system's.
-    pub fn params(&self, rows: usize) -> PyResult<Vec<SamplingParams>> {
+    pub fn params(&self, rows: usize, invalid: &mut Invalid) -> PyResult<Vec<SamplingParams>> {
         let mut all = ParamsSpec::default();
         let mut each = Vec::new();
         for (field, given) in &self.fields {
-            match values(field, given, rows)? {
+            match values(field, given, rows, invalid)? {
                 Each::All(value) => field.set(&mut all, value),
                 values => each.push((field, values)),
             }
@@ -73,16 +105,24 @@ impl<'py> Controls<'py> {
         }
         let seedless = specs.iter().filter(|spec| spec.seed.is_none()).count();
         let mut seeds = fresh_seeds(seedless)?.into_iter();
-        let parse = |spec: ParamsSpec| {
-            spec.parse(|| seeds.next().expect("one for each that has none")).map_err(wrong)
-        };
-        specs.into_iter().map(parse).collect()
+        let mut parsed = Vec::with_capacity(rows);
+        for (row, spec) in specs.into_iter().enumerate() {
+            let seed = || seeds.next().expect("one for each that has none");
+            parsed.push(match spec.parse(seed) {
+                Ok(params) => params,
+                Err(error) => {
+                    invalid.keep(row, &path(error.field), wrong(error))?;
+                    ParamsSpec::default().parse(|| 0).expect("the defaults are valid")
+                }
+            });
+        }
+        Ok(parsed)
     }
 }
 
 /// Every keyword.
 fn known() -> impl Iterator<Item = &'static str> {
-    FIELDS.iter().map(|field| field.name).chain(adjustments::List::names())
+    FIELDS.iter().map(|field| field.name).chain(adjustments::List::names()).chain(OPTIONS)
 }
 
 fn unknown(py: Python<'_>, name: &str) -> PyErr {
@@ -106,9 +146,21 @@ fn fresh_seeds(count: usize) -> PyResult<Vec<u64>> {
     Ok(bytes.as_chunks().0.iter().map(|word| u64::from_le_bytes(*word) >> 11).collect())
 }
 
-fn values(field: &'static Field, given: &Bound<'_, PyAny>, rows: usize) -> PyResult<Each<Value>> {
+fn values(
+    field: &'static Field,
+    given: &Bound<'_, PyAny>,
+    rows: usize,
+    invalid: &mut Invalid,
+) -> PyResult<Each<Value>> {
     let given = plain(given)?;
-    Each::split(field.name, &given, 0, rows)?.try_map(|given| value(field, &given))
+    let values = Each::split(field.name, &given, 0, rows)?;
+    if let Each::All(one) = &values
+        && !invalid.are_kept()
+    {
+        return value(field, one).map(Each::All);
+    }
+    let default = field.get(ParamsSpec::default());
+    values.try_map(&path(field.name), invalid, &default, |given| value(field, &given))
 }
 
 /// An array as a list of Python's numbers, and one of its numbers as such.

@@ -1,5 +1,6 @@
 //! Values that are one for all rows, or one a row.
 
+use crate::invalid::Invalid;
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -20,16 +21,32 @@ impl<T> Each<T> {
         }
     }
 
-    /// What is made of each value; errors of one a row say which.
-    pub fn try_map<U>(self, mut make: impl FnMut(T) -> PyResult<U>) -> PyResult<Each<U>> {
+    /// What is made of each value of this field; what is wrong is noted, and this instead.
+    pub fn try_map<U: Clone>(
+        self,
+        field: &str,
+        invalid: &mut Invalid,
+        instead: &U,
+        mut make: impl FnMut(T) -> PyResult<U>,
+    ) -> PyResult<Each<U>> {
         match self {
-            Self::All(value) => make(value).map(Each::All),
-            Self::Rows(values) => values
-                .into_iter()
-                .enumerate()
-                .map(|(row, value)| make(value).map_err(|error| of_row(row, &error)))
-                .collect::<PyResult<_>>()
-                .map(Each::Rows),
+            Self::All(value) => match make(value) {
+                Ok(made) => Ok(Each::All(made)),
+                Err(error) => {
+                    invalid.keep_of_all(field, error)?;
+                    Ok(Each::All(instead.clone()))
+                }
+            },
+            Self::Rows(values) => {
+                let make = |(row, value)| match make(value) {
+                    Ok(made) => Ok(made),
+                    Err(error) => {
+                        invalid.keep(row, field, error)?;
+                        Ok(instead.clone())
+                    }
+                };
+                values.into_iter().enumerate().map(make).collect::<PyResult<_>>().map(Each::Rows)
+            }
         }
     }
 }
@@ -54,14 +71,6 @@ impl<'py> Each<Bound<'py, PyAny>> {
         }
         Ok(Self::Rows(values))
     }
-}
-
-/// An error that says of which row it is.
-pub fn of_row(row: usize, error: &PyErr) -> PyErr {
-    Python::attach(|py| {
-        let said = format!("row {row}: {}", error.value(py));
-        PyErr::from_type(error.get_type(py), said)
-    })
 }
 
 /// Whether a value is no list of anything.

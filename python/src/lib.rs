@@ -9,17 +9,21 @@
 #![allow(rustdoc::private_intra_doc_links)]
 
 mod adjustments;
+mod arrays;
 mod call;
 mod client;
 mod controls;
+mod distribution;
 mod each;
+mod inspect;
+mod invalid;
 mod logits;
 mod memory;
 mod results;
 mod sampler;
+mod table;
 
 use logitd_core::params::{FIELDS, Field, ParamsSpec, Value};
-use logitd_core::status::RowStatus;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -28,10 +32,12 @@ fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<sampler::Sampler>()?;
     module.add_class::<client::Client>()?;
     module.add_class::<results::Results>()?;
-    module.add("RowError", module.py().get_type::<results::RowError>())?;
+    module.add_class::<distribution::Distribution>()?;
+    module.add("RowError", module.py().get_type::<table::RowError>())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add("arithmetic_version", logitd_core::arithmetic::VERSION)?;
-    module.add("STATUSES", RowStatus::ALL.map(|status| (status.name(), status as u8)))?;
+    module.add("STATUSES", table::Status::all().collect::<Vec<_>>())?;
+    module.add("OPTIONS", controls::OPTIONS)?;
     module.add("ADJUSTMENTS", adjustments::List::names().collect::<Vec<_>>())?;
     module.add_function(wrap_pyfunction!(sampler::sample, module)?)?;
     module.add_function(wrap_pyfunction!(fields, module)?)

@@ -9,11 +9,13 @@ use pyo3::prelude::*;
 pub struct Logits<'py> {
     array: Array<'py>,
     dtype: Dtype,
+    vocab_size: usize,
 }
 
 impl<'py> Logits<'py> {
-    /// The logits that an object is: `[rows, vocab_size]`, or `[vocab_size]` for a single row.
-    pub fn of(x: &Bound<'py, PyAny>) -> PyResult<Self> {
+    /// The logits that an object is: `[rows, vocab_size]`, or `[vocab_size]` for a single row. Where `vocab_size` is
+    /// given, rows may have padding behind so many logits.
+    pub fn of(x: &Bound<'py, PyAny>, vocab_size: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         let array = match Array::of("x", x)? {
             Some(array) => array,
             None => array_by_numpy(x)?,
@@ -35,7 +37,17 @@ impl<'py> Logits<'py> {
                  torch, is a copy in which they do (rows may be any distance apart)",
             ));
         }
-        Ok(Self { array, dtype })
+        let columns = array.columns();
+        let vocab_size = match vocab_size.map(|given| (given, given.extract::<usize>())) {
+            None => columns,
+            Some((_, Ok(vocab_size))) if (1..=columns).contains(&vocab_size) => vocab_size,
+            Some((given, _)) => {
+                return Err(PyValueError::new_err(format!(
+                    "vocab_size is {given}; allowed: 1 to {columns}, the logits that a row of x has"
+                )));
+            }
+        };
+        Ok(Self { array, dtype, vocab_size })
     }
 
     /// How they are stored.
@@ -50,12 +62,13 @@ impl<'py> Logits<'py> {
 
     /// Tokens of each.
     pub fn vocab_size(&self) -> usize {
-        self.array.columns()
+        self.vocab_size
     }
 
     /// The bytes of each row.
     pub fn bytes(&self) -> Vec<&[u8]> {
-        (0..self.rows()).map(|row| self.array.row(row)).collect()
+        let bytes = self.vocab_size * self.dtype.size_bytes();
+        (0..self.rows()).map(|row| &self.array.row(row)[..bytes]).collect()
     }
 }
 

@@ -1,27 +1,19 @@
 //! What became of the rows of a call, as numpy arrays.
 
-use logitd_core::params::SamplingParams;
-use logitd_core::status::RowStatus;
-use pyo3::create_exception;
-use pyo3::exceptions::PyValueError;
+use crate::arrays::{Array, array, array_of, by_rows};
+use crate::distribution::Distribution;
+use crate::invalid::Violation;
+use crate::table::Table;
+use logitd_core::inspection::Distribution as Of;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::PyByteArray;
-
-create_exception!(
-    logitd,
-    RowError,
-    PyValueError,
-    "A row has no token: a logit is NaN or +inf, or no token is left."
-);
-
-/// The token where there is none.
-const NO_TOKEN: i64 = -1;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What became of the rows of a call, in their order. An array is made when it is first looked at.
 #[pyclass(frozen, module = "logitd")]
 pub struct Results {
-    table: Table,
+    table: Arc<Table>,
     tokens: Array,
     logprobs: Array,
     seeds: Array,
@@ -30,67 +22,14 @@ pub struct Results {
     kept_mass: Array,
     draws: Array,
     draw_logprobs: Array,
-}
-
-type Array = PyOnceLock<Py<PyAny>>;
-
-/// Rows of results, all with as many draws.
-pub struct Table {
-    rows: Vec<RowOfTable>,
-    /// The most that a row has.
-    draws: usize,
-    /// `draws` of each row: tokens and their logprobs.
-    drawn: Vec<(i64, f32)>,
-}
-
-/// What is said once about a row.
-pub struct RowOfTable {
-    pub status: RowStatus,
-    pub seed: u64,
-    pub kept: u32,
-    pub kept_mass: u64,
-}
-
-impl Table {
-    /// Room for the results of rows with these parameters.
-    pub fn new(params: &[SamplingParams]) -> Self {
-        let draws = params.iter().map(|params| params.draws() as usize).max().unwrap_or(1);
-        let drawn = Vec::with_capacity(params.len() * draws);
-        Self { rows: Vec::with_capacity(params.len()), draws, drawn }
-    }
-
-    /// Adds a row and what was drawn from it.
-    pub fn push(&mut self, row: RowOfTable, drawn: impl Iterator<Item = (u32, f32)>) {
-        self.rows.push(row);
-        self.drawn.extend(drawn.map(|(token, logprob)| (token.into(), logprob)));
-        self.drawn.resize(self.rows.len() * self.draws, (NO_TOKEN, f32::NAN));
-    }
-
-    /// The first draw of each row.
-    fn first(&self) -> impl Iterator<Item = &(i64, f32)> {
-        self.drawn.iter().step_by(self.draws)
-    }
-
-    fn failed(&self) -> impl Iterator<Item = (usize, RowStatus)> {
-        let rows = self.rows.iter().map(|row| row.status).enumerate();
-        rows.filter(|(_, status)| *status != RowStatus::Ok)
-    }
-
-    fn check(&self) -> PyResult<()> {
-        let mut failed = self.failed();
-        let Some((row, status)) = failed.next() else { return Ok(()) };
-        let others = match failed.count() {
-            0 => String::new(),
-            n => format!(" (and {n} more)"),
-        };
-        Err(RowError::new_err(format!("row {row} has no token: {status}{others}")))
-    }
+    kept_bitmask: Array,
+    distributions: [PyOnceLock<Py<Distribution>>; 3],
 }
 
 impl From<Table> for Results {
     fn from(table: Table) -> Self {
         Self {
-            table,
+            table: Arc::new(table),
             tokens: Array::new(),
             logprobs: Array::new(),
             seeds: Array::new(),
@@ -99,6 +38,8 @@ impl From<Table> for Results {
             kept_mass: Array::new(),
             draws: Array::new(),
             draw_logprobs: Array::new(),
+            kept_bitmask: Array::new(),
+            distributions: [const { PyOnceLock::new() }; 3],
         }
     }
 }
@@ -129,7 +70,7 @@ impl Results {
     /// What became of each row, a `Status`. uint8.
     #[getter]
     fn status<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let status = self.table.rows.iter().map(|row| [row.status as u8]);
+        let status = self.table.rows.iter().map(|row| [row.status.number()]);
         array(py, &self.status, "uint8", status)
     }
 
@@ -151,14 +92,58 @@ impl Results {
     #[getter]
     fn draws<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let tokens = self.table.drawn.iter().map(|(token, _)| token.to_ne_bytes());
-        self.by_rows(array(py, &self.draws, "int64", tokens)?)
+        by_rows(array(py, &self.draws, "int64", tokens)?, self.table.rows.len(), self.table.draws)
     }
 
     /// Their logprobs, NaN where there is no token. float32.
     #[getter]
     fn draw_logprobs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let logprobs = self.table.drawn.iter().map(|(_, logprob)| logprob.to_ne_bytes());
-        self.by_rows(array(py, &self.draw_logprobs, "float32", logprobs)?)
+        let logprobs = array(py, &self.draw_logprobs, "float32", logprobs)?;
+        by_rows(logprobs, self.table.rows.len(), self.table.draws)
+    }
+
+    /// The model's own distribution, the logits as they came, where `logprobs` asked for it.
+    #[getter]
+    fn raw(&self, py: Python<'_>) -> PyResult<Py<Distribution>> {
+        self.distribution(py, Of::Raw)
+    }
+
+    /// The distribution that the cuts are given, where `logprobs` asked for it.
+    #[getter]
+    fn adjusted(&self, py: Python<'_>) -> PyResult<Py<Distribution>> {
+        self.distribution(py, Of::Adjusted)
+    }
+
+    /// The distribution that tokens are drawn from, where `logprobs` asked for it.
+    #[getter]
+    fn sampled(&self, py: Python<'_>) -> PyResult<Py<Distribution>> {
+        self.distribution(py, Of::Sampled)
+    }
+
+    /// The kept tokens of each row, ascending, where `return_kept` asked for them and the row has a token, else None.
+    #[getter]
+    fn kept_ids<'py>(&self, py: Python<'py>) -> PyResult<Vec<Option<Bound<'py, PyAny>>>> {
+        let ids = |row| self.table.kept_ids(row);
+        let array = |ids: Vec<u32>| array_of(py, "uint32", ids.iter().map(|id| id.to_ne_bytes()));
+        self.table.rows.iter().map(|row| ids(row).map(array).transpose()).collect()
+    }
+
+    /// The same as `[rows, words]` of 32 tokens each, the first in the lowest bit, as `allowed_bitmask` takes it; all 0
+    /// where there are none. uint32.
+    #[getter]
+    fn kept_bitmask<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let table = &self.table;
+        let words = table.rows.iter().flat_map(|row| table.kept_words(row)).map(u32::to_ne_bytes);
+        let words = array(py, &self.kept_bitmask, "uint32", words)?;
+        by_rows(words, table.rows.len(), table.vocab_size.div_ceil(32) as usize)
+    }
+
+    /// What is wrong with rows whose status is INVALID_PARAMETERS: the field and what is allowed, by row.
+    #[getter]
+    fn violations(&self) -> BTreeMap<usize, (String, String)> {
+        let said = |violation: &Violation| (violation.field.clone(), violation.description.clone());
+        self.table.violations.iter().map(|(row, violation)| (*row, said(violation))).collect()
     }
 
     /// Raises a RowError that names the first row without a token, if there is one.
@@ -182,23 +167,8 @@ impl Results {
 }
 
 impl Results {
-    fn by_rows<'py>(&self, array: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
-        array.call_method1("reshape", (self.table.rows.len(), self.table.draws))
+    fn distribution(&self, py: Python<'_>, of: Of) -> PyResult<Py<Distribution>> {
+        let make = || Distribution::of(&self.table, of).and_then(|found| Py::new(py, found));
+        self.distributions[of as usize].get_or_try_init(py, make).map(|found| found.clone_ref(py))
     }
-}
-
-/// The array of these elements, made at the first call.
-fn array<'py, const N: usize>(
-    py: Python<'py>,
-    place: &Array,
-    dtype: &str,
-    elements: impl Iterator<Item = [u8; N]>,
-) -> PyResult<Bound<'py, PyAny>> {
-    let make = || -> PyResult<Py<PyAny>> {
-        let bytes: Vec<u8> = elements.flatten().collect();
-        static FROM_BUFFER: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        let from_buffer = FROM_BUFFER.import(py, "numpy", "frombuffer")?;
-        Ok(from_buffer.call1((PyByteArray::new(py, &bytes), dtype))?.unbind())
-    };
-    Ok(place.get_or_try_init(py, make)?.bind(py).clone())
 }

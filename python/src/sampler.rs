@@ -1,12 +1,12 @@
 //! Samplers: what a call goes through from its array to its results.
 
-use crate::call::Call;
-use crate::results::{Results, RowOfTable, Table};
+use crate::call::{Asked, Call};
+use crate::results::Results;
+use crate::table::{RowOfTable, Status, Table};
 use logitd_core::backend::cpu::{Cpu, CpuOptions, THREADS_MAX};
 use logitd_core::backend::reference::Reference;
 use logitd_core::backend::{Backend, DeviceInfo};
 use logitd_core::batch::{self, Row};
-use logitd_core::params::SamplingParams;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -50,6 +50,10 @@ struct Bench {
 /// top_k, top_p, min_p, seed, position, draws, and all others of `logitd.fields()`; and what is done to single logits:
 /// allowed_bitmask, allowed_ids, banned_ids, bad_words, stop_ids, logit_bias, prompt, output, output_length, counts,
 /// dry_breakers. None is the default. Rows without a seed get one, which `Results.seeds` has.
+///
+/// `logprobs` (a distribution's name, or a `Logprobs`) and `return_kept` ask for more than tokens. `vocab_size` says how
+/// many logits of a row count, where padding follows them. `on_invalid_row="status"` gives rows with wrong parameters a
+/// status, where the whole call would raise.
 #[pyfunction]
 #[pyo3(signature = (x, /, **controls))]
 pub fn sample(
@@ -81,11 +85,14 @@ impl Sampler {
         x: &Bound<'_, PyAny>,
         controls: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Results> {
-        let Call { logits, params, adjustments } = Call::of(x, controls)?;
+        let Call { logits, asked } = Call::of(x, controls)?;
+        let Asked { params, adjustments, inspect, .. } = &asked;
         let rows =
-            logits.bytes().into_iter().zip(&params).enumerate().map(|(i, (bytes, params))| {
+            logits.bytes().into_iter().zip(params).enumerate().map(|(i, (bytes, params))| {
                 let row = Row::new(logits.dtype(), bytes, *params)?;
-                Ok(row.with_adjustments(adjustments.as_ref().map(|each| each.get(i))))
+                let adjusted = row.with_adjustments(adjustments.as_ref().map(|each| each.get(i)));
+                let inspect = inspect.as_ref().map(|each| each.get(i));
+                Ok(adjusted.with_inspect(inspect.filter(|inspect| !inspect.is_empty())))
             });
         let rows = rows
             .collect::<Result<Vec<Row<'_>>, batch::RowError>>()
@@ -94,7 +101,7 @@ impl Sampler {
         let table = py.detach(|| {
             let Bench { backend, results } = &mut *locked(&bench);
             backend.sample(&rows, results)?;
-            Ok(table(results, &params))
+            Ok(table(results, &asked))
         });
         table.map(Results::from).map_err(|error: logitd_core::backend::DeviceError| {
             PyRuntimeError::new_err(error.to_string())
@@ -178,11 +185,17 @@ fn wrong<T>(said: String) -> PyResult<T> {
     Err(PyValueError::new_err(said))
 }
 
-fn table(results: &batch::Results, params: &[SamplingParams]) -> Table {
-    let mut table = Table::new(params);
-    for (params, result) in params.iter().zip(results.iter()) {
+fn table(results: &batch::Results, asked: &Asked) -> Table {
+    let mut table = Table::new(asked);
+    for (i, (params, result)) in asked.params.iter().zip(results.iter()).enumerate() {
+        if let Some(violation) = asked.invalid.get(i) {
+            table.push_invalid(violation.clone());
+            continue;
+        }
         let batch::Outcome { status, kept, kept_mass } = result.outcome;
-        let row = RowOfTable { status, seed: params.seed(), kept, kept_mass };
+        let status = Status::Sampled(status);
+        let inspection = result.inspection.cloned().map(Box::new);
+        let row = RowOfTable { status, seed: params.seed(), kept, kept_mass, inspection };
         table.push(row, result.draws.iter().map(|draw| (draw.token, draw.logprob)));
     }
     table

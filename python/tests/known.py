@@ -9,6 +9,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+import logitd
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VECTORS = ROOT / "tests" / "vectors"
 TYPES = {"f16": np.float16, "bf16": ml_dtypes.bfloat16, "f32": np.float32}
@@ -98,7 +100,8 @@ def version_2(name: str) -> list[Case]:
 def keywords(params: dict[str, Any], vocab_size: int) -> dict[str, Any]:
     """What a file writes in its own way, as Python has it."""
     params = dict(params)
-    params.pop("return_kept", None)
+    if params.get("logprobs"):
+        params["logprobs"] = logitd.Logprobs(**params["logprobs"])
     if "allowed_bitmask" in params:
         words = [int(word, 16) for word in params["allowed_bitmask"]]
         params["allowed_bitmask"] = np.array(words, np.uint32)

@@ -83,6 +83,45 @@ def test_every_adjustment_gets_there(client: logitd.Client) -> None:
         assert_same_bits(client.sample(x, **rules, **adjustment), logitd.sample(x, **rules, **adjustment))
 
 
+def test_what_is_told_beside_tokens_is_the_same_to_the_bit(client: logitd.Client) -> None:
+    asked = [logitd.Logprobs(["raw", "adjusted", "sampled"], top=7, ids=[1, 4999]), "raw", None, logitd.Logprobs("sampled", top=3), "adjusted", "raw"]
+    rules = RULES | {"logprobs": asked, "return_kept": [True, True, True, False, True, True], "banned_ids": [5]}
+    found, expected = client.sample(X, **rules), logitd.sample(X, **rules)
+    assert_same_bits(found, expected)
+    for distribution in ["raw", "adjusted", "sampled"]:
+        for name in ["status", "entropy", "logprobs", "ranks", "draw_logprobs", "draw_ranks", "top_tokens", "top_logprobs", "id_logprobs", "id_ranks"]:
+            of = [getattr(getattr(results, distribution), name) for results in (found, expected)]
+            assert of[0].shape == of[1].shape and of[0].tobytes() == of[1].tobytes(), (distribution, name)
+    assert found.kept_bitmask.tobytes() == expected.kept_bitmask.tobytes() and found.kept_bitmask.any(axis=1).tolist() == [True] * 3 + [False] + [True] * 2
+    assert [ids is None for ids in found.kept_ids] == [ids is None for ids in expected.kept_ids]
+
+
+def test_padding_is_never_looked_at(client: logitd.Client) -> None:
+    padded = np.full((6, 5056), np.nan, np.float16)
+    padded[:, :5000] = X
+    assert_same_bits(client.sample(padded, vocab_size=5000, **RULES), logitd.sample(X, **RULES))
+
+
+def test_wrong_rows_have_a_status_where_it_is_asked_for(client: logitd.Client) -> None:
+    rules = RULES | {"temperature": [0.8, -1, 0.8, 0.8, 0.8, 0.8], "on_invalid_row": "status"}
+    found, expected = client.sample(X, **rules), logitd.sample(X, **rules)
+    assert_same_bits(found, expected)
+    assert found.violations == expected.violations and list(found.violations) == [1]
+
+
+def test_what_only_the_server_finds_wrong_has_a_status_too() -> None:
+    with logitd.Server("cpu", "--top-logprobs-max=4") as server:
+        client = logitd.Client(server.target)
+        asked = [None, logitd.Logprobs("raw", top=5), "raw", None, None, None]
+        with pytest.raises(errors.InvalidArgument, match="top_logprobs_max"):
+            client.sample(X, logprobs=asked)
+        results = client.sample(X, **RULES, logprobs=asked, on_invalid_row="status")
+        assert results.status.tolist() == [0, 4, 0, 0, 0, 0]
+        assert results.violations[1][0] == "params.logprobs.top" and "is 5; allowed: 0 to 4" in results.violations[1][1]
+        assert results.raw.status.tolist() == [255, 255, 0, 255, 255, 255]
+        assert results.tokens[2:].tolist() == logitd.sample(X, **RULES).tokens[2:].tolist()
+
+
 def test_rows_without_a_token(client: logitd.Client) -> None:
     x = np.array([[1, 2], [np.nan, 2], [np.inf, 1], [-np.inf] * 2], np.float32)
     results = client.sample(x, draws=2, seed=3)

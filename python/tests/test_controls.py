@@ -228,9 +228,9 @@ def test_the_stub_lists_what_there_is() -> None:
     classes = {node.name: node for node in ast.parse(stub.read_text()).body if isinstance(node, ast.ClassDef)}
     keys = lambda name: [node.target.id for node in classes[name].body if isinstance(node, ast.AnnAssign)]
     fields = [field["name"] for field in logitd.fields()]
-    assert keys("Controls") == [*fields, "dry", *_native.ADJUSTMENTS]
+    assert keys("Controls") == [*fields, "dry", *_native.ADJUSTMENTS, *_native.OPTIONS]
     assert [f"dry_{key}" for key in keys("_Dry")] == [*(name for name in fields if name.startswith("dry_")), "dry_breakers"]
-    for name in ["Results", "Sampler"]:
+    for name in ["Results", "Distribution", "Sampler"]:
         described = {node.name for node in classes[name].body if isinstance(node, ast.FunctionDef)}
         public = {name for name in dir(getattr(logitd, name)) if not name.startswith("_")}
         assert public <= described and described - public <= {"__new__", "__len__"}

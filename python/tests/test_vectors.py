@@ -1,5 +1,7 @@
 """Every known answer of `tests/vectors` that has rows, through Python."""
 
+from typing import Any
+
 import known
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ FILES = {
     "independent/race": (lambda: known.version_2("race"), 16),
     "independent/adjustments": (lambda: known.version_2("adjustments"), 50),
     "independent/controls": (lambda: known.version_2("controls"), 10),
+    "independent/inspections": (lambda: known.version_2("inspections"), 115),
 }
 
 
@@ -62,6 +65,8 @@ def test_cases_of_one_row_are_the_rows_of_a_batch() -> None:
 def expect(case: known.Case, results: logitd.Results, row: int = 0) -> None:
     expected = case.expect
     assert logitd.Status(results.status[row]).name == expected["status"], case.name
+    if "logprobs" in expected:
+        expect_logprobs(case, results, row)
     if expected["status"] != "OK":
         assert results.tokens[row] == -1 and np.isnan(results.logprobs[row]), case.name
         assert results.kept[row] == 0, case.name
@@ -78,8 +83,38 @@ def expect(case: known.Case, results: logitd.Results, row: int = 0) -> None:
     if "token" in expected:
         assert results.tokens[row] == expected["token"], case.name
     if "logprob_bits" in expected:
-        distance = bits(results.logprobs[row:row + 1])[0] - int(expected["logprob_bits"], 16)
-        assert abs(distance) <= case.logprob_within, case.name
+        assert is_near(results.logprobs[row], expected["logprob_bits"], case.logprob_within), case.name
+    if "kept_ids" in expected:
+        assert results.kept_ids[row] is not None and results.kept_ids[row].tolist() == expected["kept_ids"], case.name
+        words = results.kept_bitmask[row].tolist()
+        assert [token for token in range(len(words) * 32) if words[token // 32] >> token % 32 & 1] == expected["kept_ids"], case.name
+
+
+def expect_logprobs(case: known.Case, results: logitd.Results, row: int = 0) -> None:
+    expected, asked = case.expect["logprobs"], case.controls["logprobs"]
+    found = getattr(results, asked.of)
+    assert logitd.Status(found.status[row]).name == expected["status"], case.name
+    if expected["status"] != "OK":
+        assert np.isnan(found.entropy[row]) and found.top_tokens.shape[1] == found.id_ranks.shape[1] == 0, case.name
+        return
+    assert is_near(found.entropy[row], expected["entropy_bits"], 1), case.name
+    if expected.get("token") is not None:
+        same_token(expected["token"], results.tokens[row], found.ranks[row], found.logprobs[row], case)
+    assert found.top_tokens.shape[1] == found.top_logprobs.shape[1] == len(expected["top"]), case.name
+    for i, token in enumerate(expected["top"]):
+        same_token(token, found.top_tokens[row, i], i + 1, found.top_logprobs[row, i], case)
+    assert found.id_ranks.shape[1] == len(expected["ids"]), case.name
+    for i, token in enumerate(expected["ids"]):
+        same_token(token, asked.ids[i], found.id_ranks[row, i], found.id_logprobs[row, i], case)
+
+
+def same_token(expected: dict[str, Any], token: int, rank: int, logprob: np.float32, case: known.Case) -> None:
+    assert (expected["token"], expected["rank"]) == (token, rank), case.name
+    assert is_near(logprob, expected["logprob_bits"], case.logprob_within), case.name
+
+
+def is_near(value: np.float32, pattern: str, within: int) -> bool:
+    return abs(bits(np.array([value], np.float32))[0] - int(pattern, 16)) <= within
 
 
 def bits(values: np.ndarray) -> list[int]:

@@ -21,6 +21,12 @@ logitd.sample(array.array("f", [1.0]))
 logitd.sample(memoryview(array.array("f", [1.0])), dry={"multiplier": 0.8, "breakers": [[1]]})
 logitd.sample(x, allowed_bitmask=np.zeros((2, 1), np.int32), logit_bias={5: 1.5}, counts=[(1, 2)])
 logitd.sample(x, banned_ids=[[1], None], bad_words=[[1, 2]], prompt=range(5), output=[np.arange(3), np.arange(5)])
+asked = logitd.sample(x, logprobs=logitd.Logprobs(["raw", "sampled"], top=20, ids=[1]), return_kept=[True, False], vocab_size=8, on_invalid_row="status")
+assert_type(asked.raw, logitd.Distribution)
+assert_type(asked.sampled.top_tokens, npt.NDArray[np.int64])
+assert_type(asked.kept_ids[0], npt.NDArray[np.uint32] | None)
+assert_type(asked.violations[0], tuple[str, str])
+logitd.sample(x, logprobs=["raw", None, logitd.Logprobs("adjusted")])
 sampler = logitd.Sampler(threads=2, isa="avx2")
 assert_type(sampler.sample(x, top_k=-1), logitd.Results)
 logitd.Status(int(results.status[0])).name.lower()
@@ -45,4 +51,6 @@ logitd.sample(x, banned_ids=5)  # type: ignore[arg-type]
 logitd.Client(plane="inline")  # type: ignore[call-arg]
 logitd.Client("unix:/x", plane="pigeon")  # type: ignore[arg-type]
 logitd.Sampler(isa="sse9")  # type: ignore[arg-type]
+logitd.sample(x, logprobs="rw")  # type: ignore[arg-type]
+logitd.Logprobs("rw")  # type: ignore[arg-type]
 results.tokens = results.tokens  # type: ignore[misc]

@@ -12,11 +12,14 @@ and the same of a server: `logitd.Client("unix:/run/logitd/logitd.sock").sample(
 import enum
 
 from . import errors
-from ._native import Client, Results, RowError, Sampler, __version__, arithmetic_version, fields, sample
+from ._native import Client, Distribution, Results, RowError, Sampler, __version__, arithmetic_version, fields, sample
+from .logprobs import Logprobs
 from .server import Server
 
 __all__ = [
     "Client",
+    "Distribution",
+    "Logprobs",
     "Results",
     "RowError",
     "Sampler",
@@ -41,3 +44,5 @@ class Status(enum.IntEnum):
     """A logit is +inf, and none is NaN."""
     NO_CANDIDATE = 3
     """Every logit is -inf."""
+    INVALID_PARAMETERS = 4
+    """Its parameters or adjustments are wrong; only with `on_invalid_row="status"`."""

@@ -5,15 +5,19 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer, Self, Unpack
 
+from .logprobs import Logprobs
+
 __all__ = [
     "Sampler",
     "Client",
     "Results",
+    "Distribution",
     "RowError",
     "__version__",
     "arithmetic_version",
     "STATUSES",
     "ADJUSTMENTS",
+    "OPTIONS",
     "sample",
     "fields",
 ]
@@ -41,6 +45,10 @@ _Array: TypeAlias = _ArrayStruct | _DLPack
 _Number: TypeAlias = float | None | Sequence[float | None] | _ToList
 _Whole: TypeAlias = int | None | Sequence[int | None] | _ToList
 _Name: TypeAlias = str | None | Sequence[str | None]
+_Distribution: TypeAlias = Literal["raw", "adjusted", "sampled"]
+_Asked: TypeAlias = _Distribution | Logprobs | None
+_AskedEach: TypeAlias = _Asked | Sequence[_Asked]
+_Flag: TypeAlias = bool | None | Sequence[bool | None] | _ToList
 _Ids: TypeAlias = Sequence[int] | _Array
 _IdsEach: TypeAlias = _Ids | None | Sequence[_Ids | None]
 _Sequences: TypeAlias = Sequence[_Ids]
@@ -97,6 +105,11 @@ class Controls(TypedDict, total=False):
     output_length: _Whole
     counts: _CountsEach
     dry_breakers: _SequencesEach
+    # Options: what is told beside tokens, and what holds for the whole call
+    logprobs: _AskedEach
+    return_kept: _Flag
+    vocab_size: int | None
+    on_invalid_row: Literal["refuse", "status"] | None
 
 @type_check_only
 class _Field(TypedDict):
@@ -136,9 +149,66 @@ class Results:
     @property
     def draw_logprobs(self) -> npt.NDArray[np.float32]:
         """Their logprobs, NaN where there is no token."""
+    @property
+    def raw(self) -> Distribution:
+        """The model's own distribution, the logits as they came, where `logprobs` asked for it."""
+    @property
+    def adjusted(self) -> Distribution:
+        """The distribution that the cuts are given, where `logprobs` asked for it."""
+    @property
+    def sampled(self) -> Distribution:
+        """The distribution that tokens are drawn from, where `logprobs` asked for it."""
+    @property
+    def kept_ids(self) -> list[npt.NDArray[np.uint32] | None]:
+        """The kept tokens of each row, ascending, where `return_kept` asked for them and the row has a token, else None."""
+    @property
+    def kept_bitmask(self) -> npt.NDArray[np.uint32]:
+        """The same as `[rows, words]` of 32 tokens each, the first in the lowest bit; all 0 where there are none."""
+    @property
+    def violations(self) -> dict[int, tuple[str, str]]:
+        """What is wrong with rows whose status is INVALID_PARAMETERS: the field and what is allowed, by row."""
     def raise_for_status(self) -> Self:
         """Raises a RowError that names the first row without a token, if there is one; returns the results."""
     def __len__(self) -> int: ...
+
+@final
+class Distribution:
+    """One of the distributions that `logprobs` asked for, of each row. An array is made when it is first looked at.
+
+    Ranks are counted from 1, in the order of the distribution; 0 is a token that is not in it, with a logprob of -inf.
+    Where a row has no such token, it is -1, its rank 0 and its logprob NaN.
+    """
+
+    @property
+    def status(self) -> npt.NDArray[np.uint8]:
+        """Whether each row has it, a `Status`; 255 where it was not asked for."""
+    @property
+    def entropy(self) -> npt.NDArray[np.float32]:
+        """The entropy of each row, in nats; NaN where the status is not OK."""
+    @property
+    def logprobs(self) -> npt.NDArray[np.float32]:
+        """The logprob of each row's token."""
+    @property
+    def ranks(self) -> npt.NDArray[np.uint32]:
+        """The rank of each row's token."""
+    @property
+    def draw_logprobs(self) -> npt.NDArray[np.float32]:
+        """The logprobs of every draw: `[rows, draws]`, as `Results.draws` has them."""
+    @property
+    def draw_ranks(self) -> npt.NDArray[np.uint32]:
+        """The ranks of every draw: `[rows, draws]`."""
+    @property
+    def top_tokens(self) -> npt.NDArray[np.int64]:
+        """The first tokens of each row, most likely first: `[rows, top]`."""
+    @property
+    def top_logprobs(self) -> npt.NDArray[np.float32]:
+        """Their logprobs: `[rows, top]`."""
+    @property
+    def id_logprobs(self) -> npt.NDArray[np.float32]:
+        """The logprobs of the tokens that were asked for by `ids`, in that order: `[rows, ids]`."""
+    @property
+    def id_ranks(self) -> npt.NDArray[np.uint32]:
+        """The ranks of these: `[rows, ids]`."""
 
 @final
 class Sampler:
@@ -214,6 +284,7 @@ def fields() -> list[_Field]:
     """Every parameter of a row, in the API's order."""
 
 ADJUSTMENTS: Sequence[str]
+OPTIONS: Sequence[str]
 STATUSES: Sequence[tuple[str, int]]
 __version__: str
 arithmetic_version: int

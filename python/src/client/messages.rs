@@ -1,28 +1,33 @@
 //! Calls as messages of the API, and its answers as results.
 
+use crate::call::Asked;
 use crate::each::Each;
-use crate::results::{RowOfTable, Table};
+use crate::invalid::Violation;
+use crate::table::{RowOfTable, Status, Table};
 use logitd_client::api;
-use logitd_core::adjustments::{Adjustments, AdjustmentsSpec};
+use logitd_core::adjustments::AdjustmentsSpec;
 use logitd_core::batch::Dtype;
+use logitd_core::inspection::{
+    Distribution, Entropy, Inspect, Inspection, KeptIds, Logprobs, TokenLogprob,
+};
 use logitd_core::params::{DrawRule, Field, ParamsSpec, SamplingParams};
 use logitd_core::status::RowStatus;
 
 /// A request without its logits.
-pub fn request(
-    dtype: Dtype,
-    vocab_size: usize,
-    params: &[SamplingParams],
-    adjustments: Option<&Each<Adjustments>>,
-) -> api::SampleRequest {
+pub fn request(dtype: Dtype, asked: &Asked) -> api::SampleRequest {
+    let Asked { params, adjustments, inspect, invalid, vocab_size } = asked;
     let dtype = match dtype {
         Dtype::F16 => api::Dtype::F16,
         Dtype::Bf16 => api::Dtype::Bf16,
         Dtype::F32 => api::Dtype::F32,
     };
     let of_row = |(row, params): (usize, &SamplingParams)| {
-        let breakers = adjustments.map_or(&[][..], |each| each.get(row).breakers());
-        parameters((*params).into(), breakers)
+        let breakers = adjustments.as_ref().map_or(&[][..], |each| each.get(row).breakers());
+        let mut message = parameters((*params).into(), breakers);
+        if let Some(inspect) = inspect {
+            ask(inspect.get(row), &mut message);
+        }
+        message
     };
     let adjustments = match adjustments {
         None => vec![],
@@ -31,7 +36,12 @@ pub fn request(
     };
     api::SampleRequest {
         dtype: dtype.into(),
-        vocab_size: u32::try_from(vocab_size).unwrap_or(u32::MAX),
+        vocab_size: *vocab_size,
+        on_invalid_row: match invalid.are_kept() {
+            true => api::OnInvalidRow::Status,
+            false => api::OnInvalidRow::Unspecified,
+        }
+        .into(),
         rows: Some(params.len() as u32),
         params: params.iter().enumerate().map(of_row).collect(),
         adjustments,
@@ -104,22 +114,82 @@ fn sequences(sequences: &[Vec<u32>]) -> Vec<api::TokenSequence> {
     sequences.iter().map(|tokens| api::TokenSequence { tokens: tokens.clone() }).collect()
 }
 
+/// Puts what is asked for beside tokens into the message of a row.
+fn ask(inspect: &Inspect, params: &mut api::SamplingParams) {
+    let number = |of| match of {
+        Distribution::Raw => api::LogprobsOf::Raw,
+        Distribution::Adjusted => api::LogprobsOf::Adjusted,
+        Distribution::Sampled => api::LogprobsOf::Sampled,
+    };
+    let of: Vec<i32> = inspect.distributions().map(|of| number(of).into()).collect();
+    params.return_kept = inspect.kept_ids_max.is_some();
+    params.logprobs =
+        (!of.is_empty()).then(|| api::Logprobs { of, top: inspect.top, ids: inspect.ids.to_vec() });
+}
+
 /// The results of rows that were sampled with these parameters, if there is one for each.
-pub fn table(rows: &[api::RowResult], params: &[SamplingParams]) -> Option<Table> {
-    if rows.len() != params.len() {
+pub fn table(rows: Vec<api::RowResult>, asked: &Asked) -> Option<Table> {
+    if rows.len() != asked.params.len() {
         return None;
     }
-    let mut table = Table::new(params);
-    for row in rows {
-        let status = status(row.status())?;
-        let of_row =
-            RowOfTable { status, seed: row.seed, kept: row.kept, kept_mass: row.kept_mass };
+    let mut table = Table::new(asked);
+    for (i, row) in rows.into_iter().enumerate() {
+        // What is wrong was found here, or by the server.
+        let found = row.violation.as_ref().map(|violation| Violation {
+            field: violation.field.clone(),
+            description: violation.description.clone(),
+        });
+        if let Some(violation) = asked.invalid.get(i).cloned().or(found) {
+            table.push_invalid(violation);
+            continue;
+        }
+        let status = Status::Sampled(status(row.status())?);
         // With one draw there is no list of them.
         let only = row.token.zip(row.logprob).filter(|_| row.draws.is_empty());
         let drawn = row.draws.iter().map(|draw| (draw.token, draw.logprob));
-        table.push(of_row, only.into_iter().chain(drawn));
+        let drawn = only.into_iter().chain(drawn).collect::<Vec<_>>();
+        let (seed, kept, kept_mass) = (row.seed, row.kept, row.kept_mass);
+        let is_inspected = asked.inspect.is_some();
+        let inspection = if is_inspected { Some(Box::new(inspection(row)?)) } else { None };
+        table.push(RowOfTable { status, seed, kept, kept_mass, inspection }, drawn.into_iter());
     }
     Some(table)
+}
+
+fn inspection(row: api::RowResult) -> Option<Inspection> {
+    let (words, _) = row.kept_bitmask.as_chunks();
+    let kept = match (row.kept_ids.is_empty(), words.is_empty()) {
+        (true, true) => None,
+        (false, _) => Some(KeptIds::Ids(row.kept_ids)),
+        (true, false) => {
+            Some(KeptIds::Bitmask(words.iter().map(|word| u32::from_le_bytes(*word)).collect()))
+        }
+    };
+    let logprobs = row.logprobs.into_iter().map(logprobs).collect::<Option<_>>()?;
+    Some(Inspection { logprobs, kept })
+}
+
+fn logprobs(found: api::LogprobsResult) -> Option<Logprobs> {
+    let of = match found.of() {
+        api::LogprobsOf::Raw => Distribution::Raw,
+        api::LogprobsOf::Adjusted => Distribution::Adjusted,
+        api::LogprobsOf::Sampled => Distribution::Sampled,
+        api::LogprobsOf::Unspecified => return None,
+    };
+    Some(Logprobs {
+        of,
+        status: status(found.status())?,
+        entropy: Entropy(found.entropy),
+        drawn: tokens(found.drawn),
+        top: tokens(found.top),
+        ids: tokens(found.ids),
+    })
+}
+
+fn tokens(columns: Option<api::TokenLogprobs>) -> Vec<TokenLogprob> {
+    let api::TokenLogprobs { tokens, ranks, logprobs } = columns.unwrap_or_default();
+    let each = tokens.into_iter().zip(ranks).zip(logprobs);
+    each.map(|((token, rank), logprob)| TokenLogprob { token, rank, logprob }).collect()
 }
 
 fn status(status: api::RowStatus) -> Option<RowStatus> {

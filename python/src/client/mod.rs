@@ -5,7 +5,8 @@ mod messages;
 mod planes;
 
 use crate::call::Call;
-use crate::results::{Results, Table};
+use crate::results::Results;
+use crate::table::Table;
 use logitd_client::Builder;
 use planes::{Choice, Connection, Failure, Plane};
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -64,16 +65,15 @@ impl Client {
         x: &Bound<'_, PyAny>,
         controls: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Results> {
-        let Call { logits, params, adjustments } = Call::of(x, controls)?;
-        if params.is_empty() {
-            return Ok(Table::new(&params).into());
+        let Call { logits, asked } = Call::of(x, controls)?;
+        if asked.params.is_empty() {
+            return Ok(Table::new(&asked).into());
         }
-        let request =
-            messages::request(logits.dtype(), logits.vocab_size(), &params, adjustments.as_ref());
+        let request = messages::request(logits.dtype(), &asked);
         let rows = logits.bytes();
         let response = py.detach(|| self.connection.sample(request, &rows));
         let response = response.map_err(|failure| raise(py, failure))?;
-        let table = messages::table(&response.rows, &params);
+        let table = messages::table(response.rows, &asked);
         table.map(Results::from).ok_or_else(|| {
             PyRuntimeError::new_err(
                 "the server's answer has other rows, or statuses that are not known here",
