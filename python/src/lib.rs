@@ -31,6 +31,9 @@ use pyo3::types::PyDict;
 fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<sampler::Sampler>()?;
     module.add_class::<client::Client>()?;
+    module.add_class::<client::AsyncConnection>()?;
+    module.add_class::<client::Task>()?;
+    module.add_class::<client::Staging>()?;
     module.add_class::<results::Results>()?;
     module.add_class::<distribution::Distribution>()?;
     module.add("RowError", module.py().get_type::<table::RowError>())?;

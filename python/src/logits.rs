@@ -65,9 +65,25 @@ impl<'py> Logits<'py> {
         self.vocab_size
     }
 
+    /// Bytes of the logits of a row.
+    pub fn row_bytes(&self) -> usize {
+        self.vocab_size * self.dtype.size_bytes()
+    }
+
+    /// Where they begin, and the bytes from a row to the next, if rows follow one another.
+    pub fn place(&self) -> Option<(usize, usize)> {
+        let (address, stride) = self.array.place();
+        let stride = match self.rows() {
+            0 => return None,
+            1 => self.row_bytes(),
+            _ => usize::try_from(stride).ok()?,
+        };
+        (stride >= self.row_bytes()).then_some((address, stride))
+    }
+
     /// The bytes of each row.
     pub fn bytes(&self) -> Vec<&[u8]> {
-        let bytes = self.vocab_size * self.dtype.size_bytes();
+        let bytes = self.row_bytes();
         (0..self.rows()).map(|row| &self.array.row(row)[..bytes]).collect()
     }
 }

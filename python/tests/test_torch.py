@@ -1,10 +1,15 @@
 """Tensors of torch. It is large, so these tests run where it is installed: `.ci/run python` with CI_LONG=1."""
 
+import os
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed (CI_LONG=1 installs it)")
 
 import logitd  # noqa: E402
+from logitd.testing import assert_same_bits, logitd_server  # noqa: E402
+
+__all__ = ["logitd_server"]
 
 RULES = {"temperature": 0.8, "top_k": 40, "seed": [1, 2, 3]}
 
@@ -33,3 +38,19 @@ def test_what_torch_does_not_give_away_is_said_by_torch() -> None:
         logitd.sample(torch.randn(2, 8, requires_grad=True))
     with pytest.raises(TypeError, match=r"float64.*x\.float\(\)"):
         logitd.sample(torch.randn(2, 8, dtype=torch.float64))
+
+
+@pytest.mark.skipif("LOGITD" not in os.environ, reason="LOGITD names no binary (cargo build --release makes one)")
+@pytest.mark.parametrize(("name", "dtype"), [("f16", torch.float16), ("bf16", torch.bfloat16), ("f32", torch.float32)])
+def test_tensors_of_staged_memory_are_sampled_where_they_are(name: str, dtype: "torch.dtype", logitd_server: logitd.Server) -> None:
+    x = torch.randn(3, 2048).to(dtype)
+    for client in [logitd.Client(logitd_server.target, plane="direct"), logitd.Client(logitd_server.address)]:
+        with client.staging((3, 2048), name) as buf:
+            tensor = torch.from_dlpack(buf)
+            assert tensor.dtype == dtype and tensor.data_ptr() == buf.array.ctypes.data
+            tensor.copy_(x)
+            for of in [buf, tensor, tensor[:, :2048]]:
+                assert_same_bits(client.sample(of, **RULES), logitd.sample(x, **RULES))
+            if dtype != torch.bfloat16:
+                torch.from_numpy(buf.array).zero_()
+                assert not tensor.any()

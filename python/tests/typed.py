@@ -36,6 +36,22 @@ with logitd.Server("cpu", "--threads=1") as server:
     client = logitd.Client(server.target, plane="direct", timeout=5, tls_identity=(b"", b""))
     assert_type(client.sample(x, temperature=0.8), logitd.Results)
     assert_type(client.info()["devices"], list[str])
+    with client.staging((2, 9), "f16") as buf:
+        assert_type(buf, logitd.Staging)
+        assert_type(client.sample(buf, seed=7), logitd.Results)
+        buf.array[:] = x
+
+
+async def work() -> None:
+    client = logitd.AsyncClient("unix:/x", timeout=5)
+    assert_type(await client.sample(x, temperature=0.8), logitd.Results)
+    assert_type((await client.info())["version"], str)
+    async with client.staging((2, 9), "bf16") as buf:
+        assert_type(await client.sample(buf), logitd.Results)
+    await client.sample(x, tempreature=0.7)  # type: ignore[call-arg]
+    logitd.AsyncClient("unix:/x", plane="pigeon")  # type: ignore[arg-type]
+
+
 try:
     pass
 except logitd.errors.Error as error:

@@ -12,11 +12,24 @@ and the same of a server: `logitd.Client("unix:/run/logitd/logitd.sock").sample(
 import enum
 
 from . import errors
-from ._native import Client, Distribution, Results, RowError, Sampler, __version__, arithmetic_version, fields, sample
+from ._native import (
+    Client,
+    Distribution,
+    Results,
+    RowError,
+    Sampler,
+    Staging,
+    __version__,
+    arithmetic_version,
+    fields,
+    sample,
+)
+from .aio import AsyncClient
 from .logprobs import Logprobs
 from .server import Server
 
 __all__ = [
+    "AsyncClient",
     "Client",
     "Distribution",
     "Logprobs",
@@ -24,6 +37,7 @@ __all__ = [
     "RowError",
     "Sampler",
     "Server",
+    "Staging",
     "Status",
     "__version__",
     "arithmetic_version",

@@ -1,4 +1,5 @@
-from collections.abc import Mapping, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, TypeAlias, TypedDict, final, type_check_only
 
 import numpy as np
@@ -10,6 +11,9 @@ from .logprobs import Logprobs
 __all__ = [
     "Sampler",
     "Client",
+    "AsyncConnection",
+    "Task",
+    "Staging",
     "Results",
     "Distribution",
     "RowError",
@@ -236,6 +240,19 @@ class Sampler:
     def threads(self) -> int:
         """How many threads it computes with, the caller's among them."""
 
+_Dtype: TypeAlias = Literal["f16", "bf16", "f32"]
+_Done: TypeAlias = Callable[[Any, BaseException | None], object]
+
+@type_check_only
+class _ClientOptions(TypedDict, total=False):
+    plane: Literal["auto", "inline", "chunked", "shared_memory", "direct"]
+    timeout: float | None
+    retries_max: int
+    token: str | None
+    tls_roots: bytes | None
+    tls_identity: tuple[bytes, bytes] | None
+    tls_domain: str | None
+
 @type_check_only
 class _Info(TypedDict):
     version: str
@@ -251,27 +268,77 @@ class Client:
     `target` is `http://HOST:PORT`, `https://HOST:PORT` (with `tls_roots`, PEM), `HOST:PORT` or `unix:PATH`. `plane` says
     how logits get there: inline, chunked (a large batch in pieces), shared_memory or direct (over a Unix socket of a
     server with --shm), or auto, which takes the fastest that there is. `timeout` is in seconds, for each attempt of a
-    call; an overloaded server is asked again when it says, up to `retries_max` times.
+    call; an overloaded server is asked again when it says, up to `retries_max` times (3).
 
     Exceptions are those of `logitd.errors`. A client is for one process: a fork needs its own.
     """
 
-    def __new__(
-        cls,
-        target: str,
-        *,
-        plane: Literal["auto", "inline", "chunked", "shared_memory", "direct"] = "auto",
-        timeout: float | None = None,
-        retries_max: int = 3,
-        token: str | None = None,
-        tls_roots: bytes | None = None,
-        tls_identity: tuple[bytes, bytes] | None = None,
-        tls_domain: str | None = None,
-    ) -> Self: ...
+    def __new__(cls, target: str, **options: Unpack[_ClientOptions]) -> Self: ...
     def sample(self, x: _Logits, /, **controls: Unpack[Controls]) -> Results:
         """Draws tokens from rows of logits, as `logitd.sample` does, on the server."""
+    def staging(self, shape: tuple[int, int], dtype: _Dtype) -> Staging:
+        """Memory to write logits to, `[rows, vocab_size]` of f16, bf16 or f32, until the end of a `with` block.
+
+        Where the server shares memory it is the server's too, and sampling it sends no copy.
+        """
     def info(self) -> _Info:
         """What the server says of itself: its version, devices (ids), planes, and the address of its control socket."""
+
+@final
+class AsyncConnection:
+    """What `AsyncClient` is made of: calls that begin at once and in the end call `done(value, error)`, one of them None."""
+
+    def __new__(cls, target: str, **options: Unpack[_ClientOptions]) -> Self: ...
+    def sample(self, x: _Logits, controls: Mapping[str, Any] | None, done: _Done) -> Task:
+        """Begins to sample. What `x` has is taken before this returns."""
+    def info(self, done: _Done) -> Task:
+        """Begins to ask the server what it is."""
+    def staging(self, shape: tuple[int, int], dtype: _Dtype) -> Staging:
+        """Memory to write logits to. It waits for the server: not for an event loop's thread."""
+
+@final
+class Task:
+    """A call that goes on."""
+
+    def cancel(self) -> None:
+        """Ends it, if it has not ended: its request is cancelled, and `done` is not called."""
+
+@final
+class Staging:
+    """Memory to write logits to, `[rows, vocab_size]`, until the end of a `with` block.
+
+    `client.sample` of it, or of an array of it, sends no copy where the server shares memory. `numpy.asarray(buf)` is an
+    array of it (uint16 for bf16: `.view(ml_dtypes.bfloat16)`), `torch.from_dlpack(buf)` a tensor. Arrays that outlive the
+    block keep the memory for themselves; the next block has other memory then.
+    """
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and logits of each."""
+    @property
+    def dtype(self) -> str:
+        """How logits are stored: f16, bf16 or f32."""
+    @property
+    def array(self) -> npt.NDArray[Any]:
+        """A numpy array of it: float16, float32, or uint16 for bf16."""
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]: ...
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: types.TracebackType | None,
+        /,
+    ) -> None: ...
 
 def sample(x: _Logits, /, **controls: Unpack[Controls]) -> Results:
     """Draws tokens from rows of logits.

@@ -12,6 +12,8 @@ use logitd_core::inspection::{
 };
 use logitd_core::params::{DrawRule, Field, ParamsSpec, SamplingParams};
 use logitd_core::status::RowStatus;
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
 
 /// A request without its logits.
 pub fn request(dtype: Dtype, asked: &Asked) -> api::SampleRequest {
@@ -127,8 +129,16 @@ fn ask(inspect: &Inspect, params: &mut api::SamplingParams) {
         (!of.is_empty()).then(|| api::Logprobs { of, top: inspect.top, ids: inspect.ids.to_vec() });
 }
 
-/// The results of rows that were sampled with these parameters, if there is one for each.
-pub fn table(rows: Vec<api::RowResult>, asked: &Asked) -> Option<Table> {
+/// The results of rows that were sampled so.
+pub fn table(response: api::SampleResponse, asked: &Asked) -> PyResult<Table> {
+    rows(response.rows, asked).ok_or_else(|| {
+        let said = "the server's answer has other rows, or statuses that are not known here";
+        PyRuntimeError::new_err(said)
+    })
+}
+
+/// If there is one for each.
+fn rows(rows: Vec<api::RowResult>, asked: &Asked) -> Option<Table> {
     if rows.len() != asked.params.len() {
         return None;
     }

@@ -1,17 +1,11 @@
 //! The ways that logits take to a server.
 
-use logitd_client::api::{self, SampleRequest};
-use logitd_client::{Client, Direct, Error, Region};
-use pyo3::prelude::*;
-use std::future::Future;
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
-use tokio::runtime::Runtime;
-
-/// Memory that is shared has at least this much room, so that a growing batch does not have it made anew each time.
-const SLOT_BYTES_MIN: usize = 1 << 20;
-/// How often a call that waits looks for Ctrl-C.
-const SIGNALS_EVERY: Duration = Duration::from_millis(100);
+use super::pool::{Lease, Memory, Pool, SLOT_BYTES_MIN};
+use crate::logits::Logits;
+use logitd_client::api::{self, SampleRequest, SampleResponse};
+use logitd_client::{Builder, Client, Direct, Error, Region};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// How logits reach the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,177 +44,150 @@ pub enum Choice {
     Bytes,
 }
 
+/// Where to connect to, and how.
+#[derive(Clone)]
+pub struct Target {
+    pub builder: Builder,
+    pub name: String,
+    /// Nothing is the fastest that there is.
+    pub plane: Option<Plane>,
+    pub retries_max: u32,
+}
+
 /// A connection, and the ways to send over it.
-pub struct Connection {
-    /// The threads of the connection: it is alive between calls too.
-    pub runtime: Runtime,
+pub struct Link {
     pub client: Client,
     pub info: api::GetInfoResponse,
     pub choice: Choice,
-    pub retries_max: u32,
-    shared: Mutex<Option<Shared>>,
+    pub pool: Arc<Pool>,
+    retries_max: u32,
 }
 
-/// Memory that is shared with the server, with one slot, and the connection for direct calls.
-struct Shared {
-    /// Driven by whoever calls, so that a direct call wakes no other thread. Before what it drives is gone, it is not.
-    direct: Option<Direct>,
-    runtime: Runtime,
-    region: Region,
-    slot_bytes: usize,
+/// A batch in memory that is lent.
+pub struct Staged {
+    pub lease: Arc<Lease>,
+    length_bytes: usize,
+    row_stride: u32,
 }
 
-/// Why a call has no answer: the client's error, or what Python says of a signal.
-pub enum Failure {
-    Client(Error),
-    Python(PyErr),
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Client(error)
-    }
-}
-
-impl Connection {
-    pub fn new(
-        runtime: Runtime,
-        client: Client,
-        info: api::GetInfoResponse,
-        choice: Choice,
-        retries_max: u32,
-    ) -> Self {
-        Self { runtime, client, info, choice, retries_max, shared: Mutex::new(None) }
+impl Link {
+    /// Connects, and asks the server what it is.
+    pub async fn connect(target: Target) -> Result<Self, Error> {
+        let Target { builder, name, plane, retries_max } = target;
+        let client = builder.connect().await?;
+        let info = client.info().await?;
+        let choice = match plane {
+            Some(plane) => Choice::Only(plane),
+            None if name.starts_with("unix:") && !info.shm_control.is_empty() => Choice::OnThisHost,
+            None => Choice::Bytes,
+        };
+        Ok(Self { client, info, choice, pool: Arc::default(), retries_max })
     }
 
-    /// Sends a request whose logits are these rows, one after another, and waits for the answer.
-    pub fn sample(
-        &self,
-        request: SampleRequest,
-        rows: &[&[u8]],
-    ) -> Result<api::SampleResponse, Failure> {
+    /// The plane by which memory is shared, if any is.
+    pub fn shared(&self) -> Option<Plane> {
         match self.choice {
-            Choice::Only(plane @ (Plane::SharedMemory | Plane::Direct)) => {
-                self.sample_shared(plane, request, rows)
-            }
-            Choice::Only(Plane::Inline) => self.sample_bytes(request, rows, false),
-            Choice::Only(Plane::Chunked) => self.sample_bytes(request, rows, true),
-            Choice::Bytes => self.sample_bytes(request, rows, self.is_large(rows)),
-            Choice::OnThisHost => match self.sample_shared(Plane::Direct, request.clone(), rows) {
-                Err(Failure::Client(Error::Region { .. } | Error::Connect { .. })) => {
-                    self.sample_bytes(request, rows, self.is_large(rows))
-                }
-                answer => answer,
-            },
+            Choice::Only(plane @ (Plane::SharedMemory | Plane::Direct)) => Some(plane),
+            Choice::OnThisHost => Some(Plane::Direct),
+            Choice::Only(_) | Choice::Bytes => None,
         }
     }
 
-    /// Whether a batch is best sent in pieces.
-    fn is_large(&self, rows: &[&[u8]]) -> bool {
-        let bytes: usize = rows.iter().map(|row| row.len()).sum();
-        self.info.chunk_bytes > 0 && bytes as u64 > self.info.chunk_bytes
+    /// Whether bytes can be sent instead, where memory cannot be shared.
+    pub fn can_do_without(&self, error: &Error) -> bool {
+        let no_memory = matches!(error, Error::Region { .. } | Error::Connect { .. });
+        no_memory && matches!(self.choice, Choice::OnThisHost)
     }
 
-    fn sample_bytes(
-        &self,
-        request: SampleRequest,
-        rows: &[&[u8]],
-        in_chunks: bool,
-    ) -> Result<api::SampleResponse, Failure> {
-        let request = SampleRequest { logits: rows.concat().into(), ..request };
-        match in_chunks {
-            true => wait(&self.runtime, self.client.sample_chunked(request, &self.info)),
-            false => wait(&self.runtime, self.client.sample(request)),
+    /// Memory with room for so many bytes, that is free or made. Waits for the server's answer.
+    pub fn memory(&self, bytes: usize) -> Result<Memory, Error> {
+        if let Some(memory) = self.pool.take(bytes) {
+            return Ok(memory);
         }
-    }
-
-    /// One call at a time: the slot is written for it. After an error the memory is made anew, since nobody knows what
-    /// the server still has of it.
-    fn sample_shared(
-        &self,
-        plane: Plane,
-        mut request: SampleRequest,
-        rows: &[&[u8]],
-    ) -> Result<api::SampleResponse, Failure> {
-        let bytes = rows.iter().map(|row| row.len()).sum();
-        let mut place = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut shared = match place.take() {
-            Some(shared) if shared.slot_bytes >= bytes => shared,
-            _ => self.share(bytes)?,
-        };
-        let mut slot = shared.region.slot_mut(0);
-        for row in rows {
-            let (here, rest) = slot.split_at_mut(row.len());
-            here.copy_from_slice(row);
-            slot = rest;
-        }
-        request.slot = Some(shared.region.commit(0, bytes));
-        let response = match plane {
-            Plane::Direct => self.call(&mut shared, &request)?,
-            _ => wait(&self.runtime, self.client.sample(request))?,
-        };
-        *place = Some(shared);
-        Ok(response)
-    }
-
-    fn share(&self, bytes: usize) -> Result<Shared, Failure> {
         let control = &self.info.shm_control;
         if control.is_empty() {
             let said = "the server shares no memory and takes no direct calls; start it with --shm";
-            return Err(Error::Target(said.into()).into());
+            return Err(Error::Target(said.into()));
         }
-        let slot_bytes = bytes.max(SLOT_BYTES_MIN);
-        let region = Region::register_with(control, self.client.token(), slot_bytes, 1)?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| Error::Target(error.to_string()))?;
-        Ok(Shared { direct: None, runtime, region, slot_bytes })
+        let bytes = bytes.max(SLOT_BYTES_MIN);
+        let region = Region::register_with(control, self.client.token(), bytes, 1)?;
+        Ok(Memory { direct: None, driver: None, region, bytes })
     }
 
-    /// A direct call, again where the server has no room and says when.
-    fn call(
-        &self,
-        shared: &mut Shared,
-        request: &SampleRequest,
-    ) -> Result<api::SampleResponse, Failure> {
-        let Shared { direct, runtime, .. } = shared;
-        let mut attempt = 0;
-        let calls = async {
-            loop {
-                let open = match direct.take().filter(Direct::is_open) {
-                    Some(open) => open,
-                    None => self.client.direct().await?,
-                };
-                let error = match direct.insert(open).sample(request).await {
-                    Ok(response) => return Ok(response),
-                    Err(error) => error,
-                };
-                match error.retry_after() {
-                    Some(delay) if attempt < self.retries_max => {
-                        attempt += 1;
-                        tokio::time::sleep(delay).await;
-                    }
-                    _ => return Err(error),
-                }
-            }
+    /// The memory that logits lie in, where it is lent by this connection. Nothing of them has to be sent then.
+    pub fn staged(&self, logits: &Logits<'_>) -> Option<Staged> {
+        let (address, stride_bytes) = logits.place()?;
+        let lease = self.pool.leased(address)?;
+        let (row_bytes, size) = (logits.row_bytes(), logits.dtype().size_bytes());
+        let length_bytes = (logits.rows() - 1) * stride_bytes + row_bytes;
+        let row_stride = match stride_bytes {
+            stride if stride == row_bytes => 0,
+            stride => u32::try_from(stride / size).ok()?,
         };
-        wait(runtime, calls)
+        let is_within = stride_bytes.is_multiple_of(size) && length_bytes <= lease.bytes;
+        is_within.then_some(Staged { lease, length_bytes, row_stride })
+    }
+
+    /// Sends bytes: in one message, or in several.
+    pub async fn send(&self, request: SampleRequest) -> Result<SampleResponse, Error> {
+        let is_large =
+            self.info.chunk_bytes > 0 && request.logits.len() as u64 > self.info.chunk_bytes;
+        match self.choice {
+            Choice::Only(Plane::Chunked) => self.client.sample_chunked(request, &self.info).await,
+            Choice::Bytes | Choice::OnThisHost if is_large => {
+                self.client.sample_chunked(request, &self.info).await
+            }
+            _ => self.client.sample(request).await,
+        }
+    }
+
+    /// A call whose logits are in the server's memory already.
+    pub async fn call(
+        &self,
+        plane: Plane,
+        direct: &mut Option<Direct>,
+        request: SampleRequest,
+    ) -> Result<SampleResponse, Error> {
+        if plane != Plane::Direct {
+            return self.client.sample(request).await;
+        }
+        let mut attempt = 0;
+        loop {
+            let open = match direct.take().filter(Direct::is_open) {
+                Some(open) => open,
+                None => self.client.direct().await?,
+            };
+            let error = match direct.insert(open).sample(&request).await {
+                Ok(response) => return Ok(response),
+                Err(error) => error,
+            };
+            // Again where the server has no room and says when.
+            match error.retry_after() {
+                Some(delay) if attempt < self.retries_max => {
+                    attempt += 1;
+                    tokio::time::sleep(delay).await;
+                }
+                _ => return Err(error),
+            }
+        }
     }
 }
 
-/// Waits for a call, and for Ctrl-C.
-pub fn wait<T>(
-    runtime: &Runtime,
-    call: impl Future<Output = Result<T, Error>>,
-) -> Result<T, Failure> {
-    runtime.block_on(async {
-        let mut call = std::pin::pin!(call);
-        loop {
-            tokio::select! {
-                answer = &mut call => return answer.map_err(Failure::Client),
-                () = tokio::time::sleep(SIGNALS_EVERY) => {
-                    Python::attach(|py| py.check_signals()).map_err(Failure::Python)?;
-                }
-            }
-        }
-    })
+impl Staged {
+    /// The request for it, whose memory is at hand.
+    pub fn request(&self, memory: &mut Memory, request: SampleRequest) -> SampleRequest {
+        let slot = Some(memory.region.commit(0, self.length_bytes));
+        SampleRequest { slot, row_stride: self.row_stride, ..request }
+    }
+
+    /// Until [`end`](Self::end) a call counts as failed: it may be cancelled. What it was before is returned.
+    pub fn begin(&self) -> bool {
+        self.lease.has_failed.swap(true, Ordering::Relaxed)
+    }
+
+    /// Notes what became of a call.
+    pub fn end<T, E>(&self, had_failed: bool, found: Result<T, E>) -> Result<T, E> {
+        self.lease.has_failed.store(had_failed || found.is_err(), Ordering::Relaxed);
+        found
+    }
 }

@@ -9,6 +9,7 @@
 //! itself asks of everybody who lets go of the GIL.
 
 mod dlpack;
+pub mod export;
 mod numpy;
 
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -127,6 +128,11 @@ impl<'py> Array<'py> {
     /// Whether the elements of a row lie side by side.
     pub fn rows_are_whole(&self) -> bool {
         self.columns() <= 1 || self.rows() == 0 || self.strides[1] == self.element.size() as isize
+    }
+
+    /// Where the first element is, and the bytes from a row to the next.
+    pub fn place(&self) -> (usize, isize) {
+        (self.at as usize, self.strides[0])
     }
 
     /// The bytes of a row.

@@ -1,0 +1,166 @@
+//! Memory of ours, given to others by DLPack.
+
+use super::Element;
+use pyo3::exceptions::PyMemoryError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::PyCapsule;
+use std::ffi::{CStr, c_void};
+
+const UNVERSIONED: &CStr = c"dltensor";
+const VERSIONED: &CStr = c"dltensor_versioned";
+/// The version of the protocol that is written here.
+const VERSION: [u32; 2] = [1, 0];
+const CPU: i32 = 1;
+
+/// Rows of elements, one behind the other, to be read and written.
+pub struct Tensor {
+    pub address: usize,
+    pub element: Element,
+    pub shape: [usize; 2],
+}
+
+/// `DLTensor`.
+#[repr(C)]
+struct Described {
+    data: *mut c_void,
+    device_type: i32,
+    device_id: i32,
+    ndim: i32,
+    type_code: u8,
+    type_bits: u8,
+    type_lanes: u16,
+    shape: *mut i64,
+    strides: *mut i64,
+    byte_offset: u64,
+}
+
+/// `DLManagedTensor`.
+#[repr(C)]
+struct Managed {
+    tensor: Described,
+    manager: *mut c_void,
+    deleter: Option<unsafe extern "C" fn(*mut Managed)>,
+}
+
+/// `DLManagedTensorVersioned`.
+#[repr(C)]
+struct ManagedVersioned {
+    version: [u32; 2],
+    manager: *mut c_void,
+    deleter: Option<unsafe extern "C" fn(*mut ManagedVersioned)>,
+    flags: u64,
+    tensor: Described,
+}
+
+/// What a tensor lives by, until whoever took it has no more use for it.
+struct Kept {
+    shape: [i64; 2],
+    strides: [i64; 2],
+    _owner: Box<dyn Send>,
+}
+
+impl Tensor {
+    /// A capsule with it, which keeps the owner of its memory. Versioned ones say that it may be written.
+    pub fn capsule<'py>(
+        self,
+        py: Python<'py>,
+        owner: impl Send + 'static,
+        is_versioned: bool,
+    ) -> PyResult<Bound<'py, PyCapsule>> {
+        let [rows, columns] = self.shape.map(|n| n as i64);
+        let mut kept = Box::new(Kept {
+            shape: [rows, columns],
+            strides: [columns, 1],
+            _owner: Box::new(owner),
+        });
+        let (type_code, type_bits) = match self.element {
+            Element::Signed(bits) => (0, bits),
+            Element::Unsigned(bits) => (1, bits),
+            Element::Float(bits) => (2, bits),
+            Element::Bfloat16 => (4, 16),
+            Element::Other => unreachable!("memory of ours has elements that are known"),
+        };
+        let tensor = Described {
+            data: self.address as *mut c_void,
+            device_type: CPU,
+            device_id: 0,
+            ndim: 2,
+            type_code,
+            type_bits,
+            type_lanes: 1,
+            shape: kept.shape.as_mut_ptr(),
+            strides: kept.strides.as_mut_ptr(),
+            byte_offset: 0,
+        };
+        let manager = Box::into_raw(kept).cast();
+        let (made, name, drop): (*mut c_void, _, unsafe extern "C" fn(*mut ffi::PyObject)) =
+            match is_versioned {
+                false => {
+                    let managed = Managed { tensor, manager, deleter: Some(delete) };
+                    (Box::into_raw(Box::new(managed)).cast(), UNVERSIONED, drop_capsule)
+                }
+                true => {
+                    let deleter = Some(delete_versioned as unsafe extern "C" fn(_));
+                    let (version, flags) = (VERSION, 0);
+                    let managed = ManagedVersioned { version, manager, deleter, flags, tensor };
+                    (Box::into_raw(Box::new(managed)).cast(), VERSIONED, drop_versioned)
+                }
+            };
+        // SAFETY: the pointer is that of a struct as the name says, made above; the name lives for ever, and the
+        // destructor reads it before it takes the struct back.
+        unsafe {
+            let capsule = ffi::PyCapsule_New(made, name.as_ptr(), Some(drop));
+            if capsule.is_null() {
+                match is_versioned {
+                    false => delete(made.cast()),
+                    true => delete_versioned(made.cast()),
+                }
+                return Err(PyErr::take(py).unwrap_or_else(|| PyMemoryError::new_err(())));
+            }
+            Ok(Bound::from_owned_ptr(py, capsule).cast_into_unchecked())
+        }
+    }
+}
+
+/// What whoever took the tensor calls once in the end, from any thread.
+unsafe extern "C" fn delete(managed: *mut Managed) {
+    if managed.is_null() {
+        return;
+    }
+    // SAFETY: by the protocol it is called once, with what `capsule` made.
+    unsafe {
+        let managed = Box::from_raw(managed);
+        drop(Box::from_raw(managed.manager.cast::<Kept>()));
+    }
+}
+
+unsafe extern "C" fn delete_versioned(managed: *mut ManagedVersioned) {
+    if managed.is_null() {
+        return;
+    }
+    // SAFETY: as above.
+    unsafe {
+        let managed = Box::from_raw(managed);
+        drop(Box::from_raw(managed.manager.cast::<Kept>()));
+    }
+}
+
+/// A capsule that goes with the name it began with was taken by nobody.
+unsafe extern "C" fn drop_capsule(capsule: *mut ffi::PyObject) {
+    // SAFETY: a capsule that Python destroys; the struct is there while the name is the first one.
+    unsafe {
+        if ffi::PyCapsule_IsValid(capsule, UNVERSIONED.as_ptr()) == 1 {
+            delete(ffi::PyCapsule_GetPointer(capsule, UNVERSIONED.as_ptr()).cast());
+        }
+    }
+}
+
+unsafe extern "C" fn drop_versioned(capsule: *mut ffi::PyObject) {
+    // SAFETY: as above.
+    unsafe {
+        if ffi::PyCapsule_IsValid(capsule, VERSIONED.as_ptr()) == 1 {
+            delete_versioned(ffi::PyCapsule_GetPointer(capsule, VERSIONED.as_ptr()).cast());
+        }
+    }
+}
