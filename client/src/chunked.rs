@@ -4,7 +4,9 @@
 use super::split::{row_count, split_at};
 use super::version::Known;
 use super::{Client, Error, SampleReceiver, SampleSender, SampleStream};
-use logitd_proto::{GetInfoResponse, SampleRequest, SampleResponse, Timings};
+use logitd_proto::{
+    GetInfoResponse, ResultColumns, RowResult, RowStatus, SampleRequest, SampleResponse, Timings,
+};
 use std::collections::VecDeque;
 use tokio::task::JoinSet;
 use tonic::Status;
@@ -173,15 +175,58 @@ fn join(answers: Vec<SampleResponse>) -> SampleResponse {
     let mut whole = SampleResponse::default();
     let mut queue_us = None::<u64>;
     let mut timings = Timings::default();
+    let has_draws = |answer: &SampleResponse| {
+        answer.columns.as_ref().is_some_and(|columns| !columns.draw_tokens.is_empty())
+    };
+    let several = answers.iter().any(has_draws);
     for answer in answers {
         let times = answer.timings.unwrap_or_default();
         queue_us = Some(queue_us.map_or(times.queue_us, |least| least.min(times.queue_us)));
         timings.copy_us += times.copy_us;
         timings.compute_us += times.compute_us;
-        let mut rows = std::mem::take(&mut whole.rows);
-        rows.extend(answer.rows);
-        whole = SampleResponse { rows, timings: None, ..answer };
+        let SampleResponse { mut rows, mut columns, .. } = std::mem::take(&mut whole);
+        // Rows stand beside columns only where they tell more; those of all chunks do, if those of one do.
+        let before = columns.as_ref().map_or(0, |columns| columns.statuses.len());
+        if let Some(these) = &answer.columns
+            && !(rows.is_empty() && answer.rows.is_empty())
+        {
+            rows.resize(before, RowResult::default());
+            rows.extend_from_slice(&answer.rows);
+            rows.resize(before + these.statuses.len(), RowResult::default());
+        } else {
+            rows.extend_from_slice(&answer.rows);
+        }
+        let these = answer.columns.map(|these| if several { with_draws(these) } else { these });
+        columns = match (columns, these) {
+            (Some(columns), Some(these)) => Some(columns_of_both(columns, these)),
+            (columns, these) => columns.or(these),
+        };
+        whole = SampleResponse { rows, columns, timings: None, ..answer };
     }
     whole.timings = Some(Timings { queue_us: queue_us.unwrap_or(0), ..timings });
     whole
+}
+
+/// The same with a list of draws, where every row has one. A row that is wrong has none.
+fn with_draws(mut columns: ResultColumns) -> ResultColumns {
+    if columns.draw_tokens.is_empty() {
+        let is_sampled = |status: &i32| *status != i32::from(RowStatus::InvalidParameters);
+        for (row, _) in columns.statuses.iter().enumerate().filter(|(_, s)| is_sampled(s)) {
+            columns.draw_tokens.extend(columns.tokens.get(row));
+            columns.draw_logprobs.extend(columns.logprobs.get(row));
+        }
+    }
+    columns
+}
+
+fn columns_of_both(mut columns: ResultColumns, these: ResultColumns) -> ResultColumns {
+    columns.statuses.extend(these.statuses);
+    columns.tokens.extend(these.tokens);
+    columns.logprobs.extend(these.logprobs);
+    columns.kept.extend(these.kept);
+    columns.kept_mass.extend(these.kept_mass);
+    columns.seeds.extend(these.seeds);
+    columns.draw_tokens.extend(these.draw_tokens);
+    columns.draw_logprobs.extend(these.draw_logprobs);
+    columns
 }

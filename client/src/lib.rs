@@ -122,6 +122,7 @@ impl Client {
     /// Samples a batch of any size, in [chunks](Self::sample_chunked) where it is a large one. One result
     /// a row, in the order of the rows.
     pub async fn sample_all(&self, request: SampleRequest) -> Result<Vec<RowResult>, Error> {
+        let request = SampleRequest { return_columns: false, ..request };
         let info = self.info().await?;
         let response = match chunked::fits_one(&request, &info) {
             true => self.sample(request).await?,

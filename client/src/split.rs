@@ -1,7 +1,8 @@
 //! Batches beyond a server's limits, cut into requests within them.
 
-use logitd_proto::{DrawRule, Limits, RequestRows, SampleRequest, SamplingParams};
+use logitd_proto::{DrawRule, Limits, ParamColumns, RequestRows, SampleRequest, SamplingParams};
 use prost::Message;
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// Encoded bytes of a request that are neither rows nor parameters, at most.
@@ -32,14 +33,18 @@ pub(super) fn split_at(
     if request.rows.is_some_and(|given| given as usize != rows) {
         return vec![request];
     }
-    let bare = SampleRequest { params: vec![], adjustments: vec![], ..request.clone() };
-    let (Some(params), Some(adjustments)) =
-        (PerRow::new(&request.params, rows), PerRow::new(&request.adjustments, rows))
-    else {
+    let bare =
+        SampleRequest { params: vec![], columns: None, adjustments: vec![], ..request.clone() };
+    let (Some(params), Some(columns), Some(adjustments)) = (
+        PerRow::new(&request.params, rows),
+        Columns::new(request.columns.as_ref(), rows),
+        PerRow::new(&request.adjustments, rows),
+    ) else {
         return vec![request];
     };
 
-    let of_all = FIXED_BYTES + params.bytes_of_all() + adjustments.bytes_of_all();
+    let of_all =
+        FIXED_BYTES + params.bytes_of_all() + columns.bytes_of_all + adjustments.bytes_of_all();
     let message_bytes_max = limits.message_bytes_max.saturating_sub(of_all);
     let rows_max = limits.request_rows_max.max(1) as usize;
     let draws_max = u64::from(limits.request_draws_max);
@@ -48,23 +53,25 @@ pub(super) fn split_at(
         0 => u64::MAX,
         limit => limit,
     };
-    let draws = |row| u64::from(params.of(row).and_then(|params| params.draws).unwrap_or(1));
-    let race_tokens = |row| match params.of(row) {
-        Some(params) => race_tokens(params, layout.tokens(row)),
-        None => 0,
+    let params_of = |row| match columns.of(row) {
+        Some(params) => Some(Cow::Owned(params)),
+        None => params.of(row).map(Cow::Borrowed),
     };
-    let told = |row| params.of(row).map_or(0, |params| told_bytes(params, request.vocab_size));
     let mut requests = Vec::new();
     let mut start = 0;
     while start < rows {
         let mut end = start;
         let (mut drawn, mut raced, mut bytes, mut message_bytes, mut told_bytes) = (0, 0, 0, 0, 0);
         while end < rows {
-            drawn += draws(end);
-            raced += race_tokens(end);
-            told_bytes += told(end);
+            let asked = params_of(end).unwrap_or_default();
+            drawn += u64::from(asked.draws.unwrap_or(1));
+            raced += race_tokens(&asked, layout.tokens(end));
+            told_bytes += self::told_bytes(&asked, request.vocab_size);
             bytes += layout.bytes(end);
-            message_bytes += layout.bytes(end) + params.bytes(end) + adjustments.bytes(end);
+            message_bytes += layout.bytes(end)
+                + params.bytes(end)
+                + columns.bytes_of_row
+                + adjustments.bytes(end);
             let fits = end - start < rows_max
                 && drawn <= draws_max
                 && raced <= race_tokens_max
@@ -76,8 +83,12 @@ pub(super) fn split_at(
             }
             end += 1;
         }
-        let (params, adjustments) = (params.cut(start..end), adjustments.cut(start..end));
-        requests.push(SampleRequest { params, adjustments, ..layout.cut(&bare, start..end) });
+        requests.push(SampleRequest {
+            params: params.cut(start..end),
+            columns: columns.given.map(|columns| columns.cut(start..end)),
+            adjustments: adjustments.cut(start..end),
+            ..layout.cut(&bare, start..end)
+        });
         start = end;
     }
     requests
@@ -132,6 +143,33 @@ impl<'a, T: Message + Clone> PerRow<'a, T> {
 
     fn cut(&self, rows: Range<usize>) -> Vec<T> {
         if self.one_a_row { self.given[rows].to_vec() } else { self.given.to_vec() }
+    }
+}
+
+/// What a request says of its rows in columns.
+struct Columns<'a> {
+    given: Option<&'a ParamColumns>,
+    /// Encoded bytes of what each part has.
+    bytes_of_all: u64,
+    /// And of what it has for each of its rows.
+    bytes_of_row: u64,
+}
+
+impl<'a> Columns<'a> {
+    /// `None` if they are not those of so many rows.
+    fn new(given: Option<&'a ParamColumns>, rows: usize) -> Option<Self> {
+        let Some(columns) = given else {
+            return Some(Self { given, bytes_of_all: 0, bytes_of_row: 0 });
+        };
+        let sets = columns.sets().ok()?;
+        let bytes_of_all = encoded_bytes(&columns.cut(0..0));
+        let of_rows = encoded_bytes(columns).saturating_sub(bytes_of_all);
+        let bytes_of_row = of_rows.div_ceil(rows as u64);
+        (sets == 1 || sets == rows).then_some(Self { given, bytes_of_all, bytes_of_row })
+    }
+
+    fn of(&self, row: usize) -> Option<SamplingParams> {
+        self.given.map(|columns| columns.set(row))
     }
 }
 
@@ -206,6 +244,35 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn columns_are_cut_with_their_rows() {
+        let columns = ParamColumns {
+            temperature: vec![0.5],
+            seed: (0..30).map(|row| u64::MAX - row).collect(),
+            draws: (0..30).map(|row| 1 + row % 3).collect(),
+            ..Default::default()
+        };
+        let whole = SampleRequest { columns: Some(columns.clone()), ..request(30, vec![]) };
+        for limits in [limits(7, 1 << 20, 1000), limits(100, 1500, 1000), limits(100, 1 << 20, 5)] {
+            let parts = split(whole.clone(), &limits);
+            assert!(parts.len() > 1);
+            let mut row = 0;
+            for part in &parts {
+                let (rows, given) = (part.logits.len() / 200, part.columns.as_ref().unwrap());
+                assert!(part.encoded_len() as u64 <= limits.message_bytes_max);
+                let sets: Vec<_> = (0..rows).map(|row| given.set(row)).collect();
+                let draws: u32 = sets.iter().map(|set| set.draws.unwrap()).sum();
+                assert!(draws <= limits.request_draws_max);
+                assert_eq!(sets, (row..row + rows).map(|row| columns.set(row)).collect::<Vec<_>>());
+                row += rows;
+            }
+            assert_eq!(row, 30);
+        }
+        let wrong = ParamColumns { top_k: vec![1, 2], ..columns };
+        let wrong = SampleRequest { columns: Some(wrong), ..request(30, vec![]) };
+        assert_eq!(split(wrong.clone(), &limits(7, 1 << 20, 1000)), [wrong]);
     }
 
     #[test]

@@ -84,6 +84,8 @@ fn new_fields(request: &SampleRequest) -> impl Iterator<Item = New> {
         ("history", request.adjustments.iter().any(|given| given.history.is_some()), true),
         ("row_stride", request.row_stride != 0, true),
         ("on_invalid_row", request.on_invalid_row == i32::from(OnInvalidRow::Status), true),
+        ("columns", request.columns.is_some(), true),
+        ("return_columns", request.return_columns, true),
     ];
     let of_request =
         of_request.into_iter().filter(|(_, is_new, _)| *is_new).map(|(name, _, is_control)| New {
@@ -198,6 +200,11 @@ mod tests {
         assert_eq!(new_field(&request).as_deref(), Some("adjustments"));
         let request = SampleRequest { row_stride: 12, ..Default::default() };
         assert_eq!(new_field(&request).as_deref(), Some("row_stride"));
+        let request = SampleRequest { columns: Some(Default::default()), ..Default::default() };
+        assert_eq!(new_field(&request).as_deref(), Some("columns"));
+        assert!(matches!(check(&request, 2), Err(Error::Control { .. })));
+        let request = SampleRequest { return_columns: true, ..Default::default() };
+        assert_eq!(new_field(&request).as_deref(), Some("return_columns"));
         let of = |of: OnInvalidRow| {
             new_field(&SampleRequest { on_invalid_row: of.into(), ..Default::default() })
         };

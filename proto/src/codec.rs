@@ -86,10 +86,12 @@ pub fn decode<D: Received>(bytes: &[u8]) -> Result<D, Status> {
 
 /// What is counted in a request before it is decoded, by the field numbers that lead there, and how many there can
 /// be at most. Lists of tokens need no count, as they take as many bytes in memory as on the wire.
-const COUNTED: [(&str, &[u32], usize); 6] = [
+const COUNTED: [(&str, &[u32], usize); 8] = [
     ("params", &[4], PARAMS_MAX),
     ("params.logprobs.of", OF, PARAMS_MAX),
     ("params.dry.breakers", &[4, 15, 5], PARAMS_MAX),
+    ("columns.logprobs.of", OF_COLUMNS, PARAMS_MAX),
+    ("columns.dry.breakers", &[12, 15, 5], PARAMS_MAX),
     ("adjustments", &[9], PARAMS_MAX),
     ("adjustments.bad_words", &[9, 4], 1 << 17),
     ("adjustments.logit_bias", &[9, 6], 1 << 20),
@@ -97,6 +99,7 @@ const COUNTED: [(&str, &[u32], usize); 6] = [
 
 /// Distributions, of which many stand in one field: they are counted by its bytes.
 const OF: &[u32] = &[4, 17, 1];
+const OF_COLUMNS: &[u32] = &[12, 17, 1];
 
 /// What decoding would not notice.
 fn check<D: Received>(bytes: &[u8]) -> Result<(), Status> {
@@ -108,7 +111,8 @@ fn check<D: Received>(bytes: &[u8]) -> Result<(), Status> {
 fn check_counts<D: Received>(bytes: &[u8]) -> Result<(), Status> {
     let Some(to_request) = D::REQUEST_PATH else { return Ok(()) };
     for (name, path, most) in COUNTED {
-        let each: fn(&[u8]) -> usize = if path == OF { <[u8]>::len } else { |_| 1 };
+        let is_list = [OF, OF_COLUMNS].contains(&path);
+        let each: fn(&[u8]) -> usize = if is_list { <[u8]>::len } else { |_| 1 };
         let found = count(bytes, &[to_request, path].concat(), each);
         if found > most {
             return Err(Status::invalid_argument(format!(
@@ -183,7 +187,7 @@ fn count(mut bytes: &[u8], path: &[u32], each: fn(&[u8]) -> usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Logprobs, SamplingParams};
+    use crate::{Logprobs, ParamColumns, SamplingParams};
 
     #[test]
     fn distributions_are_counted_where_they_share_a_field() {
@@ -194,6 +198,10 @@ mod tests {
         assert!(decode::<SampleRequest>(&request(PARAMS_MAX - 3).encode_to_vec()).is_ok());
         let error = decode::<SampleRequest>(&request(PARAMS_MAX).encode_to_vec()).unwrap_err();
         assert!(error.message().starts_with("params.logprobs.of: 65539 in one message"), "{error}");
+        let columns = ParamColumns { logprobs: logprobs(PARAMS_MAX + 1), ..Default::default() };
+        let request = SampleRequest { columns: Some(columns), ..Default::default() };
+        let error = decode::<SampleRequest>(&request.encode_to_vec()).unwrap_err();
+        assert!(error.message().starts_with("columns.logprobs.of: 65537 in one"), "{error}");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 #![allow(rustdoc::private_intra_doc_links)]
 
 mod codec;
+mod columns;
 pub mod direct;
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 #[rustfmt::skip]
@@ -23,6 +24,7 @@ pub mod shm;
 pub mod trace;
 
 pub use codec::{Codec, PARAMS_MAX, decode};
+pub use columns::WrongColumn;
 pub use generated::*;
 pub use rows::{RequestRows, RowLayout};
 

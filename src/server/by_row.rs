@@ -129,6 +129,7 @@ impl Rows {
     ) -> (SampleRequest, Option<Lent>) {
         let bare = SampleRequest {
             params: vec![],
+            columns: None,
             adjustments: vec![],
             candidates: request.candidates.clone(),
             logits: request.logits.clone(),

@@ -383,6 +383,7 @@ pub fn response(done: &Completed, told: &Told, plane: api::Plane) -> api::Sample
         device: done.device.id.clone(),
         arithmetic_version: arithmetic::VERSION,
         plane: plane.into(),
+        columns: None,
     }
 }
 
@@ -398,7 +399,9 @@ pub fn slot(slot: &api::SlotRef) -> Result<SlotRef, Error> {
 
 /// The parameter sets of a request whose rows are not known yet, which are no more than its rows can be.
 pub fn params_sets(request: &api::SampleRequest, limits: &api::Limits) -> Result<usize, Error> {
-    let sets = request.params.len().max(1);
+    let columns = wire::columns::sets(request);
+    let columns = columns.map_err(|wrong| Error::invalid(wrong.field, wrong.description))?;
+    let sets = columns.unwrap_or(request.params.len()).max(1);
     within_rows(sets, limits)?;
     Ok(sets)
 }

@@ -12,6 +12,7 @@ pub mod authority;
 #[doc(hidden)] // As `frames`.
 pub mod by_row;
 mod call;
+mod columns;
 mod connection;
 mod control;
 pub mod convert;

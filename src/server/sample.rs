@@ -4,6 +4,7 @@
 use super::account::Held;
 use super::by_row;
 use super::call::Call;
+use super::columns::Columns;
 use super::convert::{self, Lent};
 use super::error::Error;
 use super::frames::Admitted;
@@ -46,6 +47,7 @@ pub async fn sample(
         (None, Some(_)) => (Plane::Candidates, Slot::None),
         (None, None) => (bytes, Slot::None),
     };
+    let columns = Columns::take(&mut request, &mut permit, &shared.limits)?;
     let _histories = history::read(shared, call, &mut permit, &mut request).await?;
     let (lent, copied) = match slot {
         Slot::Lent(lent) => (Some(lent), None),
@@ -63,7 +65,10 @@ pub async fn sample(
             Err(error) => recorder.record(arrived, &request, Err(&convert::stream_error(error))),
         };
     }
-    sampled
+    match sampled {
+        Ok(Sampled { response, room }) => Ok(Sampled { response: columns.answer(response), room }),
+        Err(error) => Err(columns.name(error)),
+    }
 }
 
 /// Samples a request with its own logits, or with those that are lent to it.

@@ -2,6 +2,7 @@
 
 pub mod adjustments;
 pub mod code;
+pub mod columns;
 pub mod inspection;
 pub mod json;
 pub mod names;
@@ -13,5 +14,5 @@ pub mod whole;
 /// Fields of requests that came with version 2 of the arithmetic, but for the draw rule, by the names of the API.
 pub fn controls() -> impl Iterator<Item = &'static str> {
     let of_request = ["history", "row_stride", "on_invalid_row"];
-    adjustments::controls().chain(inspection::KEYS).chain(of_request)
+    adjustments::controls().chain(inspection::KEYS).chain(of_request).chain(columns::KEYS)
 }

@@ -3,6 +3,7 @@
 mod adjustments;
 mod architecture;
 mod cli;
+mod columns;
 mod connections;
 mod cuda;
 mod daemon;

@@ -9,7 +9,7 @@ use super::{errors, messages, options};
 use crate::call::{Asked, Call};
 use crate::results::Results;
 use logitd_client::Error;
-use logitd_client::api::{GetInfoResponse, SampleRequest, SampleResponse};
+use logitd_client::api::{GetInfoResponse, SampleRequest, SampleResponse, SlotRef};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -55,7 +55,7 @@ impl Lazy {
 /// The logits of a call, when it begins: nothing of them is the caller's any more, but for what is lent.
 enum Source {
     Bytes(Vec<u8>),
-    Written(Box<Memory>, OwnedSemaphorePermit),
+    Written(Box<Memory>, SlotRef, OwnedSemaphorePermit),
     Staged(Staged),
 }
 
@@ -77,12 +77,11 @@ impl AsyncConnection {
         done: Py<PyAny>,
     ) -> PyResult<Task> {
         let Call { logits, asked } = Call::of(x, controls)?;
-        let mut request = messages::request(logits.dtype(), &asked);
-        let rows = logits.bytes();
+        let (dtype, rows) = (logits.dtype(), logits.bytes());
         let source = match self.link.link.get() {
             Some(link) => match link.staged(&logits) {
                 Some(staged) => Source::Staged(staged),
-                None => written(link, &rows, &mut request),
+                None => written(link, &rows),
             },
             None => Source::Bytes(rows.concat()),
         };
@@ -91,7 +90,9 @@ impl AsyncConnection {
             if asked.params.is_empty() {
                 return Ok((SampleResponse::default(), asked));
             }
-            Ok((sample(link.link().await?, request, source).await?, asked))
+            let link = link.link().await?;
+            let request = messages::request(dtype, &asked, link.has_columns());
+            Ok((sample(link, request, source).await?, asked))
         };
         let value = |py: Python<'_>, (response, asked): (SampleResponse, Asked)| {
             let table = messages::table(response, &asked)?;
@@ -162,14 +163,14 @@ impl Drop for AsyncConnection {
 }
 
 /// Rows in memory that is free, if some is, else their bytes.
-fn written(link: &Link, rows: &[&[u8]], request: &mut SampleRequest) -> Source {
+fn written(link: &Link, rows: &[&[u8]]) -> Source {
     let bytes = rows.iter().map(|row| row.len()).sum();
     let calls = Arc::clone(&link.pool.calls);
     let call = link.shared().and_then(|_| calls.try_acquire_owned().ok());
     match call.and_then(|call| Some((link.pool.take(bytes)?, call))) {
         Some((mut memory, call)) => {
-            request.slot = Some(memory.write(rows));
-            Source::Written(Box::new(memory), call)
+            let slot = memory.write(rows);
+            Source::Written(Box::new(memory), slot, call)
         }
         None => Source::Bytes(rows.concat()),
     }
@@ -181,7 +182,8 @@ async fn sample(
     source: Source,
 ) -> Result<SampleResponse, Error> {
     match (source, link.shared()) {
-        (Source::Written(memory, call), Some(plane)) => {
+        (Source::Written(memory, slot, call), Some(plane)) => {
+            let request = SampleRequest { slot: Some(slot), ..request };
             in_memory(link, plane, *memory, call, request).await
         }
         (Source::Staged(staged), Some(plane)) => {

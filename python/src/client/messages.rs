@@ -5,31 +5,58 @@ use crate::each::Each;
 use crate::invalid::Violation;
 use crate::table::{RowOfTable, Status, Table};
 use logitd_client::api;
-use logitd_core::adjustments::AdjustmentsSpec;
+use logitd_core::adjustments::{Adjustments, AdjustmentsSpec};
 use logitd_core::batch::Dtype;
 use logitd_core::inspection::{
     Distribution, Entropy, Inspect, Inspection, KeptIds, Logprobs, TokenLogprob,
 };
-use logitd_core::params::{DrawRule, Field, ParamsSpec, SamplingParams};
+use logitd_core::params::{DrawRule, ParamsSpec, SamplingParams};
 use logitd_core::status::RowStatus;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
-/// A request without its logits.
-pub fn request(dtype: Dtype, asked: &Asked) -> api::SampleRequest {
+/// A request without its logits: in columns where the server knows them and they can tell it, else in messages.
+pub fn request(dtype: Dtype, asked: &Asked, has_columns: bool) -> api::SampleRequest {
     let Asked { params, adjustments, inspect, invalid, vocab_size } = asked;
     let dtype = match dtype {
         Dtype::F16 => api::Dtype::F16,
         Dtype::Bf16 => api::Dtype::Bf16,
         Dtype::F32 => api::Dtype::F32,
     };
-    let of_row = |(row, params): (usize, &SamplingParams)| {
-        let breakers = adjustments.as_ref().map_or(&[][..], |each| each.get(row).breakers());
-        let mut message = parameters((*params).into(), breakers);
-        if let Some(inspect) = inspect {
-            ask(inspect.get(row), &mut message);
+    let on_invalid_row = match invalid.are_kept() {
+        true => api::OnInvalidRow::Status,
+        false => api::OnInvalidRow::Unspecified,
+    };
+    let mut columns = columns(params);
+    // What is the same for all rows is in columns too.
+    let shared =
+        |row| (breakers(adjustments.as_ref(), row), inspect.as_ref().map(|each| each.get(row)));
+    let are_shared = !matches!(inspect, Some(Each::Rows(_)))
+        && (1..params.len()).all(|row| shared(row).0 == shared(0).0);
+    let (columns, params) = if has_columns && are_shared {
+        let (breakers, inspect) = shared(0);
+        if !breakers.is_empty() {
+            columns.dry.get_or_insert_default().breakers = sequences(breakers);
         }
-        message
+        columns.logprobs = inspect.and_then(logprobs_of);
+        columns.return_kept = inspect
+            .filter(|inspect| inspect.kept_ids_max.is_some())
+            .map(|_| true)
+            .into_iter()
+            .collect();
+        (Some(columns), vec![])
+    } else {
+        let set = |row| {
+            let (breakers, inspect) = shared(row);
+            let mut set = columns.set(row);
+            if !breakers.is_empty() {
+                set.dry.get_or_insert_default().breakers = sequences(breakers);
+            }
+            set.logprobs = inspect.and_then(logprobs_of);
+            set.return_kept = inspect.is_some_and(|inspect| inspect.kept_ids_max.is_some());
+            set
+        };
+        (None, (0..params.len()).map(set).collect())
     };
     let adjustments = match adjustments {
         None => vec![],
@@ -39,55 +66,71 @@ pub fn request(dtype: Dtype, asked: &Asked) -> api::SampleRequest {
     api::SampleRequest {
         dtype: dtype.into(),
         vocab_size: *vocab_size,
-        on_invalid_row: match invalid.are_kept() {
-            true => api::OnInvalidRow::Status,
-            false => api::OnInvalidRow::Unspecified,
-        }
-        .into(),
-        rows: Some(params.len() as u32),
-        params: params.iter().enumerate().map(of_row).collect(),
+        rows: Some(asked.params.len() as u32),
+        params,
+        columns,
+        return_columns: has_columns,
         adjustments,
+        on_invalid_row: on_invalid_row.into(),
         ..Default::default()
     }
 }
 
-/// The message of a row's parameters. What is at its default is left out where the message allows it, so that servers
-/// that do not know it are not asked for it.
-#[allow(
-    clippy::needless_update,
-    reason = "the API may have fields that this crate does not know yet"
-)]
-fn parameters(spec: ParamsSpec, breakers: &[Vec<u32>]) -> api::SamplingParams {
+fn breakers(adjustments: Option<&Each<Adjustments>>, row: usize) -> &[Vec<u32>] {
+    adjustments.map_or(&[][..], |each| each.get(row).breakers())
+}
+
+/// The parameters of all rows. What is at its default in each is left out, so that servers that do not know it are not
+/// asked for it.
+fn columns(params: &[SamplingParams]) -> api::ParamColumns {
+    let specs: Vec<ParamsSpec> = params.iter().map(|params| (*params).into()).collect();
     let default = ParamsSpec::default();
-    let has_dry = Field::of_group("dry").any(|field| field.get(spec) != field.get(default));
-    api::SamplingParams {
-        temperature: Some(spec.temperature),
-        top_k: spec.top_k,
-        top_p: Some(spec.top_p),
-        min_p: spec.min_p,
-        seed: spec.seed,
-        position: spec.position,
-        draws: Some(spec.draws),
-        draw_rule: match spec.draw_rule {
+    let dry = api::DryColumns {
+        multiplier: column(&specs, default.dry_multiplier, |spec| spec.dry_multiplier),
+        base: column(&specs, default.dry_base, |spec| spec.dry_base),
+        allowed_length: column(&specs, default.dry_allowed_length, |spec| spec.dry_allowed_length),
+        last_n: column(&specs, default.dry_last_n, |spec| spec.dry_last_n),
+        breakers: vec![],
+    };
+    let draw_rule = |spec: &ParamsSpec| -> i32 {
+        match spec.draw_rule {
             DrawRule::Cumulative => api::DrawRule::Unspecified,
             DrawRule::Race => api::DrawRule::Race,
         }
-        .into(),
-        repetition_penalty: (spec.repetition_penalty != default.repetition_penalty)
-            .then_some(spec.repetition_penalty),
-        frequency_penalty: spec.frequency_penalty,
-        presence_penalty: spec.presence_penalty,
-        no_repeat_ngram: spec.no_repeat_ngram,
-        min_tokens: spec.min_tokens,
-        dry: (has_dry || !breakers.is_empty()).then(|| api::Dry {
-            multiplier: spec.dry_multiplier,
-            base: Some(spec.dry_base),
-            allowed_length: Some(spec.dry_allowed_length),
-            last_n: spec.dry_last_n,
-            breakers: sequences(breakers),
-        }),
-        ..Default::default()
+        .into()
+    };
+    api::ParamColumns {
+        temperature: column(&specs, default.temperature, |spec| spec.temperature),
+        top_k: column(&specs, default.top_k, |spec| spec.top_k),
+        top_p: column(&specs, default.top_p, |spec| spec.top_p),
+        min_p: column(&specs, default.min_p, |spec| spec.min_p),
+        // A row without a seed has got one here.
+        seed: params.iter().map(SamplingParams::seed).collect(),
+        position: column(&specs, default.position, |spec| spec.position),
+        draws: column(&specs, default.draws, |spec| spec.draws),
+        draw_rule: column(&specs, 0, draw_rule),
+        repetition_penalty: column(&specs, default.repetition_penalty, |s| s.repetition_penalty),
+        frequency_penalty: column(&specs, default.frequency_penalty, |s| s.frequency_penalty),
+        presence_penalty: column(&specs, default.presence_penalty, |spec| spec.presence_penalty),
+        no_repeat_ngram: column(&specs, default.no_repeat_ngram, |spec| spec.no_repeat_ngram),
+        min_tokens: column(&specs, default.min_tokens, |spec| spec.min_tokens),
+        dry: (dry != api::DryColumns::default()).then_some(dry),
+        logprobs: None,
+        return_kept: vec![],
     }
+}
+
+/// A value for all rows where they have the same, and none where that is the default.
+fn column<T: Copy + PartialEq>(
+    specs: &[ParamsSpec],
+    default: T,
+    value: impl Fn(&ParamsSpec) -> T,
+) -> Vec<T> {
+    let Some(first) = specs.first().map(&value) else { return vec![] };
+    if specs.iter().any(|spec| value(spec) != first) {
+        return specs.iter().map(value).collect();
+    }
+    if first == default { vec![] } else { vec![first] }
 }
 
 #[allow(
@@ -116,57 +159,113 @@ fn sequences(sequences: &[Vec<u32>]) -> Vec<api::TokenSequence> {
     sequences.iter().map(|tokens| api::TokenSequence { tokens: tokens.clone() }).collect()
 }
 
-/// Puts what is asked for beside tokens into the message of a row.
-fn ask(inspect: &Inspect, params: &mut api::SamplingParams) {
+/// The distributions that are asked for.
+fn logprobs_of(inspect: &Inspect) -> Option<api::Logprobs> {
     let number = |of| match of {
         Distribution::Raw => api::LogprobsOf::Raw,
         Distribution::Adjusted => api::LogprobsOf::Adjusted,
         Distribution::Sampled => api::LogprobsOf::Sampled,
     };
     let of: Vec<i32> = inspect.distributions().map(|of| number(of).into()).collect();
-    params.return_kept = inspect.kept_ids_max.is_some();
-    params.logprobs =
-        (!of.is_empty()).then(|| api::Logprobs { of, top: inspect.top, ids: inspect.ids.to_vec() });
+    (!of.is_empty()).then(|| api::Logprobs { of, top: inspect.top, ids: inspect.ids.to_vec() })
 }
 
 /// The results of rows that were sampled so.
 pub fn table(response: api::SampleResponse, asked: &Asked) -> PyResult<Table> {
-    rows(response.rows, asked).ok_or_else(|| {
+    let table = match response.columns {
+        Some(columns) => of_columns(columns, response.rows, asked),
+        None => of_messages(response.rows, asked),
+    };
+    table.ok_or_else(|| {
         let said = "the server's answer has other rows, or statuses that are not known here";
         PyRuntimeError::new_err(said)
     })
 }
 
-/// If there is one for each.
-fn rows(rows: Vec<api::RowResult>, asked: &Asked) -> Option<Table> {
+/// If there is a value for each row in every column.
+fn of_columns(
+    columns: api::ResultColumns,
+    mut beside: Vec<api::RowResult>,
+    asked: &Asked,
+) -> Option<Table> {
+    let api::ResultColumns { tokens, logprobs, kept, kept_mass, seeds, .. } = columns;
+    let (mut draw_tokens, mut draw_logprobs) =
+        (&columns.draw_tokens[..], &columns.draw_logprobs[..]);
+    let rows = columns.statuses.len();
+    let lengths = [
+        asked.params.len(),
+        tokens.len(),
+        logprobs.len(),
+        kept.len(),
+        kept_mass.len(),
+        seeds.len(),
+    ];
+    if lengths.iter().any(|length| *length != rows) || ![0, rows].contains(&beside.len()) {
+        return None;
+    }
+    let mut table = Table::new(asked);
+    for i in 0..rows {
+        let row = beside.get_mut(i).map(std::mem::take).unwrap_or_default();
+        let status = status(columns.statuses[i])?;
+        // A row that is wrong has no draws; one that was found wrong here has one, which nobody asked for.
+        let is_sampled = status != Status::InvalidParameters;
+        let draws = if is_sampled { asked.params[i].draws() as usize } else { 0 };
+        let drawn: (&[i32], &[f32]) = match columns.draw_tokens.is_empty() {
+            true => (&tokens[i..=i], &logprobs[i..=i]),
+            false => (draw_tokens.split_off(..draws)?, draw_logprobs.split_off(..draws)?),
+        };
+        if push_invalid(&mut table, i, &row, asked) {
+            continue;
+        }
+        let drawn = drawn.0.iter().zip(drawn.1);
+        let drawn =
+            drawn.filter_map(|(token, logprob)| Some((u32::try_from(*token).ok()?, *logprob)));
+        let inspection = inspection(row, asked)?;
+        let (seed, kept, kept_mass) = (seeds[i], kept[i], kept_mass[i]);
+        table.push(RowOfTable { status, seed, kept, kept_mass, inspection }, drawn);
+    }
+    Some(table)
+}
+
+/// If there is one for each row.
+fn of_messages(rows: Vec<api::RowResult>, asked: &Asked) -> Option<Table> {
     if rows.len() != asked.params.len() {
         return None;
     }
     let mut table = Table::new(asked);
     for (i, row) in rows.into_iter().enumerate() {
-        // What is wrong was found here, or by the server.
-        let found = row.violation.as_ref().map(|violation| Violation {
-            field: violation.field.clone(),
-            description: violation.description.clone(),
-        });
-        if let Some(violation) = asked.invalid.get(i).cloned().or(found) {
-            table.push_invalid(violation);
+        if push_invalid(&mut table, i, &row, asked) {
             continue;
         }
-        let status = Status::Sampled(status(row.status())?);
+        let status = status(row.status)?;
         // With one draw there is no list of them.
         let only = row.token.zip(row.logprob).filter(|_| row.draws.is_empty());
         let drawn = row.draws.iter().map(|draw| (draw.token, draw.logprob));
-        let drawn = only.into_iter().chain(drawn).collect::<Vec<_>>();
+        let drawn: Vec<_> = only.into_iter().chain(drawn).collect();
         let (seed, kept, kept_mass) = (row.seed, row.kept, row.kept_mass);
-        let is_inspected = asked.inspect.is_some();
-        let inspection = if is_inspected { Some(Box::new(inspection(row)?)) } else { None };
+        let inspection = inspection(row, asked)?;
         table.push(RowOfTable { status, seed, kept, kept_mass, inspection }, drawn.into_iter());
     }
     Some(table)
 }
 
-fn inspection(row: api::RowResult) -> Option<Inspection> {
+/// Adds a row that was found wrong, here or by the server, if it was.
+fn push_invalid(table: &mut Table, i: usize, row: &api::RowResult, asked: &Asked) -> bool {
+    let found = row.violation.as_ref().map(|violation| Violation {
+        field: violation.field.clone(),
+        description: violation.description.clone(),
+    });
+    let violation = asked.invalid.get(i).cloned().or(found);
+    let is_invalid = violation.is_some();
+    violation.into_iter().for_each(|violation| table.push_invalid(violation));
+    is_invalid
+}
+
+/// What was asked for beside tokens, if it is what can be known.
+fn inspection(row: api::RowResult, asked: &Asked) -> Option<Option<Box<Inspection>>> {
+    if asked.inspect.is_none() {
+        return Some(None);
+    }
     let (words, _) = row.kept_bitmask.as_chunks();
     let kept = match (row.kept_ids.is_empty(), words.is_empty()) {
         (true, true) => None,
@@ -176,7 +275,7 @@ fn inspection(row: api::RowResult) -> Option<Inspection> {
         }
     };
     let logprobs = row.logprobs.into_iter().map(logprobs).collect::<Option<_>>()?;
-    Some(Inspection { logprobs, kept })
+    Some(Some(Box::new(Inspection { logprobs, kept })))
 }
 
 fn logprobs(found: api::LogprobsResult) -> Option<Logprobs> {
@@ -188,7 +287,10 @@ fn logprobs(found: api::LogprobsResult) -> Option<Logprobs> {
     };
     Some(Logprobs {
         of,
-        status: status(found.status())?,
+        status: match status(found.status)? {
+            Status::Sampled(status) => status,
+            Status::InvalidParameters => return None,
+        },
         entropy: Entropy(found.entropy),
         drawn: tokens(found.drawn),
         top: tokens(found.top),
@@ -202,8 +304,13 @@ fn tokens(columns: Option<api::TokenLogprobs>) -> Vec<TokenLogprob> {
     each.map(|((token, rank), logprob)| TokenLogprob { token, rank, logprob }).collect()
 }
 
-fn status(status: api::RowStatus) -> Option<RowStatus> {
-    RowStatus::ALL
-        .into_iter()
-        .find(|known| status.as_str_name().strip_prefix("ROW_STATUS_") == Some(known.name()))
+fn status(number: i32) -> Option<Status> {
+    Some(match api::RowStatus::try_from(number).ok()? {
+        api::RowStatus::Unspecified => return None,
+        api::RowStatus::Ok => Status::Sampled(RowStatus::Ok),
+        api::RowStatus::Nan => Status::Sampled(RowStatus::Nan),
+        api::RowStatus::PositiveInfinity => Status::Sampled(RowStatus::PositiveInfinity),
+        api::RowStatus::NoCandidate => Status::Sampled(RowStatus::NoCandidate),
+        api::RowStatus::InvalidParameters => Status::InvalidParameters,
+    })
 }

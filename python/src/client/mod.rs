@@ -59,8 +59,9 @@ impl Client {
         if asked.params.is_empty() {
             return Ok(Table::new(&asked).into());
         }
-        let request = messages::request(logits.dtype(), &asked);
-        let (rows, staged) = (logits.bytes(), self.caller.link.staged(&logits));
+        let link = &self.caller.link;
+        let request = messages::request(logits.dtype(), &asked, link.has_columns());
+        let (rows, staged) = (logits.bytes(), link.staged(&logits));
         let response = py.detach(|| self.caller.sample(request, &rows, staged));
         let response = response.map_err(|failure| raise(py, failure))?;
         messages::table(response, &asked).map(Results::from)

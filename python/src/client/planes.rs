@@ -84,6 +84,11 @@ impl Link {
         Ok(Self { client, info, choice, pool: Arc::default(), retries_max })
     }
 
+    /// Whether the server knows columns.
+    pub fn has_columns(&self) -> bool {
+        self.info.controls.iter().any(|known| known == "columns")
+    }
+
     /// The plane by which memory is shared, if any is.
     pub fn shared(&self) -> Option<Plane> {
         match self.choice {
