@@ -54,3 +54,32 @@ def test_tensors_of_staged_memory_are_sampled_where_they_are(name: str, dtype: "
             if dtype != torch.bfloat16:
                 torch.from_numpy(buf.array).zero_()
                 assert not tensor.any()
+
+
+def test_a_tensor_that_is_not_its_memory_is_not_read_as_such() -> None:
+    # Its sign is a flag of the tensor.
+    negative = torch.randn(2, 8, dtype=torch.cfloat).conj().imag
+    assert negative.is_neg()
+    with pytest.raises((BufferError, ValueError)):
+        logitd.sample(negative)
+    x = negative.resolve_neg().contiguous()
+    assert logitd.sample(x, **(RULES | {"seed": 1})).tokens.tolist() == logitd.sample(x.numpy(), **(RULES | {"seed": 1})).tokens.tolist()
+    with pytest.raises(RuntimeError):
+        logitd.sample(torch.eye(3).to_sparse())
+
+
+def test_tensors_of_every_kind_of_class_and_the_memory_of_those_that_go() -> None:
+    class Tensor(torch.Tensor):
+        pass
+
+    x = torch.randn(3, 2048)
+    expected = logitd.sample(x, **RULES)
+    for tensor in [x.as_subclass(Tensor), torch.nn.Parameter(x, requires_grad=False), x[0:3], x.clone()]:
+        assert_same_bits(logitd.sample(tensor, **RULES), expected)
+    assert_same_bits(logitd.sample(x.expand(2, 3, 2048)[1], **RULES), expected)
+    for _ in range(1000):
+        logitd.sample(torch.zeros(1, 4096), temperature=0)
+    with pytest.raises(ValueError, match="x has 3 dimensions"):
+        logitd.sample(x[None])
+    with pytest.raises(TypeError, match="no type of numbers"):
+        logitd.sample(x.to(torch.float8_e4m3fn))

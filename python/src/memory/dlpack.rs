@@ -2,7 +2,7 @@
 //!
 //! The capsule is only borrowed: it keeps its name, so that it gives the tensor back by itself when it goes.
 
-use super::{Array, DIMENSIONS_MAX, Element};
+use super::{Array, DIMENSIONS_MAX, Element, Owner};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -14,7 +14,7 @@ const READABLE: [i32; 2] = [1, 3];
 
 /// `DLTensor`, as `dlpack.h` has it.
 #[repr(C)]
-struct Tensor {
+pub struct Tensor {
     data: *const c_void,
     device_type: i32,
     device_id: i32,
@@ -38,6 +38,28 @@ pub fn array<'py>(name: &str, object: &Bound<'py, PyAny>) -> PyResult<Option<Arr
     let tensor = capsule.pointer_checked(Some(c"dltensor"))?.cast::<Tensor>();
     // SAFETY: a capsule of that name has a DLManagedTensor, which begins with its DLTensor, until it is consumed.
     let tensor = unsafe { tensor.as_ref() };
+    describe(name, tensor)?.array(name, Owner::Object(capsule.into_any())).map(Some)
+}
+
+/// What a tensor says of itself.
+pub struct Described {
+    at: *const u8,
+    element: Element,
+    shape: Vec<isize>,
+    /// In bytes.
+    strides: Vec<isize>,
+}
+
+impl Described {
+    /// The array that it describes, in memory that this owner keeps.
+    pub fn array<'py>(self, name: &str, owner: Owner<'py>) -> PyResult<Array<'py>> {
+        let Self { at, element, shape, strides } = self;
+        Array::new(name, at, element, &shape, &strides, owner)
+    }
+}
+
+/// What a tensor says of itself, if it is in memory that the processor reads.
+pub fn describe(name: &str, tensor: &Tensor) -> PyResult<Described> {
     if !READABLE.contains(&tensor.device_type) {
         return Err(PyTypeError::new_err(format!(
             "{name} is in the memory of another device; this version samples on the processor: x.cpu()"
@@ -47,7 +69,7 @@ pub fn array<'py>(name: &str, object: &Bound<'py, PyAny>) -> PyResult<Option<Arr
     let (shape, strides) = geometry(name, tensor, element.size())?;
     let offset = usize::try_from(tensor.byte_offset)?;
     let at = tensor.data.cast::<u8>().wrapping_add(offset);
-    Array::new(name, at, element, &shape, &strides, capsule.into_any()).map(Some)
+    Ok(Described { at, element, shape, strides })
 }
 
 fn element(tensor: &Tensor) -> Element {

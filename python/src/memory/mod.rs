@@ -1,7 +1,7 @@
 //! Arrays of other packages, where they lie: a description of their memory, and their elements as bytes.
 //!
 //! Two protocols are read. `__array_struct__` is numpy's own (and says whether bytes are swapped); DLPack is what torch
-//! and all others have. The buffer protocol is not in the stable ABI of Python 3.10; what has only that becomes a numpy
+//! and all others have, some of them by a table of C functions too. The buffer protocol is not in the stable ABI of Python 3.10; what has only that becomes a numpy
 //! array first, of the same memory.
 //!
 //! All of this crate's `unsafe` is in this folder. What it stands on is said by the owner of the memory and cannot be
@@ -9,6 +9,7 @@
 //! itself asks of everybody who lets go of the GIL.
 
 mod dlpack;
+mod exchange;
 pub mod export;
 mod numpy;
 
@@ -62,16 +63,27 @@ pub struct Array<'py> {
     shape: [usize; DIMENSIONS_MAX],
     /// Bytes from an element to the next.
     strides: [isize; DIMENSIONS_MAX],
-    _owner: Bound<'py, PyAny>,
+    _owner: Owner<'py>,
+}
+
+/// What keeps the memory of an array.
+#[expect(dead_code, reason = "it is kept, not looked at")]
+enum Owner<'py> {
+    Object(Bound<'py, PyAny>),
+    Tensor(exchange::Managed),
 }
 
 impl<'py> Array<'py> {
     /// The array that an object is, if it is one.
     pub fn of(name: &str, object: &Bound<'py, PyAny>) -> PyResult<Option<Self>> {
-        match numpy::array(name, object)? {
-            Some(array) => Ok(Some(array)),
-            None => dlpack::array(name, object),
+        // What costs least where it is nothing, first.
+        let ways = [exchange::array_of_first, numpy::array, exchange::array, dlpack::array];
+        for array in ways {
+            if let Some(array) = array(name, object)? {
+                return Ok(Some(array));
+            }
         }
+        Ok(None)
     }
 
     fn new(
@@ -80,7 +92,7 @@ impl<'py> Array<'py> {
         element: Element,
         shape: &[isize],
         strides: &[isize],
-        owner: Bound<'py, PyAny>,
+        owner: Owner<'py>,
     ) -> PyResult<Self> {
         let dimensions = shape.len();
         if !(1..=DIMENSIONS_MAX).contains(&dimensions) {

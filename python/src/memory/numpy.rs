@@ -1,6 +1,6 @@
 //! numpy's description of an array: the C struct behind `__array_struct__`.
 
-use super::{Array, Element};
+use super::{Array, Element, Owner};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -51,7 +51,8 @@ pub fn array<'py>(name: &str, object: &Bound<'py, PyAny>) -> PyResult<Option<Arr
         },
     };
     let at = interface.data.cast();
-    Array::new(name, at, element, shape, strides, capsule.into_any()).map(Some)
+    let owner = Owner::Object(capsule.into_any());
+    Array::new(name, at, element, shape, strides, owner).map(Some)
 }
 
 fn element(name: &str, object: &Bound<'_, PyAny>, interface: &ArrayInterface) -> PyResult<Element> {
