@@ -1,13 +1,15 @@
 //! What is done to single logits of each row, from keywords by the names of the API.
 
 use crate::each::Each;
+use crate::history::History;
 use crate::invalid::Invalid;
-use crate::memory::{Array, Element};
+use crate::memory::Element;
+use crate::tokens::{array, ids, items, whole};
 use logitd_core::adjustments::{Adjustments, AdjustmentsError, AdjustmentsSpec, Limits};
 use logitd_core::params::SamplingParams;
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use pyo3::types::{PyBytes, PyDict};
 
 /// A keyword that stands beside the parameters.
 pub struct List {
@@ -23,9 +25,10 @@ enum Kind {
     Biases,
     Counts,
     Length,
+    History,
 }
 
-static LISTS: [List; 11] = [
+static LISTS: [List; 12] = [
     List { name: "allowed_bitmask", kind: Kind::Mask },
     List { name: "allowed_ids", kind: Kind::Ids(|spec| &mut spec.allowed_ids) },
     List { name: "banned_ids", kind: Kind::Ids(|spec| &mut spec.banned_ids) },
@@ -36,6 +39,7 @@ static LISTS: [List; 11] = [
     List { name: "output", kind: Kind::Ids(|spec| &mut spec.output) },
     List { name: "output_length", kind: Kind::Length },
     List { name: "counts", kind: Kind::Counts },
+    List { name: "history", kind: Kind::History },
     List { name: "dry_breakers", kind: Kind::Sequences(|spec| &mut spec.breakers) },
 ];
 
@@ -57,7 +61,7 @@ impl List {
     /// How deep lists are nested in what is for all rows.
     fn depth(&self) -> usize {
         match self.kind {
-            Kind::Length => 0,
+            Kind::Length | Kind::History => 0,
             Kind::Mask | Kind::Ids(_) => 1,
             Kind::Sequences(_) | Kind::Biases | Kind::Counts => 2,
         }
@@ -90,6 +94,15 @@ impl List {
             }
             Kind::Counts => spec.counts = pairs(name, value, whole)?,
             Kind::Length => spec.output_length = Some(whole(name, value)?),
+            Kind::History => {
+                let Ok(history) = value.cast::<History>() else {
+                    let kind = value.get_type();
+                    return Err(PyTypeError::new_err(format!(
+                        "history is a {kind}; allowed: a logitd.History, or one a row"
+                    )));
+                };
+                (spec.prompt, spec.output) = history.get().parts();
+            }
         }
         Ok(())
     }
@@ -104,6 +117,11 @@ pub fn of_rows(
 ) -> PyResult<Option<Each<Adjustments>>> {
     if lists.is_empty() {
         return Ok(None);
+    }
+    let is_given = |names: &[&str]| lists.iter().any(|(list, _)| names.contains(&list.name));
+    if is_given(&["history"]) && is_given(&["prompt", "output"]) {
+        let text = "history stands beside prompt and output; allowed: one or the other";
+        return Err(PyValueError::new_err(text));
     }
     let vocab_size = u32::try_from(vocab_size).unwrap_or(u32::MAX);
     let mut all = AdjustmentsSpec::default();
@@ -206,41 +224,6 @@ fn mask(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
     }
 }
 
-/// The tokens of a list or an array.
-pub fn ids(name: &str, value: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
-    if let Some(array) = array(name, value)? {
-        let numbers = array.integers(name, 0)?.into_iter().enumerate();
-        return numbers
-            .map(|(i, n)| u32::try_from(n).map_err(|_| no_token(&format!("{name}[{i}]"), n)))
-            .collect();
-    }
-    let each = items(name, value)?;
-    each.iter().enumerate().map(|(i, id)| whole_at(name, i, id)).collect()
-}
-
-/// An array of one dimension. Lists and what is iterated over are none.
-fn array<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Option<Array<'py>>> {
-    if value.is_instance_of::<PyList>() || value.is_instance_of::<PyTuple>() {
-        return Ok(None);
-    }
-    let array = Array::of(name, value)?;
-    match &array {
-        Some(array) if array.dimensions() != 1 => {
-            Err(PyValueError::new_err(format!("{name} of a row has 2 dimensions; allowed: 1")))
-        }
-        _ => Ok(array),
-    }
-}
-
-fn items<'py>(name: &str, value: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-    let Ok(items) = value.try_iter() else {
-        return Err(PyTypeError::new_err(format!(
-            "{name} is {value}; allowed: a list, or one a row"
-        )));
-    };
-    items.collect()
-}
-
 /// The pairs of a dict, or of a list of pairs.
 fn pairs<T>(
     name: &str,
@@ -259,17 +242,4 @@ fn pairs<T>(
         }
     };
     items(name, &pairs)?.iter().enumerate().map(pair).collect()
-}
-
-fn whole_at(name: &str, i: usize, value: &Bound<'_, PyAny>) -> PyResult<u32> {
-    value.extract().or_else(|_| whole(&format!("{name}[{i}]"), value))
-}
-
-/// A number of 32 bits.
-fn whole(name: &str, value: &Bound<'_, PyAny>) -> PyResult<u32> {
-    value.extract().map_err(|_| no_token(name, value))
-}
-
-fn no_token(name: &str, given: impl std::fmt::Display) -> PyErr {
-    PyValueError::new_err(format!("{name} is {given}; allowed: whole numbers, 0 to {}", u32::MAX))
 }

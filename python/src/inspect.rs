@@ -1,8 +1,8 @@
 //! What is asked of rows beside their tokens: logprobs of distributions, and which tokens the cuts kept.
 
-use crate::adjustments::ids;
 use crate::each::Each;
 use crate::invalid::Invalid;
+use crate::tokens::ids;
 use logitd_core::inspection::{Distribution, Inspect, LOGPROB_IDS_MAX, TOP_LOGPROBS_MAX};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;

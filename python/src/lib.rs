@@ -15,6 +15,7 @@ mod client;
 mod controls;
 mod distribution;
 mod each;
+mod history;
 mod inspect;
 mod invalid;
 mod logits;
@@ -22,6 +23,7 @@ mod memory;
 mod results;
 mod sampler;
 mod table;
+mod tokens;
 
 use logitd_core::params::{FIELDS, Field, ParamsSpec, Value};
 use pyo3::prelude::*;
@@ -35,6 +37,7 @@ fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<client::Task>()?;
     module.add_class::<client::Staging>()?;
     module.add_class::<results::Results>()?;
+    module.add_class::<history::History>()?;
     module.add_class::<distribution::Distribution>()?;
     module.add("RowError", module.py().get_type::<table::RowError>())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;

@@ -78,7 +78,7 @@ def test_every_adjustment_gets_there(client: logitd.Client) -> None:
     for adjustment in [
         {"allowed_bitmask": np.array([[0xFFFF, 0], [0xFF00FF, 1]], np.uint32)}, {"allowed_ids": [[1, 2, 3], None]}, {"banned_ids": [1, 2, 3]},
         {"bad_words": [[[4], [5, 6]], [[7]]], "prompt": [5]}, {"stop_ids": [1, 2, 3], "output_length": [4, 5]}, {"logit_bias": {3: 5.5, 4: float("-inf")}},
-        {"prompt": [1, 2], "output": [3, 99]}, {"counts": {3: 4, 5: 0}}, {"dry": {"multiplier": 3, "breakers": [[2]]}, "prompt": [1, 2, 3, 1, 2]},
+        {"prompt": [1, 2], "output": [3, 99]}, {"counts": {3: 4, 5: 0}}, {"history": [logitd.History([1, 2], [3, 99]), None]}, {"dry": {"multiplier": 3, "breakers": [[2]]}, "prompt": [1, 2, 3, 1, 2]},
     ]:
         assert_same_bits(client.sample(x, **rules, **adjustment), logitd.sample(x, **rules, **adjustment))
 

@@ -180,6 +180,31 @@ def test_pairs_are_a_dict_or_a_list() -> None:
     assert draws(frequency_penalty=100, counts={most: 3}).tolist() == draws(frequency_penalty=100, output=[most] * 3).tolist()
 
 
+def test_a_history_grows_and_is_what_prompt_and_output_are() -> None:
+    rules: dict[str, Any] = {"frequency_penalty": 1.5, "repetition_penalty": 1.3, "no_repeat_ngram": 2}
+    history, prompt, output = logitd.History([1, 2, 3]), [1, 2, 3], list[int]()
+    for step in range(12):
+        expected = logitd.sample(X[0], **rules, prompt=prompt, output=output, seed=7, position=step)
+        found = logitd.sample(X[0], **rules, history=history, seed=7, position=step)
+        assert (found.tokens[0], found.kept_mass[0]) == (expected.tokens[0], expected.kept_mass[0])
+        history.append(found.tokens[0])
+        output.append(int(found.tokens[0]))
+    assert (history.prompt.tolist(), history.output.tolist(), len(history)) == (prompt, output, 15)
+    assert repr(history) == "History(prompt=3, output=12)"
+    history.truncate(4)
+    history.extend(np.array([7, 8]))
+    assert history.output.tolist() == [*output[:4], 7, 8]
+    given = logitd.History(np.array([5]), [6, 7])
+    each = draws(**rules, history=[history, None, given, history])
+    assert each.tolist() == draws(**rules, prompt=[prompt, None, [5], prompt], output=[[*output[:4], 7, 8], None, [6, 7], [*output[:4], 7, 8]]).tolist()
+    for misuse, error, said in [
+        (lambda: history.truncate(7), ValueError, "output_length is 7; allowed: 0 to 6"), (lambda: history.append(-1), ValueError, "token is -1; allowed: whole numbers"),
+        (lambda: draws(history=history, prompt=[1]), ValueError, "history stands beside prompt and output"), (lambda: draws(history=[1, 2, 3, 4]), TypeError, "history is a <class 'int'>; allowed: a logitd.History"),
+    ]:
+        with pytest.raises(error, match=said):
+            misuse()
+
+
 def test_dry_is_a_group_or_single_keywords() -> None:
     history = {"prompt": [1, 2, 3, 4, 5, 1, 2, 3]}
     single = draws(dry_multiplier=90, dry_base=2, dry_breakers=[[9]], **history)
@@ -217,8 +242,6 @@ def test_the_names_are_those_of_the_api() -> None:
     message = re.search(r"^message Adjustments \{(.*?)^\}", proto, re.MULTILINE | re.DOTALL)
     assert message is not None
     names = re.findall(r"^  [\w ]+ (\w+) = \d+;", message[1], re.MULTILINE)
-    # A history in memory that is shared with a server is nothing for a process by itself.
-    names = [name for name in names if name != "history"]
     assert [*names, "dry_breakers"] == list(_native.ADJUSTMENTS)
     assert [(status.name, status.value) for status in logitd.Status] == list(_native.STATUSES)
 
@@ -230,7 +253,7 @@ def test_the_stub_lists_what_there_is() -> None:
     fields = [field["name"] for field in logitd.fields()]
     assert keys("Controls") == [*fields, "dry", *_native.ADJUSTMENTS, *_native.OPTIONS]
     assert [f"dry_{key}" for key in keys("_Dry")] == [*(name for name in fields if name.startswith("dry_")), "dry_breakers"]
-    for name in ["Results", "Distribution", "Sampler"]:
+    for name in ["Results", "Distribution", "History", "Sampler"]:
         described = {node.name for node in classes[name].body if isinstance(node, ast.FunctionDef)}
         public = {name for name in dir(getattr(logitd, name)) if not name.startswith("_")}
         assert public <= described and described - public <= {"__new__", "__len__"}

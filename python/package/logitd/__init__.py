@@ -15,6 +15,7 @@ from . import errors
 from ._native import (
     Client,
     Distribution,
+    History,
     Results,
     RowError,
     Sampler,
@@ -32,6 +33,7 @@ __all__ = [
     "AsyncClient",
     "Client",
     "Distribution",
+    "History",
     "Logprobs",
     "Results",
     "RowError",

@@ -16,6 +16,7 @@ __all__ = [
     "Staging",
     "Results",
     "Distribution",
+    "History",
     "RowError",
     "__version__",
     "arithmetic_version",
@@ -108,6 +109,7 @@ class Controls(TypedDict, total=False):
     output: _IdsEach
     output_length: _Whole
     counts: _CountsEach
+    history: History | None | Sequence[History | None]
     dry_breakers: _SequencesEach
     # Options: what is told beside tokens, and what holds for the whole call
     logprobs: _AskedEach
@@ -213,6 +215,27 @@ class Distribution:
     @property
     def id_ranks(self) -> npt.NDArray[np.uint32]:
         """The ranks of these: `[rows, ids]`."""
+
+@final
+class History:
+    """The tokens of a sequence, which grow from step to step: in each step `sample(x, history=history, ..)`, then
+    `history.append(token)`. The same as `prompt` and `output`, which are read anew in each call.
+    """
+
+    def __new__(cls, prompt: _Ids | None = None, output: _Ids | None = None) -> Self: ...
+    def append(self, token: int | np.integer[Any]) -> None:
+        """Adds a token to the output."""
+    def extend(self, tokens: _Ids) -> None:
+        """Adds tokens to the output."""
+    def truncate(self, output_length: int) -> None:
+        """Forgets the tokens of the output but for the first so many: those of a draft that was not taken."""
+    @property
+    def prompt(self) -> npt.NDArray[np.uint32]:
+        """The tokens of the prompt."""
+    @property
+    def output(self) -> npt.NDArray[np.uint32]:
+        """The tokens of the output."""
+    def __len__(self) -> int: ...
 
 @final
 class Sampler:
