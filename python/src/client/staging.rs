@@ -163,7 +163,7 @@ impl Staging {
             Dtype::F32 => Element::Float(32),
         };
         let lease = self.lease()?;
-        let tensor = export::Tensor { address: lease.address, element, shape: [rows, columns] };
+        let tensor = export::Matrix { address: lease.address, element, shape: [rows, columns] };
         tensor.capsule(py, lease, max_version.is_some_and(|(major, _)| major >= 1))
     }
 

@@ -2,31 +2,15 @@
 //!
 //! The capsule is only borrowed: it keeps its name, so that it gives the tensor back by itself when it goes.
 
+use super::abi::Tensor;
 use super::{Array, DIMENSIONS_MAX, Element, Owner};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::PyCapsule;
-use std::ffi::c_void;
 
 /// Devices whose memory the processor reads: its own, and what is pinned for CUDA.
 const READABLE: [i32; 2] = [1, 3];
-
-/// `DLTensor`, as `dlpack.h` has it.
-#[repr(C)]
-pub struct Tensor {
-    data: *const c_void,
-    device_type: i32,
-    device_id: i32,
-    ndim: i32,
-    type_code: u8,
-    type_bits: u8,
-    type_lanes: u16,
-    shape: *const i64,
-    /// In elements; null where the tensor is contiguous.
-    strides: *const i64,
-    byte_offset: u64,
-}
 
 /// The tensor that an object is, if it is one.
 pub fn array<'py>(name: &str, object: &Bound<'py, PyAny>) -> PyResult<Option<Array<'py>>> {
@@ -68,7 +52,7 @@ pub fn describe(name: &str, tensor: &Tensor) -> PyResult<Described> {
     let element = element(tensor);
     let (shape, strides) = geometry(name, tensor, element.size())?;
     let offset = usize::try_from(tensor.byte_offset)?;
-    let at = tensor.data.cast::<u8>().wrapping_add(offset);
+    let at = tensor.data.cast::<u8>().wrapping_add(offset).cast_const();
     Ok(Described { at, element, shape, strides })
 }
 

@@ -1,38 +1,18 @@
 //! DLPack's table of C functions, by which torch gives a tensor away in a tenth of the time that its `__dlpack__`, which is
 //! written in Python, takes.
 
-use super::dlpack::{self, Tensor};
+use super::abi::{Exchange, ManagedVersioned};
+use super::dlpack;
 use super::{Array, Owner};
 use pyo3::exceptions::PyBufferError;
-use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyCapsule, PyType};
-use std::ffi::{c_int, c_void};
 use std::ptr::{NonNull, null_mut};
 
 /// The major version of the protocol that is read here.
 const MAJOR: u32 = 1;
-
-/// `DLPackExchangeAPI`, as far as it is used.
-#[repr(C)]
-struct Exchange {
-    version: [u32; 2],
-    previous: *const c_void,
-    allocate: *const c_void,
-    export: Option<unsafe extern "C" fn(*mut ffi::PyObject, *mut *mut ManagedVersioned) -> c_int>,
-}
-
-/// `DLManagedTensorVersioned`.
-#[repr(C)]
-struct ManagedVersioned {
-    version: [u32; 2],
-    manager: *mut c_void,
-    deleter: Option<unsafe extern "C" fn(*mut ManagedVersioned)>,
-    flags: u64,
-    tensor: Tensor,
-}
 
 /// A tensor that was given away, until it is given back.
 pub struct Managed(NonNull<ManagedVersioned>);
@@ -96,6 +76,7 @@ fn array_by<'py>(
     }
     let Some(export) = table.0.export else { return Ok(None) };
     let mut made = null_mut();
+
     // SAFETY: by the protocol this function takes an object of the type that has the table, with the GIL, and makes a
     // tensor, or an exception.
     let failed = unsafe { export(object.as_ptr(), &mut made) } != 0;

@@ -1,6 +1,7 @@
 //! Memory of ours, given to others by DLPack.
 
 use super::Element;
+use super::abi::{Delete, Managed, ManagedVersioned, Tensor};
 use pyo3::exceptions::PyMemoryError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -14,43 +15,10 @@ const VERSION: [u32; 2] = [1, 0];
 const CPU: i32 = 1;
 
 /// Rows of elements, one behind the other, to be read and written.
-pub struct Tensor {
+pub struct Matrix {
     pub address: usize,
     pub element: Element,
     pub shape: [usize; 2],
-}
-
-/// `DLTensor`.
-#[repr(C)]
-struct Described {
-    data: *mut c_void,
-    device_type: i32,
-    device_id: i32,
-    ndim: i32,
-    type_code: u8,
-    type_bits: u8,
-    type_lanes: u16,
-    shape: *mut i64,
-    strides: *mut i64,
-    byte_offset: u64,
-}
-
-/// `DLManagedTensor`.
-#[repr(C)]
-struct Managed {
-    tensor: Described,
-    manager: *mut c_void,
-    deleter: Option<unsafe extern "C" fn(*mut Managed)>,
-}
-
-/// `DLManagedTensorVersioned`.
-#[repr(C)]
-struct ManagedVersioned {
-    version: [u32; 2],
-    manager: *mut c_void,
-    deleter: Option<unsafe extern "C" fn(*mut ManagedVersioned)>,
-    flags: u64,
-    tensor: Described,
 }
 
 /// What a tensor lives by, until whoever took it has no more use for it.
@@ -60,7 +28,7 @@ struct Kept {
     _owner: Box<dyn Send>,
 }
 
-impl Tensor {
+impl Matrix {
     /// A capsule with it, which keeps the owner of its memory. Versioned ones say that it may be written.
     pub fn capsule<'py>(
         self,
@@ -81,7 +49,7 @@ impl Tensor {
             Element::Bfloat16 => (4, 16),
             Element::Other => unreachable!("memory of ours has elements that are known"),
         };
-        let tensor = Described {
+        let tensor = Tensor {
             data: self.address as *mut c_void,
             device_type: CPU,
             device_id: 0,
@@ -94,19 +62,18 @@ impl Tensor {
             byte_offset: 0,
         };
         let manager = Box::into_raw(kept).cast();
-        let (made, name, drop): (*mut c_void, _, unsafe extern "C" fn(*mut ffi::PyObject)) =
-            match is_versioned {
-                false => {
-                    let managed = Managed { tensor, manager, deleter: Some(delete) };
-                    (Box::into_raw(Box::new(managed)).cast(), UNVERSIONED, drop_capsule)
-                }
-                true => {
-                    let deleter = Some(delete_versioned as unsafe extern "C" fn(_));
-                    let (version, flags) = (VERSION, 0);
-                    let managed = ManagedVersioned { version, manager, deleter, flags, tensor };
-                    (Box::into_raw(Box::new(managed)).cast(), VERSIONED, drop_versioned)
-                }
-            };
+        let (made, name, drop): (*mut c_void, _, Delete<ffi::PyObject>) = match is_versioned {
+            false => {
+                let managed = Managed { tensor, manager, deleter: Some(delete) };
+                (Box::into_raw(Box::new(managed)).cast(), UNVERSIONED, drop_capsule)
+            }
+            true => {
+                let (version, deleter, flags) = (VERSION, Some(delete_versioned as Delete<_>), 0);
+                let managed = ManagedVersioned { version, manager, deleter, flags, tensor };
+                (Box::into_raw(Box::new(managed)).cast(), VERSIONED, drop_versioned)
+            }
+        };
+
         // SAFETY: the pointer is that of a struct as the name says, made above; the name lives for ever, and the
         // destructor reads it before it takes the struct back.
         unsafe {
@@ -123,22 +90,31 @@ impl Tensor {
     }
 }
 
-/// What whoever took the tensor calls once in the end, from any thread.
+/// What whoever took the tensor calls in the end, from any thread.
+///
+/// # Safety
+/// Once, with what `capsule` made.
 unsafe extern "C" fn delete(managed: *mut Managed) {
     if managed.is_null() {
         return;
     }
-    // SAFETY: by the protocol it is called once, with what `capsule` made.
+
+    // SAFETY: `capsule` made both boxes, and nobody takes them again.
     unsafe {
         let managed = Box::from_raw(managed);
         drop(Box::from_raw(managed.manager.cast::<Kept>()));
     }
 }
 
+/// The same.
+///
+/// # Safety
+/// As above.
 unsafe extern "C" fn delete_versioned(managed: *mut ManagedVersioned) {
     if managed.is_null() {
         return;
     }
+
     // SAFETY: as above.
     unsafe {
         let managed = Box::from_raw(managed);
@@ -146,9 +122,12 @@ unsafe extern "C" fn delete_versioned(managed: *mut ManagedVersioned) {
     }
 }
 
-/// A capsule that goes with the name it began with was taken by nobody.
+/// Gives back a tensor that nobody took: its capsule has the name still that it began with.
+///
+/// # Safety
+/// With a capsule that Python destroys.
 unsafe extern "C" fn drop_capsule(capsule: *mut ffi::PyObject) {
-    // SAFETY: a capsule that Python destroys; the struct is there while the name is the first one.
+    // SAFETY: a capsule of this name has what `capsule` made for it.
     unsafe {
         if ffi::PyCapsule_IsValid(capsule, UNVERSIONED.as_ptr()) == 1 {
             delete(ffi::PyCapsule_GetPointer(capsule, UNVERSIONED.as_ptr()).cast());
@@ -156,6 +135,10 @@ unsafe extern "C" fn drop_capsule(capsule: *mut ffi::PyObject) {
     }
 }
 
+/// The same.
+///
+/// # Safety
+/// As above.
 unsafe extern "C" fn drop_versioned(capsule: *mut ffi::PyObject) {
     // SAFETY: as above.
     unsafe {

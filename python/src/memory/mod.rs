@@ -8,6 +8,7 @@
 //! checked: that the description is true, and that nobody writes while the memory is read. The second is what numpy
 //! itself asks of everybody who lets go of the GIL.
 
+mod abi;
 mod dlpack;
 mod exchange;
 pub mod export;
