@@ -73,7 +73,7 @@ struct State {
 #[derive(Debug)]
 enum Pending {
     Expected(oneshot::Sender<Answer>),
-    Arrived(Answer),
+    Arrived(Box<Answer>),
 }
 
 /// A place among those that wait; given up when dropped.
@@ -99,7 +99,7 @@ impl Waiting {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.lock();
         let known = match (state.answers.remove(&id), &state.over) {
-            (Some(Pending::Arrived(answer)), _) => Some(answer),
+            (Some(Pending::Arrived(answer)), _) => Some(*answer),
             (_, Some(over)) => Some(Err(over.clone())),
             _ => None,
         };
@@ -124,7 +124,7 @@ impl Waiting {
                 let _ = sender.send(answer);
             }
             _ => {
-                state.answers.insert(id, Pending::Arrived(answer));
+                state.answers.insert(id, Pending::Arrived(Box::new(answer)));
             }
         }
     }
