@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 import logitd
-from logitd.testing import assert_same_bits
+from logitd.testing import assert_same_bits, replay
 from tensors import DLPack
 
 x = np.zeros((2, 9), np.float16)
@@ -60,6 +60,7 @@ try:
 except logitd.errors.Error as error:
     assert_type(error.retry_after, float | None)
 assert_same_bits(results, results)
+assert_type(replay("a.trace", "reference", binary="logitd"), str)
 
 # Each of these is an error, and a checker that lets it through says that the comment is not needed.
 logitd.sample()  # type: ignore[call-arg]

@@ -11,8 +11,9 @@ last logits may come out in other bits.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +21,14 @@ import numpy.typing as npt
 from ._steps import Samples, Steps
 
 if TYPE_CHECKING:
-    import llama_cpp
     from typing_extensions import Unpack
 
     from ._native import Controls
 
 __all__ = ["Drawn", "generate", "logits"]
+
+# That of llama_cpp.
+Llama: TypeAlias = Any
 
 
 class Drawn(NamedTuple):
@@ -36,23 +39,22 @@ class Drawn(NamedTuple):
     seed: int
 
 
-def logits(llama: llama_cpp.Llama) -> npt.NDArray[np.float32]:
+def logits(llama: Llama) -> npt.NDArray[np.float32]:
     """The logits of the last position that `llama.eval` has read: its own memory, which the next `eval` writes to."""
-    import llama_cpp
-
+    llama_cpp = _llama_cpp()
     return np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(llama.ctx, -1), (llama.n_vocab(),))
 
 
 def generate(
-    llama: llama_cpp.Llama,
-    prompt: Sequence[int],
+    llama: Llama,
+    tokens: Sequence[int],
     *,
     max_tokens: int | None = None,
     sampler: Samples | None = None,
     each_step: Callable[[Sequence[int]], Mapping[str, Any]] | None = None,
     **controls: Unpack[Controls],
 ) -> Iterator[Drawn]:
-    """Reads the prompt and yields what is drawn after it, token by token.
+    """Reads the tokens of a prompt and yields what is drawn after it, token by token.
 
     It ends where the model ends the text (ban that token to go on), after `max_tokens`, or where the context is full.
     `controls` are the keywords of `logitd.sample`; the position is the number of tokens since the prompt, and a seed that is
@@ -60,20 +62,24 @@ def generate(
     controls for that step, such as the `allowed_bitmask` of a grammar. `sampler` is a `Sampler` or a `Client`; by default it
     is `logitd.sample`.
     """
-    import llama_cpp
-
+    llama_cpp = _llama_cpp()
     vocab = llama_cpp.llama_model_get_vocab(llama.model)
     steps, output = Steps(sampler, controls), list[int]()
-    room = llama.n_ctx() - len(prompt) + 1
-    unread = prompt
+    room = llama.n_ctx() - len(tokens) + 1
+    unread = tokens
     llama.reset()
     for _ in range(room if max_tokens is None else min(room, max_tokens)):
         llama.eval(unread)
         further = {} if each_step is None else each_step(output)
-        results = steps.draw(logits(llama), lambda: {"prompt": prompt, "output": output}, further)
+        results = steps.draw(logits(llama), lambda: {"prompt": tokens, "output": output}, further)
         token = int(results.tokens[0])
         if llama_cpp.llama_vocab_is_eog(vocab, token):
             return
         yield Drawn(token, float(results.logprobs[0]), int(results.seeds[0]))
         output.append(token)
         unread = [token]
+
+
+def _llama_cpp() -> Any:
+    """Where it is used first: to import this module, and to check types, nothing else need be installed."""
+    return importlib.import_module("llama_cpp")

@@ -1,15 +1,19 @@
-"""For tests of what uses logitd: a server as a fixture of pytest, and results compared bit by bit.
+"""For tests of what uses logitd: a server as a fixture of pytest, results compared bit by bit, recorded traffic replayed.
 
-    from logitd.testing import assert_same_bits, logitd_server
+    from logitd.testing import assert_same_bits, logitd_server, replay
 """
 
+import os
+import subprocess
+import tempfile
 from collections.abc import Iterator
 
 import pytest
 
 from . import Results, Server, Status
+from .server import found
 
-__all__ = ["assert_same_bits", "logitd_server"]
+__all__ = ["assert_same_bits", "logitd_server", "replay"]
 
 # What results have for each row. Seeds are not among them: they are asked for, not found.
 COMPARED = ["status", "kept", "kept_mass", "draws", "draw_logprobs"]
@@ -34,3 +38,28 @@ def assert_same_bits(a: Results, b: Results) -> None:
             row = differing[0]
             said = [f"{Status(int(of.status[row])).name}, {name} {getattr(of, name)[row].tolist()}" for of in (a, b)]
             raise AssertionError(f"row {row} differs (and {len(differing) - 1} more): {said[0]}; {said[1]}")
+
+
+def replay(
+    trace: str | os.PathLike[str], device: str = "cpu", *, binary: str | os.PathLike[str] | None = None
+) -> str:
+    """Samples every request of a trace again and fails where an answer differs in any bit, naming the first row that does.
+
+    A trace is what `logitd serve --record FILE` writes, or `Server("cpu", f"--record={FILE}")`. It has the seeds that were used, so it
+    needs neither the server nor the device that answered. `device` is what `logitd verify --a` takes: cpu, reference, cuda:0; the
+    binary is found as `Server` finds it. Returns what the binary says: how many rows were compared.
+
+    A trace of which something cannot be checked, or that is damaged, is a ValueError.
+    """
+    with tempfile.TemporaryDirectory(prefix="logitd-") as folder:
+        run = subprocess.run(
+            [found(binary), "verify", "--recorded", os.fspath(trace), "--a", device, "--dump", folder],
+            env={name: value for name, value in os.environ.items() if not name.startswith("LOGITD")},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    # The dump is of no use: it is gone.
+    said = "\n".join(line for line in (run.stdout + run.stderr).splitlines() if not line.startswith("written:"))
+    if run.returncode == 1:
+        raise AssertionError(said)
+    if run.returncode != 0 or "lost: " in said:
+        raise ValueError(said)
+    return said

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +24,14 @@ import numpy.typing as npt
 from ._steps import Samples, Steps
 
 if TYPE_CHECKING:
-    import torch
     from typing_extensions import Unpack
 
     from ._native import Controls, Results
 
 __all__ = ["LogitsProcessor", "custom_generate"]
+
+# That of torch, which is not imported here, nor needed by type checkers.
+Tensor: TypeAlias = Any
 
 
 class LogitsProcessor:
@@ -51,14 +53,14 @@ class LogitsProcessor:
         self,
         *,
         sampler: Samples | None = None,
-        each_step: Callable[[torch.Tensor], Mapping[str, Any]] | None = None,
-        attention_mask: torch.Tensor | None = None,
+        each_step: Callable[[Tensor], Mapping[str, Any]] | None = None,
+        attention_mask: Tensor | None = None,
         **controls: Unpack[Controls],
     ):
         self._steps = Steps(sampler, controls)
         self._each_step = each_step
         self._attention_mask = attention_mask
-        self._input_ids: torch.Tensor | None = None
+        self._input_ids: Tensor | None = None
         self._prompt_length = 0
 
     @property
@@ -71,14 +73,14 @@ class LogitsProcessor:
         """The seed of each sequence, once the first token is drawn."""
         return self._steps.seeds
 
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         self._follow(input_ids)
         further = {} if self._each_step is None else self._each_step(input_ids)
         results = self._steps.draw(scores.detach().cpu(), lambda: self._history(input_ids), further)
         tokens = input_ids.new_tensor(results.tokens)
         return scores.new_full(scores.shape, -np.inf).scatter_(1, tokens[:, None], 0.0)
 
-    def _follow(self, input_ids: torch.Tensor) -> None:
+    def _follow(self, input_ids: Tensor) -> None:
         before = self._input_ids
         if before is None:
             self._prompt_length = input_ids.shape[1]
@@ -89,7 +91,7 @@ class LogitsProcessor:
             )
         self._input_ids = input_ids
 
-    def _history(self, input_ids: torch.Tensor) -> dict[str, Any]:
+    def _history(self, input_ids: Tensor) -> dict[str, Any]:
         ids = input_ids.cpu().numpy()
         prompts, outputs = ids[:, : self._prompt_length], ids[:, self._prompt_length :]
         if self._attention_mask is None:
@@ -101,7 +103,7 @@ class LogitsProcessor:
 def custom_generate(
     *,
     sampler: Samples | None = None,
-    each_step: Callable[[torch.Tensor], Mapping[str, Any]] | None = None,
+    each_step: Callable[[Tensor], Mapping[str, Any]] | None = None,
     **controls: Unpack[Controls],
 ) -> Callable[..., Any]:
     """What `model.generate(custom_generate=..)` takes: the loop of transformers, with tokens that logitd draws.
@@ -115,7 +117,7 @@ def custom_generate(
 
     def generate(
         model: Any,
-        input_ids: torch.Tensor,
+        input_ids: Tensor,
         logits_processor: Any,
         stopping_criteria: Any,
         generation_config: Any,
@@ -126,9 +128,9 @@ def custom_generate(
         # That of an encoder is not about these tokens.
         mask = None if model.config.is_encoder_decoder else model_kwargs.get("attention_mask")
         chosen = LogitsProcessor(sampler=sampler, each_step=each_step, attention_mask=mask, **controls)
-        scores: list[torch.Tensor] = []
+        scores: list[Tensor] = []
 
-        def choose(input_ids: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+        def choose(input_ids: Tensor, given: Tensor) -> Tensor:
             if generation_config.output_scores:
                 scores.append(given)
             return chosen(input_ids, given)
