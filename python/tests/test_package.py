@@ -4,6 +4,9 @@ import importlib.metadata
 import subprocess
 import sys
 
+import numpy as np
+import pytest
+
 IMPORT = """
 import sys
 before = {name.split(".")[0] for name in sys.modules}
@@ -28,6 +31,22 @@ def test_what_it_says_of_itself() -> None:
 
     distribution = importlib.metadata.distribution("logitd")
     assert logitd.__version__ == distribution.version
-    assert distribution.requires == ["numpy>=1.22"]
+    assert distribution.requires == ["numpy>=1.22", f"logitd-server=={logitd.__version__} ; extra == 'server'"]
     assert logitd.arithmetic_version == 2
     assert {"logitd/py.typed", "logitd/_native.pyi"} <= {str(file) for file in distribution.files or []}
+
+
+def test_the_server_of_its_own_wheel_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    import logitd
+
+    try:
+        server = importlib.metadata.distribution("logitd-server")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("logitd-server is not installed")
+    assert server.version == logitd.__version__
+    # Neither by its variable nor by the PATH.
+    monkeypatch.delenv("LOGITD", raising=False)
+    monkeypatch.setenv("PATH", "")
+    with logitd.Server() as started:
+        results = logitd.Client(started.target, timeout=60).sample(np.zeros((2, 9), np.float32), seed=7)
+        assert results.tokens.tolist() == logitd.sample(np.zeros((2, 9), np.float32), seed=7).tokens.tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -24,7 +25,7 @@ class Server:
 
     `target` is its Unix socket, with memory to share (`logitd.Client(server.target)` takes the fastest way), and
     `address` its TCP socket on loopback. `flags` are further ones of `logitd serve`. The binary is `binary`, or what the
-    variable LOGITD names, or the `logitd` of the PATH.
+    variable LOGITD names, or that of the package logitd-server (`pip install logitd[server]`), or the `logitd` of the PATH.
     """
 
     target: str
@@ -107,10 +108,20 @@ class Server:
 
 
 def found(binary: str | os.PathLike[str] | None) -> str:
-    path = binary or os.environ.get("LOGITD") or shutil.which("logitd")
+    """The binary that is asked for, or LOGITD's, or that of the package logitd-server, or that of the PATH."""
+    path = binary or os.environ.get("LOGITD") or installed() or shutil.which("logitd")
     if path is None:
         raise FileNotFoundError(
             "there is no logitd on the PATH, and neither Server(binary=..) nor the variable LOGITD names one; "
-            "`cargo install logitd`, or `cargo build --release` in its repository, makes it"
+            "`pip install logitd[server]` brings it"
         )
     return os.fspath(path)
+
+
+def installed() -> pathlib.Path | None:
+    """The binary of logitd-server, which is on no PATH where its environment is not activated."""
+    try:
+        files = importlib.metadata.files("logitd-server") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((pathlib.Path(file.locate()) for file in files if file.name == "logitd"), None)
