@@ -11,6 +11,7 @@ llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not ins
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[2] / "examples"))
 
 
+@pytest.mark.filterwarnings("ignore:llama_token_get_attr is deprecated")
 @pytest.mark.parametrize("grammar", ["llguidance", "xgrammar"])
 def test_gemma_writes_json_of_the_schema(grammar: str, gguf: pathlib.Path) -> None:
     pytest.importorskip(grammar, reason=f"{grammar} is not installed (CI_LONG=1 installs it)")
