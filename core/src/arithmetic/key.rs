@@ -36,6 +36,12 @@ pub const fn bits16(key: u16) -> u16 {
     if key >> 15 == 1 { key & 0x7fff } else { !key }
 }
 
+/// The f32 whose key this is. A zero comes back as +0.0.
+#[inline]
+pub const fn value32(key: u32) -> f32 {
+    f32::from_bits(if key >> 31 == 1 { key & 0x7fff_ffff } else { !key })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,6 +66,7 @@ mod tests {
                 assert_eq!(a < b, key16(pair[0]) < key16(pair[1]), "{a} {b}");
                 assert_eq!(a < b, key32(a) < key32(b), "{a} {b}");
                 assert_eq!(widen(bits16(key16(pair[0]))), a);
+                assert_eq!(value32(key32(a)), a);
             }
         }
     }

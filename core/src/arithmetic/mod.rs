@@ -12,7 +12,7 @@
 //!
 //! Controls beyond those, and what is said of a whole row, stand on integers as well: [`fraction`] (a parameter
 //! of [0, 1] and its share of a mass), [`surprisal`] (the logarithm of a mass), [`power`] (its inverse), [`mod@log2`] (that
-//! of a sum), [`interval`] (mean surprisal and entropy).
+//! of a sum), [`interval`] (mean surprisal and entropy), [`score`] (a log-probability whose sums have no order).
 //!
 //! These are the scalar definitions. Backends compute the same bits in whatever way is fast.
 //! Nothing here knows anything but `core`, `half` (widening) and `libm` (the logarithm of
@@ -30,6 +30,7 @@ pub mod philox;
 pub mod plan;
 pub mod power;
 pub mod race;
+pub mod score;
 pub mod surprisal;
 
 /// Version of the function. A result can be replayed by any build that [`replays`] its number.
