@@ -31,6 +31,7 @@ pub mod arithmetic;
 pub mod backend;
 pub mod batch;
 pub mod candidates;
+pub mod evaluate;
 pub mod inspection;
 pub mod params;
 pub mod status;

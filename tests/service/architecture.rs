@@ -44,11 +44,16 @@ const ROOMS: &[(&str, &[&str])] = &[
             "core/arithmetic",
         ],
     ),
+    (
+        "core/evaluate",
+        &["core/backend", "core/batch", "core/params", "core/status", "core/arithmetic"],
+    ),
     ("proto", &[]),
     ("client", &["proto"]),
     ("python", &["client", "core"]),
     ("wire", &["core", "proto"]),
     ("files", &["core", "wire"]),
+    ("study", &["core", "files"]),
     ("devices", &["core"]),
     ("record", &["core", "proto", "wire"]),
     ("engine", &["core"]),
@@ -60,7 +65,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         "cli",
         &[
             "client", "config", "core", "devices", "engine", "files", "plane", "proto", "record",
-            "server", "tools", "wire",
+            "server", "study", "tools", "wire",
         ],
     ),
     ("main", &["cli"]),
@@ -89,6 +94,8 @@ const UNSAFE: &[&str] = &[
 ];
 /// The oracle.
 const ORACLE: &str = "core/backend/reference.rs";
+/// The oracle of evaluation.
+const ORACLE_OF_SETS: &str = "core/evaluate/reference.rs";
 /// Its other files.
 const ORACLE_FILES: &str = "core/backend/reference/";
 /// The oracle works out plans, cuts and draws by itself, to stay an independent opinion.
@@ -201,7 +208,7 @@ impl Source {
     }
 
     fn is_oracle(&self) -> bool {
-        self.path == ORACLE || self.path.starts_with(ORACLE_FILES)
+        [ORACLE, ORACLE_OF_SETS].contains(&&*self.path) || self.path.starts_with(ORACLE_FILES)
     }
 
     /// The path of the module, from where all packages are.
@@ -617,6 +624,7 @@ mod planted {
         ] {
             assert_caught(ORACLE, text, "works this out itself");
         }
+        assert_caught(ORACLE_OF_SETS, "use crate::arithmetic::cut;", "works this out itself");
         let file = "core/backend/reference/adjust.rs";
         assert_caught(file, "use crate::adjustments::changes::changes;", "works this out itself");
         assert_clean(ORACLE, "use crate::{arithmetic::key::key32, batch::Draw};");

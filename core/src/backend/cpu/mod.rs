@@ -33,18 +33,21 @@ mod search;
 mod simd;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod simd_tests;
+mod surprisals;
 mod team;
 mod touched;
 
 use super::adjusted::Adjuster;
 use super::{Backend, DeviceError, DeviceInfo};
 use crate::adjustments::changes::Changes;
+use crate::arithmetic::mass::Scale;
 use crate::batch::{Dtype, Results, Row, Slot};
 pub use isa::{Isa, UnknownIsa};
 use simd::Simd;
 use std::fmt;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+pub use surprisals::SurprisalSlices;
 use team::Team;
 use touched::Scratch;
 
@@ -280,6 +283,23 @@ impl Task for scan::Read<'_> {
 
     fn run<S: Simd>(self, s: S) -> u32 {
         s.run(self)
+    }
+}
+
+/// The mass, the surprisal and the term of each of some logits of a row whose greatest is `max`, as
+/// [`surprisal`](crate::arithmetic::surprisal::surprisal) has them, into slices of as many.
+///
+/// # Panics
+/// If this machine does not have the instructions, or the slices are not as long.
+pub fn surprisals(isa: Isa, x: &[f32], max: f32, scale: Scale, to: SurprisalSlices<'_>) {
+    dispatch(isa, surprisals::Surprisals { x, max, scale, to });
+}
+
+impl Task for surprisals::Surprisals<'_> {
+    type Output = ();
+
+    fn run<S: Simd>(self, s: S) {
+        s.run(self);
     }
 }
 
