@@ -1,6 +1,7 @@
 //! The real rows and the vocabulary that the program carries: `assets/` in the source, where a
 //! README says what they are and where they come from. Unpacked when first asked for.
 
+use super::digests::Digests;
 use logitd_core::batch::Dtype;
 use serde::Deserialize;
 use std::sync::OnceLock;
@@ -26,6 +27,12 @@ pub struct RealRow {
 pub fn rows() -> &'static [RealRow] {
     static ROWS: OnceLock<Vec<RealRow>> = OnceLock::new();
     ROWS.get_or_init(unpack_rows)
+}
+
+/// Positions of running text, of several kinds, each with the token that came next: what remains of 64 rows.
+pub fn digests() -> Digests {
+    let file = include_bytes!("../../assets/positions.digests");
+    Digests::read(&file[..]).expect("a file of digests was packed")
 }
 
 /// The text of every token of the carried rows.

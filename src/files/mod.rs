@@ -2,6 +2,7 @@
 
 pub mod assets;
 pub mod difference;
+pub mod digests;
 pub mod npy;
 pub mod params;
 pub mod vectors;

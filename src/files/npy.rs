@@ -7,6 +7,7 @@
 
 mod foreign;
 mod header;
+pub mod integers;
 
 use header::Header;
 use logitd_core::batch::{Dtype, VOCAB_SIZE_MAX};
@@ -164,9 +165,12 @@ pub fn write(path: &Path, dtype: Dtype, vocab_size: u32, logits: &[u8]) -> io::R
         Dtype::F32 => "<f4",
     };
     let rows = logits.len() / row_bytes;
-    let dict = format!(
-        "{{'descr': '{descr}', 'fortran_order': False, 'shape': ({rows}, {vocab_size}), }}"
-    );
+    write_array(path, descr, &format!("({rows}, {vocab_size})"), logits)
+}
+
+/// Writes an array of that dtype and shape, in numpy's words.
+fn write_array(path: &Path, descr: &str, shape: &str, data: &[u8]) -> io::Result<()> {
+    let dict = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
     // The data begins at a multiple of 64: 10 bytes before the header, a newline at its end.
     let length = (10 + dict.len() + 1).next_multiple_of(64) - 10;
     let mut file = io::BufWriter::new(File::create(path)?);
@@ -174,7 +178,7 @@ pub fn write(path: &Path, dtype: Dtype, vocab_size: u32, logits: &[u8]) -> io::R
     file.write_all(&[1, 0])?;
     file.write_all(&(length as u16).to_le_bytes())?;
     writeln!(file, "{dict:<0$}", length - 1)?;
-    file.write_all(logits)?;
+    file.write_all(data)?;
     file.flush()
 }
 
