@@ -13,6 +13,7 @@ pub mod files;
 pub mod plane;
 pub mod record;
 pub mod server;
+pub mod study;
 pub mod tools;
 pub mod wire;
 

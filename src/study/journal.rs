@@ -1,0 +1,571 @@
+//! The record of a study, in the file format of Optuna's `JournalStorage`: lines of JSON, appended and never changed, so
+//! that Optuna and its dashboard open, continue and show what was measured here.
+//!
+//! 1. A line is one operation: 0 creates a study, 1 deletes one, 2 and 3 set its attributes, 4 creates a trial; a complete
+//!    trial is one line. Studies are numbered as they are created. Other operations are those of trials that Optuna runs
+//!    itself, and are nothing to us.
+//! 2. Whoever appends holds a symbolic link beside the file, `FILE.lock`. One that is older than 30 seconds, while the file
+//!    does not change, is somebody's who is gone.
+//! 3. A line that was cut off when its writer died is cut away before anything is appended: Optuna passes over it at the
+//!    end of a file, and fails on it within one.
+
+use super::search::Point;
+use logitd_core::evaluate::sums::SetSums;
+use logitd_core::params::shortest;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::fmt::Write as _;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+/// A lock whose file has not changed for so long is nobody's.
+const LOCK_GRACE: Duration = Duration::from_secs(30);
+/// Between two looks at a lock.
+const LOCK_WAIT: Duration = Duration::from_millis(20);
+/// What is written at a time.
+const WRITE_BYTES: usize = 8 << 20;
+/// What the parameters of a study may be, as Optuna is told, where no set is beyond it.
+const RANGES: [(&str, f64, f64); 4] =
+    [("temperature", 0.0, 2.0), ("top_k", 0.0, 4096.0), ("top_p", 0.01, 1.0), ("min_p", 0.0, 1.0)];
+/// The same where one is: no top_p is 0.
+const WIDE_RANGES: [(f64, f64); 4] = [(0.0, 1e4), (0.0, u32::MAX as f64), (1e-45, 1.0), (0.0, 1.0)];
+
+/// The sums of a set in the order in which a trial has them.
+fn numbers(sums: &SetSums) -> [i128; 8] {
+    [
+        sums.hits.into(),
+        sums.kept.into(),
+        sums.logprob_q32.into(),
+        sums.probability_q32.into(),
+        sums.entropy_q32.into(),
+        sums.surprise_q32.into(),
+        sums.collision_q32.into(),
+        sums.tail_q32.into(),
+    ]
+}
+
+/// What stands at those places.
+pub const SUMS: [&str; 8] = [
+    "hits",
+    "kept",
+    "logprob_q32",
+    "probability_q32",
+    "entropy_q32",
+    "surprise_q32",
+    "collision_q32",
+    "tail_q32",
+];
+
+fn sums(numbers: &[Value]) -> Option<SetSums> {
+    let [hits, kept, logprob, probability, entropy, surprise, collision, tail] = numbers else {
+        return None;
+    };
+    Some(SetSums {
+        hits: hits.as_u64()?,
+        kept: kept.as_u64()?,
+        logprob_q32: logprob.as_i64()?,
+        probability_q32: probability.as_u64()?,
+        entropy_q32: entropy.as_u64()?,
+        surprise_q32: surprise.as_u64()?,
+        collision_q32: collision.as_u64()?,
+        tail_q32: tail.as_u64()?,
+    })
+}
+
+/// A set that was evaluated.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Trial {
+    /// The set.
+    pub point: Point,
+    /// Over all rows.
+    pub total: SetSums,
+    /// Over the rows of each label, where there are several.
+    pub groups: Vec<(u32, SetSums)>,
+}
+
+/// What is said of a trial beside its sums.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Said {
+    /// The values of the study's metrics.
+    pub values: Vec<f64>,
+    /// Of each limit, how far beyond it the set is.
+    pub constraints: Vec<f64>,
+    /// Means, for people.
+    pub means: Vec<(&'static str, f64)>,
+}
+
+/// What a study is created with.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StudySpec {
+    /// What tells it from the others of the file.
+    pub name: String,
+    /// Its metrics; of each, whether less is better.
+    pub metrics: Vec<(&'static str, bool)>,
+    /// What is said of it.
+    pub attributes: Vec<(&'static str, Value)>,
+}
+
+/// A study in an open journal.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    study_id: u64,
+    worker_id: String,
+}
+
+/// What of a line is looked at.
+#[derive(Deserialize)]
+struct Line {
+    op_code: u64,
+    study_name: Option<String>,
+    study_id: Option<u64>,
+    state: Option<u64>,
+    params: Option<Value>,
+    user_attrs: Option<Value>,
+}
+
+impl Journal {
+    /// Opens a study of a file, which is made where there is none. Returns the trials that the study has, in their order.
+    pub fn open(path: &Path, spec: &StudySpec) -> Result<(Self, Vec<Trial>), JournalError> {
+        let worker_id = worker_id()?;
+        let lock = Lock::take(path)?;
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        let found = Found::read(&file, &spec.name)?;
+        // What was cut off in the middle of a line belongs to nobody.
+        if found.whole_bytes < file.metadata()?.len() {
+            file.set_len(found.whole_bytes)?;
+        }
+        let study_id = match found.study_id {
+            Some(study_id) => study_id,
+            None => {
+                let lines = creation(spec, found.studies, &worker_id);
+                (&file).write_all(lines.as_bytes())?;
+                file.sync_all()?;
+                found.studies
+            }
+        };
+        drop(lock);
+        Ok((Self { path: path.to_owned(), study_id, worker_id }, found.trials))
+    }
+
+    /// Appends trials.
+    pub fn append(&mut self, trials: &[(Trial, Said)]) -> Result<(), JournalError> {
+        let now = now();
+        let distributions = distributions(trials.iter().map(|(trial, _)| trial.point));
+        let head = format!(
+            "{{\"op_code\":4,\"worker_id\":\"{}\",\"study_id\":{},\"datetime_start\":\"{now}\",\
+             \"datetime_complete\":\"{now}\",\"state\":1,\"value\":null,\"distributions\":{distributions}",
+            self.worker_id, self.study_id
+        );
+        let _lock = Lock::take(&self.path)?;
+        let mut file = OpenOptions::new().read(true).append(true).open(&self.path)?;
+        cut_torn_line(&file)?;
+        let mut lines = String::new();
+        for (trial, said) in trials {
+            line(&head, trial, said, &mut lines);
+            if lines.len() >= WRITE_BYTES {
+                file.write_all(lines.as_bytes())?;
+                lines.clear();
+            }
+        }
+        file.write_all(lines.as_bytes())?;
+        file.sync_all()?;
+        Ok(())
+    }
+}
+
+/// What is in a file.
+#[derive(Default)]
+struct Found {
+    /// Studies that were ever created.
+    studies: u64,
+    study_id: Option<u64>,
+    trials: Vec<Trial>,
+    whole_bytes: u64,
+}
+
+impl Found {
+    fn read(mut file: &File, name: &str) -> Result<Self, JournalError> {
+        let mut found = Self::default();
+        let mut names: Vec<Option<String>> = Vec::new();
+        file.seek(SeekFrom::Start(0))?;
+        let mut reader = BufReader::with_capacity(1 << 20, file);
+        let mut bytes = Vec::new();
+        for number in 1.. {
+            bytes.clear();
+            reader.read_until(b'\n', &mut bytes)?;
+            if bytes.last() != Some(&b'\n') {
+                // What was cut off is a line of a journal, and not somebody's file.
+                if bytes.first().is_some_and(|byte| *byte != b'{') {
+                    let error = "it does not begin like one".into();
+                    return Err(JournalError::Line { number, error });
+                }
+                break;
+            }
+            let line: Line = serde_json::from_slice(&bytes)
+                .map_err(|error| JournalError::Line { number, error: error.to_string() })?;
+            match line.op_code {
+                0 if !names.contains(&line.study_name) => {
+                    if line.study_name.as_deref() == Some(name) {
+                        found.study_id = Some(names.len() as u64);
+                    }
+                    names.push(line.study_name);
+                }
+                1 => {
+                    let deleted = line.study_id.and_then(|id| names.get_mut(id as usize));
+                    deleted.map(Option::take);
+                    if found.study_id == line.study_id {
+                        found.study_id = None;
+                        found.trials.clear();
+                    }
+                }
+                4 if line.study_id.is_some() && line.study_id == found.study_id => {
+                    found.trials.extend(trial(&line));
+                }
+                _ => {}
+            }
+            found.whole_bytes += bytes.len() as u64;
+        }
+        found.studies = names.len() as u64;
+        Ok(found)
+    }
+}
+
+/// A complete trial that was written here, or `None`: one of Optuna's own has no sums.
+fn trial(line: &Line) -> Option<Trial> {
+    let (params, attributes) = (line.params.as_ref()?, line.user_attrs.as_ref()?);
+    let number = |name: &str| params.get(name)?.as_f64();
+    let own = sums(attributes.get("sums")?.as_array()?)?;
+    let groups = match attributes.get("group_sums") {
+        Some(groups) => groups
+            .as_object()?
+            .iter()
+            .map(|(label, numbers)| Some((label.parse().ok()?, sums(numbers.as_array()?)?)))
+            .collect::<Option<Vec<_>>>()?,
+        None => Vec::new(),
+    };
+    let point = Point {
+        temperature: number("temperature")? as f32,
+        top_k: number("top_k")? as u32,
+        top_p: number("top_p")? as f32,
+        min_p: number("min_p")? as f32,
+    };
+    (line.state == Some(1)).then_some(Trial { point, total: own, groups })
+}
+
+/// The lines that create a study.
+fn creation(spec: &StudySpec, study_id: u64, worker_id: &str) -> String {
+    let directions: Vec<u32> =
+        spec.metrics.iter().map(|(_, least)| if *least { 1 } else { 2 }).collect();
+    let names: Vec<&str> = spec.metrics.iter().map(|(name, _)| *name).collect();
+    let mut lines = String::new();
+    let mut push = |line: Value| {
+        lines.push_str(&line.to_string());
+        lines.push('\n');
+    };
+    push(json!({
+        "op_code": 0, "worker_id": worker_id, "study_name": spec.name, "directions": directions,
+    }));
+    push(json!({
+        "op_code": 3, "worker_id": worker_id, "study_id": study_id,
+        "system_attr": {"study:metric_names": names},
+    }));
+    for (name, value) in &spec.attributes {
+        push(json!({
+            "op_code": 2, "worker_id": worker_id, "study_id": study_id, "user_attr": {*name: value},
+        }));
+    }
+    lines
+}
+
+/// What the parameters may be: the same for every trial of a study whose sets are within [`RANGES`].
+fn distributions(points: impl Iterator<Item = Point> + Clone) -> String {
+    let of = |i: usize, name: &str| {
+        let value = |point: Point| match name {
+            "temperature" => f64::from(point.temperature),
+            "top_k" => f64::from(point.top_k),
+            "top_p" => f64::from(point.top_p),
+            _ => f64::from(point.min_p),
+        };
+        let (_, low, high) = RANGES[i];
+        let within = points.clone().all(|point| (low..=high).contains(&value(point)));
+        let (low, high) = if within { (low, high) } else { WIDE_RANGES[i] };
+        match name {
+            "top_k" => json!({
+                "name": "IntDistribution",
+                "attributes": {"log": false, "step": 1, "low": low as u64, "high": high as u64},
+            }),
+            _ => json!({
+                "name": "FloatDistribution",
+                "attributes": {"step": null, "low": low, "high": high, "log": false},
+            }),
+        }
+    };
+    // Optuna has each as a text of JSON.
+    let all = RANGES
+        .iter()
+        .enumerate()
+        .map(|(i, (name, ..))| (name.to_string(), of(i, name).to_string().into()));
+    Value::Object(all.collect()).to_string()
+}
+
+/// A trial as a line. By hand: there are tens of thousands, and all begin alike.
+fn line(head: &str, trial: &Trial, said: &Said, to: &mut String) {
+    let list = |numbers: &SetSums| {
+        let texts = self::numbers(numbers).map(|number| number.to_string());
+        format!("[{}]", texts.join(","))
+    };
+    let floats = |values: &[f64]| {
+        let texts: Vec<String> = values.iter().map(|value| json!(value).to_string()).collect();
+        format!("[{}]", texts.join(","))
+    };
+    let Point { temperature, top_k, top_p, min_p } = trial.point;
+    let params = format!(
+        "{{\"temperature\":{},\"top_k\":{top_k},\"top_p\":{},\"min_p\":{}}}",
+        shortest(temperature),
+        shortest(top_p),
+        shortest(min_p)
+    );
+    let mut attributes = String::new();
+    for (name, mean) in &said.means {
+        write!(attributes, "\"{name}\":{},", json!(mean)).expect("a text has room");
+    }
+    write!(attributes, "\"sums\":{}", list(&trial.total)).expect("a text has room");
+    if !trial.groups.is_empty() {
+        let groups = trial.groups.iter().map(|(label, sums)| format!("\"{label}\":{}", list(sums)));
+        let groups = groups.collect::<Vec<_>>().join(",");
+        write!(attributes, ",\"group_sums\":{{{groups}}}").expect("a text has room");
+    }
+    let system = match said.constraints.is_empty() {
+        true => String::new(),
+        false => format!("\"constraints\":{}", floats(&said.constraints)),
+    };
+    writeln!(
+        to,
+        "{head},\"params\":{params},\"values\":{},\"user_attrs\":{{{attributes}}},\
+         \"system_attrs\":{{{system}}},\"intermediate_values\":{{}}}}",
+        floats(&said.values)
+    )
+    .expect("a text has room");
+}
+
+/// Cuts away what follows the last line's end.
+fn cut_torn_line(mut file: &File) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    let (mut end, mut buffer) = (length, vec![0; 1 << 16]);
+    while end > 0 {
+        let size = end.min(buffer.len() as u64);
+        file.seek(SeekFrom::Start(end - size))?;
+        file.read_exact(&mut buffer[..size as usize])?;
+        if let Some(newline) = buffer[..size as usize].iter().rposition(|byte| *byte == b'\n') {
+            end = end - size + newline as u64 + 1;
+            break;
+        }
+        end -= size;
+    }
+    if end < length { file.set_len(end) } else { Ok(()) }
+}
+
+/// The right to append to a journal, as Optuna's `JournalFileSymlinkLock` has it.
+struct Lock {
+    link: PathBuf,
+}
+
+impl Lock {
+    fn take(path: &Path) -> Result<Self, JournalError> {
+        let link = PathBuf::from(format!("{}.lock", path.display()));
+        let (mut seen, mut since) = (None, Instant::now());
+        loop {
+            match std::os::unix::fs::symlink(path, &link) {
+                Ok(()) => return Ok(Self { link }),
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(error.into());
+                }
+                Err(_) => {}
+            }
+            // The link leads to the journal: as long as that changes, its holder is at work.
+            let changed = std::fs::metadata(&link).and_then(|of| of.modified()).ok();
+            if seen != Some(changed) {
+                (seen, since) = (Some(changed), Instant::now());
+            }
+            if since.elapsed() > LOCK_GRACE {
+                let _ = release(&link);
+                since = Instant::now();
+            }
+            std::thread::sleep(LOCK_WAIT);
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Somebody else who thought us gone has it: nothing of ours is left.
+        let _ = release(&self.link);
+    }
+}
+
+/// Renamed first, so that of two who release it one fails.
+fn release(link: &Path) -> io::Result<()> {
+    let own = worker_id().map_err(|_| io::Error::from(io::ErrorKind::Other))?;
+    let renamed = PathBuf::from(format!("{}{own}.rename", link.display()));
+    std::fs::rename(link, &renamed)?;
+    std::fs::remove_file(&renamed)
+}
+
+/// Random, in the form of a UUID of version 4.
+fn worker_id() -> Result<String, JournalError> {
+    let mut bytes = [0u8; 16];
+    getrandom::fill(&mut bytes).map_err(|error| JournalError::Random(error.to_string()))?;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok([&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-"))
+}
+
+/// Now, as Python writes a time with its zone.
+fn now() -> String {
+    let text = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
+    text.replace('Z', "+00:00")
+}
+
+/// Why a journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The file cannot be read or written.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// A line that is no operation.
+    #[error(
+        "line {number} is none of an Optuna journal ({error}); name another file with --study, or cut the file off \
+         before that line"
+    )]
+    Line {
+        /// Counted from 1.
+        number: u64,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// The system gives no random bytes.
+    #[error("no random bytes: {0}")]
+    Random(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(name: &str) -> StudySpec {
+        StudySpec {
+            name: name.into(),
+            metrics: vec![("nll", true), ("tail", true)],
+            attributes: vec![("rows", json!(4)), ("goal", json!("least nll"))],
+        }
+    }
+
+    fn trials(count: u32) -> Vec<(Trial, Said)> {
+        let trial = |i: u32| {
+            let point =
+                Point { temperature: 0.3 + i as f32 / 10.0, top_k: i, top_p: 0.95, min_p: 1e-7 };
+            let sums = SetSums {
+                hits: i.into(),
+                logprob_q32: -(1 << 60),
+                kept: u64::MAX,
+                ..Default::default()
+            };
+            let said = Said {
+                values: vec![3.5, 1e-300],
+                constraints: vec![-0.001],
+                means: vec![("coverage", 0.5)],
+            };
+            (Trial { point, total: sums, groups: vec![(0, sums), (7, SetSums::default())] }, said)
+        };
+        (0..count).map(trial).collect()
+    }
+
+    #[test]
+    fn trials_come_back_bit_for_bit_each_in_its_own_study() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("study.journal");
+        let (mut journal, before) = Journal::open(&path, &spec("a")).unwrap();
+        assert!(before.is_empty());
+        journal.append(&trials(5)).unwrap();
+        let (mut other, before) = Journal::open(&path, &spec("b")).unwrap();
+        assert!(before.is_empty());
+        other.append(&trials(2)).unwrap();
+        journal.append(&trials(1)).unwrap();
+        let again = |name: &str| Journal::open(&path, &spec(name)).unwrap().1;
+        let expected: Vec<Trial> =
+            trials(5).into_iter().chain(trials(1)).map(|(trial, _)| trial).collect();
+        assert_eq!(again("a"), expected);
+        assert_eq!(again("b").len(), 2);
+        // Nothing was added by looking, and no lock is left.
+        let length = std::fs::metadata(&path).unwrap().len();
+        assert_eq!((again("a").len(), std::fs::metadata(&path).unwrap().len()), (6, length));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_torn_last_line_is_cut_off_before_anything_is_appended() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("study.journal");
+        let (mut journal, _) = Journal::open(&path, &spec("a")).unwrap();
+        journal.append(&trials(3)).unwrap();
+        let whole = std::fs::read(&path).unwrap();
+        let start = whole[..whole.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+        for end in [start + 1, whole.len() - 1] {
+            // Torn while it was open, and while it was not.
+            std::fs::write(&path, &whole[..end]).unwrap();
+            journal.append(&trials(1)).unwrap();
+            assert_eq!(Journal::open(&path, &spec("a")).unwrap().1.len(), 3, "{end}");
+            std::fs::write(&path, &whole[..end]).unwrap();
+            let (mut again, before) = Journal::open(&path, &spec("a")).unwrap();
+            assert_eq!(before.len(), 2, "{end}");
+            again.append(&trials(1)).unwrap();
+            assert_eq!(Journal::open(&path, &spec("a")).unwrap().1.len(), 3, "{end}");
+        }
+        std::fs::write(&path, b"{\"op_code\":0,\"stu").unwrap();
+        assert!(Journal::open(&path, &spec("a")).unwrap().1.is_empty());
+    }
+
+    #[test]
+    fn what_is_no_journal_is_refused_and_left_alone() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for text in ["a shopping list\nmilk\n", "a shopping list"] {
+            std::fs::write(file.path(), text).unwrap();
+            let error = Journal::open(file.path(), &spec("a")).unwrap_err().to_string();
+            assert!(error.contains("line 1") && error.contains("--study"), "{error}");
+            assert_eq!(std::fs::read_to_string(file.path()).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn studies_that_were_deleted_keep_their_numbers() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (mut first, _) = Journal::open(file.path(), &spec("a")).unwrap();
+        first.append(&trials(2)).unwrap();
+        let mut text = std::fs::read_to_string(file.path()).unwrap();
+        text += "{\"op_code\":1,\"worker_id\":\"x\",\"study_id\":0}\n";
+        std::fs::write(file.path(), text).unwrap();
+        let (second, before) = Journal::open(file.path(), &spec("a")).unwrap();
+        assert_eq!((second.study_id, before.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_lock_that_is_held_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("study.journal");
+        let (mut journal, _) = Journal::open(&path, &spec("a")).unwrap();
+        let lock = Lock::take(&path).unwrap();
+        let (said, heard) = std::sync::mpsc::channel();
+        let waiting = std::thread::spawn(move || {
+            journal.append(&trials(1)).unwrap();
+            said.send(()).unwrap();
+        });
+        assert!(heard.recv_timeout(LOCK_WAIT * 5).is_err(), "it did not wait");
+        drop(lock);
+        heard.recv_timeout(Duration::from_secs(20)).unwrap();
+        waiting.join().unwrap();
+    }
+}

@@ -1,0 +1,409 @@
+//! Which sets are tried: a grid, points of its space, or what lies around the best.
+
+use logitd_core::arithmetic::philox::philox4x32_10;
+use logitd_core::evaluate::sets::Grid;
+use logitd_core::params::{Field, ParamsError, ParamsSpec, SamplingParams, Value, shortest};
+use std::fmt;
+
+/// The most sets of a search.
+pub const SETS_MAX: usize = 1 << 20;
+/// The most points of a Sobol sequence: beyond, they are no longer even.
+pub const SOBOL_MAX: usize = 1 << 16;
+/// Temperatures between those of the grid are multiples of this: sets of one temperature share most of their work.
+const TEMPERATURE_STEP: f64 = 0.01;
+/// What the generator is used for.
+const PURPOSE: u32 = u32::from_be_bytes(*b"tune");
+
+/// A set, by the four parameters that are searched.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Point {
+    /// 0 is greedy.
+    pub temperature: f32,
+    /// 0 is off.
+    pub top_k: u32,
+    /// 1 is off.
+    pub top_p: f32,
+    /// 0 is off.
+    pub min_p: f32,
+}
+
+impl Point {
+    /// The model as it is: temperature 1, no cut.
+    pub const PLAIN: Self = Self { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
+
+    /// What tells it from others.
+    pub fn key(self) -> [u32; 4] {
+        // Adding +0.0 makes one of the two zeros.
+        [
+            (self.temperature + 0.0).to_bits(),
+            self.top_k,
+            self.top_p.to_bits(),
+            (self.min_p + 0.0).to_bits(),
+        ]
+    }
+
+    /// How many cuts are on.
+    pub fn cuts(self) -> usize {
+        [self.top_k > 0, self.top_p < 1.0, self.min_p > 0.0].into_iter().filter(|on| *on).count()
+    }
+
+    /// The same as parameters.
+    pub fn params(self) -> Result<SamplingParams, ParamsError> {
+        ParamsSpec::from(self).parse(|| 0)
+    }
+}
+
+impl From<Point> for ParamsSpec {
+    fn from(point: Point) -> Self {
+        let Point { temperature, top_k, top_p, min_p } = point;
+        Self { temperature, top_k, top_p, min_p, ..Self::DEFAULT }
+    }
+}
+
+impl From<ParamsSpec> for Point {
+    fn from(spec: ParamsSpec) -> Self {
+        let ParamsSpec { temperature, top_k, top_p, min_p, .. } = spec;
+        Self { temperature, top_k, top_p, min_p }
+    }
+}
+
+/// `temperature 1.1, top_k 1000, top_p 0.95`: what is on.
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "temperature {}", shortest(self.temperature))?;
+        if self.top_k > 0 {
+            write!(f, ", top_k {}", self.top_k)?;
+        }
+        if self.top_p < 1.0 {
+            write!(f, ", top_p {}", shortest(self.top_p))?;
+        }
+        if self.min_p > 0.0 {
+            write!(f, ", min_p {}", shortest(self.min_p))?;
+        }
+        Ok(())
+    }
+}
+
+/// The values that are tried of each parameter, from weak to strong or the other way; those that are off stand where
+/// the strongest effect of none would.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Axes {
+    /// Rising.
+    pub temperature: Vec<f32>,
+    /// Rising, and 0, which is off, behind all others.
+    pub top_k: Vec<u32>,
+    /// Rising; 1 is off.
+    pub top_p: Vec<f32>,
+    /// Rising; 0 is off.
+    pub min_p: Vec<f32>,
+}
+
+impl Default for Axes {
+    fn default() -> Self {
+        let temperature = (6..26).map(|i| i as f32 / 20.0).chain((13..21).map(|i| i as f32 / 10.0));
+        Self {
+            temperature: temperature.collect(),
+            top_k: vec![5, 10, 20, 40, 80, 160, 320, 1000, 0],
+            top_p: vec![
+                0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.92, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0,
+            ],
+            min_p: vec![0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3],
+        }
+    }
+}
+
+impl Axes {
+    /// Replaces an axis by what is written: `0.3:2.0:0.05`, `off,5,10`, or both.
+    pub fn set(&mut self, name: &'static str, text: &str) -> Result<(), AxisError> {
+        let field = Field::named(name).expect("a parameter");
+        let mut values = Vec::new();
+        for part in text.split(',') {
+            match part.split(':').collect::<Vec<_>>()[..] {
+                [one] => values.push(read(field, one)?),
+                [start, end, step] => {
+                    for text in range(name, start, end, step)? {
+                        values.push(read(field, &text)?);
+                    }
+                }
+                _ => return Err(AxisError::Range { name, text: part.into() }),
+            }
+        }
+        let real = |value: &Value| match value {
+            Value::Real(x) => *x,
+            other => unreachable!("{name} is {other:?}"),
+        };
+        let reals = || {
+            let mut reals: Vec<f32> = values.iter().map(real).collect();
+            reals.sort_by(f32::total_cmp);
+            reals.dedup();
+            reals
+        };
+        match name {
+            "temperature" => self.temperature = reals(),
+            "top_p" => self.top_p = reals(),
+            "min_p" => self.min_p = reals(),
+            "top_k" => {
+                let whole = |value: &Value| match value {
+                    Value::Whole(n) => *n as u32,
+                    other => unreachable!("{name} is {other:?}"),
+                };
+                self.top_k = values.iter().map(whole).collect();
+                self.top_k.sort_by_key(|k| k.wrapping_sub(1));
+                self.top_k.dedup();
+            }
+            other => unreachable!("{other} is no axis"),
+        }
+        Ok(())
+    }
+
+    /// Every combination.
+    pub fn grid(&self) -> Result<Vec<Point>, AxisError> {
+        let Self { temperature, top_k, top_p, min_p } = self.clone();
+        let lengths = [temperature.len(), top_k.len(), top_p.len(), min_p.len()];
+        let sets = lengths.iter().try_fold(1usize, |product, n| product.checked_mul(*n));
+        if sets.is_none_or(|sets| sets > SETS_MAX) {
+            return Err(AxisError::Large(lengths));
+        }
+        let grid = Grid { temperature, top_k, top_p, min_p };
+        Ok(grid.specs().into_iter().map(Point::from).collect())
+    }
+
+    /// So many points of the space that the grid spans, drawn by a seed.
+    pub fn random(&self, sets: usize, seed: u64) -> Vec<Point> {
+        let key = [seed as u32, (seed >> 32) as u32];
+        let unit = |bits: u32| f64::from(bits) / 4_294_967_296.0;
+        let point = |i: usize| self.at(philox4x32_10([i as u32, 0, 0, PURPOSE], key).map(unit));
+        (0..sets).map(point).collect()
+    }
+
+    /// So many points that fill that space evenly.
+    pub fn sobol(&self, sets: usize, seed: u64) -> Vec<Point> {
+        let seed = (seed ^ seed >> 32) as u32;
+        let unit = |i, dimension| f64::from(sobol_burley::sample(i as u32, dimension, seed));
+        (0..sets).map(|i| self.at([0, 1, 2, 3].map(|dimension| unit(i, dimension)))).collect()
+    }
+
+    /// What lies around a point: each parameter's value, the next ones of the axis, and what is in the middle between. The
+    /// axes of the result are those of the next round.
+    pub fn around(&self, point: Point, vocab_size: u32) -> Self {
+        let real = |axis: &[f32], at: f32| {
+            let mut near = neighbours(axis, at, |a, b| a.total_cmp(&b));
+            near = with_middles(&near, |a, b| tidy(f64::midpoint(a.into(), b.into())));
+            near.sort_by(f32::total_cmp);
+            near.dedup();
+            near
+        };
+        // Off is as many as there are.
+        let open = |k: u32| if k == 0 { vocab_size } else { k.min(vocab_size) };
+        let ks: Vec<u32> = self.top_k.iter().copied().map(open).collect();
+        let near = neighbours(&ks, open(point.top_k), |a, b| a.cmp(&b));
+        let middle = |a: u32, b: u32| (f64::from(a) * f64::from(b)).sqrt().round() as u32;
+        let mut top_k = with_middles(&near, middle);
+        top_k.iter_mut().for_each(|k| *k = if *k >= vocab_size { 0 } else { *k });
+        top_k.sort_by_key(|k| k.wrapping_sub(1));
+        top_k.dedup();
+        Self {
+            temperature: real(&self.temperature, point.temperature),
+            top_k,
+            top_p: real(&self.top_p, point.top_p),
+            min_p: real(&self.min_p, point.min_p),
+        }
+    }
+
+    /// A point between those of the grid, by how far along each axis it lies.
+    fn at(&self, units: [f64; 4]) -> Point {
+        let between = |axis: &[f32], unit: f64| {
+            let (below, above, part) = place(axis.len(), unit);
+            let (below, above) = (f64::from(axis[below]), f64::from(axis[above]));
+            below + (above - below) * part
+        };
+        let temperature = between(&self.temperature, units[0]);
+        let snapped = (temperature / TEMPERATURE_STEP).round() * TEMPERATURE_STEP;
+        let (low, high) = (self.temperature[0], self.temperature[self.temperature.len() - 1]);
+        let (below, above, part) = place(self.top_k.len(), units[1]);
+        let (below, above) = (self.top_k[below], self.top_k[above]);
+        let top_k = match above {
+            // Nothing is between the last number and off.
+            0 if part >= 0.5 || below == 0 => 0,
+            0 => below,
+            _ => {
+                (f64::from(below).ln() * (1.0 - part) + f64::from(above).ln() * part).exp().round()
+                    as u32
+            }
+        };
+        Point {
+            temperature: tidy(snapped).clamp(low, high),
+            top_k,
+            top_p: tidy(between(&self.top_p, units[2])),
+            min_p: tidy(between(&self.min_p, units[3])),
+        }
+    }
+}
+
+/// The value of a parameter, or its default for `off`.
+fn read(field: &'static Field, text: &str) -> Result<Value, AxisError> {
+    let is_cut = field.name != "temperature";
+    match text.trim().eq_ignore_ascii_case("off") && is_cut {
+        true => Ok(field.get(ParamsSpec::DEFAULT)),
+        false => Ok(field.read(text)?),
+    }
+}
+
+/// The values of a range, both ends included, as they are written.
+fn range(name: &'static str, start: &str, end: &str, step: &str) -> Result<Vec<String>, AxisError> {
+    let wrong = || AxisError::Range { name, text: format!("{start}:{end}:{step}") };
+    let number = |text: &str| text.trim().parse::<f64>().ok().filter(|x| x.is_finite());
+    let (Some(start), Some(end), Some(step)) = (number(start), number(end), number(step)) else {
+        return Err(wrong());
+    };
+    let steps = ((end - start) / step + 1e-6).floor();
+    if step <= 0.0 || !(0.0..SETS_MAX as f64).contains(&steps) {
+        return Err(wrong());
+    }
+    // A step of a decimal number is one too: what adding up left behind the ninth place is rounded away.
+    let value = |i: usize| ((start + i as f64 * step) * 1e9).round() / 1e9;
+    Ok((0..=steps as usize).map(|i| value(i).to_string()).collect())
+}
+
+/// To six digits, so that it is written shortly.
+fn tidy(x: f64) -> f32 {
+    format!("{x:.5e}").parse().expect("a number")
+}
+
+/// Between which two of so many values a unit lies, and where.
+fn place(len: usize, unit: f64) -> (usize, usize, f64) {
+    let at = unit * (len - 1) as f64;
+    let below = (at.floor() as usize).min(len - 1);
+    (below, (below + 1).min(len - 1), at - below as f64)
+}
+
+/// The value itself, and the next ones of the axis.
+fn neighbours<T: Copy>(axis: &[T], at: T, order: impl Fn(T, T) -> std::cmp::Ordering) -> Vec<T> {
+    let below = axis.iter().copied().filter(|x| order(*x, at).is_lt()).max_by(|a, b| order(*a, *b));
+    let above = axis.iter().copied().filter(|x| order(*x, at).is_gt()).min_by(|a, b| order(*a, *b));
+    below.into_iter().chain([at]).chain(above).collect()
+}
+
+fn with_middles<T: Copy>(values: &[T], middle: impl Fn(T, T) -> T) -> Vec<T> {
+    let middles = values.windows(2).map(|pair| middle(pair[0], pair[1]));
+    values.iter().copied().chain(middles).collect()
+}
+
+/// Why an axis has no values.
+#[derive(Debug, thiserror::Error)]
+pub enum AxisError {
+    /// A value out of range.
+    #[error(transparent)]
+    Value(#[from] ParamsError),
+    /// A range that is none.
+    #[error(
+        "{name} has {text:?}, which is no value and no range; write 0.3:2.0:0.05 (start, end, step above 0) or 0.5,1.0"
+    )]
+    Range {
+        /// Of this parameter.
+        name: &'static str,
+        /// As it is written.
+        text: String,
+    },
+    /// More sets than a search has.
+    #[error(
+        "{} x {} x {} x {} sets are more than {SETS_MAX}; give shorter lists, or --search sobol --sets N",
+        .0[0], .0[1], .0[2], .0[3]
+    )]
+    Large([usize; 4]),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn the_default_grid_has_35_280_sets_and_all_are_valid() {
+        let grid = Axes::default().grid().unwrap();
+        assert_eq!(grid.len(), 35_280);
+        let different: HashSet<_> = grid.iter().map(|point| point.key()).collect();
+        assert_eq!(different.len(), grid.len());
+        assert!(grid.iter().all(|point| point.params().is_ok()));
+        // The very numbers that a decimal is read as.
+        let temperatures = Axes::default().temperature;
+        for (i, text) in [(0, "0.3"), (1, "0.35"), (16, "1.1"), (27, "2")] {
+            assert_eq!(temperatures[i].to_bits(), text.parse::<f32>().unwrap().to_bits(), "{text}");
+        }
+    }
+
+    #[test]
+    fn axes_are_read_as_lists_and_ranges() {
+        let mut axes = Axes::default();
+        axes.set("temperature", "0.3:2.0:0.05").unwrap();
+        assert_eq!((axes.temperature.len(), axes.temperature[34]), (35, 2.0));
+        axes.set("temperature", "1, 0.5:0.7:0.1,0").unwrap();
+        assert_eq!(axes.temperature, [0.0, 0.5, 0.6, 0.7, 1.0]);
+        axes.set("top_k", "off,10,5,10").unwrap();
+        assert_eq!(axes.top_k, [5, 10, 0]);
+        axes.set("top_p", "off,0.9").unwrap();
+        axes.set("min_p", "OFF").unwrap();
+        assert_eq!((&axes.top_p[..], &axes.min_p[..]), (&[0.9, 1.0][..], &[0.0][..]));
+        for (name, text, part) in [
+            ("temperature", "-1", "temperature is -1; allowed: 0"),
+            ("temperature", "off", "temperature is off; allowed"),
+            ("top_p", "0", "top_p is 0; allowed"),
+            ("min_p", "2", "min_p is 2; allowed"),
+            ("top_k", "1.5", "top_k is 1.5; allowed"),
+            ("top_k", "", "top_k is empty; allowed"),
+            ("temperature", "1:2", "start, end, step"),
+            ("temperature", "2:1:0.1", "start, end, step"),
+            ("temperature", "1:2:0", "start, end, step"),
+            ("temperature", "1:2:x", "start, end, step"),
+            ("temperature", "0:1e9:1e-9", "start, end, step"),
+        ] {
+            let said = axes.set(name, text).unwrap_err().to_string();
+            assert!(said.contains(part), "{name} {text}: {said}");
+        }
+        axes.set("temperature", "0.001:9:0.001").unwrap();
+        axes.set("top_k", "1:1000:1").unwrap();
+        assert!(axes.grid().unwrap_err().to_string().contains("9000 x 1000 x 2 x 1 sets"));
+    }
+
+    #[test]
+    fn points_lie_within_the_axes_and_follow_from_the_seed() {
+        let axes = Axes::default();
+        for points in [axes.random(2000, 7), axes.sobol(2000, 7)] {
+            let off = points.iter().filter(|point| point.top_k == 0).count();
+            for point in &points {
+                assert!((0.3..=2.0).contains(&point.temperature), "{point}");
+                assert!(point.top_k == 0 || (5..=1000).contains(&point.top_k), "{point}");
+                assert!((0.5..=1.0).contains(&point.top_p), "{point}");
+                assert!((0.0..=0.3).contains(&point.min_p), "{point}");
+                assert!(point.params().is_ok());
+            }
+            // Off is the last half of eight steps.
+            assert!((80..170).contains(&off), "{off} of 2000 are off");
+            let temperatures: HashSet<_> = points.iter().map(|p| p.temperature.to_bits()).collect();
+            assert!(temperatures.len() <= 171, "{}", temperatures.len());
+        }
+        assert_eq!(axes.sobol(50, 7), axes.sobol(50, 7));
+        assert_ne!(axes.sobol(50, 7), axes.sobol(50, 8));
+        assert_ne!(axes.random(50, 7), axes.random(50, 8));
+        let one =
+            Axes { temperature: vec![0.7], top_k: vec![0], top_p: vec![1.0], min_p: vec![0.0] };
+        assert!(
+            one.sobol(9, 1)
+                .iter()
+                .all(|point| *point == Point { temperature: 0.7, ..Point::PLAIN })
+        );
+    }
+
+    #[test]
+    fn what_is_around_a_point_goes_half_way_to_the_next() {
+        let axes = Axes::default();
+        let point = Point { temperature: 1.1, top_k: 1000, top_p: 0.95, min_p: 0.0 };
+        let near = axes.around(point, 262_144);
+        assert_eq!(near.temperature, [1.05, 1.075, 1.1, 1.125, 1.15]);
+        assert_eq!(near.top_k, [320, 566, 1000, 16_191, 0]);
+        assert_eq!(near.top_p, [0.92, 0.935, 0.95, 0.96, 0.97]);
+        assert_eq!(near.min_p, [0.0, 0.0005, 0.001]);
+        let nearer = near.around(Point { top_k: 0, ..point }, 262_144);
+        assert_eq!(nearer.top_k, [16_191, 65_149, 0]);
+    }
+}

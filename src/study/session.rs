@@ -1,0 +1,699 @@
+//! A study under way: sets are evaluated over positions, a batch after another, and recorded.
+//!
+//! What a set comes to depends on the positions, the share of the tail and the set; what a mean comes to, on the cost of a
+//! miss as well. A study's name has the hash of all that, so that a set is found again by its parameters alone, and what
+//! other data gave never mixes with it.
+
+use super::choose::{Chooser, Scored};
+use super::goal::{Bound, Direction, Goal};
+use super::journal::{Journal, JournalError, SUMS, Said, StudySpec, Trial};
+use super::metrics::{Measure, Metric};
+use super::search::{Axes, AxisError, Point};
+use crate::files::digests::Digests;
+use logitd_core::arithmetic;
+use logitd_core::evaluate::cpu::Cpu;
+use logitd_core::evaluate::sets::{SetError, Sets};
+use logitd_core::evaluate::sums::SetSums;
+use logitd_core::evaluate::{Question, TailShare};
+use logitd_core::params::{ParamsError, shortest};
+use ring::digest::{SHA256, digest};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+/// Sets that are evaluated and recorded at a time, or a few more: all of a temperature are of one batch.
+const BATCH_SETS: usize = 4096;
+/// Neighbouring positions are of one text and not independent: so many are one cluster where nobody names groups.
+const CLUSTER_ROWS: usize = 32;
+/// The most clusters that rows without groups are made: longer runs are as good.
+const CLUSTERS_MAX: usize = 64;
+
+/// What is studied.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The positions.
+    pub data: Digests,
+    /// Whether somebody named groups.
+    pub grouped: bool,
+    /// What is wanted.
+    pub goal: Goal,
+    /// What the tail is.
+    pub tail: TailShare,
+    /// What means are made by.
+    pub measure: Measure,
+    /// Threads to evaluate on.
+    pub threads: usize,
+}
+
+/// What is told of a study when it is created.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// How sets were searched for.
+    pub search: String,
+    /// The seed of the search.
+    pub seed: u64,
+    /// The command that created it.
+    pub command_line: String,
+}
+
+/// Which sets are tried.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Search {
+    /// Every combination of the axes' values, and so many rounds around the best.
+    Grid {
+        /// Rounds of refinement.
+        rounds: usize,
+    },
+    /// So many random points of that space.
+    Random(usize),
+    /// So many points that fill it evenly.
+    Sobol(usize),
+    /// Every third value of each axis, and rounds around the best until nothing is gained.
+    Refine,
+}
+
+/// The most rounds of a refinement.
+const ROUNDS_MAX: usize = 8;
+/// Of how many values of an axis one is tried where the search begins coarse.
+const COARSE: usize = 3;
+
+/// A study.
+#[derive(Debug)]
+pub struct Session {
+    setup: Setup,
+    cpu: Cpu,
+    journal: Option<Journal>,
+    trials: Vec<Trial>,
+    places: HashMap<[u32; 4], usize>,
+    /// Rows that have a token, by label.
+    group_rows: BTreeMap<u32, u64>,
+    rows_failed: u64,
+    recorded: usize,
+}
+
+impl Session {
+    /// Opens a study, or creates it; without a file it is recorded nowhere.
+    pub fn open(setup: Setup, path: Option<&Path>, told: &Told) -> Result<Self, SessionError> {
+        let (mut group_rows, mut rows_failed) = (BTreeMap::new(), 0);
+        for row in &setup.data.rows {
+            match row.digest {
+                Ok(_) => *group_rows.entry(row.group).or_insert(0) += 1,
+                Err(_) => rows_failed += 1,
+            }
+        }
+        if group_rows.is_empty() {
+            return Err(SessionError::NoRows(rows_failed));
+        }
+        let cpu = Cpu::new(setup.threads);
+        let (journal, trials) = match path {
+            Some(path) => {
+                let spec = study(&setup, told, &group_rows, rows_failed);
+                let (journal, trials) = Journal::open(path, &spec)?;
+                (Some(journal), trials)
+            }
+            None => (None, Vec::new()),
+        };
+        let mut session = Self {
+            setup,
+            cpu,
+            journal,
+            trials: Vec::new(),
+            places: HashMap::new(),
+            group_rows,
+            rows_failed,
+            recorded: 0,
+        };
+        session.recorded = trials.len();
+        trials.into_iter().for_each(|trial| session.push(trial));
+        Ok(session)
+    }
+
+    fn push(&mut self, trial: Trial) {
+        let next = self.trials.len();
+        if *self.places.entry(trial.point.key()).or_insert(next) == next {
+            self.trials.push(trial);
+        }
+    }
+
+    /// What is studied.
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// Rows that have a token.
+    pub fn rows(&self) -> u64 {
+        self.group_rows.values().sum()
+    }
+
+    /// Rows that have none.
+    pub fn rows_failed(&self) -> u64 {
+        self.rows_failed
+    }
+
+    /// Rows that have a token, by label.
+    pub fn group_rows(&self) -> &BTreeMap<u32, u64> {
+        &self.group_rows
+    }
+
+    /// Every set that was evaluated, in order.
+    pub fn trials(&self) -> &[Trial] {
+        &self.trials
+    }
+
+    /// How many of them were in the file before.
+    pub fn recorded(&self) -> usize {
+        self.recorded
+    }
+
+    /// The same as sets with their sums over all rows.
+    pub fn scored(&self) -> Vec<Scored<'_>> {
+        let rows = self.rows();
+        self.trials.iter().map(|t| Scored { point: t.point, rows, sums: &t.total }).collect()
+    }
+
+    /// The same over the rows of a label, where there are several.
+    pub fn scored_in(&self, label: u32) -> Vec<Scored<'_>> {
+        let rows = self.group_rows.get(&label).copied().unwrap_or(0);
+        let own = |trial: &'_ Trial| trial.groups.iter().position(|(of, _)| *of == label);
+        let scored = |trial| {
+            let place = own(trial)?;
+            Some(Scored { point: trial.point, rows, sums: &trial.groups[place].1 })
+        };
+        self.trials.iter().filter_map(scored).collect()
+    }
+
+    /// Chooses by the study's goal.
+    pub fn chooser(&self) -> Chooser<'_> {
+        Chooser { goal: &self.setup.goal, measure: self.setup.measure }
+    }
+
+    /// Searches. `seen` hears how many row-sets are done, and how many more there are than it heard last.
+    pub fn search(
+        &mut self,
+        search: &Search,
+        axes: &Axes,
+        seed: u64,
+        mut seen: impl FnMut(Progress),
+    ) -> Result<(), SessionError> {
+        match search {
+            Search::Random(sets) => self.evaluate(&axes.random(*sets, seed), &mut seen),
+            Search::Sobol(sets) => self.evaluate(&axes.sobol(*sets, seed), &mut seen),
+            Search::Grid { rounds } => self.refine(axes.clone(), axes, *rounds, &mut seen),
+            Search::Refine => self.refine(coarse(axes), &coarse(axes), ROUNDS_MAX, &mut seen),
+        }
+    }
+
+    /// Evaluates a grid, and grids around the best of those that were evaluated here: what else the study has does not
+    /// show, so that the same search gives the same sets.
+    fn refine(
+        &mut self,
+        mut next: Axes,
+        within: &Axes,
+        rounds: usize,
+        seen: &mut impl FnMut(Progress),
+    ) -> Result<(), SessionError> {
+        let (mut tried, mut last) = (Vec::new(), None);
+        let mut axes = within.clone();
+        for round in 0..=rounds {
+            let points = next.grid()?;
+            self.evaluate(&points, seen)?;
+            tried.extend(points.iter().map(|point| self.places[&point.key()]));
+            let best = self.centre(&tried);
+            if round > 0 && last == Some(best) {
+                break;
+            }
+            last = Some(best);
+            next = axes.around(best, self.setup.data.about.vocab_size);
+            axes = next.clone();
+        }
+        Ok(())
+    }
+
+    /// The best of some trials; where none is within the limits, the one that is least beyond them.
+    fn centre(&self, tried: &[usize]) -> Point {
+        let all = self.scored();
+        let sets: Vec<Scored<'_>> = tried.iter().map(|&i| all[i]).collect();
+        let chooser = self.chooser();
+        if let Some(&best) = chooser.ranked(&sets).first() {
+            return sets[best].point;
+        }
+        let beyond = |excesses: &[f64]| excesses.iter().map(|excess| excess.max(0.0)).sum::<f64>();
+        let excesses = chooser.excesses(&sets);
+        let least =
+            (0..sets.len()).min_by(|&a, &b| beyond(&excesses[a]).total_cmp(&beyond(&excesses[b])));
+        sets[least.expect("a grid has a set")].point
+    }
+
+    /// Evaluates the sets that the study does not have yet, and records them.
+    pub fn evaluate(
+        &mut self,
+        points: &[Point],
+        seen: &mut impl FnMut(Progress),
+    ) -> Result<(), SessionError> {
+        let mut new = Vec::new();
+        let mut keys = std::collections::HashSet::new();
+        for point in points {
+            if !self.places.contains_key(&point.key()) && keys.insert(point.key()) {
+                new.push(*point);
+            }
+        }
+        seen(Progress { done: 0, more: (new.len() * self.setup.data.rows.len()) as u64 });
+        for batch in batches(&new) {
+            let trials = self.sums(&batch, seen)?;
+            let said = trials.into_iter().map(|trial| {
+                let said = self.said(&trial);
+                (trial, said)
+            });
+            let said: Vec<(Trial, Said)> = said.collect();
+            if let Some(journal) = &mut self.journal {
+                journal.append(&said)?;
+            }
+            said.into_iter().for_each(|(trial, _)| self.push(trial));
+        }
+        Ok(())
+    }
+
+    /// Sets over all positions, recorded nowhere.
+    pub fn sums(
+        &self,
+        points: &[Point],
+        seen: &mut impl FnMut(Progress),
+    ) -> Result<Vec<Trial>, SessionError> {
+        let sets = sets(points)?;
+        let rows = &self.setup.data.rows;
+        let by = self.by_label(&sets, |row| rows[row].group, seen);
+        let grouped = self.setup.grouped;
+        let trial = |(i, point): (usize, &Point)| Trial {
+            point: *point,
+            total: by.values().fold(SetSums::default(), |mut sum, (_, sets)| {
+                sum += sets[i];
+                sum
+            }),
+            groups: by
+                .iter()
+                .filter(|_| grouped)
+                .map(|(label, (_, sets))| (*label, sets[i]))
+                .collect(),
+        };
+        Ok(points.iter().enumerate().map(trial).collect())
+    }
+
+    /// Sets over each cluster of positions: its rows, and a sum a set. Clusters are the groups that somebody named, or runs
+    /// of neighbours.
+    pub fn clusters(&self, points: &[Point]) -> Result<Vec<(u64, Vec<SetSums>)>, SessionError> {
+        let sets = sets(points)?;
+        let by = self.by_label(&sets, |row| self.cluster(row), &mut |_| {});
+        Ok(by.into_values().collect())
+    }
+
+    /// Sets over each of so many folds, which are made of whole clusters.
+    pub fn folds(
+        &self,
+        points: &[Point],
+        folds: u32,
+        seen: &mut impl FnMut(Progress),
+    ) -> Result<Vec<(u64, Vec<SetSums>)>, SessionError> {
+        let sets = sets(points)?;
+        seen(Progress { done: 0, more: (sets.len() * self.setup.data.rows.len()) as u64 });
+        let labels: Vec<u32> =
+            (0..self.setup.data.rows.len()).map(|row| self.cluster(row)).collect();
+        let mut different = labels.clone();
+        different.sort_unstable();
+        different.dedup();
+        if (different.len() as u32) < folds {
+            return Err(SessionError::Folds { folds, clusters: different.len() });
+        }
+        let fold =
+            |row: usize| different.partition_point(|label| *label < labels[row]) as u32 % folds;
+        Ok(self.by_label(&sets, fold, seen).into_values().collect())
+    }
+
+    fn cluster(&self, row: usize) -> u32 {
+        if self.setup.grouped {
+            return self.setup.data.rows[row].group;
+        }
+        let run = CLUSTER_ROWS.max(self.setup.data.rows.len().div_ceil(CLUSTERS_MAX));
+        (row / run) as u32
+    }
+
+    /// Rows that have a token, and a sum a set, by label.
+    fn by_label(
+        &self,
+        sets: &Sets,
+        label: impl Fn(usize) -> u32 + Sync,
+        seen: &mut impl FnMut(Progress),
+    ) -> BTreeMap<u32, (u64, Vec<SetSums>)> {
+        let question = Question { sets, tail: self.setup.tail, rows: false };
+        let rows = &self.setup.data.rows;
+        let (said, heard) = std::sync::mpsc::channel();
+        let sums = std::thread::scope(|scope| {
+            let cpu = &self.cpu;
+            let question = &question;
+            let label = &label;
+            let work = scope.spawn(move || {
+                cpu.sums_by(rows, label, question, |rows| {
+                    // Whoever no longer listens has no use for it.
+                    let _ = said.send(rows);
+                })
+            });
+            for done in heard {
+                seen(Progress { done: done * sets.len() as u64, more: 0 });
+            }
+            work.join().expect("evaluating does not panic")
+        });
+        let own = |(label, sums): (u32, &logitd_core::evaluate::sums::GroupSums)| {
+            (label, (sums.rows, sums.sets.clone()))
+        };
+        sums.groups().map(own).filter(|(_, (rows, _))| *rows > 0).collect()
+    }
+
+    /// What a trial says beside its sums.
+    fn said(&self, trial: &Trial) -> Said {
+        let rows = self.rows();
+        let mean = |metric| self.setup.measure.mean(metric, rows, &trial.total);
+        let metrics = self.setup.goal.metrics();
+        let of_value = |limit: &&super::goal::Limit| matches!(limit.bound, Bound::Value(_));
+        let limits = self.setup.goal.limits.iter().filter(of_value);
+        let others = Metric::ALL.into_iter().filter(|metric| !metrics.contains(metric));
+        Said {
+            values: metrics.iter().map(|metric| mean(*metric)).collect(),
+            constraints: limits.map(|limit| limit.excess(mean(limit.metric), 0.0)).collect(),
+            means: others.map(|metric| (metric.name(), mean(metric))).collect(),
+        }
+    }
+}
+
+/// How far work has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Rows times sets that were done since.
+    pub done: u64,
+    /// And that were found to be to do.
+    pub more: u64,
+}
+
+fn sets(points: &[Point]) -> Result<Sets, SessionError> {
+    let params = points.iter().map(|point| point.params()).collect::<Result<_, _>>()?;
+    Ok(Sets::new(params)?)
+}
+
+/// Points in batches, those of one temperature together, in the order in which temperatures come.
+fn batches(points: &[Point]) -> Vec<Vec<Point>> {
+    let mut places = HashMap::new();
+    let mut temperatures: Vec<Vec<Point>> = Vec::new();
+    for point in points {
+        let place = *places.entry(point.key()[0]).or_insert(temperatures.len());
+        if place == temperatures.len() {
+            temperatures.push(Vec::new());
+        }
+        temperatures[place].push(*point);
+    }
+    let mut batches: Vec<Vec<Point>> = Vec::new();
+    for temperature in temperatures {
+        match batches.last_mut() {
+            Some(batch) if batch.len() + temperature.len() <= BATCH_SETS => {
+                batch.extend(temperature)
+            }
+            _ => batches.push(temperature),
+        }
+    }
+    batches
+}
+
+/// Every third value of each axis, and what is off.
+fn coarse(axes: &Axes) -> Axes {
+    fn few<T: Copy + PartialEq>(axis: &[T]) -> Vec<T> {
+        let mut few: Vec<T> = axis.iter().copied().step_by(COARSE).collect();
+        if few.last() != axis.last() {
+            few.extend(axis.last());
+        }
+        few
+    }
+    Axes {
+        temperature: few(&axes.temperature),
+        top_k: few(&axes.top_k),
+        top_p: few(&axes.top_p),
+        min_p: few(&axes.min_p),
+    }
+}
+
+/// SHA-256 of some bytes, in hex.
+pub fn sha256(bytes: &[u8]) -> String {
+    digest(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The double that is written as the single is.
+fn double(x: f32) -> f64 {
+    shortest(x).parse().expect("a number")
+}
+
+/// What a study is created with.
+fn study(
+    setup: &Setup,
+    told: &Told,
+    group_rows: &BTreeMap<u32, u64>,
+    rows_failed: u64,
+) -> StudySpec {
+    let about = &setup.data.about;
+    let labels: Vec<u8> = setup.data.rows.iter().flat_map(|row| row.group.to_le_bytes()).collect();
+    let groups = if setup.grouped { sha256(&labels) } else { String::new() };
+    let key = format!(
+        "{} {} {} {:08x} {:016x} {}",
+        about.logits_sha256,
+        about.references_sha256,
+        groups,
+        setup.tail.get().to_bits(),
+        setup.measure.miss_nats.to_bits(),
+        arithmetic::VERSION,
+    );
+    let metrics = setup.goal.metrics();
+    let is_least = |metric: &Metric| match metric == &setup.goal.metric {
+        true => setup.goal.direction == Direction::Least,
+        false => setup.goal.limits.iter().find(|l| l.metric == *metric).is_none_or(|l| l.at_most),
+    };
+    let named =
+        about.groups.iter().zip(0u32..).map(|(name, label)| (label.to_string(), json!(name)));
+    let attributes: Vec<(&'static str, Value)> = vec![
+        ("logitd_version", json!(env!("CARGO_PKG_VERSION"))),
+        ("arithmetic_version", json!(arithmetic::VERSION)),
+        ("logits_sha256", json!(about.logits_sha256)),
+        ("references_sha256", json!(about.references_sha256)),
+        ("vocab_size", json!(about.vocab_size)),
+        ("rows", json!(group_rows.values().sum::<u64>())),
+        ("rows_failed", json!(rows_failed)),
+        ("groups", json!(if setup.grouped { group_rows.len() } else { 0 })),
+        ("group_names", Value::Object(named.collect())),
+        ("goal", json!(setup.goal.to_string())),
+        ("tail_share", json!(double(setup.tail.get()))),
+        ("miss_nats", json!(setup.measure.miss_nats)),
+        ("sums", json!(SUMS)),
+        ("search", json!(told.search)),
+        ("seed", json!(told.seed)),
+        ("command_line", json!(told.command_line)),
+    ];
+    StudySpec {
+        name: format!("{} [{}]", setup.goal, &sha256(key.as_bytes())[..12]),
+        metrics: metrics.iter().map(|metric| (metric.name(), is_least(metric))).collect(),
+        attributes,
+    }
+}
+
+/// Why a study does not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// No row has a token.
+    #[error(
+        "none of the {0} rows has a token (NaN, +inf or no candidate in each); rows of finite logits are needed"
+    )]
+    NoRows(u64),
+    /// The record cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A set out of range.
+    #[error(transparent)]
+    Params(#[from] ParamsError),
+    /// A set that needs a history.
+    #[error(transparent)]
+    Sets(#[from] SetError),
+    /// An axis without values.
+    #[error(transparent)]
+    Axis(#[from] AxisError),
+    /// More folds than there is to be folded.
+    #[error(
+        "--folds is {folds}, and there are {clusters} groups (or runs of 32 rows); allowed: 2 to {clusters}"
+    )]
+    Folds {
+        /// Asked for.
+        folds: u32,
+        /// What there is.
+        clusters: usize,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::digests::About;
+    use logitd_core::batch::RowStatus;
+    use logitd_core::evaluate::cpu::Digested;
+    use logitd_core::evaluate::digest::Digest;
+
+    /// Positions with a few likely tokens and a long tail, of two groups, and one that has no token.
+    fn setup(grouped: bool) -> Setup {
+        let row = |i: u32| {
+            let value = |j: u32| 4.0 - j as f32 / 2.0 - (i * j % 7) as f32 / 64.0;
+            let values: Vec<f32> = (0..40).map(value).collect();
+            let counts: Vec<u32> = (0..40).map(|j| 1 + j * j / 4).collect();
+            let digest = Digest::new(20_000, (i * i) % 60, values.into(), counts.into()).unwrap();
+            Digested { digest: Ok(digest), group: i % 2 }
+        };
+        let mut rows: Vec<Digested> = (0..70).map(row).collect();
+        rows.push(Digested { digest: Err(RowStatus::Nan), group: 0 });
+        let about = About {
+            rows: 71,
+            vocab_size: 20_000,
+            dtype: "f32".into(),
+            logits_sha256: "a".into(),
+            references_sha256: "b".into(),
+            groups: vec![],
+            origin: String::new(),
+        };
+        Setup {
+            data: Digests { about, rows },
+            grouped,
+            goal: Goal::named("safe").unwrap(),
+            tail: TailShare::default(),
+            measure: Measure { miss_nats: 9.9 },
+            threads: 2,
+        }
+    }
+
+    fn told() -> Told {
+        Told { search: "grid".into(), seed: 1, command_line: "logitd tune".into() }
+    }
+
+    fn axes() -> Axes {
+        let mut axes = Axes::default();
+        axes.set("temperature", "0.6:1.4:0.2").unwrap();
+        axes.set("top_p", "0.8,0.9,off").unwrap();
+        axes.set("min_p", "off,0.05").unwrap();
+        axes
+    }
+
+    /// The lines of a journal without what differs from run to run.
+    fn lines(path: &Path) -> Vec<Value> {
+        let text = std::fs::read_to_string(path).unwrap();
+        let line = |line: &str| {
+            let mut value: Value = serde_json::from_str(line).unwrap();
+            for name in ["worker_id", "datetime_start", "datetime_complete"] {
+                value.as_object_mut().unwrap().remove(name);
+            }
+            value
+        };
+        text.lines().map(line).collect()
+    }
+
+    fn searched(path: &Path, search: &Search) -> Session {
+        let mut session = Session::open(setup(true), Some(path), &told()).unwrap();
+        session.search(search, &axes(), 3, |_| {}).unwrap();
+        session
+    }
+
+    #[test]
+    fn the_same_search_gives_the_same_study_and_adds_nothing_to_it() {
+        for search in
+            [Search::Grid { rounds: 2 }, Search::Random(300), Search::Sobol(300), Search::Refine]
+        {
+            let folder = tempfile::tempdir().unwrap();
+            let [a, b] = ["a", "b"].map(|name| folder.path().join(name));
+            let first = searched(&a, &search);
+            searched(&b, &search);
+            assert_eq!(lines(&a), lines(&b), "{search:?}");
+            let again = searched(&a, &search);
+            assert_eq!(again.trials(), first.trials(), "{search:?}");
+            assert_eq!(again.recorded(), first.trials().len(), "{search:?}");
+            assert_eq!(lines(&a), lines(&b), "{search:?}");
+        }
+    }
+
+    #[test]
+    fn a_search_that_was_killed_goes_on_where_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let [whole, killed] = ["whole", "killed"].map(|name| folder.path().join(name));
+        let search = Search::Grid { rounds: 1 };
+        let expected = searched(&whole, &search);
+        let text = std::fs::read(&whole).unwrap();
+        for share in [3, 2] {
+            std::fs::write(&killed, &text[..text.len() / share]).unwrap();
+            let found = searched(&killed, &search);
+            assert!(found.recorded() > 10 && found.recorded() < expected.trials().len());
+            assert_eq!(found.trials(), expected.trials());
+            assert_eq!(lines(&killed), lines(&whole));
+        }
+    }
+
+    #[test]
+    fn refinement_is_no_worse_than_its_grid() {
+        let folder = tempfile::tempdir().unwrap();
+        let best = |name: &str, rounds| {
+            let session = searched(&folder.path().join(name), &Search::Grid { rounds });
+            let sets = session.scored();
+            let best = session.chooser().ranked(&sets)[0];
+            session.setup().measure.mean(Metric::Nll, session.rows(), sets[best].sums)
+        };
+        let (grid, refined) = (best("grid", 0), best("refined", 2));
+        println!("grid {grid}, refined {refined}");
+        assert!(refined <= grid);
+    }
+
+    #[test]
+    fn groups_clusters_and_folds_add_up_to_the_whole() {
+        let points = axes().grid().unwrap();
+        for grouped in [false, true] {
+            let session = Session::open(setup(grouped), None, &told()).unwrap();
+            assert_eq!((session.rows(), session.rows_failed()), (70, 1));
+            let trials = session.sums(&points, &mut |_| {}).unwrap();
+            assert_eq!(trials[0].groups.len(), if grouped { 2 } else { 0 });
+            let clusters = session.clusters(&points).unwrap();
+            assert_eq!(clusters.len(), if grouped { 2 } else { 3 });
+            let folds = session.folds(&points, 2, &mut |_| {}).unwrap();
+            for parts in [clusters, folds] {
+                assert_eq!(parts.iter().map(|(rows, _)| rows).sum::<u64>(), 70);
+                for (i, trial) in trials.iter().enumerate() {
+                    let mut sum = SetSums::default();
+                    parts.iter().for_each(|(_, sets)| sum += sets[i]);
+                    assert_eq!(sum, trial.total);
+                }
+            }
+            let error = session.folds(&points, 9, &mut |_| {}).unwrap_err().to_string();
+            assert!(error.contains("--folds is 9") && error.contains("allowed: 2 to"), "{error}");
+        }
+    }
+
+    #[test]
+    fn other_data_is_another_study_of_the_same_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("study.journal");
+        let search = Search::Grid { rounds: 0 };
+        let own = searched(&path, &search).trials().len();
+        let mut other = setup(true);
+        other.tail = TailShare::new(0.01).unwrap();
+        let session = Session::open(other, Some(&path), &told()).unwrap();
+        assert_eq!((own > 0, session.recorded()), (true, 0));
+        let created = lines(&path).iter().filter(|line| line["op_code"] == 0).count();
+        assert_eq!(created, 2);
+    }
+
+    #[test]
+    fn progress_ends_where_it_said() {
+        let mut session = Session::open(setup(false), None, &told()).unwrap();
+        let (mut done, mut more) = (0, 0);
+        let search = Search::Grid { rounds: 2 };
+        session
+            .search(&search, &axes(), 0, |progress| {
+                (done, more) = (done + progress.done, more + progress.more)
+            })
+            .unwrap();
+        assert_eq!((done, done), (more, (session.trials().len() * 71) as u64));
+    }
+}

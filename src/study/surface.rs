@@ -1,0 +1,257 @@
+//! What a whole grid says: the best that is possible with some values, and how much each parameter matters.
+
+use super::choose::{Chooser, Scored};
+use super::metrics::Metric;
+use super::search::Point;
+use std::collections::{BTreeMap, HashMap};
+
+/// A parameter that is searched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Parameter {
+    /// `temperature`.
+    Temperature,
+    /// `top_k`.
+    TopK,
+    /// `top_p`.
+    TopP,
+    /// `min_p`.
+    MinP,
+}
+
+impl Parameter {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::Temperature, Self::TopK, Self::TopP, Self::MinP];
+
+    /// Its name in the API.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Temperature => "temperature",
+            Self::TopK => "top_k",
+            Self::TopP => "top_p",
+            Self::MinP => "min_p",
+        }
+    }
+
+    /// A number that orders its values, from little effect of none to off where that is its end.
+    pub fn value(self, point: Point) -> f64 {
+        match self {
+            Self::Temperature => point.temperature.into(),
+            Self::TopK if point.top_k == 0 => f64::INFINITY,
+            Self::TopK => point.top_k.into(),
+            Self::TopP => point.top_p.into(),
+            Self::MinP => point.min_p.into(),
+        }
+    }
+
+    /// How a value is written.
+    pub fn shown(self, value: f64) -> String {
+        match self {
+            Self::TopK if value.is_infinite() => "off".into(),
+            Self::TopP if value >= 1.0 => "off".into(),
+            Self::MinP if value == 0.0 => "off".into(),
+            Self::TopK => value.to_string(),
+            _ => (value as f32).to_string(),
+        }
+    }
+
+    fn place(self) -> usize {
+        Self::ALL.iter().position(|of| *of == self).expect("one of them")
+    }
+}
+
+/// How much of what a metric varies over a grid is a parameter's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Importance {
+    /// Which parameter.
+    pub parameter: Parameter,
+    /// By itself: the Sobol index of the first order.
+    pub first: f64,
+    /// With all it does together with others: the total index.
+    pub total: f64,
+}
+
+/// Sets that make a whole grid.
+#[derive(Clone, Debug)]
+pub struct Surface<'a> {
+    sets: Vec<Scored<'a>>,
+    /// The values of each parameter, rising.
+    axes: [Vec<f64>; 4],
+    /// The place of each set in the grid.
+    places: Vec<[usize; 4]>,
+}
+
+impl<'a> Surface<'a> {
+    /// The grid that is in some sets: what lies between its values is left out. `None` where there is none.
+    pub fn of(sets: &[Scored<'a>]) -> Option<Self> {
+        // A value of the grid has as many sets as any; one that was tried around the best has few.
+        let mut axes: [Vec<f64>; 4] = Default::default();
+        for parameter in Parameter::ALL {
+            let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
+            for set in sets {
+                // None is negative, so that bits order as values do.
+                *counts.entry((parameter.value(set.point) + 0.0).to_bits()).or_default() += 1;
+            }
+            let most = counts.values().copied().max()?;
+            let whole = counts.into_iter().filter(|(_, count)| 2 * count > most);
+            axes[parameter.place()] = whole.map(|(bits, _)| f64::from_bits(bits)).collect();
+        }
+        let mut found: HashMap<[usize; 4], Scored<'a>> = HashMap::new();
+        for set in sets {
+            let place = |parameter: Parameter| {
+                let value = parameter.value(set.point);
+                axes[parameter.place()].iter().position(|of| *of == value)
+            };
+            let [t, k, p, m] = Parameter::ALL.map(place);
+            if let (Some(t), Some(k), Some(p), Some(m)) = (t, k, p, m) {
+                found.entry([t, k, p, m]).or_insert(*set);
+            }
+        }
+        if found.len() != axes.iter().map(Vec::len).product::<usize>() {
+            return None;
+        }
+        let mut found: Vec<_> = found.into_iter().collect();
+        found.sort_by_key(|(place, _)| *place);
+        let (places, sets) = found.into_iter().unzip();
+        Some(Self { sets, axes, places })
+    }
+
+    /// Its sets.
+    pub fn sets(&self) -> &[Scored<'a>] {
+        &self.sets
+    }
+
+    /// The values of a parameter, rising.
+    pub fn axis(&self, parameter: Parameter) -> &[f64] {
+        &self.axes[parameter.place()]
+    }
+
+    /// With each pair of values of two parameters, the best set within the goal's limits, whatever the others are: rows
+    /// are those of the first.
+    pub fn best_with(
+        &self,
+        chooser: &Chooser<'_>,
+        of: [Parameter; 2],
+    ) -> Vec<Vec<Option<Scored<'a>>>> {
+        let [rows, columns] = of.map(Parameter::place);
+        let mut best = vec![vec![None; self.axes[columns].len()]; self.axes[rows].len()];
+        for i in chooser.ranked(&self.sets) {
+            let cell: &mut Option<Scored<'a>> =
+                &mut best[self.places[i][rows]][self.places[i][columns]];
+            cell.get_or_insert(self.sets[i]);
+        }
+        best
+    }
+
+    /// The same with each value of one.
+    pub fn best_with_one(&self, chooser: &Chooser<'_>, of: Parameter) -> Vec<Option<Scored<'a>>> {
+        let mut best = vec![None; self.axes[of.place()].len()];
+        for i in chooser.ranked(&self.sets) {
+            best[self.places[i][of.place()]].get_or_insert(self.sets[i]);
+        }
+        best
+    }
+
+    /// How much each parameter matters to a metric: exactly, since the grid is whole. Nothing where all sets have the same.
+    pub fn importances(&self, chooser: &Chooser<'_>, metric: Metric) -> Option<[Importance; 4]> {
+        let values: Vec<f64> =
+            self.sets.iter().map(|set| chooser.measure.mean(metric, set.rows, set.sums)).collect();
+        let all = variance(&values);
+        if all <= 1e-18 {
+            return None;
+        }
+        Some(Parameter::ALL.map(|parameter| {
+            let own = parameter.place();
+            let first = variance(&self.means(&values, |place| vec![place[own]])) / all;
+            let rest =
+                |place: &[usize; 4]| (0..4).filter(|i| *i != own).map(|i| place[i]).collect();
+            let total = 1.0 - variance(&self.means(&values, rest)) / all;
+            Importance { parameter, first, total }
+        }))
+    }
+
+    /// The means over what has the same key.
+    fn means(&self, values: &[f64], key: impl Fn(&[usize; 4]) -> Vec<usize>) -> Vec<f64> {
+        let mut sums: BTreeMap<Vec<usize>, (f64, f64)> = BTreeMap::new();
+        for (place, value) in self.places.iter().zip(values) {
+            let (sum, count) = sums.entry(key(place)).or_default();
+            *sum += value;
+            *count += 1.0;
+        }
+        sums.into_values().map(|(sum, count)| sum / count).collect()
+    }
+}
+
+fn variance(values: &[f64]) -> f64 {
+    let count = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / count;
+    values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / count
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::goal::Goal;
+    use super::super::metrics::Measure;
+    use super::super::search::Axes;
+    use super::*;
+    use logitd_core::evaluate::sums::SetSums;
+
+    /// A grid whose nll is a function of the values.
+    fn sums(nll: impl Fn(Point) -> f64) -> Vec<(Point, SetSums)> {
+        let mut axes = Axes::default();
+        axes.set("temperature", "1,2,3").unwrap();
+        axes.set("top_k", "5,off").unwrap();
+        axes.set("top_p", "0.5,off").unwrap();
+        axes.set("min_p", "off,0.1").unwrap();
+        let own = |point: Point| {
+            let logprob_q32 = -((nll(point) * 4_294_967_296.0) as i64);
+            (point, SetSums { hits: 1, logprob_q32, ..Default::default() })
+        };
+        let mut sums: Vec<_> = axes.grid().unwrap().into_iter().map(own).collect();
+        // What was tried around the best is no part of the grid.
+        sums.push(own(Point { temperature: 1.5, top_k: 5, top_p: 0.5, min_p: 0.1 }));
+        sums
+    }
+
+    fn scored(sums: &[(Point, SetSums)]) -> Vec<Scored<'_>> {
+        sums.iter().map(|(point, sums)| Scored { point: *point, rows: 1, sums }).collect()
+    }
+
+    #[test]
+    fn importances_are_those_of_the_function() {
+        let goal = Goal::named("nll").unwrap();
+        let chooser = Chooser { goal: &goal, measure: Measure { miss_nats: 9.0 } };
+        // Temperature alone, and top_p with min_p only together.
+        let both =
+            |point: Point| f64::from(u8::from(point.top_p < 1.0) ^ u8::from(point.min_p > 0.0));
+        let own = sums(|point| 5.0 + f64::from(point.temperature) + both(point));
+        let sets = scored(&own);
+        let surface = Surface::of(&sets).unwrap();
+        assert_eq!(surface.sets().len(), 24);
+        assert_eq!(surface.axis(Parameter::TopK), [5.0, f64::INFINITY]);
+        let found = surface.importances(&chooser, Metric::Nll).unwrap();
+        // Variances: 2/3 of the temperature, 1/4 of the pair.
+        let (alone, pair) = (8.0 / 11.0, 3.0 / 11.0);
+        for (found, (first, total)) in
+            found.iter().zip([(alone, alone), (0.0, 0.0), (0.0, pair), (0.0, pair)])
+        {
+            assert!(
+                (found.first - first).abs() < 1e-6 && (found.total - total).abs() < 1e-6,
+                "{found:?}"
+            );
+        }
+        assert!(surface.importances(&chooser, Metric::Tail).is_none());
+        let best = surface.best_with_one(&chooser, Parameter::Temperature);
+        assert_eq!(best[1].unwrap().point.temperature, 2.0);
+        let pairs = surface.best_with(&chooser, [Parameter::TopP, Parameter::MinP]);
+        // Of the four pairs, the one that costs nothing is as good with all on as with all off: fewer cuts.
+        assert_eq!(pairs[1][0].unwrap().point, Point::PLAIN);
+    }
+
+    #[test]
+    fn points_that_make_no_grid_have_none() {
+        let own = sums(|point| point.temperature.into());
+        let sets = scored(&own);
+        assert!(Surface::of(&sets[1..]).is_none());
+        assert!(Surface::of(&[]).is_none());
+    }
+}
