@@ -3,6 +3,7 @@
 mod adjustments;
 mod common;
 mod distribution;
+mod evaluate;
 mod exhaustive;
 mod golden;
 mod inspections;
@@ -10,6 +11,7 @@ mod invariance;
 mod kernels;
 mod loans;
 mod parity;
+mod positions;
 mod proof;
 mod ptx;
 mod traps;
