@@ -4,10 +4,11 @@ mod answer;
 pub mod bench;
 mod chart;
 pub mod demo;
-
+pub mod digest;
 pub mod info;
 pub mod load;
 mod params;
+mod positions;
 mod progress;
 mod rows;
 pub mod sample;
@@ -16,6 +17,7 @@ pub mod serve;
 mod service;
 mod target;
 mod text;
+pub mod tune;
 pub mod verify;
 
 use crate::config::{self, ConfigError};
@@ -59,6 +61,7 @@ First steps:
   logitd serve                                     listen on 127.0.0.1:50051
   logitd sample --logits logits.npy --top-k 50     sample a file, here or on a server
   logitd verify                                    check this machine, bit for bit
+  logitd tune                                      find the best parameters, by experiment
 
 Exit code: 0 fine, 1 a verdict (a difference was found), 2 an error.
 `logitd COMMAND --help` explains every flag of a command.";
@@ -71,6 +74,8 @@ enum Command {
     Verify(Box<verify::Args>),
     Bench(bench::Args),
     Load(Box<load::LoadArgs>),
+    Tune(Box<tune::TuneArgs>),
+    Digest(digest::Args),
     Info(info::Args),
 }
 
@@ -120,6 +125,8 @@ fn run(command: Command) -> Outcome {
         Command::Verify(args) => verify::run(*args),
         Command::Bench(args) => bench::run(args),
         Command::Load(args) => load::run_command(*args),
+        Command::Tune(args) => tune::run_command(*args),
+        Command::Digest(args) => digest::run(args),
         Command::Info(args) => info::run(args),
     }
 }

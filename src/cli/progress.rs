@@ -22,6 +22,12 @@ impl Progress {
         Self { bar, start: Instant::now(), total }
     }
 
+    /// So many units more are to be done.
+    pub fn extend(&mut self, units: u64) {
+        self.total += units;
+        self.bar.inc_length(units);
+    }
+
     /// So many units more are done.
     pub fn advance(&mut self, units: u64) {
         self.bar.inc(units);

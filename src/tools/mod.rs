@@ -4,3 +4,4 @@ pub mod bench;
 pub mod drift;
 pub mod generate;
 pub mod load;
+pub mod positions;

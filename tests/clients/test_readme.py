@@ -68,7 +68,7 @@ class Readme(unittest.TestCase):
 
     def test_every_flag_it_names_exists(self):
         known = set().union(*(re.findall(r"--[a-z][a-z-]+", self.help(command))
-                              for command in ["serve", "sample", "verify", "info"]))
+                              for command in ["serve", "sample", "verify", "info", "tune", "digest"]))
         others = {"--release", "--bench", "--protocol", "--http2-prior-knowledge", "--help"}
         named = set(re.findall(r"--[a-z][a-z0-9-]+", README)) - others
         self.assertEqual(named - known, set())

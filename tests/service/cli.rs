@@ -3,6 +3,7 @@
 
 mod cases;
 mod logprobs;
+mod tune;
 mod vectors;
 
 use half::{bf16, f16};

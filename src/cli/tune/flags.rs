@@ -1,0 +1,336 @@
+//! The flags of `logitd tune`, and what they come to.
+
+use crate::cli::positions::PositionsArgs;
+use crate::study::goal::{Direction, Goal, Limit, metric};
+use crate::study::metrics::Metric;
+use crate::study::search::{Axes, Point, SETS_MAX, SOBOL_MAX};
+use crate::study::session::Search;
+use crate::wire::names::nearest;
+use clap::ValueEnum;
+use logitd_core::evaluate::TailShare;
+use logitd_core::evaluate::sets::FIELDS_OF_SETS;
+use logitd_core::params::{Field, ParamsSpec};
+use std::error::Error;
+use std::path::PathBuf;
+
+/// Sets of a search that is no grid, unless somebody names a number.
+const SETS_DEFAULT: usize = 2048;
+/// Rounds around the best after the default grid.
+const ROUNDS_DEFAULT: usize = 2;
+
+/// Find the best temperature, top-k, top-p and min-p for a model and a kind of text, by experiment
+///
+/// Takes logits and the token that really came after each row, works out what tens of thousands of settings make of
+/// them, exactly, and says which is best, what it costs, and how sure that is. Every setting is recorded in a file that
+/// Optuna and its dashboard open. Without files it works on 64 positions that the program carries.
+#[derive(Debug, clap::Args)]
+#[command(after_long_help = EXAMPLES)]
+pub struct Args {
+    /// Where the positions are.
+    #[command(flatten)]
+    pub positions: PositionsArgs,
+
+    /// A file that `logitd digest` wrote, in place of logits
+    #[arg(long, value_name = "FILE", conflicts_with = "logits")]
+    pub digests: Option<PathBuf>,
+
+    /// What is wanted: safe (least nll with tail <= 0.001), nll, diverse (greatest entropy with tail <= 0.01 and nll within
+    /// 0.1 of the best), brier
+    #[arg(long, value_name = "GOAL", default_value = "safe", value_parser = Goal::NAMES, help_heading = "Goal")]
+    goal: String,
+
+    /// The least of a metric instead: nll, brier, coverage, tail, entropy, surprise, mean_kept
+    #[arg(long, value_name = "METRIC", conflicts_with_all = ["goal", "maximize"], value_parser = metric, help_heading = "Goal")]
+    minimize: Option<Metric>,
+
+    /// The greatest of a metric instead
+    #[arg(long, value_name = "METRIC", conflicts_with = "goal", value_parser = metric, help_heading = "Goal")]
+    maximize: Option<Metric>,
+
+    /// What a setting must keep to, beside what the goal says: tail<=0.001, coverage>=0.9, nll<=best+0.1. Repeatable
+    #[arg(long, value_name = "LIMIT", help_heading = "Goal")]
+    subject_to: Vec<Limit>,
+
+    /// What a token of the text that is cut costs, in nats [default: ln of the vocabulary size, a uniform guess]
+    #[arg(long, value_name = "NATS", value_parser = positive, allow_negative_numbers = true, help_heading = "Goal")]
+    pub miss_nats: Option<f64>,
+
+    /// A token is of the tail if the model itself gives it a smaller share: above 0, below 1
+    #[arg(long, value_name = "SHARE", default_value = "0.0001", value_parser = tail_share, allow_negative_numbers = true, help_heading = "Goal")]
+    pub tail_share: TailShare,
+
+    /// Which settings are tried [default: the grid, then two rounds around its best]
+    #[arg(long, value_enum, value_name = "KIND", help_heading = "Search")]
+    search: Option<SearchArg>,
+
+    /// How many settings, for random (up to 1048576) and sobol (up to 65536) [default: 2048]
+    #[arg(long, value_name = "N", requires = "search", help_heading = "Search")]
+    sets: Option<usize>,
+
+    /// Seed of random and sobol
+    #[arg(long, value_name = "N", default_value = "0", help_heading = "Search")]
+    pub seed: u64,
+
+    /// Temperatures: values and ranges, such as 0.3:2.0:0.05 or 0.7,1.0 [default: 0.3 to 1.25 by 0.05, 1.3 to 2 by 0.1]
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true, help_heading = "Search")]
+    temperature: Option<String>,
+
+    /// Values of top-k; off is one [default: 5,10,20,40,80,160,320,1000,off]
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true, help_heading = "Search")]
+    top_k: Option<String>,
+
+    /// Values of top-p [default: 0.5,0.6,0.7,0.8,0.85,0.9,0.92,0.95,0.97,0.98,0.99,0.995,0.999,off]
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true, help_heading = "Search")]
+    top_p: Option<String>,
+
+    /// Values of min-p [default: off,0.001,0.002,0.005,0.01,0.02,0.05,0.1,0.2,0.3]
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true, help_heading = "Search")]
+    min_p: Option<String>,
+
+    /// A setting to be shown beside the best: temperature=0.8,top_k=40,top_p=0.95,min_p=0.05 (what is left out is off), or
+    /// what others use unless told otherwise: llama.cpp, vllm, hf. Repeatable
+    #[arg(long, value_name = "SETTING", value_parser = compared, help_heading = "Output")]
+    pub compare: Vec<Compared>,
+
+    /// Show the settings that none is better than in both of two metrics
+    #[arg(long, value_name = "METRIC,METRIC", value_parser = pareto, help_heading = "Output")]
+    pub pareto: Option<[(Metric, Direction); 2]>,
+
+    /// Choose on all but one of N parts of the rows and measure on that, for each part: whether luck chose
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..), help_heading = "Output")]
+    pub folds: Option<u32>,
+
+    /// Where settings are recorded, and looked up before anything is computed
+    #[arg(long, value_name = "FILE", default_value = "study.journal", help_heading = "Output")]
+    pub study: PathBuf,
+
+    /// The same with pictures, as a page that loads nothing
+    #[arg(long, value_name = "FILE", default_value = "report.html", help_heading = "Output")]
+    pub report: PathBuf,
+
+    /// Print a line of JSON a setting instead of tables
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+
+    /// Threads [default: those of the machine]
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  logitd tune                                                    64 positions that the program carries
+  logitd tune --logits rows.npy --targets next.npy               your own: 35,280 settings
+  logitd tune --digests rows.digests --compare llama.cpp         from what `logitd digest` wrote
+  logitd tune --minimize nll --subject-to 'tail<=0.0005' --groups languages.npy --folds 5
+  optuna-dashboard study.journal                                 every setting, in Optuna's dashboard
+
+Metrics, each a mean over positions:
+  nll        nats that a setting gives the text; a token that is cut costs --miss-nats
+  brier      squared distance between what is drawn and what came; finite whatever is cut
+  coverage   tokens of the text that are kept
+  tail       draws of tokens that the model itself holds for very unlikely
+  entropy    nats of choice a step
+  surprise   nats that the model is surprised by what is drawn
+
+A setting is judged a step after text that people wrote. Errors that feed on themselves, loops above all, show only
+in text that the model writes.";
+
+/// A kind of search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum SearchArg {
+    /// Every combination of the lists
+    Grid,
+    /// Random settings between those of the lists
+    Random,
+    /// Settings that fill that space evenly
+    Sobol,
+    /// Every third of the lists, then around the best until nothing is gained
+    Refine,
+}
+
+/// A setting with the name that it is shown by.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Compared {
+    /// As it was given.
+    pub name: String,
+    /// What it is.
+    pub point: Point,
+}
+
+impl Args {
+    /// What is wanted.
+    pub fn goal(&self) -> Goal {
+        let of = |metric, direction| Goal { metric, direction, limits: Vec::new() };
+        let mut goal = match (self.minimize, self.maximize) {
+            (Some(metric), _) => of(metric, Direction::Least),
+            (_, Some(metric)) => of(metric, Direction::Greatest),
+            _ => Goal::named(&self.goal).expect("one of the names"),
+        };
+        goal.limits.extend(&self.subject_to);
+        goal
+    }
+
+    /// Which settings are tried.
+    pub fn search(&self) -> Result<Search, Box<dyn Error>> {
+        let sets = |most: usize| match self.sets.unwrap_or(SETS_DEFAULT) {
+            sets if (1..=most).contains(&sets) => Ok(sets),
+            sets => Err(format!("--sets is {sets}; allowed: 1 to {most}")),
+        };
+        Ok(match self.search {
+            Some(SearchArg::Random) => Search::Random(sets(SETS_MAX)?),
+            Some(SearchArg::Sobol) => Search::Sobol(sets(SOBOL_MAX)?),
+            _ if self.sets.is_some() => {
+                return Err("--sets is for --search random and sobol; the lists say how many sets a grid has".into());
+            }
+            None => Search::Grid { rounds: ROUNDS_DEFAULT },
+            Some(SearchArg::Grid) => Search::Grid { rounds: 0 },
+            Some(SearchArg::Refine) => Search::Refine,
+        })
+    }
+
+    /// The values of the search.
+    pub fn axes(&self) -> Result<Axes, Box<dyn Error>> {
+        let mut axes = Axes::default();
+        let flags = [&self.temperature, &self.top_k, &self.top_p, &self.min_p];
+        for (name, flag) in FIELDS_OF_SETS.into_iter().zip(flags) {
+            if let Some(text) = flag {
+                axes.set(name, text)
+                    .map_err(|error| format!("--{}: {error}", name.replace('_', "-")))?;
+            }
+        }
+        Ok(axes)
+    }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|x: &f64| *x > 0.0 && *x <= 4096.0);
+    number.ok_or("allowed: above 0, up to 4096".into())
+}
+
+fn tail_share(text: &str) -> Result<TailShare, String> {
+    let share = text.parse().ok().and_then(TailShare::new);
+    share.ok_or("allowed: above 0, below 1".into())
+}
+
+fn pareto(text: &str) -> Result<[(Metric, Direction); 2], String> {
+    let metrics = text.split(',').map(|name| metric(name.trim())).collect::<Result<Vec<_>, _>>()?;
+    let directed = |metric| match metric {
+        Metric::Coverage | Metric::Entropy => (metric, Direction::Greatest),
+        _ => (metric, Direction::Least),
+    };
+    match metrics[..] {
+        [a, b] if a != b => Ok([directed(a), directed(b)]),
+        _ => Err("two metrics are needed, such as nll,tail".into()),
+    }
+}
+
+/// What others use unless told otherwise.
+const PRESETS: [(&str, Point); 3] = [
+    ("llama.cpp", Point { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05 }),
+    ("vllm", Point::PLAIN),
+    ("hf", Point { top_k: 50, ..Point::PLAIN }),
+];
+
+fn compared(text: &str) -> Result<Compared, String> {
+    let named = |point| Compared { name: text.into(), point };
+    if let Some((_, point)) = PRESETS.iter().find(|(name, _)| *name == text) {
+        return Ok(named(*point));
+    }
+    let mut spec = ParamsSpec::default();
+    let mut seen: Vec<&str> = Vec::new();
+    for part in text.split(',') {
+        let (name, value) = part.split_once('=').ok_or_else(|| {
+            let presets = PRESETS.map(|(name, _)| name).join(", ");
+            format!(
+                "{part:?} is no name=value and none of {presets}; write temperature=0.8,top_k=40"
+            )
+        })?;
+        let (name, value) = (name.trim(), value.trim());
+        let field = Field::named(name).filter(|field| FIELDS_OF_SETS.contains(&field.name));
+        let field = field.ok_or_else(|| {
+            let meant = nearest(name, FIELDS_OF_SETS);
+            let meant = meant.map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
+            format!("{name:?} is unknown; a setting has {}{meant}", FIELDS_OF_SETS.join(", "))
+        })?;
+        if seen.contains(&field.name) {
+            return Err(format!("{name} is given twice; leave one out"));
+        }
+        seen.push(field.name);
+        if !(value.eq_ignore_ascii_case("off") && field.name != "temperature") {
+            field.set(&mut spec, field.read(value).map_err(|error| error.to_string())?);
+        }
+    }
+    Ok(named(spec.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn args(flags: &[&str]) -> Args {
+        Cli::try_parse_from([&["tune"], flags].concat()).unwrap().args
+    }
+
+    fn refused(flags: &[&str]) -> String {
+        Cli::try_parse_from([&["tune"], flags].concat()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn goals_and_limits_are_put_together() {
+        assert_eq!(args(&[]).goal().to_string(), "least nll with tail <= 0.001");
+        let flags =
+            ["--minimize", "nll", "--subject-to", "tail<=0.01", "--subject-to", "coverage>=0.9"];
+        let said = "least nll with tail <= 0.01 and coverage >= 0.9";
+        assert_eq!(args(&flags).goal().to_string(), said);
+        assert_eq!(args(&["--maximize", "coverage"]).goal().to_string(), "greatest coverage");
+        assert!(refused(&["--minimize", "loss"]).contains("no metric; there are: nll"));
+        assert!(refused(&["--subject-to", "tail<1"]).contains("no limit"));
+        assert!(refused(&["--goal", "best"]).contains("safe, nll, diverse, brier"));
+        assert!(refused(&["--tail-share", "1"]).contains("above 0, below 1"));
+        assert!(refused(&["--miss-nats", "-1"]).contains("above 0, up to 4096"));
+        assert!(refused(&["--pareto", "nll"]).contains("two metrics are needed"));
+    }
+
+    #[test]
+    fn settings_are_read_as_they_are_written() {
+        let full = compared("temperature=0.8, top_k=40,top_p=0.95,min_p=0.05").unwrap();
+        assert_eq!(full.point, compared("llama.cpp").unwrap().point);
+        let off = compared("temperature=0,top_k=off,top_p=OFF,min_p=off").unwrap();
+        assert_eq!(off.point, Point { temperature: 0.0, ..Point::PLAIN });
+        assert_eq!(compared("top_k=0,top_p=1,min_p=0").unwrap().point, Point::PLAIN);
+        for (text, part) in [
+            ("plain", "no name=value and none of llama.cpp, vllm, hf"),
+            ("top_k=40,seed=1", "\"seed\" is unknown; a setting has temperature"),
+            ("topp=0.5", "did you mean top_p?"),
+            ("top_p=1.5", "top_p is 1.5; allowed: above 0, up to 1"),
+            ("temperature=off", "temperature is off; allowed"),
+            ("top_k=1,top_k=2", "twice"),
+        ] {
+            let said = compared(text).unwrap_err();
+            assert!(said.contains(part), "{text}: {said}");
+        }
+    }
+
+    #[test]
+    fn searches_say_how_many_sets_they_have() {
+        let search = |flags: &[&str]| args(flags).search().map_err(|error| error.to_string());
+        assert_eq!(search(&[]), Ok(Search::Grid { rounds: 2 }));
+        assert_eq!(search(&["--search", "sobol"]), Ok(Search::Sobol(2048)));
+        assert_eq!(search(&["--search", "random", "--sets", "7"]), Ok(Search::Random(7)));
+        let said = search(&["--search", "sobol", "--sets", "65537"]).unwrap_err();
+        assert_eq!(said, "--sets is 65537; allowed: 1 to 65536");
+        assert!(
+            search(&["--search", "grid", "--sets", "5"]).unwrap_err().contains("random and sobol")
+        );
+        let said = args(&["--top-p", "0"]).axes().unwrap_err().to_string();
+        assert_eq!(said, "--top-p: top_p is 0; allowed: above 0, up to 1 (1 disables it)");
+    }
+}

@@ -1,0 +1,316 @@
+//! The report as a page: one file, no scripts, nothing loaded from anywhere. Its markup is `templates/tune.html`.
+
+use super::Report;
+use super::table::{settings, simplest, values};
+use crate::cli::text::grouped;
+use crate::study::choose::Scored;
+use crate::study::metrics::Metric;
+use crate::study::surface::{Parameter, Surface};
+use askama::Template;
+use logitd_core::params::shortest;
+use std::collections::HashSet;
+use std::fmt;
+
+/// The drawing, which scales with the page.
+const WIDTH: f64 = 720.0;
+const HEIGHT: f64 = 340.0;
+const LEFT: f64 = 70.0;
+const RIGHT: f64 = 600.0;
+const TOP: f64 = 16.0;
+const BOTTOM: f64 = 298.0;
+/// What is drawn of settings that give the text more than the best does, in nats; below this share, a tail is drawn at it.
+const NATS_SHOWN: f64 = 3.0;
+const TAIL_LEAST: f64 = 1e-6;
+/// Two dots within so many pixels are one.
+const DOT: f64 = 2.5;
+
+/// The page.
+pub fn page(report: &Report<'_>, command: &str) -> askama::Result<String> {
+    let session = report.session;
+    let setup = session.setup();
+    let sets = session.scored();
+    let surface = Surface::of(&sets);
+    let mut heats = Vec::new();
+    let mut tables = Vec::new();
+    if let Some(surface) = &surface {
+        heats = self::heats(report, surface);
+        tables.extend(Parameter::ALL.map(|of| along(report, surface, of)));
+        tables.push(importances(report, surface));
+    }
+    if setup.grouped {
+        tables.insert(0, groups(report));
+    }
+    let mut shown = settings(report).into_iter();
+    let head = shown.next().expect("a head");
+    let lines = shown.map(|line| (line[0].clone(), line[1..].to_vec()));
+    let best = report.shown[0].trial.point;
+    let mean = |metric| report.mean(0, metric);
+    Page {
+        title: format!("logitd tune: {}", setup.goal),
+        about: format!(
+            "{} positions{}, {} settings, {} tokens a row; logits {}, logitd {}",
+            grouped(session.rows()),
+            if setup.grouped { format!(" in {} groups", session.group_rows().len()) } else { String::new() },
+            grouped(sets.len() as u64),
+            grouped(setup.data.about.vocab_size.into()),
+            &setup.data.about.logits_sha256.get(..12).unwrap_or_default(),
+            env!("CARGO_PKG_VERSION"),
+        ),
+        command: command.into(),
+        take: format!(
+            "Take {best}. It keeps {:.1}% of the text's tokens and gives the text {:.3} nats a token; {:.2}% of what it draws \
+             are tokens that the model holds for very unlikely, where the plain model draws {:.2}%.",
+            100.0 * mean(Metric::Coverage),
+            mean(Metric::Nll),
+            100.0 * mean(Metric::Tail),
+            100.0 * report.mean(1, Metric::Tail),
+        ),
+        settings: Table { title: String::new(), about: String::new(), head, lines: lines.collect() },
+        simplest: simplest(report),
+        dots_of: grouped(sets.len() as u64),
+        scatter: scatter(report, &sets),
+        heats,
+        tables,
+        miss: format!("{:.2}", setup.measure.miss_nats),
+        tail: shortest(setup.tail.get()),
+        clusters: if setup.grouped { "group" } else { "runs of 32 or more positions" },
+    }
+    .render()
+}
+
+#[derive(Template)]
+#[template(path = "tune.html")]
+struct Page {
+    title: String,
+    about: String,
+    command: String,
+    take: String,
+    settings: Table,
+    simplest: String,
+    dots_of: String,
+    scatter: Scatter,
+    heats: Vec<Heat>,
+    tables: Vec<Table>,
+    miss: String,
+    tail: String,
+    clusters: &'static str,
+}
+
+struct Table {
+    title: String,
+    about: String,
+    head: Vec<String>,
+    lines: Vec<(String, Vec<String>)>,
+}
+
+struct Heat {
+    title: String,
+    about: String,
+    corner: String,
+    columns: Vec<String>,
+    lines: Vec<HeatLine>,
+}
+
+struct HeatLine {
+    name: String,
+    cells: Vec<Option<Cell>>,
+}
+
+struct Cell {
+    text: String,
+    /// 0 is the best there is.
+    shade: f64,
+    best: bool,
+}
+
+struct Scatter {
+    x: Vec<Tick>,
+    y: Vec<Tick>,
+    dots: Vec<Dot>,
+    picks: Vec<Dot>,
+}
+
+struct Tick {
+    at: Pixel,
+    text: String,
+}
+
+struct Dot {
+    x: Pixel,
+    y: Pixel,
+    says: String,
+}
+
+/// Written to a tenth: nobody sees more, and it would make the page longer.
+#[derive(Clone, Copy)]
+struct Pixel(f64);
+
+impl fmt::Display for Pixel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1}", self.0)
+    }
+}
+
+/// All settings by nll and tail, those that are shown by name.
+fn scatter(report: &Report<'_>, sets: &[Scored<'_>]) -> Scatter {
+    let measure = report.session.setup().measure;
+    let both = |set: &Scored<'_>| {
+        let mean = |metric| measure.mean(metric, set.rows, set.sums);
+        (mean(Metric::Nll), mean(Metric::Tail))
+    };
+    let least = sets.iter().map(|set| both(set).0).fold(f64::INFINITY, f64::min);
+    let (low, high) = (least, least + NATS_SHOWN);
+    let x = |nll: f64| Pixel(LEFT + (nll - low) / (high - low) * (RIGHT - LEFT));
+    let decades = -TAIL_LEAST.log10();
+    let y =
+        |tail: f64| Pixel(TOP + -tail.clamp(TAIL_LEAST, 1.0).log10() / decades * (BOTTOM - TOP));
+    let mut taken = HashSet::new();
+    let mut dots = Vec::new();
+    for set in sets {
+        let (nll, tail) = both(set);
+        let (x, y) = (x(nll), y(tail));
+        if nll <= high && taken.insert(((x.0 / DOT) as i64, (y.0 / DOT) as i64)) {
+            dots.push(Dot { x, y, says: String::new() });
+        }
+    }
+    let pick = |(i, shown): (usize, &super::Shown)| {
+        let (nll, tail) = (report.mean(i, Metric::Nll), report.mean(i, Metric::Tail));
+        Dot { x: Pixel(x(nll).0.min(RIGHT)), y: y(tail), says: shown.name.clone() }
+    };
+    let nats = (0..=6).map(|i| low + f64::from(i) * NATS_SHOWN / 6.0);
+    Scatter {
+        x: nats.map(|nll| Tick { at: x(nll), text: format!("{nll:.2}") }).collect(),
+        y: (0..=decades as i32)
+            .map(|i| 10f64.powi(-i))
+            .map(|tail| Tick { at: y(tail), text: format!("{}%", (100.0 * tail) as f32) })
+            .collect(),
+        dots,
+        picks: report.shown.iter().enumerate().map(pick).collect(),
+    }
+}
+
+/// The best that is possible with each pair of values.
+fn heats(report: &Report<'_>, surface: &Surface<'_>) -> Vec<Heat> {
+    use Parameter::{MinP, Temperature, TopK, TopP};
+    let pairs = [[Temperature, TopP], [Temperature, TopK], [Temperature, MinP], [TopK, TopP]];
+    let chooser = report.session.chooser();
+    let metric = report.session.setup().goal.metric;
+    let heat = |of: [Parameter; 2]| {
+        let best = surface.best_with(&chooser, of);
+        let mean = |set: &Scored<'_>| chooser.measure.mean(metric, set.rows, set.sums);
+        let cost = |set: &Scored<'_>| chooser.goal.direction.cost(mean(set));
+        let all: Vec<f64> = best.iter().flatten().flatten().map(cost).collect();
+        let least = all.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = all.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let cell = |set: &Option<Scored<'_>>| {
+            let set = set.as_ref()?;
+            // By the root, so that what is near the best can be told apart.
+            let shade = ((cost(set) - least) / (most - least).max(1e-12)).sqrt();
+            Some(Cell { text: format!("{:.3}", mean(set)), shade, best: cost(set) <= least })
+        };
+        let [rows, columns] = of;
+        Heat {
+            title: format!("{} over {} and {}", metric.name(), rows.name(), columns.name()),
+            about: format!(
+                "The {} that is possible with these two, whatever the other two are, within the limits; darker is worse, - is nothing \
+                 within them.",
+                chooser.goal
+            ),
+            corner: format!("{} \\ {}", rows.name(), columns.name()),
+            columns: surface.axis(columns).iter().map(|value| columns.shown(*value)).collect(),
+            lines: surface
+                .axis(rows)
+                .iter()
+                .zip(&best)
+                .map(|(value, line)| HeatLine {
+                    name: rows.shown(*value),
+                    cells: line.iter().map(cell).collect(),
+                })
+                .collect(),
+        }
+    };
+    pairs.into_iter().map(heat).collect()
+}
+
+/// What is possible along one parameter.
+fn along(report: &Report<'_>, surface: &Surface<'_>, of: Parameter) -> Table {
+    const SHOWN: [Metric; 5] =
+        [Metric::Nll, Metric::Brier, Metric::Coverage, Metric::Tail, Metric::Entropy];
+    let chooser = report.session.chooser();
+    let line = |(value, set): (&f64, Option<Scored<'_>>)| {
+        let cells = match set {
+            Some(set) => {
+                let mean =
+                    |metric| format!("{:.4}", chooser.measure.mean(metric, set.rows, set.sums));
+                SHOWN.iter().map(|metric| mean(*metric)).chain([set.point.to_string()]).collect()
+            }
+            None => vec!["-".into(); SHOWN.len() + 1],
+        };
+        (of.shown(*value), cells)
+    };
+    let mut head = vec![of.name().to_owned()];
+    head.extend(SHOWN.map(|metric| metric.name().to_owned()));
+    head.push("with".into());
+    Table {
+        title: format!("Along {}", of.name()),
+        about: format!("With each value, the {}, whatever the others are.", chooser.goal),
+        head,
+        lines: surface.axis(of).iter().zip(surface.best_with_one(&chooser, of)).map(line).collect(),
+    }
+}
+
+/// How much each parameter matters.
+fn importances(report: &Report<'_>, surface: &Surface<'_>) -> Table {
+    let chooser = report.session.chooser();
+    let metrics = [Metric::Nll, Metric::Tail, Metric::Coverage, Metric::Entropy];
+    let found = metrics.map(|metric| surface.importances(&chooser, metric));
+    let line = |(i, of): (usize, Parameter)| {
+        let cell = |found: &Option<[crate::study::surface::Importance; 4]>| match found {
+            Some(found) => format!("{:.2} / {:.2}", found[i].first, found[i].total),
+            None => "-".into(),
+        };
+        (of.name().to_owned(), found.iter().map(cell).collect())
+    };
+    let mut head = vec![String::new()];
+    head.extend(metrics.map(|metric| metric.name().to_owned()));
+    Table {
+        title: "How much each parameter matters".into(),
+        about: "Of what varies over the grid, the share that is a parameter's by itself / with all it does together with others \
+                (Sobol indices, exact)."
+            .into(),
+        head,
+        lines: Parameter::ALL.into_iter().enumerate().map(line).collect(),
+    }
+}
+
+/// The best of each group.
+fn groups(report: &Report<'_>) -> Table {
+    let session = report.session;
+    let chooser = session.chooser();
+    let metrics = chooser.goal.metrics();
+    let mut head: Vec<String> = ["group", "rows"].map(str::to_owned).to_vec();
+    head.extend(Parameter::ALL.map(|of| of.name().to_owned()));
+    head.extend(metrics.iter().map(|metric| metric.name().to_owned()));
+    let line = |(&label, &rows): (&u32, &u64)| {
+        let sets = session.scored_in(label);
+        let name = session.setup().data.about.groups.get(label as usize).cloned();
+        let mut cells = vec![grouped(rows)];
+        match chooser.ranked(&sets).first() {
+            Some(&best) => {
+                cells.extend(values(sets[best].point));
+                let mean = |metric: &Metric| {
+                    chooser.measure.mean(*metric, sets[best].rows, sets[best].sums)
+                };
+                cells.extend(metrics.iter().map(|metric| format!("{:.4}", mean(metric))));
+            }
+            None => cells.extend(std::iter::repeat_n("-".to_owned(), 4 + metrics.len())),
+        }
+        (name.unwrap_or(label.to_string()), cells)
+    };
+    Table {
+        title: "The best of each group".into(),
+        about: "Chosen on the group's own rows: the fewer there are, the more it is luck.".into(),
+        head,
+        lines: session.group_rows().iter().map(line).collect(),
+    }
+}

@@ -1,0 +1,240 @@
+//! `logitd tune` and `logitd digest`.
+
+use super::Folder;
+use logitd::files::npy::integers;
+use logitd_core::batch::Dtype;
+use serde_json::Value;
+
+const VOCAB_SIZE: u32 = 50;
+/// A search of a few dozen sets.
+const FEW: [&str; 8] = [
+    "--temperature",
+    "0.5:1.5:0.25",
+    "--top-k",
+    "5,off",
+    "--top-p",
+    "0.9,off",
+    "--min-p",
+    "off,0.05",
+];
+
+/// Forty rows of fifty logits whose next token is mostly a likely one, in `rows.npy`, `next.npy` and `kinds.npy`.
+fn folder() -> Folder {
+    let folder = Folder::new();
+    let x = |row: u32, token: u32| (token * 7 + row * 13) % VOCAB_SIZE;
+    let row = |row| (0..VOCAB_SIZE).map(|token| 6.0 - x(row, token) as f32 / 5.0).collect();
+    let rows: Vec<Vec<f32>> = (0..40).map(row).collect();
+    folder.npy("rows.npy", Dtype::F16, &rows);
+    let next = |row| (0..VOCAB_SIZE).find(|&token| x(row, token) == row * row % 11).unwrap();
+    integers::write(&folder.path("next.npy"), &(0..40).map(next).collect::<Vec<_>>()).unwrap();
+    integers::write(&folder.path("kinds.npy"), &(0..40).map(|i| i % 4).collect::<Vec<_>>())
+        .unwrap();
+    folder
+}
+
+fn with<'a>(first: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    [first, more].concat()
+}
+
+const FILES: [&str; 5] = ["tune", "--logits", "rows.npy", "--targets", "next.npy"];
+
+fn lines(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_fresh_clone_finds_settings_without_a_file_and_the_second_time_computes_none() {
+    let folder = Folder::new();
+    let first = folder.ok(&["tune"]);
+    assert!(
+        first.contains("goal: least nll with tail <= 0.001; 64 positions in 6 groups"),
+        "{first}"
+    );
+    for part in ["best", "plain", "Python", "verse", "study.journal"] {
+        assert!(first.contains(part), "{part}: {first}");
+    }
+    let page = std::fs::read_to_string(folder.path("report.html")).unwrap();
+    for part in
+        ["Take temperature", "nll against tail", "nll over temperature and top_p", "Along min_p"]
+    {
+        assert!(page.contains(part), "{part}");
+    }
+    // Nothing is loaded, and nothing runs.
+    for part in ["<script", "http", "src=", "url(", "@import"] {
+        assert!(!page.contains(part), "{part}");
+    }
+    let length = || std::fs::metadata(folder.path("study.journal")).unwrap().len();
+    let before = length();
+    let second = folder.ok(&["tune"]);
+    assert!(second.contains("0 of them new"), "{second}");
+    let table = |text: &str| text.split("\nstudy.journal").next().unwrap().to_owned();
+    assert_eq!((table(&first), before), (table(&second), length()));
+}
+
+#[test]
+fn a_line_of_json_is_printed_for_each_setting_as_often_as_it_is_named() {
+    let folder = folder();
+    let named = "temperature=0.8,top_k=40,top_p=0.95,min_p=0.05";
+    let compare = ["--json", "--compare", named, "--compare", "hf", "--compare", named];
+    let lines = lines(&folder.ok(&with(&with(&FILES, &FEW), &compare)));
+    let names: Vec<_> = lines.iter().map(|line| line["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["best", "plain", named, "hf", named]);
+    assert_eq!(lines[2], lines[4]);
+    let four = |line: &Value| {
+        ["temperature", "top_k", "top_p", "min_p"].map(|name| line[name].as_f64().unwrap())
+    };
+    assert_eq!(four(&lines[1]), [1.0, 0.0, 1.0, 0.0]);
+    assert_eq!(four(&lines[2]), [0.8, 40.0, 0.95, 0.05]);
+    assert_eq!(
+        (&lines[1]["rows"], &lines[1]["hits"], &lines[1]["coverage"]),
+        (&40.into(), &40.into(), &1.0.into())
+    );
+    for name in ["nll", "brier", "coverage", "tail", "entropy", "surprise", "mean_kept"] {
+        assert!(lines.iter().all(|line| line[name].is_f64()), "{name}");
+    }
+    assert!(lines[0]["nll"].as_f64() <= lines[1]["nll"].as_f64());
+}
+
+#[test]
+fn digests_and_logits_are_the_same_study() {
+    let folder = folder();
+    let files = ["--logits", "rows.npy", "--targets", "next.npy", "--groups", "kinds.npy"];
+    let said = folder.ok(&with(&with(&["digest"], &files), &["--out", "rows.digests"]));
+    assert!(said.contains("40 rows"), "{said}");
+    let logits = folder.ok(&with(&with(&["tune", "--json"], &files), &FEW));
+    let digests = ["tune", "--json", "--digests", "rows.digests"];
+    assert_eq!(folder.ok(&with(&digests, &FEW)), logits);
+    let text = std::fs::read_to_string(folder.path("study.journal")).unwrap();
+    let created = text.lines().filter(|line| line.contains("\"op_code\":0,")).count();
+    assert_eq!(created, 1);
+    // Other data adds a study to the same file.
+    folder.ok(&with(&FILES, &FEW));
+    let text = std::fs::read_to_string(folder.path("study.journal")).unwrap();
+    assert_eq!(text.lines().filter(|line| line.contains("\"op_code\":0,")).count(), 2);
+}
+
+#[test]
+fn a_study_that_was_cut_off_is_continued() {
+    let folder = folder();
+    let command = with(&FILES, &FEW);
+    let whole = folder.ok(&command);
+    let journal = folder.path("study.journal");
+    let text = std::fs::read(&journal).unwrap();
+    std::fs::write(&journal, &text[..text.len() / 2]).unwrap();
+    let again = folder.ok(&command);
+    let table = |text: &str| text.split("\nstudy.journal").next().unwrap().to_owned();
+    assert_eq!(table(&again), table(&whole));
+    assert!(!again.contains("0 of them new"), "{again}");
+    let last: Value =
+        serde_json::from_str(std::fs::read_to_string(&journal).unwrap().lines().last().unwrap())
+            .unwrap();
+    assert_eq!(last["op_code"], 4);
+}
+
+#[test]
+fn folds_fronts_and_goals_are_said() {
+    let folder = folder();
+    let files = with(&with(&FILES, &FEW), &["--groups", "kinds.npy"]);
+    let said =
+        folder.ok(&with(&files, &["--folds", "4", "--pareto", "nll,coverage", "--goal", "nll"]));
+    for part in [
+        "goal: least nll; 40 positions in 4 groups",
+        "one of 4 parts",
+        "over all parts",
+        "No setting is better in both",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let said =
+        folder.ok(&with(&files, &["--maximize", "entropy", "--subject-to", "coverage>=0.5"]));
+    assert!(said.contains("goal: greatest entropy with coverage >= 0.5"), "{said}");
+}
+
+#[test]
+fn rows_without_a_token_are_counted_and_left_out_and_clueless_models_are_noticed() {
+    let folder = folder();
+    let mut rows: Vec<Vec<f32>> = (0..6)
+        .map(|row| (0..50).map(|i| ((i * 7 + row * 13) % 50) as f32 / 9.0).collect())
+        .collect();
+    rows[2][4] = f32::NAN;
+    folder.npy("six.npy", Dtype::F32, &rows);
+    integers::write(&folder.path("six_next.npy"), &[0; 6]).unwrap();
+    let output = folder.logitd(&with(
+        &["tune", "--json", "--logits", "six.npy", "--targets", "six_next.npy", "--goal", "nll"],
+        &FEW,
+    ));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        error.contains("1 of 6 rows have no token (NaN, +inf or no candidate) and are left out"),
+        "{error}"
+    );
+    let line = &lines(&String::from_utf8(output.stdout).unwrap())[1];
+    assert_eq!((&line["rows"], &line["rows_failed"]), (&5.into(), &1.into()));
+    // Every target is a token that the rows hold for unlikely.
+    integers::write(&folder.path("wrong.npy"), &[43, 19, 21, 49, 3, 7].map(|x| (x * 43) % 50))
+        .unwrap();
+    let worst: Vec<u32> =
+        (0..6).map(|row| (0..50).find(|i| (i * 7 + row * 13) % 50 == 0).unwrap()).collect();
+    integers::write(&folder.path("wrong.npy"), &worst).unwrap();
+    let output = folder.logitd(&with(
+        &["tune", "--logits", "six.npy", "--targets", "wrong.npy", "--goal", "nll"],
+        &FEW,
+    ));
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("tokens of another tokenizer, or shifted by one?"), "{error}");
+}
+
+#[test]
+fn what_is_wrong_is_named_with_its_limit_and_a_way_out() {
+    let folder = folder();
+    integers::write(&folder.path("short.npy"), &[0; 39]).unwrap();
+    integers::write(&folder.path("beyond.npy"), &[50; 40]).unwrap();
+    integers::write(&folder.path("labels.npy"), &[4096; 40]).unwrap();
+    folder.npy("floats.npy", Dtype::F32, &[vec![0.0; 40]]);
+    folder.npy("nans.npy", Dtype::F32, &vec![vec![f32::NAN; 50]; 40]);
+    folder.text("notes.txt", "milk\n");
+    let of = |targets: &'static str| ["tune", "--logits", "rows.npy", "--targets", targets];
+    for (args, parts) in [
+        (of("short.npy").to_vec(), ["short.npy holds 39 numbers", "one token a row"]),
+        (of("beyond.npy").to_vec(), ["token of row 0 is 50", "allowed: 0 to 49"]),
+        (of("floats.npy").to_vec(), ["shape (1, 40)", "reshape"]),
+        (of("notes.txt").to_vec(), ["not a .npy file", "numpy.save"]),
+        (of("missing.npy").to_vec(), ["missing.npy", "No such file"]),
+        (with(&FILES, &["--groups", "labels.npy"]), ["label of row 0 is 4096", "0 to 4095"]),
+        (
+            with(&FILES, &["--temperature", "0.5,-1"]),
+            ["--temperature: temperature is -1", "1e-30 to 10000"],
+        ),
+        (with(&FILES, &["--top-p", "1.5"]), ["--top-p: top_p is 1.5", "above 0, up to 1"]),
+        (with(&FILES, &["--min-p", "0:1"]), ["\"0:1\"", "start, end, step"]),
+        (
+            with(&FILES, &["--compare", "top_kk=4"]),
+            ["\"top_kk\" is unknown", "did you mean top_k?"],
+        ),
+        (
+            with(&FILES, &["--goal", "nll", "--subject-to", "tail<=-1"]),
+            ["the least tail of all is", "loosen a limit"],
+        ),
+        (
+            with(&FILES, &["--study", "notes.txt"]),
+            ["line 1 is none of an Optuna journal", "--study"],
+        ),
+        (with(&FILES, &["--folds", "30"]), ["--folds is 30", "allowed: 2 to"]),
+        (with(&FILES, &["--search", "sobol", "--sets", "0"]), ["--sets is 0", "1 to 65536"]),
+        (with(&FILES, &["--sets", "9"]), ["--sets", "--search"]),
+        (with(&FILES, &["--digests", "x"]), ["--digests", "cannot be used with"]),
+        (vec!["tune", "--logits", "rows.npy"], ["--targets", "required"]),
+        (vec!["tune", "--digests", "notes.txt"], ["notes.txt: is no file of digests", "--logits"]),
+        (
+            vec!["tune", "--logits", "nans.npy", "--targets", "next.npy"],
+            ["none of the 40 rows has a token", "finite logits"],
+        ),
+        (vec!["digest", "--out", "x"], ["--logits and --targets", "needed"]),
+    ] {
+        // A flag of the axes is given once, and `digest` has none.
+        let own = args[0] != "tune" || FEW.iter().step_by(2).any(|flag| args.contains(flag));
+        let said = folder.error(&with(&args, if own { &[] } else { &FEW }));
+        assert!(parts.iter().all(|part| said.contains(part)), "{args:?}: {said}");
+    }
+    assert_eq!(std::fs::read_to_string(folder.path("notes.txt")).unwrap(), "milk\n");
+}
