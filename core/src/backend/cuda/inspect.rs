@@ -184,7 +184,7 @@ pub fn inspection(
             (Distribution::Raw, Some(stored)) => stored,
             _ => sampled.as_ref().ok_or("nothing was asked of it")?,
         };
-        logprobs.push(answer.say(of, asked, plan, outcome, drawn));
+        logprobs.push(answer.say(of, asked, plan, outcome, drawn)?);
     }
     let kept = match (asked.kept_ids_max, answers.kept) {
         (Some(most), Some(words)) if ok => Some(kept_ids(words, outcome.kept, most)),
@@ -231,11 +231,11 @@ impl Answer {
         plan: &Plan,
         outcome: &Outcome,
         draws: &[Draw],
-    ) -> Logprobs {
+    ) -> Result<Logprobs, String> {
         let Self { status, .. } = *self;
         if status != RowStatus::Ok {
             let entropy = Entropy::default();
-            return Logprobs { of, status, entropy, drawn: vec![], top: vec![], ids: vec![] };
+            return Ok(Logprobs { of, status, entropy, drawn: vec![], top: vec![], ids: vec![] });
         }
         let (kept, scale) = match of {
             Distribution::Raw => (u32::MAX, raw_scale()),
@@ -243,6 +243,13 @@ impl Answer {
             Distribution::Sampled => (outcome.kept, scale(plan)),
         };
         let sums = self.sums(of, plan, outcome);
+        if sums.mass == 0 {
+            let InspectOutcome { candidates, .. } = self.outcome;
+            return Err(format!(
+                "it returned no mass of the distribution {of} ({} kept of {candidates})",
+                outcome.kept
+            ));
+        }
         let max = f32::from_bits(self.outcome.max);
         let logprobs = logprob::Logprobs::new(max, scale, sums.mass);
         let say = |token, rank, logit| match rank {
@@ -257,14 +264,14 @@ impl Answer {
         };
         let (drawn, ids) = self.named.split_at(self.named.len() - asked.ids.len());
         let first = self.first.iter().zip(1..).take(kept as usize);
-        Logprobs {
+        Ok(Logprobs {
             of,
             status,
             entropy: Entropy(nats(sums.entropy())),
             drawn: draws.iter().map(|draw| draw.token).zip(drawn).map(named).collect(),
             top: first.map(|(token, rank)| say(token.word, rank, token.logit)).collect(),
             ids: asked.ids.iter().copied().zip(ids).map(named).collect(),
-        }
+        })
     }
 
     /// The sums over a distribution, which may be those of another.
