@@ -7,7 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 import logitd
+from logitd.llama_cpp import Drawn, generate
 from logitd.testing import assert_same_bits, replay
+from logitd.transformers import LogitsProcessor, custom_generate
 from tensors import DLPack
 
 x = np.zeros((2, 9), np.float16)
@@ -43,6 +45,9 @@ with logitd.Server("cpu", "--threads=1") as server:
         assert_type(buf, logitd.Staging)
         assert_type(client.sample(buf, seed=7), logitd.Results)
         buf.array[:] = x
+    custom_generate(sampler=client, temperature=0.8, seed=[7, 8])
+assert_type(LogitsProcessor(sampler=sampler, each_step=lambda ids: {"allowed_ids": [1]}).seeds, npt.NDArray[np.uint64])
+assert_type(list(generate(None, [1, 2], max_tokens=9, sampler=sampler, seed=7)), list[Drawn])
 
 
 async def work() -> None:
@@ -70,6 +75,8 @@ logitd.sample(x, temperature="0.7")  # type: ignore[arg-type]
 logitd.sample(x, banned_ids=5)  # type: ignore[arg-type]
 logitd.Client(plane="inline")  # type: ignore[call-arg]
 logitd.Client("unix:/x", plane="pigeon")  # type: ignore[arg-type]
+custom_generate(tempreature=0.7)  # type: ignore[call-arg]
+custom_generate(sampler=logitd.sample)  # type: ignore[arg-type]
 logitd.Sampler(isa="sse9")  # type: ignore[arg-type]
 logitd.sample(x, logprobs="rw")  # type: ignore[arg-type]
 logitd.Logprobs("rw")  # type: ignore[arg-type]
