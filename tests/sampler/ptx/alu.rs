@@ -137,7 +137,7 @@ pub fn arithmetic(name: &str, rest: &[&str]) -> Option<Op> {
             match (name, *ty) {
                 ("and", "pred") => Op::Binary(|a, b| a & b),
                 ("or", "pred") => Op::Binary(|a, b| a | b),
-                ("xor", "pred") => Op::Binary(|a, b| a ^ b),
+                ("xor", "pred") => Op::Binary(|a, b| u64::from((a != 0) != (b != 0))),
                 _ => Op::Binary(binary(name, ty)?),
             }
         }
@@ -160,7 +160,8 @@ pub fn arithmetic(name: &str, rest: &[&str]) -> Option<Op> {
         ("neg", ["s64"]) => Op::Unary(|a| a.wrapping_neg()),
         ("neg", ["s16"]) => Op::Unary(|a| u64::from((a as u16).wrapping_neg())),
         ("abs", ["s32"]) => Op::Unary(|a| u64::from((a as i32).unsigned_abs())),
-        ("not", ["pred"]) => Op::Unary(|a| a ^ 1),
+        // A predicate that is set to -1 is true.
+        ("not", ["pred"]) => Op::Unary(|a| u64::from(a == 0)),
         ("not", ["b16"]) => Op::Unary(|a| u64::from(!(a as u16))),
         ("not", ["b32"]) => Op::Unary(|a| u64::from(!(a as u32))),
         ("not", ["b64"]) => Op::Unary(|a| !a),
