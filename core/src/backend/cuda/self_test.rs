@@ -61,7 +61,8 @@ impl Question {
     /// About a row of so many tokens, adjusted and asked about by its index.
     fn new(dtype: Dtype, size: usize, logits: Vec<u8>, index: usize) -> Self {
         let asked = size <= ASKED_SIZE_MAX;
-        let adjustments = (asked && !index.is_multiple_of(3)).then(|| adjustments(size as u32, index));
+        let adjustments =
+            (asked && !index.is_multiple_of(3)).then(|| adjustments(size as u32, index));
         let inspect = (asked && !index.is_multiple_of(4)).then(|| inspect(size as u32, index));
         Self { dtype, logits, params: params(index), adjustments, inspect }
     }
