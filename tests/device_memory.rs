@@ -358,7 +358,7 @@ async fn quotas_name_their_flag_and_what_cannot_be_had_its_reason() {
     served.stop().await;
 
     // A device that has given all its memory to launches has none left, and goes on.
-    let variables = [("FAKE_CUDA_MEMORY", "36000000")];
+    let variables = [("FAKE_CUDA_MEMORY", "48000000")];
     let served = Served::start(&[], &variables).await;
     let said = served.refused(0, 40 << 20);
     assert!(said.contains("cuda:0: cuMemCreate of") && said.contains("OUT_OF_MEMORY"), "{said}");
