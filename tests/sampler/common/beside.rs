@@ -49,11 +49,13 @@ pub fn of_size(n: u32, dtype: Dtype, salt: usize) -> Vec<Case> {
     let penalties = ParamsSpec {
         repetition_penalty: 1.3,
         presence_penalty: 0.5,
-        frequency_penalty: 0.3,
+        // Of 24 bits, so that its multiples have to be rounded.
+        frequency_penalty: 0.1,
         ..specs[0]
     };
     let short = ParamsSpec { min_tokens: 5, ..penalties };
-    let history: Vec<u32> = (0..40).map(|i| i * 7919 % n).chain([0, n - 1, n / 2, 0]).collect();
+    let often = |i: u32| std::iter::repeat_n(i * 7919 % n, i as usize % 6 + 1);
+    let history: Vec<u32> = (0..40).flat_map(often).chain([0, n - 1, n / 2, 0]).collect();
     let biases = || [0, n / 2, n - 1].into_iter().map(|id| (id, 0.75 + id as f32 / 64.0));
     let mut once: Vec<(u32, f32)> = biases().collect();
     once.dedup_by_key(|(id, _)| *id);
