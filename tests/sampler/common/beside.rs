@@ -84,7 +84,7 @@ pub fn of_size(n: u32, dtype: Dtype, salt: usize) -> Vec<Case> {
             AdjustmentsSpec { allowed_bitmask: mask(0), ..none() },
         ),
         case("biases", 2, specs[3], AdjustmentsSpec { logit_bias: once.clone(), ..none() }),
-        case("penalties", 3, penalties, AdjustmentsSpec { output: history.clone(), ..none() }),
+        penalized(dtype, n, penalties, &history),
         // The stop tokens come back with their biases and penalties.
         case(
             "stop tokens alone",
@@ -126,6 +126,14 @@ pub fn of_size(n: u32, dtype: Dtype, salt: usize) -> Vec<Case> {
         cases.push(case.adjusted(lists).inspected(everything(4, n)));
     }
     cases
+}
+
+/// Logits that are near each other, so that the last bit of each counts.
+fn penalized(dtype: Dtype, n: u32, spec: ParamsSpec, history: &[u32]) -> Case {
+    let x: Vec<f32> = (0..n).map(|i| spread(i) / -16.0).collect();
+    let lists = AdjustmentsSpec { output: history.to_vec(), ..Default::default() };
+    let case = Case::values(&format!("penalties, {n} tokens"), dtype, &x, spec);
+    case.adjusted(lists).inspected(everything(5, n))
 }
 
 fn spread(i: u32) -> f32 {
