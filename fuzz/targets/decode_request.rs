@@ -242,6 +242,8 @@ fn seeds() -> Vec<Vec<u8>> {
         adjustments: vec![],
         row_stride: 0,
         on_invalid_row: 0,
+        columns: None,
+        return_columns: false,
     };
     let adjustments = api::Adjustments {
         allowed_bitmask: vec![0xfe, 0xff, 0xff, 0xff].into(),
