@@ -103,8 +103,8 @@ constexpr u32 NOT_SEEN = 0xffffffffu;
 struct AdjustDescriptor {
     u64 from;          // address of the stored row's token 0
     u64 to;            // address of the adjusted row's
-    u64 mask;          // u32[]: bit i % 32 of word i / 32 is 1 where token i stays as it is stored; 0: all do
-    u64 touches;       // Touch[touch_count + stop_count]: the last ones count where without them nothing is left
+    u64 mask;          // u32[]: bit i % 32 of word i / 32 is 1 where token i stays as it is stored
+    u64 touches;       // Touch[touch_count + stop_count], the first by ascending token; the last ones count where without them nothing is left
     u32 vocab_size;
     u32 from_dtype;
     u32 to_dtype;      // the same; or F32

@@ -2,7 +2,7 @@
 // tokens are banned and which are touched; what becomes of a logit is computed where it lies.
 //
 // A row is copied in one pass, -inf in place of what the mask bans. Then the touched tokens are written. Each block has
-// tokens of its own, and looks for them among all that are touched: these are few.
+// tokens of its own, and finds those that are touched by bisection.
 #pragma once
 #include "abi.cuh"
 #include "block.cuh"
@@ -86,6 +86,17 @@ template <class D> DEVICE void ban(Share<D>& share, u32 allowed) {
     }
 }
 
+// How many of the touched tokens come before this one.
+DEVICE u32 touches_before(const Touch* touches, u32 count, u32 token) {
+    u32 low = 0;
+    while (low < count) {
+        const u32 middle = (low + count) / 2;
+        if (touches[middle].token < token) low = middle + 1;
+        else count = middle;
+    }
+    return low;
+}
+
 template <class D> DEVICE void adjust_row(AdjustDescriptor* row, u32 block, u32 blocks, u32* shared) {
     const u32* mask = reinterpret_cast<const u32*>(row->mask);
     const Touch* touches = reinterpret_cast<const Touch*>(row->touches);
@@ -96,7 +107,7 @@ template <class D> DEVICE void adjust_row(AdjustDescriptor* row, u32 block, u32 
     const bool widens = row->to_dtype != row->from_dtype;
     bool there = false;
     for (u32 first = begin + thread_index() * SHARE; first < end; first += THREADS * SHARE) {
-        const u32 allowed = mask ? mask[first / 32] >> (first % 32) & 0xffu : 0xffu;
+        const u32 allowed = mask[first / 32] >> (first % 32) & 0xffu;
         if (to == from && allowed == 0xffu) continue;
         const u32 count = min(end - first, SHARE);
         Share<D> share = read_eight<D>(from, first, count);
@@ -117,9 +128,9 @@ template <class D> DEVICE void adjust_row(AdjustDescriptor* row, u32 block, u32 
     }
     // Touched tokens are written over what was copied.
     __syncthreads();
-    for (u32 i = thread_index(); i < row->touch_count; i += THREADS) {
+    const u32 touched_end = touches_before(touches, row->touch_count, end);
+    for (u32 i = touches_before(touches, row->touch_count, begin) + thread_index(); i < touched_end; i += THREADS) {
         const Touch touch = touches[i];
-        if (touch.token < begin || touch.token >= end) continue;
         const float x = stored_logit<D>(from, touch.token);
         there |= is_there(x);
         reinterpret_cast<float*>(to)[touch.token] = touched_logit(row, touch, x);

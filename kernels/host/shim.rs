@@ -6,7 +6,7 @@
 
 use logitd_core::backend::DeviceInfo;
 use logitd_core::backend::cuda::abi::{Batch, Probe};
-use logitd_core::backend::cuda::adjust::AdjustBatch;
+use logitd_core::backend::cuda::adjust::{AdjustBatch, SHARED_BYTES};
 use logitd_core::backend::cuda::driver::{Addresses, Driver, Launch};
 use logitd_core::backend::cuda::inspect::InspectBatch;
 use logitd_core::backend::cuda::launcher::Launcher;
@@ -273,7 +273,7 @@ impl Driver for ShimDriver {
         };
         let functions = Functions::of(self.options.build);
         if let Some(batch) = &launch.adjust {
-            run(functions.adjust, batch, &ShimLaunch { shared_bytes: 16, ..shim })?;
+            run(functions.adjust, batch, &ShimLaunch { shared_bytes: SHARED_BYTES, ..shim })?;
         }
         run(functions.sample, &launch.batch, &shim)?;
         let shared_bytes = launch.inspect_shared_bytes();

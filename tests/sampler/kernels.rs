@@ -224,15 +224,27 @@ fn rows_with_adjustments_and_questions() {
     }
 }
 
+/// Samples these on the shim by itself. Whether the processor had to help.
+fn is_helped(cases: &[Case]) -> bool {
+    let placed: Vec<_> = cases.iter().map(Case::place).collect();
+    let rows: Vec<_> = placed.iter().map(|place| place.row()).collect();
+    let mut shim = logitd_shim::open(shim_options(0));
+    shim.sample(&rows, &mut Results::default()).unwrap();
+    shim.has_used_host()
+}
+
 /// Nothing of a row is sampled by the processor instead where it fits; a row that does not fit is, with the same bits.
 #[test]
 fn a_row_that_does_not_fit_is_sampled_all_the_same() {
+    assert!(!is_helped(&beside::all()));
     let logits = Values::Model.logits(&mut Random::new(4, 4), Dtype::F32, VOCAB_SIZE_MAX, 1.0);
     let spec = ParamsSpec { top_k: 40, draws: 2, ..Default::default() };
     let lists = AdjustmentsSpec { logit_bias: vec![(5, 1.5)], ..Default::default() };
     let large = Case::new("8 MiB and more", Dtype::F32, logits, spec).adjusted(lists);
     let small = beside::all().swap_remove(40);
-    panel([shim_options(0)]).check(&[small.clone(), large, small]);
+    let cases = [small.clone(), large, small];
+    panel([shim_options(0)]).check(&cases);
+    assert!(is_helped(&cases));
 }
 
 /// Blocks of a team wait for each other; that a launch ends must not need all of them to fit.

@@ -6,7 +6,7 @@ use super::nvcc::Kernels;
 use super::program::Program;
 use logitd_core::backend::DeviceInfo;
 use logitd_core::backend::cuda::abi::{Batch, Probe};
-use logitd_core::backend::cuda::adjust::AdjustBatch;
+use logitd_core::backend::cuda::adjust::{self, AdjustBatch};
 use logitd_core::backend::cuda::driver::{Addresses, Driver, Launch};
 use logitd_core::backend::cuda::launcher::Launcher;
 use logitd_core::backend::cuda::plan::{Capacity, Kernel, Packing, Properties, Residency};
@@ -193,7 +193,12 @@ impl Driver for PtxDriver {
         let kernels = self.kernels.clone();
         if let Some(adjust) = &wanted.adjust {
             let blocks = adjust.row_count * adjust.row_blocks;
-            let geometry = Geometry { blocks, cluster: 1, dynamic_shared_bytes: 16, ..geometry };
+            let geometry = Geometry {
+                blocks,
+                cluster: 1,
+                dynamic_shared_bytes: adjust::SHARED_BYTES as usize,
+                ..geometry
+            };
             launch(&kernels.adjust, geometry, &bytes_of_adjust(adjust), &mut self.memory, seed)?;
         }
         let program = program(&kernels, self.options.kernel);

@@ -95,7 +95,7 @@ fn every_team_layout_and_way_of_reading_again() {
     }
 }
 
-/// Every third of them, so that each size and dtype comes up.
+/// Every fifth of them, so that each size and dtype comes up.
 #[test]
 fn rows_with_adjustments_and_questions() {
     let Some(nvcc) = nvcc_or_skip("rows_with_adjustments_and_questions") else { return };

@@ -10,12 +10,14 @@ use crate::adjustments::changes::{Buffers, Touch, changes_unseen};
 use crate::batch::{Dtype, Row};
 use crate::inspection::Distribution;
 use crate::params::Penalties;
-use std::mem::{offset_of, size_of};
+use std::mem::{offset_of, size_of, size_of_val};
 
 /// Tokens that a thread has in one turn.
 const SHARE: u32 = 8;
 /// Turns that a thread takes.
 const TURNS: u32 = 2;
+/// Shared memory of a block.
+pub const SHARED_BYTES: u32 = 16;
 
 /// A token that gets another logit, and what makes it from the stored one.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -53,9 +55,9 @@ pub struct AdjustDescriptor {
     pub from: u64,
     /// Of the adjusted row's; the same where nothing is touched and nobody asks about the stored row.
     pub to: u64,
-    /// Of a bitmask with a 1 for each token that stays as it is stored, or 0.
+    /// Of a bitmask with a 1 for each token that stays as it is stored.
     pub mask: u64,
-    /// Of the touched tokens, and of the stop tokens after them.
+    /// Of the touched tokens, by ascending id, and of the stop tokens after them.
     pub touches: u64,
     /// 1 to 2^20.
     pub vocab_size: u32,
@@ -133,7 +135,14 @@ impl Change {
         self.touches
             .extend(changes.touched().iter().chain(changes.stops()).map(TouchedToken::from));
         self.touch_count = changes.touched().len() as u32;
+        // Each block finds its own by bisection.
+        self.touches[..self.touch_count as usize].sort_unstable_by_key(|touch| touch.token);
         self.penalties = changes.penalties();
+    }
+
+    /// Bytes of it.
+    pub fn bytes(&self) -> usize {
+        size_of_val(&*self.mask) + size_of_val(&*self.touches)
     }
 
     /// Whether nothing is done.

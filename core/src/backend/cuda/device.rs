@@ -17,6 +17,7 @@ pub mod stopwatch;
 
 use super::Found;
 use super::abi::{Batch, Probe, RowDescriptor};
+use super::adjust;
 use super::context::{self, Context, HostMemory, check};
 use super::driver::{Addresses, Driver, Launch, Part};
 use super::kernels::{self, Loaded, Tier};
@@ -36,7 +37,7 @@ use std::time::Duration;
 const SLOTS: usize = 3;
 /// Draws of a launch. More than any request has by default.
 const DRAWS: usize = 1 << 16;
-/// Bytes of what is said beside tokens of the rows of a launch: the bitmasks of 256 rows of 131,072 tokens.
+/// Bytes of what is said beside tokens of the rows of a launch: the bitmasks of some 250 rows of 131,072 tokens.
 const ANSWER_BYTES: usize = 4 << 20;
 /// Rows of the most usual kind are of at most 2^18 tokens; longer ones go fewer a launch.
 const TILES_OF_USUAL_ROW: usize = (1 << 18) / TILE + 8;
@@ -343,7 +344,7 @@ impl CudaDriver {
         let grid = Grid {
             blocks: batch.row_count * batch.row_blocks,
             threads: self.properties.geometry.threads,
-            shared_bytes: 16,
+            shared_bytes: adjust::SHARED_BYTES,
             cluster_blocks: 1,
         };
         grid.launch(self.adjust, stream, &parameters)

@@ -111,6 +111,13 @@ pub struct InspectToken {
 
 const _: () = assert!(size_of::<InspectToken>() == 8);
 
+impl InspectToken {
+    /// Whether the row has such a token.
+    fn is_there(self) -> bool {
+        f32::from_bits(self.logit) > f32::NEG_INFINITY
+    }
+}
+
 /// What is asked of a row: of its logits as they are sampled, and of the stored ones where these are others. 0 is nothing.
 pub fn questions(asked: &Inspect, plan: &Plan, change: Option<&Change>) -> [u32; 2] {
     let of = |of: Distribution| asked.of[of as usize];
@@ -174,9 +181,14 @@ pub fn inspection(
     answers: Answers<'_>,
 ) -> Result<Inspection, String> {
     let ok = outcome.status == RowStatus::Ok;
-    let read =
-        |bytes: Option<&[u8]>| bytes.map(|bytes| Answer::read(row, asked, bytes)).transpose();
-    let (sampled, stored) = (read(answers.sampled)?, read(answers.stored)?);
+    let read = |bytes: Option<&[u8]>, tokens| {
+        bytes.map(|bytes| Answer::read(row, asked, bytes, tokens)).transpose()
+    };
+    // As in `questions`: the model's own distribution is asked of the stored logits, where these are others.
+    let of_others = asked.distributions().any(|of| of != Distribution::Raw);
+    let of_any = asked.distributions().next().is_some();
+    let sampled = read(answers.sampled, of_others || of_any && answers.stored.is_none())?;
+    let stored = read(answers.stored, true)?;
     let drawn = if ok { draws } else { &[] };
     let mut logprobs = Vec::new();
     for of in asked.distributions() {
@@ -187,7 +199,7 @@ pub fn inspection(
         logprobs.push(answer.say(of, asked, plan, outcome, drawn)?);
     }
     let kept = match (asked.kept_ids_max, answers.kept) {
-        (Some(most), Some(words)) if ok => Some(kept_ids(words, outcome.kept, most)),
+        (Some(most), Some(words)) if ok => Some(kept_ids(words, outcome.kept, most)?),
         _ => None,
     };
     Ok(Inspection { logprobs, kept })
@@ -204,15 +216,16 @@ struct Answer {
 }
 
 impl Answer {
-    fn read(row: &Row<'_>, asked: &Inspect, bytes: &[u8]) -> Result<Self, String> {
-        let (outcome, tokens) = bytes.split_at(size_of::<InspectOutcome>());
+    /// `tokens`: whether it was asked about tokens.
+    fn read(row: &Row<'_>, asked: &Inspect, bytes: &[u8], tokens: bool) -> Result<Self, String> {
+        let (outcome, all) = bytes.split_at(size_of::<InspectOutcome>());
         let outcome = read_outcome(outcome);
         let status = RowStatus::ALL.into_iter().find(|&s| s as u32 == outcome.status);
         let status = status.ok_or_else(|| {
             format!("it returned the status {}, which there is not", outcome.status)
         })?;
-        let (tokens, _) = tokens.as_chunks::<{ size_of::<InspectToken>() }>();
-        let (named, first) = tokens.split_at(tokens.len() - asked.top as usize);
+        let (all, _) = all.as_chunks::<{ size_of::<InspectToken>() }>();
+        let (named, first) = all.split_at(all.len() - asked.top as usize);
         let listed = if status == RowStatus::Ok { outcome.listed as usize } else { 0 };
         let first =
             first.get(..listed).ok_or("it returned more first tokens than were asked for")?;
@@ -221,7 +234,18 @@ impl Answer {
             return Err(format!("it returned token {} of {}", token.word, row.vocab_size()));
         }
         first.sort_unstable_by_key(|token| (!key32(f32::from_bits(token.logit)), token.word));
-        Ok(Self { outcome, status, named: named.iter().map(read_token).collect(), first })
+        let named: Vec<_> = named.iter().map(read_token).collect();
+        if status == RowStatus::Ok && tokens {
+            let wanted = asked.top.min(outcome.candidates) as usize;
+            if listed != wanted {
+                return Err(format!("it returned {listed} first tokens, of {wanted}"));
+            }
+            if let Some(token) = named.iter().find(|t| t.is_there() && t.word >= row.vocab_size()) {
+                let size = row.vocab_size();
+                return Err(format!("it returned the rank {} among {size} tokens", token.word));
+            }
+        }
+        Ok(Self { outcome, status, named, first })
     }
 
     fn say(
@@ -259,8 +283,7 @@ impl Answer {
             _ => TokenLogprob { token, rank: 0, logprob: f32::NEG_INFINITY },
         };
         let named = |(token, answer): (u32, &InspectToken)| {
-            let there = f32::from_bits(answer.logit) > f32::NEG_INFINITY;
-            say(token, if there { answer.word + 1 } else { 0 }, answer.logit)
+            say(token, if answer.is_there() { answer.word + 1 } else { 0 }, answer.logit)
         };
         let (drawn, ids) = self.named.split_at(self.named.len() - asked.ids.len());
         let first = self.first.iter().zip(1..).take(kept as usize);
@@ -292,17 +315,21 @@ impl Answer {
 }
 
 /// The kept tokens: their ids, or the bitmask of more than `most`.
-fn kept_ids(words: &[u8], kept: u32, most: u32) -> KeptIds {
+fn kept_ids(words: &[u8], kept: u32, most: u32) -> Result<KeptIds, String> {
     let (words, _) = words.as_chunks();
     let words = words.iter().map(|&word| u32::from_le_bytes(word));
+    let count: u32 = words.clone().map(u32::count_ones).sum();
+    if count != kept {
+        return Err(format!("it returned a bitmask of {count} tokens, of {kept} that are kept"));
+    }
     if kept > most {
-        return KeptIds::Bitmask(words.collect());
+        return Ok(KeptIds::Bitmask(words.collect()));
     }
     let ids_of = |(first, word): (usize, u32)| {
         let first = (first * WORD_TOKENS) as u32;
         (0..WORD_TOKENS as u32).filter(move |bit| word >> bit & 1 == 1).map(move |bit| first + bit)
     };
-    KeptIds::Ids(words.enumerate().flat_map(ids_of).collect())
+    Ok(KeptIds::Ids(words.enumerate().flat_map(ids_of).collect()))
 }
 
 fn read_outcome(bytes: &[u8]) -> InspectOutcome {

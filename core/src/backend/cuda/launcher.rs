@@ -4,7 +4,7 @@ use super::abi::{Batch, Plain, RowDescriptor, RowDraw, RowOutcome, bytes_of};
 use super::adjust::{AdjustBatch, Change};
 use super::driver::{Driver, Launch, Part};
 use super::inspect::{self, Answers, InspectBatch, InspectDescriptor};
-use super::plan::{Layout, Shape, answers_at, draws_at};
+use super::plan::{self, Layout, Shape, answers_at, draws_at};
 use crate::adjustments::changes;
 use crate::arithmetic::logprob::logprob;
 use crate::arithmetic::plan::Plan;
@@ -22,7 +22,8 @@ use std::time::{Duration, Instant};
 /// are copied into another slot, so that copying and computing overlap. A row that is lent and lies in the
 /// device's memory does not pass through the host's.
 ///
-/// A row whose adjustments and questions do not fit a launch is sampled by the processor, which has the same bits.
+/// A row that does not fit a launch with its adjustments and what is asked of it beside tokens is sampled by the
+/// processor, which has the same bits.
 pub struct Launcher<D> {
     driver: D,
     /// The device's id, by which lent rows know whether they lie there.
@@ -31,10 +32,13 @@ pub struct Launcher<D> {
     flights: VecDeque<Flight>,
     copy_time: Duration,
     buffers: changes::Buffers,
-    /// What is done to rows, as many as a batch had at most.
+    /// The adjustments of a launch's rows, worked out.
     changes: Vec<Change>,
+    /// How many of them count: none where no row has any.
+    changed: usize,
     /// One row, for a look at what it takes.
-    alone: Layout,
+    layout_alone: Layout,
+    change_alone: Change,
     /// Who samples rows that do not fit; nobody before there is one.
     host: Option<Cpu>,
     host_results: Results,
@@ -61,7 +65,9 @@ impl<D: Driver> Launcher<D> {
             copy_time: Duration::ZERO,
             buffers: changes::Buffers::default(),
             changes: vec![],
-            alone: Layout::default(),
+            changed: 0,
+            layout_alone: Layout::default(),
+            change_alone: Change::default(),
             host: None,
             host_results: Results::default(),
         }
@@ -77,41 +83,57 @@ impl<D: Driver> Launcher<D> {
         &mut self.driver
     }
 
+    /// Whether a row was sampled by the processor, because it did not fit a launch.
+    pub fn has_used_host(&self) -> bool {
+        self.host.is_some()
+    }
+
     /// Samples every row: on the device, but for those that do not fit.
     fn run_all(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), String> {
         let begun = Instant::now();
-        let mut changes = std::mem::take(&mut self.changes);
-        let changed = self.work_out(rows, &mut changes);
-        let mut is_large = |(i, row)| {
-            let change = changes[..changed].get(i..=i).unwrap_or_default();
-            self.is_too_large(row, change)
-        };
-        let some_are_large = rows.iter().enumerate().any(&mut is_large);
-        let large = some_are_large.then(|| rows.iter().enumerate().map(is_large).collect());
+        let large: Vec<bool> = rows.iter().map(|row| self.is_too_large(row)).collect();
         self.copy_time += begun.elapsed();
-        let ran = match large {
-            None => self.run(rows, &changes[..changed], results.slots()),
-            Some(large) => self.run_with_host(rows, large, &mut changes, results),
-        };
-        self.changes = changes;
-        ran
-    }
-
-    /// Works out what is done to rows. How many of the changes count: none where nothing is done to any row.
-    fn work_out(&mut self, rows: &[Row<'_>], changes: &mut Vec<Change>) -> usize {
-        if rows.iter().all(|row| row.adjustments().is_none()) {
-            return 0;
+        if large.contains(&true) {
+            self.run_with_host(rows, large, results)
+        } else {
+            self.run(rows, results.slots())
         }
-        changes.resize_with(changes.len().max(rows.len()), Change::default);
-        rows.iter().zip(&mut *changes).for_each(|(row, change)| change.set(row, &mut self.buffers));
-        rows.len()
     }
 
-    /// Whether a row does not fit a launch, which one without adjustments and questions always does.
-    fn is_too_large(&mut self, row: &Row<'_>, change: &[Change]) -> bool {
+    /// Works out the adjustments of the first of some rows: of no more than one launch may have, so that what is held
+    /// stays within its limits. How many rows that is.
+    fn work_out(&mut self, rows: &[Row<'_>]) -> usize {
+        self.changed = 0;
+        if rows.iter().all(|row| row.adjustments().is_none()) {
+            return rows.len();
+        }
+        let capacity = self.driver.capacity();
+        let mut bytes = 0;
+        for row in &rows[..rows.len().min(capacity.rows)] {
+            if self.changes.len() == self.changed {
+                self.changes.push(Change::default());
+            }
+            let change = &mut self.changes[self.changed];
+            change.set(row, &mut self.buffers);
+            self.changed += 1;
+            bytes += row.bytes() + change.bytes();
+            if bytes > capacity.input_bytes {
+                break;
+            }
+        }
+        self.changed
+    }
+
+    /// Whether a row with adjustments, or of which more than tokens is asked, does not fit a launch. Others always do.
+    fn is_too_large(&mut self, row: &Row<'_>) -> bool {
         let asks = row.adjustments().is_some() || row.inspect().is_some();
         let (capacity, packing) = (self.driver.capacity(), self.driver.properties().packing);
-        asks && !self.alone.fits_alone(row, change, capacity, packing)
+        if !asks || plan::surely_fits(row, capacity) {
+            return false;
+        }
+        self.change_alone.set(row, &mut self.buffers);
+        let change = std::slice::from_ref(&self.change_alone);
+        !self.layout_alone.fits_alone(row, change, capacity, packing)
     }
 
     /// Has the processor sample some rows. One that lies in the device's memory is copied to the host by whoever lent it.
@@ -119,7 +141,6 @@ impl<D: Driver> Launcher<D> {
         &mut self,
         rows: &[Row<'_>],
         large: Vec<bool>,
-        changes: &mut Vec<Change>,
         results: &mut Results,
     ) -> Result<(), String> {
         let of = |wanted: bool| {
@@ -130,9 +151,7 @@ impl<D: Driver> Launcher<D> {
         let slots = results.slots().zip(&large);
         let (host_slots, slots): (Vec<_>, Vec<_>) = slots.partition(|(_, large)| **large);
         if !launched.is_empty() {
-            let changed = self.work_out(&launched, changes);
-            let slots = slots.into_iter().map(|(slot, _)| slot);
-            self.run(&launched, &changes[..changed], slots)?;
+            self.run(&launched, slots.into_iter().map(|(slot, _)| slot))?;
         }
         let host = match &mut self.host {
             Some(host) => host,
@@ -153,7 +172,6 @@ impl<D: Driver> Launcher<D> {
     fn run<'r>(
         &mut self,
         rows: &[Row<'_>],
-        changes: &[Change],
         mut slots: impl Iterator<Item = Slot<'r>>,
     ) -> Result<(), String> {
         let mut next = 0;
@@ -162,8 +180,7 @@ impl<D: Driver> Launcher<D> {
             if self.flights.len() == self.layouts.len() {
                 self.land(rows, &mut slots)?;
             }
-            let changes = changes.get(next..).unwrap_or_default();
-            let taken = self.take_off(slot, &rows[next..], changes)?;
+            let taken = self.take_off(slot, &rows[next..])?;
             self.flights.push_back(Flight { slot, rows: next..next + taken });
             next += taken;
             slot = (slot + 1) % self.layouts.len();
@@ -175,13 +192,8 @@ impl<D: Driver> Launcher<D> {
     }
 
     /// Starts a launch of as many rows as fit.
-    fn take_off(
-        &mut self,
-        slot: usize,
-        rows: &[Row<'_>],
-        changes: &[Change],
-    ) -> Result<usize, String> {
-        let launch = self.prepare_changed(slot, rows, changes);
+    fn take_off(&mut self, slot: usize, rows: &[Row<'_>]) -> Result<usize, String> {
+        let launch = self.prepare(slot, rows);
         self.driver.start(slot, &launch)?;
         Ok(launch.batch.row_count as usize)
     }
@@ -196,16 +208,10 @@ impl<D: Driver> Launcher<D> {
 
     /// Lays out as many rows as fit in a slot that is free, without starting the launch.
     pub fn prepare(&mut self, slot: usize, rows: &[Row<'_>]) -> Launch {
-        let mut changes = std::mem::take(&mut self.changes);
-        let changed = self.work_out(rows, &mut changes);
-        let launch = self.prepare_changed(slot, rows, &changes[..changed]);
-        self.changes = changes;
-        launch
-    }
-
-    fn prepare_changed(&mut self, slot: usize, rows: &[Row<'_>], changes: &[Change]) -> Launch {
         let properties = *self.driver.properties();
         let begun = Instant::now();
+        let rows = &rows[..self.work_out(rows)];
+        let changes = &self.changes[..self.changed];
         let addresses = self.driver.addresses(slot);
         let layout = &mut self.layouts[slot];
         let taken = layout.fill(rows, changes, self.driver.capacity(), properties.packing);

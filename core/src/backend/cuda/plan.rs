@@ -264,8 +264,12 @@ impl Layout {
                 && answer_end <= capacity.answer_bytes
                 && draws <= capacity.draws
                 && tiles * (self.logits_at.len() + 1) <= capacity.tiles;
-            if !fits && !self.logits_at.is_empty() {
+            if !fits && i > 0 {
                 break;
+            }
+            if !fits && rows.len() > 1 {
+                // There may be room without the descriptors of others.
+                return self.fill(&rows[..1], changes, capacity, packing);
             }
             self.logits_at.push(start);
             self.ids_at.push(ids_at);
@@ -320,6 +324,20 @@ impl Layout {
         self.fill(std::slice::from_ref(row), change, capacity, packing);
         self.input_bytes <= capacity.input_bytes && self.answer_bytes <= capacity.answer_bytes
     }
+}
+
+/// Whether a row fits a launch alone whatever its adjustments are, by what a token takes at most: its logit and its id,
+/// a bit of the mask, its change, its new logit; and by the most that is said of it.
+pub fn surely_fits(row: &Row<'_>, capacity: &Capacity) -> bool {
+    let of_token = 2 * size_of::<f32>() + size_of::<u32>() + 1 + size_of::<TouchedToken>();
+    let (asked, said) = row.inspect().map_or((0, 0), |asked| {
+        let each = inspect::answer_bytes(asked, row.params().draws() as usize);
+        (size_of_val(&*asked.ids), 2 * each + inspect::kept_bytes(row.vocab_size()))
+    });
+    let few = size_of::<RowDescriptor>() + size_of::<AdjustDescriptor>();
+    let few = few + 2 * size_of::<InspectDescriptor>() + 8 * PART_ALIGN;
+    row.vocab_size() as usize * of_token + asked + few <= capacity.input_bytes
+        && said + size_of::<u64>() <= capacity.answer_bytes
 }
 
 /// Makes room for a row's change behind it, and for the adjusted row behind all others that are made.
@@ -470,6 +488,7 @@ pub fn answers_at(rows: usize, draws: usize) -> usize {
 mod tests {
     use super::*;
     use crate::batch::Dtype;
+    use crate::inspection::Inspect;
     use crate::params::{ParamsSpec, SamplingParams};
 
     const GEOMETRY: Geometry = Geometry {
@@ -521,6 +540,30 @@ mod tests {
         let mut layout = Layout::default();
         assert_eq!(layout.fill(&rows, &[], &CAPACITY, Packing::Aligned), rows.len());
         Shape::choose(&layout, device)
+    }
+
+    /// A row that fits alone has all the room, whatever the descriptors of those behind it would take.
+    #[test]
+    fn a_launch_is_within_its_room_wherever_a_row_that_just_fits_comes() {
+        let (kept_ids_max, ids, of) = (Some(0), [].into(), [true; 3]);
+        let asked = Inspect { of, top: 1, ids, kept_ids_max };
+        let capacity = Capacity { input_bytes: 64 << 10, ..CAPACITY };
+        let logits = vec![0; capacity.input_bytes];
+        let row = |bytes| Row::new(Dtype::F16, &logits[..bytes], params(50, 1)).unwrap();
+        let largest = (1..).map(|n| row(capacity.input_bytes - 2 * n).with_inspect(Some(&asked)));
+        let mut layout = Layout::default();
+        let fits = |row: &Row<'_>| layout.fits_alone(row, &[], &capacity, Packing::Aligned);
+        let largest = largest.into_iter().find(fits).unwrap();
+        let small = row(2).with_inspect(Some(&asked));
+        for place in [0, 1, 40] {
+            let mut rows = vec![small; 200];
+            rows[place] = largest;
+            let mut at = 0;
+            while at < rows.len() {
+                at += layout.fill(&rows[at..], &[], &capacity, Packing::Aligned);
+                assert!(layout.input_bytes <= capacity.input_bytes, "{place}, up to row {at}");
+            }
+        }
     }
 
     #[test]

@@ -106,6 +106,8 @@ impl CudaDriver {
         assert!(launch.has_its_input());
         assert!(launch.output_bytes <= self.capacity.output_bytes());
         assert_eq!(launch.batch.rows, slot.input, "prepared in slot 0");
+        let more = launch.adjust.is_some() || launch.inspect.iter().any(Option::is_some);
+        assert!(!more, "the sampling kernel alone is timed");
         self.context.bind()?;
         let stream = slot.stream;
         let [a, b, c, d, e, f] = stopwatch.events;
