@@ -74,8 +74,8 @@ def check(sample, row, case):
         assert p[token] >= p[kept[-1]] * (1 - 1e-3), (token, p[token], p[kept[-1]])
 
 
-def print_time(case, peer, version, microseconds):
-    line = dict(case=case.name, peer=peer, version=version, threads=1, rows=ROWS, vocab_size=VOCAB_SIZE)
+def print_time(case, peer, version, microseconds, rows=ROWS):
+    line = dict(case=case.name, peer=peer, version=version, threads=1, rows=rows, vocab_size=VOCAB_SIZE)
     print(json.dumps(line | dict(cached=False, us_per_row=round(microseconds, 1))), flush=True)
 
 
@@ -89,13 +89,14 @@ def time_peer(sample, rows, case):
     return statistics.median(times)
 
 
-def time_logitd(binary, logits, case):
-    """The bench of the binary, on its rows out of cache: 256 of them."""
+def print_logitd(binary, logits, case):
+    """The bench of the binary, on its own number of rows out of cache."""
+    version = subprocess.run([binary, "--version"], check=True, capture_output=True, text=True).stdout
     command = [binary, "bench", "--json", "--threads", "1", "--case", case.name, "--logits", logits]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     for line in map(json.loads, out.splitlines()):
         if line["vocab_size"] == VOCAB_SIZE and not line["cached"]:
-            return line["us_per_row"]
+            return print_time(case, "logitd", version.split()[1], line["us_per_row"], line["rows"])
     raise RuntimeError(f"{binary} has not timed {case.name}: {out}")
 
 
@@ -120,7 +121,7 @@ def main():
             continue
         rows = rows_by_values[case.values]
         if args.logitd:
-            print_time(case, "logitd", "", time_logitd(args.logitd, args.logits, case))
+            print_logitd(args.logitd, args.logits, case)
         for peer, version, sample in peers:
             try:
                 check(sample, rows[0], case)

@@ -47,6 +47,18 @@ class NoWay(Exception):
     """The library offers nothing that does this case."""
 
 
+def masked(scores, case):
+    """Applies a mask to scores of torch in place, as the users of grammars do."""
+    try:
+        import torch
+        import xgrammar
+    except ImportError:
+        raise NoWay("the mask is applied by xgrammar, which is missing") from None
+    bitmask = torch.from_numpy(case.bitmask(scores.shape[-1]).view(np.int32))
+    xgrammar.apply_token_bitmask_inplace(scores, bitmask[None])
+    return scores
+
+
 def with_numpy():
     random = np.random.default_rng(1)
 
@@ -58,6 +70,7 @@ def with_numpy():
             bits = np.unpackbits(case.bitmask(len(row)).view(np.uint8), bitorder="little")
             x = np.where(bits[: len(row)], x, np.float32("-inf"))
         if case.biases:
+            x = x.copy()
             bias = case.bias(len(row))
             x[list(bias)] += np.array(list(bias.values()), np.float32)
         x = x / np.float32(case.temperature)
@@ -95,15 +108,6 @@ def with_torch():
 
     torch.set_num_threads(1)
 
-    def masked(x, case):
-        try:
-            import xgrammar
-        except ImportError:
-            raise NoWay("the mask is applied by xgrammar, which is missing") from None
-        bitmask = torch.from_numpy(case.bitmask(x.shape[-1]).view(np.int32))
-        xgrammar.apply_token_bitmask_inplace(x[None], bitmask[None])
-        return x
-
     @torch.inference_mode()
     def sample(row, case):
         x = torch.from_numpy(row)
@@ -112,8 +116,9 @@ def with_torch():
         raw, ids = x.float(), None
         x = raw
         if case.mask:
-            x = masked(raw.clone(), case)
+            x = masked(raw.clone()[None], case)[0]
         if case.biases:
+            x = raw.clone() if x is raw else x
             bias = case.bias(len(row))
             x.index_add_(0, torch.tensor(list(bias)), torch.tensor(list(bias.values())))
         x = x / case.temperature
@@ -150,21 +155,11 @@ def with_transformers():
     torch.set_num_threads(1)
     no_ids = torch.zeros((1, 0), dtype=torch.long)
 
-    def mask(case):
-        import xgrammar
-
-        def apply(_, scores):
-            bitmask = torch.from_numpy(case.bitmask(scores.shape[-1]).view(np.int32))
-            xgrammar.apply_token_bitmask_inplace(scores, bitmask[None])
-            return scores
-
-        return apply
-
     @functools.cache
     def chain(case, vocab_size):
         made = processors.LogitsProcessorList()
         if case.mask:
-            made.append(mask(case))
+            made.append(lambda _, scores: masked(scores, case))
         if case.biases:
             bias = case.bias(vocab_size)
             made.append(processors.SequenceBiasLogitsProcessor([[[token], value] for token, value in bias.items()]))

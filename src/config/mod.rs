@@ -129,8 +129,8 @@ pub struct CudaConfig {
     #[arg(long, value_name = "N", env = "LOGITD_CUDA_LAUNCH_ROWS_MAX", default_value = "256", value_parser = count)]
     pub cuda_launch_rows_max: usize,
 
-    /// Bytes of logits in one launch: three times as much is taken of each device's memory, and of the
-    /// host's as pinned memory
+    /// Bytes of logits and adjustments in one launch: three times as much, and 12 MiB for log-probabilities
+    /// and kept ids, is taken of each device's memory, and of the host's as pinned memory
     #[arg(long, value_name = "BYTES", env = "LOGITD_CUDA_LAUNCH_BYTES_MAX", default_value = "32MiB", value_parser = bytes)]
     pub cuda_launch_bytes_max: usize,
 
