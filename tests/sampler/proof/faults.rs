@@ -153,7 +153,12 @@ const EDITS: &[(&str, &[Edit])] = &[
                 "of.outcome->term[which] = term;",
                 Any,
             ),
-            ("kept ties end before their last", "id <= cut.id", "id < cut.id", Bits),
+            (
+                "kept ties end before their last",
+                "id <= cut.id",
+                "id < cut.id",
+                Report("a bitmask of 0 tokens, of 1 that are kept"),
+            ),
             ("a token of the row before", "token < work.row->vocab_size", "true", POISON),
         ],
     ),
