@@ -200,7 +200,7 @@ KERNEL __launch_bounds__(THREADS, RESIDENT_BLOCKS_MIN) logitd_sample_cluster(Bat
 KERNEL __launch_bounds__(THREADS, RESIDENT_BLOCKS_MIN) logitd_sample_grid(Batch batch) { sample_batch<false>(batch); }
 
 // Makes the rows that are sampled of those that are stored: `row_blocks` blocks to each.
-KERNEL __launch_bounds__(THREADS) logitd_adjust(AdjustBatch batch) {
+KERNEL __launch_bounds__(THREADS, RESIDENT_BLOCKS_MIN) logitd_adjust(AdjustBatch batch) {
     AdjustDescriptor* row = reinterpret_cast<AdjustDescriptor*>(batch.rows) + blockIdx.x / batch.row_blocks;
     const u32 block = blockIdx.x % batch.row_blocks;
     u32* shared = reinterpret_cast<u32*>(dynamic_shared());
