@@ -4,6 +4,8 @@ import asyncio
 import gc
 import os
 import re
+import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Coroutine
@@ -14,6 +16,7 @@ import pytest
 
 import logitd
 from logitd import AsyncClient, errors
+from logitd._native import AsyncConnection
 from logitd.testing import assert_same_bits, logitd_server
 
 __all__ = ["logitd_server"]
@@ -167,6 +170,34 @@ def test_a_loop_that_ends_leaves_its_calls(logitd_server: logitd.Server) -> None
     asyncio.run(leave())
     del client
     gc.collect()
+
+
+def test_a_client_may_end_in_any_thread_and_calls_may_begin_there(logitd_server: logitd.Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A client whose memory has been used, so that it has every kind of thread.
+    clients = [logitd.Client(logitd_server.target, plane=plane) for plane in ("direct", "inline")]
+    for client in clients:
+        client.sample(X, **RULES)
+    other = logitd.Client(logitd_server.target)
+    unraisable: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    found: list[Any] = []
+    told = threading.Event()
+
+    def done(value: Any, error: BaseException | None) -> None:
+        # What the collector does where it happens to run: here, in a thread of the connection.
+        found.append(threading.current_thread() is not threading.main_thread())
+        clients.clear()
+        try:
+            found.append(other.sample(X, **RULES))
+        except BaseException as raised:
+            found.append(raised)
+        told.set()
+
+    del client
+    AsyncConnection(logitd_server.target).info(done)
+    assert told.wait(60)
+    assert found[0] and not unraisable, unraisable
+    assert_same_bits(found[1], logitd.sample(X, **RULES))
 
 
 def test_memory_is_staged(logitd_server: logitd.Server) -> None:

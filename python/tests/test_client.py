@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -237,6 +238,22 @@ def test_a_call_has_a_deadline() -> None:
         with pytest.raises(errors.DeadlineExceeded) as raised:
             logitd.Client(f"127.0.0.1:{silent.getsockname()[1]}", timeout=0.2)
     assert isinstance(raised.value, TimeoutError)
+
+
+@pytest.mark.parametrize("plane", ["inline", "shared_memory", "direct"])
+def test_a_handler_of_a_signal_may_make_calls(plane: Any) -> None:
+    found: list[logitd.Results] = []
+    with logitd.Server("reference") as server:
+        client = logitd.Client(server.target, plane=plane)
+        before = signal.signal(signal.SIGALRM, lambda *_: found.append(client.sample(X[0], seed=7)))
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            # Most of a second for the slowest sampler there is.
+            client.sample(X[:3], draw_rule="race", draws=1000, seed=1)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+    assert_same_bits(found[0], logitd.sample(X[0], seed=7))
 
 
 def test_tokens(tmp_path: pathlib.Path) -> None:

@@ -1,6 +1,6 @@
 //! Calls that an event loop of asyncio goes on beside.
 
-use super::caller::runtime;
+use super::driver::Driver;
 use super::options::Options;
 use super::planes::{Link, Plane, Staged, Target};
 use super::pool::{Lease, Memory};
@@ -10,12 +10,10 @@ use crate::call::{Asked, Call};
 use crate::results::Results;
 use logitd_client::Error;
 use logitd_client::api::{GetInfoResponse, SampleRequest, SampleResponse, SlotRef};
-use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::future::Future;
 use std::sync::Arc;
-use tokio::runtime::Runtime;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit};
 use tokio::task::AbortHandle;
 
@@ -23,8 +21,8 @@ use tokio::task::AbortHandle;
 /// `done(value, error)` there, one of them None.
 #[pyclass(frozen, module = "logitd")]
 pub struct AsyncConnection {
-    /// Taken when this goes: nobody waits for calls that nobody waits for.
-    runtime: Option<Runtime>,
+    /// Its end waits for nothing: nobody waits for its calls any more.
+    runtime: Driver,
     link: Arc<Lazy>,
 }
 
@@ -63,10 +61,10 @@ enum Source {
 impl AsyncConnection {
     #[new]
     #[pyo3(signature = (target, **options))]
-    fn new(target: String, options: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+    fn new(py: Python<'_>, target: String, options: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         let target = Options::of(options)?.target(target)?;
-        let runtime = runtime().map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
-        Ok(Self { runtime: Some(runtime), link: Arc::new(Lazy { target, link: OnceCell::new() }) })
+        let runtime = Driver::with_a_thread().map_err(|error| errors::raise(py, &error))?;
+        Ok(Self { runtime, link: Arc::new(Lazy { target, link: OnceCell::new() }) })
     }
 
     /// Begins to sample. What `x` has is taken before this returns.
@@ -115,7 +113,7 @@ impl AsyncConnection {
     fn staging(&self, py: Python<'_>, shape: (usize, usize), dtype: &str) -> PyResult<Staging> {
         let shape = Shape::of(shape, dtype)?;
         let made = py.detach(|| -> Result<Arc<Lease>, Error> {
-            let link = self.runtime().block_on(self.link.link())?;
+            let link = self.runtime.block_on(self.link.link())?;
             lease(link, shape.bytes())
         });
         made.map(|lease| Staging::new(lease, shape)).map_err(|error| errors::raise(py, &error))
@@ -123,20 +121,15 @@ impl AsyncConnection {
 }
 
 impl AsyncConnection {
-    fn runtime(&self) -> &Runtime {
-        self.runtime.as_ref().expect("there until this goes")
-    }
-
     fn begin<T: Send + 'static>(
         &self,
         call: impl Future<Output = Result<T, Error>> + Send + 'static,
         value: impl FnOnce(Python<'_>, T) -> PyResult<Py<PyAny>> + Send + 'static,
         done: Py<PyAny>,
     ) -> Task {
-        let task = self.runtime().spawn(async move {
+        let task = self.runtime.spawn(async move {
             let found = call.await;
-            // An interpreter that ends wants no answer.
-            let _ = Python::try_attach(|py| {
+            let tell = |py: Python<'_>| {
                 let made = match found {
                     Ok(found) => value(py, found),
                     Err(error) => Err(errors::raise(py, &error)),
@@ -148,17 +141,12 @@ impl AsyncConnection {
                 // The event loop may be closed by now: then nobody waits.
                 drop(told);
                 drop(done);
-            });
+            };
+            // Python runs outside of the runtime: whatever its collector ends here may wait, and make calls. An
+            // interpreter that ends wants no answer.
+            tokio::task::block_in_place(|| Python::try_attach(tell));
         });
         Task(task.abort_handle())
-    }
-}
-
-impl Drop for AsyncConnection {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
     }
 }
 

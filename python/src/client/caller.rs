@@ -1,5 +1,6 @@
 //! Calls that the caller waits for.
 
+use super::driver::Driver;
 use super::planes::{Link, Plane, Staged, Target};
 use super::pool::Memory;
 use logitd_client::Error;
@@ -26,13 +27,13 @@ impl From<Error> for Failure {
 
 /// A connection, with the threads that keep it alive between calls.
 pub struct Caller {
-    pub runtime: Runtime,
+    pub runtime: Driver,
     pub link: Link,
 }
 
 impl Caller {
     pub fn connect(target: Target) -> Result<Self, Failure> {
-        let runtime = runtime()?;
+        let runtime = Driver::with_a_thread()?;
         let link = wait(&runtime, Link::connect(target))?;
         Ok(Self { runtime, link })
     }
@@ -101,39 +102,26 @@ impl Caller {
         }
         let driver = match driver {
             Some(driver) => driver,
-            None => {
-                let made = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                driver.insert(made.map_err(|error| Error::Target(error.to_string()))?)
-            }
+            None => driver.insert(Driver::of_the_caller()?),
         };
         wait(driver, self.link.call(plane, direct, request))
     }
 }
 
-/// The thread of a connection.
-pub fn runtime() -> Result<Runtime, Error> {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .thread_name("logitd-client")
-        .enable_all()
-        .build()
-        .map_err(|error| Error::Target(error.to_string()))
-}
-
 /// Waits for a call, and for Ctrl-C.
+///
+/// Handlers of signals are run between two turns of the runtime: they may make calls of their own, which no turn allows.
 pub fn wait<T>(
     runtime: &Runtime,
     call: impl Future<Output = Result<T, Error>>,
 ) -> Result<T, Failure> {
-    runtime.block_on(async {
-        let mut call = std::pin::pin!(call);
-        loop {
-            tokio::select! {
-                answer = &mut call => return answer.map_err(Failure::Client),
-                () = tokio::time::sleep(SIGNALS_EVERY) => {
-                    Python::attach(|py| py.check_signals()).map_err(Failure::Python)?;
-                }
-            }
+    let mut call = std::pin::pin!(call);
+    loop {
+        // The timer begins within the runtime, which it needs.
+        let turn = async { tokio::time::timeout(SIGNALS_EVERY, &mut call).await };
+        match runtime.block_on(turn) {
+            Ok(answer) => return answer.map_err(Failure::Client),
+            Err(_) => Python::attach(|py| py.check_signals()).map_err(Failure::Python)?,
         }
-    })
+    }
 }

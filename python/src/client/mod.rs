@@ -2,6 +2,7 @@
 
 mod aio;
 mod caller;
+mod driver;
 mod errors;
 mod messages;
 mod options;

@@ -1,10 +1,10 @@
 //! Memory that is shared with the server, kept from call to call, and what is lent of it to be written.
 
+use super::driver::Driver;
 use logitd_client::api::SlotRef;
 use logitd_client::{Direct, Region};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
 /// Memory has at least this much room, so that a growing batch does not have it made anew each time.
@@ -17,7 +17,7 @@ pub struct Memory {
     pub direct: Option<Direct>,
     /// What drives that connection, where whoever calls does, so that a call wakes no other thread. Before what it drives
     /// is gone, it is not.
-    pub driver: Option<Runtime>,
+    pub driver: Option<Driver>,
     pub region: Region,
     pub bytes: usize,
 }
