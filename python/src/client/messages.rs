@@ -177,7 +177,7 @@ pub fn table(response: api::SampleResponse, asked: &Asked) -> PyResult<Table> {
         None => of_messages(response.rows, asked),
     };
     table.ok_or_else(|| {
-        let said = "the server's answer has other rows, or statuses that are not known here";
+        let said = "the server's answer has other rows, statuses that are not known here, or tokens that there are not";
         PyRuntimeError::new_err(said)
     })
 }
@@ -266,16 +266,30 @@ fn inspection(row: api::RowResult, asked: &Asked) -> Option<Option<Box<Inspectio
     if asked.inspect.is_none() {
         return Some(None);
     }
-    let (words, _) = row.kept_bitmask.as_chunks();
-    let kept = match (row.kept_ids.is_empty(), words.is_empty()) {
+    let kept = match (row.kept_ids.is_empty(), row.kept_bitmask.is_empty()) {
         (true, true) => None,
-        (false, _) => Some(KeptIds::Ids(row.kept_ids)),
-        (true, false) => {
-            Some(KeptIds::Bitmask(words.iter().map(|word| u32::from_le_bytes(*word)).collect()))
-        }
+        (false, _) => Some(kept_ids(row.kept_ids, asked.vocab_size)?),
+        (true, false) => Some(kept_bitmask(&row.kept_bitmask, asked.vocab_size)?),
     };
     let logprobs = row.logprobs.into_iter().map(logprobs).collect::<Option<_>>()?;
     Some(Some(Box::new(Inspection { logprobs, kept })))
+}
+
+/// If there are such tokens.
+fn kept_ids(ids: Vec<u32>, vocab_size: u32) -> Option<KeptIds> {
+    ids.iter().all(|id| *id < vocab_size).then_some(KeptIds::Ids(ids))
+}
+
+/// If it has a bit for each token, and no other is set.
+fn kept_bitmask(bytes: &[u8], vocab_size: u32) -> Option<KeptIds> {
+    let (words, rest) = bytes.as_chunks();
+    let words: Vec<u32> = words.iter().map(|word| u32::from_le_bytes(*word)).collect();
+    let is_whole = rest.is_empty() && words.len() == vocab_size.div_ceil(32) as usize;
+    let beyond = match vocab_size % 32 {
+        0 => 0,
+        bits => words.last()? >> bits,
+    };
+    (is_whole && beyond == 0).then_some(KeptIds::Bitmask(words))
 }
 
 fn logprobs(found: api::LogprobsResult) -> Option<Logprobs> {
