@@ -33,6 +33,14 @@ pub struct Distribution {
 /// A token where there is none.
 const NONE: Entry = Entry { token: NO_TOKEN, rank: 0, logprob: f32::NAN };
 
+/// A list of each row, and how many columns it has where that does not follow from the lists.
+type List = (fn(&Logprobs) -> &[TokenLogprob], Option<usize>);
+
+/// The first tokens.
+const TOP: List = (|found| &found.top, None);
+/// Those that were named.
+const IDS: List = (|found| &found.ids, None);
+
 #[derive(Clone, Copy)]
 struct Entry {
     token: i64,
@@ -80,15 +88,25 @@ impl Distribution {
         })
     }
 
-    /// The lists of all rows, each as long as the longest.
-    fn columns(&self, list: fn(&Logprobs) -> &[TokenLogprob]) -> (usize, Vec<Entry>) {
+    /// The lists of all rows, each of so many columns; without a number, each as long as the longest.
+    fn columns(
+        &self,
+        list: fn(&Logprobs) -> &[TokenLogprob],
+        columns: Option<usize>,
+    ) -> (usize, Vec<Entry>) {
         let lists = || self.rows().map(|row| row.map_or(&[][..], list));
-        let columns = lists().map(<[_]>::len).max().unwrap_or(0);
+        let longest = || lists().map(<[_]>::len).max().unwrap_or(0);
+        let columns = columns.unwrap_or_else(longest);
         let padded = |list: &[TokenLogprob]| -> Vec<Entry> {
             let entries = list.iter().map(Entry::from);
             entries.chain(std::iter::repeat(NONE)).take(columns).collect()
         };
         (columns, lists().flat_map(padded).collect())
+    }
+
+    /// What was drawn: as many columns as the results have, whatever was asked of which row.
+    fn drawn(&self) -> List {
+        (|found| &found.drawn, Some(self.table.draws))
     }
 
     fn first(&self) -> impl Iterator<Item = Entry> {
@@ -101,13 +119,13 @@ impl Distribution {
         py: Python<'py>,
         place: &Array,
         dtype: &str,
-        list: fn(&Logprobs) -> &[TokenLogprob],
+        (list, columns): List,
         bytes: fn(Entry) -> [u8; N],
     ) -> PyResult<Bound<'py, PyAny>> {
         if let Some(made) = place.get(py) {
             return Ok(made.bind(py).clone());
         }
-        let (columns, entries) = self.columns(list);
+        let (columns, entries) = self.columns(list, columns);
         let made = array(py, &Array::new(), dtype, entries.into_iter().map(bytes))?;
         let made = by_rows(made, self.table.rows.len(), columns)?;
         Ok(place.get_or_init(py, || made.unbind()).bind(py).clone())
@@ -149,52 +167,42 @@ impl Distribution {
     /// The logprobs of every draw: `[rows, draws]`, as `Results.draws` has them. float32.
     #[getter]
     fn draw_logprobs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.listed(py, &self.draw_logprobs, "float32", drawn, |entry| entry.logprob.to_ne_bytes())
+        self.listed(py, &self.draw_logprobs, "float32", self.drawn(), |entry| {
+            entry.logprob.to_ne_bytes()
+        })
     }
 
     /// The ranks of every draw: `[rows, draws]`. uint32.
     #[getter]
     fn draw_ranks<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.listed(py, &self.draw_ranks, "uint32", drawn, |entry| entry.rank.to_ne_bytes())
+        self.listed(py, &self.draw_ranks, "uint32", self.drawn(), |entry| entry.rank.to_ne_bytes())
     }
 
     /// The first tokens of each row, most likely first: `[rows, top]`. int64.
     #[getter]
     fn top_tokens<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.listed(py, &self.top_tokens, "int64", top, |entry| entry.token.to_ne_bytes())
+        self.listed(py, &self.top_tokens, "int64", TOP, |entry| entry.token.to_ne_bytes())
     }
 
     /// Their logprobs: `[rows, top]`. float32.
     #[getter]
     fn top_logprobs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.listed(py, &self.top_logprobs, "float32", top, |entry| entry.logprob.to_ne_bytes())
+        self.listed(py, &self.top_logprobs, "float32", TOP, |entry| entry.logprob.to_ne_bytes())
     }
 
     /// The logprobs of the tokens that were asked for by `ids`, in that order: `[rows, ids]`. float32.
     #[getter]
     fn id_logprobs<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.listed(py, &self.id_logprobs, "float32", ids, |entry| entry.logprob.to_ne_bytes())
+        self.listed(py, &self.id_logprobs, "float32", IDS, |entry| entry.logprob.to_ne_bytes())
     }
 
     /// The ranks of these: `[rows, ids]`. uint32.
     #[getter]
     fn id_ranks<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        self.listed(py, &self.id_ranks, "uint32", ids, |entry| entry.rank.to_ne_bytes())
+        self.listed(py, &self.id_ranks, "uint32", IDS, |entry| entry.rank.to_ne_bytes())
     }
 
     fn __repr__(&self) -> String {
         format!("Distribution({:?}, rows={})", self.of.name(), self.table.rows.len())
     }
-}
-
-fn drawn(found: &Logprobs) -> &[TokenLogprob] {
-    &found.drawn
-}
-
-fn top(found: &Logprobs) -> &[TokenLogprob] {
-    &found.top
-}
-
-fn ids(found: &Logprobs) -> &[TokenLogprob] {
-    &found.ids
 }

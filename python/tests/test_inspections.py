@@ -73,7 +73,16 @@ def test_many_kept_tokens_are_told_in_both_forms() -> None:
 def test_rows_without_a_token_have_their_raw_distribution() -> None:
     results = logitd.sample(X[:1], allowed_ids=[1], banned_ids=[1], logprobs=["raw"], return_kept=True)
     assert results.tokens.tolist() == [-1] and results.kept_ids == [None]
-    assert results.raw.status.tolist() == [0] and results.raw.entropy[0] > 0 and results.raw.draw_ranks.shape == (1, 0)
+    assert results.raw.status.tolist() == [0] and results.raw.entropy[0] > 0
+    assert results.raw.draw_ranks.tolist() == [[0]] and np.isnan(results.raw.draw_logprobs).all()
+
+
+def test_draws_are_where_the_results_have_them() -> None:
+    results = logitd.sample(X[:2], seed=7, draws=[1, 3], logprobs=["raw", None])
+    assert results.draws.shape == results.raw.draw_ranks.shape == results.raw.draw_logprobs.shape == (2, 3)
+    assert results.raw.draw_ranks[0, 0] == results.raw.ranks[0] > 0
+    assert results.raw.draw_ranks.astype(bool).tolist() == [[True, False, False], [False] * 3]
+    assert results.raw.top_tokens.shape == (2, 0)
 
 
 @pytest.mark.parametrize(("asked", "error", "said"), [
