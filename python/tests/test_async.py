@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import re
+import socket
 import sys
 import threading
 import time
@@ -198,6 +199,53 @@ def test_a_client_may_end_in_any_thread_and_calls_may_begin_there(logitd_server:
     assert told.wait(60)
     assert found[0] and not unraisable, unraisable
     assert_same_bits(found[1], logitd.sample(X, **RULES))
+
+
+@pytest.mark.parametrize("flag", ["--shm-connections-per-peer-max=1", "--shm-regions-per-peer-max=1"])
+def test_where_memory_cannot_be_shared_bytes_are_sent(flag: str) -> None:
+    async def work(server: logitd.Server) -> None:
+        expected = logitd.sample(X, **RULES)
+        client, late = AsyncClient(server.target), AsyncClient(server.target)
+        async with client.staging((6, 5000), "f16") as buf:
+            buf.array[:] = X
+            for _ in range(2):
+                assert_same_bits(await client.sample(buf, **RULES), expected)
+                assert_same_bits(await late.sample(X, **RULES), expected)
+            part = buf.array[::2, :4096]
+            assert_same_bits(await client.sample(part, seed=[1, 2, 3]), logitd.sample(part.copy(), seed=[1, 2, 3]))
+        # Memory that is free is written to before the call begins.
+        found = await asyncio.gather(*(client.sample(X, **RULES) for _ in range(9)))
+        for results in found:
+            assert_same_bits(results, expected)
+
+    with logitd.Server("cpu", flag) as server:
+        run(work(server))
+
+
+def test_a_call_that_goes_with_its_connection_says_so() -> None:
+    found: list[Any] = []
+    told = threading.Event()
+
+    def done(value: Any, error: BaseException | None) -> None:
+        found.extend([value, error])
+        told.set()
+
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        target = f"127.0.0.1:{silent.getsockname()[1]}"
+        AsyncConnection(target).info(done)
+        gc.collect()
+        assert told.wait(60)
+        assert found[0] is None and isinstance(found[1], RuntimeError) and "ended without an answer" in str(found[1])
+        # One that was cancelled says nothing: the other, which came later, has.
+        cancelled = AsyncConnection(target)
+        cancelled.info(lambda *_: found.append("cancelled")).cancel()
+        told.clear()
+        del cancelled
+        AsyncConnection(target).info(done)
+        gc.collect()
+        assert told.wait(60) and "cancelled" not in found
 
 
 def test_memory_is_staged(logitd_server: logitd.Server) -> None:

@@ -256,6 +256,24 @@ def test_a_handler_of_a_signal_may_make_calls(plane: Any) -> None:
     assert_same_bits(found[0], logitd.sample(X[0], seed=7))
 
 
+@pytest.mark.parametrize("flag", ["--shm-connections-per-peer-max=1", "--shm-regions-per-peer-max=1"])
+def test_where_memory_cannot_be_shared_bytes_are_sent(flag: str) -> None:
+    expected = logitd.sample(X, **RULES)
+    with logitd.Server("cpu", flag) as server:
+        # Whoever comes first has all there is for this process.
+        client, late = logitd.Client(server.target), logitd.Client(server.target)
+        with client.staging((6, 5000), "f16") as buf:
+            buf.array[:] = X
+            for _ in range(2):
+                assert_same_bits(client.sample(buf, **RULES), expected)
+                assert_same_bits(late.sample(X, **RULES), expected)
+            part = buf.array[::2, :4096]
+            assert_same_bits(client.sample(part, seed=[1, 2, 3]), logitd.sample(part.copy(), seed=[1, 2, 3]))
+            # What is asked for by name is not replaced.
+            with pytest.raises(errors.Unavailable, match=flag.split("=")[0]):
+                logitd.Client(server.target, plane="direct").sample(X)
+
+
 def test_tokens(tmp_path: pathlib.Path) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text("correct-horse-battery-staple somebody\n")

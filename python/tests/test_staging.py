@@ -49,7 +49,28 @@ def test_what_is_written_there_is_sampled(dtype: Any, client: logitd.Client) -> 
             assert_same_bits(client.sample(buf, vocab_size=70, **RULES), logitd.sample(x[:, :70], **RULES))
 
 
-def test_no_copy_is_sent(logitd_server: logitd.Server) -> None:
+def test_an_array_is_a_copy_only_where_it_must_be(client: logitd.Client) -> None:
+    with client.staging((6, 5000), "f32") as buf:
+        for same in [np.asarray(buf), np.asarray(buf, np.float32), np.asarray(buf, "<f4"), buf.__array__(np.float32, copy=False)]:
+            assert same.ctypes.data == buf.array.ctypes.data and same.flags.writeable
+        for other in [np.array(buf), np.array(buf, np.float64), np.asarray(buf, np.float16), buf.__array__(copy=True)]:
+            assert other.ctypes.data != buf.array.ctypes.data
+        with pytest.raises(ValueError, match="array of float32, and one of float64 is a copy; allowed with copy=False: float32"):
+            buf.__array__(np.float64, copy=False)
+
+
+@pytest.mark.parametrize("plane", ["auto", "inline"])
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "f32"])
+def test_more_than_there_is_is_an_error(plane: Any, dtype: Any, logitd_server: logitd.Server) -> None:
+    client = logitd.Client(logitd_server.target, plane=plane)
+    size = 4 if dtype == "f32" else 2
+    with pytest.raises(MemoryError, match=rf"the shape \(1048576, 274877906944\) of {dtype} has {size << 58} bytes"):
+        client.staging((1 << 20, 1 << 38), dtype)
+    with client.staging((3, 1), dtype) as buf:
+        assert buf.array.ctypes.data % 8 == 0
+
+
+def test_no_copy_is_sent() -> None:
     # Larger than any message may be, and sampled all the same.
     with logitd.Server("cpu", "--message-bytes-max=64KiB") as server:
         client = logitd.Client(server.target)

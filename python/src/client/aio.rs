@@ -1,19 +1,22 @@
 //! Calls that an event loop of asyncio goes on beside.
 
+use super::caller::Failure;
 use super::driver::Driver;
 use super::options::Options;
 use super::planes::{Link, Plane, Staged, Target};
 use super::pool::{Lease, Memory};
 use super::staging::{Shape, Staging, lease};
-use super::{errors, messages, options};
+use super::{errors, messages, options, raise};
 use crate::call::{Asked, Call};
 use crate::results::Results;
 use logitd_client::Error;
 use logitd_client::api::{GetInfoResponse, SampleRequest, SampleResponse, SlotRef};
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::{OnceCell, OwnedSemaphorePermit};
 use tokio::task::AbortHandle;
 
@@ -28,14 +31,59 @@ pub struct AsyncConnection {
 
 /// A call that goes on.
 #[pyclass(frozen, module = "logitd")]
-pub struct Task(AbortHandle);
+pub struct Task {
+    handle: AbortHandle,
+    is_cancelled: Arc<AtomicBool>,
+}
 
 #[pymethods]
 impl Task {
     /// Ends it, if it has not ended: its request is cancelled, and `done` is not called.
     fn cancel(&self) {
-        self.0.abort();
+        self.is_cancelled.store(true, Ordering::Relaxed);
+        self.handle.abort();
     }
+}
+
+/// Whom a call tells of its end, however it ends: who waits for an answer would otherwise wait for ever.
+struct Done {
+    callback: Option<Py<PyAny>>,
+    is_cancelled: Arc<AtomicBool>,
+}
+
+impl Done {
+    fn tell(mut self, py: Python<'_>, answer: PyResult<Py<PyAny>>) {
+        if let Some(callback) = self.callback.take() {
+            tell(py, &callback, answer);
+        }
+    }
+}
+
+impl Drop for Done {
+    /// A call that has not told of its end has panicked, was cancelled, or goes with its connection.
+    fn drop(&mut self) {
+        let Some(callback) = self.callback.take() else { return };
+        if self.is_cancelled.load(Ordering::Relaxed) {
+            return;
+        }
+        let lost = move |py: Python<'_>| {
+            let said = "the call has ended without an answer: its connection is gone, or it has panicked, as stderr says";
+            tell(py, &callback, Err(PyRuntimeError::new_err(said)));
+        };
+        // In a thread of its own: a task may end in the midst of anything, with Python's lock held or in a runtime that
+        // shuts down.
+        let _ = std::thread::Builder::new().spawn(|| Python::try_attach(lost));
+    }
+}
+
+/// Calls `done(value, error)`.
+fn tell(py: Python<'_>, done: &Py<PyAny>, answer: PyResult<Py<PyAny>>) {
+    let told = match answer {
+        Ok(value) => done.call1(py, (value, py.None())),
+        Err(error) => done.call1(py, (py.None(), error)),
+    };
+    // The event loop may be closed by now: then nobody waits.
+    drop(told);
 }
 
 /// A connection that the first call makes.
@@ -53,8 +101,39 @@ impl Lazy {
 /// The logits of a call, when it begins: nothing of them is the caller's any more, but for what is lent.
 enum Source {
     Bytes(Vec<u8>),
-    Written(Box<Memory>, SlotRef, OwnedSemaphorePermit),
+    Written(Box<Written>),
     Staged(Staged),
+}
+
+/// Rows in memory of a call's own.
+struct Written {
+    memory: Memory,
+    slot: SlotRef,
+    _call: OwnedSemaphorePermit,
+}
+
+impl Written {
+    fn new(mut memory: Memory, rows: &[&[u8]], call: OwnedSemaphorePermit) -> Self {
+        let slot = memory.write(rows);
+        Self { memory, slot, _call: call }
+    }
+}
+
+impl Source {
+    /// The logits as bytes, wherever they lie.
+    async fn bytes(self) -> Result<Vec<u8>, Error> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes),
+            Self::Written(mut written) => {
+                let length = written.slot.length_bytes as usize;
+                Ok(written.memory.region.slot_mut(0)[..length].to_vec())
+            }
+            Self::Staged(staged) => {
+                let mut memory = staged.lease.memory.lock().await;
+                Ok(staged.bytes(memory.as_mut().ok_or(Error::Closed)?))
+            }
+        }
+    }
 }
 
 #[pymethods]
@@ -70,18 +149,21 @@ impl AsyncConnection {
     /// Begins to sample. What `x` has is taken before this returns.
     fn sample(
         &self,
+        py: Python<'_>,
         x: &Bound<'_, PyAny>,
         controls: Option<&Bound<'_, PyDict>>,
         done: Py<PyAny>,
     ) -> PyResult<Task> {
         let Call { logits, asked } = Call::of(x, controls)?;
         let (dtype, rows) = (logits.dtype(), logits.bytes());
-        let source = match self.link.link.get() {
-            Some(link) => match link.staged(&logits) {
-                Some(staged) => Source::Staged(staged),
-                None => written(link, &rows),
-            },
-            None => Source::Bytes(rows.concat()),
+        let link = self.link.link.get();
+        let source = match link.and_then(|link| link.staged(&logits)) {
+            Some(staged) => Source::Staged(staged),
+            // Other threads of Python go on beside the copy.
+            None => py.detach(|| match link {
+                Some(link) => written(link, &rows),
+                None => Source::Bytes(rows.concat()),
+            }),
         };
         let link = Arc::clone(&self.link);
         let sampled = async move {
@@ -112,11 +194,11 @@ impl AsyncConnection {
     /// Memory to write logits to. It waits for the server: not for an event loop's thread.
     fn staging(&self, py: Python<'_>, shape: (usize, usize), dtype: &str) -> PyResult<Staging> {
         let shape = Shape::of(shape, dtype)?;
-        let made = py.detach(|| -> Result<Arc<Lease>, Error> {
+        let made = py.detach(|| -> Result<Arc<Lease>, Failure> {
             let link = self.runtime.block_on(self.link.link())?;
-            lease(link, shape.bytes())
+            lease(link, shape)
         });
-        made.map(|lease| Staging::new(lease, shape)).map_err(|error| errors::raise(py, &error))
+        made.map(|lease| Staging::new(lease, shape)).map_err(|failure| raise(py, failure))
     }
 }
 
@@ -127,26 +209,22 @@ impl AsyncConnection {
         value: impl FnOnce(Python<'_>, T) -> PyResult<Py<PyAny>> + Send + 'static,
         done: Py<PyAny>,
     ) -> Task {
+        let is_cancelled = Arc::new(AtomicBool::new(false));
+        let done = Done { callback: Some(done), is_cancelled: Arc::clone(&is_cancelled) };
         let task = self.runtime.spawn(async move {
             let found = call.await;
             let tell = |py: Python<'_>| {
-                let made = match found {
+                let answer = match found {
                     Ok(found) => value(py, found),
                     Err(error) => Err(errors::raise(py, &error)),
                 };
-                let told = match made {
-                    Ok(value) => done.call1(py, (value, py.None())),
-                    Err(error) => done.call1(py, (py.None(), error)),
-                };
-                // The event loop may be closed by now: then nobody waits.
-                drop(told);
-                drop(done);
+                done.tell(py, answer);
             };
             // Python runs outside of the runtime: whatever its collector ends here may wait, and make calls. An
             // interpreter that ends wants no answer.
             tokio::task::block_in_place(|| Python::try_attach(tell));
         });
-        Task(task.abort_handle())
+        Task { handle: task.abort_handle(), is_cancelled }
     }
 }
 
@@ -156,67 +234,68 @@ fn written(link: &Link, rows: &[&[u8]]) -> Source {
     let calls = Arc::clone(&link.pool.calls);
     let call = link.shared().and_then(|_| calls.try_acquire_owned().ok());
     match call.and_then(|call| Some((link.pool.take(bytes)?, call))) {
-        Some((mut memory, call)) => {
-            let slot = memory.write(rows);
-            Source::Written(Box::new(memory), slot, call)
-        }
+        Some((memory, call)) => Source::Written(Box::new(Written::new(memory, rows, call))),
         None => Source::Bytes(rows.concat()),
     }
 }
 
+/// After an error memory is let go of, since nobody knows what the server still has of it; so it is where a call is
+/// cancelled.
 async fn sample(
     link: &Link,
-    request: SampleRequest,
-    source: Source,
+    mut request: SampleRequest,
+    mut source: Source,
 ) -> Result<SampleResponse, Error> {
-    match (source, link.shared()) {
-        (Source::Written(memory, slot, call), Some(plane)) => {
-            let request = SampleRequest { slot: Some(slot), ..request };
-            in_memory(link, plane, *memory, call, request).await
+    if let Some(plane) = link.shared() {
+        match in_memory(link, plane, &mut request, &mut source).await {
+            Err(error) if link.can_do_without(&error) => {
+                (request.slot, request.row_stride) = (None, 0);
+            }
+            Err(error) => return Err(error),
+            Ok(response) => {
+                if let Source::Written(written) = source {
+                    link.pool.give(written.memory);
+                }
+                return Ok(response);
+            }
         }
-        (Source::Staged(staged), Some(plane)) => {
-            let mut place = staged.lease.memory.lock().await;
-            let memory = place.as_mut().ok_or(Error::Closed)?;
-            let request = staged.request(memory, request);
+    }
+    request.logits = source.bytes().await?.into();
+    link.send(request).await
+}
+
+/// A call whose logits lie in memory of the server's, or are written there first.
+async fn in_memory(
+    link: &Link,
+    plane: Plane,
+    request: &mut SampleRequest,
+    source: &mut Source,
+) -> Result<SampleResponse, Error> {
+    if let Source::Bytes(bytes) = source {
+        *source = Source::Written(Box::new(fresh(link, bytes).await?));
+    }
+    match source {
+        Source::Bytes(_) => unreachable!("they are written by now"),
+        Source::Written(written) => {
+            request.slot = Some(written.slot.clone());
+            link.call(plane, &mut written.memory.direct, request).await
+        }
+        Source::Staged(staged) => {
+            let mut memory = staged.lease.memory.lock().await;
+            let memory = memory.as_mut().ok_or(Error::Closed)?;
+            staged.place(memory, request);
             let had_failed = staged.begin();
             let answer = link.call(plane, &mut memory.direct, request).await;
             staged.end(had_failed, answer)
         }
-        (Source::Bytes(bytes), Some(plane)) => match fresh(link, &bytes).await {
-            Ok((mut memory, call)) => {
-                let slot = Some(memory.write(&[&bytes]));
-                in_memory(link, plane, memory, call, SampleRequest { slot, ..request }).await
-            }
-            Err(error) if link.can_do_without(&error) => {
-                link.send(SampleRequest { logits: bytes.into(), ..request }).await
-            }
-            Err(error) => Err(error),
-        },
-        (Source::Bytes(bytes), None) => {
-            link.send(SampleRequest { logits: bytes.into(), ..request }).await
-        }
-        (Source::Written(..) | Source::Staged(_), None) => Err(Error::Closed),
     }
 }
 
-/// Memory for a call, when there is room for it.
-async fn fresh(link: &Link, bytes: &[u8]) -> Result<(Memory, OwnedSemaphorePermit), Error> {
+/// Bytes in memory that is made for them, when there is room for a call.
+async fn fresh(link: &Link, bytes: &[u8]) -> Result<Written, Error> {
     let calls = Arc::clone(&link.pool.calls);
     let call = calls.acquire_owned().await.map_err(|_| Error::Closed)?;
     // The server answers within 10 s, and mostly at once; meanwhile other tasks go to another thread.
     let memory = tokio::task::block_in_place(|| link.memory(bytes.len()))?;
-    Ok((memory, call))
-}
-
-/// A call that is cancelled, or fails, lets go of the memory.
-async fn in_memory(
-    link: &Link,
-    plane: Plane,
-    mut memory: Memory,
-    _call: OwnedSemaphorePermit,
-    request: SampleRequest,
-) -> Result<SampleResponse, Error> {
-    let response = link.call(plane, &mut memory.direct, request).await?;
-    link.pool.give(memory);
-    Ok(response)
+    Ok(Written::new(memory, &[bytes], call))
 }

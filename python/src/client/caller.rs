@@ -42,25 +42,40 @@ impl Caller {
     /// answer.
     pub fn sample(
         &self,
-        request: SampleRequest,
+        mut request: SampleRequest,
         rows: &[&[u8]],
         staged: Option<Staged>,
     ) -> Result<SampleResponse, Failure> {
         let Some(plane) = self.link.shared() else { return self.send(request, rows) };
-        if let Some(staged) = staged {
-            let mut place = staged.lease.memory.blocking_lock();
-            if let Some(memory) = &mut *place {
-                let request = staged.request(memory, request);
-                let had_failed = staged.begin();
-                return staged.end(had_failed, self.call(plane, memory, request));
-            }
-        }
-        match self.copy(plane, request.clone(), rows) {
+        let answer = match staged {
+            Some(staged) => self.in_place(plane, &mut request, &staged),
+            None => self.copy(plane, &mut request, rows),
+        };
+        match answer {
             Err(Failure::Client(error)) if self.link.can_do_without(&error) => {
+                (request.slot, request.row_stride) = (None, 0);
                 self.send(request, rows)
             }
             answer => answer,
         }
+    }
+
+    /// Logits that lie in memory of the server's already. Another call with the same memory is waited for.
+    fn in_place(
+        &self,
+        plane: Plane,
+        request: &mut SampleRequest,
+        staged: &Staged,
+    ) -> Result<SampleResponse, Failure> {
+        let place = &staged.lease.memory;
+        let mut memory = match place.try_lock() {
+            Ok(memory) => memory,
+            Err(_) => wait(&self.runtime, async { Ok(place.lock().await) })?,
+        };
+        let memory = memory.as_mut().ok_or(Error::Closed)?;
+        staged.place(memory, request);
+        let had_failed = staged.begin();
+        staged.end(had_failed, self.call(plane, memory, request))
     }
 
     fn send(&self, request: SampleRequest, rows: &[&[u8]]) -> Result<SampleResponse, Failure> {
@@ -72,7 +87,7 @@ impl Caller {
     fn copy(
         &self,
         plane: Plane,
-        mut request: SampleRequest,
+        request: &mut SampleRequest,
         rows: &[&[u8]],
     ) -> Result<SampleResponse, Failure> {
         let pool = &self.link.pool;
@@ -94,7 +109,7 @@ impl Caller {
         &self,
         plane: Plane,
         memory: &mut Memory,
-        request: SampleRequest,
+        request: &mut SampleRequest,
     ) -> Result<SampleResponse, Failure> {
         let Memory { direct, driver, .. } = memory;
         if plane != Plane::Direct {

@@ -73,8 +73,8 @@ impl Client {
     /// Where the server shares memory it is the server's too, and sampling it sends no copy.
     fn staging(&self, py: Python<'_>, shape: (usize, usize), dtype: &str) -> PyResult<Staging> {
         let shape = Shape::of(shape, dtype)?;
-        let made = py.detach(|| lease(&self.caller.link, shape.bytes()));
-        made.map(|lease| Staging::new(lease, shape)).map_err(|error| errors::raise(py, &error))
+        let made = py.detach(|| lease(&self.caller.link, shape));
+        made.map(|lease| Staging::new(lease, shape)).map_err(|failure| raise(py, failure))
     }
 
     /// What the server says of itself: its version, devices (ids), planes, and the address of its control socket.

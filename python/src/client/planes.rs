@@ -67,6 +67,9 @@ pub struct Link {
 pub struct Staged {
     pub lease: Arc<Lease>,
     length_bytes: usize,
+    row_bytes: usize,
+    row_stride_bytes: usize,
+    /// What a request says of it, in logits.
     row_stride: u32,
 }
 
@@ -130,7 +133,8 @@ impl Link {
             stride => u32::try_from(stride / size).ok()?,
         };
         let is_within = stride_bytes.is_multiple_of(size) && length_bytes <= lease.bytes;
-        is_within.then_some(Staged { lease, length_bytes, row_stride })
+        let row_stride_bytes = stride_bytes;
+        is_within.then_some(Staged { lease, length_bytes, row_bytes, row_stride_bytes, row_stride })
     }
 
     /// Sends bytes: in one message, or in several.
@@ -146,15 +150,16 @@ impl Link {
         }
     }
 
-    /// A call whose logits are in the server's memory already.
+    /// A call whose logits are in the server's memory already. A direct one leaves the request as it is, for what can be
+    /// done without.
     pub async fn call(
         &self,
         plane: Plane,
         direct: &mut Option<Direct>,
-        request: SampleRequest,
+        request: &mut SampleRequest,
     ) -> Result<SampleResponse, Error> {
         if plane != Plane::Direct {
-            return self.client.sample(request).await;
+            return self.client.sample(std::mem::take(request)).await;
         }
         let mut attempt = 0;
         loop {
@@ -162,7 +167,7 @@ impl Link {
                 Some(open) => open,
                 None => self.client.direct().await?,
             };
-            let error = match direct.insert(open).sample(&request).await {
+            let error = match direct.insert(open).sample(request).await {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
@@ -179,10 +184,16 @@ impl Link {
 }
 
 impl Staged {
-    /// The request for it, whose memory is at hand.
-    pub fn request(&self, memory: &mut Memory, request: SampleRequest) -> SampleRequest {
-        let slot = Some(memory.region.commit(0, self.length_bytes));
-        SampleRequest { slot, row_stride: self.row_stride, ..request }
+    /// Says in a request where it lies; its memory is at hand.
+    pub fn place(&self, memory: &mut Memory, request: &mut SampleRequest) {
+        request.slot = Some(memory.region.commit(0, self.length_bytes));
+        request.row_stride = self.row_stride;
+    }
+
+    /// A copy of its rows, one behind the other.
+    pub fn bytes(&self, memory: &mut Memory) -> Vec<u8> {
+        let rows = memory.region.slot_mut(0)[..self.length_bytes].chunks(self.row_stride_bytes);
+        rows.flat_map(|row| &row[..self.row_bytes]).copied().collect()
     }
 
     /// Until [`end`](Self::end) a call counts as failed: it may be cancelled. What it was before is returned.

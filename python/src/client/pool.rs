@@ -3,6 +3,7 @@
 use super::driver::Driver;
 use logitd_client::api::SlotRef;
 use logitd_client::{Direct, Region};
+use std::collections::TryReserveError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::Semaphore;
@@ -88,7 +89,8 @@ pub struct Lease {
     pub memory: tokio::sync::Mutex<Option<Memory>>,
     /// Whether a call with it has failed: nobody knows what the server still has of it.
     pub has_failed: AtomicBool,
-    _own: Vec<u8>,
+    /// Of u64, so that elements of every type are aligned.
+    _own: Vec<u64>,
     pool: Arc<Pool>,
 }
 
@@ -111,17 +113,20 @@ impl Lease {
         lease
     }
 
-    /// Memory of this process alone.
-    pub fn private(pool: &Arc<Pool>, bytes: usize) -> Arc<Self> {
-        let mut own = vec![0; bytes];
-        Arc::new(Self {
+    /// Memory of this process alone, if it gets so much.
+    pub fn private(pool: &Arc<Pool>, bytes: usize) -> Result<Arc<Self>, TryReserveError> {
+        let words = bytes.div_ceil(size_of::<u64>());
+        let mut own = Vec::new();
+        own.try_reserve_exact(words)?;
+        own.resize(words, 0);
+        Ok(Arc::new(Self {
             address: own.as_mut_ptr() as usize,
             bytes,
             memory: tokio::sync::Mutex::new(None),
             has_failed: AtomicBool::new(false),
             _own: own,
             pool: Arc::clone(pool),
-        })
+        }))
     }
 }
 

@@ -1,11 +1,11 @@
 //! Memory that logits are written to where the server reads them.
 
+use super::caller::Failure;
 use super::planes::Link;
 use super::pool::Lease;
 use crate::memory::{Element, export};
-use logitd_client::Error;
 use logitd_core::batch::Dtype;
-use pyo3::exceptions::PyValueError;
+use pyo3::exceptions::{PyMemoryError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyCapsule, PyDict};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,16 +41,25 @@ impl Shape {
     }
 }
 
-/// Memory with so much room: shared with the server, or this process's own where that is not shared.
-pub fn lease(link: &Link, bytes: usize) -> Result<Arc<Lease>, Error> {
+/// Memory with room for these rows: shared with the server, or this process's own where that is not shared.
+pub fn lease(link: &Link, shape: Shape) -> Result<Arc<Lease>, Failure> {
     if link.shared().is_none() {
-        return Ok(Lease::private(&link.pool, bytes));
+        return private(link, shape);
     }
-    match link.memory(bytes) {
+    match link.memory(shape.bytes()) {
         Ok(memory) => Ok(Lease::of(&link.pool, memory)),
-        Err(error) if link.can_do_without(&error) => Ok(Lease::private(&link.pool, bytes)),
-        Err(error) => Err(error),
+        Err(error) if link.can_do_without(&error) => private(link, shape),
+        Err(error) => Err(error.into()),
     }
+}
+
+fn private(link: &Link, shape: Shape) -> Result<Arc<Lease>, Failure> {
+    Lease::private(&link.pool, shape.bytes()).map_err(|_| {
+        let Shape { rows, columns, dtype } = shape;
+        let (dtype, bytes) = (dtype.name(), shape.bytes());
+        let said = format!("the shape ({rows}, {columns}) of {dtype} has {bytes} bytes, which this process does not get");
+        Failure::Python(PyMemoryError::new_err(said))
+    })
 }
 
 /// Memory to write logits to, `[rows, vocab_size]`, until the end of a `with` block. `client.sample` of it, or of an array
@@ -135,11 +144,19 @@ impl Staging {
         copy: Option<bool>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let array = self.array(py)?;
-        let array = match dtype {
-            Some(dtype) => array.call_method1("astype", (dtype,))?,
-            None => array,
+        let own = array.getattr("dtype")?;
+        let wanted = match dtype {
+            Some(dtype) => py.import("numpy")?.call_method1("dtype", (dtype,))?,
+            None => own.clone(),
         };
-        if copy == Some(true) { array.call_method0("copy") } else { Ok(array) }
+        if copy == Some(false) && !wanted.eq(&own)? {
+            return Err(PyValueError::new_err(format!(
+                "this memory is an array of {own}, and one of {wanted} is a copy; allowed with copy=False: {own}"
+            )));
+        }
+        let options = PyDict::new(py);
+        options.set_item("copy", copy == Some(true))?;
+        array.call_method("astype", (wanted,), Some(&options))
     }
 
     #[pyo3(signature = (*, stream=None, max_version=None, dl_device=None, copy=None))]
