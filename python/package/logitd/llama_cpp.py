@@ -13,17 +13,19 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from ._native import History
 from ._steps import Samples, Steps
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ._native import Controls
+    from ._native import Controls, Results
 
 __all__ = ["Drawn", "generate", "logits"]
 
@@ -31,12 +33,18 @@ __all__ = ["Drawn", "generate", "logits"]
 Llama: TypeAlias = Any
 
 
-class Drawn(NamedTuple):
-    """A token, the logarithm of its probability among those that were kept, and the seed of its sequence."""
+@dataclass(frozen=True)
+class Drawn:
+    """A token, the logarithm of its probability among those that were kept, and the seed of its sequence.
+
+    `results` has all that was asked for, in a single row: `logprobs="raw"`, `return_kept`, several `draws`, of which the first
+    is the token.
+    """
 
     token: int
     logprob: float
     seed: int
+    results: Results = field(compare=False, repr=False)
 
 
 def logits(llama: Llama) -> npt.NDArray[np.float32]:
@@ -59,23 +67,42 @@ def generate(
     It ends where the model ends the text (ban that token to go on), after `max_tokens`, or where the context is full.
     `controls` are the keywords of `logitd.sample`; the position is the number of tokens since the prompt, and a seed that is
     left out is drawn from the operating system once. `each_step`, called with the tokens since the prompt, returns further
-    controls for that step, such as the `allowed_bitmask` of a grammar. `sampler` is a `Sampler` or a `Client`; by default it
-    is `logitd.sample`.
+    controls for that step, such as the `allowed_bitmask` of a grammar; neither may have a history, which is told here.
+    `sampler` is a `Sampler` or a `Client`; by default it is `logitd.sample`.
     """
+    if not 1 <= len(tokens) <= llama.n_ctx():
+        raise ValueError(
+            f"tokens has {len(tokens)} tokens; allowed: 1 to {llama.n_ctx()}, the context of the model: a prompt begins with a "
+            "token at least (llama.token_bos()), and Llama(n_ctx=..) makes room for longer ones"
+        )
+    if max_tokens is not None and max_tokens < 0:
+        raise ValueError(f"max_tokens is {max_tokens}; allowed: 0 or more, or None for as many as there is room for")
+    room = llama.n_ctx() - len(tokens) + 1
+    count = room if max_tokens is None else min(room, max_tokens)
+    return _drawn(llama, tokens, count, Steps(sampler, controls), each_step)
+
+
+def _drawn(
+    llama: Llama,
+    tokens: Sequence[int],
+    count: int,
+    steps: Steps,
+    each_step: Callable[[Sequence[int]], Mapping[str, Any]] | None,
+) -> Iterator[Drawn]:
     llama_cpp = _llama_cpp()
     vocab = llama_cpp.llama_model_get_vocab(llama.model)
-    steps, output = Steps(sampler, controls), list[int]()
-    room = llama.n_ctx() - len(tokens) + 1
+    history, output = History(tokens), list[int]()
     unread = tokens
     llama.reset()
-    for _ in range(room if max_tokens is None else min(room, max_tokens)):
+    for _ in range(count):
         llama.eval(unread)
         further = {} if each_step is None else each_step(output)
-        results = steps.draw(logits(llama), lambda: {"prompt": tokens, "output": output}, further)
+        results = steps.draw(logits(llama), lambda: {"history": history}, further)
         token = int(results.tokens[0])
         if llama_cpp.llama_vocab_is_eog(vocab, token):
             return
-        yield Drawn(token, float(results.logprobs[0]), int(results.seeds[0]))
+        yield Drawn(token, float(results.logprobs[0]), int(results.seeds[0]), results)
+        history.append(token)
         output.append(token)
         unread = [token]
 

@@ -72,11 +72,10 @@ class Server:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, self._log.open("w") as log:
             ready.bind(str(folder / "ready"))
             ready.settimeout(0.1)
-            environment = {name: value for name, value in os.environ.items() if not name.startswith("LOGITD")}
             self._process = subprocess.Popen(
                 [self._binary, "serve", "--log-format=json", f"--listen={self.target}", "--listen=127.0.0.1:0",
                  f"--shm=unix:{folder}/shm.sock", *self._flags],
-                env=environment | {"NOTIFY_SOCKET": str(folder / "ready")},
+                env=environment() | {"NOTIFY_SOCKET": str(folder / "ready")},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log)
             try:
                 self._wait(ready)
@@ -116,6 +115,11 @@ def found(binary: str | os.PathLike[str] | None) -> str:
             "`pip install logitd[server]` brings it"
         )
     return os.fspath(path)
+
+
+def environment() -> dict[str, str]:
+    """The variables of this process, but for those that change what the binary does and says: it is read here."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("LOGITD") and name != "RUST_LOG"}
 
 
 def installed() -> pathlib.Path | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from . import Results, Server, Status
-from .server import found
+from .server import environment, found
 
 __all__ = ["assert_same_bits", "logitd_server", "replay"]
 
@@ -54,7 +54,7 @@ def replay(
     with tempfile.TemporaryDirectory(prefix="logitd-") as folder:
         run = subprocess.run(
             [found(binary), "verify", "--recorded", os.fspath(trace), "--a", device, "--dump", folder],
-            env={name: value for name, value in os.environ.items() if not name.startswith("LOGITD")},
+            env=environment(),
             stdin=subprocess.DEVNULL, capture_output=True, text=True)
     # The dump is of no use: it is gone.
     said = "\n".join(line for line in (run.stdout + run.stderr).splitlines() if not line.startswith("written:"))

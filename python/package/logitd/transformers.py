@@ -43,10 +43,10 @@ class LogitsProcessor:
     left out is drawn from the operating system, and kept in `seeds`. `position` is that of the first token, 0 by default.
 
     The history (`prompt`, `output`) is that of `input_ids`, without the padding that `attention_mask` tells of. `each_step`,
-    called with `input_ids`, returns further controls for that step, such as the `allowed_bitmask` of a grammar. `sampler` is
-    a `Sampler` or a `Client`; by default it is `logitd.sample`.
+    called with `input_ids`, returns further controls for that step, such as the `allowed_bitmask` of a grammar; neither may
+    have a history, which is told here. `sampler` is a `Sampler` or a `Client`; by default it is `logitd.sample`.
 
-    It is for one call of `generate`, and not for beams.
+    It is for one call of `generate`, and not for beams. `results` has what was drawn, a `Results` a step.
     """
 
     def __init__(
@@ -57,16 +57,12 @@ class LogitsProcessor:
         attention_mask: Tensor | None = None,
         **controls: Unpack[Controls],
     ):
+        self.results: list[Results] = []
         self._steps = Steps(sampler, controls)
         self._each_step = each_step
         self._attention_mask = attention_mask
         self._input_ids: Tensor | None = None
         self._prompt_length = 0
-
-    @property
-    def results(self) -> list[Results]:
-        """What was drawn, a `Results` a step."""
-        return self._steps.results
 
     @property
     def seeds(self) -> npt.NDArray[np.uint64]:
@@ -77,6 +73,7 @@ class LogitsProcessor:
         self._follow(input_ids)
         further = {} if self._each_step is None else self._each_step(input_ids)
         results = self._steps.draw(scores.detach().cpu(), lambda: self._history(input_ids), further)
+        self.results.append(results)
         tokens = input_ids.new_tensor(results.tokens)
         return scores.new_full(scores.shape, -np.inf).scatter_(1, tokens[:, None], 0.0)
 
@@ -111,8 +108,8 @@ def custom_generate(
     Keywords are those of `LogitsProcessor`, and the attention mask is that of the call. Other processors of logits go first;
     those by which transformers samples itself (temperature, top_k, ..) are left out. With `output_scores` the scores are what
     was given to logitd, and with `return_dict_in_generate` the output has `logprobs`, `[sequences, steps]`, and `seeds` too,
-    as numpy arrays; behind the end of a sequence they mean nothing. transformers gives no streamer to a `custom_generate`; to
-    stream, use `LogitsProcessor`.
+    as numpy arrays, and `results`, a `Results` a step; behind the end of a sequence they mean nothing. transformers gives no
+    streamer to a `custom_generate`; to stream, use `LogitsProcessor`.
     """
 
     def generate(
@@ -151,7 +148,8 @@ def custom_generate(
         steps = output.sequences.shape[1] - input_ids.shape[1]
         if generation_config.output_scores:
             output["scores"] = tuple(scores[:steps])
-        output["logprobs"] = np.stack([results.logprobs for results in chosen.results[:steps]], axis=1)
+        output["results"] = chosen.results[:steps]
+        output["logprobs"] = np.stack([results.logprobs for results in output["results"]], axis=1)
         output["seeds"] = chosen.seeds
         return output
 
