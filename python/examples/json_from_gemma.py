@@ -50,7 +50,8 @@ def llguidance(llama: llama_cpp.Llama) -> EachStep:
     bitmask = llguidance.numpy.allocate_token_bitmask(1, llama.n_vocab())
 
     def each_step(output: Sequence[int]) -> dict[str, Any]:
-        matcher.consume_tokens(list(output[-1:]))
+        if not matcher.consume_tokens(list(output[-1:])):
+            raise RuntimeError(f"llguidance does not take the token {output[-1]}: {matcher.get_error()}")
         llguidance.numpy.fill_next_token_bitmask(matcher, bitmask)
         return {"allowed_bitmask": bitmask}
 
@@ -67,7 +68,8 @@ def xgrammar(llama: llama_cpp.Llama) -> EachStep:
     bitmask = xgrammar.allocate_token_bitmask(1, llama.n_vocab())
 
     def each_step(output: Sequence[int]) -> dict[str, Any]:
-        assert not output or matcher.accept_token(output[-1])
+        if output and not matcher.accept_token(output[-1]):
+            raise RuntimeError(f"xgrammar does not take the token {output[-1]}, which its own bitmask allowed")
         matcher.fill_next_token_bitmask(bitmask)
         return {"allowed_bitmask": bitmask}
 

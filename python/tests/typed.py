@@ -1,10 +1,10 @@
-"""What type checkers are to let through, and what not: read by mypy and pyright, never run."""
+"""What type checkers are to let through, and what not: read by mypy, never run."""
 
 import array
-from typing import assert_type
 
 import numpy as np
 import numpy.typing as npt
+from typing_extensions import assert_type
 
 import logitd
 from logitd.llama_cpp import Drawn, generate

@@ -114,7 +114,7 @@ class Sampling(WithServer):
         request.params[0].seed = first.seed
         self.assertEqual(self.stub.Sample(request, timeout=TIMEOUT_S).rows[0], first)
 
-    def test_columns_say_what_messages_say_in_a_fraction_of_the_time(self):
+    def test_columns_say_what_messages_say(self):
         rows, vocab_size = 1024, 64
         seeds, temperatures = list(range(rows)), [0.5 + row / rows for row in range(rows)]
         fixed = dict(dtype="DTYPE_F16", vocab_size=vocab_size,
