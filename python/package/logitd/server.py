@@ -25,7 +25,7 @@ class Server:
 
     `target` is its Unix socket, with memory to share (`logitd.Client(server.target)` takes the fastest way), and
     `address` its TCP socket on loopback. `flags` are further ones of `logitd serve`. The binary is `binary`, or what the
-    variable LOGITD names, or that of the package logitd-server (`pip install logitd[server]`), or the `logitd` of the PATH.
+    variable LOGITD names, or that of the package logitd-server, or the `logitd` of the PATH.
     """
 
     target: str
@@ -112,7 +112,7 @@ def found(binary: str | os.PathLike[str] | None) -> str:
     if path is None:
         raise FileNotFoundError(
             "there is no logitd on the PATH, and neither Server(binary=..) nor the variable LOGITD names one; "
-            "`pip install logitd[server]` brings it"
+            "the wheel logitd-server brings it"
         )
     return os.fspath(path)
 
