@@ -49,7 +49,8 @@ struct Bench {
 /// Controls are keywords by the names of the API, each one for all rows or a list or array of one a row: temperature,
 /// top_k, top_p, min_p, seed, position, draws, and all others of `logitd.fields()`; and what is done to single logits:
 /// allowed_bitmask, allowed_ids, banned_ids, bad_words, stop_ids, logit_bias, prompt, output, output_length, counts,
-/// history (a `History`, in place of prompt and output), dry_breakers. None is the default. Rows without a seed get one, which `Results.seeds` has.
+/// history (a `History`, in place of prompt and output), dry_breakers. None is the default. Rows without a seed get one,
+/// which `Results.seeds` has.
 ///
 /// `logprobs` (a distribution's name, or a `Logprobs`) and `return_kept` ask for more than tokens. `vocab_size` says how
 /// many logits of a row count, where padding follows them. `on_invalid_row="status"` gives rows with wrong parameters a

@@ -1,6 +1,7 @@
 //! Memory that is shared with the server, kept from call to call, and what is lent of it to be written.
 
 use super::driver::Driver;
+use crate::memory::export::Keeps;
 use logitd_client::api::SlotRef;
 use logitd_client::{Direct, Region};
 use std::collections::TryReserveError;
@@ -83,7 +84,7 @@ impl Pool {
 
 /// Memory that somebody writes to. When the last who can is gone, it is free again.
 pub struct Lease {
-    pub address: usize,
+    address: usize,
     pub bytes: usize,
     /// Nothing where the memory is shared with nobody.
     pub memory: tokio::sync::Mutex<Option<Memory>>,
@@ -97,7 +98,7 @@ pub struct Lease {
 impl Lease {
     /// Lends memory of a pool.
     pub fn of(pool: &Arc<Pool>, mut memory: Memory) -> Arc<Self> {
-        let address = memory.region.slot_mut(0).as_mut_ptr() as usize;
+        let address = memory.region.slot_mut(0).as_mut_ptr().expose_provenance();
         let lease = Arc::new(Self {
             address,
             bytes: memory.bytes,
@@ -120,13 +121,22 @@ impl Lease {
         own.try_reserve_exact(words)?;
         own.resize(words, 0);
         Ok(Arc::new(Self {
-            address: own.as_mut_ptr() as usize,
+            address: own.as_mut_ptr().expose_provenance(),
             bytes,
             memory: tokio::sync::Mutex::new(None),
             has_failed: AtomicBool::new(false),
             _own: own,
             pool: Arc::clone(pool),
         }))
+    }
+}
+
+/// A region stays mapped where it is, and so do the elements of a vector, wherever their owner is moved to. No reference to
+/// them is held between calls.
+impl Keeps for Arc<Lease> {
+    fn memory(&self) -> *mut [u8] {
+        let at = std::ptr::with_exposed_provenance_mut(self.address);
+        std::ptr::slice_from_raw_parts_mut(at, self.bytes)
     }
 }
 

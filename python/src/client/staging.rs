@@ -3,7 +3,8 @@
 use super::caller::Failure;
 use super::planes::Link;
 use super::pool::Lease;
-use crate::memory::{Element, export};
+use crate::memory::Element;
+use crate::memory::export::{self, Keeps};
 use logitd_core::batch::Dtype;
 use pyo3::exceptions::{PyMemoryError, PyValueError};
 use pyo3::prelude::*;
@@ -95,7 +96,7 @@ impl Hold {
         described.set_item("version", 3)?;
         described.set_item("shape", (rows, columns))?;
         described.set_item("typestr", kind)?;
-        described.set_item("data", (self.lease.address, false))?;
+        described.set_item("data", (self.lease.memory().addr(), false))?;
         Ok(described)
     }
 }
@@ -179,9 +180,8 @@ impl Staging {
             Dtype::Bf16 => Element::Bfloat16,
             Dtype::F32 => Element::Float(32),
         };
-        let lease = self.lease()?;
-        let tensor = export::Matrix { address: lease.address, element, shape: [rows, columns] };
-        tensor.capsule(py, lease, max_version.is_some_and(|(major, _)| major >= 1))
+        let tensor = export::Matrix::new(self.lease()?, element, [rows, columns]);
+        tensor.capsule(py, max_version.is_some_and(|(major, _)| major >= 1))
     }
 
     fn __dlpack_device__(&self) -> (i32, i32) {

@@ -14,11 +14,19 @@ const VERSIONED: &CStr = c"dltensor_versioned";
 const VERSION: [u32; 2] = [1, 0];
 const CPU: i32 = 1;
 
-/// Rows of elements, one behind the other, to be read and written.
-pub struct Matrix {
-    pub address: usize,
-    pub element: Element,
-    pub shape: [usize; 2],
+/// Who keeps memory that others read and write.
+///
+/// As long as this lives the memory stays where it is, and no reference is held to it while others have it: whoever takes a
+/// tensor of it reads and writes there, from any thread.
+pub trait Keeps: Send + 'static {
+    fn memory(&self) -> *mut [u8];
+}
+
+/// Rows of elements, one behind the other, in memory that its owner keeps.
+pub struct Matrix<O> {
+    owner: O,
+    element: Element,
+    shape: [usize; 2],
 }
 
 /// What a tensor lives by, until whoever took it has no more use for it.
@@ -28,20 +36,31 @@ struct Kept {
     _owner: Box<dyn Send>,
 }
 
-impl Matrix {
+impl<O: Keeps> Matrix<O> {
+    /// # Panics
+    /// If the owner has less memory than that.
+    pub fn new(owner: O, element: Element, shape: [usize; 2]) -> Self {
+        let bytes = shape.iter().try_fold(element.size(), |bytes, n| bytes.checked_mul(*n));
+        let is_within = bytes.is_some_and(|bytes| bytes <= owner.memory().len());
+        assert!(is_within, "a matrix is within the memory of its owner");
+        Self { owner, element, shape }
+    }
+
     /// A capsule with it, which keeps the owner of its memory. Versioned ones say that it may be written.
     pub fn capsule<'py>(
         self,
         py: Python<'py>,
-        owner: impl Send + 'static,
         is_versioned: bool,
     ) -> PyResult<Bound<'py, PyCapsule>> {
         let [rows, columns] = self.shape.map(|n| n as i64);
-        let mut kept = Box::new(Kept {
+        let data = self.owner.memory().cast::<c_void>();
+        let kept = Box::into_raw(Box::new(Kept {
             shape: [rows, columns],
             strides: [columns, 1],
-            _owner: Box::new(owner),
-        });
+            _owner: Box::new(self.owner),
+        }));
+        // SAFETY: it was made above, and goes nowhere until the tensor is deleted.
+        let (shape, strides) = unsafe { (&raw mut (*kept).shape, &raw mut (*kept).strides) };
         let (type_code, type_bits) = match self.element {
             Element::Signed(bits) => (0, bits),
             Element::Unsigned(bits) => (1, bits),
@@ -50,18 +69,18 @@ impl Matrix {
             Element::Other => unreachable!("memory of ours has elements that are known"),
         };
         let tensor = Tensor {
-            data: self.address as *mut c_void,
+            data,
             device_type: CPU,
             device_id: 0,
             ndim: 2,
             type_code,
             type_bits,
             type_lanes: 1,
-            shape: kept.shape.as_mut_ptr(),
-            strides: kept.strides.as_mut_ptr(),
+            shape: shape.cast(),
+            strides: strides.cast(),
             byte_offset: 0,
         };
-        let manager = Box::into_raw(kept).cast();
+        let manager = kept.cast();
         let (made, name, drop): (*mut c_void, _, Delete<ffi::PyObject>) = match is_versioned {
             false => {
                 let managed = Managed { tensor, manager, deleter: Some(delete) };
