@@ -4,6 +4,7 @@ import os
 import pathlib
 import signal
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -149,6 +150,57 @@ def test_what_the_server_refuses_is_named_and_leaves_the_client_as_it_was(client
         client.sample(np.zeros((1, 1 << 20), np.float32)[:, :0])
     assert raised.value.code == "InvalidArgument" and isinstance(raised.value, ValueError)
     assert_same_bits(client.sample(X, **RULES), logitd.sample(X, **RULES))
+
+
+class Liar:
+    """Passes connections on to a server, and has other bytes in its answers, as many."""
+
+    def __init__(self, address: str, said: bytes, lie: bytes):
+        assert len(said) == len(lie)
+        host, port = address.removeprefix("http://").rsplit(":", 1)
+        self.server, self.said, self.lie, self.lies = (host, int(port)), said, lie, 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.target = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self) -> None:
+        client, _ = self.listener.accept()
+        server = socket.create_connection(self.server)
+        threading.Thread(target=self.copy, args=(client, server), daemon=True).start()
+        self.copy(server, client, self.said)
+
+    def copy(self, source: socket.socket, sink: socket.socket, said: bytes = b"") -> None:
+        with source, sink:
+            try:
+                while chunk := source.recv(1 << 16):
+                    if said:
+                        self.lies += chunk.count(said)
+                        chunk = chunk.replace(said, self.lie)
+                    sink.sendall(chunk)
+            except OSError:
+                pass
+
+
+# 5006 is the first token that there is not: as an id, and as the bit after the last.
+@pytest.mark.parametrize(("controls", "said", "lie"), [
+    ({"allowed_ids": [5003, 5005]}, struct.pack("<2I", 5003, 5005), struct.pack("<2I", 5003, 5006)),
+    ({}, b"\xff\x3f\x00\x00", b"\xff\x7f\x00\x00"),
+])
+def test_kept_tokens_that_there_are_not_are_an_error(
+    controls: dict[str, Any], said: bytes, lie: bytes, logitd_server: logitd.Server
+) -> None:
+    x = np.zeros(5006, np.float32)
+    for told, is_true in [(said, True), (lie, False)]:
+        liar = Liar(logitd_server.address, said, told)
+        client = logitd.Client(liar.target, plane="inline", timeout=60)
+        if is_true:
+            assert_same_bits(client.sample(x, seed=7, return_kept=True, **controls),
+                             logitd.sample(x, seed=7, return_kept=True, **controls))
+        else:
+            with pytest.raises(RuntimeError, match="the server's answer has .* tokens that there are not"):
+                client.sample(x, seed=7, return_kept=True, **controls)
+        assert liar.lies == 1
+        liar.listener.close()
 
 
 def test_threads_share_a_client(client: logitd.Client) -> None:

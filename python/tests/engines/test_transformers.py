@@ -95,6 +95,7 @@ def test_scores_and_logprobs_are_kept_and_replay_every_token(gemma: Gemma) -> No
         TEXTS, custom_generate=custom_generate(**rules), return_dict_in_generate=True, output_scores=True)
     drawn = output.sequences[:, -STEPS:]
     assert len(output.scores) == STEPS and output.logprobs.shape == drawn.shape
+    assert [results.tokens.tolist() for results in output.results] == drawn.T.tolist()
     # Seeds that were left out came back.
     assert len(set(output.seeds.tolist())) == len(TEXTS)
     for step, scores in enumerate(output.scores):
