@@ -24,6 +24,8 @@ use std::time::{Duration, Instant, SystemTime};
 const LOCK_GRACE: Duration = Duration::from_secs(30);
 /// Between two looks at a lock.
 const LOCK_WAIT: Duration = Duration::from_millis(20);
+/// What every line begins with, here and where Optuna writes.
+const HEAD: &[u8] = b"{\"op_code\":";
 /// What is written at a time.
 const WRITE_BYTES: usize = 8 << 20;
 /// What the parameters of a study may be, as Optuna is told, where no set is beyond it.
@@ -197,8 +199,7 @@ impl Found {
             bytes.clear();
             reader.read_until(b'\n', &mut bytes)?;
             if bytes.last() != Some(&b'\n') {
-                // What was cut off is a line of a journal, and not somebody's file.
-                if bytes.first().is_some_and(|byte| *byte != b'{') {
+                if !begins_like_a_line(&bytes) {
                     let error = "it does not begin like one".into();
                     return Err(JournalError::Line { number, error });
                 }
@@ -261,21 +262,17 @@ fn creation(spec: &StudySpec, study_id: u64, worker_id: &str) -> String {
         spec.metrics.iter().map(|(_, least)| if *least { 1 } else { 2 }).collect();
     let names: Vec<&str> = spec.metrics.iter().map(|(name, _)| *name).collect();
     let mut lines = String::new();
-    let mut push = |line: Value| {
-        lines.push_str(&line.to_string());
-        lines.push('\n');
+    // The operation first: a line that is cut off is known by its head.
+    let mut push = |op_code: u32, rest: Value| {
+        let rest = rest.to_string();
+        writeln!(lines, "{{\"op_code\":{op_code},{}", &rest[1..]).expect("a text has room");
     };
-    push(json!({
-        "op_code": 0, "worker_id": worker_id, "study_name": spec.name, "directions": directions,
-    }));
-    push(json!({
-        "op_code": 3, "worker_id": worker_id, "study_id": study_id,
-        "system_attr": {"study:metric_names": names},
-    }));
+    push(0, json!({"worker_id": worker_id, "study_name": spec.name, "directions": directions}));
+    let names = json!({"study:metric_names": names});
+    push(3, json!({"worker_id": worker_id, "study_id": study_id, "system_attr": names}));
     for (name, value) in &spec.attributes {
-        push(json!({
-            "op_code": 2, "worker_id": worker_id, "study_id": study_id, "user_attr": {*name: value},
-        }));
+        let attribute = json!({*name: value});
+        push(2, json!({"worker_id": worker_id, "study_id": study_id, "user_attr": attribute}));
     }
     lines
 }
@@ -351,8 +348,14 @@ fn line(head: &str, trial: &Trial, said: &Said, to: &mut String) {
     .expect("a text has room");
 }
 
+/// Whether a line that was cut off is one of a journal, which may be cut away, and not somebody's file.
+fn begins_like_a_line(torn: &[u8]) -> bool {
+    let length = torn.len().min(HEAD.len());
+    torn[..length] == HEAD[..length]
+}
+
 /// Cuts away what follows the last line's end.
-fn cut_torn_line(mut file: &File) -> io::Result<()> {
+fn cut_torn_line(mut file: &File) -> Result<(), JournalError> {
     let length = file.metadata()?.len();
     let (mut end, mut buffer) = (length, vec![0; 1 << 16]);
     while end > 0 {
@@ -365,7 +368,16 @@ fn cut_torn_line(mut file: &File) -> io::Result<()> {
         }
         end -= size;
     }
-    if end < length { file.set_len(end) } else { Ok(()) }
+    if end == length {
+        return Ok(());
+    }
+    let mut torn = vec![0; HEAD.len().min((length - end) as usize)];
+    file.seek(SeekFrom::Start(end))?;
+    file.read_exact(&mut torn)?;
+    match begins_like_a_line(&torn) {
+        true => Ok(file.set_len(end)?),
+        false => Err(JournalError::Foreign),
+    }
 }
 
 /// The right to append to a journal, as Optuna's `JournalFileSymlinkLock` has it.
@@ -447,6 +459,11 @@ pub enum JournalError {
         /// What is wrong with it.
         error: String,
     },
+    /// Somebody else wrote to the file.
+    #[error(
+        "its last line is none of an Optuna journal: another program wrote to it; name another file with --study"
+    )]
+    Foreign,
     /// The system gives no random bytes.
     #[error("no random bytes: {0}")]
     Random(String),
@@ -532,12 +549,30 @@ mod tests {
     #[test]
     fn what_is_no_journal_is_refused_and_left_alone() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        for text in ["a shopping list\nmilk\n", "a shopping list"] {
+        for text in [
+            "a shopping list\nmilk\n",
+            "a shopping list",
+            "{\"temperature\": 0.8, \"top_k\": 40}",
+            "{\"op\":1}",
+        ] {
             std::fs::write(file.path(), text).unwrap();
             let error = Journal::open(file.path(), &spec("a")).unwrap_err().to_string();
             assert!(error.contains("line 1") && error.contains("--study"), "{error}");
             assert_eq!(std::fs::read_to_string(file.path()).unwrap(), text);
         }
+    }
+
+    #[test]
+    fn every_line_begins_like_one_and_what_does_not_is_not_cut_away() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let (mut journal, _) = Journal::open(file.path(), &spec("a")).unwrap();
+        journal.append(&trials(1)).unwrap();
+        let text = std::fs::read_to_string(file.path()).unwrap();
+        assert!(text.lines().count() > 3 && text.lines().all(|l| l.starts_with("{\"op_code\":")));
+        let text = text + "milk";
+        std::fs::write(file.path(), &text).unwrap();
+        assert!(matches!(journal.append(&trials(1)), Err(JournalError::Foreign)));
+        assert_eq!(std::fs::read_to_string(file.path()).unwrap(), text);
     }
 
     #[test]
