@@ -458,7 +458,9 @@ fn study(
     let labels: Vec<u8> = setup.data.rows.iter().flat_map(|row| row.group.to_le_bytes()).collect();
     let groups = if setup.grouped { sha256(&labels) } else { String::new() };
     let key = format!(
-        "{} {} {} {:08x} {:016x} {}",
+        "{} {} {} {} {} {:08x} {:016x} {}",
+        about.dtype,
+        about.vocab_size,
         about.logits_sha256,
         about.references_sha256,
         groups,
@@ -478,6 +480,7 @@ fn study(
         ("arithmetic_version", json!(arithmetic::VERSION)),
         ("logits_sha256", json!(about.logits_sha256)),
         ("references_sha256", json!(about.references_sha256)),
+        ("dtype", json!(about.dtype)),
         ("vocab_size", json!(about.vocab_size)),
         ("rows", json!(group_rows.values().sum::<u64>())),
         ("rows_failed", json!(rows_failed)),
@@ -676,12 +679,17 @@ mod tests {
         let path = folder.path().join("study.journal");
         let search = Search::Grid { rounds: 0 };
         let own = searched(&path, &search).trials().len();
-        let mut other = setup(true);
-        other.tail = TailShare::new(0.01).unwrap();
-        let session = Session::open(other, Some(&path), &told()).unwrap();
-        assert_eq!((own > 0, session.recorded()), (true, 0));
-        let created = lines(&path).iter().filter(|line| line["op_code"] == 0).count();
-        assert_eq!(created, 2);
+        let mut others = [setup(true), setup(true), setup(true), setup(false)];
+        others[0].tail = TailShare::new(0.01).unwrap();
+        // The same bytes, read otherwise.
+        others[1].data.about.dtype = "bf16".into();
+        others[2].data.about.vocab_size *= 2;
+        for (i, other) in others.into_iter().enumerate() {
+            let session = Session::open(other, Some(&path), &told()).unwrap();
+            assert_eq!((own > 0, session.recorded()), (true, 0), "{i}");
+            let created = lines(&path).iter().filter(|line| line["op_code"] == 0).count();
+            assert_eq!(created, i + 2);
+        }
     }
 
     #[test]
