@@ -123,8 +123,9 @@ impl Session {
             rows_failed,
             recorded: 0,
         };
-        session.recorded = trials.len();
         trials.into_iter().for_each(|trial| session.push(trial));
+        // Two commands at once may have recorded a set twice.
+        session.recorded = session.trials.len();
         Ok(session)
     }
 
@@ -690,6 +691,18 @@ mod tests {
             let created = lines(&path).iter().filter(|line| line["op_code"] == 0).count();
             assert_eq!(created, i + 2);
         }
+    }
+
+    #[test]
+    fn a_set_that_was_recorded_twice_counts_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("study.journal");
+        let own = searched(&path, &Search::Grid { rounds: 0 }).trials().len();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let last = text.lines().last().unwrap();
+        std::fs::write(&path, format!("{text}{last}\n{last}\n")).unwrap();
+        let session = Session::open(setup(true), Some(&path), &told()).unwrap();
+        assert_eq!((session.recorded(), session.trials().len()), (own, own));
     }
 
     #[test]
