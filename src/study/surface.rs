@@ -2,7 +2,7 @@
 
 use super::choose::{Chooser, Scored};
 use super::metrics::Metric;
-use super::search::Point;
+use super::search::{Axes, Point};
 use std::collections::{BTreeMap, HashMap};
 
 /// A parameter that is searched.
@@ -81,38 +81,27 @@ pub struct Surface<'a> {
 }
 
 impl<'a> Surface<'a> {
-    /// The grid that is in some sets: what lies between its values is left out. `None` where there is none.
-    pub fn of(sets: &[Scored<'a>]) -> Option<Self> {
-        // A value of the grid has as many sets as any; one that was tried around the best has few.
-        let mut axes: [Vec<f64>; 4] = Default::default();
-        for parameter in Parameter::ALL {
-            let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
-            for set in sets {
-                // None is negative, so that bits order as values do.
-                *counts.entry((parameter.value(set.point) + 0.0).to_bits()).or_default() += 1;
-            }
-            let most = counts.values().copied().max()?;
-            let whole = counts.into_iter().filter(|(_, count)| 2 * count > most);
-            axes[parameter.place()] = whole.map(|(bits, _)| f64::from_bits(bits)).collect();
-        }
-        let mut found: HashMap<[usize; 4], Scored<'a>> = HashMap::new();
-        for set in sets {
-            let place = |parameter: Parameter| {
-                let value = parameter.value(set.point);
-                axes[parameter.place()].iter().position(|of| *of == value)
-            };
-            let [t, k, p, m] = Parameter::ALL.map(place);
-            if let (Some(t), Some(k), Some(p), Some(m)) = (t, k, p, m) {
-                found.entry([t, k, p, m]).or_insert(*set);
-            }
-        }
-        if found.len() != axes.iter().map(Vec::len).product::<usize>() {
-            return None;
-        }
-        let mut found: Vec<_> = found.into_iter().collect();
-        found.sort_by_key(|(place, _)| *place);
-        let (places, sets) = found.into_iter().unzip();
-        Some(Self { sets, axes, places })
+    /// The grid of some axes, out of some sets: others of them are left out. `None` where a set of the grid is missing.
+    pub fn of(sets: &[Scored<'a>], axes: &Axes) -> Option<Self> {
+        let points = axes.grid().ok()?;
+        let tried: HashMap<[u32; 4], Scored<'a>> =
+            sets.iter().map(|set| (set.point.key(), *set)).collect();
+        let sets: Vec<Scored<'a>> =
+            points.iter().map(|point| tried.get(&point.key()).copied()).collect::<Option<_>>()?;
+        let values = Parameter::ALL.map(|parameter| {
+            let mut values: Vec<f64> = points.iter().map(|p| parameter.value(*p)).collect();
+            values.sort_by(f64::total_cmp);
+            values.dedup();
+            values
+        });
+        let place = |point: &Point| {
+            Parameter::ALL.map(|parameter| {
+                let value = parameter.value(*point);
+                values[parameter.place()].partition_point(|of| *of < value)
+            })
+        };
+        let places = points.iter().map(place).collect();
+        Some(Self { sets, axes: values, places })
     }
 
     /// Its sets.
@@ -191,25 +180,30 @@ fn variance(values: &[f64]) -> f64 {
 mod tests {
     use super::super::goal::Goal;
     use super::super::metrics::Measure;
-    use super::super::search::Axes;
     use super::*;
     use logitd_core::evaluate::sums::SetSums;
 
-    /// A grid whose nll is a function of the values.
-    fn sums(nll: impl Fn(Point) -> f64) -> Vec<(Point, SetSums)> {
+    fn axes() -> Axes {
         let mut axes = Axes::default();
         axes.set("temperature", "1,2,3").unwrap();
         axes.set("top_k", "5,off").unwrap();
         axes.set("top_p", "0.5,off").unwrap();
         axes.set("min_p", "off,0.1").unwrap();
+        axes
+    }
+
+    /// A grid whose nll is a function of the values, and what was tried around its best.
+    fn sums(nll: impl Fn(Point) -> f64) -> Vec<(Point, SetSums)> {
         let own = |point: Point| {
             let logprob_q32 = -((nll(point) * 4_294_967_296.0) as i64);
             (point, SetSums { hits: 1, logprob_q32, ..Default::default() })
         };
-        let mut sums: Vec<_> = axes.grid().unwrap().into_iter().map(own).collect();
-        // What was tried around the best is no part of the grid.
-        sums.push(own(Point { temperature: 1.5, top_k: 5, top_p: 0.5, min_p: 0.1 }));
-        sums
+        let mut around = axes();
+        around.set("temperature", "1.5,1.75,2,2.25,2.5").unwrap();
+        around.set("top_p", "0.5,0.6,0.7,0.8,0.9,off").unwrap();
+        around.set("min_p", "off,0.05,0.1,0.15").unwrap();
+        let all = [axes(), around].map(|axes| axes.grid().unwrap()).concat();
+        all.into_iter().map(own).collect()
     }
 
     fn scored(sums: &[(Point, SetSums)]) -> Vec<Scored<'_>> {
@@ -225,7 +219,7 @@ mod tests {
             |point: Point| f64::from(u8::from(point.top_p < 1.0) ^ u8::from(point.min_p > 0.0));
         let own = sums(|point| 5.0 + f64::from(point.temperature) + both(point));
         let sets = scored(&own);
-        let surface = Surface::of(&sets).unwrap();
+        let surface = Surface::of(&sets, &axes()).unwrap();
         assert_eq!(surface.sets().len(), 24);
         assert_eq!(surface.axis(Parameter::TopK), [5.0, f64::INFINITY]);
         let found = surface.importances(&chooser, Metric::Nll).unwrap();
@@ -251,7 +245,7 @@ mod tests {
     fn points_that_make_no_grid_have_none() {
         let own = sums(|point| point.temperature.into());
         let sets = scored(&own);
-        assert!(Surface::of(&sets[1..]).is_none());
-        assert!(Surface::of(&[]).is_none());
+        assert!(Surface::of(&sets[1..], &axes()).is_none());
+        assert!(Surface::of(&[], &axes()).is_none());
     }
 }

@@ -29,7 +29,7 @@ pub fn page(report: &Report<'_>, command: &str) -> askama::Result<String> {
     let session = report.session;
     let setup = session.setup();
     let sets = session.scored();
-    let surface = Surface::of(&sets);
+    let surface = Surface::of(&sets, &report.axes);
     let mut heats = Vec::new();
     let mut tables = Vec::new();
     if let Some(surface) = &surface {
@@ -69,6 +69,7 @@ pub fn page(report: &Report<'_>, command: &str) -> askama::Result<String> {
         simplest: simplest(report),
         dots_of: grouped(sets.len() as u64),
         scatter: scatter(report, &sets),
+        whole_grid: surface.is_some(),
         heats,
         tables,
         miss: format!("{:.2}", setup.measure.miss_nats),
@@ -89,6 +90,7 @@ struct Page {
     simplest: String,
     dots_of: String,
     scatter: Scatter,
+    whole_grid: bool,
     heats: Vec<Heat>,
     tables: Vec<Table>,
     miss: String,

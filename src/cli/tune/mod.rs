@@ -15,7 +15,7 @@ use crate::files::digests::Digests;
 use crate::study::choose::{self, Difference, Scored};
 use crate::study::journal::Trial;
 use crate::study::metrics::{Measure, Metric};
-use crate::study::search::Point;
+use crate::study::search::{Axes, Point};
 use crate::study::session::{Session, Setup, Told};
 use std::error::Error;
 use std::fs::File;
@@ -42,6 +42,8 @@ struct Shown {
 #[derive(Debug)]
 struct Report<'a> {
     session: &'a Session,
+    /// The values whose grid is drawn where it was tried.
+    axes: Axes,
     /// The best, the plain model, and what was asked for.
     shown: Vec<Shown>,
     /// The simplest setting that is as good as the best.
@@ -102,7 +104,7 @@ pub fn run_command(args: TuneArgs) -> Outcome {
     };
     session.search(&search, &axes, args.seed, &mut see)?;
     let took = start.elapsed();
-    let report = report(&args, &session, took, &mut see)?;
+    let report = report(&args, &session, axes, took, &mut see)?;
     drop(progress);
     warn(&session, &report.shown[1].trial);
     match args.json {
@@ -138,6 +140,7 @@ fn read_digests(path: &Path) -> Result<Digests, String> {
 fn report<'a>(
     args: &TuneArgs,
     session: &'a Session,
+    axes: Axes,
     took: Duration,
     see: &mut impl FnMut(crate::study::session::Progress),
 ) -> Result<Report<'a>, Box<dyn Error>> {
@@ -189,6 +192,7 @@ fn report<'a>(
     });
     Ok(Report {
         session,
+        axes,
         shown: shown.collect(),
         simplest,
         front: front.unwrap_or_default(),
