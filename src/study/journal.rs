@@ -4,8 +4,8 @@
 //! 1. A line is one operation: 0 creates a study, 1 deletes one, 2 and 3 set its attributes, 4 creates a trial; a complete
 //!    trial is one line. Studies are numbered as they are created. Other operations are those of trials that Optuna runs
 //!    itself, and are nothing to us.
-//! 2. Whoever appends holds a symbolic link beside the file, `FILE.lock`. One that is older than 30 seconds, while the file
-//!    does not change, is somebody's who is gone.
+//! 2. Whoever appends holds a symbolic link beside the file, `FILE.lock`. Where neither it nor the file changes for 30
+//!    seconds, its holder is gone, and it is taken over.
 //! 3. A line that was cut off when its writer died is cut away before anything is appended: Optuna passes over it at the
 //!    end of a file, and fails on it within one.
 
@@ -17,11 +17,14 @@ use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 /// A lock whose file has not changed for so long is nobody's.
 const LOCK_GRACE: Duration = Duration::from_secs(30);
+/// Whoever waits for a lock for so long is told.
+const LOCK_SAID: Duration = Duration::from_secs(1);
 /// Between two looks at a lock.
 const LOCK_WAIT: Duration = Duration::from_millis(20);
 /// What every line begins with, here and where Optuna writes.
@@ -383,28 +386,58 @@ fn cut_torn_line(mut file: &File) -> Result<(), JournalError> {
 /// The right to append to a journal, as Optuna's `JournalFileSymlinkLock` has it.
 struct Lock {
     link: PathBuf,
+    identity: Identity,
 }
+
+/// What tells a link from another of the same name: its place, and when it was made.
+type Identity = (u64, u64, i64, i64);
 
 impl Lock {
     fn take(path: &Path) -> Result<Self, JournalError> {
+        Self::take_within(path, LOCK_GRACE)
+    }
+
+    /// Takes over a lock while which the journal has not changed for `grace`.
+    fn take_within(path: &Path, grace: Duration) -> Result<Self, JournalError> {
         let link = PathBuf::from(format!("{}.lock", path.display()));
-        let (mut seen, mut since) = (None, Instant::now());
+        // A link is read from its own folder: a relative path would lead elsewhere.
+        let target = std::path::absolute(path)?;
+        let start = Instant::now();
+        let (mut seen, mut since, mut said) = (None, start, false);
         loop {
-            match std::os::unix::fs::symlink(path, &link) {
-                Ok(()) => return Ok(Self { link }),
+            match std::os::unix::fs::symlink(&target, &link) {
+                Ok(()) => {
+                    let identity = identity(&link)?;
+                    return Ok(Self { link, identity });
+                }
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                     return Err(error.into());
                 }
                 Err(_) => {}
             }
-            // The link leads to the journal: as long as that changes, its holder is at work.
-            let changed = std::fs::metadata(&link).and_then(|of| of.modified()).ok();
-            if seen != Some(changed) {
-                (seen, since) = (Some(changed), Instant::now());
+            // As long as the journal or the lock changes, somebody is at work.
+            let changed = std::fs::metadata(path).and_then(|of| of.modified()).ok();
+            let now = Some((changed, identity(&link).ok()));
+            if seen != now {
+                (seen, since) = (now, Instant::now());
             }
-            if since.elapsed() > LOCK_GRACE {
-                let _ = release(&link);
-                since = Instant::now();
+            if since.elapsed() > grace {
+                match release(&link) {
+                    // Somebody else was first.
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(error.into());
+                    }
+                    _ => since = Instant::now(),
+                }
+            }
+            if !said && start.elapsed() > LOCK_SAID {
+                said = true;
+                eprintln!(
+                    "waiting for {}: another process is writing to the study; if it is gone, the lock is taken over {} seconds \
+                     after the last change",
+                    link.display(),
+                    grace.as_secs()
+                );
             }
             std::thread::sleep(LOCK_WAIT);
         }
@@ -412,15 +445,23 @@ impl Lock {
 }
 
 impl Drop for Lock {
+    /// Releases what is ours. Whoever thought us gone has made a lock of their own, which stays.
     fn drop(&mut self) {
-        // Somebody else who thought us gone has it: nothing of ours is left.
-        let _ = release(&self.link);
+        if identity(&self.link).is_ok_and(|identity| identity == self.identity) {
+            // Nobody can be told here; what stays is taken over after the grace.
+            let _ = release(&self.link);
+        }
     }
+}
+
+fn identity(link: &Path) -> io::Result<Identity> {
+    let of = std::fs::symlink_metadata(link)?;
+    Ok((of.dev(), of.ino(), of.mtime(), of.mtime_nsec()))
 }
 
 /// Renamed first, so that of two who release it one fails.
 fn release(link: &Path) -> io::Result<()> {
-    let own = worker_id().map_err(|_| io::Error::from(io::ErrorKind::Other))?;
+    let own = worker_id().map_err(io::Error::other)?;
     let renamed = PathBuf::from(format!("{}{own}.rename", link.display()));
     std::fs::rename(link, &renamed)?;
     std::fs::remove_file(&renamed)
@@ -602,5 +643,22 @@ mod tests {
         drop(lock);
         heard.recv_timeout(Duration::from_secs(20)).unwrap();
         waiting.join().unwrap();
+    }
+
+    #[test]
+    fn a_lock_whose_holder_is_gone_is_taken_over_and_its_holder_leaves_the_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("study.journal");
+        Journal::open(&path, &spec("a")).unwrap();
+        let gone = Lock::take(&path).unwrap();
+        let target = std::fs::read_link(&gone.link).unwrap();
+        assert!(target.is_absolute() && target.ends_with("study.journal"), "{target:?}");
+        let start = Instant::now();
+        let own = Lock::take_within(&path, LOCK_WAIT * 5).unwrap();
+        assert!(start.elapsed() > LOCK_WAIT * 5, "it did not wait");
+        drop(gone);
+        assert!(own.link.is_symlink(), "the lock of another was taken away");
+        drop(own);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }
