@@ -86,7 +86,7 @@ pub struct Trial {
     pub point: Point,
     /// Over all rows.
     pub total: SetSums,
-    /// Over the rows of each label, where there are several.
+    /// Over the rows of each label, ascending, where somebody named groups.
     pub groups: Vec<(u32, SetSums)>,
 }
 
@@ -242,7 +242,7 @@ fn trial(line: &Line) -> Option<Trial> {
     let (params, attributes) = (line.params.as_ref()?, line.user_attrs.as_ref()?);
     let number = |name: &str| params.get(name)?.as_f64();
     let own = sums(attributes.get("sums")?.as_array()?)?;
-    let groups = match attributes.get("group_sums") {
+    let mut groups = match attributes.get("group_sums") {
         Some(groups) => groups
             .as_object()?
             .iter()
@@ -250,6 +250,8 @@ fn trial(line: &Line) -> Option<Trial> {
             .collect::<Option<Vec<_>>>()?,
         None => Vec::new(),
     };
+    // An object's keys are texts, and 10 comes before 9 there.
+    groups.sort_unstable_by_key(|(label, _)| *label);
     let point = Point {
         temperature: number("temperature")? as f32,
         top_k: number("top_k")? as u32,
@@ -537,7 +539,7 @@ mod tests {
                 constraints: vec![-0.001],
                 means: vec![("coverage", 0.5)],
             };
-            (Trial { point, total: sums, groups: vec![(0, sums), (7, SetSums::default())] }, said)
+            (Trial { point, total: sums, groups: vec![(9, sums), (10, SetSums::default())] }, said)
         };
         (0..count).map(trial).collect()
     }

@@ -21,8 +21,12 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-/// Sets that are evaluated and recorded at a time, or a few more: all of a temperature are of one batch.
+/// Sets that are evaluated and recorded at a time.
 const BATCH_SETS: usize = 4096;
+/// The same times labels: of a batch, each label has a sum a set.
+const BATCH_SUMS: usize = 1 << 22;
+/// Sets times labels of a study: they are held in memory, at 72 bytes each.
+pub const SUMS_MAX: usize = 1 << 24;
 /// Neighbouring positions are of one text and not independent: so many are one cluster where nobody names groups.
 const CLUSTER_ROWS: usize = 32;
 /// The most clusters that rows without groups are made: longer runs are as good.
@@ -175,12 +179,12 @@ impl Session {
     /// The same over the rows of a label, where there are several.
     pub fn scored_in(&self, label: u32) -> Vec<Scored<'_>> {
         let rows = self.group_rows.get(&label).copied().unwrap_or(0);
-        let own = |trial: &'_ Trial| trial.groups.iter().position(|(of, _)| *of == label);
-        let scored = |trial| {
-            let place = own(trial)?;
+        let of_label = |trial: &Trial| trial.groups.binary_search_by_key(&label, |(of, _)| *of);
+        let scored = self.trials.iter().filter_map(|trial| {
+            let place = of_label(trial).ok()?;
             Some(Scored { point: trial.point, rows, sums: &trial.groups[place].1 })
-        };
-        self.trials.iter().filter_map(scored).collect()
+        });
+        scored.collect()
     }
 
     /// Chooses by the study's goal.
@@ -258,8 +262,10 @@ impl Session {
                 new.push(*point);
             }
         }
+        let labels = if self.setup.grouped { self.group_rows.len() } else { 1 };
+        bounded("--groups", "labels", labels, self.trials.len() + new.len())?;
         seen(Progress { done: 0, more: (new.len() * self.setup.data.rows.len()) as u64 });
-        for batch in batches(&new) {
+        for batch in batches(&new, (BATCH_SUMS / labels).min(BATCH_SETS)) {
             let trials = self.sums(&batch, seen)?;
             let said = trials.into_iter().map(|trial| {
                 let said = self.said(&trial);
@@ -314,6 +320,7 @@ impl Session {
         folds: u32,
         seen: &mut impl FnMut(Progress),
     ) -> Result<Vec<(u64, Vec<SetSums>)>, SessionError> {
+        bounded("--folds", "parts", folds as usize, points.len())?;
         let sets = sets(points)?;
         seen(Progress { done: 0, more: (sets.len() * self.setup.data.rows.len()) as u64 });
         let labels: Vec<u32> =
@@ -398,8 +405,22 @@ fn sets(points: &[Point]) -> Result<Sets, SessionError> {
     Ok(Sets::new(params)?)
 }
 
-/// Points in batches, those of one temperature together, in the order in which temperatures come.
-fn batches(points: &[Point]) -> Vec<Vec<Point>> {
+/// Refuses more sums than fit in memory.
+fn bounded(
+    flag: &'static str,
+    what: &'static str,
+    parts: usize,
+    sets: usize,
+) -> Result<(), SessionError> {
+    match parts.saturating_mul(sets) <= SUMS_MAX {
+        true => Ok(()),
+        false => Err(SessionError::Large { flag, what, parts, sets }),
+    }
+}
+
+/// Points in batches of at most `most`, those of one temperature one after another, in the order in which temperatures
+/// come: sets of one temperature share most of their work, and a batch ends within one only where it has too many.
+fn batches(points: &[Point], most: usize) -> Vec<Vec<Point>> {
     let mut places = HashMap::new();
     let mut temperatures: Vec<Vec<Point>> = Vec::new();
     for point in points {
@@ -410,12 +431,10 @@ fn batches(points: &[Point]) -> Vec<Vec<Point>> {
         temperatures[place].push(*point);
     }
     let mut batches: Vec<Vec<Point>> = Vec::new();
-    for temperature in temperatures {
+    for part in temperatures.iter().flat_map(|temperature| temperature.chunks(most)) {
         match batches.last_mut() {
-            Some(batch) if batch.len() + temperature.len() <= BATCH_SETS => {
-                batch.extend(temperature)
-            }
-            _ => batches.push(temperature),
+            Some(batch) if batch.len() + part.len() <= most => batch.extend(part),
+            _ => batches.push(part.to_vec()),
         }
     }
     batches
@@ -522,6 +541,22 @@ pub enum SessionError {
     /// An axis without values.
     #[error(transparent)]
     Axis(#[from] AxisError),
+    /// More sums than fit in memory.
+    #[error(
+        "{flag} has {parts} {what} and the search {sets} sets; {what} x sets may be at most {SUMS_MAX}; give fewer {what}, \
+         or --search sobol --sets {}",
+        (SUMS_MAX / parts).max(1)
+    )]
+    Large {
+        /// Whose parts they are.
+        flag: &'static str,
+        /// What they are called.
+        what: &'static str,
+        /// How many there are.
+        parts: usize,
+        /// Sets of the study, and those to come.
+        sets: usize,
+    },
     /// More folds than there is to be folded.
     #[error(
         "--folds is {folds}, and there are {clusters} groups (or runs of 32 rows); allowed: 2 to {clusters}"
@@ -703,6 +738,31 @@ mod tests {
         std::fs::write(&path, format!("{text}{last}\n{last}\n")).unwrap();
         let session = Session::open(setup(true), Some(&path), &told()).unwrap();
         assert_eq!((session.recorded(), session.trials().len()), (own, own));
+    }
+
+    #[test]
+    fn more_groups_times_sets_than_fit_in_memory_are_refused() {
+        let mut data = setup(true);
+        data.data.rows.truncate(1);
+        let row = data.data.rows[0].clone();
+        data.data.rows = (0..4096).map(|group| Digested { group, ..row.clone() }).collect();
+        let mut session = Session::open(data, None, &told()).unwrap();
+        let points = axes().sobol(4097, 1);
+        let error = session.evaluate(&points, &mut |_| {}).unwrap_err().to_string();
+        let parts = ["--groups has 4096 labels", "4097 sets", "at most 16777216", "--sets 4096"];
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+        assert!(session.folds(&points, 4096, &mut |_| {}).is_err());
+    }
+
+    #[test]
+    fn batches_are_bounded_and_keep_temperatures_together() {
+        let points = axes().grid().unwrap();
+        for (most, count) in [(1, 30), (4, 10), (6, 5), (7, 5), (12, 3), (100, 1)] {
+            let batches = batches(&points, most);
+            assert_eq!(batches.concat(), points, "{most}");
+            assert_eq!(batches.len(), count, "{most}");
+            assert!(batches.iter().all(|batch| batch.len() <= most), "{most}");
+        }
     }
 
     #[test]
