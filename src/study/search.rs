@@ -3,6 +3,7 @@
 use logitd_core::arithmetic::philox::philox4x32_10;
 use logitd_core::evaluate::sets::Grid;
 use logitd_core::params::{Field, ParamsError, ParamsSpec, SamplingParams, Value, shortest};
+use std::collections::HashSet;
 use std::fmt;
 
 /// The most sets of a search.
@@ -11,6 +12,11 @@ pub const SETS_MAX: usize = 1 << 20;
 pub const SOBOL_MAX: usize = 1 << 16;
 /// Temperatures between those of the grid are multiples of this: sets of one temperature share most of their work.
 const TEMPERATURE_STEP: f64 = 0.01;
+/// Steps of refinement end here: values that are nearer to each other have no middle tried between them.
+const STEPS_LEAST: StepsLeast =
+    StepsLeast { temperature: 0.01, top_k: 1.05, top_p: 0.002, min_p: 0.0005 };
+/// So many rounds in a row that gain nothing end a refinement: the first may have been too coarse.
+const IDLE_ROUNDS: usize = 2;
 /// What the generator is used for.
 const PURPOSE: u32 = u32::from_be_bytes(*b"tune");
 
@@ -183,12 +189,16 @@ impl Axes {
         (0..sets).map(|i| self.at([0, 1, 2, 3].map(|dimension| unit(i, dimension)))).collect()
     }
 
-    /// What lies around a point: each parameter's value, the next ones of the axis, and what is in the middle between. The
-    /// axes of the result are those of the next round.
+    /// What lies around a point: each parameter's value, the next ones of the axis, and what is in the middle between,
+    /// where that is further than the least step.
     pub fn around(&self, point: Point, vocab_size: u32) -> Self {
-        let real = |axis: &[f32], at: f32| {
+        let real = |axis: &[f32], at: f32, least: f32| {
             let mut near = neighbours(axis, at, |a, b| a.total_cmp(&b));
-            near = with_middles(&near, |a, b| tidy(f64::midpoint(a.into(), b.into())));
+            // What is as long as the least step but for rounding has no middle.
+            let far = |a: f32, b: f32| b - a > least * 1.001;
+            near = with_middles(&near, |a, b| {
+                far(a, b).then(|| tidy(f64::midpoint(a.into(), b.into())))
+            });
             near.sort_by(f32::total_cmp);
             near.dedup();
             near
@@ -197,16 +207,38 @@ impl Axes {
         let open = |k: u32| if k == 0 { vocab_size } else { k.min(vocab_size) };
         let ks: Vec<u32> = self.top_k.iter().copied().map(open).collect();
         let near = neighbours(&ks, open(point.top_k), |a, b| a.cmp(&b));
-        let middle = |a: u32, b: u32| (f64::from(a) * f64::from(b)).sqrt().round() as u32;
+        let middle = |a: u32, b: u32| {
+            let (a, b) = (f64::from(a), f64::from(b));
+            (b / a > STEPS_LEAST.top_k).then(|| (a * b).sqrt().round() as u32)
+        };
         let mut top_k = with_middles(&near, middle);
         top_k.iter_mut().for_each(|k| *k = if *k >= vocab_size { 0 } else { *k });
         top_k.sort_by_key(|k| k.wrapping_sub(1));
         top_k.dedup();
         Self {
-            temperature: real(&self.temperature, point.temperature),
+            temperature: real(&self.temperature, point.temperature, STEPS_LEAST.temperature),
             top_k,
-            top_p: real(&self.top_p, point.top_p),
-            min_p: real(&self.min_p, point.min_p),
+            top_p: real(&self.top_p, point.top_p, STEPS_LEAST.top_p),
+            min_p: real(&self.min_p, point.min_p, STEPS_LEAST.min_p),
+        }
+    }
+
+    /// The values of both.
+    fn union(&self, other: &Self) -> Self {
+        let real = |a: &[f32], b: &[f32]| {
+            let mut all = [a, b].concat();
+            all.sort_by(f32::total_cmp);
+            all.dedup();
+            all
+        };
+        let mut top_k = [&self.top_k[..], &other.top_k].concat();
+        top_k.sort_by_key(|k| k.wrapping_sub(1));
+        top_k.dedup();
+        Self {
+            temperature: real(&self.temperature, &other.temperature),
+            top_k,
+            top_p: real(&self.top_p, &other.top_p),
+            min_p: real(&self.min_p, &other.min_p),
         }
     }
 
@@ -237,6 +269,56 @@ impl Axes {
             top_p: tidy(between(&self.top_p, units[2])),
             min_p: tidy(between(&self.min_p, units[3])),
         }
+    }
+}
+
+/// The least steps of a refinement: differences, and of `top_k` a ratio.
+struct StepsLeast {
+    temperature: f32,
+    top_k: f64,
+    top_p: f32,
+    min_p: f32,
+}
+
+/// A search that begins with a grid and goes on around the best, with half the step, wherever that leads.
+///
+/// Each round is the grid of the best's values, their neighbours among all values that were tried of each axis, and the
+/// middles between. Since neighbours are those of all rounds, the best can move on beyond the box of a round. It ends where
+/// no set is new, which is so where all steps are the least, or where two rounds in a row found nothing better.
+#[derive(Debug)]
+pub struct Refinement {
+    vocab_size: u32,
+    /// Every value that was tried.
+    all: Axes,
+    next: Axes,
+    tried: HashSet<[u32; 4]>,
+    best: Option<Point>,
+    idle: usize,
+}
+
+impl Refinement {
+    /// Begins with the grid of these axes.
+    pub fn new(axes: Axes, vocab_size: u32) -> Self {
+        let (all, tried) = (axes.clone(), HashSet::new());
+        Self { vocab_size, all, next: axes, tried, best: None, idle: 0 }
+    }
+
+    /// The sets of the next round that no round had; none at the end.
+    pub fn round(&mut self) -> Result<Vec<Point>, AxisError> {
+        if self.idle == IDLE_ROUNDS {
+            return Ok(Vec::new());
+        }
+        let mut points = self.next.grid()?;
+        points.retain(|point| self.tried.insert(point.key()));
+        Ok(points)
+    }
+
+    /// Takes the best of all sets so far.
+    pub fn found(&mut self, best: Point) {
+        self.idle = if self.best == Some(best) { self.idle + 1 } else { 0 };
+        self.best = Some(best);
+        self.next = self.all.around(best, self.vocab_size);
+        self.all = self.all.union(&self.next);
     }
 }
 
@@ -284,8 +366,8 @@ fn neighbours<T: Copy>(axis: &[T], at: T, order: impl Fn(T, T) -> std::cmp::Orde
     below.into_iter().chain([at]).chain(above).collect()
 }
 
-fn with_middles<T: Copy>(values: &[T], middle: impl Fn(T, T) -> T) -> Vec<T> {
-    let middles = values.windows(2).map(|pair| middle(pair[0], pair[1]));
+fn with_middles<T: Copy>(values: &[T], middle: impl Fn(T, T) -> Option<T>) -> Vec<T> {
+    let middles = values.windows(2).filter_map(|pair| middle(pair[0], pair[1]));
     values.iter().copied().chain(middles).collect()
 }
 
@@ -316,7 +398,6 @@ pub enum AxisError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashSet;
 
     #[test]
     fn the_default_grid_has_35_280_sets_and_all_are_valid() {
@@ -405,5 +486,72 @@ mod tests {
         assert_eq!(near.min_p, [0.0, 0.0005, 0.001]);
         let nearer = near.around(Point { top_k: 0, ..point }, 262_144);
         assert_eq!(nearer.top_k, [16_191, 65_149, 0]);
+        // Steps have an end.
+        let least = Axes {
+            temperature: vec![1.09, 1.1, 1.11],
+            top_k: vec![980, 1000, 1020],
+            top_p: vec![0.948, 0.95, 0.952],
+            min_p: vec![0.0, 0.0005],
+        };
+        assert_eq!(least.around(point, 262_144), least);
+    }
+
+    /// The sets of a refinement by a cost, round by round, and its best. The grid's best is `start`, if it is named.
+    fn refined(
+        axes: &Axes,
+        start: Option<Point>,
+        cost: impl Fn(&Point) -> f64,
+    ) -> (Vec<Vec<Point>>, Point) {
+        let mut refinement = Refinement::new(axes.clone(), 262_144);
+        let (mut rounds, mut found) = (Vec::new(), Point::PLAIN);
+        loop {
+            let points = refinement.round().unwrap();
+            if points.is_empty() {
+                return (rounds, found);
+            }
+            let best = points.iter().min_by(|a, b| cost(a).total_cmp(&cost(b))).unwrap();
+            found = match rounds.len() {
+                0 => start.unwrap_or(*best),
+                _ if cost(best) < cost(&found) => *best,
+                _ => found,
+            };
+            refinement.found(found);
+            rounds.push(points);
+            assert!(rounds.len() < 40, "it does not end");
+        }
+    }
+
+    #[test]
+    fn refinement_leaves_its_first_box_and_goes_on_below_half_a_step() {
+        let mut axes = Axes::default();
+        axes.set("temperature", "0.4:2:0.4").unwrap();
+        axes.set("top_k", "off").unwrap();
+        axes.set("top_p", "0.5:1:0.1").unwrap();
+        axes.set("min_p", "off").unwrap();
+        let (temperature, top_p) = (1.33, 0.871);
+        let cost = |point: &Point| {
+            let (t, p) = (f64::from(point.temperature), f64::from(point.top_p));
+            (t - temperature).abs() + (p - top_p).abs()
+        };
+        let start = Point { temperature: 0.4, top_p: 0.5, ..Point::PLAIN };
+        let (rounds, best) = refined(&axes, Some(start), cost);
+        println!("from {start} to {best} in {} rounds", rounds.len());
+        // The first box ends at 0.8 and 0.6.
+        let (t, p) = (f64::from(best.temperature), f64::from(best.top_p));
+        assert!((t - temperature).abs() <= 0.02 && (p - top_p).abs() <= 0.005, "{best}");
+    }
+
+    #[test]
+    fn refinement_ends_after_two_rounds_that_gain_nothing() {
+        // The best is a set of the grid.
+        let best = Axes::default().grid().unwrap()[17_000];
+        let (rounds, found) =
+            refined(&Axes::default(), None, |point| f64::from(u8::from(*point != best)));
+        assert_eq!((rounds.len(), found), (3, best));
+        let mut all: Vec<_> = rounds.concat().iter().map(|point| point.key()).collect();
+        let count = all.len();
+        all.sort_unstable();
+        all.dedup();
+        assert_eq!(all.len(), count, "a set was tried twice");
     }
 }

@@ -8,7 +8,7 @@ use super::choose::{Chooser, Scored};
 use super::goal::{Bound, Direction, Goal};
 use super::journal::{Journal, JournalError, SUMS, Said, StudySpec, Trial};
 use super::metrics::{Measure, Metric};
-use super::search::{Axes, AxisError, Point};
+use super::search::{Axes, AxisError, Point, Refinement};
 use crate::files::digests::Digests;
 use logitd_core::arithmetic;
 use logitd_core::evaluate::cpu::Cpu;
@@ -72,12 +72,12 @@ pub enum Search {
     Random(usize),
     /// So many points that fill it evenly.
     Sobol(usize),
-    /// Every third value of each axis, and rounds around the best until nothing is gained.
+    /// Every third value of each axis, and rounds around the best until two gain nothing or all steps are the least.
     Refine,
 }
 
 /// The most rounds of a refinement.
-const ROUNDS_MAX: usize = 8;
+const ROUNDS_MAX: usize = 16;
 /// Of how many values of an axis one is tried where the search begins coarse.
 const COARSE: usize = 3;
 
@@ -203,33 +203,29 @@ impl Session {
         match search {
             Search::Random(sets) => self.evaluate(&axes.random(*sets, seed), &mut seen),
             Search::Sobol(sets) => self.evaluate(&axes.sobol(*sets, seed), &mut seen),
-            Search::Grid { rounds } => self.refine(axes.clone(), axes, *rounds, &mut seen),
-            Search::Refine => self.refine(coarse(axes), &coarse(axes), ROUNDS_MAX, &mut seen),
+            Search::Grid { rounds } => self.refine(axes.clone(), *rounds, &mut seen),
+            Search::Refine => self.refine(coarse(axes), ROUNDS_MAX, &mut seen),
         }
     }
 
-    /// Evaluates a grid, and grids around the best of those that were evaluated here: what else the study has does not
-    /// show, so that the same search gives the same sets.
+    /// Evaluates a grid, and so many rounds around the best of the sets that were tried here: what else the study has does
+    /// not show, so that the same search gives the same sets.
     fn refine(
         &mut self,
-        mut next: Axes,
-        within: &Axes,
+        axes: Axes,
         rounds: usize,
         seen: &mut impl FnMut(Progress),
     ) -> Result<(), SessionError> {
-        let (mut tried, mut last) = (Vec::new(), None);
-        let mut axes = within.clone();
-        for round in 0..=rounds {
-            let points = next.grid()?;
-            self.evaluate(&points, seen)?;
-            tried.extend(points.iter().map(|point| self.places[&point.key()]));
-            let best = self.centre(&tried);
-            if round > 0 && last == Some(best) {
+        let mut refinement = Refinement::new(axes, self.setup.data.about.vocab_size);
+        let mut tried = Vec::new();
+        for _ in 0..=rounds {
+            let points = refinement.round()?;
+            if points.is_empty() {
                 break;
             }
-            last = Some(best);
-            next = axes.around(best, self.setup.data.about.vocab_size);
-            axes = next.clone();
+            self.evaluate(&points, seen)?;
+            tried.extend(points.iter().map(|point| self.places[&point.key()]));
+            refinement.found(self.centre(&tried));
         }
         Ok(())
     }
