@@ -3,6 +3,7 @@
 use super::Outcome;
 use super::positions::{PositionsArgs, threads};
 use super::text::grouped;
+use crate::config::values;
 use std::fs::File;
 use std::io::{BufWriter, Write as _, stdout};
 use std::path::PathBuf;
@@ -31,9 +32,9 @@ pub struct Args {
     #[arg(long, value_name = "TEXT", default_value = "")]
     origin: String,
 
-    /// Threads [default: those of the machine]
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    /// Threads; 0: one for each core
+    #[arg(long, value_name = "N", default_value = "0", value_parser = values::threads)]
+    threads: usize,
 }
 
 const EXAMPLES: &str = "\

@@ -56,7 +56,10 @@ impl PositionsArgs {
     }
 }
 
-/// The threads of this machine, unless somebody names a number.
-pub fn threads(asked: Option<usize>) -> usize {
-    asked.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+/// So many threads; one for each core where it is 0.
+pub fn threads(asked: usize) -> usize {
+    match asked {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        asked => asked,
+    }
 }

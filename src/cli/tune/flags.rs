@@ -1,6 +1,7 @@
 //! The flags of `logitd tune`, and what they come to.
 
 use crate::cli::positions::PositionsArgs;
+use crate::config::values;
 use crate::study::goal::{Direction, Goal, Limit, metric};
 use crate::study::metrics::Metric;
 use crate::study::search::{Axes, Point, SETS_MAX, SOBOL_MAX};
@@ -59,7 +60,7 @@ pub struct Args {
     #[arg(long, value_name = "SHARE", default_value = "0.0001", value_parser = tail_share, allow_negative_numbers = true, help_heading = "Goal")]
     pub tail_share: TailShare,
 
-    /// Which settings are tried [default: the grid, then two rounds around its best]
+    /// Which settings are tried [default: the grid, then two rounds around its best, each with half the step]
     #[arg(long, value_enum, value_name = "KIND", help_heading = "Search")]
     search: Option<SearchArg>,
 
@@ -112,9 +113,9 @@ pub struct Args {
     #[arg(long, help_heading = "Output")]
     pub json: bool,
 
-    /// Threads [default: those of the machine]
-    #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
+    /// Threads; 0: one for each core
+    #[arg(long, value_name = "N", default_value = "0", value_parser = values::threads)]
+    pub threads: usize,
 }
 
 const EXAMPLES: &str = "\
@@ -145,7 +146,9 @@ enum SearchArg {
     Random,
     /// Settings that fill that space evenly
     Sobol,
-    /// Every third of the lists, then around the best until nothing is gained
+    /// Every third value of the lists, then around the best with half the step each round, wherever that leads within the
+    /// lists' ends: until two rounds find nothing better, or steps are 0.01 of temperature, 0.002 of top-p, 0.0005 of min-p
+    /// and a twentieth of top-k
     Refine,
 }
 
@@ -297,6 +300,10 @@ mod tests {
         assert!(refused(&["--tail-share", "1"]).contains("above 0, below 1"));
         assert!(refused(&["--miss-nats", "-1"]).contains("above 0, up to 4096"));
         assert!(refused(&["--pareto", "nll"]).contains("two metrics are needed"));
+        for threads in ["1025", "-1", "x"] {
+            let said = refused(&[&format!("--threads={threads}")]);
+            assert!(said.contains("allowed: 0 (one for each core) to 1024"), "{said}");
+        }
     }
 
     #[test]
