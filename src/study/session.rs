@@ -753,7 +753,8 @@ mod tests {
     #[test]
     fn batches_are_bounded_and_keep_temperatures_together() {
         let points = axes().grid().unwrap();
-        for (most, count) in [(1, 30), (4, 10), (6, 5), (7, 5), (12, 3), (100, 1)] {
+        // Five temperatures of 54 sets.
+        for (most, count) in [(1, 270), (20, 15), (54, 5), (60, 5), (108, 3), (1000, 1)] {
             let batches = batches(&points, most);
             assert_eq!(batches.concat(), points, "{most}");
             assert_eq!(batches.len(), count, "{most}");

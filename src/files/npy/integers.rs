@@ -82,7 +82,7 @@ pub enum IntegersError {
     Descr(String),
     /// Too short, or too long.
     #[error(
-        "{rows} numbers of {size} bytes and {held} bytes of data do not go together; the file was cut off"
+        "{rows} numbers of {size} bytes and {held} bytes of data do not go together; the file was cut off, or holds something else"
     )]
     Length {
         /// Numbers it should hold.
