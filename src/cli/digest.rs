@@ -9,11 +9,12 @@ use std::io::{BufWriter, Write as _, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Write what remains of logits when token ids are dropped: enough for `logitd tune`, and no text
+/// Write what remains of logits when token ids are dropped: enough for `logitd tune`
 ///
 /// Of each row, the file has its distinct values, how often each occurs, and how many tokens come before the one that
-/// came next. Every kept set, probability and entropy of any parameters follows from that, bit for bit; which tokens
-/// they were does not. It is some fifty times smaller than f16 logits.
+/// came next. Every kept set, probability and entropy of any parameters follows from that, bit for bit. It is some fifty
+/// times smaller than f16 logits. It has no token ids. It is not anonymous: whoever has the same model can check a guess
+/// of the text against it. Treat it as confidential where the text is.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -44,7 +45,7 @@ Examples:
 
 /// Runs the command.
 pub fn run(args: Args) -> Outcome {
-    let digests = args.positions.read(threads(args.threads), false)?;
+    let digests = args.positions.read(threads(args.threads))?;
     let mut digests = digests
         .ok_or("--logits and --targets are needed: rows of logits, and the token after each")?;
     let label_max = digests.rows.iter().map(|row| row.group).max().unwrap_or(0) as usize;

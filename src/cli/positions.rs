@@ -39,7 +39,7 @@ pub struct PositionsArgs {
 
 impl PositionsArgs {
     /// Reads the files, if there are any.
-    pub fn read(&self, threads: usize, quiet: bool) -> Result<Option<Digests>, Box<dyn Error>> {
+    pub fn read(&self, threads: usize) -> Result<Option<Digests>, Box<dyn Error>> {
         let (Some(logits), Some(targets)) = (&self.logits, &self.targets) else { return Ok(None) };
         let declared = Declared { dtype: self.dtype.map(Into::into), vocab_size: self.vocab_size };
         let files = Files { logits, declared, targets, groups: self.groups.as_deref() };
@@ -49,9 +49,8 @@ impl PositionsArgs {
             None => RowList::all(positions.rows()),
         };
         let rows: Vec<usize> = rows.numbers().collect();
-        let mut progress = (!quiet).then(|| Progress::new(rows.len() as u64, "rows read"));
-        let seen = |rows| progress.iter_mut().for_each(|progress| progress.advance(rows));
-        let digests = positions.digest(&rows, threads, seen);
+        let mut progress = Progress::new(rows.len() as u64, "rows read");
+        let digests = positions.digest(&rows, threads, |rows| progress.advance(rows));
         Ok(Some(digests.map_err(|error| format!("{}: {error}", logits.display()))?))
     }
 }

@@ -184,6 +184,11 @@ fn decode(mut from: &[u8], dtype: Dtype, vocab_size: u32) -> Option<Digested> {
     from.is_empty().then_some(Digested { digest: Ok(digest), group })
 }
 
+/// Bytes in hex, as the hashes of a file are written.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn key_max(dtype: Dtype) -> u32 {
     if dtype == Dtype::F32 { u32::MAX } else { u16::MAX.into() }
 }

@@ -31,7 +31,7 @@ impl Chooser<'_> {
     }
 
     /// What the best set of all has of each limit's metric.
-    fn bests(&self, sets: &[Scored<'_>]) -> Vec<f64> {
+    pub fn bests(&self, sets: &[Scored<'_>]) -> Vec<f64> {
         let best = |metric, at_most| {
             let values = sets.iter().map(|set| self.mean(metric, set));
             if at_most {
@@ -117,6 +117,11 @@ pub fn paired(
     Difference { mean, error }
 }
 
+/// What makes a set simpler than another: fewer cuts, then a temperature nearer to 1.
+pub fn complexity(point: Point) -> (usize, f32) {
+    (point.cuts(), (point.temperature - 1.0).abs())
+}
+
 /// The place of the simplest set that is as good as the first: among those whose cost is no more than one standard error
 /// above its, the one with the fewest cuts, and of these the one whose temperature is nearest to 1.
 pub fn simplest(
@@ -127,8 +132,8 @@ pub fn simplest(
     let as_good = points.iter().zip(differences).enumerate().filter(|(_, (_, difference))| {
         direction.cost(difference.mean) <= difference.error.unwrap_or(0.0)
     });
-    let simple = as_good.map(|(i, (point, _))| (point.cuts(), (point.temperature - 1.0).abs(), i));
-    simple.min_by(|a, b| a.partial_cmp(b).expect("no temperature is NaN")).map(|(.., i)| i)
+    let simple = as_good.map(|(i, (point, _))| (complexity(*point), i));
+    simple.min_by(|a, b| a.partial_cmp(b).expect("no temperature is NaN")).map(|(_, i)| i)
 }
 
 #[cfg(test)]

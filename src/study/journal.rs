@@ -31,9 +31,13 @@ const LOCK_WAIT: Duration = Duration::from_millis(20);
 const HEAD: &[u8] = b"{\"op_code\":";
 /// What is written at a time.
 const WRITE_BYTES: usize = 8 << 20;
-/// What the parameters of a study may be, as Optuna is told, where no set is beyond it.
-const RANGES: [(&str, f64, f64); 4] =
-    [("temperature", 0.0, 2.0), ("top_k", 0.0, 4096.0), ("top_p", 0.01, 1.0), ("min_p", 0.0, 1.0)];
+/// What the parameters of a study may be, as Optuna is told, where no set is beyond it; `top_k` ends at the vocabulary.
+const RANGES: [(&str, f64, f64); 4] = [
+    ("temperature", 0.0, 2.0),
+    ("top_k", 0.0, u32::MAX as f64),
+    ("top_p", 0.01, 1.0),
+    ("min_p", 0.0, 1.0),
+];
 /// The same where one is: no top_p is 0.
 const WIDE_RANGES: [(f64, f64); 4] = [(0.0, 1e4), (0.0, u32::MAX as f64), (1e-45, 1.0), (0.0, 1.0)];
 
@@ -108,6 +112,8 @@ pub struct StudySpec {
     pub name: String,
     /// Its metrics; of each, whether less is better.
     pub metrics: Vec<(&'static str, bool)>,
+    /// Tokens of a row: no `top_k` need be greater.
+    pub vocab_size: u32,
     /// What is said of it.
     pub attributes: Vec<(&'static str, Value)>,
 }
@@ -117,6 +123,7 @@ pub struct StudySpec {
 pub struct Journal {
     path: PathBuf,
     study_id: u64,
+    vocab_size: u32,
     worker_id: String,
 }
 
@@ -152,13 +159,20 @@ impl Journal {
             }
         };
         drop(lock);
-        Ok((Self { path: path.to_owned(), study_id, worker_id }, found.trials))
+        let vocab_size = spec.vocab_size;
+        Ok((Self { path: path.to_owned(), study_id, vocab_size, worker_id }, found.trials))
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Appends trials.
     pub fn append(&mut self, trials: &[(Trial, Said)]) -> Result<(), JournalError> {
         let now = now();
-        let distributions = distributions(trials.iter().map(|(trial, _)| trial.point));
+        let distributions =
+            distributions(trials.iter().map(|(trial, _)| trial.point), self.vocab_size);
         let head = format!(
             "{{\"op_code\":4,\"worker_id\":\"{}\",\"study_id\":{},\"datetime_start\":\"{now}\",\
              \"datetime_complete\":\"{now}\",\"state\":1,\"value\":null,\"distributions\":{distributions}",
@@ -283,7 +297,7 @@ fn creation(spec: &StudySpec, study_id: u64, worker_id: &str) -> String {
 }
 
 /// What the parameters may be: the same for every trial of a study whose sets are within [`RANGES`].
-fn distributions(points: impl Iterator<Item = Point> + Clone) -> String {
+fn distributions(points: impl Iterator<Item = Point> + Clone, vocab_size: u32) -> String {
     let of = |i: usize, name: &str| {
         let value = |point: Point| match name {
             "temperature" => f64::from(point.temperature),
@@ -291,7 +305,10 @@ fn distributions(points: impl Iterator<Item = Point> + Clone) -> String {
             "top_p" => f64::from(point.top_p),
             _ => f64::from(point.min_p),
         };
-        let (_, low, high) = RANGES[i];
+        let (_, low, mut high) = RANGES[i];
+        if name == "top_k" {
+            high = vocab_size.into();
+        }
         let within = points.clone().all(|point| (low..=high).contains(&value(point)));
         let (low, high) = if within { (low, high) } else { WIDE_RANGES[i] };
         match name {
@@ -520,6 +537,7 @@ mod tests {
         StudySpec {
             name: name.into(),
             metrics: vec![("nll", true), ("tail", true)],
+            vocab_size: 262_144,
             attributes: vec![("rows", json!(4)), ("goal", json!("least nll"))],
         }
     }
@@ -564,6 +582,14 @@ mod tests {
         let length = std::fs::metadata(&path).unwrap().len();
         assert_eq!((again("a").len(), std::fs::metadata(&path).unwrap().len()), (6, length));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_parameters_may_be_does_not_change_from_batch_to_batch() {
+        let point = |top_k| Point { top_k, ..Point::PLAIN };
+        let few = distributions([point(0), point(40)].into_iter(), 262_144);
+        assert_eq!(few, distributions([point(262_143)].into_iter(), 262_144));
+        assert!(few.contains("262144"), "{few}");
     }
 
     #[test]

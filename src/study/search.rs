@@ -73,6 +73,11 @@ impl From<ParamsSpec> for Point {
     }
 }
 
+/// The double that is written as the single is.
+pub fn double(x: f32) -> f64 {
+    shortest(x).parse().expect("a number")
+}
+
 /// `temperature 1.1, top_k 1000, top_p 0.95`: what is on.
 impl fmt::Display for Point {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -8,18 +8,18 @@ use super::choose::{Chooser, Scored};
 use super::goal::{Bound, Direction, Goal};
 use super::journal::{Journal, JournalError, SUMS, Said, StudySpec, Trial};
 use super::metrics::{Measure, Metric};
-use super::search::{Axes, AxisError, Point, Refinement};
-use crate::files::digests::Digests;
+use super::search::{Axes, AxisError, Point, Refinement, double};
+use crate::files::digests::{Digests, hex};
 use logitd_core::arithmetic;
 use logitd_core::evaluate::cpu::Cpu;
 use logitd_core::evaluate::sets::{SetError, Sets};
 use logitd_core::evaluate::sums::SetSums;
 use logitd_core::evaluate::{Question, TailShare};
-use logitd_core::params::{ParamsError, shortest};
+use logitd_core::params::ParamsError;
 use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Sets that are evaluated and recorded at a time.
 const BATCH_SETS: usize = 4096;
@@ -112,7 +112,8 @@ impl Session {
         let (journal, trials) = match path {
             Some(path) => {
                 let spec = study(&setup, told, &group_rows, rows_failed);
-                let (journal, trials) = Journal::open(path, &spec)?;
+                let (journal, trials) = Journal::open(path, &spec)
+                    .map_err(|error| SessionError::Journal { path: path.into(), error })?;
                 (Some(journal), trials)
             }
             None => (None, Vec::new()),
@@ -269,7 +270,10 @@ impl Session {
             });
             let said: Vec<(Trial, Said)> = said.collect();
             if let Some(journal) = &mut self.journal {
-                journal.append(&said)?;
+                journal.append(&said).map_err(|error| SessionError::Journal {
+                    path: journal.path().into(),
+                    error,
+                })?;
             }
             said.into_iter().for_each(|(trial, _)| self.push(trial));
         }
@@ -455,12 +459,7 @@ fn coarse(axes: &Axes) -> Axes {
 
 /// SHA-256 of some bytes, in hex.
 pub fn sha256(bytes: &[u8]) -> String {
-    digest(&SHA256, bytes).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The double that is written as the single is.
-fn double(x: f32) -> f64 {
-    shortest(x).parse().expect("a number")
+    hex(digest(&SHA256, bytes).as_ref())
 }
 
 /// What a study is created with.
@@ -513,6 +512,7 @@ fn study(
     StudySpec {
         name: format!("{} [{}]", setup.goal, &sha256(key.as_bytes())[..12]),
         metrics: metrics.iter().map(|metric| (metric.name(), is_least(metric))).collect(),
+        vocab_size: about.vocab_size,
         attributes,
     }
 }
@@ -526,8 +526,13 @@ pub enum SessionError {
     )]
     NoRows(u64),
     /// The record cannot be used.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
+    #[error("--study {}: {error}", path.display())]
+    Journal {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: JournalError,
+    },
     /// A set out of range.
     #[error(transparent)]
     Params(#[from] ParamsError),

@@ -1,6 +1,6 @@
 //! Positions whose next token is known: files of logits, of the tokens that came, and of labels, read into digests.
 
-use crate::files::digests::{About, Digests};
+use crate::files::digests::{About, Digests, hex};
 use crate::files::npy::integers::{self, IntegersError};
 use crate::files::npy::{Declared, LogitsFile, NpyError};
 use logitd_core::batch::Row;
@@ -107,9 +107,7 @@ impl Positions {
             digests.extend(cpu.digest(&positions));
             seen(chunk.len() as u64);
         }
-        let hex = |context: Context| {
-            context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
-        };
+        let hex = |context: Context| hex(context.finish().as_ref());
         let about = About {
             rows: rows.len() as u64,
             vocab_size,

@@ -56,7 +56,7 @@ pub struct Args {
     #[arg(long, value_name = "NATS", value_parser = positive, allow_negative_numbers = true, help_heading = "Goal")]
     pub miss_nats: Option<f64>,
 
-    /// A token is of the tail if the model itself gives it a smaller share: above 0, below 1
+    /// A token counts as tail if its probability at temperature 1, before cuts, is below this: above 0, below 1
     #[arg(long, value_name = "SHARE", default_value = "0.0001", value_parser = tail_share, allow_negative_numbers = true, help_heading = "Goal")]
     pub tail_share: TailShare,
 
@@ -89,27 +89,30 @@ pub struct Args {
     min_p: Option<String>,
 
     /// A setting to be shown beside the best: temperature=0.8,top_k=40,top_p=0.95,min_p=0.05 (what is left out is off), or
-    /// what others use unless told otherwise: llama.cpp, vllm, hf. Repeatable
+    /// what others use unless told otherwise: llama.cpp, vllm, hf (llama.cpp's numbers, in logitd's order: llama.cpp applies
+    /// its temperature last). Repeatable
     #[arg(long, value_name = "SETTING", value_parser = compared, help_heading = "Output")]
     pub compare: Vec<Compared>,
 
-    /// Show the settings that none is better than in both of two metrics
-    #[arg(long, value_name = "METRIC,METRIC", value_parser = pareto, help_heading = "Output")]
+    /// Show the Pareto front of two metrics (more is better for coverage and entropy, less for the others)
+    #[arg(long, value_name = "METRIC,METRIC", value_parser = pareto, conflicts_with = "json", help_heading = "Output")]
     pub pareto: Option<[(Metric, Direction); 2]>,
 
-    /// Choose on all but one of N parts of the rows and measure on that, for each part: whether luck chose
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..), help_heading = "Output")]
+    /// Cross-validate: choose on all but one of N parts of the rows, measure on that one
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..), conflicts_with = "json", help_heading = "Output")]
     pub folds: Option<u32>,
 
     /// Where settings are recorded, and looked up before anything is computed
     #[arg(long, value_name = "FILE", default_value = "study.journal", help_heading = "Output")]
     pub study: PathBuf,
 
-    /// The same with pictures, as a page that loads nothing
-    #[arg(long, value_name = "FILE", default_value = "report.html", help_heading = "Output")]
-    pub report: PathBuf,
+    /// A page that loads nothing, with what is printed but --folds and --pareto, all settings by nll and tail, and, where the
+    /// whole grid of the lists was tried, heat maps of four pairs of parameters and how much each parameter matters
+    /// [default: the name of the study with .html]
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    report: Option<PathBuf>,
 
-    /// Print a line of JSON a setting instead of tables
+    /// Print a line of JSON a setting instead of tables, the simplest that is as good as the best last
     #[arg(long, help_heading = "Output")]
     pub json: bool,
 
@@ -127,14 +130,15 @@ Examples:
   optuna-dashboard study.journal                                 every setting, in Optuna's dashboard
 
 Metrics, each a mean over positions:
-  nll        nats that a setting gives the text; a token that is cut costs --miss-nats
+  nll        mean negative log-likelihood of the text's tokens under a setting, in nats; lower is better. A token that
+             is cut costs --miss-nats
   brier      squared distance between what is drawn and what came; finite whatever is cut
   coverage   tokens of the text that are kept
   tail       draws of tokens that the model itself holds for very unlikely
   entropy    nats of choice a step
   surprise   nats that the model is surprised by what is drawn
 
-A setting is judged a step after text that people wrote. Errors that feed on themselves, loops above all, show only
+A setting is judged a step after text that people wrote (teacher-forced). Errors that feed on themselves, loops above all, show only
 in text that the model writes.";
 
 /// A kind of search.
@@ -172,6 +176,11 @@ impl Args {
         };
         goal.limits.extend(&self.subject_to);
         goal
+    }
+
+    /// Where the page goes.
+    pub fn report(&self) -> PathBuf {
+        self.report.clone().unwrap_or_else(|| self.study.with_extension("html"))
     }
 
     /// Which settings are tried.

@@ -1,7 +1,7 @@
 //! The report as a page: one file, no scripts, nothing loaded from anywhere. Its markup is `templates/tune.html`.
 
 use super::Report;
-use super::table::{settings, simplest, values};
+use super::table::{by_group, settings, simplest};
 use crate::cli::text::grouped;
 use crate::study::choose::Scored;
 use crate::study::metrics::Metric;
@@ -10,6 +10,10 @@ use askama::Template;
 use logitd_core::params::shortest;
 use std::collections::HashSet;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
 
 /// The drawing, which scales with the page.
 const WIDTH: f64 = 720.0;
@@ -23,6 +27,36 @@ const NATS_SHOWN: f64 = 3.0;
 const TAIL_LEAST: f64 = 1e-6;
 /// Two dots within so many pixels are one.
 const DOT: f64 = 2.5;
+
+/// What every page of ours has near its beginning.
+const MARK: &str = "<meta name=\"generator\" content=\"logitd tune\">";
+/// Near its beginning.
+const MARK_WITHIN: u64 = 1024;
+
+/// Refuses to write over what is no page of ours, and where nothing can be written.
+pub fn check(path: &Path) -> Result<(), String> {
+    let named = |error: io::Error| format!("--report {}: {error}", path.display());
+    let file = match File::options().read(true).write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = folder.unwrap_or(Path::new("."));
+            return folder.metadata().map(drop).map_err(named);
+        }
+        file => file.map_err(named)?,
+    };
+    if file.metadata().map_err(named)?.file_type().is_char_device() {
+        return Ok(());
+    }
+    let mut head = Vec::new();
+    file.take(MARK_WITHIN).read_to_end(&mut head).map_err(named)?;
+    match head.is_empty() || String::from_utf8_lossy(&head).contains(MARK) {
+        true => Ok(()),
+        false => Err(format!(
+            "--report {}: the file is no page of logitd tune, and would be overwritten; name another",
+            path.display()
+        )),
+    }
+}
 
 /// The page.
 pub fn page(report: &Report<'_>, command: &str) -> askama::Result<String> {
@@ -287,32 +321,13 @@ fn importances(report: &Report<'_>, surface: &Surface<'_>) -> Table {
 
 /// The best of each group.
 fn groups(report: &Report<'_>) -> Table {
-    let session = report.session;
-    let chooser = session.chooser();
-    let metrics = chooser.goal.metrics();
-    let mut head: Vec<String> = ["group", "rows"].map(str::to_owned).to_vec();
-    head.extend(Parameter::ALL.map(|of| of.name().to_owned()));
-    head.extend(metrics.iter().map(|metric| metric.name().to_owned()));
-    let line = |(&label, &rows): (&u32, &u64)| {
-        let sets = session.scored_in(label);
-        let name = session.setup().data.about.groups.get(label as usize).cloned();
-        let mut cells = vec![grouped(rows)];
-        match chooser.ranked(&sets).first() {
-            Some(&best) => {
-                cells.extend(values(sets[best].point));
-                let mean = |metric: &Metric| {
-                    chooser.measure.mean(*metric, sets[best].rows, sets[best].sums)
-                };
-                cells.extend(metrics.iter().map(|metric| format!("{:.4}", mean(metric))));
-            }
-            None => cells.extend(std::iter::repeat_n("-".to_owned(), 4 + metrics.len())),
-        }
-        (name.unwrap_or(label.to_string()), cells)
-    };
+    let mut cells = by_group(report).into_iter();
+    let head = cells.next().expect("a head");
+    let lines = cells.map(|line| (line[0].clone(), line[1..].to_vec()));
     Table {
         title: "The best of each group".into(),
         about: "Chosen on the group's own rows: the fewer there are, the more it is luck.".into(),
         head,
-        lines: session.group_rows().iter().map(line).collect(),
+        lines: lines.collect(),
     }
 }

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 /// Beyond this share of what a uniform guess costs, the model has no idea of the text.
 const CLUELESS: f64 = 0.9;
-/// Sets that are as good as the best are looked for among so many.
+/// Sets that are as good as the best and simpler are looked for among so many.
 const SHORTLIST: usize = 4096;
 
 /// A setting that is shown.
@@ -76,7 +76,11 @@ struct Fold {
 
 /// Runs the command.
 pub fn run_command(args: TuneArgs) -> Outcome {
+    // What can be refused at once is, before anything is read or computed.
     let (search, axes) = (args.search()?, args.axes()?);
+    axes.grid()?;
+    let page = args.report();
+    html::check(&page)?;
     let threads = threads(args.threads);
     let (data, grouped) = data(&args, threads)?;
     let miss_nats = args.miss_nats.unwrap_or_else(|| f64::from(data.about.vocab_size).ln());
@@ -93,8 +97,7 @@ pub fn run_command(args: TuneArgs) -> Outcome {
         seed: args.seed,
         command_line: std::env::args().collect::<Vec<_>>().join(" "),
     };
-    let named = |error: &dyn Error| format!("{}: {error}", args.study.display());
-    let mut session = Session::open(setup, Some(&args.study), &told).map_err(|e| named(&e))?;
+    let mut session = Session::open(setup, Some(&args.study), &told)?;
 
     let start = Instant::now();
     let mut progress = Progress::new(0, "rows x sets");
@@ -109,16 +112,16 @@ pub fn run_command(args: TuneArgs) -> Outcome {
     warn(&session, &report.shown[1].trial);
     match args.json {
         true => table::json(&mut stdout(), &report)?,
-        false => table::print(&mut anstream::stdout(), &report, &args.study, &args.report)?,
+        false => table::print(&mut anstream::stdout(), &report, &args.study, &page)?,
     }
-    std::fs::write(&args.report, html::page(&report, &told.command_line)?)
-        .map_err(|error| format!("--report {}: {error}", args.report.display()))?;
+    std::fs::write(&page, html::page(&report, &told.command_line)?)
+        .map_err(|error| format!("--report {}: {error}", page.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// The positions, and whether somebody named groups of them.
 fn data(args: &TuneArgs, threads: usize) -> Result<(Digests, bool), Box<dyn Error>> {
-    if let Some(digests) = args.positions.read(threads, args.json)? {
+    if let Some(digests) = args.positions.read(threads)? {
         return Ok((digests, args.positions.groups.is_some()));
     }
     let digests = match &args.digests {
@@ -152,20 +155,25 @@ fn report<'a>(
     let mut points = vec![best.point, Point::PLAIN];
     points.extend(args.compare.iter().map(|compared| compared.point));
     let others = points.len();
-    points.extend(ranked.iter().take(SHORTLIST).map(|&i| sets[i].point));
-    let differences = |metric| -> Result<Vec<Difference>, Box<dyn Error>> {
-        let clusters = session.clusters(&points)?;
+    // The best itself, and what is simpler, the best first.
+    let simpler = |&i: &usize| choose::complexity(sets[i].point) < choose::complexity(best.point);
+    let shortlist: Vec<usize> = ranked
+        .iter()
+        .take(1)
+        .chain(ranked.iter().filter(|i| simpler(i)).take(SHORTLIST))
+        .copied()
+        .collect();
+    points.extend(shortlist.iter().map(|&i| sets[i].point));
+    let clusters = session.clusters(&points)?;
+    let differences = |metric| -> Vec<Difference> {
         let paired = |i: usize| {
             let both = clusters.iter().map(|(rows, sets)| (*rows, sets[i], sets[0]));
             choose::paired(session.setup().measure, metric, both)
         };
-        Ok((0..points.len()).map(paired).collect())
+        (0..points.len()).map(paired).collect()
     };
-    let of_nll = differences(Metric::Nll)?;
-    let of_goal = match session.setup().goal.metric {
-        Metric::Nll => of_nll.clone(),
-        metric => differences(metric)?,
-    };
+    let of_nll = differences(Metric::Nll);
+    let of_goal = differences(session.setup().goal.metric);
 
     let mut names = vec!["best".to_owned(), "plain".to_owned()];
     names.extend(args.compare.iter().map(|compared| compared.name.clone()));
@@ -175,12 +183,11 @@ fn report<'a>(
         shown.map(|((name, trial), difference)| Shown { name, trial, difference: *difference });
     let direction = session.setup().goal.direction;
     let simplest = choose::simplest(&points[others..], &of_goal[others..], direction);
-    let simplest = ranked[simplest.expect("the best is as good as itself")];
-    let place = others + ranked.iter().position(|&i| i == simplest).expect("it is one of them");
+    let simplest = simplest.expect("the best is as good as itself");
     let simplest = Shown {
         name: "simplest".into(),
-        trial: session.trials()[simplest].clone(),
-        difference: of_nll[place],
+        trial: session.trials()[shortlist[simplest]].clone(),
+        difference: of_nll[others + simplest],
     };
     let measure = session.setup().measure;
     let front = args.pareto.map(|of| {
@@ -250,19 +257,16 @@ fn fold(
 /// Why nothing was chosen.
 fn none_within(session: &Session, sets: &[Scored<'_>]) -> String {
     let goal = &session.setup().goal;
-    let limits = goal.limits.iter().map(|limit| {
-        let values =
-            sets.iter().map(|set| session.setup().measure.mean(limit.metric, set.rows, set.sums));
-        let (word, best) = match limit.at_most {
-            true => ("least", values.fold(f64::INFINITY, f64::min)),
-            false => ("greatest", values.fold(f64::NEG_INFINITY, f64::max)),
-        };
+    let limits: Vec<String> = goal.limits.iter().map(ToString::to_string).collect();
+    let bests = goal.limits.iter().zip(session.chooser().bests(sets)).map(|(limit, best)| {
+        let word = if limit.at_most { "least" } else { "greatest" };
         format!("the {word} {} of all is {best:.6}", limit.metric.name())
     });
     format!(
-        "none of {} settings is the {goal}: {}; loosen a limit (--subject-to), or widen the lists",
+        "no setting of {} keeps to {}: {}; loosen a limit (--subject-to), or widen the lists",
         grouped(sets.len() as u64),
-        limits.collect::<Vec<_>>().join(", ")
+        limits.join(" and "),
+        bests.collect::<Vec<_>>().join(", ")
     )
 }
 

@@ -4,7 +4,7 @@ use super::{Report, Shown};
 use crate::cli::text::{grouped, table};
 use crate::study::choose::Difference;
 use crate::study::metrics::Metric;
-use crate::study::search::Point;
+use crate::study::search::{Point, double};
 use anstyle::Style;
 use logitd_core::params::shortest;
 use serde::Serialize;
@@ -37,14 +37,9 @@ struct Line<'a> {
     nll_difference_error: Option<f64>,
 }
 
-/// The double that is written as the single is.
-fn double(x: f32) -> f64 {
-    shortest(x).parse().expect("a number")
-}
-
 /// Prints a line a setting.
 pub fn json(out: &mut impl Write, report: &Report<'_>) -> io::Result<()> {
-    for shown in &report.shown {
+    for shown in report.shown.iter().chain([&report.simplest]) {
         let Point { temperature, top_k, top_p, min_p } = shown.trial.point;
         let mean = |metric| report.mean_of(&shown.trial, metric);
         let line = Line {
@@ -93,7 +88,8 @@ pub fn print(
 
     writeln!(out, "\n{}", simplest(report))?;
     if session.setup().grouped {
-        by_group(out, report)?;
+        writeln!(out)?;
+        lines(out, &by_group(report))?;
     }
     if !report.folds.is_empty() {
         folds(out, report)?;
@@ -187,7 +183,7 @@ pub fn simplest(report: &Report<'_>) -> String {
 }
 
 /// The best of each group, and what the best of all costs there.
-fn by_group(out: &mut impl Write, report: &Report<'_>) -> io::Result<()> {
+pub fn by_group(report: &Report<'_>) -> Vec<Vec<String>> {
     let session = report.session;
     let (measure, metrics) = (session.setup().measure, session.setup().goal.metrics());
     let best = report.shown[0].trial.point;
@@ -215,8 +211,7 @@ fn by_group(out: &mut impl Write, report: &Report<'_>) -> io::Result<()> {
         line.push(of_all.map_or(String::new(), |i| mean(i, metric)));
         cells.push(line);
     }
-    writeln!(out)?;
-    lines(out, &cells)
+    cells
 }
 
 /// What choosing without a part of the rows is worth on that part.
