@@ -177,7 +177,7 @@ fn status(x: &[f32]) -> RowStatus {
 }
 
 /// The least number of first tokens whose mass is at least `p` of all of `masses`, and at least 1.
-fn nucleus(masses: &[u64], p: f32) -> usize {
+pub(crate) fn nucleus(masses: &[u64], p: f32) -> usize {
     let fraction = (f64::from(p) * 2f64.powi(64)) as u128;
     let total: u128 = masses.iter().map(|&m| u128::from(m)).sum();
     let target = (fraction * total).div_ceil(1 << 64).max(1);

@@ -7,7 +7,7 @@
 //! their keys (least significant digits first) and counted in runs.
 
 use crate::arithmetic::key::{bits16, key16, key32, value32};
-use crate::batch::{Dtype, Row};
+use crate::batch::{Dtype, Row, VOCAB_SIZE_MAX};
 use crate::status::RowStatus;
 use half::{bf16, f16};
 
@@ -21,7 +21,8 @@ pub struct Digest {
 }
 
 impl Digest {
-    /// A digest of these parts: values fall, all are finite, none is absent. `None` where they are not such.
+    /// A digest of these parts: values fall, all are finite, none is absent, and there are no more tokens than a row can
+    /// have ([`VOCAB_SIZE_MAX`]), beyond which sums would not fit their integers. `None` where they are not such.
     pub fn new(vocab_size: u32, rank: u32, values: Box<[f32]>, counts: Box<[u32]>) -> Option<Self> {
         let falls = values.windows(2).all(|pair| pair[0] > pair[1]);
         let finite = values.iter().all(|x| x.is_finite());
@@ -29,6 +30,7 @@ impl Digest {
         let whole = !values.is_empty()
             && values.len() == counts.len()
             && !counts.contains(&0)
+            && vocab_size <= VOCAB_SIZE_MAX
             && tokens <= u64::from(vocab_size)
             && rank < vocab_size;
         (falls && finite && whole).then_some(Self { vocab_size, rank, values, counts })
@@ -323,5 +325,7 @@ mod tests {
         assert!(make(5, 0, &[1.0, 0.0], &[2, 0]).is_none());
         assert!(make(5, 0, &[1.0], &[2, 1]).is_none());
         assert!(make(5, 0, &[], &[]).is_none());
+        assert!(make(VOCAB_SIZE_MAX, 0, &[1.0], &[VOCAB_SIZE_MAX]).is_some());
+        assert!(make(VOCAB_SIZE_MAX + 1, 0, &[1.0], &[1]).is_none(), "more than a row can have");
     }
 }

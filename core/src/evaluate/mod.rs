@@ -7,6 +7,9 @@
 //!
 //! [`digest`] is what remains of a row, [`sets`] the sets by what they share, [`sums`] the integers that rows add to. Two
 //! implementations of [`Evaluator`] say the same: [`reference`](mod@reference) sorts each row, [`cpu`] works on digests.
+//!
+//! Whoever has rows at hand asks an [`Evaluator`] and has an [`Answer`]; whoever asks again about the same rows keeps
+//! their digests, and asks [`Cpu::sums_by`](cpu::Cpu::sums_by).
 
 pub mod cpu;
 pub mod digest;
@@ -35,9 +38,10 @@ pub struct Position<'a> {
 
 impl<'a> Position<'a> {
     /// A row (its parameters do not matter) with its reference token, and the label it is summed under. `None` where the
-    /// row has no such token.
+    /// row has no such token, or is not the model's alone: adjustments and ids of its own would not be looked at.
     pub fn new(row: Row<'a>, reference: u32, group: u32) -> Option<Self> {
-        (reference < row.vocab_size()).then_some(Self { row, reference, group })
+        let plain = row.adjustments().is_none() && !row.has_ids();
+        (plain && reference < row.vocab_size()).then_some(Self { row, reference, group })
     }
 
     /// Its logits.
@@ -136,5 +140,27 @@ impl PartialEq for Evaluation {
     fn eq(&self, other: &Self) -> bool {
         let bits = |x: &Self| (x.kept, x.kept_mass, x.logprob.map(f32::to_bits));
         bits(self) == bits(other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adjustments::{AdjustmentsSpec, Limits};
+    use crate::batch::Dtype;
+    use crate::params::ParamsSpec;
+
+    #[test]
+    fn positions_are_rows_as_the_model_gave_them() {
+        let (logits, ids) = ([0; 12], [0; 12]);
+        let params = ParamsSpec::DEFAULT.parse(|| 0).unwrap();
+        let row = Row::new(Dtype::F32, &logits, params).unwrap();
+        assert!(Position::new(row, 2, 0).is_some());
+        assert!(Position::new(row, 3, 0).is_none(), "no such token");
+        assert!(Position::new(row.with_ids(&ids), 2, 0).is_none(), "ids of its own");
+        let spec = AdjustmentsSpec { counts: vec![(1, 1)], ..Default::default() };
+        let adjustments = spec.parse(3, Limits::default()).unwrap();
+        let adjusted = row.with_adjustments(Some(&adjustments));
+        assert!(Position::new(adjusted, 2, 0).is_none(), "adjustments");
     }
 }

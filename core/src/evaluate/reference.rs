@@ -1,7 +1,8 @@
 //! The oracle: sorts each row and does what the definition says, set by set and token by token.
 //!
-//! It takes the order, the masses and the logarithms from [`crate::arithmetic`], and works out cuts, divisions and sums by
-//! itself, so that it stays an independent opinion. It is never optimised.
+//! It takes the order, the masses and the logarithms from [`crate::arithmetic`], the nucleus from the oracle of sampling
+//! ([`crate::backend::reference`]), and works out other cuts, divisions and sums by itself, so that it stays an independent
+//! opinion. It is never optimised.
 
 use super::sums::{GroupSums, LOGPROB_Q32_MIN, SetSums};
 use super::{Answer, Evaluation, Evaluator, Position, Question, Reference as Said};
@@ -12,6 +13,7 @@ use crate::arithmetic::logprob::logprob;
 use crate::arithmetic::mass::{Scale, UNIT, mass};
 use crate::arithmetic::score::score;
 use crate::arithmetic::surprisal::surprisal;
+use crate::backend::reference::nucleus;
 use crate::params::SamplingParams;
 use crate::status::RowStatus;
 
@@ -168,21 +170,6 @@ impl Sorted {
         masses.truncate(kept);
         (kept, masses)
     }
-}
-
-/// The least number of first tokens whose mass is at least `p` of all of `masses`, and at least 1.
-fn nucleus(masses: &[u64], p: f32) -> usize {
-    let fraction = (f64::from(p) * 2f64.powi(64)) as u128;
-    let total: u128 = masses.iter().map(|&m| u128::from(m)).sum();
-    let target = (fraction * total).div_ceil(1 << 64).max(1);
-    let mut cumulative = 0;
-    1 + masses
-        .iter()
-        .take_while(|&&m| {
-            cumulative += u128::from(m);
-            cumulative < target
-        })
-        .count()
 }
 
 /// A sum of squares, of more bits than there are integers for: 64 in each word, the lowest first.
