@@ -15,10 +15,16 @@ from optuna.trial import TrialState
 TIMEOUT_S = 300
 
 
-def tune(folder: str, *flags: str, sets: int = 300) -> list[dict]:
-    """The lines of `logitd tune --json` over the positions that the program carries."""
+SOBOL = ("--search=sobol", "--seed=5")
+
+
+def tune(folder: str, *flags: str, sets: int = 300, search: tuple[str, ...] | None = None) -> list[dict]:
+    """The lines of `logitd tune --json` over the positions that the program carries, without a search of one's own by
+    Sobol points."""
+    if search is None:
+        search = (*SOBOL, f"--sets={sets}")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("LOGITD_", "RUST_"))}
-    done = subprocess.run([os.environ["LOGITD"], "tune", "--json", "--search=sobol", f"--sets={sets}", "--seed=5", *flags],
+    done = subprocess.run([os.environ["LOGITD"], "tune", "--json", *search, *flags],
                           cwd=folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -57,6 +63,18 @@ class OptunaTest(unittest.TestCase):
         feasible = [all(c <= 0 for c in trial.system_attrs["constraints"]) for trial in study.trials]
         self.assertEqual(feasible, [trial.values[1] <= 0.001 for trial in study.trials])
 
+    def test_the_default_search_tells_optuna_one_range_of_each_parameter(self) -> None:
+        # The grid and two rounds around its best, of fewer values than the default's.
+        lists = ("--temperature=0.8,1,1.2", "--top-k=40,1000,off", "--top-p=0.9,off", "--min-p=off,0.05")
+        best = tune(self.folder.name, search=lists)[0]
+        study = load(self.path)
+        self.assertGreater(len(study.trials), 36)
+        spaces = {repr(sorted(trial.distributions.items())) for trial in study.trials}
+        self.assertEqual(len(spaces), 1, spaces)
+        self.assertEqual(study.trials[0].distributions["top_k"].high, 262_144)
+        within = [trial for trial in study.trials if trial.values[1] <= 0.001]
+        self.assertEqual(min(trial.values[0] for trial in within), best["nll"])
+
     def test_tpe_continues_a_study_and_logitd_continues_that(self) -> None:
         before = tune(self.folder.name)
         study = load(self.path)
@@ -65,7 +83,7 @@ class OptunaTest(unittest.TestCase):
             trial = study.ask(space)
             point = ",".join(f"{name}={value}" for name, value in trial.params.items())
             with tempfile.TemporaryDirectory() as elsewhere:
-                line = tune(elsewhere, "--compare", point)[-1]
+                line, = (line for line in tune(elsewhere, "--compare", point) if line["name"] == point)
             study.tell(trial, [line["nll"], line["tail"]])
         self.assertEqual([trial.number for trial in load(self.path).trials], list(range(count + 5)))
         # The trials of Optuna have no sums, and are left alone; ours are found again.

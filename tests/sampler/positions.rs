@@ -1,6 +1,8 @@
-//! The real positions beside the project, evaluated, against what a prototype found with other arithmetic.
+//! Real positions, evaluated, against means that were found with other arithmetic: the 64 that the program carries, and
+//! the 1,024 of their recording where it lies beside the repository.
 
 use crate::common::skipped;
+use logitd::files::assets;
 use logitd::study::metrics::{Measure, Metric};
 use logitd::study::search::{Axes, Point};
 use logitd_core::arithmetic::key::bits16;
@@ -16,14 +18,11 @@ use std::time::Instant;
 
 const FOLDER: &str = "../shared/tuning";
 
-/// The positions, or why they are not there. `LOGITD_REQUIRE_POSITIONS` makes that a failure.
+/// The recorded positions, or why they are not there.
 fn positions(test: &str) -> Option<Vec<Digested>> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(FOLDER);
     match std::fs::read(path.join("gemma3_270m_1024.digest.npz")) {
         Ok(bytes) => Some(digests(&unzip(&bytes))),
-        Err(error) if std::env::var_os("LOGITD_REQUIRE_POSITIONS").is_some() => {
-            panic!("{}: {error}", path.display())
-        }
         Err(error) => {
             skipped(test, format!("{}: {error}", path.display()));
             None
@@ -98,11 +97,8 @@ fn total(rows: &[Digested], points: &[Point], threads: usize) -> GroupSums {
     Cpu::new(threads).sums(rows, &question).total(sets.len())
 }
 
-#[test]
-fn named_sets_come_to_what_is_expected() {
-    let Some(rows) = positions("named_sets_come_to_what_is_expected") else { return };
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(FOLDER).join("expected_named.tsv");
-    let text = std::fs::read_to_string(path).unwrap();
+/// Compares a table of sets and their means: hits are exact, means are good to `near`.
+fn compare(rows: &[Digested], text: &str, near: impl Fn(Metric, f64) -> f64) {
     let mut lines = text.lines().map(|line| line.split('\t').collect::<Vec<_>>());
     let names = lines.next().unwrap();
     let expected: Vec<HashMap<&str, f64>> = lines
@@ -118,20 +114,41 @@ fn named_sets_come_to_what_is_expected() {
             min_p: line["min_p"] as f32,
         })
         .collect();
-    let total = total(&rows, &points, 2);
+    let total = total(rows, &points, 2);
     let measure = Measure { miss_nats: 262_144f64.ln() };
-    let mut worst: f64 = 0.0;
+    let mut worst = HashMap::new();
     for ((line, sums), point) in expected.iter().zip(&total.sets).zip(&points) {
         assert_eq!((total.rows as f64, sums.hits as f64), (line["rows"], line["hits"]), "{point}");
         for metric in Metric::ALL {
             let (found, expected) = (measure.mean(metric, total.rows, sums), line[metric.name()]);
             let difference = (found - expected).abs();
-            // Expected means have six places, and are good to 1e-6.
-            assert!(difference < 1.5e-6, "{point}: {} is {found}, not {expected}", metric.name());
-            worst = worst.max(difference);
+            let allowed = near(metric, expected);
+            let worst: &mut f64 = worst.entry(metric.name()).or_default();
+            *worst = worst.max(difference);
+            assert!(difference <= allowed, "{point}: {} is {found}, not {expected}", metric.name());
         }
     }
-    println!("12 sets x 7 means over {} rows, the worst off by {worst:.1e}", total.rows);
+    println!("12 sets x 7 means over {} rows, the worst off by {worst:.1e?}", total.rows);
+}
+
+#[test]
+fn carried_positions_come_to_what_plain_doubles_say() {
+    let text = include_str!("positions.tsv");
+    println!("made by: python3 tests/sampler/positions.py > tests/sampler/positions.tsv");
+    // Doubles are rounded otherwise than masses are truncated: a cut may fall a token beside.
+    let near = |metric, expected: f64| match metric {
+        Metric::Kept => 1e-4 * expected,
+        _ => 1e-6,
+    };
+    compare(&assets::digests().rows, text, near);
+}
+
+#[test]
+fn recorded_positions_come_to_what_a_prototype_found() {
+    let Some(rows) = positions("recorded_positions_come_to_what_a_prototype_found") else { return };
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(FOLDER).join("expected_named.tsv");
+    // Expected means have six places, and are good to 1e-6.
+    compare(&rows, &std::fs::read_to_string(path).unwrap(), |_, _| 1.5e-6);
 }
 
 /// What the default grid takes, and what it finds.

@@ -53,7 +53,7 @@ fn a_fresh_clone_finds_settings_without_a_file_and_the_second_time_computes_none
     for part in ["best", "plain", "Python", "verse", "study.journal"] {
         assert!(first.contains(part), "{part}: {first}");
     }
-    let page = std::fs::read_to_string(folder.path("report.html")).unwrap();
+    let page = std::fs::read_to_string(folder.path("study.html")).unwrap();
     for part in
         ["Take temperature", "nll against tail", "nll over temperature and top_p", "Along min_p"]
     {
@@ -66,9 +66,39 @@ fn a_fresh_clone_finds_settings_without_a_file_and_the_second_time_computes_none
     let length = || std::fs::metadata(folder.path("study.journal")).unwrap().len();
     let before = length();
     let second = folder.ok(&["tune"]);
-    assert!(second.contains("0 of them new"), "{second}");
+    assert!(second.contains(", 0 of them new"), "{second}");
     let table = |text: &str| text.split("\nstudy.journal").next().unwrap().to_owned();
     assert_eq!((table(&first), before), (table(&second), length()));
+}
+
+/// The block in README.md is what the command beside it prints, but for times.
+#[test]
+fn the_readme_shows_what_the_command_prints() {
+    let readme = include_str!("../../../README.md");
+    let section = readme.split("\n## Tuning\n").nth(1).unwrap();
+    let block = |language: &str| {
+        let rest = section.split(&format!("```{language}\n")).nth(1).unwrap();
+        rest.split("```").next().unwrap()
+    };
+    let command = block("sh").lines().next().unwrap().split('#').next().unwrap().trim();
+    let args: Vec<&str> = command.split(' ').skip(1).collect();
+    let printed = Folder::new().ok(&args);
+    let table = printed.split("\nstudy.journal").next().unwrap();
+    assert_eq!(block("text").trim_end(), table.trim_end(), "{command} prints:\n{table}");
+}
+
+#[test]
+fn a_search_that_tried_no_whole_grid_draws_none() {
+    let folder = folder();
+    let flags = ["--search", "sobol", "--sets", "50", "--report", "page.html"];
+    folder.ok(&with(&with(&FILES, &FEW), &flags));
+    let page = std::fs::read_to_string(folder.path("page.html")).unwrap();
+    assert!(page.contains("No whole grid was tried, so no heat maps"));
+    assert!(!page.contains("Along min_p") && !page.contains("class=\"heat\""));
+    // A page of ours is written again.
+    folder.ok(&with(&with(&FILES, &FEW), &["--report", "page.html"]));
+    let page = std::fs::read_to_string(folder.path("page.html")).unwrap();
+    assert!(page.contains("Along min_p") && !page.contains("No whole grid"));
 }
 
 #[test]
@@ -78,7 +108,7 @@ fn a_line_of_json_is_printed_for_each_setting_as_often_as_it_is_named() {
     let compare = ["--json", "--compare", named, "--compare", "hf", "--compare", named];
     let lines = lines(&folder.ok(&with(&with(&FILES, &FEW), &compare)));
     let names: Vec<_> = lines.iter().map(|line| line["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["best", "plain", named, "hf", named]);
+    assert_eq!(names, ["best", "plain", named, "hf", named, "simplest"]);
     assert_eq!(lines[2], lines[4]);
     let four = |line: &Value| {
         ["temperature", "top_k", "top_p", "min_p"].map(|name| line[name].as_f64().unwrap())
@@ -124,7 +154,7 @@ fn a_study_that_was_cut_off_is_continued() {
     let again = folder.ok(&command);
     let table = |text: &str| text.split("\nstudy.journal").next().unwrap().to_owned();
     assert_eq!(table(&again), table(&whole));
-    assert!(!again.contains("0 of them new"), "{again}");
+    assert!(!again.contains(", 0 of them new"), "{again}");
     let last: Value =
         serde_json::from_str(std::fs::read_to_string(&journal).unwrap().lines().last().unwrap())
             .unwrap();
@@ -171,8 +201,6 @@ fn rows_without_a_token_are_counted_and_left_out_and_clueless_models_are_noticed
     let line = &lines(&String::from_utf8(output.stdout).unwrap())[1];
     assert_eq!((&line["rows"], &line["rows_failed"]), (&5.into(), &1.into()));
     // Every target is a token that the rows hold for unlikely.
-    integers::write(&folder.path("wrong.npy"), &[43, 19, 21, 49, 3, 7].map(|x| (x * 43) % 50))
-        .unwrap();
     let worst: Vec<u32> =
         (0..6).map(|row| (0..50).find(|i| (i * 7 + row * 13) % 50 == 0).unwrap()).collect();
     integers::write(&folder.path("wrong.npy"), &worst).unwrap();
@@ -193,6 +221,7 @@ fn what_is_wrong_is_named_with_its_limit_and_a_way_out() {
     folder.npy("floats.npy", Dtype::F32, &[vec![0.0; 40]]);
     folder.npy("nans.npy", Dtype::F32, &vec![vec![f32::NAN; 50]; 40]);
     folder.text("notes.txt", "milk\n");
+    folder.text("params.json", "{\"temperature\": 0.8}");
     let of = |targets: &'static str| ["tune", "--logits", "rows.npy", "--targets", targets];
     for (args, parts) in [
         (of("short.npy").to_vec(), ["short.npy holds 39 numbers", "one token a row"]),
@@ -213,8 +242,20 @@ fn what_is_wrong_is_named_with_its_limit_and_a_way_out() {
         ),
         (
             with(&FILES, &["--goal", "nll", "--subject-to", "tail<=-1"]),
-            ["the least tail of all is", "loosen a limit"],
+            ["keeps to tail <= -1: the least tail of all is", "loosen a limit"],
         ),
+        (
+            with(&FILES, &["--study", "params.json"]),
+            ["--study params.json: line 1 is none of an Optuna journal", "another file"],
+        ),
+        (
+            with(&FILES, &["--report", "notes.txt"]),
+            ["--report notes.txt: the file is no page of logitd tune", "name another"],
+        ),
+        (with(&FILES, &["--report", "no/page.html"]), ["--report no/page.html", "No such file"]),
+        (with(&FILES, &["--json", "--folds", "4"]), ["--folds", "cannot be used with"]),
+        (with(&FILES, &["--json", "--pareto", "nll,tail"]), ["--pareto", "cannot be used with"]),
+        (with(&FILES, &["--threads", "1025"]), ["--threads", "0 (one for each core) to 1024"]),
         (
             with(&FILES, &["--study", "notes.txt"]),
             ["line 1 is none of an Optuna journal", "--study"],
@@ -237,4 +278,6 @@ fn what_is_wrong_is_named_with_its_limit_and_a_way_out() {
         assert!(parts.iter().all(|part| said.contains(part)), "{args:?}: {said}");
     }
     assert_eq!(std::fs::read_to_string(folder.path("notes.txt")).unwrap(), "milk\n");
+    let params = std::fs::read_to_string(folder.path("params.json")).unwrap();
+    assert_eq!(params, "{\"temperature\": 0.8}");
 }
