@@ -128,7 +128,7 @@ fn compare(rows: &[Digested], text: &str, near: impl Fn(Metric, f64) -> f64) {
             assert!(difference <= allowed, "{point}: {} is {found}, not {expected}", metric.name());
         }
     }
-    println!("12 sets x 7 means over {} rows, the worst off by {worst:.1e?}", total.rows);
+    println!("12 sets x 7 means over {} rows, the worst off by {worst:?}", total.rows);
 }
 
 #[test]
