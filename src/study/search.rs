@@ -171,11 +171,10 @@ impl Axes {
     pub fn grid(&self) -> Result<Vec<Point>, AxisError> {
         let Self { temperature, top_k, top_p, min_p } = self.clone();
         let lengths = [temperature.len(), top_k.len(), top_p.len(), min_p.len()];
-        let sets = lengths.iter().try_fold(1usize, |product, n| product.checked_mul(*n));
-        if sets.is_none_or(|sets| sets > SETS_MAX) {
+        let grid = Grid { temperature, top_k, top_p, min_p };
+        if grid.sets().is_none_or(|sets| sets > SETS_MAX) {
             return Err(AxisError::Large(lengths));
         }
-        let grid = Grid { temperature, top_k, top_p, min_p };
         Ok(grid.specs().into_iter().map(Point::from).collect())
     }
 

@@ -37,11 +37,19 @@ pub struct Position<'a> {
 }
 
 impl<'a> Position<'a> {
-    /// A row (its parameters do not matter) with its reference token, and the label it is summed under. `None` where the
-    /// row has no such token, or is not the model's alone: adjustments and ids of its own would not be looked at.
-    pub fn new(row: Row<'a>, reference: u32, group: u32) -> Option<Self> {
-        let plain = row.adjustments().is_none() && !row.has_ids();
-        (plain && reference < row.vocab_size()).then_some(Self { row, reference, group })
+    /// A row (its parameters do not matter) with its reference token, and the label it is summed under.
+    pub fn new(row: Row<'a>, reference: u32, group: u32) -> Result<Self, PositionError> {
+        let vocab_size = row.vocab_size();
+        if row.adjustments().is_some() {
+            return Err(PositionError::Adjusted);
+        }
+        if row.has_ids() {
+            return Err(PositionError::Candidates);
+        }
+        if reference >= vocab_size {
+            return Err(PositionError::Reference { reference, vocab_size });
+        }
+        Ok(Self { row, reference, group })
     }
 
     /// Its logits.
@@ -58,6 +66,25 @@ impl<'a> Position<'a> {
     pub fn group(&self) -> u32 {
         self.group
     }
+}
+
+/// Why a row and a token are no position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PositionError {
+    /// The row has no such token.
+    #[error("reference {reference} is no token of the row; allowed: 0 to {}", vocab_size - 1)]
+    Reference {
+        /// The token.
+        reference: u32,
+        /// Tokens of the row.
+        vocab_size: u32,
+    },
+    /// Its logits are not to be taken as they are, which evaluation does.
+    #[error("the row has adjustments, which evaluation does not apply; leave them out")]
+    Adjusted,
+    /// It is short of most tokens, whose mass evaluation sums.
+    #[error("the row has ids of its own; evaluation needs every token's logit")]
+    Candidates,
 }
 
 /// What is asked of rows.
@@ -155,12 +182,16 @@ mod tests {
         let (logits, ids) = ([0; 12], [0; 12]);
         let params = ParamsSpec::DEFAULT.parse(|| 0).unwrap();
         let row = Row::new(Dtype::F32, &logits, params).unwrap();
-        assert!(Position::new(row, 2, 0).is_some());
-        assert!(Position::new(row, 3, 0).is_none(), "no such token");
-        assert!(Position::new(row.with_ids(&ids), 2, 0).is_none(), "ids of its own");
+        let error = |row, reference| Position::new(row, reference, 0).err();
+        assert_eq!(error(row, 2), None);
+        assert_eq!(
+            error(row, 3).unwrap().to_string(),
+            "reference 3 is no token of the row; allowed: 0 to 2"
+        );
+        assert_eq!(error(row.with_ids(&ids), 2), Some(PositionError::Candidates));
         let spec = AdjustmentsSpec { counts: vec![(1, 1)], ..Default::default() };
         let adjustments = spec.parse(3, Limits::default()).unwrap();
         let adjusted = row.with_adjustments(Some(&adjustments));
-        assert!(Position::new(adjusted, 2, 0).is_none(), "adjustments");
+        assert_eq!(error(adjusted, 2), Some(PositionError::Adjusted));
     }
 }

@@ -28,6 +28,13 @@ pub struct Grid {
 }
 
 impl Grid {
+    /// How many sets it has; `None` where no number says it. To be compared with a limit before they are made.
+    pub fn sets(&self) -> Option<usize> {
+        let Self { temperature, top_k, top_p, min_p } = self;
+        let others = [top_k.len(), top_p.len(), min_p.len()];
+        others.into_iter().try_fold(temperature.len(), usize::checked_mul)
+    }
+
     /// Its sets, unparsed. None where an axis has no value.
     pub fn specs(&self) -> Vec<ParamsSpec> {
         let mut specs = Vec::new();
@@ -219,7 +226,7 @@ mod tests {
             min_p: vec![0.0, 0.1],
         };
         let specs = grid.specs();
-        assert_eq!(specs.len(), 24);
+        assert_eq!((specs.len(), grid.sets()), (24, Some(24)));
         let four = |spec: &ParamsSpec| (spec.temperature, spec.top_k, spec.top_p, spec.min_p);
         assert_eq!(
             specs[..3].iter().map(four).collect::<Vec<_>>(),
