@@ -1,4 +1,4 @@
-//! `logitd digest`: what remains of rows when token ids, and with them the text, are dropped.
+//! `logitd digest`: what remains of rows when token ids are dropped.
 
 use super::Outcome;
 use super::positions::{PositionsArgs, threads};
@@ -6,7 +6,7 @@ use super::text::grouped;
 use crate::config::values;
 use std::fs::File;
 use std::io::{BufWriter, Write as _, stdout};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Write what remains of logits when token ids are dropped: enough for `logitd tune`
@@ -45,6 +45,10 @@ Examples:
 
 /// Runs the command.
 pub fn run(args: Args) -> Outcome {
+    let named = |error: std::io::Error| format!("--out {}: {error}", args.out.display());
+    // Where nothing can be written, nothing is read.
+    let folder = args.out.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new(".")).metadata().map_err(named)?;
     let digests = args.positions.read(threads(args.threads))?;
     let mut digests = digests
         .ok_or("--logits and --targets are needed: rows of logits, and the token after each")?;
@@ -58,7 +62,6 @@ pub fn run(args: Args) -> Outcome {
     }
     digests.about.groups = args.group_names;
     digests.about.origin = args.origin;
-    let named = |error: std::io::Error| format!("--out {}: {error}", args.out.display());
     let file = File::create(&args.out).map_err(named)?;
     digests.write(BufWriter::new(file)).map_err(named)?;
     let bytes = std::fs::metadata(&args.out).map_err(named)?.len();

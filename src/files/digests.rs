@@ -1,4 +1,4 @@
-//! Files of digests: what remains of rows when token ids, and with them the text, are dropped. What sets of parameters
+//! Files of digests: what remains of rows when token ids are dropped. What sets of parameters
 //! come to over these rows is a function of it.
 //!
 //! ```text

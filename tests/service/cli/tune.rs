@@ -270,6 +270,7 @@ fn what_is_wrong_is_named_with_its_limit_and_a_way_out() {
             vec!["tune", "--logits", "nans.npy", "--targets", "next.npy"],
             ["none of the 40 rows has a token", "finite logits"],
         ),
+        (vec!["digest", "--out", "no/x"], ["--out no/x", "No such file"]),
         (vec!["digest", "--out", "x"], ["--logits and --targets", "needed"]),
     ] {
         // A flag of the axes is given once, and `digest` has none.
