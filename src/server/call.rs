@@ -1,7 +1,8 @@
 //! A call: who makes it, until when its answer is wanted, and what it may hold.
 
-use super::account::Account;
+use super::account::{Account, Held};
 use super::auth::Token;
+use super::error::Error;
 use super::frames::Admissions;
 use crate::engine::Source;
 use crate::plane::Peer;
@@ -29,5 +30,11 @@ impl Call {
         let source = self.account.source;
         let group = self.token.as_ref().map_or(source.group, |token| token.group());
         Source { group, ..source }
+    }
+
+    /// Takes room for so many bytes beside the message, of the connection and of the token, until it is dropped.
+    pub fn hold(&self, bytes: usize) -> Result<Vec<Held>, Error> {
+        let budgets = [Some(&self.account.bytes), self.token.as_ref().map(|token| &token.bytes)];
+        budgets.into_iter().flatten().map(|budget| budget.take(bytes)).collect()
     }
 }

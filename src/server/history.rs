@@ -39,9 +39,7 @@ pub async fn read(
     let peer = call.peer.ok_or(Error::NoShm("call over the server's Unix socket"))?;
     let bytes: u64 = named.iter().map(|one| one.slot.length_bytes).sum();
     let bytes = usize::try_from(bytes).unwrap_or(usize::MAX);
-    let budgets = [Some(&call.account.bytes), call.token.as_ref().map(|token| &token.bytes)];
-    let held = budgets.into_iter().flatten().map(|budget| budget.take(bytes));
-    let held = held.collect::<Result<Vec<_>, _>>()?;
+    let held = call.hold(bytes)?;
     permit.resize(permit.rows(), permit.bytes().saturating_add(bytes))?;
     let regions = shm.regions.clone();
     let read = move || {
