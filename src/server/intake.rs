@@ -117,8 +117,9 @@ enum At {
 }
 
 impl Intake {
-    /// Whether a message of so many bytes is too small to be much work, whatever it says: a parameter set takes two
-    /// bytes at least.
+    /// Whether a message of so many bytes is too small to be much work, whatever it says: a parameter message takes two
+    /// bytes at least. A value of a column may take one, and is four bytes then; the sets that columns stand for are
+    /// counted before there are any.
     pub fn is_harmless(length: usize, rows_max: usize) -> bool {
         length <= (2 * rows_max).min(MESSAGE_BYTES_MAX)
     }
