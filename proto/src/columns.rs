@@ -3,14 +3,16 @@
 use super::{Dry, DryColumns, ParamColumns, SamplingParams};
 use std::ops::Range;
 
-/// A column that is as long as nothing it could be.
+/// A column with neither 0, nor 1, nor one value a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WrongColumn {
     /// Its path in [`ParamColumns`].
     pub name: &'static str,
     /// Its values.
     pub length: usize,
-    /// The values that a column with several has, by the longest of them.
+    /// The longest column, by the same path.
+    pub longest: &'static str,
+    /// The number of rows, taken from the longest column.
     pub rows: usize,
 }
 
@@ -27,22 +29,43 @@ macro_rules! with_columns {
 impl ParamColumns {
     /// How many parameter sets they stand for: 1 for all rows, or one a row.
     pub fn sets(&self) -> Result<usize, WrongColumn> {
-        let lengths = self.lengths();
-        let rows = lengths.iter().map(|(_, length)| *length).max().unwrap_or(0).max(1);
-        match lengths.into_iter().find(|(_, length)| ![0, 1, rows].contains(length)) {
-            Some((name, length)) => Err(WrongColumn { name, length, rows }),
+        let Some((longest, rows)) = self.of_rows().max_by_key(|(_, length)| *length) else {
+            return Ok(1);
+        };
+        match self.other_than(rows) {
+            Some((name, length)) => Err(WrongColumn { name, length, longest, rows }),
             None => Ok(rows),
         }
     }
 
+    /// The first column that has neither 0, nor 1, nor so many values, by its path; and its values.
+    pub fn other_than(&self, rows: usize) -> Option<(&'static str, usize)> {
+        self.of_rows().find(|(_, length)| *length != rows)
+    }
+
+    /// The columns with several values, by their paths; and how many these are.
+    pub fn of_rows(&self) -> impl Iterator<Item = (&'static str, usize)> {
+        self.lengths().into_iter().filter(|(_, length)| *length > 1)
+    }
+
     /// The set of a row, or the one for all rows.
     pub fn set(&self, row: usize) -> SamplingParams {
+        let mut set = self.set_without_lists(row);
+        set.logprobs.clone_from(&self.logprobs);
+        if let (Some(dry), Some(columns)) = (&mut set.dry, &self.dry) {
+            dry.breakers.clone_from(&columns.breakers);
+        }
+        set
+    }
+
+    /// The same without breakers and logprobs, which are lists of all rows.
+    pub fn set_without_lists(&self, row: usize) -> SamplingParams {
         let dry = self.dry.as_ref().map(|dry| Dry {
             multiplier: at(&dry.multiplier, row).unwrap_or_default(),
             base: at(&dry.base, row),
             allowed_length: at(&dry.allowed_length, row),
             last_n: at(&dry.last_n, row).unwrap_or_default(),
-            breakers: dry.breakers.clone(),
+            breakers: vec![],
         });
         SamplingParams {
             temperature: at(&self.temperature, row),
@@ -59,14 +82,9 @@ impl ParamColumns {
             no_repeat_ngram: at(&self.no_repeat_ngram, row).unwrap_or_default(),
             min_tokens: at(&self.min_tokens, row).unwrap_or_default(),
             dry,
-            logprobs: self.logprobs.clone(),
+            logprobs: None,
             return_kept: at(&self.return_kept, row).unwrap_or_default(),
         }
-    }
-
-    /// Whether the column of this path has a value for all rows.
-    pub fn is_for_all(&self, path: &str) -> bool {
-        self.lengths().into_iter().all(|(name, length)| name != path || length <= 1)
     }
 
     /// Those of some rows.
@@ -116,6 +134,7 @@ fn of_rows<T: Clone>(column: &[T], rows: &Range<usize>) -> Vec<T> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Logprobs, TokenSequence};
     use super::*;
 
     fn columns() -> ParamColumns {
@@ -123,7 +142,12 @@ mod tests {
             temperature: vec![0.5],
             seed: vec![7, 8, 9],
             return_kept: vec![true, false, true],
-            dry: Some(DryColumns { base: vec![1.5, 2.5, 3.5], ..Default::default() }),
+            dry: Some(DryColumns {
+                base: vec![1.5, 2.5, 3.5],
+                breakers: vec![TokenSequence { tokens: vec![4] }],
+                ..Default::default()
+            }),
+            logprobs: Some(Logprobs { ids: vec![5], ..Default::default() }),
             ..Default::default()
         }
     }
@@ -136,19 +160,29 @@ mod tests {
             (set.temperature, set.seed, set.top_p, set.top_k),
             (Some(0.5), Some(9), None, 0)
         );
-        assert!(set.return_kept && set.dry.unwrap().base == Some(3.5));
+        let without = columns().set_without_lists(2);
+        assert_eq!((without.logprobs, without.dry.unwrap().breakers), (None, vec![]));
+        assert_eq!(set.logprobs, columns().logprobs);
+        let dry = set.dry.unwrap();
+        assert!(set.return_kept && dry.base == Some(3.5) && dry.breakers.len() == 1);
         assert_eq!(ParamColumns::default().sets(), Ok(1));
         assert_eq!(ParamColumns::default().set(0), SamplingParams::default());
-        assert!(columns().is_for_all("temperature") && !columns().is_for_all("dry.base"));
+        let of_rows: Vec<_> = columns().of_rows().collect();
+        assert_eq!(of_rows, [("seed", 3), ("return_kept", 3), ("dry.base", 3)]);
     }
 
     #[test]
     fn columns_of_other_lengths_are_named() {
         let wrong = ParamColumns { draws: vec![1, 2], ..columns() };
-        assert_eq!(wrong.sets(), Err(WrongColumn { name: "draws", length: 2, rows: 3 }));
+        let error = |name, longest, rows| Err(WrongColumn { name, length: 2, longest, rows });
+        assert_eq!(wrong.sets(), error("draws", "dry.base", 3));
+        assert_eq!(
+            [wrong.other_than(3), wrong.other_than(2)],
+            [Some(("draws", 2)), Some(("seed", 3))]
+        );
         let dry = DryColumns { last_n: vec![1, 2], ..Default::default() };
         let wrong = ParamColumns { dry: Some(dry), ..columns() };
-        assert_eq!(wrong.sets(), Err(WrongColumn { name: "dry.last_n", length: 2, rows: 3 }));
+        assert_eq!(wrong.sets(), error("dry.last_n", "return_kept", 3));
     }
 
     #[test]

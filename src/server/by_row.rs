@@ -7,19 +7,23 @@
 
 use super::convert::{self, Batch, Invalid, Lent};
 use super::error::{Error, Violation};
+use crate::wire::columns;
 use crate::wire::stand_in::{one_of, with_stand_ins};
 use logitd_proto::{self as api, Adjustments, OnInvalidRow, RequestRows, RowLayout, SampleRequest};
 
-/// As [`convert::batch`], with the rows that are wrong beside those that are right, if the request says so.
+/// As [`convert::batch`], with the rows that are wrong beside those that are right, if the request says so. Columns become
+/// messages first.
 pub fn batch(
     mut request: SampleRequest,
     lent: Option<Lent>,
     limits: &api::Limits,
 ) -> Result<Batch, Error> {
+    let sets = convert::params_sets(&request, limits)?;
+    let paths = columns::unpack(&mut request, sets);
     if request.on_invalid_row() != OnInvalidRow::Status {
-        return convert::batch(request, lent, limits);
+        return convert::batch(request, lent, paths.as_ref(), limits);
     }
-    let error = match convert::batch(request.clone(), lent.clone(), limits) {
+    let error = match convert::batch(request.clone(), lent.clone(), paths.as_ref(), limits) {
         Err(error @ Error::Invalid { .. }) => error,
         batch_or_limit => return batch_or_limit,
     };
@@ -49,7 +53,7 @@ fn without_wrong_rows(
             }
         };
         let (one, lent) = rows.one(&request, lent.as_ref(), row, adjustments);
-        match convert::batch(one, lent, limits) {
+        match convert::batch(one, lent, None, limits) {
             Err(Error::Invalid { mut listed, .. }) if !listed.is_empty() => {
                 let Violation { field, description } = listed.swap_remove(0);
                 let field = field.replacen("[0].", ".", 1);
@@ -60,7 +64,7 @@ fn without_wrong_rows(
         }
     }
     let right = with_stand_ins(request, rows.count, |row| invalid.contains_key(&row));
-    let batch = convert::batch(right, lent, limits).ok()?;
+    let batch = convert::batch(right, lent, None, limits).ok()?;
     Some(Ok(Batch { invalid, ..batch }))
 }
 

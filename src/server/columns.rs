@@ -1,42 +1,42 @@
-//! Requests with columns, and answers in them: messages meanwhile, so that nothing else needs to know of either.
+//! Requests with columns, and answers in them: they are counted here, become messages where the request is checked, and
+//! results become columns again when they are there.
 
+use super::account::Held;
+use super::call::Call;
 use super::convert;
-use super::error::{Error, Violation};
+use super::error::Error;
 use crate::engine::Permit;
-use crate::wire::columns::{self, Draws, Given};
+use crate::wire::columns::{self, Draws};
 use logitd_proto::{Limits, SampleRequest, SampleResponse};
 
 /// What a request had or asked for.
 pub struct Columns {
-    given: Option<Given>,
+    /// Bytes of lists once each row has its own.
+    pub list_bytes: usize,
     /// Of each row, where the results are to be columns.
     draws: Option<Draws>,
+    /// Room for the lists, until the answer.
+    _held: Vec<Held>,
 }
 
 impl Columns {
-    /// Takes the columns out of a request, and puts messages in their place. The permit has room for those before.
+    /// Looks at the columns of a request. The permit, the connection and the token have room for the messages in their
+    /// place before there are any.
     pub fn take(
         request: &mut SampleRequest,
+        call: &Call,
         permit: &mut Permit,
         limits: &Limits,
     ) -> Result<Self, Error> {
         let sets = convert::params_sets(request, limits)?;
-        if let Some(columns) = &request.columns {
-            let bytes = columns::list_bytes(columns, sets);
-            if bytes as u64 > limits.message_bytes_max {
-                return Err(Error::OverLimit {
-                    what: "bytes of logprobs and breakers in columns, times the rows,",
-                    value: bytes as u64,
-                    limit: limits.message_bytes_max,
-                    name: "message_bytes_max",
-                    way_out: "send several requests",
-                });
-            }
-            permit.resize(permit.rows(), permit.bytes().saturating_add(bytes))?;
-        }
-        let given = columns::unpack(request, sets);
+        let list_bytes = match &request.columns {
+            Some(columns) => within_limit(columns::list_bytes(columns, sets), limits)?,
+            None => 0,
+        };
+        let _held = if list_bytes > 0 { call.hold(list_bytes)? } else { vec![] };
+        permit.resize(permit.rows(), permit.bytes().saturating_add(list_bytes))?;
         let is_asked = std::mem::take(&mut request.return_columns);
-        Ok(Self { given, draws: is_asked.then(|| Draws::of(&request.params)) })
+        Ok(Self { list_bytes, draws: is_asked.then(|| Draws::of(request)), _held })
     }
 
     /// The answer, as it was asked for.
@@ -46,22 +46,14 @@ impl Columns {
             None => response,
         }
     }
+}
 
-    /// An error whose fields are those of the request. What is wrong for all rows is told once.
-    pub fn name(&self, error: Error) -> Error {
-        let (Some(given), Error::Invalid { listed, more }) = (&self.given, &error) else {
-            return error;
-        };
-        let mut named: Vec<Violation> = Vec::with_capacity(listed.len());
-        for Violation { field, description } in listed {
-            let violation =
-                Violation { field: given.path(field), description: description.clone() };
-            if !named.contains(&violation) {
-                named.push(violation);
-            }
-        }
-        // Those of other rows are the same again then.
-        let are_all = named.iter().all(|violation| given.is_for_all(&violation.field));
-        Error::Invalid { listed: named, more: if are_all { 0 } else { *more } }
+fn within_limit(list_bytes: usize, limits: &Limits) -> Result<usize, Error> {
+    let (value, limit) = (list_bytes as u64, limits.message_bytes_max);
+    if value > limit {
+        let what = "bytes of logprobs and breakers in columns, times the rows,";
+        let (name, way_out) = ("message_bytes_max", "send several requests");
+        return Err(Error::OverLimit { what, value, limit, name, way_out });
     }
+    Ok(list_bytes)
 }

@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::engine::{Completed, Failure, Priority, Refused, RequestRow};
 use crate::plane::{ShmError, SlotRef};
 use crate::wire::adjustments::Rows;
+use crate::wire::columns::{Path, Paths};
 use crate::wire::inspection::{self, Asked, InspectError, Names};
 use crate::wire::{self, whole};
 use bytes::Bytes;
@@ -19,7 +20,7 @@ use logitd_core::batch::{Dtype, Loan, LoanError, RowResult, VOCAB_SIZE_MAX};
 use logitd_core::candidates::{self, CandidateRow, CandidatesError, TokenList};
 use logitd_core::params::{DRAWS_MAX, Field, ParamsSpec, SamplingParams};
 use logitd_proto::{self as api, RowLayout};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt};
@@ -131,13 +132,14 @@ impl Layout {
 }
 
 /// Checks a request against the API and these limits, and cuts its logits into rows: its own, or those that
-/// are lent.
+/// are lent. What is wrong is named by the paths of the columns, where the request came with them.
 pub fn batch(
     mut request: api::SampleRequest,
     lent: Option<Lent>,
+    paths: Option<&Paths>,
     limits: &api::Limits,
 ) -> Result<Batch, Error> {
-    let mut wrong = Violations::default();
+    let mut wrong = Violations::new(paths);
     within_rows(request.params.len(), limits)?;
     let dtype = wrong.keep("dtype", dtype(request.dtype));
     let priority = wrong.keep("priority", priority(request.priority));
@@ -167,12 +169,10 @@ pub fn batch(
         within_rows(rows, limits)?;
         if !matches!(request.params.len(), 0 | 1) && request.params.len() != rows {
             let given = request.params.len();
-            wrong.add(|| Violation {
-                field: "params".into(),
-                description: format!(
-                    "{given} for {rows} rows; allowed: none, 1 for all, or one a row"
-                ),
-            });
+            wrong.add(
+                || "params".into(),
+                || format!("{given} for {rows} rows; allowed: none, 1 for all, or one a row"),
+            );
         }
     }
 
@@ -214,7 +214,7 @@ pub fn batch(
     let bytes = lent.as_ref().map_or(request.logits.len(), |lent| lent.bytes);
     let (source, tokens) = match (layout, lent) {
         (Layout::Candidates { .. }, _) => {
-            let rows = candidate_rows(dtype, vocab_size, &request, spec_of)?;
+            let rows = candidate_rows(dtype, vocab_size, &request, paths, spec_of)?;
             let (logits, tokens) = rows.into_iter().map(|row| (row.logits, row.tokens)).unzip();
             (Source::Sent(logits), tokens)
         }
@@ -613,9 +613,10 @@ fn candidate_rows(
     dtype: Dtype,
     vocab_size: usize,
     request: &api::SampleRequest,
+    paths: Option<&Paths>,
     spec_of: impl Fn(usize) -> ParamsSpec,
 ) -> Result<Vec<CandidateRow>, Error> {
-    let mut wrong = Violations::default();
+    let mut wrong = Violations::new(paths);
     let given = request.candidates.as_ref().expect("the rows are of candidates");
     let (counts, tokens, logits) = (&given.counts, &given.tokens, &request.logits);
     let rows = wrong.keep_all(candidates::rows(dtype, vocab_size as u32, counts, tokens, logits));
@@ -626,13 +627,13 @@ fn candidate_rows(
         let enough = candidates::are_enough(n, vocab_size, spec.temperature, spec.top_k);
         if !enough && !std::mem::replace(&mut named[set], true) {
             let top_k = spec.top_k;
-            wrong.add(|| Violation {
-                field: format!("params[{set}].top_k"),
-                description: format!(
+            let describe = || {
+                format!(
                     "top_k is {top_k}, and row {row} has {n} candidates of {vocab_size} tokens: others \
                      could be kept; allowed: 1 to {n}, or temperature 0, or all tokens as candidates"
-                ),
-            });
+                )
+            };
+            wrong.add(|| format!("params[{set}].top_k"), describe);
         }
     }
     match rows {
@@ -674,20 +675,37 @@ fn violation(AdjustmentsError { field, description }: AdjustmentsError, place: &
 }
 
 /// Wrong fields as they are found: the first are described, the others counted.
-#[derive(Default)]
-struct Violations {
+struct Violations<'a> {
+    /// Those of columns, where the request came with them.
+    paths: Option<&'a Paths>,
+    /// What is wrong with all rows and has been found.
+    for_all: HashSet<String>,
     listed: Vec<Violation>,
     more: usize,
 }
 
-impl Violations {
+impl<'a> Violations<'a> {
+    fn new(paths: Option<&'a Paths>) -> Self {
+        Self { paths, for_all: HashSet::new(), listed: vec![], more: 0 }
+    }
+
     fn none(&self) -> bool {
         self.listed.is_empty()
     }
 
-    fn add(&mut self, describe: impl FnOnce() -> Violation) {
-        if self.listed.len() < VIOLATIONS_MAX {
-            self.listed.push(describe());
+    /// A field, by its path in messages, and what is wrong with it. What columns say for all rows is wrong once.
+    fn add(&mut self, field: impl FnOnce() -> String, describe: impl FnOnce() -> String) {
+        let is_told = self.listed.len() < VIOLATIONS_MAX;
+        let path = match self.paths {
+            Some(paths) => paths.of(&field()),
+            None if is_told => Path { field: field(), is_for_all: false },
+            None => Path::default(),
+        };
+        if path.is_for_all && !self.for_all.insert(path.field.clone()) {
+            return;
+        }
+        if is_told {
+            self.listed.push(Violation { field: path.field, description: describe() });
         } else {
             self.more += 1;
         }
@@ -695,17 +713,14 @@ impl Violations {
 
     /// What a check gave, or a note of what it found.
     fn keep<T>(&mut self, field: &str, checked: Result<T, String>) -> Option<T> {
-        let add = |text| {
-            let description = format!("{field} {text}");
-            self.add(|| Violation { field: field.into(), description });
-        };
+        let add = |text| self.add(|| field.into(), || format!("{field} {text}"));
         checked.map_err(add).ok()
     }
 
     /// The same of a check that finds what is wrong with the candidates.
     fn keep_all<T>(&mut self, checked: Result<T, Vec<CandidatesError>>) -> Option<T> {
         let add = |CandidatesError { field, description }| {
-            self.add(|| Violation { field: field.into(), description });
+            self.add(|| field.into(), || description);
         };
         checked.map_err(|errors| errors.into_iter().for_each(add)).ok()
     }
@@ -713,10 +728,7 @@ impl Violations {
     /// What one set asks for; or a note of what has no name, and the defaults.
     fn spec(&mut self, i: usize, params: &api::SamplingParams) -> ParamsSpec {
         wire::params::spec(params).unwrap_or_else(|error| {
-            self.add(|| Violation {
-                field: format!("params[{i}].{}", error.field),
-                description: error.to_string(),
-            });
+            self.add(|| format!("params[{i}].{}", error.field), || error.to_string());
             ParamsSpec::default()
         })
     }
@@ -730,10 +742,8 @@ impl Violations {
                 Ok(params) => return right.then_some(params),
                 Err(error) => {
                     right = false;
-                    self.add(|| Violation {
-                        field: format!("params[{i}].{}", wire::params::path(error.field)),
-                        description: error.to_string(),
-                    });
+                    let field = || format!("params[{i}].{}", wire::params::path(error.field));
+                    self.add(field, || error.to_string());
                     Field::named(error.field).expect("a parameter is wrong").reset(&mut spec);
                 }
             }
@@ -742,15 +752,16 @@ impl Violations {
 
     /// The adjustments, or a note of all that is wrong with them.
     fn keep_adjustments<T>(&mut self, checked: Result<T, Vec<AdjustmentsError>>) -> Option<T> {
-        let add = |error| self.add(|| violation(error, ""));
+        let add = |error| {
+            let Violation { field, description } = violation(error, "");
+            self.add(|| field, || description);
+        };
         checked.map_err(|errors| errors.into_iter().for_each(add)).ok()
     }
 
     /// What is asked for beside tokens, or a note of all that is wrong with it.
     fn keep_inspected<T>(&mut self, checked: Result<T, Vec<InspectError>>) -> Option<T> {
-        let add = |InspectError { field, description }| {
-            self.add(|| Violation { field, description });
-        };
+        let add = |InspectError { field, description }| self.add(|| field, || description);
         checked.map_err(|errors| errors.into_iter().for_each(add)).ok()
     }
 

@@ -22,7 +22,8 @@ use tokio::sync::SemaphorePermit;
 /// the calls behind them.
 const COPY_INLINE_BYTES_MAX: usize = 512 << 10;
 /// Tokens of candidates up to this size are put in order where the call is handled: 4096 of them, which
-/// takes some 100 us. Larger ones would hold up the calls behind them.
+/// takes some 100 us. Larger ones would hold up the calls behind them. Lists of columns, which are copied for each row,
+/// count as well.
 const SORT_INLINE_BYTES_MAX: usize = 16 << 10;
 /// Requests whose rows may be looked at one by one are where they have no more sets than this: less than 100 us.
 const CHECK_INLINE_ROWS_MAX: usize = 64;
@@ -47,7 +48,7 @@ pub async fn sample(
         (None, Some(_)) => (Plane::Candidates, Slot::None),
         (None, None) => (bytes, Slot::None),
     };
-    let columns = Columns::take(&mut request, &mut permit, &shared.limits)?;
+    let columns = Columns::take(&mut request, call, &mut permit, &shared.limits)?;
     let _histories = history::read(shared, call, &mut permit, &mut request).await?;
     let (lent, copied) = match slot {
         Slot::Lent(lent) => (Some(lent), None),
@@ -55,32 +56,33 @@ pub async fn sample(
         Slot::None => (None, None),
     };
     let offered = shared.recorder.as_ref().map(|recorder| (recorder, request.clone()));
-    let sampled = compute(shared, call, permit, request, lent, plane).await;
+    let sampled = compute(shared, call, permit, request, lent, columns.list_bytes, plane).await;
     if let (Ok(_), Some(loan)) = (&sampled, copied) {
         loan.settle();
     }
     if let Some((recorder, request)) = offered {
         match &sampled {
-            Ok(sampled) => recorder.record(arrived, &request, Ok(&sampled.response)),
+            Ok((sampled, _)) => recorder.record(arrived, &request, Ok(&sampled.response)),
             Err(error) => recorder.record(arrived, &request, Err(&convert::stream_error(error))),
         };
     }
-    match sampled {
-        Ok(Sampled { response, room }) => Ok(Sampled { response: columns.answer(response), room }),
-        Err(error) => Err(columns.name(error)),
-    }
+    // Columns are made within the turn.
+    let (Sampled { response, room }, _turn) = sampled?;
+    Ok(Sampled { response: columns.answer(response), room })
 }
 
-/// Samples a request with its own logits, or with those that are lent to it.
-async fn compute(
-    shared: &Shared,
+/// Samples a request with its own logits, or with those that are lent to it. Its columns have so many bytes of lists once
+/// they are messages. A large answer comes with its turn.
+async fn compute<'a>(
+    shared: &'a Shared,
     call: &Call,
     permit: Permit,
     request: SampleRequest,
     lent: Option<Lent>,
+    list_bytes: usize,
     plane: Plane,
-) -> Result<Sampled, Error> {
-    let (mut permit, batch) = checked(shared, permit, request, lent).await?;
+) -> Result<(Sampled, Option<SemaphorePermit<'a>>), Error> {
+    let (mut permit, batch) = checked(shared, permit, request, lent, list_bytes).await?;
     let side_bytes = batch.side_bytes();
     let bytes = batch.bytes() + side_bytes;
     permit.resize(batch.rows.len(), bytes)?;
@@ -97,8 +99,8 @@ async fn compute(
     let request =
         engine::Request { rows, deadline: call.deadline, priority, source: call.source() };
     let done = shared.engine.submit(permit, request)?.await?;
-    let _turn = if answer_bytes > ENCODE_INLINE_BYTES_MAX { turn(shared).await } else { None };
-    Ok(Sampled { response: convert::response(&done, &told, plane), room })
+    let turn = if answer_bytes > ENCODE_INLINE_BYTES_MAX { turn(shared).await } else { None };
+    Ok((Sampled { response: convert::response(&done, &told, plane), room }, turn))
 }
 
 /// Waits until a large answer may be encoded, behind the calls that are ready.
@@ -141,14 +143,16 @@ async fn checked(
     permit: Permit,
     request: SampleRequest,
     lent: Option<Lent>,
+    list_bytes: usize,
 ) -> Result<(Permit, convert::Batch), Error> {
     let limits = shared.limits;
     let token_bytes = request.candidates.as_ref().map_or(0, |given| given.tokens.len());
     let listed_bytes: usize = request.adjustments.iter().map(listed_bytes).sum();
     let by_row = request.on_invalid_row() == OnInvalidRow::Status;
-    let many = by_row && request.params.len() + request.adjustments.len() > CHECK_INLINE_ROWS_MAX;
+    let sets = convert::params_sets(&request, &limits)? + request.adjustments.len();
+    let many = by_row && sets > CHECK_INLINE_ROWS_MAX;
     let check = move || Ok((permit, by_row::batch(request, lent, &limits)?));
-    if token_bytes + listed_bytes <= SORT_INLINE_BYTES_MAX && !many {
+    if token_bytes + listed_bytes + list_bytes <= SORT_INLINE_BYTES_MAX && !many {
         return check();
     }
     let checked = tokio::task::spawn_blocking(check).await;

@@ -1,8 +1,12 @@
 //! Columns of the API: the parameters of many rows, a list each, as the messages that they stand for; and results as
 //! columns.
 
-use logitd_proto::{ParamColumns, ResultColumns, RowResult, RowStatus, SampleRequest, WrongColumn};
-use logitd_proto::{SampleResponse, SamplingParams};
+use logitd_core::adjustments::{BREAKER_TOKENS_MAX, BREAKERS_MAX};
+use logitd_core::inspection::{Distribution, LOGPROB_IDS_MAX};
+use logitd_proto::{
+    ParamColumns, RequestRows, ResultColumns, RowResult, RowStatus, SampleRequest, SampleResponse,
+    WrongColumn,
+};
 
 /// Fields of requests that are columns, or ask for them.
 pub const KEYS: [&str; 2] = ["columns", "return_columns"];
@@ -20,27 +24,61 @@ pub struct ColumnsError {
     pub description: String,
 }
 
-/// Columns that a request came with. What is found wrong in the messages that they stand for is named by them.
-#[derive(Clone, Debug)]
-pub struct Given(ParamColumns);
-
-/// How many parameter sets the columns of a request stand for, if it has any.
+/// How many parameter sets the columns of a request stand for, if it has any; or what none of these can have.
 pub fn sets(request: &SampleRequest) -> Result<Option<usize>, ColumnsError> {
     let Some(columns) = &request.columns else { return Ok(None) };
-    let wrong = |field: String, description| Err(ColumnsError { field, description });
     if !request.params.is_empty() {
         let text = "columns stand beside params; allowed: one or the other";
-        return wrong("columns".into(), text.into());
+        return Err(ColumnsError { field: "columns".into(), description: text.into() });
     }
-    match columns.sets() {
-        Ok(sets) => Ok(Some(sets)),
-        Err(WrongColumn { name, length, rows }) => wrong(
-            format!("columns.{name}"),
-            format!(
-                "{name} has {length} values for {rows} rows; allowed: none, 1 for all, or one a row"
+    check_lists(columns)?;
+    columns.sets().map(Some).map_err(|wrong| wrong_column(request, columns, &wrong))
+}
+
+/// What is wrong with columns of different lengths: the one that is not of the request's rows, where these can be told.
+fn wrong_column(
+    request: &SampleRequest,
+    columns: &ParamColumns,
+    wrong: &WrongColumn,
+) -> ColumnsError {
+    let last = |path: &'static str| path.rsplit('.').next().unwrap_or(path);
+    let rows = RequestRows::of(request).map(|rows| rows.count());
+    let rows = rows.or(request.rows.map(|rows| rows as usize));
+    let other = rows.and_then(|rows| Some((rows, columns.other_than(rows)?)));
+    let allowed = "allowed: none, 1 for all, or one a row";
+    match (other, wrong) {
+        (Some((rows, (name, length))), _) => ColumnsError {
+            field: format!("columns.{name}"),
+            description: format!("{} has {length} values for {rows} rows; {allowed}", last(name)),
+        },
+        (None, &WrongColumn { name, length, longest, rows }) => ColumnsError {
+            field: format!("columns.{name}"),
+            description: format!(
+                "{} has {length} values, and columns.{longest} has {rows}; {allowed}",
+                last(name)
             ),
-        ),
+        },
     }
+}
+
+/// Refuses lists of all rows that no set may have, before there is a copy of them for each.
+fn check_lists(columns: &ParamColumns) -> Result<(), ColumnsError> {
+    let at_most = |field: &str, count: usize, most: usize, what: &str| {
+        let name = field.rsplit('.').next().unwrap_or(field);
+        let description = format!("{name} has {count} {what}; allowed: up to {most}");
+        let error = ColumnsError { field: format!("columns.{field}"), description };
+        if count > most { Err(error) } else { Ok(()) }
+    };
+    if let Some(asked) = &columns.logprobs {
+        at_most("logprobs.of", asked.of.len(), Distribution::ALL.len(), "distributions")?;
+        at_most("logprobs.ids", asked.ids.len(), LOGPROB_IDS_MAX, "tokens")?;
+    }
+    let breakers = columns.dry.as_ref().map_or(&[][..], |dry| &dry.breakers);
+    at_most("dry.breakers", breakers.len(), BREAKERS_MAX, "sequences")?;
+    breakers.iter().enumerate().try_for_each(|(i, breaker)| {
+        let tokens = breaker.tokens.len();
+        at_most(&format!("dry.breakers[{i}]"), tokens, BREAKER_TOKENS_MAX, "tokens")
+    })
 }
 
 /// Bytes of the lists that each of so many sets has of its own once they are messages.
@@ -52,38 +90,54 @@ pub fn list_bytes(columns: &ParamColumns, sets: usize) -> usize {
     (logprobs * 4 + breakers).saturating_mul(sets)
 }
 
-/// Puts so many messages in the place of the columns.
-pub fn unpack(request: &mut SampleRequest, sets: usize) -> Option<Given> {
+/// Puts so many messages in the place of the columns, and says by what paths the request has them.
+pub fn unpack(request: &mut SampleRequest, sets: usize) -> Option<Paths> {
     let columns = request.columns.take()?;
     request.params = (0..sets).map(|set| columns.set(set)).collect();
-    Some(Given(columns))
+    Some(Paths { of_rows: columns.of_rows().map(|(name, _)| name).collect() })
 }
 
-impl Given {
+/// The paths of a request that came with columns: what is found wrong in the messages that they stand for is named by
+/// them.
+#[derive(Clone, Debug)]
+pub struct Paths {
+    /// Columns with a value for each row.
+    of_rows: Vec<&'static str>,
+}
+
+/// Where something is in a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Path {
+    /// The field.
+    pub field: String,
+    /// Whether it is of columns, and has a single value for all rows.
+    pub is_for_all: bool,
+}
+
+impl Paths {
     /// A path in the parameter messages as one in the columns: `columns.top_p[3]` of `params[3].top_p`. Others stay as they
     /// are.
-    pub fn path(&self, path: &str) -> String {
+    pub fn of(&self, path: &str) -> Path {
         if path == "params" {
-            return "columns".into();
+            // All columns with several values have as many; of several it may be none that is wrong.
+            let field = match self.of_rows[..] {
+                [only] => format!("columns.{only}"),
+                _ => "columns".into(),
+            };
+            return Path { field, is_for_all: true };
         }
-        let Some((row, name)) = path.strip_prefix("params[").and_then(|rest| rest.split_once("]."))
-        else {
-            return path.into();
+        let parts = path.strip_prefix("params[").and_then(|rest| rest.split_once("]."));
+        let Some((row, name)) = parts else {
+            return Path { field: path.into(), is_for_all: false };
         };
-        let has_rows = !name.starts_with("logprobs") && !name.starts_with("dry.breakers");
-        match row.parse::<usize>() {
-            Ok(_) if !has_rows => format!("columns.{name}"),
-            Ok(_) if self.0.is_for_all(name) => format!("columns.{name}[0]"),
-            Ok(row) => format!("columns.{name}[{row}]"),
-            Err(_) => path.into(),
-        }
-    }
-
-    /// Whether such a path is that of something for all rows.
-    pub fn is_for_all(&self, path: &str) -> bool {
-        let name = path.strip_prefix("columns.").unwrap_or(path);
-        let name = name.split('[').next().unwrap_or(name);
-        self.0.is_for_all(name)
+        let is_list = name.starts_with("logprobs") || name.starts_with("dry.breakers");
+        let is_for_all = !self.of_rows.contains(&name);
+        let field = match is_for_all {
+            true if is_list => format!("columns.{name}"),
+            true => format!("columns.{name}[0]"),
+            false => format!("columns.{name}[{row}]"),
+        };
+        Path { field, is_for_all }
     }
 }
 
@@ -92,9 +146,12 @@ impl Given {
 pub struct Draws(Vec<u32>);
 
 impl Draws {
-    /// By what a request says: nothing, one for all, or one a row.
-    pub fn of(params: &[SamplingParams]) -> Self {
-        Self(params.iter().map(|params| params.draws.unwrap_or(1)).collect())
+    /// By what a request says, in messages or in columns: nothing, one for all, or one a row.
+    pub fn of(request: &SampleRequest) -> Self {
+        Self(match &request.columns {
+            Some(columns) => columns.draws.clone(),
+            None => request.params.iter().map(|params| params.draws.unwrap_or(1)).collect(),
+        })
     }
 
     fn row(&self, row: usize) -> usize {
@@ -158,7 +215,9 @@ fn beside_columns(row: RowResult) -> RowResult {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use logitd_proto::{Draw, DryColumns, Logprobs, LogprobsResult, TokenSequence, Violation};
+    use logitd_proto::{
+        Draw, DryColumns, Dtype, Logprobs, LogprobsResult, SamplingParams, TokenSequence, Violation,
+    };
 
     fn request(columns: ParamColumns) -> SampleRequest {
         SampleRequest { columns: Some(columns), ..Default::default() }
@@ -170,35 +229,83 @@ mod tests {
             ParamColumns { top_k: vec![5, 6, 7], temperature: vec![0.5], ..Default::default() };
         let mut request = request(columns);
         let sets = sets(&request).unwrap().unwrap();
-        let given = unpack(&mut request, sets).unwrap();
+        let paths = unpack(&mut request, sets).unwrap();
         let set = |top_k| SamplingParams { temperature: Some(0.5), top_k, ..Default::default() };
         assert_eq!((request.params, request.columns), (vec![set(5), set(6), set(7)], None));
-        for (path, expected) in [
-            ("params[2].top_k", "columns.top_k[2]"),
-            ("params[2].temperature", "columns.temperature[0]"),
-            ("params[2].logprobs.ids[5]", "columns.logprobs.ids[5]"),
-            ("params[2].dry.breakers[1]", "columns.dry.breakers[1]"),
-            ("params", "columns"),
-            ("adjustments[1].counts", "adjustments[1].counts"),
+        for (path, field, is_for_all) in [
+            ("params[2].top_k", "columns.top_k[2]", false),
+            ("params[2].temperature", "columns.temperature[0]", true),
+            ("params[2].logprobs.ids[5]", "columns.logprobs.ids[5]", true),
+            ("params[2].dry.breakers[1]", "columns.dry.breakers[1]", true),
+            ("params", "columns.top_k", true),
+            ("adjustments[1].counts", "adjustments[1].counts", false),
         ] {
-            assert_eq!(given.path(path), expected);
+            assert_eq!(paths.of(path), Path { field: field.into(), is_for_all });
         }
-        assert!(
-            given.is_for_all("columns.temperature[0]") && !given.is_for_all("columns.top_k[2]")
-        );
+        let two = Paths { of_rows: vec!["top_k", "seed"] };
+        assert_eq!(two.of("params").field, "columns");
     }
 
     #[test]
     fn columns_that_cannot_be_are_named() {
-        let error = |request: &SampleRequest| sets(request).unwrap_err();
+        let error = |request: &SampleRequest| {
+            let ColumnsError { field, description } = sets(request).unwrap_err();
+            format!("{field}: {description}")
+        };
         let two = ParamColumns { top_k: vec![5, 6, 7], draws: vec![1, 2], ..Default::default() };
-        assert_eq!(error(&request(two)).field, "columns.draws");
+        let mut two = request(two);
+        let allowed = "allowed: none, 1 for all, or one a row";
+        let both = "columns.draws: draws has 2 values, and columns.top_k has 3";
+        assert_eq!(error(&two), format!("{both}; {allowed}"));
+        for (rows, said) in [
+            (2, "columns.top_k: top_k has 3 values for 2 rows"),
+            (3, "columns.draws: draws has 2 values for 3 rows"),
+        ] {
+            two.rows = Some(rows);
+            assert_eq!(error(&two), format!("{said}; {allowed}"));
+            // The logits are more to be believed than what is said of them.
+            two.rows = Some(9);
+            (two.dtype, two.vocab_size) = (Dtype::F16.into(), 5);
+            two.logits = vec![0; rows as usize * 10].into();
+            assert_eq!(error(&two), format!("{said}; {allowed}"));
+            two.logits = vec![].into();
+        }
         let beside = SampleRequest {
             params: vec![SamplingParams::default()],
             ..request(ParamColumns::default())
         };
-        assert_eq!(error(&beside).field, "columns");
+        assert!(error(&beside).starts_with("columns: columns stand beside params"));
         assert_eq!(sets(&SampleRequest::default()), Ok(None));
+    }
+
+    #[test]
+    fn lists_that_no_set_may_have_are_refused_before_they_are_copied() {
+        let logprobs = |of: usize, ids| {
+            let logprobs = Logprobs { of: vec![1; of], ids: vec![7; ids], ..Default::default() };
+            ParamColumns { logprobs: Some(logprobs), ..Default::default() }
+        };
+        let breakers = |count: usize, tokens| {
+            let breakers = vec![TokenSequence { tokens: vec![7; tokens] }; count];
+            let dry = DryColumns { breakers, ..Default::default() };
+            ParamColumns { dry: Some(dry), ..Default::default() }
+        };
+        for (columns, said) in [
+            (logprobs(4, 0), "columns.logprobs.of: of has 4 distributions; allowed: up to 3"),
+            (logprobs(3, 1025), "columns.logprobs.ids: ids has 1025 tokens; allowed: up to 1024"),
+            (
+                breakers(257, 0),
+                "columns.dry.breakers: breakers has 257 sequences; allowed: up to 256",
+            ),
+            (
+                breakers(256, 17),
+                "columns.dry.breakers[0]: breakers[0] has 17 tokens; allowed: up to 16",
+            ),
+        ] {
+            assert_eq!(sets(&request(columns)).unwrap_err().to_string(), said);
+        }
+        for columns in [logprobs(3, 1024), breakers(256, 16)] {
+            assert_eq!(sets(&request(columns)), Ok(Some(1)));
+        }
     }
 
     #[test]
@@ -227,7 +334,7 @@ mod tests {
         let draw = |token| Draw { token, logprob: -0.5 };
         let nan = RowResult { status: 2, seed: 6, ..Default::default() };
         let response = |rows| SampleResponse { rows, device: "cpu".into(), ..Default::default() };
-        let one = pack(response(vec![ok(0, vec![]), nan.clone()]), &Draws::of(&[]));
+        let one = pack(response(vec![ok(0, vec![]), nan.clone()]), &Draws(vec![]));
         let columns = one.columns.unwrap();
         assert_eq!((one.rows.len(), one.device.as_str()), (0, "cpu"));
         assert_eq!((&columns.tokens[..], &columns.statuses[..]), (&[0, -1][..], &[1, 2][..]));
@@ -242,9 +349,13 @@ mod tests {
             logprobs: vec![LogprobsResult::default()],
             ..ok(7, vec![draw(7), draw(8)])
         };
-        let params = [1, 2, u32::MAX, 2]
-            .map(|draws| SamplingParams { draws: Some(draws), ..Default::default() });
-        let several = pack(response(vec![ok(0, vec![]), nan, wrong, told]), &Draws::of(&params));
+        let draws = [1, 2, u32::MAX, 2];
+        let set = |draws| SamplingParams { draws: Some(draws), ..Default::default() };
+        let messages = SampleRequest { params: draws.map(set).to_vec(), ..Default::default() };
+        let columns = request(ParamColumns { draws: draws.to_vec(), ..Default::default() });
+        let [draws, same] = [messages, columns].map(|request| Draws::of(&request));
+        assert_eq!(draws.0, same.0);
+        let several = pack(response(vec![ok(0, vec![]), nan, wrong, told]), &draws);
         assert_eq!(several.columns.unwrap().draw_tokens, [0, -1, -1, 7, 8]);
         let (first, last) = (several.rows[0].clone(), several.rows[3].clone());
         assert_eq!((first, last.logprobs.len(), last.token), (RowResult::default(), 1, None));

@@ -2,7 +2,7 @@
 
 use crate::harness::{OnThisHost, TestServer, cpu, expected, request};
 use bytes::Bytes;
-use logitd_client::{Client, Region};
+use logitd_client::{Client, Error, Region};
 use logitd_proto::{
     Adjustments, DrawRule, Dry, DryColumns, Logprobs, LogprobsOf, OnInvalidRow, ParamColumns,
     Plane, ResultColumns, RowResult, RowStatus, SampleRequest, SampleResponse, SamplingParams,
@@ -267,6 +267,11 @@ async fn what_is_wrong_is_named_by_its_column_and_its_row() {
             "is token 300",
         ),
         (
+            with(|c| c.logprobs = Some(Logprobs { ids: vec![1; 1025], ..Default::default() })),
+            "columns.logprobs.ids",
+            "ids has 1025 tokens; allowed: up to 1024",
+        ),
+        (
             SampleRequest { params: messages.params.clone(), ..columns.clone() },
             "columns",
             "beside params; allowed: one or the other",
@@ -283,9 +288,9 @@ async fn what_is_wrong_is_named_by_its_column_and_its_row() {
         ..columns.clone()
     };
     assert_eq!(refused(&client, other_rows).await[0].0, "columns");
-    // What is wrong for all is told once, and nothing more.
-    let error = client.sample(with(|c| c.top_p = vec![2.0])).await.unwrap_err().to_string();
-    assert!(!error.contains("more"), "{error}");
+    let seeds = Some(ParamColumns { seed: vec![1; 3], ..Default::default() });
+    let found = refused(&client, SampleRequest { columns: seeds, ..columns.clone() }).await;
+    assert_eq!(found[0].0, "columns.seed", "{found:?}");
     // By rows.
     let mut wrong = with(|c| c.temperature[7] = -1.0);
     wrong.on_invalid_row = OnInvalidRow::Status.into();
@@ -293,6 +298,58 @@ async fn what_is_wrong_is_named_by_its_column_and_its_row() {
     let got = rows(&answer, draws);
     assert_eq!(got[7].violation.as_ref().unwrap().field, "params.temperature");
     assert_eq!(got[8], expected(&messages)[8]);
+    server.idle().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_for_all_rows_is_told_once_and_all_else_is_counted() {
+    let server = TestServer::with(&[], vec![cpu()]).await;
+    let client = server.client().await;
+    let (_, columns) = both(100, 300);
+    // Of rows with a temperature each, what is wrong with some of them or with a top_p of all.
+    let with = |temperatures: &[usize], top_p: f32| {
+        let mut request = columns.clone();
+        let given = request.columns.as_mut().unwrap();
+        temperatures.iter().for_each(|&row| given.temperature[row] = -1.0);
+        given.top_p = vec![top_p];
+        request
+    };
+    let mut banned = with(&[], 0.5);
+    let wrong = Adjustments { banned_ids: vec![300], ..Default::default() };
+    banned.adjustments = vec![wrong; 100];
+    let many: Vec<usize> = (0..30).collect();
+    for (request, last, listed, more) in [
+        (with(&[], 2.0), "columns.top_p[0]", 1, None),
+        (with(&[0], 2.0), "columns.top_p[0]", 2, Some("(and 1 more")),
+        (with(&[30], 2.0), "columns.temperature[30]", 2, Some("(and 1 more")),
+        // One that all rows have beyond those that are listed.
+        (with(&many, 2.0), "columns.temperature[22]", 24, Some("(and 30 more")),
+        (banned, "adjustments[23].banned_ids[0]", 24, Some("(and 99 more")),
+    ] {
+        let error = client.sample(request).await.unwrap_err();
+        let (found, text) = (error.violations(), error.to_string());
+        assert_eq!((found.len(), found[listed - 1].0.as_str()), (listed, last), "{text}");
+        assert!(more.map_or(!text.contains("more"), |more| text.contains(more)), "{text}");
+    }
+    server.idle().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_of_columns_take_the_room_of_their_connection() {
+    let flags = ["--message-bytes-max=128KiB", "--connection-bytes-max=128KiB"];
+    let server = TestServer::with(&flags, vec![cpu()]).await;
+    let client = server.client().await;
+    // 60 KiB of logits; and as many rows with a list each.
+    for (ids, code) in [(200, None), (400, Some(Code::ResourceExhausted))] {
+        let logprobs = Some(Logprobs { of: vec![1], ids: vec![1; ids], ..Default::default() });
+        let columns = ParamColumns { seed: vec![1; 60], logprobs, ..Default::default() };
+        let base = request(60, 512, 1);
+        let asked = SampleRequest { params: vec![], columns: Some(columns), ..base };
+        let answer = client.sample(asked).await;
+        assert_eq!(answer.as_ref().err().and_then(Error::code), code, "{ids}: {answer:?}");
+        let text = answer.err().map_or(String::new(), |error| error.to_string());
+        assert_eq!(text.contains("--connection-bytes-max"), code.is_some(), "{text}");
+    }
     server.idle().await;
 }
 

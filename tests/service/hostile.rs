@@ -630,10 +630,10 @@ fn wrong_fields_are_described_as_many_as_are_told() {
     let mut limits = convert::limits(&Default::default());
     let request = SampleRequest { params: vec![wrong; 1 << 16], ..request(1, 2, 1) };
     // More than there may be rows: not one is looked at.
-    let error = convert::batch(request.clone(), None, &limits).unwrap_err();
+    let error = convert::batch(request.clone(), None, None, &limits).unwrap_err();
     assert!(matches!(error, Error::OverLimit { value: 65_536, limit: 1024, .. }), "{error}");
     limits.request_rows_max = 1 << 16;
-    let error = convert::batch(request, None, &limits).unwrap_err();
+    let error = convert::batch(request, None, None, &limits).unwrap_err();
     let Error::Invalid { listed, more } = &error else { panic!("{error}") };
     println!("{} wrong fields described, {more} counted", listed.len());
     assert_eq!((listed.len(), *more), (24, 4 * 65_536 + 1 - 24));
