@@ -42,7 +42,7 @@ pub struct Batch {
     pub vocab_size: u32,
     /// What is asked of each row beside its tokens; empty where nothing is of any.
     pub asked: Vec<Option<Asked>>,
-    /// Bytes of adjustments, those of several rows counted once.
+    /// Bytes of adjustments and breakers, those of several rows counted once.
     pub adjustment_bytes: usize,
     /// Bytes of padding between the rows.
     pub padding_bytes: usize,
@@ -321,12 +321,18 @@ fn inspection_limits(limits: &api::Limits) -> inspection::Limits {
     }
 }
 
-/// Bytes of the adjustments of all rows, which are one and the same for all, or each row's own.
+/// Bytes of the adjustments of all rows: their lists, which are one and the same for all, or each row's own; and the
+/// breakers, which rows one after another may have in the same memory.
 fn distinct_bytes(adjustments: &[Adjustments]) -> usize {
-    match adjustments {
+    let lists: usize = match adjustments {
         [first, second, ..] if first.shares_with(second) => first.lists().bytes(),
         all => all.iter().map(|one| one.lists().bytes()).sum(),
-    }
+    };
+    let breakers = adjustments.iter().enumerate().map(|(row, one)| {
+        let is_counted = row > 0 && one.shares_breakers_with(&adjustments[row - 1]);
+        if is_counted { 0 } else { one.breaker_bytes() }
+    });
+    lists + breakers.sum::<usize>()
 }
 
 /// Bytes that the answer to a batch takes at most, before it is encoded and after.

@@ -126,7 +126,7 @@ pub fn of_rows(
         return wrong("adjustments", text).map_err(|error| vec![error]);
     }
     let mut errors = Vec::new();
-    let breakers = all(rows.params.iter().map(breakers), &mut errors, "params");
+    let breakers = all(breakers(rows.params), &mut errors, "params");
     let parsed = given.into_iter().map(|message| {
         let spec = spec(message).map_err(|error| vec![error])?;
         spec.parse(rows.vocab_size, limits)
@@ -185,10 +185,19 @@ fn within(path: &str, error: AdjustmentsError) -> AdjustmentsError {
     AdjustmentsError { field: format!("{path}.{}", error.field), ..error }
 }
 
-fn breakers(params: &api::SamplingParams) -> Result<Breakers, Vec<AdjustmentsError>> {
-    let Some(dry) = &params.dry else { return Ok(Breakers::default()) };
-    let breakers = dry.breakers.iter().map(|breaker| breaker.tokens.clone()).collect();
-    Breakers::parse(breakers).map_err(|error| vec![error])
+/// The breakers of each set. Sets one after another with the same have them in the same memory.
+fn breakers(
+    params: &[api::SamplingParams],
+) -> impl Iterator<Item = Result<Breakers, Vec<AdjustmentsError>>> {
+    let mut last: (&[api::TokenSequence], _) = (&[], Ok(Breakers::default()));
+    params.iter().map(move |params| {
+        let given = params.dry.as_ref().map_or(&[][..], |dry| &dry.breakers);
+        if given != last.0 {
+            let breakers = given.iter().map(|breaker| breaker.tokens.clone()).collect();
+            last = (given, Breakers::parse(breakers).map_err(|error| vec![error]));
+        }
+        last.1.clone()
+    })
 }
 
 /// The same for a row of candidates. Biases above 0 of candidates leave out nothing that could matter; all else could
@@ -375,6 +384,25 @@ mod tests {
         assert_eq!(spec(odd).unwrap_err().field, "allowed_bitmask");
         let odd = api::Adjustments { counts: vec![1; 3], ..Default::default() };
         assert_eq!(spec(odd).unwrap_err().field, "counts");
+    }
+
+    #[test]
+    fn rows_with_the_same_breakers_share_them() {
+        let set = |token| {
+            let breakers = vec![api::TokenSequence { tokens: vec![token] }];
+            let dry = api::Dry { multiplier: 1.0, breakers, ..Default::default() };
+            api::SamplingParams { dry: Some(dry), ..Default::default() }
+        };
+        let params = [set(1), set(1), set(2), api::SamplingParams::default()];
+        let parsed = [crate::wire::params::spec(&params[0]).unwrap().parse(|| 0).unwrap()];
+        let rows =
+            Rows { count: 4, vocab_size: 9, params: &params, parsed: &parsed, candidates: &[] };
+        let of_rows = of_rows(vec![Default::default()], rows, Limits::default()).unwrap();
+        let breakers: Vec<_> = of_rows.iter().map(Adjustments::breakers).collect();
+        assert_eq!(breakers, [&[vec![1]][..], &[vec![1]], &[vec![2]], &[]]);
+        let shared = of_rows.windows(2).map(|two| two[0].shares_breakers_with(&two[1]));
+        assert_eq!(shared.collect::<Vec<_>>(), [true, false, false]);
+        assert_eq!(of_rows[0].breaker_bytes(), 24 + 4);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use crate::harness::{OnThisHost, TestServer, cpu, expected, request};
 use bytes::Bytes;
+use logitd::config::Config;
+use logitd::server::{by_row, convert};
 use logitd_client::{Client, Error, Region};
 use logitd_proto::{
     Adjustments, DrawRule, Dry, DryColumns, Logprobs, LogprobsOf, OnInvalidRow, ParamColumns,
@@ -351,6 +353,26 @@ async fn lists_of_columns_take_the_room_of_their_connection() {
         assert_eq!(text.contains("--connection-bytes-max"), code.is_some(), "{text}");
     }
     server.idle().await;
+}
+
+#[test]
+fn breakers_of_all_rows_are_counted_once() {
+    let limits = convert::limits(&Config::default());
+    let (messages, columns) = both(40, 300);
+    let bytes = |request: &SampleRequest| {
+        by_row::batch(request.clone(), None, &limits).unwrap().side_bytes()
+    };
+    let longer = |dry: &mut Vec<TokenSequence>| dry.push(TokenSequence { tokens: vec![5; 16] });
+    let (mut one, mut all) = (columns.clone(), messages.clone());
+    longer(&mut one.columns.as_mut().unwrap().dry.as_mut().unwrap().breakers);
+    all.params.iter_mut().for_each(|params| longer(&mut params.dry.as_mut().unwrap().breakers));
+    let more = [&one, &all].map(|request| bytes(request) - bytes(&columns));
+    assert_eq!(more, [24 + 64; 2]);
+    // Each row's own.
+    for (row, params) in all.params.iter_mut().enumerate() {
+        params.dry.as_mut().unwrap().breakers[1].tokens[0] = row as u32;
+    }
+    assert_eq!(bytes(&all) - bytes(&columns), 40 * (24 + 64) + 39 * (24 + 4));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -194,7 +194,7 @@ impl AdjustmentsSpec {
         once("counts", self.counts.iter().map(|(id, _)| *id))
     }
 
-    /// Bytes that all of it takes in memory.
+    /// Bytes that all of it but the breakers takes in memory.
     pub fn bytes(&self) -> usize {
         let words: usize =
             self.bad_words.iter().map(|word| size_of_val(word) + word.len() * 4).sum();
@@ -218,6 +218,16 @@ impl Adjustments {
     /// DRY's breakers.
     pub fn breakers(&self) -> &[Vec<u32>] {
         &self.breakers.0
+    }
+
+    /// Whether the breakers of both are the same memory.
+    pub fn shares_breakers_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.breakers.0, &other.breakers.0)
+    }
+
+    /// Bytes that the breakers take in memory.
+    pub fn breaker_bytes(&self) -> usize {
+        self.breakers().iter().map(|breaker| size_of_val(breaker) + breaker.len() * 4).sum()
     }
 
     /// The same with these breakers.
