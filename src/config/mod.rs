@@ -428,7 +428,7 @@ pub struct RecordingConfig {
     #[arg(long, value_name = "SHARE", env = "LOGITD_RECORD_FRACTION", default_value = "1", value_parser = fraction)]
     pub record_fraction: f64,
 
-    /// Bytes of logits that wait for the disk; what comes when it cannot keep up is not recorded, and
+    /// Bytes of requests that wait for the disk; what comes when it cannot keep up is not recorded, and
     /// counted
     #[arg(long, value_name = "BYTES", env = "LOGITD_RECORD_BUFFER_BYTES_MAX", default_value = "256MiB", value_parser = bytes)]
     pub record_buffer_bytes_max: usize,

@@ -2,8 +2,10 @@
 
 use super::Entry;
 use super::planes::{pack, unpack};
+use crate::wire::columns;
 use bytes::Bytes;
 use logitd_proto::trace::{Frame, Record, Session, frame, record};
+use logitd_proto::{SampleRequest, SamplingParams};
 use prost::Message;
 use std::time::Duration;
 
@@ -12,6 +14,9 @@ pub const MAGIC: &[u8; 16] = b"logitd trace\0\0\0\x02";
 
 /// Bytes before a frame's body: its length and its checksum.
 pub(super) const HEADER_BYTES: usize = 8;
+
+/// The columns of no record stand for more: no server takes longer messages.
+const PARAMS_BYTES_MAX: usize = u32::MAX as usize;
 
 /// What a whole frame says.
 #[derive(Debug, PartialEq)]
@@ -82,6 +87,7 @@ pub(super) fn decode(body: Bytes) -> Result<Content, String> {
     if !record.planes.is_empty() {
         request.logits = unpack(&record.planes, record.unpacked_bytes)?;
     }
+    columns_to_messages(&mut request)?;
     let result = match record.answer {
         Some(record::Answer::Response(response)) => Ok(response),
         Some(record::Answer::Error(error)) => Err(error),
@@ -93,6 +99,20 @@ pub(super) fn decode(body: Bytes) -> Result<Content, String> {
         request,
         result,
     })))
+}
+
+/// Columns are written as they came, which is a small part of the messages that they stand for; readers have messages.
+fn columns_to_messages(request: &mut SampleRequest) -> Result<(), String> {
+    let Some(sets) = columns::sets(request).map_err(|error| error.to_string())? else {
+        return Ok(());
+    };
+    let lists = request.columns.as_ref().map_or(0, |given| columns::list_bytes(given, sets));
+    let bytes = lists.saturating_add(sets.saturating_mul(size_of::<SamplingParams>()));
+    if bytes > PARAMS_BYTES_MAX {
+        return Err(format!("its columns stand for {bytes} bytes of parameters"));
+    }
+    columns::unpack(request, sets);
+    Ok(())
 }
 
 /// The checksum of a frame: of its length too, so that a run of zeros is no frame.
@@ -110,9 +130,7 @@ fn micros(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use logitd_proto::{
-        Dtype, RowResult, SampleRequest, SampleResponse, SamplingParams, StreamError,
-    };
+    use logitd_proto::{Dtype, Logprobs, ParamColumns, RowResult, SampleResponse, StreamError};
     use proptest::prelude::*;
 
     fn entry(dtype: Dtype, logits: Vec<u8>) -> Entry {
@@ -160,6 +178,34 @@ mod tests {
         fn any_bytes_are_decoded_or_refused(body in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = decode(body.into());
         }
+    }
+
+    #[test]
+    fn columns_are_written_as_they_came_and_read_as_messages() {
+        let logprobs = Logprobs { of: vec![1], ids: vec![7; 1000], ..Default::default() };
+        let columns = ParamColumns {
+            seed: (0..500).collect(),
+            logprobs: Some(logprobs),
+            ..Default::default()
+        };
+        let mut given = entry(Dtype::F16, vec![0; 20]);
+        (given.request.params, given.request.columns) = (vec![], Some(columns.clone()));
+        let bytes = Encoder::default().entry(given.clone(), false).len();
+        assert!(bytes < 10_000, "{bytes}");
+        let Content::Entry(read) = roundtrip(&given, false) else { panic!("an entry") };
+        given.request.columns = None;
+        given.request.params = (0..500).map(|row| columns.set(row)).collect();
+        assert_eq!(*read, given);
+
+        // What no server has taken is not read: of other lengths, or far too much.
+        let refused = |columns: ParamColumns| {
+            let mut request = SampleRequest { columns: Some(columns), ..Default::default() };
+            columns_to_messages(&mut request).unwrap_err()
+        };
+        let wrong = ParamColumns { top_k: vec![1; 2], ..columns.clone() };
+        assert!(refused(wrong).contains("top_k has 2 values"));
+        let large = ParamColumns { seed: vec![0; 1 << 20], ..columns };
+        assert!(refused(large).contains("bytes of parameters"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::Entry;
 use super::format::{Encoder, MAGIC};
 use super::reader::{ReadError, Reader};
 use logitd_proto::trace::Session;
-use logitd_proto::{SampleRequest, SampleResponse, StreamError};
+use logitd_proto::{SampleRequest, SampleResponse, SamplingParams, StreamError};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -22,7 +22,7 @@ pub struct RecorderOptions {
     pub path: PathBuf,
     /// Share of the requests that is recorded, evenly spread: 0 to 1.
     pub fraction: f64,
-    /// Bytes of logits that may wait for the disk. What comes when they are used up is dropped and counted.
+    /// Bytes of requests that may wait for the disk. What comes when they are used up is dropped and counted.
     pub buffer_bytes_max: u64,
     /// Size of the file beyond which nothing more is recorded; what comes then is dropped and counted.
     pub file_bytes_max: u64,
@@ -92,7 +92,7 @@ struct Shared {
     recorded: AtomicU64,
     dropped: AtomicU64,
     file_bytes: AtomicU64,
-    /// Bytes of logits between `record` and the disk.
+    /// Bytes of requests between `record` and the disk.
     buffered_bytes: AtomicU64,
     failure: Mutex<Option<String>>,
 }
@@ -360,7 +360,10 @@ fn bytes(request: &SampleRequest) -> u64 {
     let candidates = request.candidates.as_ref();
     let tokens = candidates.map_or(0, |given| given.tokens.len() + given.counts.len());
     let adjustments: usize = request.adjustments.iter().map(prost::Message::encoded_len).sum();
-    (request.logits.len() + tokens + adjustments) as u64
+    let params: usize = request.params.iter().map(prost::Message::encoded_len).sum();
+    let sets = params + request.params.len() * size_of::<SamplingParams>();
+    let columns = request.columns.as_ref().map_or(0, prost::Message::encoded_len);
+    (request.logits.len() + tokens + adjustments + sets + columns) as u64
 }
 
 /// The file, ready for appending, and its length: new, or an existing trace without its torn tail.
@@ -384,6 +387,7 @@ fn open(path: &Path) -> Result<(File, u64), ReadError> {
 mod tests {
     use super::*;
     use crate::record::Damage;
+    use logitd_proto::{Dry, ParamColumns, TokenSequence};
     use rustix::fs::{CWD, FileType, Mode, mknodat};
     use std::os::unix::fs::PermissionsExt;
 
@@ -510,6 +514,19 @@ mod tests {
         let file = start("file", |o| o.file_bytes_max = 1);
         assert!(!record(&file, 0));
         assert_eq!(file.finish().dropped, 1);
+
+        // Parameter sets and columns take room as well.
+        let sets = start("sets", |o| o.buffer_bytes_max = 2000);
+        let dry = Dry { breakers: vec![TokenSequence { tokens: vec![1; 500] }], ..Dry::default() };
+        let params = vec![SamplingParams { dry: Some(dry), ..Default::default() }; 5];
+        let columns = Some(ParamColumns { seed: vec![1; 300], ..Default::default() });
+        for request in
+            [SampleRequest { params, ..request(0) }, SampleRequest { columns, ..request(0) }]
+        {
+            let offered = sets.record(Instant::now(), &request, Ok(&response(0)));
+            assert_eq!(offered, Offered::Dropped);
+        }
+        assert!(record(&sets, 0));
 
         let tenth = start("tenth", |o| o.fraction = 0.1);
         let taken = (0..100).filter(|&n| record(&tenth, n)).count();
