@@ -191,10 +191,10 @@ fn join(answers: Vec<SampleResponse>) -> SampleResponse {
             && !(rows.is_empty() && answer.rows.is_empty())
         {
             rows.resize(before, RowResult::default());
-            rows.extend_from_slice(&answer.rows);
+            rows.extend(answer.rows);
             rows.resize(before + these.statuses.len(), RowResult::default());
         } else {
-            rows.extend_from_slice(&answer.rows);
+            rows.extend(answer.rows);
         }
         let these = answer.columns.map(|these| if several { with_draws(these) } else { these });
         columns = match (columns, these) {

@@ -1,6 +1,8 @@
 //! Batches beyond a server's limits, cut into requests within them.
 
-use logitd_proto::{DrawRule, Limits, ParamColumns, RequestRows, SampleRequest, SamplingParams};
+use logitd_proto::{
+    DrawRule, Limits, Logprobs, ParamColumns, RequestRows, SampleRequest, SamplingParams,
+};
 use prost::Message;
 use std::borrow::Cow;
 use std::ops::Range;
@@ -33,8 +35,15 @@ pub(super) fn split_at(
     if request.rows.is_some_and(|given| given as usize != rows) {
         return vec![request];
     }
-    let bare =
-        SampleRequest { params: vec![], columns: None, adjustments: vec![], ..request.clone() };
+    let bare = SampleRequest {
+        params: vec![],
+        columns: None,
+        adjustments: vec![],
+        logits: request.logits.clone(),
+        candidates: request.candidates.clone(),
+        slot: request.slot.clone(),
+        ..request
+    };
     let (Some(params), Some(columns), Some(adjustments)) = (
         PerRow::new(&request.params, rows),
         Columns::new(request.columns.as_ref(), rows),
@@ -66,7 +75,8 @@ pub(super) fn split_at(
             let asked = params_of(end).unwrap_or_default();
             drawn += u64::from(asked.draws.unwrap_or(1));
             raced += race_tokens(&asked, layout.tokens(end));
-            told_bytes += self::told_bytes(&asked, request.vocab_size);
+            let logprobs = columns.logprobs().or(asked.logprobs.as_ref());
+            told_bytes += self::told_bytes(&asked, logprobs, request.vocab_size);
             bytes += layout.bytes(end);
             message_bytes += layout.bytes(end)
                 + params.bytes(end)
@@ -104,8 +114,8 @@ fn race_tokens(params: &SamplingParams, tokens: u64) -> u64 {
 }
 
 /// About what is told of a row of so many tokens, beside what is drawn from it.
-fn told_bytes(params: &SamplingParams, vocab_size: u32) -> u64 {
-    let logprobs = params.logprobs.as_ref().map_or(0, |asked| {
+fn told_bytes(params: &SamplingParams, logprobs: Option<&Logprobs>, vocab_size: u32) -> u64 {
+    let logprobs = logprobs.map_or(0, |asked| {
         let draws = u64::from(params.draws.unwrap_or(1));
         let tokens = draws + u64::from(asked.top.min(vocab_size)) + asked.ids.len() as u64;
         asked.of.len() as u64 * tokens * TOKEN_LOGPROB_BYTES
@@ -162,14 +172,21 @@ impl<'a> Columns<'a> {
             return Some(Self { given, bytes_of_all: 0, bytes_of_row: 0 });
         };
         let sets = columns.sets().ok()?;
-        let bytes_of_all = encoded_bytes(&columns.cut(0..0));
-        let of_rows = encoded_bytes(columns).saturating_sub(bytes_of_all);
-        let bytes_of_row = of_rows.div_ceil(rows as u64);
+        let shared = encoded_bytes(&columns.cut(0..0));
+        let bytes_of_row = encoded_bytes(columns).saturating_sub(shared).div_ceil(rows as u64);
+        // Each part has the keys and the lengths of its columns again, and the length of DRY's message.
+        let fields = columns.of_rows().count() as u64 + 1;
+        let bytes_of_all = shared + fields * FIELD_BYTES;
         (sets == 1 || sets == rows).then_some(Self { given, bytes_of_all, bytes_of_row })
     }
 
+    /// The set of a row without its lists, which are the same for all rows and may be long.
     fn of(&self, row: usize) -> Option<SamplingParams> {
-        self.given.map(|columns| columns.set(row))
+        self.given.map(|columns| columns.set_without_lists(row))
+    }
+
+    fn logprobs(&self) -> Option<&Logprobs> {
+        self.given?.logprobs.as_ref()
     }
 }
 
@@ -185,7 +202,9 @@ pub(super) fn row_count(request: &SampleRequest) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use logitd_proto::{Adjustments, Candidates, Dtype, Logprobs, SamplingParams};
+    use logitd_proto::{
+        Adjustments, Candidates, DryColumns, Dtype, OnInvalidRow, Priority, SampleStreamRequest,
+    };
 
     fn request(rows: u32, params: Vec<SamplingParams>) -> SampleRequest {
         let logits: Vec<u8> = (0..rows * 100).flat_map(|i| (i as u16).to_le_bytes()).collect();
@@ -276,6 +295,59 @@ mod tests {
     }
 
     #[test]
+    fn parts_with_every_column_are_within_the_limit_as_messages_of_a_stream() {
+        const ROWS: usize = 2000;
+        let dry = DryColumns {
+            multiplier: vec![0.5; ROWS],
+            base: vec![1.5; ROWS],
+            allowed_length: vec![2; ROWS],
+            last_n: vec![64; ROWS],
+            breakers: vec![],
+        };
+        let columns = ParamColumns {
+            temperature: vec![0.5; ROWS],
+            top_k: vec![40; ROWS],
+            top_p: vec![0.5; ROWS],
+            min_p: vec![0.5; ROWS],
+            seed: vec![7; ROWS],
+            position: vec![7; ROWS],
+            draws: vec![1; ROWS],
+            draw_rule: vec![DrawRule::Cumulative.into(); ROWS],
+            repetition_penalty: vec![1.5; ROWS],
+            frequency_penalty: vec![0.5; ROWS],
+            presence_penalty: vec![0.5; ROWS],
+            no_repeat_ngram: vec![3; ROWS],
+            min_tokens: vec![5; ROWS],
+            dry: Some(dry),
+            return_kept: vec![true; ROWS],
+            logprobs: None,
+        };
+        assert_eq!(columns.of_rows().count(), 18, "every column");
+        let words = |count: usize| (0..count).flat_map(|_| 1u32.to_le_bytes()).collect();
+        let whole = SampleRequest {
+            dtype: Dtype::F16.into(),
+            vocab_size: 1 << 20,
+            logits: vec![0; 2 * ROWS].into(),
+            candidates: Some(Candidates { counts: words(ROWS), tokens: words(ROWS) }),
+            columns: Some(columns),
+            rows: Some(ROWS as u32),
+            priority: Priority::High.into(),
+            on_invalid_row: OnInvalidRow::Status.into(),
+            return_columns: true,
+            ..Default::default()
+        };
+        for message_bytes_max in (500..20_000).step_by(37) {
+            let limits = limits(10_000, message_bytes_max, 10_000);
+            for part in split(whole.clone(), &limits) {
+                let (id, first_row) = (1 << 20, Some(1 << 20));
+                let message = SampleStreamRequest { id, request: Some(part), first_row };
+                let bytes = message.encoded_len() as u64;
+                assert!(bytes <= message_bytes_max, "{bytes} of {message_bytes_max} bytes");
+            }
+        }
+    }
+
+    #[test]
     fn races_are_cut_by_the_tokens_that_run() {
         let limits = Limits { request_race_tokens_max: 1000, ..limits(100, 1 << 20, 1000) };
         let set = |top_k, draws| SamplingParams {
@@ -304,7 +376,12 @@ mod tests {
         assert_eq!(parts(asked(3, 1024, 1000)), (2000 * 3 * 1101 * 12usize).div_ceil(32 << 20));
         assert_eq!([parts(asked(1, 20, 0)), parts(SamplingParams::default())], [1, 1]);
         let kept = SamplingParams { return_kept: true, ..Default::default() };
-        assert_eq!(told_bytes(&kept, 1 << 20), 1 << 17);
+        assert_eq!(told_bytes(&kept, None, 1 << 20), 1 << 17);
+        // The same in columns.
+        let logprobs = asked(3, 1024, 1000).logprobs;
+        let columns = ParamColumns { logprobs, ..Default::default() };
+        let whole = SampleRequest { columns: Some(columns), ..request(2000, vec![]) };
+        assert_eq!(split(whole, &limits).len(), parts(asked(3, 1024, 1000)));
     }
 
     #[test]
