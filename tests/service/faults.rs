@@ -162,7 +162,9 @@ async fn a_client_that_never_reads_costs_a_bounded_amount_and_is_ended() {
         let request = Some(request(2, 50, id));
         framed(&SampleStreamRequest { id, request, first_row: None })
     };
-    while pieces.send(message()).await.is_ok() {}
+    let sending = async { while pieces.send(message()).await.is_ok() {} };
+    let ended = tokio::time::timeout(Duration::from_secs(60), sending).await;
+    assert!(ended.is_ok(), "a server that reads on and on");
     assert!(id > 100, "the windows take more than {id} requests");
     server.idle().await;
     assert!(log.read().rows > 0);

@@ -9,13 +9,11 @@ use crate::harness::frames::{
 };
 use crate::harness::raw::{self, Raw, announced, framed};
 use crate::harness::usage::Usage;
-use crate::harness::{TestServer, expected, request, until};
+use crate::harness::{TestServer, cpu, expected, request, until};
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::BodyExt;
 use logitd::server::{Error, convert};
 use logitd_client::Client;
-use logitd_core::backend::Backend;
-use logitd_core::backend::cpu::{Cpu, CpuOptions};
 use logitd_proto::{
     Adjustments, OnInvalidRow, RowStatus, SampleRequest, SampleResponse, SampleStreamRequest,
     SamplingParams,
@@ -203,8 +201,7 @@ async fn announce(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn announcing_is_not_sending() {
-    let cpu = Box::new(Cpu::new(CpuOptions::default()).unwrap()) as Box<dyn Backend>;
-    let server = TestServer::with(&[], vec![cpu]).await;
+    let server = TestServer::with(&[], vec![cpu()]).await;
     let bytes_max = server.limits.queue_bytes_max as usize;
     // Nothing is sent; less than a part that counts; and just that.
     for sent in [0, 1000, 1 << 20] {
@@ -255,9 +252,8 @@ async fn send_in_pieces(raw: &Raw, message: Bytes) -> (usize, raw::Reply) {
 async fn large_messages_that_find_no_room_are_not_sent_in_vain() {
     const CONNECTIONS: usize = 6;
     const CALLS: u64 = 10;
-    let cpu = Box::new(Cpu::new(CpuOptions::default()).unwrap()) as Box<dyn Backend>;
     let flags = ["--queue-bytes-max=32MiB", "--message-bytes-max=8MiB", "--room-wait=60s"];
-    let server = TestServer::with(&flags, vec![cpu]).await;
+    let server = TestServer::with(&flags, vec![cpu()]).await;
     let asked = request(8, 500_000, 5);
     let message = framed(&asked);
     let mut calls = JoinSet::new();

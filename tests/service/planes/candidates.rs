@@ -100,7 +100,7 @@ fn case(index: u64) -> (SampleRequest, SampleRequest) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn candidates_give_the_bits_of_the_whole_row() {
-    let servers = [TestServer::start(&[]).await, TestServer::with(&[], cpu()).await];
+    let servers = [TestServer::start(&[]).await, TestServer::with(&[], vec![cpu()]).await];
     let clients = [servers[0].client().await, servers[1].client().await];
     let mut statuses = std::collections::HashSet::new();
     for index in 0..600 {
@@ -119,7 +119,7 @@ async fn candidates_give_the_bits_of_the_whole_row() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn candidates_of_large_rows_are_sampled_in_any_order() {
-    let server = TestServer::with(&[], cpu()).await;
+    let server = TestServer::with(&[], vec![cpu()]).await;
     let client = server.client().await;
     let mut whole = request(3, 100_000, 8);
     for params in &mut whole.params {

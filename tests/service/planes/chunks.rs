@@ -45,7 +45,8 @@ async fn the_first_answers_leave_before_the_last_row_has_come() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_in_chunks_is_the_batch_to_the_bit() {
     let server =
-        TestServer::with(&["--message-bytes-max=64KiB", "--stream-requests-max=3"], cpu()).await;
+        TestServer::with(&["--message-bytes-max=64KiB", "--stream-requests-max=3"], vec![cpu()])
+            .await;
     let client = server.client().await;
     let info = client.info().await.unwrap();
     assert_eq!(info.chunk_bytes, 64 << 10);
@@ -228,7 +229,8 @@ async fn chunks_whose_answers_nobody_reads_are_bounded() {
             }
         }
     });
-    sender.await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(60), sender).await;
+    ended.expect("a server that reads on and on").unwrap();
     server.idle().await;
     assert!(log.read().rows > 0);
     assert!(log.read().rows <= 3 * 12, "{} rows of 300 were sampled", log.read().rows);

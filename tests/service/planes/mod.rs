@@ -6,12 +6,10 @@ mod chunks;
 
 use crate::harness::backends::{Gated, Paced};
 use crate::harness::raw::{self, Raw, announced, framed};
-use crate::harness::{TestServer, expected, request};
+use crate::harness::{TestServer, cpu, expected, request};
 use http_body_util::BodyExt;
 use logitd::tools::generate::{self, Random};
 use logitd_client::{Client, Error};
-use logitd_core::backend::Backend;
-use logitd_core::backend::cpu::{Cpu, CpuOptions};
 use logitd_core::batch;
 use logitd_proto::sample_stream_response::Result as Outcome;
 use logitd_proto::{
@@ -49,10 +47,6 @@ fn sparse(mut whole: SampleRequest, rows: &[Sparse]) -> SampleRequest {
     whole.logits = rows.iter().flat_map(|row| row.logits.clone()).collect();
     whole.candidates = Some(Candidates { counts: le(&counts), tokens: le(&tokens) });
     whole
-}
-
-fn cpu() -> Vec<Box<dyn Backend>> {
-    vec![Box::new(Cpu::new(CpuOptions::default()).expect("every machine has the portable path"))]
 }
 
 #[tokio::test(flavor = "multi_thread")]
