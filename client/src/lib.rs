@@ -50,7 +50,11 @@ pub use stream::{SampleReceiver, SampleSender, SampleStream};
 
 use connect::Bearer;
 use logitd_proto::sampler_service_client::SamplerServiceClient;
-use logitd_proto::{GetInfoRequest, GetInfoResponse, RowResult, SampleRequest, SampleResponse};
+use logitd_proto::{
+    EvaluateRequest, EvaluateResponse, GetInfoRequest, GetInfoResponse, RowResult, SampleRequest,
+    SampleResponse,
+};
+use std::future::Future;
 use std::time::Duration;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
@@ -102,10 +106,30 @@ impl Client {
     /// one: the first such request asks the server what it is.
     pub async fn sample(&self, request: SampleRequest) -> Result<SampleResponse, Error> {
         self.version.check(&request).await?;
+        self.attempts(request, |mut service, sent| async move { service.sample(sent).await }).await
+    }
+
+    /// Evaluates sets of sampling parameters over rows whose next token is known, within the server's limits. Sums over
+    /// the same sets add up ([`logitd_proto::EvaluateResponse`]), so a larger batch is several calls.
+    pub async fn evaluate(&self, request: EvaluateRequest) -> Result<EvaluateResponse, Error> {
+        self.attempts(request, |mut service, sent| async move { service.evaluate(sent).await })
+            .await
+    }
+
+    /// Sends a request, again as long as the server says that it has no room and attempts are left.
+    async fn attempts<M, R, F>(
+        &self,
+        message: M,
+        send: impl Fn(Service, tonic::Request<M>) -> F,
+    ) -> Result<R, Error>
+    where
+        M: Clone,
+        F: Future<Output = Result<tonic::Response<R>, tonic::Status>>,
+    {
         let mut attempt = 0;
         loop {
-            let sent = self.request(request.clone());
-            let error = match self.service.clone().sample(sent).await {
+            let sent = self.request(message.clone());
+            let error = match send(self.service.clone(), sent).await {
                 Ok(response) => return Ok(response.into_inner()),
                 Err(status) => Error::from(status),
             };

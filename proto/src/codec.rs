@@ -2,12 +2,15 @@
 //!
 //! A parameter set takes two bytes on the wire and dozens in memory, so the sets of a message are
 //! counted before any is decoded: no message can grow by more than [`PARAMS_MAX`] of them; nor by more sets of
-//! adjustments, or sequences and biases in them ([`COUNTED`]). A field of a request that is not known is refused
+//! adjustments, or sequences and biases in them ([`Received::COUNTED`]). A field of a request that is not known is refused
 //! ([`known`]). And a request that is not a message is its sender's error (INVALID_ARGUMENT), not the server's
 //! (INTERNAL).
 
-use super::known::{self, Fields, SAMPLE_REQUEST, SAMPLE_STREAM_REQUEST};
+use super::known::{
+    self, EVALUATE_REQUEST, EVALUATE_STREAM_REQUEST, Fields, SAMPLE_REQUEST, SAMPLE_STREAM_REQUEST,
+};
 use super::{
+    EvaluateRequest, EvaluateResponse, EvaluateStreamRequest, EvaluateStreamResponse,
     GetInfoRequest, GetInfoResponse, SampleRequest, SampleResponse, SampleStreamRequest,
     SampleStreamResponse,
 };
@@ -86,7 +89,9 @@ pub fn decode<D: Received>(bytes: &[u8]) -> Result<D, Status> {
 
 /// What is counted in a request before it is decoded, by the field numbers that lead there, and how many there can
 /// be at most. Lists of tokens need no count, as they take as many bytes in memory as on the wire.
-const COUNTED: [(&str, &[u32], usize); 8] = [
+type Counted = (&'static str, &'static [u32], usize);
+
+const OF_SAMPLE: &[Counted] = &[
     ("params", &[4], PARAMS_MAX),
     ("params.logprobs.of", OF, PARAMS_MAX),
     ("params.dry.breakers", &[4, 15, 5], PARAMS_MAX),
@@ -97,9 +102,16 @@ const COUNTED: [(&str, &[u32], usize); 8] = [
     ("adjustments.logit_bias", &[9, 6], 1 << 20),
 ];
 
+const OF_EVALUATE: &[Counted] = &[
+    ("sets", &[7], PARAMS_MAX),
+    ("sets.logprobs.of", OF_SETS, PARAMS_MAX),
+    ("sets.dry.breakers", &[7, 15, 5], PARAMS_MAX),
+];
+
 /// Distributions, of which many stand in one field: they are counted by its bytes.
 const OF: &[u32] = &[4, 17, 1];
 const OF_COLUMNS: &[u32] = &[12, 17, 1];
+const OF_SETS: &[u32] = &[7, 17, 1];
 
 /// What decoding would not notice.
 fn check<D: Received>(bytes: &[u8]) -> Result<(), Status> {
@@ -110,8 +122,8 @@ fn check<D: Received>(bytes: &[u8]) -> Result<(), Status> {
 
 fn check_counts<D: Received>(bytes: &[u8]) -> Result<(), Status> {
     let Some(to_request) = D::REQUEST_PATH else { return Ok(()) };
-    for (name, path, most) in COUNTED {
-        let is_list = [OF, OF_COLUMNS].contains(&path);
+    for &(name, path, most) in D::COUNTED {
+        let is_list = [OF, OF_COLUMNS, OF_SETS].contains(&path);
         let each: fn(&[u8]) -> usize = if is_list { <[u8]>::len } else { |_| 1 };
         let found = count(bytes, &[to_request, path].concat(), each);
         if found > most {
@@ -141,16 +153,19 @@ pub trait Received: Message + Default {
     const MALFORMED: Code;
     /// Field numbers that lead to the request; `None` where there is none.
     const REQUEST_PATH: Option<&[u32]> = None;
+    /// What is counted in the request.
+    const COUNTED: &[Counted] = &[];
     /// The fields that it may have; `None` where others are no matter.
     const FIELDS: Option<&Fields> = None;
 }
 
 macro_rules! received {
-    ($($message:ty: $malformed:ident $(, $path:expr, $fields:expr)?;)*) => {$(
+    ($($message:ty: $malformed:ident $(, $path:expr, $counted:expr, $fields:expr)?;)*) => {$(
         impl Received for $message {
             const MALFORMED: Code = Code::$malformed;
             $(
                 const REQUEST_PATH: Option<&[u32]> = Some($path);
+                const COUNTED: &[Counted] = $counted;
                 const FIELDS: Option<&Fields> = Some($fields);
             )?
         }
@@ -158,11 +173,15 @@ macro_rules! received {
 }
 
 received! {
-    SampleRequest: InvalidArgument, &[], &SAMPLE_REQUEST;
-    SampleStreamRequest: InvalidArgument, &[2], &SAMPLE_STREAM_REQUEST;
+    SampleRequest: InvalidArgument, &[], OF_SAMPLE, &SAMPLE_REQUEST;
+    SampleStreamRequest: InvalidArgument, &[2], OF_SAMPLE, &SAMPLE_STREAM_REQUEST;
+    EvaluateRequest: InvalidArgument, &[], OF_EVALUATE, &EVALUATE_REQUEST;
+    EvaluateStreamRequest: InvalidArgument, &[2], OF_EVALUATE, &EVALUATE_STREAM_REQUEST;
     GetInfoRequest: InvalidArgument;
     SampleResponse: Internal;
     SampleStreamResponse: Internal;
+    EvaluateResponse: Internal;
+    EvaluateStreamResponse: Internal;
     GetInfoResponse: Internal;
 }
 

@@ -10,7 +10,9 @@ mod generated;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 use std::fmt;
 
-pub use generated::{SAMPLE_REQUEST, SAMPLE_STREAM_REQUEST};
+pub use generated::{
+    EVALUATE_REQUEST, EVALUATE_STREAM_REQUEST, SAMPLE_REQUEST, SAMPLE_STREAM_REQUEST,
+};
 
 /// The fields of a message: the number and the name of each, and the fields that it has itself.
 #[derive(Debug)]

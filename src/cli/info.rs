@@ -136,7 +136,7 @@ fn local(kernels: &Kernels) -> Result<GetInfoResponse, Box<dyn Error>> {
 }
 
 /// Each limit by its name in the API, with its value, and the flag that sets it.
-fn limits(limits: &Limits) -> [(&'static str, u64, Option<&'static str>); 19] {
+fn limits(limits: &Limits) -> [(&'static str, u64, Option<&'static str>); 21] {
     let l = limits;
     [
         ("vocab_size_max", l.vocab_size_max.into(), None),
@@ -162,6 +162,8 @@ fn limits(limits: &Limits) -> [(&'static str, u64, Option<&'static str>); 19] {
         ("history_tokens_max", l.history_tokens_max.into(), Some("--history-tokens-max")),
         ("top_logprobs_max", l.top_logprobs_max.into(), Some("--top-logprobs-max")),
         ("kept_ids_max", l.kept_ids_max.into(), Some("--kept-ids-max")),
+        ("evaluate_sets_max", l.evaluate_sets_max.into(), Some("--evaluate-sets-max")),
+        ("evaluate_sums_max", l.evaluate_sums_max, Some("--evaluate-sums-max")),
     ]
 }
 

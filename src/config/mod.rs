@@ -32,7 +32,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use values::{
-    bytes, bytes_or_none, count, count32, duration, fraction, mode, threads, timeout, top_logprobs,
+    bytes, bytes_or_none, count, count32, duration, evaluate_sets, fraction, mode, threads,
+    timeout, top_logprobs,
 };
 
 /// What --cuda-launch-rows-max may be: beyond it the chip is full many times over.
@@ -234,6 +235,19 @@ pub struct WorkConfig {
     /// of 4096 has the 16 KiB that a bitmask of 131072 tokens has
     #[arg(long, value_name = "N", env = "LOGITD_KEPT_IDS_MAX", default_value = "4096", value_parser = count32)]
     pub kept_ids_max: u32,
+
+    /// Sets of parameters in one evaluation (Evaluate), up to 65536
+    #[arg(long, value_name = "N", env = "LOGITD_EVALUATE_SETS_MAX", default_value = "65536", value_parser = evaluate_sets)]
+    pub evaluate_sets_max: u32,
+
+    /// Sets times labels in one evaluation, and sets times rows where an answer for each is asked for. The answer has
+    /// some 40 to 80 bytes for each
+    #[arg(long, value_name = "N", env = "LOGITD_EVALUATE_SUMS_MAX", default_value = "131072", value_parser = count)]
+    pub evaluate_sums_max: usize,
+
+    /// Threads that evaluate, while the processor has nothing else to do; 0 is one for each core
+    #[arg(long, value_name = "N", env = "LOGITD_EVALUATE_THREADS", default_value = "0", value_parser = threads)]
+    pub evaluate_threads: usize,
 
     /// Encoded bytes of one message, logits included
     #[arg(long, value_name = "BYTES", env = "LOGITD_MESSAGE_BYTES_MAX", default_value = "16MiB", value_parser = bytes)]
@@ -569,6 +583,14 @@ impl Config {
             connections_max: self.shm.shm_connections_max,
             per_peer_max: self.shm.shm_connections_per_peer_max,
             silence_max: self.connections.handshake_timeout,
+        }
+    }
+
+    /// Threads that evaluate.
+    pub fn evaluate_threads(&self) -> usize {
+        match self.work.evaluate_threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
         }
     }
 

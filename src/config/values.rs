@@ -2,6 +2,7 @@
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use logitd_core::backend::cpu::{Isa, THREADS_MAX};
+use logitd_core::evaluate::sets::SETS_MAX;
 use logitd_core::inspection::TOP_LOGPROBS_MAX;
 use std::fmt;
 use std::net::SocketAddr;
@@ -76,6 +77,12 @@ pub fn count32(text: &str) -> Result<u32, String> {
 pub fn top_logprobs(text: &str) -> Result<u32, String> {
     let most = text.trim().parse().ok().filter(|n| *n <= TOP_LOGPROBS_MAX);
     most.ok_or_else(|| format!("allowed: 0 to {TOP_LOGPROBS_MAX}"))
+}
+
+/// Sets of an evaluation.
+pub fn evaluate_sets(text: &str) -> Result<u32, String> {
+    let most = text.trim().parse().ok().filter(|n| (1..=SETS_MAX).contains(n));
+    most.ok_or_else(|| format!("allowed: 1 to {SETS_MAX}"))
 }
 
 /// Threads of the processor; 0 is one for each core.

@@ -10,8 +10,10 @@
 //! batch. Nothing is dropped, answered or computed under it.
 
 mod device;
+mod evaluate;
 mod metrics;
 mod permits;
+mod priority;
 mod queue;
 mod request;
 mod slots;
@@ -21,6 +23,10 @@ mod verify;
 mod work;
 mod worker;
 
+pub use evaluate::{
+    DEVICE as EVALUATION_DEVICE, Evaluated, EvaluationRequest, EvaluationRow, EvaluationTicket,
+    Evaluations,
+};
 pub use permits::{Freed, Permit};
 pub use request::{Completed, Failure, Priority, Refused, Request, RequestRow, Resource, Timings};
 pub use turns::{ConnectionId, GroupId, Source};

@@ -5,6 +5,7 @@
 //! lives on time that nobody else wants; threads that its backend starts inherit that.
 
 use super::device::Device;
+use super::priority::lower_priority;
 use super::queue::Part;
 use super::work::Work;
 use super::{MakeBackend, RequestRow, Shared, spawn};
@@ -196,15 +197,3 @@ fn report(
         shared.work.notify_all();
     }
 }
-
-#[cfg(target_os = "linux")]
-fn lower_priority() {
-    // On Linux a thread has a priority of its own; 19 is the lowest.
-    let thread = rustix::thread::gettid();
-    if let Err(error) = rustix::process::setpriority_process(Some(thread), 19) {
-        tracing::warn!(%error, "verification runs at ordinary priority");
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn lower_priority() {}

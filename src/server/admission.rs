@@ -8,6 +8,7 @@ use super::call::Call;
 use super::envelope::Shape;
 use super::error::Error;
 use super::frames::{Admissions, Bounds, Gate, Messages};
+use super::intake::{self, RequestFields};
 use super::line::Line;
 use super::metrics::{self, RequestWatch};
 use super::service::Sampler;
@@ -94,7 +95,7 @@ impl Service<Request<Body>> for Admission {
         let admissions = call.admissions.clone();
         let gate = method.gate(&self.shared, &call);
         parts.extensions.insert(call);
-        let body = Messages::new(body, gate, method.shape, admissions);
+        let body = Messages::new(body, gate, method.shape, method.fields, admissions);
         let answer = self.inner.call(Request::from_parts(parts, Body::new(body)));
         let call_span = span.clone();
         let work = async move {
@@ -137,10 +138,12 @@ impl http_body::Body for Answer {
 }
 
 /// What must be known of a method before it runs.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 struct Method {
     name: &'static str,
     shape: Shape,
+    /// Where the logits of its requests are.
+    fields: &'static RequestFields,
     /// Whether the call is a request; a stream's requests are counted one by one.
     counted: bool,
     /// Whether its messages carry work, and need permits.
@@ -149,12 +152,27 @@ struct Method {
 
 impl Method {
     fn of(path: &str) -> Self {
-        let method = |name, shape, counted, works| Self { name, shape, counted, works };
+        let question = |name| Self {
+            name,
+            shape: Shape::Unary,
+            fields: intake::SAMPLE,
+            counted: false,
+            works: false,
+        };
+        let works = |name, shape, fields| Self {
+            name,
+            shape,
+            fields,
+            counted: shape == Shape::Unary,
+            works: true,
+        };
         match path.rsplit('/').next() {
-            Some("Sample") => method("Sample", Shape::Unary, true, true),
-            Some("SampleStream") => method("SampleStream", Shape::Stream, false, true),
-            Some("GetInfo") => method("GetInfo", Shape::Unary, false, false),
-            _ => method("unknown", Shape::Unary, false, false),
+            Some("Sample") => works("Sample", Shape::Unary, intake::SAMPLE),
+            Some("SampleStream") => works("SampleStream", Shape::Stream, intake::SAMPLE),
+            Some("Evaluate") => works("Evaluate", Shape::Unary, intake::EVALUATE),
+            Some("EvaluateStream") => works("EvaluateStream", Shape::Stream, intake::EVALUATE),
+            Some("GetInfo") => question("GetInfo"),
+            _ => question("unknown"),
         }
     }
 

@@ -178,10 +178,12 @@ pub fn batch(
 
     let specs: Vec<ParamsSpec> = match request.params.as_slice() {
         [] => vec![ParamsSpec::default()],
-        params => params.iter().enumerate().map(|(i, params)| wrong.spec(i, params)).collect(),
+        params => {
+            params.iter().enumerate().map(|(i, params)| wrong.spec("params", i, params)).collect()
+        }
     };
     let sets: Vec<Option<SamplingParams>> =
-        specs.iter().enumerate().map(|(i, spec)| wrong.params(i, *spec)).collect();
+        specs.iter().enumerate().map(|(i, spec)| wrong.params("params", i, *spec)).collect();
     let parsed: Vec<_> = sets.iter().map(|set| set.unwrap_or_else(default_params)).collect();
     let adjusted =
         |request: &mut api::SampleRequest, vocab_size: usize, rows, tokens: &[TokenList]| {
@@ -435,6 +437,8 @@ pub fn limits(config: &Config) -> api::Limits {
         history_tokens_max: work.history_tokens_max,
         top_logprobs_max: work.top_logprobs_max,
         kept_ids_max: work.kept_ids_max,
+        evaluate_sets_max: work.evaluate_sets_max,
+        evaluate_sums_max: work.evaluate_sums_max as u64,
     }
 }
 
@@ -508,12 +512,12 @@ pub fn stream_error(error: &Error) -> api::StreamError {
     }
 }
 
-fn dtype(value: i32) -> Result<Dtype, String> {
+pub(super) fn dtype(value: i32) -> Result<Dtype, String> {
     let allowed = "DTYPE_F16 (1), DTYPE_BF16 (2), DTYPE_F32 (3)";
     wire::row::dtype(value).ok_or_else(|| format!("is {value}; allowed: {allowed}"))
 }
 
-fn priority(value: i32) -> Result<Option<Priority>, String> {
+pub(super) fn priority(value: i32) -> Result<Option<Priority>, String> {
     match api::Priority::try_from(value) {
         Ok(api::Priority::Unspecified) => Ok(None),
         Ok(api::Priority::Low) => Ok(Some(Priority::Low)),
@@ -530,7 +534,7 @@ fn on_invalid_row(value: i32) -> Result<(), String> {
     }
 }
 
-fn vocab_size(value: u32) -> Result<usize, String> {
+pub(super) fn vocab_size(value: u32) -> Result<usize, String> {
     match value {
         1..=VOCAB_SIZE_MAX => Ok(value as usize),
         _ => Err(format!("is {value}; allowed: 1 to {VOCAB_SIZE_MAX}")),
@@ -648,11 +652,16 @@ fn candidate_rows(
     }
 }
 
-fn within_rows(rows: usize, limits: &api::Limits) -> Result<(), Error> {
+pub(super) fn within_rows(rows: usize, limits: &api::Limits) -> Result<(), Error> {
     within("rows in the request", rows as u64, limits.request_rows_max.into(), "request_rows_max")
 }
 
-fn within(what: &'static str, value: u64, limit: u64, name: &'static str) -> Result<(), Error> {
+pub(super) fn within(
+    what: &'static str,
+    value: u64,
+    limit: u64,
+    name: &'static str,
+) -> Result<(), Error> {
     if value > limit {
         let way_out = "send several requests";
         return Err(Error::OverLimit { what, value, limit, name, way_out });
@@ -681,7 +690,7 @@ fn violation(AdjustmentsError { field, description }: AdjustmentsError, place: &
 }
 
 /// Wrong fields as they are found: the first are described, the others counted.
-struct Violations<'a> {
+pub(super) struct Violations<'a> {
     /// Those of columns, where the request came with them.
     paths: Option<&'a Paths>,
     /// What is wrong with all rows and has been found.
@@ -691,16 +700,20 @@ struct Violations<'a> {
 }
 
 impl<'a> Violations<'a> {
-    fn new(paths: Option<&'a Paths>) -> Self {
+    pub(super) fn new(paths: Option<&'a Paths>) -> Self {
         Self { paths, for_all: HashSet::new(), listed: vec![], more: 0 }
     }
 
-    fn none(&self) -> bool {
+    pub(super) fn none(&self) -> bool {
         self.listed.is_empty()
     }
 
     /// A field, by its path in messages, and what is wrong with it. What columns say for all rows is wrong once.
-    fn add(&mut self, field: impl FnOnce() -> String, describe: impl FnOnce() -> String) {
+    pub(super) fn add(
+        &mut self,
+        field: impl FnOnce() -> String,
+        describe: impl FnOnce() -> String,
+    ) {
         let is_told = self.listed.len() < VIOLATIONS_MAX;
         let path = match self.paths {
             Some(paths) => paths.of(&field()),
@@ -718,7 +731,7 @@ impl<'a> Violations<'a> {
     }
 
     /// What a check gave, or a note of what it found.
-    fn keep<T>(&mut self, field: &str, checked: Result<T, String>) -> Option<T> {
+    pub(super) fn keep<T>(&mut self, field: &str, checked: Result<T, String>) -> Option<T> {
         let add = |text| self.add(|| field.into(), || format!("{field} {text}"));
         checked.map_err(add).ok()
     }
@@ -731,24 +744,34 @@ impl<'a> Violations<'a> {
         checked.map_err(|errors| errors.into_iter().for_each(add)).ok()
     }
 
-    /// What one set asks for; or a note of what has no name, and the defaults.
-    fn spec(&mut self, i: usize, params: &api::SamplingParams) -> ParamsSpec {
+    /// What one set of a list asks for; or a note of what has no name, and the defaults.
+    pub(super) fn spec(
+        &mut self,
+        list: &str,
+        i: usize,
+        params: &api::SamplingParams,
+    ) -> ParamsSpec {
         wire::params::spec(params).unwrap_or_else(|error| {
-            self.add(|| format!("params[{i}].{}", error.field), || error.to_string());
+            self.add(|| format!("{list}[{i}].{}", error.field), || error.to_string());
             ParamsSpec::default()
         })
     }
 
     /// The parameters of one set, with seed 0 where none is given; or a note of every wrong one: each is replaced by
     /// its default until the rest is right.
-    fn params(&mut self, i: usize, mut spec: ParamsSpec) -> Option<SamplingParams> {
+    pub(super) fn params(
+        &mut self,
+        list: &str,
+        i: usize,
+        mut spec: ParamsSpec,
+    ) -> Option<SamplingParams> {
         let mut right = true;
         loop {
             match spec.parse(|| 0) {
                 Ok(params) => return right.then_some(params),
                 Err(error) => {
                     right = false;
-                    let field = || format!("params[{i}].{}", wire::params::path(error.field));
+                    let field = || format!("{list}[{i}].{}", wire::params::path(error.field));
                     self.add(field, || error.to_string());
                     Field::named(error.field).expect("a parameter is wrong").reset(&mut spec);
                 }
@@ -771,7 +794,7 @@ impl<'a> Violations<'a> {
         checked.map_err(|errors| errors.into_iter().for_each(add)).ok()
     }
 
-    fn into_error(self) -> Error {
+    pub(super) fn into_error(self) -> Error {
         Error::Invalid { listed: self.listed, more: self.more }
     }
 }

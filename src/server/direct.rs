@@ -12,7 +12,7 @@ use super::convert;
 use super::envelope::Shape;
 use super::error::Error;
 use super::frames::{Admissions, Admitted};
-use super::intake::Intake;
+use super::intake::{self, Intake};
 use super::line::Line;
 use super::log::Sparse;
 use super::metrics::{self, RequestWatch};
@@ -284,7 +284,8 @@ fn decode(shared: &Shared, message: &[u8]) -> Result<(SampleRequest, Option<Buff
     if Intake::is_harmless(message.len(), rows_max) {
         return Ok((api::decode(message).map_err(malformed)?, None));
     }
-    let mut intake = Intake::new(Shape::Unary, message.len(), rows_max, shared.pool.clone());
+    let mut intake =
+        Intake::new(Shape::Unary, intake::SAMPLE, message.len(), rows_max, shared.pool.clone());
     intake.read(message, true)?;
     let (rest, logits) = intake.finish();
     Ok((api::decode(&rest).map_err(malformed)?, logits))

@@ -16,7 +16,7 @@
 use super::convert;
 use super::envelope::{IdScanner, Shape};
 use super::error::Error;
-use super::intake::Intake;
+use super::intake::{Intake, RequestFields};
 use super::pool::{Buffer, Pool};
 use super::room::{Room, Rooms, Shares};
 use super::unread::Patience;
@@ -24,7 +24,7 @@ use super::waiting::{Found, Wait};
 use crate::engine::{Permit, Refused};
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body::{Body, Frame};
-use logitd_proto::{SampleRequest, SampleStreamRequest};
+use logitd_proto::SampleStreamRequest;
 use prost::Message;
 use std::collections::VecDeque;
 use std::future::Future;
@@ -73,10 +73,11 @@ impl Admitted {
         Self { room, logits }
     }
 
-    /// Makes the message's request whole again. Its shares are to be held until it is answered.
-    pub fn complete(self, request: &mut SampleRequest) -> (Permit, Shares) {
-        if let Some(logits) = self.logits {
-            request.logits = logits.freeze();
+    /// Makes the message's request whole again, of which these are the logits. Its shares are to be held until it is
+    /// answered.
+    pub fn complete(self, logits: &mut Bytes) -> (Permit, Shares) {
+        if let Some(taken) = self.logits {
+            *logits = taken.freeze();
         }
         self.room.into_parts()
     }
@@ -113,6 +114,7 @@ pub struct Messages<B> {
     body: B,
     gate: Gate,
     shape: Shape,
+    fields: &'static RequestFields,
     admissions: Admissions,
     state: State,
     /// Received and not yet looked at.
@@ -144,12 +146,20 @@ enum State {
 }
 
 impl<B> Messages<B> {
-    /// Watches `body`. Without rooms its messages get no permits, and must be small by their bounds.
-    pub fn new(body: B, gate: Gate, shape: Shape, admissions: Admissions) -> Self {
+    /// Watches `body`, whose requests have their logits where `fields` says. Without rooms its messages get no permits,
+    /// and must be small by their bounds.
+    pub fn new(
+        body: B,
+        gate: Gate,
+        shape: Shape,
+        fields: &'static RequestFields,
+        admissions: Admissions,
+    ) -> Self {
         Self {
             body,
             gate,
             shape,
+            fields,
             admissions,
             state: State::Header(BytesMut::new()),
             rest: Bytes::new(),
@@ -233,7 +243,8 @@ impl<B> Messages<B> {
         match room {
             Some(room) if header[0] == PLAIN => {
                 let rows_max = self.gate.bounds.request_rows_max;
-                let intake = Intake::new(self.shape, length, rows_max, self.gate.pool.clone());
+                let pool = self.gate.pool.clone();
+                let intake = Intake::new(self.shape, self.fields, length, rows_max, pool);
                 let intake = Box::new(intake);
                 self.state = State::Payload { left: length, arrived: 0, intake, room };
                 None

@@ -23,18 +23,10 @@ use super::pool::{Buffer, Pool};
 use logitd_core::inspection::LOGPROB_IDS_MAX;
 use prost::encoding::{WireType, encode_key, encode_varint};
 
-/// `SampleStreamRequest.request`.
+/// The request in a message of a stream.
 const REQUEST: u64 = 2;
-/// `SampleRequest.logits`.
-const LOGITS: u64 = 3;
-/// `SampleRequest.params`.
-const PARAMS: u64 = 4;
 /// `SamplingParams.logprobs`.
 const LOGPROBS: u64 = 17;
-/// `SampleRequest.candidates`.
-const CANDIDATES: u64 = 7;
-/// `SampleRequest.adjustments`.
-const ADJUSTMENTS: u64 = 9;
 /// The longest varint.
 const VARINT_BYTES_MAX: u32 = 10;
 /// Bytes outside logits, candidates, adjustments and logprobs that a message may have for each row of the largest
@@ -48,10 +40,40 @@ const MESSAGE_BYTES_MAX: usize = 4 << 10;
 /// A buffer that must grow grows to so many times what it has to hold.
 const GROWTH: usize = 4;
 
+/// The numbers of the fields of a request that are looked at.
+#[derive(Debug)]
+pub struct RequestFields {
+    logits: u64,
+    /// Parameter sets, and what they are called.
+    params: u64,
+    params_name: &'static str,
+    candidates: Option<u64>,
+    adjustments: Option<u64>,
+}
+
+/// Of a `SampleRequest`.
+pub const SAMPLE: &RequestFields = &RequestFields {
+    logits: 3,
+    params: 4,
+    params_name: "params",
+    candidates: Some(7),
+    adjustments: Some(9),
+};
+
+/// Of an `EvaluateRequest`.
+pub const EVALUATE: &RequestFields = &RequestFields {
+    logits: 3,
+    params: 7,
+    params_name: "sets",
+    candidates: None,
+    adjustments: None,
+};
+
 /// One message on its way in.
 #[derive(Debug)]
 pub struct Intake {
     pool: Pool,
+    fields: &'static RequestFields,
     level: Level,
     /// Bytes of this level that are still to come.
     left: usize,
@@ -124,15 +146,22 @@ impl Intake {
         length <= (2 * rows_max).min(MESSAGE_BYTES_MAX)
     }
 
-    /// Of a message of `length` bytes, a `SampleStreamRequest` on a stream, else a `SampleRequest`. No request may have
-    /// more rows than `rows_max`.
-    pub fn new(shape: Shape, length: usize, rows_max: usize, pool: Pool) -> Self {
+    /// Of a message of `length` bytes: on a stream one in which a request lies, else a request, with these fields. No
+    /// request may have more rows than `rows_max`.
+    pub fn new(
+        shape: Shape,
+        fields: &'static RequestFields,
+        length: usize,
+        rows_max: usize,
+        pool: Pool,
+    ) -> Self {
         let level = match shape {
             Shape::Unary => Level::Request { left_around: None },
             Shape::Stream => Level::Stream,
         };
         Self {
             pool,
+            fields,
             level,
             left: length,
             at: At::Key,
@@ -238,7 +267,8 @@ impl Intake {
                 "has {} bytes in {} parameter sets; allowed: up to {LOGPROB_IDS_MAX} tokens in each",
                 self.logprobs, self.sets
             );
-            self.refused.get_or_insert(Error::invalid("params.logprobs.ids", text));
+            let field = format!("{}.logprobs.ids", self.fields.params_name);
+            self.refused.get_or_insert(Error::invalid(field, text));
         }
     }
 
@@ -370,7 +400,7 @@ impl Intake {
             return self.stop_taking();
         };
         match (self.level, field) {
-            (Level::Request { .. }, LOGITS) => {
+            (Level::Request { .. }, field) if field == self.fields.logits => {
                 self.head.clear();
                 // One given before counts no more; its buffer is free for this one.
                 self.logits = None;
@@ -384,16 +414,22 @@ impl Intake {
                 self.level = Level::Request { left_around: Some(left - length) };
                 self.at = At::Key;
             }
-            (Level::Request { .. }, CANDIDATES) if length > 0 => {
+            (Level::Request { .. }, field)
+                if length > 0 && self.fields.candidates == Some(field) =>
+            {
                 self.pass_head(At::Candidates(length));
             }
-            (Level::Request { .. }, ADJUSTMENTS) if length > 0 => {
+            (Level::Request { .. }, field)
+                if length > 0 && self.fields.adjustments == Some(field) =>
+            {
                 self.adjustments += 1;
                 let what = "the number of sets of adjustments in the request";
                 self.within_rows(what, self.adjustments);
                 self.pass_head(At::Lists(length));
             }
-            (Level::Request { left_around: left_around_request }, PARAMS) => {
+            (Level::Request { left_around: left_around_request }, field)
+                if field == self.fields.params =>
+            {
                 self.count_set();
                 let value = if length == 0 { At::Key } else { At::Value(length) };
                 let is_long = length > ROW_BYTES_MAX;
@@ -426,7 +462,7 @@ impl Intake {
     fn stop_taking(&mut self) {
         let is_params = matches!(self.level, Level::Params { .. });
         if let Some(logits) = self.logits.take_if(|_| !is_params) {
-            let mut field = with_length(LOGITS, logits.buffer.as_ref());
+            let mut field = with_length(self.fields.logits, logits.buffer.as_ref());
             if self.level == Level::Stream {
                 field = with_length(REQUEST, &field);
             }
@@ -461,7 +497,7 @@ mod tests {
         sizes: &[usize],
         logits_of: fn(&mut M) -> Option<&mut bytes::Bytes>,
     ) -> Option<M> {
-        let mut intake = Intake::new(shape, message.len(), 1024, Pool::new(1 << 20));
+        let mut intake = Intake::new(shape, SAMPLE, message.len(), 1024, Pool::new(1 << 20));
         let (whole, mut sizes) = (sizes.len().is_multiple_of(2), sizes.iter().copied().cycle());
         let mut left = message;
         while !left.is_empty() {
@@ -509,7 +545,8 @@ mod tests {
         let key = |field: u32, wire_type: u32| u64::from(field << 3 | wire_type);
         let number = (0u32..9, any::<u64>())
             .prop_map(move |(field, value)| [varint(key(field, 0)), varint(value)].concat());
-        let logits = vec(any::<u8>(), 0..40).prop_map(|value| with_length(LOGITS, &value));
+        let logits =
+            vec(any::<u8>(), 0..40).prop_map(|value| with_length(self.fields.logits, &value));
         let params = any::<Option<u64>>().prop_map(|seed| {
             let params = SamplingParams { seed, top_k: 5, ..Default::default() };
             with_length(4, &params.encode_to_vec())
@@ -533,7 +570,8 @@ mod tests {
         });
         // A group of an unknown field, with what looks like logits in it.
         let group = (7u32..20, vec(any::<u8>(), 0..9)).prop_map(move |(field, value)| {
-            [varint(key(field, 3)), with_length(LOGITS, &value), varint(key(field, 4))].concat()
+            [varint(key(field, 3)), with_length(self.fields.logits, &value), varint(key(field, 4))]
+                .concat()
         });
         let overlong = vec(any::<u8>(), 0..9).prop_map(|value| {
             [&[0x9a, 0x80, 0x00, 0x80 | value.len() as u8, 0x00], &*value].concat()
@@ -600,13 +638,15 @@ mod tests {
         message.request = Some(request.clone());
         let bare = SampleRequest { logits: Vec::new().into(), ..request.clone() };
 
-        let mut intake = Intake::new(Shape::Unary, request.encoded_len(), 3, Pool::new(1 << 20));
+        let mut intake =
+            Intake::new(Shape::Unary, SAMPLE, request.encoded_len(), 3, Pool::new(1 << 20));
         request.encode_to_vec().chunks(999).for_each(|piece| intake.read(piece, false).unwrap());
         let (rest, taken) = intake.finish();
         assert_eq!(rest, bare.encode_to_vec());
         assert_eq!(taken.unwrap().as_ref(), &request.logits);
 
-        let mut intake = Intake::new(Shape::Stream, message.encoded_len(), 3, Pool::new(1 << 20));
+        let mut intake =
+            Intake::new(Shape::Stream, SAMPLE, message.encoded_len(), 3, Pool::new(1 << 20));
         message.encode_to_vec().chunks(999).for_each(|piece| intake.read(piece, false).unwrap());
         let (rest, taken) = intake.finish();
         assert_eq!(rest, SampleStreamRequest { request: Some(bare), ..message }.encode_to_vec());
@@ -620,7 +660,7 @@ mod tests {
         let request = SampleRequest { params: vec![one; sets], ..Default::default() };
         let message = SampleStreamRequest { request: Some(request), ..Default::default() };
         let length = message.encoded_len();
-        let mut intake = Intake::new(Shape::Stream, length, rows_max, Pool::new(1 << 20));
+        let mut intake = Intake::new(Shape::Stream, SAMPLE, length, rows_max, Pool::new(1 << 20));
         message.encode_to_vec().chunks(999).try_for_each(|piece| intake.read(piece, false))?;
         assert_eq!(intake.finish().0, message.encode_to_vec());
         Ok(())
@@ -636,14 +676,14 @@ mod tests {
         // What is no list has the bound that it always had.
         let unknown = with_length(30, &vec![0; 5000]);
         let message = with_length(PARAMS, &unknown);
-        let mut intake = Intake::new(Shape::Unary, message.len(), 1, Pool::new(1 << 20));
+        let mut intake = Intake::new(Shape::Unary, SAMPLE, message.len(), 1, Pool::new(1 << 20));
         let error = intake.read(&message, false).unwrap_err().to_string();
         assert!(error.contains("without logits, candidates, adjustments and logprobs"), "{error}");
     }
 
     #[test]
     fn the_last_logits_count_also_across_requests_and_when_empty() {
-        let logits = |value: &[u8]| with_length(LOGITS, value);
+        let logits = |value: &[u8]| with_length(self.fields.logits, value);
         let request = |fields: &[u8]| with_length(REQUEST, fields);
         let group = [0x7b, 0x7c];
         for message in [

@@ -22,11 +22,13 @@ mod direct;
 #[doc(hidden)] // As `frames`.
 pub mod envelope;
 mod error;
+mod evaluate;
 #[doc(hidden)] // Open for the fuzz target of the decoder, not for users.
 pub mod frames;
 mod front;
 mod history;
-mod intake;
+#[doc(hidden)] // As `frames`.
+pub mod intake;
 #[doc(hidden)] // As `frames`.
 pub mod line;
 mod listen;
@@ -53,7 +55,7 @@ pub use error::{Error, Violation};
 pub use listen::{ListenError, Listeners};
 
 use crate::config::{Address, Config};
-use crate::engine::Engine;
+use crate::engine::{Engine, Evaluations};
 use crate::plane::Regions;
 use crate::record::Recorder;
 use account::{ANSWERS, Budget};
@@ -256,6 +258,13 @@ impl Server {
                 "answer_bytes_max",
                 config.work.answer_bytes_max,
                 metrics::answer_bytes(),
+            ),
+            evaluations: Evaluations::new(config.evaluate_threads()),
+            evaluating: Budget::new(
+                "the server",
+                "bytes of evaluations",
+                "queue_bytes_max",
+                config.work.queue_bytes_max / 2,
             ),
             line: Line::new(config.work.queue_bytes_max, config.work.room_wait),
             patience: Arc::clone(&patience),

@@ -29,7 +29,7 @@ const SORT_INLINE_BYTES_MAX: usize = 16 << 10;
 const CHECK_INLINE_ROWS_MAX: usize = 64;
 /// Answers up to this size are encoded as soon as they are there: less than 100 us. Larger ones, which take up to a
 /// millisecond, take turns, so that many that are ready at once do not hold up the calls behind them.
-const ENCODE_INLINE_BYTES_MAX: usize = 64 << 10;
+pub(super) const ENCODE_INLINE_BYTES_MAX: usize = 64 << 10;
 
 /// Samples one request, of a unary call or of a stream, with what its message was let in with. `bytes` is
 /// the plane of logits that come as bytes.
@@ -42,7 +42,7 @@ pub async fn sample(
 ) -> Result<Sampled, Error> {
     let arrived = Instant::now();
     let _working = shared.working();
-    let (mut permit, _shares) = admitted.complete(&mut request);
+    let (mut permit, _shares) = admitted.complete(&mut request.logits);
     let (plane, slot) = match (&request.slot, &request.candidates) {
         (Some(_), _) => borrow(shared, call, &mut permit, &mut request).await?,
         (None, Some(_)) => (Plane::Candidates, Slot::None),
@@ -104,17 +104,20 @@ async fn compute<'a>(
 }
 
 /// Waits until a large answer may be encoded, behind the calls that are ready.
-async fn turn(shared: &Shared) -> Option<SemaphorePermit<'_>> {
+pub(super) async fn turn(shared: &Shared) -> Option<SemaphorePermit<'_>> {
     let turn = shared.large_answers.acquire().await.ok();
     tokio::task::yield_now().await;
     turn
 }
 
 /// A response, with room for it until the transport has it.
-pub struct Sampled {
-    pub response: SampleResponse,
+pub struct Answered<R> {
+    pub response: R,
     pub room: AnswerRoom,
 }
+
+/// The answer to a request for samples.
+pub type Sampled = Answered<SampleResponse>;
 
 /// Room for an answer, taken before there is one: of the server's and of its connection's.
 pub struct AnswerRoom {
@@ -122,14 +125,14 @@ pub struct AnswerRoom {
 }
 
 impl AnswerRoom {
-    fn take(shared: &Shared, call: &Call, bytes: usize) -> Result<Self, Error> {
+    pub(super) fn take(shared: &Shared, call: &Call, bytes: usize) -> Result<Self, Error> {
         Ok(Self { _held: [call.account.answers.take(bytes)?, shared.answers.take(bytes)?] })
     }
 }
 
 /// What a request is served with: what it asks for, where its token may. One that does not say is normal,
 /// or whatever less its token may have.
-fn priority(call: &Call, asked: Option<Priority>) -> Result<Priority, Error> {
+pub(super) fn priority(call: &Call, asked: Option<Priority>) -> Result<Priority, Error> {
     match &call.token {
         Some(token) => token.priority(asked),
         None => Ok(asked.unwrap_or_default()),

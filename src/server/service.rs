@@ -1,17 +1,19 @@
 //! The handlers: each takes a message, hands it on, and converts what comes back.
 
 use super::call::Call;
-use super::convert;
-use super::sample::sample;
+use super::evaluate::evaluate;
+use super::frames::Admitted;
+use super::sample::{Answered, sample};
 use super::state::Shared;
-use super::stream::{self, Answers};
+use super::stream::{self, Answers, Evaluating, Sampling};
+use super::{Error, convert};
 use crate::engine;
 use crate::wire;
 use logitd_core::arithmetic;
 use logitd_proto::sampler_service_server::SamplerService;
 use logitd_proto::{
-    Device, GetInfoRequest, GetInfoResponse, Plane, SampleRequest, SampleResponse,
-    SampleStreamRequest,
+    Device, EvaluateRequest, EvaluateResponse, EvaluateStreamRequest, GetInfoRequest,
+    GetInfoResponse, Plane, SampleRequest, SampleResponse, SampleStreamRequest,
 };
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
@@ -33,29 +35,39 @@ impl Sampler {
 
 #[tonic::async_trait]
 impl SamplerService for Sampler {
-    type SampleStreamStream = Answers;
+    type SampleStreamStream = Answers<Sampling>;
+    type EvaluateStreamStream = Answers<Evaluating>;
 
     async fn sample(
         &self,
         mut request: Request<SampleRequest>,
     ) -> Result<Response<SampleResponse>, Status> {
-        let call = call(&mut request)?;
-        let sampled = match call.admissions.next() {
-            Some(Ok(admitted)) => {
-                sample(&self.shared, &call, admitted, request.into_inner(), Plane::Inline).await
-            }
-            Some(Err(error)) => Err(error),
-            None => return Err(unadmitted()),
-        };
-        // The room is free before the answer is encoded, which happens next, and its bytes are counted.
-        let sampled = sampled.map(|sampled| Response::new(sampled.response));
-        sampled.map_err(|error| convert::status(&error))
+        let (call, admitted) = admitted(&mut request)?;
+        let request = request.into_inner();
+        unary(sample(&self.shared, &call, admitted, request, Plane::Inline).await)
     }
 
     async fn sample_stream(
         &self,
         mut request: Request<Streaming<SampleStreamRequest>>,
-    ) -> Result<Response<Answers>, Status> {
+    ) -> Result<Response<Answers<Sampling>>, Status> {
+        let call = call(&mut request)?;
+        Ok(Response::new(stream::serve(Arc::clone(&self.shared), call, request.into_inner())))
+    }
+
+    async fn evaluate(
+        &self,
+        mut request: Request<EvaluateRequest>,
+    ) -> Result<Response<EvaluateResponse>, Status> {
+        let (call, admitted) = admitted(&mut request)?;
+        let request = request.into_inner();
+        unary(evaluate(&self.shared, &call, admitted, request, Plane::Inline).await)
+    }
+
+    async fn evaluate_stream(
+        &self,
+        mut request: Request<Streaming<EvaluateStreamRequest>>,
+    ) -> Result<Response<Answers<Evaluating>>, Status> {
         let call = call(&mut request)?;
         Ok(Response::new(stream::serve(Arc::clone(&self.shared), call, request.into_inner())))
     }
@@ -105,6 +117,19 @@ impl Sampler {
 
 fn call<T>(request: &mut Request<T>) -> Result<Call, Status> {
     request.extensions_mut().remove().ok_or_else(unadmitted)
+}
+
+/// The call, and what its one message was let in with, or the refusal.
+fn admitted<T>(request: &mut Request<T>) -> Result<(Call, Admitted), Status> {
+    let call = call(request)?;
+    let admitted = call.admissions.next().ok_or_else(unadmitted)?;
+    Ok((call, admitted.map_err(|error| convert::status(&error))?))
+}
+
+/// The room is free before the answer is encoded, which happens next, and its bytes are counted.
+fn unary<R>(answered: Result<Answered<R>, Error>) -> Result<Response<R>, Status> {
+    let answered = answered.map(|answered| Response::new(answered.response));
+    answered.map_err(|error| convert::status(&error))
 }
 
 /// The handlers stand behind [`admission`](super::admission), which admits every message.

@@ -8,7 +8,7 @@ use super::line::Line;
 use super::pool::Pool;
 use super::room::Rooms;
 use super::unread::Patience;
-use crate::engine::Engine;
+use crate::engine::{Engine, Evaluations};
 use crate::plane::Regions;
 use crate::record::Recorder;
 use logitd_proto as api;
@@ -22,6 +22,9 @@ use tokio_util::task::TaskTracker;
 /// What all calls of a server share.
 pub struct Shared {
     pub engine: Engine,
+    pub evaluations: Evaluations,
+    /// Of evaluations, which hold their logits for longer than samples do: half of what requests may hold.
+    pub evaluating: Arc<Budget>,
     pub limits: api::Limits,
     pub bounds: Bounds,
     /// Of answers that are awaited or unread.

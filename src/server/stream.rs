@@ -1,4 +1,4 @@
-//! `SampleStream`: many requests in flight on one call.
+//! `SampleStream` and `EvaluateStream`: many requests in flight on one call.
 //!
 //! The reader takes a place for each request before it reads it, so that a stream has a bounded number
 //! of requests anywhere; the place is free again when the answer has been handed to the transport. A
@@ -12,12 +12,12 @@ use super::call::Call;
 use super::error::Error;
 use super::frames::Admitted;
 use super::metrics::{self, RequestWatch};
-use super::sample::{AnswerRoom, Sampled, sample};
+use super::sample::{self, AnswerRoom, Answered};
 use super::state::Shared;
-use super::{convert, telemetry};
+use super::{convert, evaluate, telemetry};
 use crate::engine::Refused;
-use logitd_proto::sample_stream_response::Result as Outcome;
-use logitd_proto::{Plane, SampleStreamRequest, SampleStreamResponse};
+use logitd_proto::{self as api, Plane, StreamError};
+use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
@@ -31,8 +31,95 @@ use tracing::{Instrument, Span};
 /// Answers ready for the transport. More would only be memory: the others wait in their tasks.
 const READY_MAX: usize = 1;
 
+/// What requests of a stream are, and how each is answered.
+pub trait Exchange: Send + Sync + 'static {
+    /// A message with a request.
+    type Message: Send + 'static;
+    /// The request in it.
+    type Request: Send + 'static;
+    /// What a request is answered with.
+    type Response: Send + 'static;
+    /// A message with a response, or with what became of the request instead.
+    type Answer: Send + 'static;
+
+    /// The parts of a message.
+    fn open(message: Self::Message) -> Numbered<Option<Self::Request>>;
+
+    /// Answers a request, as the unary call does.
+    fn answer(
+        shared: &Shared,
+        call: &Call,
+        admitted: Admitted,
+        request: Self::Request,
+        bytes: Plane,
+    ) -> impl Future<Output = Result<Answered<Self::Response>, Error>> + Send;
+
+    /// A message of these parts.
+    fn close(answer: Numbered<Result<Self::Response, StreamError>>) -> Self::Answer;
+}
+
+/// What stands in a message of a stream, and by which numbers it goes.
+pub struct Numbered<T> {
+    id: u64,
+    first_row: Option<u64>,
+    inner: T,
+}
+
+macro_rules! exchange {
+    ($(#[$doc:meta])* $name:ident, $answer:path, $request:ident, $response:ident, $message:ident, $stream_response:ident, $result:ident) => {
+        $(#[$doc])*
+        pub struct $name;
+
+        impl Exchange for $name {
+            type Message = api::$message;
+            type Request = api::$request;
+            type Response = api::$response;
+            type Answer = api::$stream_response;
+
+            fn open(message: api::$message) -> Numbered<Option<api::$request>> {
+                let api::$message { id, request, first_row } = message;
+                Numbered { id, first_row, inner: request }
+            }
+
+            fn answer(
+                shared: &Shared,
+                call: &Call,
+                admitted: Admitted,
+                request: api::$request,
+                bytes: Plane,
+            ) -> impl Future<Output = Result<Answered<api::$response>, Error>> + Send {
+                $answer(shared, call, admitted, request, bytes)
+            }
+
+            fn close(answer: Numbered<Result<api::$response, StreamError>>) -> api::$stream_response {
+                let Numbered { id, first_row, inner } = answer;
+                let result = match inner {
+                    Ok(response) => api::$result::Result::Response(response),
+                    Err(error) => api::$result::Result::Error(error),
+                };
+                api::$stream_response { id, result: Some(result), first_row }
+            }
+        }
+    };
+}
+
+exchange!(
+    /// Of `SampleStream`.
+    Sampling, sample::sample, SampleRequest, SampleResponse, SampleStreamRequest, SampleStreamResponse,
+    sample_stream_response
+);
+exchange!(
+    /// Of `EvaluateStream`.
+    Evaluating, evaluate::evaluate, EvaluateRequest, EvaluateResponse, EvaluateStreamRequest,
+    EvaluateStreamResponse, evaluate_stream_response
+);
+
 /// Starts to serve a stream; what it returns are its answers, in the order of their completion.
-pub fn serve(shared: Arc<Shared>, call: Call, requests: Streaming<SampleStreamRequest>) -> Answers {
+pub fn serve<X: Exchange>(
+    shared: Arc<Shared>,
+    call: Call,
+    requests: Streaming<X::Message>,
+) -> Answers<X> {
     let (answers, ready) = mpsc::channel(READY_MAX);
     let outbox = Outbox { ready: Some(ready), end: None };
     let stream = Arc::new(Requests { shared, call, outbox: Mutex::new(outbox) });
@@ -45,13 +132,13 @@ pub fn serve(shared: Arc<Shared>, call: Call, requests: Streaming<SampleStreamRe
 
 /// The answers of a stream. Dropping them, which the transport does when the client hangs up, cancels
 /// what has no answer yet.
-pub struct Answers {
-    stream: Arc<Requests>,
+pub struct Answers<X: Exchange> {
+    stream: Arc<Requests<X>>,
     _hang_up: DropGuard,
 }
 
-impl Stream for Answers {
-    type Item = Result<SampleStreamResponse, Status>;
+impl<X: Exchange> Stream for Answers<X> {
+    type Item = Result<X::Answer, Status>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut outbox = self.stream.outbox();
@@ -67,30 +154,30 @@ impl Stream for Answers {
 }
 
 /// One answer, with the place on the stream that its request had, and its room.
-struct Answer {
-    response: SampleStreamResponse,
+struct Answer<A> {
+    response: A,
     _place: OwnedSemaphorePermit,
     _room: Option<AnswerRoom>,
 }
 
-struct Outbox {
-    ready: Option<mpsc::Receiver<Answer>>,
+struct Outbox<A> {
+    ready: Option<mpsc::Receiver<Answer<A>>>,
     /// What the stream ends with, where that is not success.
     end: Option<Status>,
 }
 
 /// What the reader and the requests of one stream share.
-struct Requests {
+struct Requests<X: Exchange> {
     shared: Arc<Shared>,
     call: Call,
-    outbox: Mutex<Outbox>,
+    outbox: Mutex<Outbox<X::Answer>>,
 }
 
 /// Reads until the client is done, its deadline passes, or the server has left.
-async fn read(
-    stream: Arc<Requests>,
-    answers: mpsc::Sender<Answer>,
-    mut requests: Streaming<SampleStreamRequest>,
+async fn read<X: Exchange>(
+    stream: Arc<Requests<X>>,
+    answers: mpsc::Sender<Answer<X::Answer>>,
+    mut requests: Streaming<X::Message>,
 ) {
     let places = Arc::new(Semaphore::new(stream.shared.limits.stream_requests_max as usize));
     let call_span = Span::current();
@@ -121,6 +208,7 @@ async fn read(
                     Some(Ok(_)) if draining.is_cancelled() => Some(Err(Refused::Draining.into())),
                     admission => admission,
                 };
+                let message = X::open(message);
                 let span = telemetry::request_span(&call_span, message.id);
                 let request =
                     Arc::clone(&stream).answer(message, admission, place, answers.clone());
@@ -143,41 +231,41 @@ async fn passed(deadline: Option<std::time::Instant>) {
     }
 }
 
-impl Requests {
+impl<X: Exchange> Requests<X> {
     async fn answer(
         self: Arc<Self>,
-        message: SampleStreamRequest,
+        message: Numbered<Option<X::Request>>,
         admission: Option<Result<Admitted, Error>>,
         place: OwnedSemaphorePermit,
-        answers: mpsc::Sender<Answer>,
+        answers: mpsc::Sender<Answer<X::Answer>>,
     ) {
         let watch = RequestWatch::begin();
-        let SampleStreamRequest { id, request, first_row } = message;
+        let Numbered { id, first_row, inner: request } = message;
         let outcome = match (admission, request) {
             (Some(Ok(admitted)), Some(request)) => {
                 let bytes = if first_row.is_some() { Plane::Chunked } else { Plane::Inline };
-                sample(&self.shared, &self.call, admitted, request, bytes).await
+                X::answer(&self.shared, &self.call, admitted, request, bytes).await
             }
             (Some(Err(refused)), _) => Err(refused),
             (_, None) => Err(Error::invalid("request", "is missing")),
             (None, _) => Err(Error::invalid("message", "came past admission")),
         };
-        let (code, result, room) = match outcome {
-            Ok(Sampled { response, room }) => (Code::Ok, Outcome::Response(response), Some(room)),
+        let (code, inner, room) = match outcome {
+            Ok(Answered { response, room }) => (Code::Ok, Ok(response), Some(room)),
             Err(error) => {
                 let error = convert::stream_error(&error);
-                (Code::from(error.code), Outcome::Error(error), None)
+                (Code::from(error.code), Err(error), None)
             }
         };
         Span::current().record("code", metrics::code_name(code));
         tracing::debug!("answered");
         watch.done(code);
-        let response = SampleStreamResponse { id, result: Some(result), first_row };
+        let response = X::close(Numbered { id, first_row, inner });
         // Waits for the transport to take earlier answers. There may be nobody any more who wants it.
         let _ = answers.send(Answer { response, _place: place, _room: room }).await;
     }
 
-    fn outbox(&self) -> MutexGuard<'_, Outbox> {
+    fn outbox(&self) -> MutexGuard<'_, Outbox<X::Answer>> {
         // Nothing panics half way through a change.
         self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -36,7 +36,8 @@ fn status(number: i32) -> Option<RowStatus> {
     }
 }
 
-fn status_message(status: RowStatus) -> api::RowStatus {
+/// A status as messages have it.
+pub fn status_message(status: RowStatus) -> api::RowStatus {
     match status {
         RowStatus::Ok => api::RowStatus::Ok,
         RowStatus::Nan => api::RowStatus::Nan,

@@ -9,6 +9,7 @@ mod cuda;
 mod daemon;
 mod direct;
 mod engine;
+mod evaluate;
 #[path = "../fake_cuda/mod.rs"]
 mod fake_cuda;
 mod faults;

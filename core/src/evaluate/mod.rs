@@ -14,6 +14,7 @@
 pub mod cpu;
 pub mod digest;
 pub mod reference;
+pub mod row;
 pub mod sets;
 pub mod sums;
 mod surface;

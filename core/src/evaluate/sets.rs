@@ -9,6 +9,8 @@ use crate::params::{FIELDS, ParamsSpec, SamplingParams, Value};
 use std::collections::HashMap;
 use std::hash::Hash;
 
+/// Sets that a server evaluates in one call, at most.
+pub const SETS_MAX: u32 = 1 << 16;
 /// The parameters that make a set. The others belong to a draw, or to a history that rows here do not have.
 pub const FIELDS_OF_SETS: [&str; 4] = ["temperature", "top_k", "top_p", "min_p"];
 /// Parameters that a draw has, and that are ignored.
@@ -98,6 +100,11 @@ impl Sets {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.params.is_empty()
+    }
+
+    /// How many temperatures they have.
+    pub fn temperature_count(&self) -> usize {
+        self.temperatures.len()
     }
 
     /// The same sets, by temperature.

@@ -74,7 +74,7 @@ fn fields(root: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
     let set = compile(root, &API)?;
     let file = set.file.iter().find(|file| file.package() == API.package).ok_or("no API")?;
     let mut code = format!("// From {}. Not to be edited: {RENEW}\nuse super::Fields;\n", API.file);
-    let mut messages = vec!["SampleStreamRequest".to_owned()];
+    let mut messages = vec!["SampleStreamRequest".to_owned(), "EvaluateStreamRequest".to_owned()];
     let mut next = 0;
     while let Some(name) = messages.get(next).cloned() {
         let message = file.message_type.iter().find(|message| message.name() == name);

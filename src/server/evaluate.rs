@@ -1,0 +1,404 @@
+//! Evaluations, from message to answer: what is asked is counted and finds room before it is unfolded, a grid of a hundred
+//! bytes being thousands of sets.
+
+use super::account::Held;
+use super::call::Call;
+use super::convert::{self, Lent, Violations};
+use super::error::Error;
+use super::frames::Admitted;
+use super::metrics;
+use super::sample::{self, AnswerRoom, Answered};
+use super::state::Shared;
+use crate::engine::{
+    self, Evaluated, EvaluationRequest, EvaluationRow, Permit, Priority, RequestRow,
+};
+use crate::wire;
+use logitd_core::arithmetic;
+use logitd_core::batch::Dtype;
+use logitd_core::evaluate::sets::{Grid, SetError, Sets};
+use logitd_core::evaluate::sums::{GroupSums, SetSums, TAIL_SHARE};
+use logitd_core::evaluate::{Evaluation, TailShare};
+use logitd_core::params::{ParamsSpec, SamplingParams};
+use logitd_proto::{self as api, EvaluateRequest, EvaluateResponse, Limits, Plane, RowLayout};
+use std::sync::Arc;
+
+/// Labels are below this.
+const GROUPS_MAX: u32 = 4096;
+/// Bytes that a set takes: as it is asked for, as it was parsed, and by its cuts.
+const SET_BYTES: usize = size_of::<ParamsSpec>() + size_of::<SamplingParams>() + 256;
+/// Requests with up to so many sets are checked where the call is handled: less than 100 us.
+const CHECK_INLINE_SETS_MAX: usize = 256;
+
+/// Evaluates one request, of a unary call or of a stream, with what its message was let in with. `bytes` is the plane of
+/// logits that come as bytes.
+pub async fn evaluate(
+    shared: &Shared,
+    call: &Call,
+    admitted: Admitted,
+    mut request: EvaluateRequest,
+    bytes: Plane,
+) -> Result<Answered<EvaluateResponse>, Error> {
+    let _working = shared.working();
+    let (mut permit, _shares) = admitted.complete(&mut request.logits);
+    let limits = &shared.limits;
+    let size = Size::of(&request, limits)?;
+    let lent = borrow(shared, call, &mut request)?;
+    let plane = if lent.is_some() { Plane::SharedMemory } else { bytes };
+    let logits = lent.as_ref().map_or(request.logits.len(), |lent| lent.bytes);
+    let _held = size.take(shared, call, &mut permit, logits)?;
+    metrics::plane_bytes(plane, logits);
+
+    let asked_priority = request.priority;
+    let checked = checked(request, lent, *limits, size).await?;
+    let Checked { rows, labels, sets, tail, evaluations } = checked;
+    tracing::Span::current().record("rows", rows.len());
+    let _token_rows = call.token.as_ref().map(|token| token.reserve(rows.len())).transpose()?;
+    let answers = if evaluations { rows.len() * sets.len() } else { 0 };
+    let answer_bytes = answer_bytes(rows.len(), labels.len() * sets.len(), answers);
+    let room = AnswerRoom::take(shared, call, answer_bytes)?;
+    let asked = convert::priority(asked_priority).unwrap_or_default();
+    let priority = sample::priority(call, Some(asked.unwrap_or(Priority::Low)))?;
+    let request = EvaluationRequest {
+        rows,
+        groups: labels.len(),
+        sets,
+        tail,
+        evaluations,
+        deadline: call.deadline,
+        priority,
+        source: call.source(),
+    };
+    let done = shared.evaluations.submit(permit, request)?.await?;
+    let _turn = if answer_bytes > sample::ENCODE_INLINE_BYTES_MAX {
+        sample::turn(shared).await
+    } else {
+        None
+    };
+    Ok(Answered { response: response(done, &labels, plane), room })
+}
+
+/// How much is asked for.
+struct Size {
+    sets: usize,
+    rows: usize,
+    /// Those that occur, ascending.
+    labels: Vec<u32>,
+    evaluations: bool,
+}
+
+impl Size {
+    fn of(request: &EvaluateRequest, limits: &Limits) -> Result<Self, Error> {
+        convert::within_rows(request.references.len(), limits)?;
+        within(
+            "sets in the list",
+            request.sets.len() as u64,
+            limits.request_rows_max.into(),
+            "request_rows_max",
+        )?;
+        let grid = request.grid.as_ref().map_or(0, grid_sets);
+        let sets = grid.saturating_add(request.sets.len() as u64);
+        within("sets", sets, limits.evaluate_sets_max.into(), "evaluate_sets_max")?;
+        if sets == 0 {
+            let text = "is empty, and so is grid; allowed: one set or more";
+            return Err(Error::invalid("sets", format!("sets {text}")));
+        }
+        let mut labels = request.groups.clone();
+        labels.sort_unstable();
+        labels.dedup();
+        if labels.is_empty() {
+            labels.push(0);
+        }
+        let (sets, rows) = (sets as usize, request.references.len());
+        let name = "evaluate_sums_max";
+        let limit = limits.evaluate_sums_max;
+        within("sets times labels", (sets * labels.len()) as u64, limit, name)?;
+        if request.rows {
+            within("sets times rows", (sets * rows) as u64, limit, name)?;
+        }
+        Ok(Self { sets, rows, labels, evaluations: request.rows })
+    }
+
+    /// Takes room for the logits and for all that the sets are unfolded to: of the server, of which evaluations have a
+    /// half at most, of the connection and of the token.
+    fn take(
+        &self,
+        shared: &Shared,
+        call: &Call,
+        permit: &mut Permit,
+        logits: usize,
+    ) -> Result<Vec<Held>, Error> {
+        let Self { sets, rows, labels, evaluations } = self;
+        let answers = if *evaluations { rows * sets * size_of::<Evaluation>() } else { 0 };
+        let sums = labels.len() * sets * size_of::<SetSums>();
+        let side = sets * SET_BYTES + sums + answers + rows * size_of::<EvaluationRow>();
+        let bytes = logits.saturating_add(side);
+        let mut held = call.hold(side)?;
+        held.push(shared.evaluating.take(bytes)?);
+        permit.resize(permit.rows(), bytes)?;
+        Ok(held)
+    }
+}
+
+/// The combinations of a grid.
+fn grid_sets(grid: &api::SetGrid) -> u64 {
+    let axes = [grid.temperature.len(), grid.top_k.len(), grid.top_p.len(), grid.min_p.len()];
+    axes.into_iter().fold(1, |sets: u64, values| sets.saturating_mul(values.max(1) as u64))
+}
+
+fn within(what: &'static str, value: u64, limit: u64, name: &'static str) -> Result<(), Error> {
+    if value > limit {
+        let way_out = "send several requests: sums over the same sets add up";
+        return Err(Error::OverLimit { what, value, limit, name, way_out });
+    }
+    Ok(())
+}
+
+/// The slot that a request names, on loan.
+fn borrow(
+    shared: &Shared,
+    call: &Call,
+    request: &mut EvaluateRequest,
+) -> Result<Option<Lent>, Error> {
+    let Some(slot) = request.slot.take() else { return Ok(None) };
+    if !request.logits.is_empty() {
+        let bytes = request.logits.len();
+        let text = format!("logits has {bytes} bytes beside a slot; allowed: one or the other");
+        return Err(Error::invalid("logits", text));
+    }
+    let shm = shared.shm.as_ref().ok_or(Error::NoShm("the server has no --shm socket"))?;
+    let peer = call.peer.ok_or(Error::NoShm("call over the server's Unix socket"))?;
+    let slot = shm.regions.borrow(convert::slot(&slot)?, peer)?;
+    if slot.is_on_device() {
+        let text =
+            "slot lies in memory of a device; allowed: memory of the host, where evaluations run";
+        return Err(Error::invalid("slot", text));
+    }
+    let bytes = slot.length_bytes();
+    Ok(Some(Lent { loan: Arc::new(slot), bytes }))
+}
+
+/// What is asked for, checked.
+struct Checked {
+    rows: Vec<EvaluationRow>,
+    labels: Vec<u32>,
+    sets: Sets,
+    tail: TailShare,
+    evaluations: bool,
+}
+
+/// Checks a request, away from the threads that serve calls where that is more than a look.
+async fn checked(
+    request: EvaluateRequest,
+    lent: Option<Lent>,
+    limits: Limits,
+    size: Size,
+) -> Result<Checked, Error> {
+    let is_small = size.sets <= CHECK_INLINE_SETS_MAX;
+    let check = move || check(&request, lent.as_ref(), &limits, size);
+    if is_small {
+        return check();
+    }
+    let checked = tokio::task::spawn_blocking(check).await;
+    checked.map_err(|_| Error::Refused(engine::Refused::Draining))?
+}
+
+fn check(
+    request: &EvaluateRequest,
+    lent: Option<&Lent>,
+    limits: &Limits,
+    size: Size,
+) -> Result<Checked, Error> {
+    let mut wrong = Violations::new(None);
+    let dtype = wrong.keep("dtype", convert::dtype(request.dtype));
+    let vocab_size = wrong.keep("vocab_size", convert::vocab_size(request.vocab_size));
+    wrong.keep("priority", convert::priority(request.priority));
+    let tail = wrong.keep("tail_share", tail(request.tail_share));
+    let bytes = lent.map_or(request.logits.len(), |lent| lent.bytes);
+    let layout = dtype
+        .zip(vocab_size)
+        .and_then(|(dtype, vocab_size)| wrong.keep("logits", layout(bytes, dtype, vocab_size)));
+    if let Some(layout) = layout {
+        convert::within_rows(layout.rows, limits)?;
+        wrong.keep("references", as_many(request.references.len(), layout.rows, false));
+        wrong.keep("groups", as_many(request.groups.len(), layout.rows, true));
+    }
+    if let Some(vocab_size) = vocab_size {
+        below(&mut wrong, "references", &request.references, vocab_size as u32, "vocab_size");
+    }
+    below(&mut wrong, "groups", &request.groups, GROUPS_MAX, "labels");
+    let sets = sets(&mut wrong, request);
+    let (Some(dtype), Some(layout), Some(tail), Some(sets), true) =
+        (dtype, layout, tail, sets, wrong.none())
+    else {
+        return Err(wrong.into_error());
+    };
+    let params = ParamsSpec::DEFAULT.parse(|| 0).expect("the defaults are valid");
+    let rows = (0..layout.rows).map(|place| {
+        let range = layout.row(place);
+        let row = match lent {
+            None => RequestRow::new(dtype, request.logits.slice(range), params),
+            Some(Lent { loan, .. }) => {
+                RequestRow::lent(dtype, Arc::clone(loan), range.start, range.len(), params)
+            }
+        };
+        let row = row.map_err(|error| Error::invalid("logits", error.to_string()))?;
+        let label = request.groups.get(place).copied().unwrap_or(0);
+        let group = size.labels.binary_search(&label).expect("every label was counted");
+        Ok(EvaluationRow { row, reference: request.references[place], group })
+    });
+    let rows = rows.collect::<Result<Vec<_>, Error>>()?;
+    Ok(Checked { rows, labels: size.labels, sets, tail, evaluations: request.rows })
+}
+
+fn tail(share: Option<f32>) -> Result<TailShare, String> {
+    let share = share.unwrap_or(TAIL_SHARE);
+    TailShare::new(share).ok_or_else(|| format!("is {share}; allowed: above 0, below 1"))
+}
+
+fn layout(bytes: usize, dtype: Dtype, vocab_size: usize) -> Result<RowLayout, String> {
+    RowLayout::of(bytes, vocab_size as u32, 0, dtype.size_bytes()).ok_or_else(|| {
+        let row = vocab_size * dtype.size_bytes();
+        format!(
+            "has {bytes} bytes; allowed: one or more rows of {row} bytes ({vocab_size} {dtype} logits)"
+        )
+    })
+}
+
+fn as_many(given: usize, rows: usize, may_be_none: bool) -> Result<(), String> {
+    if given == rows || (may_be_none && given == 0) {
+        return Ok(());
+    }
+    let none = if may_be_none { "none, or " } else { "" };
+    Err(format!("has {given} values for {rows} rows; allowed: {none}one a row"))
+}
+
+/// Notes every value that is not below a bound.
+fn below(wrong: &mut Violations<'_>, name: &str, values: &[u32], bound: u32, what: &str) {
+    for (place, value) in values.iter().enumerate().filter(|(_, value)| **value >= bound) {
+        let describe = || format!("{name} is {value}; allowed: below {bound} ({what})");
+        wrong.add(|| format!("{name}[{place}]"), describe);
+    }
+}
+
+/// The sets of the list and of the grid, if nothing is wrong with them.
+fn sets(wrong: &mut Violations<'_>, request: &EvaluateRequest) -> Option<Sets> {
+    let mut specs: Vec<ParamsSpec> = Vec::with_capacity(request.sets.len());
+    for (place, set) in request.sets.iter().enumerate() {
+        specs.push(wrong.spec("sets", place, set));
+        let is_asked = [
+            ("logprobs", set.logprobs.is_some()),
+            ("return_kept", set.return_kept),
+            ("dry", set.dry.is_some()),
+        ];
+        for (name, _) in is_asked.into_iter().filter(|(_, given)| *given) {
+            let text =
+                || format!("{name} stands in a set; allowed: temperature, top_k, top_p, min_p");
+            wrong.add(|| format!("sets[{place}].{name}"), text);
+        }
+    }
+    let mut parsed: Vec<Option<SamplingParams>> =
+        specs.iter().enumerate().map(|(i, spec)| wrong.params("sets", i, *spec)).collect();
+    if let Some(grid) = &request.grid {
+        let grid = Grid {
+            temperature: axis(&grid.temperature, ParamsSpec::DEFAULT.temperature),
+            top_k: axis(&grid.top_k, ParamsSpec::DEFAULT.top_k),
+            top_p: axis(&grid.top_p, ParamsSpec::DEFAULT.top_p),
+            min_p: axis(&grid.min_p, ParamsSpec::DEFAULT.min_p),
+        };
+        if axes(wrong, &grid) {
+            parsed.extend(grid.specs().iter().map(|spec| spec.parse(|| 0).ok()));
+        }
+    }
+    let parsed: Vec<SamplingParams> = parsed.into_iter().flatten().collect();
+    if !wrong.none() {
+        return None;
+    }
+    let refused = |SetError { set, field, value }: SetError| {
+        let text = || format!("{field} is {value}, which needs a history; allowed: left out");
+        wrong.add(|| format!("sets[{set}].{}", wire::params::path(field)), text);
+    };
+    Sets::new(parsed).map_err(refused).ok()
+}
+
+fn axis<T: Copy>(values: &[T], default: T) -> Vec<T> {
+    if values.is_empty() { vec![default] } else { values.to_vec() }
+}
+
+/// Notes what is wrong with the values of each axis, and says whether nothing is.
+fn axes(wrong: &mut Violations<'_>, grid: &Grid) -> bool {
+    let default = ParamsSpec::DEFAULT;
+    let temperatures = grid.temperature.iter().map(|&x| ParamsSpec { temperature: x, ..default });
+    let top_p = grid.top_p.iter().map(|&x| ParamsSpec { top_p: x, ..default });
+    let min_p = grid.min_p.iter().map(|&x| ParamsSpec { min_p: x, ..default });
+    let axes: [(&str, Vec<ParamsSpec>); 3] = [
+        ("temperature", temperatures.collect()),
+        ("top_p", top_p.collect()),
+        ("min_p", min_p.collect()),
+    ];
+    let mut right = true;
+    for (name, specs) in axes {
+        for (place, spec) in specs.iter().enumerate() {
+            if let Err(error) = spec.parse(|| 0) {
+                right = false;
+                wrong.add(|| format!("grid.{name}[{place}]"), || error.to_string());
+            }
+        }
+    }
+    right
+}
+
+/// Bytes of an answer, in memory and as it is encoded.
+fn answer_bytes(rows: usize, sums: usize, evaluations: usize) -> usize {
+    // Eight numbers, each up to 10 bytes encoded; and as messages.
+    const SUM_BYTES: usize = 8 * (8 + 10);
+    const ROW_BYTES: usize = size_of::<api::RowReference>() + 24;
+    const EVALUATION_BYTES: usize = size_of::<api::Evaluation>() + 24;
+    const MESSAGE_BYTES: usize = 512;
+    MESSAGE_BYTES + rows * ROW_BYTES + sums * SUM_BYTES + evaluations * EVALUATION_BYTES
+}
+
+fn response(done: Evaluated, labels: &[u32], plane: Plane) -> EvaluateResponse {
+    let us = |time: std::time::Duration| time.as_micros() as u64;
+    let references = done.references.iter().map(|reference| api::RowReference {
+        status: wire::row::status_message(reference.status).into(),
+        rank: reference.rank,
+        logprob: reference.logprob,
+        entropy: reference.entropy,
+    });
+    let rows = done.evaluations.iter().map(|evaluation| api::Evaluation {
+        kept: evaluation.kept,
+        kept_mass: evaluation.kept_mass,
+        logprob: evaluation.logprob,
+    });
+    let groups = labels.iter().zip(&done.groups);
+    EvaluateResponse {
+        references: references.collect(),
+        groups: groups.map(|(&label, sums)| group_message(label, sums)).collect(),
+        rows: rows.collect(),
+        timings: Some(api::Timings {
+            queue_us: us(done.timings.queue),
+            copy_us: us(done.timings.copy),
+            compute_us: us(done.timings.compute),
+        }),
+        device: engine::EVALUATION_DEVICE.into(),
+        arithmetic_version: arithmetic::VERSION,
+        plane: plane.into(),
+    }
+}
+
+fn group_message(label: u32, sums: &GroupSums) -> api::GroupSums {
+    let each = |field: fn(&SetSums) -> u64| sums.sets.iter().map(field).collect();
+    api::GroupSums {
+        group: label,
+        rows: sums.rows,
+        rows_failed: sums.rows_failed,
+        hits: each(|set| set.hits),
+        kept: each(|set| set.kept),
+        logprob_q32: sums.sets.iter().map(|set| set.logprob_q32).collect(),
+        probability_q32: each(|set| set.probability_q32),
+        entropy_q32: each(|set| set.entropy_q32),
+        surprise_q32: each(|set| set.surprise_q32),
+        collision_q32: each(|set| set.collision_q32),
+        tail_q32: each(|set| set.tail_q32),
+    }
+}
