@@ -10,17 +10,23 @@ mod common;
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use logitd_proto::{self as api, Codec, SampleRequest, SampleResponse, SampleStreamRequest};
+use logitd_core::evaluate::row::RowEvaluator;
+use logitd_core::evaluate::{Position, Question};
+use logitd_proto::{
+    self as api, Codec, EvaluateRequest, EvaluateResponse, SampleRequest, SampleResponse,
+    SampleStreamRequest,
+};
 use logitd_core::backend::{Backend, reference::Reference};
 use logitd::engine::{Engine, EngineConfig, Request};
 use logitd_core::params::{ParamsSpec, SamplingParams};
 use logitd::server::pool::Pool;
 use logitd::server::envelope::Shape;
 use logitd::server::frames::{Admissions, Admitted, Bounds, Gate, Messages};
+use logitd::server::intake::{self, RequestFields};
 use logitd::server::line::Line;
 use logitd::server::room::Rooms;
 use logitd::server::unread::Patience;
-use logitd::server::{Error, by_row, convert};
+use logitd::server::{Error, by_row, convert, evaluate};
 use prost::Message;
 use std::pin::Pin;
 use std::sync::LazyLock;
@@ -56,6 +62,8 @@ static LIMITS: api::Limits = api::Limits {
     history_tokens_max: 64,
     top_logprobs_max: 8,
     kept_ids_max: 4,
+    evaluate_sets_max: 40,
+    evaluate_sums_max: 60,
 };
 
 static RUNTIME: LazyLock<Runtime> =
@@ -76,9 +84,10 @@ fuzz_target!(init: common::plant("decode_request", seeds()), |data: &[u8]| {
     let Some((&plan, wire)) = data.split_first() else { return };
     let piece = [1, 2, 7, 100, usize::MAX][usize::from(plan >> 1) % 5];
     RUNTIME.block_on(async {
-        match plan & 1 {
+        match plan & 17 {
             0 => unary(wire, piece).await,
-            _ => stream(wire, piece).await,
+            1 => stream(wire, piece).await,
+            _ => evaluation(wire, piece).await,
         }
     });
     let all = ENGINE.reserve(ROWS_MAX, QUEUE_BYTES_MAX);
@@ -87,7 +96,7 @@ fuzz_target!(init: common::plant("decode_request", seeds()), |data: &[u8]| {
 
 async fn unary(wire: &[u8], piece: usize) {
     let admissions = Admissions::default();
-    let body = body(wire, piece, Shape::Unary, &admissions);
+    let body = body(wire, piece, Shape::Unary, intake::SAMPLE, &admissions);
     let decoder = Codec::<SampleResponse, SampleRequest>::default().decoder();
     let mut messages = Streaming::new_request(decoder, body, None, Some(MESSAGE_BYTES_MAX));
     match messages.message().await {
@@ -104,7 +113,7 @@ async fn unary(wire: &[u8], piece: usize) {
 
 async fn stream(wire: &[u8], piece: usize) {
     let admissions = Admissions::default();
-    let body = body(wire, piece, Shape::Stream, &admissions);
+    let body = body(wire, piece, Shape::Stream, intake::SAMPLE, &admissions);
     let decoder = Codec::<api::SampleStreamResponse, SampleStreamRequest>::default().decoder();
     let mut messages = Streaming::new_request(decoder, body, None, Some(MESSAGE_BYTES_MAX));
     loop {
@@ -123,12 +132,52 @@ async fn stream(wire: &[u8], piece: usize) {
     }
 }
 
+async fn evaluation(wire: &[u8], piece: usize) {
+    let admissions = Admissions::default();
+    let body = body(wire, piece, Shape::Unary, intake::EVALUATE, &admissions);
+    let decoder = Codec::<EvaluateResponse, EvaluateRequest>::default().decoder();
+    let mut messages = Streaming::new_request(decoder, body, None, Some(MESSAGE_BYTES_MAX));
+    match messages.message().await {
+        Ok(Some(mut request)) => {
+            let admitted = admissions.next().expect("every message is admitted");
+            let checked = admitted.and_then(|admitted| {
+                let _room = admitted.complete(&mut request.logits);
+                evaluate::check(&request, None, &LIMITS)
+            });
+            match checked {
+                Ok(checked) => check_evaluation(&checked, &request),
+                Err(error) => expect_told(&convert::status(&error)),
+            }
+        }
+        Ok(None) => (),
+        Err(status) => expect_told(&status),
+    }
+}
+
+/// What was accepted is within the limits, and can be evaluated.
+fn check_evaluation(checked: &evaluate::Checked, sent: &EvaluateRequest) {
+    let (rows, sets) = (&checked.rows, &checked.sets);
+    assert_eq!(rows.len(), sent.references.len());
+    assert!((1..=LIMITS.evaluate_sets_max as usize).contains(&sets.len()));
+    assert!(checked.labels.len() * sets.len() <= LIMITS.evaluate_sums_max as usize);
+    let question = Question { sets, tail: checked.tail, rows: checked.evaluations };
+    for row in rows {
+        let position = Position::new(row.row.as_row(), row.reference, checked.labels[row.group]);
+        let mut seen = 0;
+        RowEvaluator::new().evaluate(&position.expect("a token"), &question, |set, found, _| {
+            assert!(set < sets.len() && found.hits <= 1 && found.kept >= 1);
+            seen += 1;
+        });
+        assert!(seen == 0 || seen == sets.len());
+    }
+}
+
 /// What the server does with a message.
 async fn sample(
     admitted: Result<Admitted, Error>,
     mut request: SampleRequest,
 ) -> Result<(), Error> {
-    let (mut permit, _shares) = admitted?.complete(&mut request);
+    let (mut permit, _shares) = admitted?.complete(&mut request.logits);
     let sent = request.clone();
     let batch = by_row::batch(request, None, &LIMITS)?;
     let bytes: usize = batch.rows.iter().map(|row| row.bytes()).sum();
@@ -171,7 +220,13 @@ fn expect_told(status: &Status) {
     assert!(!status.message().is_empty(), "{status:?}");
 }
 
-fn body(wire: &[u8], piece: usize, shape: Shape, admissions: &Admissions) -> Messages<Pieces> {
+fn body(
+    wire: &[u8],
+    piece: usize,
+    shape: Shape,
+    fields: &'static RequestFields,
+    admissions: &Admissions,
+) -> Messages<Pieces> {
     const LONG: Duration = Duration::from_secs(3600);
     let gate = Gate {
         rooms: Some(Rooms {
@@ -190,7 +245,7 @@ fn body(wire: &[u8], piece: usize, shape: Shape, admissions: &Admissions) -> Mes
         patience: Patience::new(LONG, LONG),
     };
     let pieces = Pieces { rest: Bytes::copy_from_slice(wire), piece };
-    Messages::new(pieces, gate, shape, admissions.clone())
+    Messages::new(pieces, gate, shape, fields, admissions.clone())
 }
 
 /// A body that comes in pieces of one size.
@@ -324,6 +379,32 @@ fn seeds() -> Vec<Vec<u8>> {
         seeds.push([&[pieces], &*unary].concat());
         seeds.push([&[pieces], &unary[..unary.len() - 1]].concat());
         seeds.push([&[pieces + 1], &*two].concat());
+    }
+    let evaluation = EvaluateRequest {
+        dtype: api::Dtype::F16.into(),
+        vocab_size: 4,
+        logits: good.logits.clone(),
+        references: vec![0, 3, 1],
+        groups: vec![1, 0, 1],
+        sets: vec![api::SamplingParams { top_p: Some(0.5), ..Default::default() }; 2],
+        grid: Some(api::SetGrid {
+            temperature: vec![0.0, 1.5],
+            top_k: vec![0, 2],
+            top_p: vec![0.9],
+            min_p: vec![0.1, 0.2, 0.3],
+        }),
+        tail_share: Some(0.1),
+        rows: true,
+        ..Default::default()
+    };
+    let evaluations = [
+        evaluation.clone(),
+        EvaluateRequest { groups: vec![], grid: None, ..evaluation.clone() },
+        EvaluateRequest { references: vec![0, 4, 1], tail_share: Some(2.0), ..evaluation.clone() },
+        EvaluateRequest { sets: vec![], grid: Some(api::SetGrid::default()), ..evaluation },
+    ];
+    for request in evaluations {
+        seeds.push([&[16], &*framed(&request.encode_to_vec())].concat());
     }
     seeds.push(vec![0, 0, 0xff, 0xff, 0xff, 0xff, 1, 2, 3]);
     seeds.push(vec![1, 0, 0, 0, 8, 0, 1, 2, 3]);

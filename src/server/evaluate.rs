@@ -49,7 +49,7 @@ pub async fn evaluate(
     metrics::plane_bytes(plane, logits);
 
     let asked_priority = request.priority;
-    let checked = checked(request, lent, *limits, size).await?;
+    let checked = checked(request, lent, *limits, size.sets).await?;
     let Checked { rows, labels, sets, tail, evaluations } = checked;
     tracing::Span::current().record("rows", rows.len());
     let _token_rows = call.token.as_ref().map(|token| token.reserve(rows.len())).transpose()?;
@@ -178,12 +178,14 @@ fn borrow(
 }
 
 /// What is asked for, checked.
-struct Checked {
-    rows: Vec<EvaluationRow>,
-    labels: Vec<u32>,
-    sets: Sets,
-    tail: TailShare,
-    evaluations: bool,
+#[derive(Debug)]
+pub struct Checked {
+    pub rows: Vec<EvaluationRow>,
+    /// Those that occur, ascending.
+    pub labels: Vec<u32>,
+    pub sets: Sets,
+    pub tail: TailShare,
+    pub evaluations: bool,
 }
 
 /// Checks a request, away from the threads that serve calls where that is more than a look.
@@ -191,10 +193,10 @@ async fn checked(
     request: EvaluateRequest,
     lent: Option<Lent>,
     limits: Limits,
-    size: Size,
+    sets: usize,
 ) -> Result<Checked, Error> {
-    let is_small = size.sets <= CHECK_INLINE_SETS_MAX;
-    let check = move || check(&request, lent.as_ref(), &limits, size);
+    let is_small = sets <= CHECK_INLINE_SETS_MAX;
+    let check = move || check(&request, lent.as_ref(), &limits);
     if is_small {
         return check();
     }
@@ -202,12 +204,13 @@ async fn checked(
     checked.map_err(|_| Error::Refused(engine::Refused::Draining))?
 }
 
-fn check(
+/// Checks a request against the API and these limits: its own logits, or those that are lent.
+pub fn check(
     request: &EvaluateRequest,
     lent: Option<&Lent>,
     limits: &Limits,
-    size: Size,
 ) -> Result<Checked, Error> {
+    let size = Size::of(request, limits)?;
     let mut wrong = Violations::new(None);
     let dtype = wrong.keep("dtype", convert::dtype(request.dtype));
     let vocab_size = wrong.keep("vocab_size", convert::vocab_size(request.vocab_size));

@@ -22,7 +22,8 @@ mod direct;
 #[doc(hidden)] // As `frames`.
 pub mod envelope;
 mod error;
-mod evaluate;
+#[doc(hidden)] // As `frames`.
+pub mod evaluate;
 #[doc(hidden)] // Open for the fuzz target of the decoder, not for users.
 pub mod frames;
 mod front;
