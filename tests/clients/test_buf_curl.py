@@ -2,8 +2,10 @@
 
 import base64
 import json
+import re
 import subprocess
 import unittest
+from pathlib import Path
 
 import vectors
 from daemon import Daemon
@@ -34,6 +36,17 @@ class BufCurl(unittest.TestCase):
         expected = question.results[0]
         self.assertEqual(int(row["keptMass"]), expected["kept_mass"])
         self.assertEqual([row.get("token", 0), vectors.bits(float(row.get("logprob", 0)))], expected["draws"][0])
+
+    def test_commands_of_the_readme_print_what_it_says(self):
+        text = (Path(__file__).parents[2] / "README.md").read_text()
+        blocks = re.findall(r"SamplerService/(\w+) -d '(\{.*?\})'\n```\n\n```json\n(.*?)```", text, re.DOTALL)
+        self.assertEqual([method for method, _, _ in blocks], ["Sample", "Evaluate"])
+        for method, data, said in blocks:
+            done = self.ask(method, json.loads(data))
+            self.assertEqual(done.returncode, 0, done.stderr)
+            answer = json.loads(done.stdout)
+            answer.pop("timings")
+            self.assertEqual(answer, json.loads(said))
 
     def test_an_error_reads_well(self):
         done = self.ask("Sample", {"dtype": "DTYPE_F16", "vocabSize": 2, "logits": "AAAAAA==",
