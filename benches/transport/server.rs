@@ -10,6 +10,7 @@ use logitd::server::Server;
 use logitd_core::backend::Backend;
 use logitd_proto::sampler_service_server::{SamplerService, SamplerServiceServer};
 use logitd_proto::{
+    EvaluateRequest, EvaluateResponse, EvaluateStreamRequest, EvaluateStreamResponse,
     GetInfoRequest, GetInfoResponse, RowResult, SampleRequest, SampleResponse, SampleStreamRequest,
     SampleStreamResponse, sample_stream_response,
 };
@@ -196,6 +197,8 @@ fn bare_answer(request: &SampleRequest) -> SampleResponse {
 impl SamplerService for Bare {
     type SampleStreamStream =
         Pin<Box<dyn Stream<Item = std::result::Result<SampleStreamResponse, Status>> + Send>>;
+    type EvaluateStreamStream =
+        tokio_stream::Empty<std::result::Result<EvaluateStreamResponse, Status>>;
 
     async fn sample(
         &self,
@@ -216,6 +219,20 @@ impl SamplerService for Bare {
             Ok(answer)
         });
         Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn evaluate(
+        &self,
+        _: Request<EvaluateRequest>,
+    ) -> std::result::Result<Response<EvaluateResponse>, Status> {
+        Err(Status::unimplemented("nothing is evaluated here"))
+    }
+
+    async fn evaluate_stream(
+        &self,
+        _: Request<Streaming<EvaluateStreamRequest>>,
+    ) -> std::result::Result<Response<Self::EvaluateStreamStream>, Status> {
+        Err(Status::unimplemented("nothing is evaluated here"))
     }
 
     async fn get_info(
