@@ -546,7 +546,7 @@ mod tests {
         let number = (0u32..9, any::<u64>())
             .prop_map(move |(field, value)| [varint(key(field, 0)), varint(value)].concat());
         let logits =
-            vec(any::<u8>(), 0..40).prop_map(|value| with_length(self.fields.logits, &value));
+            vec(any::<u8>(), 0..40).prop_map(|value| with_length(SAMPLE.logits, &value));
         let params = any::<Option<u64>>().prop_map(|seed| {
             let params = SamplingParams { seed, top_k: 5, ..Default::default() };
             with_length(4, &params.encode_to_vec())
@@ -570,7 +570,7 @@ mod tests {
         });
         // A group of an unknown field, with what looks like logits in it.
         let group = (7u32..20, vec(any::<u8>(), 0..9)).prop_map(move |(field, value)| {
-            [varint(key(field, 3)), with_length(self.fields.logits, &value), varint(key(field, 4))]
+            [varint(key(field, 3)), with_length(SAMPLE.logits, &value), varint(key(field, 4))]
                 .concat()
         });
         let overlong = vec(any::<u8>(), 0..9).prop_map(|value| {
@@ -675,7 +675,7 @@ mod tests {
         assert!(error.contains("params.logprobs.ids: has ") && error.contains("1024"), "{error}");
         // What is no list has the bound that it always had.
         let unknown = with_length(30, &vec![0; 5000]);
-        let message = with_length(PARAMS, &unknown);
+        let message = with_length(SAMPLE.params, &unknown);
         let mut intake = Intake::new(Shape::Unary, SAMPLE, message.len(), 1, Pool::new(1 << 20));
         let error = intake.read(&message, false).unwrap_err().to_string();
         assert!(error.contains("without logits, candidates, adjustments and logprobs"), "{error}");
@@ -683,7 +683,7 @@ mod tests {
 
     #[test]
     fn the_last_logits_count_also_across_requests_and_when_empty() {
-        let logits = |value: &[u8]| with_length(self.fields.logits, value);
+        let logits = |value: &[u8]| with_length(SAMPLE.logits, value);
         let request = |fields: &[u8]| with_length(REQUEST, fields);
         let group = [0x7b, 0x7c];
         for message in [
