@@ -34,7 +34,7 @@ impl<'py> Call<'py> {
     /// From its array and its keywords.
     pub fn of(x: &Bound<'py, PyAny>, controls: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
         let controls = Controls::of(controls)?;
-        let logits = Logits::of(x, controls.vocab_size.as_ref())?;
+        let logits = Logits::of("x", x, controls.vocab_size.as_ref())?;
         let (rows, vocab_size) = (logits.rows(), logits.vocab_size());
         let mut invalid = Invalid::of(rows, controls.keeps_invalid_rows);
         let mut params = controls.params(rows, &mut invalid)?;

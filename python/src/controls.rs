@@ -164,7 +164,7 @@ fn values(
 }
 
 /// An array as a list of Python's numbers, and one of its numbers as such.
-fn plain<'py>(given: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+pub fn plain<'py>(given: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     if is_single(given) {
         return Ok(given.clone());
     }
@@ -174,7 +174,8 @@ fn plain<'py>(given: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     }
 }
 
-fn value(field: &'static Field, given: &Bound<'_, PyAny>) -> PyResult<Value> {
+/// What a value is for a parameter; None is its default.
+pub fn value(field: &'static Field, given: &Bound<'_, PyAny>) -> PyResult<Value> {
     if given.is_none() {
         return Ok(field.get(ParamsSpec::default()));
     }

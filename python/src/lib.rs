@@ -15,6 +15,7 @@ mod client;
 mod controls;
 mod distribution;
 mod each;
+mod evaluate;
 mod history;
 mod inspect;
 mod invalid;
@@ -46,6 +47,7 @@ fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("OPTIONS", controls::OPTIONS)?;
     module.add("ADJUSTMENTS", adjustments::List::names().collect::<Vec<_>>())?;
     module.add_function(wrap_pyfunction!(sampler::sample, module)?)?;
+    module.add_function(wrap_pyfunction!(evaluate::evaluate, module)?)?;
     module.add_function(wrap_pyfunction!(fields, module)?)
 }
 

@@ -14,11 +14,15 @@ pub struct Logits<'py> {
 
 impl<'py> Logits<'py> {
     /// The logits that an object is: `[rows, vocab_size]`, or `[vocab_size]` for a single row. Where `vocab_size` is
-    /// given, rows may have padding behind so many logits.
-    pub fn of(x: &Bound<'py, PyAny>, vocab_size: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
-        let array = match Array::of("x", x)? {
+    /// given, rows may have padding behind so many logits. Errors call the object `name`.
+    pub fn of(
+        name: &str,
+        x: &Bound<'py, PyAny>,
+        vocab_size: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let array = match Array::of(name, x)? {
             Some(array) => array,
-            None => array_by_numpy(x)?,
+            None => array_by_numpy(name, x)?,
         };
         let dtype = match array.element() {
             Element::Float(16) => Dtype::F16,
@@ -26,16 +30,16 @@ impl<'py> Logits<'py> {
             Element::Float(32) => Dtype::F32,
             other => {
                 return Err(PyTypeError::new_err(format!(
-                    "x is an array of {other}; allowed: float16, bfloat16, float32. Logits are sampled as they are \
-                     stored: convert them with x.astype(numpy.float32), or x.float() in torch"
+                    "{name} is an array of {other}; allowed: float16, bfloat16, float32. Logits are sampled as they are \
+                     stored: convert them with {name}.astype(numpy.float32), or {name}.float() in torch"
                 )));
             }
         };
         if !array.rows_are_whole() {
-            return Err(PyValueError::new_err(
-                "the logits of a row of x do not lie side by side; numpy.ascontiguousarray(x), or x.contiguous() in \
-                 torch, is a copy in which they do (rows may be any distance apart)",
-            ));
+            return Err(PyValueError::new_err(format!(
+                "the logits of a row of {name} do not lie side by side; numpy.ascontiguousarray({name}), or \
+                 {name}.contiguous() in torch, is a copy in which they do (rows may be any distance apart)"
+            )));
         }
         let columns = array.columns();
         let vocab_size = match vocab_size.map(|given| (given, given.extract::<usize>())) {
@@ -43,7 +47,7 @@ impl<'py> Logits<'py> {
             Some((_, Ok(vocab_size))) if (1..=columns).contains(&vocab_size) => vocab_size,
             Some((given, _)) => {
                 return Err(PyValueError::new_err(format!(
-                    "vocab_size is {given}; allowed: 1 to {columns}, the logits that a row of x has"
+                    "vocab_size is {given}; allowed: 1 to {columns}, the logits that a row of {name} has"
                 )));
             }
         };
@@ -89,14 +93,14 @@ impl<'py> Logits<'py> {
 }
 
 /// What is no array may have a buffer, which numpy makes an array of without a copy.
-fn array_by_numpy<'py>(x: &Bound<'py, PyAny>) -> PyResult<Array<'py>> {
+fn array_by_numpy<'py>(name: &str, x: &Bound<'py, PyAny>) -> PyResult<Array<'py>> {
     let array = x.py().import("numpy")?.call_method1("asarray", (x,))?;
     let is_number = array.getattr("ndim")?.extract::<usize>()? == 0;
-    match Array::of("x", &array) {
+    match Array::of(name, &array) {
         Ok(Some(array)) if !is_number => Ok(array),
         _ => {
             let kind = x.get_type();
-            Err(PyTypeError::new_err(format!("x is a {kind}; allowed: an array of logits")))
+            Err(PyTypeError::new_err(format!("{name} is a {kind}; allowed: an array of logits")))
         }
     }
 }

@@ -32,6 +32,14 @@ logitd.sample(x, logprobs=["raw", None, logitd.Logprobs("adjusted")])
 history = logitd.History(range(5))
 history.append(results.tokens[0])
 logitd.sample(x, history=[history, None])
+found = logitd.evaluate(x, [1, 2], temperature=np.linspace(0.5, 1.5, 9), top_k=[None, 40], min_p=0.05, groups=np.arange(2), rows=True)
+assert_type(found, logitd.Evaluation)
+assert_type(found.nll, npt.NDArray[np.float64])
+assert_type(found.by_group("choices", miss_nats=12.0), npt.NDArray[np.float64])
+assert_type(found.references.rank, npt.NDArray[np.int64])
+assert_type(found.row_logprob, npt.NDArray[np.float32] | None)
+logitd.evaluate(DLPack(x), np.zeros(2, np.uint32), [{"temperature": 0.8}, {"top_k": 40}])
+logitd.evaluate(x, [1, 2], found.params)
 sampler = logitd.Sampler(threads=2, isa="avx2")
 assert_type(sampler.sample(x, top_k=-1), logitd.Results)
 logitd.Status(int(results.status[0])).name.lower()
@@ -80,4 +88,7 @@ custom_generate(sampler=logitd.sample)  # type: ignore[arg-type]
 logitd.Sampler(isa="sse9")  # type: ignore[arg-type]
 logitd.sample(x, logprobs="rw")  # type: ignore[arg-type]
 logitd.Logprobs("rw")  # type: ignore[arg-type]
+logitd.evaluate(x)  # type: ignore[call-arg]
+logitd.evaluate(x, [1, 2], temperatures=[0.5])  # type: ignore[call-arg]
+found.mean("perplexity")  # type: ignore[arg-type]
 results.tokens = results.tokens  # type: ignore[misc]

@@ -12,6 +12,7 @@ and the same of a server: `logitd.Client("unix:/run/logitd/logitd.sock").sample(
 import enum
 
 from . import errors
+from ._evaluate import Evaluation, References, evaluate
 from ._native import (
     Client,
     Distribution,
@@ -33,8 +34,10 @@ __all__ = [
     "AsyncClient",
     "Client",
     "Distribution",
+    "Evaluation",
     "History",
     "Logprobs",
+    "References",
     "Results",
     "RowError",
     "Sampler",
@@ -44,6 +47,7 @@ __all__ = [
     "__version__",
     "arithmetic_version",
     "errors",
+    "evaluate",
     "fields",
     "sample",
 ]

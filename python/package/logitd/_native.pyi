@@ -24,6 +24,7 @@ __all__ = [
     "ADJUSTMENTS",
     "OPTIONS",
     "sample",
+    "evaluate",
     "fields",
 ]
 
@@ -369,6 +370,9 @@ def sample(x: _Logits, /, **controls: Unpack[Controls]) -> Results:
     `x` has float16, bfloat16 or float32 logits: `[rows, vocab_size]`, or `[vocab_size]` for a single row, whose results
     are arrays of one. It is read where it lies, without a copy and without the GIL; nobody may write to it meanwhile.
     """
+
+def evaluate(logits: _Logits, references: _Ids, options: Mapping[str, Any], /) -> dict[str, Any]:
+    """What `logitd.evaluate` is made of: arrays by their names."""
 
 def fields() -> list[_Field]:
     """Every parameter of a row, in the API's order."""
