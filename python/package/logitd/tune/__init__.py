@@ -1,0 +1,5 @@
+"""Finding parameters by experiments that generate and score."""
+
+from . import metrics
+
+__all__ = ["metrics"]
