@@ -25,10 +25,13 @@ RENEWALS = 4
 
 
 class Leases:
-    """The leases of this process, and a look at those of others."""
+    """The leases of this process, and a look at those of others.
 
-    def __init__(self, study: optuna.Study, seconds: float, told: Callable[[str], None]) -> None:
-        self._study, self._seconds, self._told = study, seconds, told
+    What others have lost is given up under `deciding`: a trial that is lost and not yet to be done again is one too few.
+    """
+
+    def __init__(self, study: optuna.Study, seconds: float, told: Callable[[str], None], deciding: threading.Lock) -> None:
+        self._study, self._seconds, self._told, self._deciding = study, seconds, told, deciding
         self._held: dict[int, int] = {}
         self._seen: dict[int, tuple[int, float]] = {}
         self._lock = threading.Lock()
@@ -82,8 +85,11 @@ class Leases:
             lease = trial.user_attrs[LEASE]
             before = self._seen.get(trial.number)
             seen[trial.number] = before if before is not None and before[0] == lease else (lease, now)
-            if now - seen[trial.number][1] > self._seconds and give_up(self._study, trial):
-                self._told(f"trial {trial.number} was given up by its worker: it is done again")
+            if now - seen[trial.number][1] > self._seconds:
+                with self._deciding:
+                    is_given_up = give_up(self._study, trial)
+                if is_given_up:
+                    self._told(f"trial {trial.number} was left by its worker: it is done again")
         self._seen = seen
 
 

@@ -154,7 +154,7 @@ class Search:
 
     def run(self) -> None:
         """Carries out trials until there are enough, the time is over, or somebody sets `stop`."""
-        with Leases(self.study, self.lease_s, self.told) as leases:
+        with Leases(self.study, self.lease_s, self.told, self._lock) as leases:
             threads = [threading.Thread(target=self._work, args=(leases,)) for _ in range(self.jobs)]
             for thread in threads:
                 thread.start()
@@ -168,14 +168,14 @@ class Search:
     def _work(self, leases: Leases) -> None:
         try:
             while not self.is_over():
-                begun = self._next(leases)
+                begun, others = self._next(leases)
                 if begun is not None:
                     self._carry_out(*begun, leases)
-                elif not leases.others():
-                    return
-                else:
-                    # Others are at it. What they give up is done again here.
+                elif others:
+                    # What they give up is done again here.
                     self.stop.wait(WAIT_S)
+                else:
+                    return
         except BaseException as error:
             self._errors.append(error)
             self.stop.set()
@@ -184,20 +184,23 @@ class Search:
         """Whether no further trial is begun."""
         return self.stop.is_set() or (self.deadline is not None and time.monotonic() > self.deadline)
 
-    def _next(self, leases: Leases) -> tuple[optuna.Trial, dict[str, Any]] | None:
-        """Another trial with its parameters, if one is wanted. One thread at a time, so that they do not all take the last one."""
+    def _next(self, leases: Leases) -> tuple[tuple[optuna.Trial, dict[str, Any]] | None, bool]:
+        """Another trial with its parameters, if one is wanted; and whether others have trials that may come back.
+
+        One thread at a time, so that they do not all take the last one, and not while one is given up.
+        """
         with self._lock, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trials = self.study.get_trials(deepcopy=False)
             is_waiting = any(trial.state == TrialState.WAITING for trial in trials)
             counted = sum(trial.state != TrialState.WAITING and not is_lost(trial) for trial in trials)
             if not is_waiting and counted >= self.trials:
-                return None
+                return None, bool(leases.others())
             trial = self.study.ask()
             leases.hold(trial)
             used = {axis.name: axis.suggest(trial) for axis in self.axes}
             trial.set_user_attr(USED, used)
-            return trial, used
+            return (trial, used), False
 
     def _carry_out(self, trial: optuna.Trial, used: dict[str, Any], leases: Leases) -> None:
         try:

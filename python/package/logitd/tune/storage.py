@@ -25,7 +25,9 @@ def open_storage(place: str) -> BaseStorage:
         host, _, port = place.removeprefix("grpc://").rstrip("/").rpartition(":")
         if not host or not port.isdecimal():
             raise ValueError(f"--storage {place}: allowed: grpc://HOST:PORT")
-        proxy = GrpcStorageProxy(host=host, port=int(port))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            proxy = GrpcStorageProxy(host=host, port=int(port))
         proxy.wait_server_ready(timeout=60)
         return proxy
     if "://" in place:
