@@ -31,7 +31,8 @@ def test_what_it_says_of_itself() -> None:
 
     distribution = importlib.metadata.distribution("logitd")
     assert logitd.__version__ == distribution.version
-    assert distribution.requires == ["numpy>=1.22", f"logitd-server=={logitd.__version__} ; extra == 'server'"]
+    extras = [f"logitd-server=={logitd.__version__} ; extra == 'server'", "optuna==5.0.* ; extra == 'tune'"]
+    assert distribution.requires == ["numpy>=1.22", *extras]
     assert logitd.arithmetic_version == 2
     assert {"logitd/py.typed", "logitd/_native.pyi"} <= {str(file) for file in distribution.files or []}
 

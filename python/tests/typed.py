@@ -10,6 +10,8 @@ import logitd
 from logitd.llama_cpp import Drawn, generate
 from logitd.testing import assert_same_bits, replay
 from logitd.transformers import LogitsProcessor, custom_generate
+from logitd.tune import metrics, suggest
+from logitd.tune.space import Trial
 from tensors import DLPack
 
 x = np.zeros((2, 9), np.float16)
@@ -40,6 +42,14 @@ assert_type(found.references.rank, npt.NDArray[np.int64])
 assert_type(found.row_logprob, npt.NDArray[np.float32] | None)
 logitd.evaluate(DLPack(x), np.zeros(2, np.uint32), [{"temperature": 0.8}, {"top_k": 40}])
 logitd.evaluate(x, [1, 2], found.params)
+assert_type(metrics.distinct(["a b", [1, 2]], 2), float)
+assert_type(metrics.pass_at_k(10, 3, 1), float)
+
+
+def objective(trial: Trial) -> float:
+    return float(logitd.sample(x, **suggest(trial, temperature=(0.5, 1.5), min_p=None)).kept[0])
+
+
 sampler = logitd.Sampler(threads=2, isa="avx2")
 assert_type(sampler.sample(x, top_k=-1), logitd.Results)
 logitd.Status(int(results.status[0])).name.lower()
@@ -90,5 +100,6 @@ logitd.sample(x, logprobs="rw")  # type: ignore[arg-type]
 logitd.Logprobs("rw")  # type: ignore[arg-type]
 logitd.evaluate(x)  # type: ignore[call-arg]
 logitd.evaluate(x, [1, 2], temperatures=[0.5])  # type: ignore[call-arg]
+suggest(3)  # type: ignore[arg-type]
 found.mean("perplexity")  # type: ignore[arg-type]
 results.tokens = results.tokens  # type: ignore[misc]

@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
-if TYPE_CHECKING:
 
-    class Trial(Protocol):
-        """What suggests values: a trial of Optuna's."""
+class Trial(Protocol):
+    """What suggests values: a trial of Optuna's."""
 
-        def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float: ...
-        def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int: ...
-        def suggest_categorical(self, name: str, choices: Sequence[str]) -> str: ...
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:
+        """A number from `low` to `high`."""
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
+        """A whole number from `low` to `high`."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[str]) -> str:
+        """One of the choices."""
 
 
 __all__ = ["SAMPLING", "Axis", "Choice", "Real", "TopK", "Whole", "parse", "suggest"]
@@ -37,12 +41,9 @@ class Real:
     grid_of: tuple[float, ...] = ()
 
     def suggest(self, trial: Trial) -> float:
+        """A value that the trial suggests, as it is used."""
         value = trial.suggest_float(self.name, self.low, self.high, step=self.step, log=self.log)
         return value if self.step is None else float(f"{value:.{DIGITS}g}")
-
-    def used(self, stored: Any) -> Any:
-        """What is used, of what a trial has stored."""
-        return stored if self.step is None else float(f"{stored:.{DIGITS}g}")
 
     def grid(self) -> list[float]:
         """The values of a grid."""
@@ -67,9 +68,6 @@ class Whole:
     def suggest(self, trial: Trial) -> int:
         return trial.suggest_int(self.name, self.low, self.high, step=self.step)
 
-    def used(self, stored: Any) -> Any:
-        return stored
-
     def grid(self) -> list[int]:
         return list(range(self.low, self.high + 1, self.step))
 
@@ -92,10 +90,8 @@ class TopK:
         return 2 * self.high
 
     def suggest(self, trial: Trial) -> int:
+        """A value that the trial suggests, as it is used: 0 is off."""
         stored = trial.suggest_int(self.name, self.low, self.end, log=True)
-        return 0 if stored > self.high else stored
-
-    def used(self, stored: Any) -> Any:
         return 0 if stored > self.high else stored
 
     def grid(self) -> list[int]:
@@ -112,9 +108,6 @@ class Choice:
 
     def suggest(self, trial: Trial) -> str:
         return trial.suggest_categorical(self.name, list(self.choices))
-
-    def used(self, stored: Any) -> Any:
-        return stored
 
     def grid(self) -> list[str]:
         return list(self.choices)
