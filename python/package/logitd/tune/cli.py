@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -22,7 +23,7 @@ from .. import __version__
 from . import metrics
 from .command import Command, variable
 from .forced import GOALS, Forced
-from .search import ERROR, PRUNERS, SAMPLERS, USED, Search, grid_size, is_lost, make_pruner, make_sampler, shown
+from .search import ERROR, PRUNERS, SAMPLERS, USED, Search, grid_size, is_lost, make_pruner, make_sampler, need, shown
 from .space import SAMPLING, Axis, parse
 from .storage import JOURNAL, open_storage, open_study
 from .trials import Limit, Objective
@@ -129,13 +130,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(arguments)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        search = _search(args)
-    except (ValueError, TypeError, OSError) as error:
-        parser.error(str(error))
-    with _stopped_by_signals(search.stop):
-        search.run()
-    return _tell(search, args)
+    # Optuna warns of what is experimental, and of steps that do not divide a range. For all threads, so once.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            search = _search(args)
+        except (ValueError, TypeError, OSError) as error:
+            parser.error(str(error))
+        with _stopped_by_signals(search.stop):
+            search.run()
+        return _tell(search, args)
 
 
 def _search(args: argparse.Namespace) -> Search:
@@ -158,7 +162,7 @@ def _search(args: argparse.Namespace) -> Search:
     }
     name = args.study or _name(made_for)
     study = open_study(open_storage(args.storage), name, args.objectives, made_for, sampler, pruner)
-    study.set_user_attr("logitd_version", __version__)
+    study.set_user_attr("logitd:version", __version__)
     trials = grid_size(axes) if args.sampler == "grid" else 100
     return Search(
         study=study,
@@ -186,6 +190,8 @@ def _check(args: argparse.Namespace, axes: list[Axis]) -> None:
         foreign = [axis.name for axis in axes if axis.name not in SAMPLING]
         if args.objectives or args.metrics or foreign:
             raise ValueError("--logits has a --goal, parameters of sampling, and no --minimize, --maximize or --metrics")
+    if "self-bleu" in args.metrics:
+        need("--metrics self-bleu", ("sacrebleu",))
     names = [variable(axis.name) for axis in axes] + [variable("seed")]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
-from . import metrics
+from .metrics import named, read
 from .trials import Failed, Talk, is_number, numbers_of
 
 __all__ = ["Command", "variable"]
@@ -51,12 +51,15 @@ class Command:
 
     def __init__(self, command: str, *, seed: int, timeout_s: float | None = None, metrics: Sequence[str] = ()) -> None:
         self._command, self._seed, self._timeout_s = command, seed, timeout_s
-        self._metrics = {name: _metric(name) for name in metrics}
+        self._metrics = {name: named(name) for name in metrics}
 
     def run(self, params: Mapping[str, Any], talk: Talk) -> Mapping[str, float]:
         """The numbers of the last line, and of the metrics."""
         values = {**params, "seed": self._seed}
-        process = _Process(_filled(self._command, values), {variable(name): str(value) for name, value in values.items()})
+        try:
+            process = _Process(_filled(self._command, values), {variable(name): str(value) for name, value in values.items()})
+        except OSError as error:
+            raise Failed(f"the command cannot be started: {error}") from error
         try:
             for line in process.lines(talk, self._timeout_s):
                 step = _json(line)
@@ -65,6 +68,8 @@ class Command:
         except BaseException:
             process.end()
             raise
+        finally:
+            process.close()
         return self._result(process)
 
     def _result(self, process: _Process) -> dict[str, float]:
@@ -78,14 +83,10 @@ class Command:
             if source not in found:
                 raise process.failed(f"{name} is of {source!r}, which is not in the command's last line")
             try:
-                numbers[name] = metric(metrics.read(found[source]) if source == "generated" else found[source])
+                numbers[name] = metric(read(found[source]) if source == "generated" else found[source])
             except (ValueError, TypeError, OSError) as error:
                 raise process.failed(f"{name}: {error}") from error
         return numbers
-
-
-def _metric(name: str) -> Any:
-    return metrics.named(name)
 
 
 def _filled(command: str, values: Mapping[str, Any]) -> str:
@@ -105,7 +106,8 @@ def _json(line: str) -> dict[str, Any] | None:
 
 
 def _said_of(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"
+    names = {number.value: number.name for number in signal.Signals}
+    return f"signal {names.get(-code, -code)}" if code < 0 else f"code {code}"
 
 
 class _Process:
@@ -175,9 +177,12 @@ class _Process:
         said = "\n".join(f"    {line}" for line in list(self._told))
         return Failed(f"{why}\n{said}" if said else f"{why}, and said nothing")
 
+    def close(self) -> None:
+        """Nobody reads any further. What it left behind to run may say more."""
+        self._ended.set()
+
     def end(self) -> None:
         """Ends it and all of its group, at first kindly."""
-        self._ended.set()
         self._signal(signal.SIGTERM)
         try:
             self._child.wait(timeout=GRACE_S)

@@ -10,16 +10,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 __all__ = ["LEASE", "LOST", "RETRY_OF", "Leases", "give_up"]
 
-# Attributes of trials.
-LEASE = "lease"
-LOST = "lost"
-RETRY_OF = "retry_of"
+# Attributes of trials. No number of a command's is called like them.
+LEASE = "logitd:lease"
+LOST = "logitd:lost"
+RETRY_OF = "logitd:retry_of"
 # How often a lease is renewed before it would end.
 RENEWALS = 4
 
@@ -76,7 +77,9 @@ class Leases:
             # Under the lock, which `release` needs: a trial that has ended takes no attribute.
             for trial_id in self._held:
                 self._held[trial_id] += 1
-                self._study._storage.set_trial_user_attr(trial_id, LEASE, self._held[trial_id])
+                # Who holds a trial that others took for lost hears of it at its end.
+                with suppress(optuna.exceptions.UpdateFinishedTrialError):
+                    self._study._storage.set_trial_user_attr(trial_id, LEASE, self._held[trial_id])
 
     def _look_at_others(self) -> None:
         now = time.monotonic()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,11 +17,11 @@ from .lease import LOST, Leases, give_up
 from .space import Axis
 from .trials import Failed, Limit, Objective, Pruned, Stopped
 
-__all__ = ["PRUNERS", "SAMPLERS", "Search", "make_pruner", "make_sampler"]
+__all__ = ["PRUNERS", "SAMPLERS", "Search", "grid_size", "is_lost", "make_pruner", "make_sampler", "need", "shown"]
 
 # What a trial has used, as an attribute: where a parameter is stored otherwise (top_k), this is what counts.
-USED = "used"
-ERROR = "error"
+USED = "logitd:used"
+ERROR = "logitd:error"
 # Between two looks at the trials of others.
 WAIT_S = 0.5
 
@@ -97,14 +96,12 @@ PRUNERS: dict[str, tuple[Callable[[], optuna.pruners.BasePruner], tuple[str, ...
 def make_sampler(name: str, seed: int, axes: Sequence[Axis]) -> optuna.samplers.BaseSampler:
     """The sampler of that name."""
     make, packages = SAMPLERS[name]
-    _need(f"--sampler {name}", packages)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        # These two go through one sequence, the same for all workers.
-        if name == "qmc":
-            return optuna.samplers.QMCSampler(scramble=True, seed=seed, warn_asynchronous_seeding=False, warn_independent_sampling=False)
-        if name == "grid":
-            return Grid({axis.name: axis.grid() for axis in axes}, seed=seed)
+    need(f"--sampler {name}", packages)
+    # These two go through one sequence, the same for all workers.
+    if name == "qmc":
+        return optuna.samplers.QMCSampler(scramble=True, seed=seed, warn_asynchronous_seeding=False, warn_independent_sampling=False)
+    if name == "grid":
+        return Grid({axis.name: axis.grid() for axis in axes}, seed=seed)
     assert make is not None
     return ByNumber(make, seed)
 
@@ -117,13 +114,12 @@ def grid_size(axes: Sequence[Axis]) -> int:
 def make_pruner(name: str) -> optuna.pruners.BasePruner:
     """The pruner of that name."""
     make, packages = PRUNERS[name]
-    _need(f"--pruner {name}", packages)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return make()
+    need(f"--pruner {name}", packages)
+    return make()
 
 
-def _need(what: str, packages: Sequence[str]) -> None:
+def need(what: str, packages: Sequence[str]) -> None:
+    """Says what to install where a package is not here."""
     for package in packages:
         try:
             __import__(package)
@@ -189,8 +185,7 @@ class Search:
 
         One thread at a time, so that they do not all take the last one, and not while one is given up.
         """
-        with self._lock, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with self._lock:
             trials = self.study.get_trials(deepcopy=False)
             is_waiting = any(trial.state == TrialState.WAITING for trial in trials)
             counted = sum(trial.state != TrialState.WAITING and not is_lost(trial) for trial in trials)
@@ -252,9 +247,7 @@ class _Talk:
         # Optuna has no steps of several objectives, and one value a step.
         name = self.search.objectives[0][0]
         if len(self.search.objectives) == 1 and np.isfinite(numbers.get(name, np.nan)):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self.trial.report(numbers[name], step)
+            self.trial.report(numbers[name], step)
             if self.trial.should_prune():
                 raise Pruned
 

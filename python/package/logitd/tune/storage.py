@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from typing import Any
 
 import optuna
@@ -16,7 +15,7 @@ __all__ = ["JOURNAL", "open_storage", "open_study"]
 # The file that `logitd tune` writes, too. Each has studies of its own in it.
 JOURNAL = "study.journal"
 # What a study was created for, as an attribute of it. Those of `logitd tune` have no such attribute.
-MADE_FOR = "made_for"
+MADE_FOR = "logitd:made_for"
 
 
 def open_storage(place: str) -> BaseStorage:
@@ -25,9 +24,7 @@ def open_storage(place: str) -> BaseStorage:
         host, _, port = place.removeprefix("grpc://").rstrip("/").rpartition(":")
         if not host or not port.isdecimal():
             raise ValueError(f"--storage {place}: allowed: grpc://HOST:PORT")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            proxy = GrpcStorageProxy(host=host, port=int(port))
+        proxy = GrpcStorageProxy(host=host, port=int(port))
         proxy.wait_server_ready(timeout=60)
         return proxy
     if "://" in place:
@@ -73,9 +70,7 @@ def open_study(
     directions = [StudyDirection[direction.upper()] for _, direction in objectives]
     try:
         study = optuna.create_study(storage=storage, study_name=name, directions=directions, sampler=sampler, pruner=pruner)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            study.set_metric_names([metric for metric, _ in objectives])
+        study.set_metric_names([metric for metric, _ in objectives])
         study.set_user_attr(MADE_FOR, made_for)
         return study
     except optuna.exceptions.DuplicatedStudyError:

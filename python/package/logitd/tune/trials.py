@@ -67,8 +67,14 @@ class Limit:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a number, as JSON has them: True is none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether it is a number that a double can hold: True is none, and neither is 10**400."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    try:
+        float(value)
+    except OverflowError:
+        return False
+    return True
 
 
 def numbers_of(found: Mapping[str, Any]) -> dict[str, float]:
