@@ -195,6 +195,27 @@ wait
     wait_for(lambda: not any(map(is_alive, pids)))
 
 
+@pytest.mark.parametrize(("pruner", "package"), [("none", None), ("median", None), ("hyperband", None), ("wilcoxon", "scipy")])
+def test_every_pruner_is_told_of_steps(pruner: str, package: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    line = """for i in 1 2 3; do echo '{"step": '$i', "loss": '{temperature}'}'; done; echo '{"loss": '{temperature}'}'"""
+    flags = ("--command", line, "--minimize", "loss", "--param", "temperature", "--trials", "8", "--pruner", pruner)
+    try:
+        __import__(package or "json")
+    except ImportError:
+        assert f"--pruner {pruner} needs {package}: pip install" in refused(capsys, *flags)
+        return
+    assert tune(*flags) == 0
+    for trial in study().trials:
+        steps = {step: trial.params["temperature"] for step in range(1, len(trial.intermediate_values) + 1)}
+        assert trial.intermediate_values == pytest.approx(steps)
+        assert trial.state in ((TrialState.COMPLETE,) if len(steps) == 3 and pruner == "none" else (TrialState.COMPLETE, TrialState.PRUNED))
+
+
+def test_passwords_are_not_told() -> None:
+    assert cli._place("postgresql://me:it's:secret@host/db") == "postgresql://me:***@host/db"
+    assert cli._place("grpc://host:13000") == "grpc://host:13000"
+
+
 def test_limits_decide_what_is_best(capsys: pytest.CaptureFixture[str]) -> None:
     score = script("score.py", SCORE)
     flags = ("--command", score, "--minimize", "loss", "--param", "temperature", "--param", "top_k=int:1:1", "--trials", "12", "--json")
@@ -310,6 +331,9 @@ def test_known_text_is_judged_without_a_command(folder: pathlib.Path, capsys: py
         (["--command", "x", "--minimize", "a", "--param", "seed=int:1:2"], "would be LOGITD_SEED"),
         (["--command", "x", "--minimize", "a", "--subject-to", "tail<0.1"], "'tail<0.1' is no limit; allowed: NAME<=NUMBER"),
         (["--command", "x", "--minimize", "a", "--metrics", "bleu"], "'bleu' is no metric; allowed: distinct-1"),
+        (["--command", "x", "--minimize", "a", "--seed", "4294967296"], "allowed: whole numbers, 0 to 4294967295"),
+        (["--command", "x", "--minimize", "a", "--storage", "nosuch://here"], "nosuch"),
+        (["--command", "x", "--minimize", "a", "--storage", "sqlite:////no/such/folder/x.db"], "unable to open database file"),
         (["--command", "x", "--minimize", "a", "--trials", "0"], "'0'; allowed: whole numbers from 1"),
         (["--command", "x", "--minimize", "a", "--storage", "grpc://here"], "--storage grpc://here: allowed: grpc://HOST:PORT"),
         (["--command", "x", "--minimize", "a", "--storage", __file__], "it is no journal of Optuna's"),

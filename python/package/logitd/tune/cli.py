@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 import pathlib
+import re
 import signal
 import sys
 import threading
@@ -18,6 +19,7 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from .. import __version__
 from . import metrics
@@ -29,6 +31,9 @@ from .storage import JOURNAL, open_storage, open_study
 from .trials import Limit, Objective
 
 __all__ = ["main"]
+
+# What numpy's generators take, which samplers have.
+SEED_MAX = 2**32 - 1
 
 EPILOGUE = """\
 The command is run by sh, once a trial, with the trial's parameters in variables (LOGITD_TEMPERATURE, LOGITD_TOP_K, LOGITD_TOP_P,
@@ -100,13 +105,13 @@ def _of(read: Any) -> Any:
     return typed
 
 
-def _number(kind: Any, least: float, allowed: str) -> Any:
+def _number(kind: Any, least: float, allowed: str, most: float = sys.float_info.max) -> Any:
     def read(text: str) -> Any:
         try:
             value = kind(text)
         except ValueError:
             value = None
-        if value is None or not least <= value < float("inf"):
+        if value is None or not least <= value <= most:
             raise argparse.ArgumentTypeError(f"{text!r}; allowed: {allowed}")
         return value
 
@@ -114,7 +119,7 @@ def _number(kind: Any, least: float, allowed: str) -> Any:
 
 
 _count = _number(int, 1, "whole numbers from 1")
-_seed = _number(int, 0, "whole numbers from 0")
+_seed = _number(int, 0, f"whole numbers, 0 to {SEED_MAX}", SEED_MAX)
 _seconds = _number(float, 0.1, "seconds, from 0.1")
 
 
@@ -135,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.simplefilter("ignore")
         try:
             search = _search(args)
-        except (ValueError, TypeError, OSError) as error:
+        except (ValueError, TypeError, OSError, ImportError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
             parser.error(str(error))
         with _stopped_by_signals(search.stop):
             search.run()
@@ -234,16 +239,21 @@ def _tell(search: Search, args: argparse.Namespace) -> int:
     if args.json:
         for trial in best:
             print(json.dumps(_line(search, trial)))
-        print(json.dumps({"name": "study", "study": search.study.study_name, "storage": args.storage, **_counts(trials)}))
+        print(json.dumps({"name": "study", "study": search.study.study_name, "storage": _place(args.storage), **_counts(trials)}))
     else:
         for trial in best:
             print(_told(search, trial))
         counts = ", ".join(f"{count} {state}" for state, count in _counts(trials).items() if count)
-        print(f"study {search.study.study_name!r} in {args.storage}: {counts or 'no trial'}")
+        print(f"study {search.study.study_name!r} in {_place(args.storage)}: {counts or 'no trial'}")
     if not best:
         print(_why_none(search, trials), file=sys.stderr)
     all_failed = set(search.counts) == {TrialState.FAIL}
     return 1 if all_failed or not best else 0
+
+
+def _place(storage: str) -> str:
+    """Where trials are, without the password of a URL."""
+    return re.sub(r"(://[^/@:]*):[^@]*@", r"\1:***@", storage)
 
 
 def _best(search: Search, trials: list[FrozenTrial]) -> list[FrozenTrial]:
