@@ -115,8 +115,9 @@ def test_sets_are_a_grid_a_list_or_columns() -> None:
         again = logitd.evaluate(logits, references, sets)
         assert all((again.params[name] == column).all() for name, column in grid.params.items())
         assert (again.logprob_q32 == grid.logprob_q32).all()
-    one = logitd.evaluate(logits, references, {"temperature": 0.7, "top_k": [-1, 5]})
-    assert one.params["temperature"].tolist() == [np.float32(0.7)] * 2 and one.params["top_k"].tolist() == [0, 5]
+    for temperature in (0.7, np.float32(0.7), np.float64(0.7), np.array(0.7)):
+        one = logitd.evaluate(logits, references, {"temperature": temperature, "top_k": [-1, 5]})
+        assert one.params["temperature"].tolist() == [np.float32(0.7)] * 2 and one.params["top_k"].tolist() == [0, 5]
     assert [len(logitd.evaluate(logits, references, sets)) for sets in (None, [{}], [], {"top_k": []})] == [1, 1, 0, 0]
     assert logitd.evaluate(logits, references).params_of(0) == {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 

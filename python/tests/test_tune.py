@@ -376,16 +376,16 @@ def test_two_workers_on_a_grpc_proxy_do_what_one_that_is_killed_has_left(folder:
     # The killed worker's trial: it waits until the file is gone, which is when the worker is.
     line = """echo $PPID >> begun; while test -e hold.$PPID; do sleep 0.1; done; echo '{"loss": '{temperature}'}'"""
     flags = ["--command", line, "--minimize", "loss", "--trials", "12", "--storage", f"grpc://localhost:{port}", "--study", "shared", "--lease", "2", "--param", "temperature"]
+    worker = [sys.executable, "-m", "logitd.tune", *flags]
     began = time.monotonic()
     proxy = subprocess.Popen([sys.executable, "proxy.py", str(port)], stderr=subprocess.DEVNULL)
     workers: list[subprocess.Popen[bytes]] = []
     try:
         cli.open_storage(f"grpc://localhost:{port}")
-        start = lambda: workers.append(subprocess.Popen([sys.executable, "-m", "logitd.tune", *flags], stdout=subprocess.DEVNULL))  # noqa: E731
-        start()
+        workers.append(subprocess.Popen(worker, stdout=subprocess.DEVNULL))
         (folder / f"hold.{workers[0].pid}").touch()
         wait_for(lambda: (folder / "begun").exists())
-        start()
+        workers.append(subprocess.Popen(worker, stdout=subprocess.DEVNULL))
         os.kill(workers[0].pid, signal.SIGKILL)
         workers[0].wait()
         (folder / f"hold.{workers[0].pid}").unlink()

@@ -80,7 +80,8 @@ fn columns(sets: &Bound<'_, PyAny>, names: &[String]) -> PyResult<Vec<ParamsSpec
     let (mut read, mut length) = (Vec::new(), None::<(&str, usize)>);
     for name in names {
         let field = field(sets.py(), name, "sets")?;
-        let given = sets.get_item(name)?;
+        // A number of numpy is one, too.
+        let given = plain(&sets.get_item(name)?)?;
         let own = column(field, &given, &format!("sets[{name:?}]"))?;
         if !is_single(&given) {
             match length {
