@@ -366,6 +366,7 @@ optuna.storages.run_grpc_proxy_server(optuna.storages.get_storage("sqlite:///tri
 """
 
 
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_two_workers_on_a_grpc_proxy_do_what_one_that_is_killed_has_left(folder: pathlib.Path) -> None:
     pytest.importorskip("grpc", reason="grpcio is not installed")
     pytest.importorskip("google.protobuf", reason="protobuf is not installed")
