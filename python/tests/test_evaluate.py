@@ -88,14 +88,27 @@ def test_sums_add_up_however_rows_are_spread() -> None:
     labels = np.arange(80, dtype=np.int64) % 3
     whole = logitd.evaluate(logits, references, **GRID, groups=labels, threads=1)
     again = logitd.evaluate(logits, references, **GRID, groups=labels, threads=3)
-    parts = [logitd.evaluate(logits[part], references[part], **GRID, groups=labels[part]) for part in (slice(0, 33), slice(33, 80))]
-    assert whole.groups.tolist() == [0, 1, 2] and whole.rows.tolist() == [27, 27, 26]
+    parts = [logitd.evaluate(logits[part], references[part], **GRID, groups=labels[part]) for part in (slice(0, 2), slice(2, 33), slice(33, 80))]
+    together = parts[0] + parts[1] + parts[2]
+    assert parts[0].groups.tolist() == [0, 1]
+    assert whole.groups.tolist() == together.groups.tolist() == [0, 1, 2] and whole.rows.tolist() == together.rows.tolist() == [27, 27, 26]
     for name in SUMS:
         sums = getattr(whole, name)
         assert sums.shape == (3, 36) and sums.any(), name
         assert (sums == getattr(again, name)).all(), name
-        assert (sums == getattr(parts[0], name) + getattr(parts[1], name)).all(), name
+        assert (sums == getattr(together, name)).all() and sums.dtype == getattr(together, name).dtype, name
+    assert (whole.references.rank == together.references.rank).all() and (whole.nll == together.nll).all()
     assert (whole.row_kept, whole.row_kept_mass, whole.row_logprob) == (None, None, None)
+    few = [logitd.evaluate(logits[part], references[part], temperature=0.7, rows=True) for part in (slice(0, 2), slice(2, 5), slice(0, 5))]
+    added = few[0] + few[1]
+    assert added.row_logprob is not None and few[2].row_logprob is not None and (added.row_logprob == few[2].row_logprob).all()
+    assert (added + logitd.evaluate(logits, references, temperature=0.7)).row_kept is None
+    with pytest.raises(ValueError, match="temperature of the two is not the same"):
+        added + logitd.evaluate(logits, references, temperature=0.8)
+    with pytest.raises(ValueError, match="vocab_size of the two is not the same"):
+        added + logitd.evaluate(logits, np.zeros(80, int), temperature=0.7, vocab_size=600)
+    with pytest.raises(ValueError, match="tail_share of the two is not the same"):
+        added + logitd.evaluate(logits, references, temperature=0.7, tail_share=1e-3)
 
 
 def test_sets_are_a_grid_a_list_or_columns() -> None:

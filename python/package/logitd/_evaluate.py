@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from . import _native
@@ -19,10 +19,15 @@ if TYPE_CHECKING:
     _Metric: TypeAlias = Literal["nll", "brier", "coverage", "tail", "entropy", "choices", "surprise", "mean_kept"]
     _WholeAxis: TypeAlias = int | Sequence[int | None] | _ToList | None
 
-__all__ = ["METRICS", "Evaluation", "References", "evaluate"]
+__all__ = ["METRICS", "ROWS", "SUMS", "Evaluation", "References", "evaluate"]
 
 METRICS = ("nll", "brier", "coverage", "tail", "entropy", "choices", "surprise", "mean_kept")
 """What is measured of a set, by the names of `logitd tune`."""
+
+SUMS = ("rows", "rows_failed", "hits", "kept", "logprob_q32", "probability_q32", "entropy_q32", "surprise_q32", "collision_q32", "tail_q32")
+"""What is summed for each label."""
+ROWS = ("row_kept", "row_kept_mass", "row_logprob")
+"""What is said of each row and set, if that was asked for."""
 
 _UNIT = 2.0**-32
 _LN_2 = math.log(2.0)
@@ -46,7 +51,7 @@ class References:
 class Evaluation:
     """What `logitd.evaluate` found: sums of integers, `[groups, sets]`, and means of them, `[sets]`.
 
-    However rows are spread over calls, their sums add up to the same. Means are NaN where no row has a token.
+    However rows are spread over calls, their sums add up to the same: `one + other` is what one call would have said of both. Means are NaN where no row has a token.
     """
 
     params: dict[str, npt.NDArray[Any]]
@@ -55,6 +60,8 @@ class Evaluation:
     """What is said of each row whatever the sets are."""
     vocab_size: int
     """Tokens of a row."""
+    tail_share: float
+    """The share of the model's own probability below which a token is of a row's tail."""
     groups: npt.NDArray[np.uint32]
     """The labels that occur, ascending."""
     rows: npt.NDArray[np.uint64]
@@ -91,6 +98,38 @@ class Evaluation:
     def __repr__(self) -> str:
         rows, failed = int(self.rows.sum()), int(self.rows_failed.sum())
         return f"Evaluation(sets={len(self)}, rows={rows}, failed={failed}, groups={len(self.groups)})"
+
+    def __add__(self, other: Evaluation) -> Evaluation:
+        """Both as one: the same sets over the rows of the one and then of the other, which may have other labels."""
+        import numpy as np
+
+        differing = [name for name, column in self.params.items() if not np.array_equal(column, other.params[name])]
+        differing += [name for name in ("vocab_size", "tail_share") if getattr(self, name) != getattr(other, name)]
+        if differing:
+            raise ValueError(f"{differing[0]} of the two is not the same; allowed: evaluations of the same sets, vocab_size and tail_share")
+        labels = np.union1d(self.groups, other.groups)
+
+        def added(name: str) -> Any:
+            own, more = getattr(self, name), getattr(other, name)
+            total = np.zeros((len(labels), *own.shape[1:]), own.dtype)
+            total[np.searchsorted(labels, self.groups)] += own
+            total[np.searchsorted(labels, other.groups)] += more
+            return total
+
+        def joined(name: str) -> Any:
+            own, more = getattr(self, name), getattr(other, name)
+            return None if own is None or more is None else np.concatenate([own, more])
+
+        said = [(getattr(self.references, field.name), getattr(other.references, field.name)) for field in fields(References)]
+        return Evaluation(
+            params=self.params,
+            references=References(*map(np.concatenate, said)),
+            vocab_size=self.vocab_size,
+            tail_share=self.tail_share,
+            groups=labels,
+            **{name: added(name) for name in SUMS},
+            **{name: joined(name) for name in ROWS},
+        )
 
     def params_of(self, place: int) -> dict[str, float]:
         """The parameters of a set as keywords: `logitd.sample(x, **found.params_of(found.nll.argmin()))`."""
@@ -213,8 +252,8 @@ def evaluate(
         "vocab_size": vocab_size,
     }
     found = _native.evaluate(logits, references, options)
-    asked = {name: found.get(name) for name in ("row_kept", "row_kept_mass", "row_logprob")}
+    asked = {name: found.get(name) for name in ROWS}
     params = {name: found.pop(name) for name in axes}
     entropy_of_rows = found.pop("entropy")
     said = References(found.pop("status"), found.pop("rank"), found.pop("logprob"), entropy_of_rows)
-    return Evaluation(params=params, references=said, **(found | asked))
+    return Evaluation(params=params, references=said, tail_share=tail_share, **(found | asked))
