@@ -50,7 +50,8 @@ pub struct About {
 }
 
 impl About {
-    fn dtype(&self) -> Option<Dtype> {
+    /// How the logits were stored.
+    pub fn dtype(&self) -> Option<Dtype> {
         Dtype::ALL.into_iter().find(|dtype| dtype.name() == self.dtype)
     }
 }

@@ -16,7 +16,7 @@ use crate::wire;
 use logitd_core::arithmetic;
 use logitd_core::batch::Dtype;
 use logitd_core::evaluate::sets::{Grid, SetError, Sets};
-use logitd_core::evaluate::sums::{GroupSums, SetSums, TAIL_SHARE};
+use logitd_core::evaluate::sums::{SetSums, TAIL_SHARE};
 use logitd_core::evaluate::{Evaluation, TailShare};
 use logitd_core::params::{ParamsSpec, SamplingParams};
 use logitd_proto::{self as api, EvaluateRequest, EvaluateResponse, Limits, Plane, RowLayout};
@@ -376,7 +376,7 @@ fn response(done: Evaluated, labels: &[u32], plane: Plane) -> EvaluateResponse {
     let groups = labels.iter().zip(&done.groups);
     EvaluateResponse {
         references: references.collect(),
-        groups: groups.map(|(&label, sums)| group_message(label, sums)).collect(),
+        groups: groups.map(|(&label, sums)| wire::evaluate::message(label, sums)).collect(),
         rows: rows.collect(),
         timings: Some(api::Timings {
             queue_us: us(done.timings.queue),
@@ -386,22 +386,5 @@ fn response(done: Evaluated, labels: &[u32], plane: Plane) -> EvaluateResponse {
         device: engine::EVALUATION_DEVICE.into(),
         arithmetic_version: arithmetic::VERSION,
         plane: plane.into(),
-    }
-}
-
-fn group_message(label: u32, sums: &GroupSums) -> api::GroupSums {
-    let each = |field: fn(&SetSums) -> u64| sums.sets.iter().map(field).collect();
-    api::GroupSums {
-        group: label,
-        rows: sums.rows,
-        rows_failed: sums.rows_failed,
-        hits: each(|set| set.hits),
-        kept: each(|set| set.kept),
-        logprob_q32: sums.sets.iter().map(|set| set.logprob_q32).collect(),
-        probability_q32: each(|set| set.probability_q32),
-        entropy_q32: each(|set| set.entropy_q32),
-        surprise_q32: each(|set| set.surprise_q32),
-        collision_q32: each(|set| set.collision_q32),
-        tail_q32: each(|set| set.tail_q32),
     }
 }

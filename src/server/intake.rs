@@ -545,8 +545,7 @@ mod tests {
         let key = |field: u32, wire_type: u32| u64::from(field << 3 | wire_type);
         let number = (0u32..9, any::<u64>())
             .prop_map(move |(field, value)| [varint(key(field, 0)), varint(value)].concat());
-        let logits =
-            vec(any::<u8>(), 0..40).prop_map(|value| with_length(SAMPLE.logits, &value));
+        let logits = vec(any::<u8>(), 0..40).prop_map(|value| with_length(SAMPLE.logits, &value));
         let params = any::<Option<u64>>().prop_map(|seed| {
             let params = SamplingParams { seed, top_k: 5, ..Default::default() };
             with_length(4, &params.encode_to_vec())

@@ -14,16 +14,14 @@ use logitd_core::arithmetic;
 use logitd_core::evaluate::cpu::Cpu;
 use logitd_core::evaluate::sets::{SetError, Sets};
 use logitd_core::evaluate::sums::SetSums;
-use logitd_core::evaluate::{Question, TailShare};
+use logitd_core::evaluate::{Question, Summing, TailShare};
 use logitd_core::params::ParamsError;
 use ring::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-/// Sets that are evaluated and recorded at a time.
-const BATCH_SETS: usize = 4096;
-/// The same times labels: of a batch, each label has a sum a set.
+/// Sets times labels that are evaluated and recorded at a time.
 const BATCH_SUMS: usize = 1 << 22;
 /// Sets times labels of a study: they are held in memory, at 72 bytes each.
 pub const SUMS_MAX: usize = 1 << 24;
@@ -86,6 +84,8 @@ const COARSE: usize = 3;
 pub struct Session {
     setup: Setup,
     cpu: Cpu,
+    /// What sets are tried with; what is shown of a few of them is worked out here.
+    search: Option<Box<dyn Summing>>,
     journal: Option<Journal>,
     trials: Vec<Trial>,
     places: HashMap<[u32; 4], usize>,
@@ -121,6 +121,7 @@ impl Session {
         let mut session = Self {
             setup,
             cpu,
+            search: None,
             journal,
             trials: Vec::new(),
             places: HashMap::new(),
@@ -132,6 +133,11 @@ impl Session {
         // Two commands at once may have recorded a set twice.
         session.recorded = session.trials.len();
         Ok(session)
+    }
+
+    /// The same study, whose search has something else than this process evaluate sets.
+    pub fn searched_by(self, search: Option<Box<dyn Summing>>) -> Self {
+        Self { search, ..self }
     }
 
     fn push(&mut self, trial: Trial) {
@@ -262,8 +268,9 @@ impl Session {
         let labels = if self.setup.grouped { self.group_rows.len() } else { 1 };
         bounded("--groups", "labels", labels, self.trials.len() + new.len())?;
         seen(Progress { done: 0, more: (new.len() * self.setup.data.rows.len()) as u64 });
-        for batch in batches(&new, (BATCH_SUMS / labels).min(BATCH_SETS)) {
-            let trials = self.sums(&batch, seen)?;
+        let sets_max = self.search.as_deref().unwrap_or(&self.cpu).sets_max();
+        for batch in batches(&new, (BATCH_SUMS / labels).min(sets_max)) {
+            let trials = self.sums_of(self.search.as_deref().unwrap_or(&self.cpu), &batch, seen)?;
             let said = trials.into_iter().map(|trial| {
                 let said = self.said(&trial);
                 (trial, said)
@@ -286,9 +293,18 @@ impl Session {
         points: &[Point],
         seen: &mut impl FnMut(Progress),
     ) -> Result<Vec<Trial>, SessionError> {
+        self.sums_of(&self.cpu, points, seen)
+    }
+
+    fn sums_of(
+        &self,
+        by: &dyn Summing,
+        points: &[Point],
+        seen: &mut impl FnMut(Progress),
+    ) -> Result<Vec<Trial>, SessionError> {
         let sets = sets(points)?;
         let rows = &self.setup.data.rows;
-        let by = self.by_label(&sets, |row| rows[row].group, seen);
+        let by = self.by_label(by, &sets, &|row| rows[row].group, seen)?;
         let grouped = self.setup.grouped;
         let trial = |(i, point): (usize, &Point)| Trial {
             point: *point,
@@ -309,7 +325,7 @@ impl Session {
     /// of neighbours.
     pub fn clusters(&self, points: &[Point]) -> Result<Vec<(u64, Vec<SetSums>)>, SessionError> {
         let sets = sets(points)?;
-        let by = self.by_label(&sets, |row| self.cluster(row), &mut |_| {});
+        let by = self.by_label(&self.cpu, &sets, &|row| self.cluster(row), &mut |_| {})?;
         Ok(by.into_values().collect())
     }
 
@@ -333,7 +349,7 @@ impl Session {
         }
         let fold =
             |row: usize| different.partition_point(|label| *label < labels[row]) as u32 % folds;
-        Ok(self.by_label(&sets, fold, seen).into_values().collect())
+        Ok(self.by_label(&self.cpu, &sets, &fold, seen)?.into_values().collect())
     }
 
     fn cluster(&self, row: usize) -> u32 {
@@ -347,19 +363,18 @@ impl Session {
     /// Rows that have a token, and a sum a set, by label.
     fn by_label(
         &self,
+        by: &dyn Summing,
         sets: &Sets,
-        label: impl Fn(usize) -> u32 + Sync,
+        label: &(dyn Fn(usize) -> u32 + Sync),
         seen: &mut impl FnMut(Progress),
-    ) -> BTreeMap<u32, (u64, Vec<SetSums>)> {
+    ) -> Result<BTreeMap<u32, (u64, Vec<SetSums>)>, SessionError> {
         let question = Question { sets, tail: self.setup.tail, rows: false };
         let rows = &self.setup.data.rows;
         let (said, heard) = std::sync::mpsc::channel();
         let sums = std::thread::scope(|scope| {
-            let cpu = &self.cpu;
             let question = &question;
-            let label = &label;
             let work = scope.spawn(move || {
-                cpu.sums_by(rows, label, question, |rows| {
+                by.sums_by(rows, label, question, &|rows| {
                     // Whoever no longer listens has no use for it.
                     let _ = said.send(rows);
                 })
@@ -368,11 +383,12 @@ impl Session {
                 seen(Progress { done: done * sets.len() as u64, more: 0 });
             }
             work.join().expect("evaluating does not panic")
-        });
+        })
+        .map_err(SessionError::Elsewhere)?;
         let own = |(label, sums): (u32, &logitd_core::evaluate::sums::GroupSums)| {
             (label, (sums.rows, sums.sets.clone()))
         };
-        sums.groups().map(own).filter(|(_, (rows, _))| *rows > 0).collect()
+        Ok(sums.groups().map(own).filter(|(_, (rows, _))| *rows > 0).collect())
     }
 
     /// What a trial says beside its sums.
@@ -533,6 +549,9 @@ pub enum SessionError {
         /// What is wrong with it.
         error: JournalError,
     },
+    /// What should evaluate the sets did not.
+    #[error("{0}")]
+    Elsewhere(String),
     /// A set out of range.
     #[error(transparent)]
     Params(#[from] ParamsError),

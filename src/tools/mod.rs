@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod drift;
+pub mod fleet;
 pub mod generate;
 pub mod load;
 pub mod positions;

@@ -3,6 +3,7 @@
 pub mod adjustments;
 pub mod code;
 pub mod columns;
+pub mod evaluate;
 pub mod inspection;
 pub mod json;
 pub mod names;

@@ -5,7 +5,7 @@
 use super::digest::{Digest, Digester};
 use super::sums::{GroupSums, Sums};
 use super::surface::Surface;
-use super::{Answer, Evaluation, Evaluator, Position, Question, Reference};
+use super::{Answer, Evaluation, Evaluator, Position, Question, Reference, Summing};
 use crate::backend::cpu::Isa;
 use crate::batch::Row;
 use crate::status::RowStatus;
@@ -157,6 +157,23 @@ impl Evaluator for Cpu {
             sums: self.sums(&rows, question),
             rows: if question.rows { self.evaluations(&rows, question) } else { Vec::new() },
         }
+    }
+}
+
+impl Summing for Cpu {
+    fn sums_by(
+        &self,
+        rows: &[Digested],
+        label: &(dyn Fn(usize) -> u32 + Sync),
+        question: &Question<'_>,
+        seen: &(dyn Fn(u64) + Sync),
+    ) -> Result<Sums, String> {
+        Ok(self.sums_by(rows, label, question, seen))
+    }
+
+    /// Those that take seconds, so that what was found can be kept now and then.
+    fn sets_max(&self) -> usize {
+        4096
     }
 }
 

@@ -20,6 +20,7 @@ pub mod sums;
 mod surface;
 
 use crate::batch::{Row, RowStatus};
+use cpu::Digested;
 use sets::Sets;
 use sums::Sums;
 
@@ -27,6 +28,22 @@ use sums::Sums;
 pub trait Evaluator: Send + Sync {
     /// What the sets come to, and what is said of each row.
     fn evaluate(&self, positions: &[Position<'_>], question: &Question<'_>) -> Answer;
+}
+
+/// Something that works out sums over rows that were read: this process, or others.
+pub trait Summing: std::fmt::Debug + Send + Sync {
+    /// What the sets come to, by labels: that of a row, by its place. `seen` hears how many rows more are done, from any
+    /// thread.
+    fn sums_by(
+        &self,
+        rows: &[Digested],
+        label: &(dyn Fn(usize) -> u32 + Sync),
+        question: &Question<'_>,
+        seen: &(dyn Fn(u64) + Sync),
+    ) -> Result<Sums, String>;
+
+    /// Sets that are best asked about at once, where there are many.
+    fn sets_max(&self) -> usize;
 }
 
 /// A row and the token that came next.

@@ -1,6 +1,7 @@
 //! The flags of `logitd tune`, and what they come to.
 
 use crate::cli::positions::PositionsArgs;
+use crate::cli::target::ServerArgs;
 use crate::config::values;
 use crate::study::goal::{Direction, Goal, Limit, metric};
 use crate::study::metrics::Metric;
@@ -115,6 +116,15 @@ pub struct Args {
     /// Print a line of JSON a setting instead of tables, the simplest that is as good as the best last
     #[arg(long, help_heading = "Output")]
     pub json: bool,
+
+    /// A running server that evaluates the settings of the search: http://HOST:PORT, https://HOST:PORT (with --tls-ca) or
+    /// unix:PATH. Repeatable: chunks of rows go to whichever is free, and their sums add up
+    #[arg(long = "target", id = "target", value_name = "ADDR", help_heading = "Servers")]
+    pub targets: Vec<String>,
+
+    /// How to reach servers that ask who calls.
+    #[command(flatten, next_help_heading = "Servers")]
+    pub servers: ServerArgs,
 
     /// Threads; 0: one for each core
     #[arg(long, value_name = "N", default_value = "0", value_parser = values::threads)]

@@ -17,6 +17,8 @@ use crate::study::journal::Trial;
 use crate::study::metrics::{Measure, Metric};
 use crate::study::search::{Axes, Point};
 use crate::study::session::{Session, Setup, Told};
+use crate::tools::fleet::Fleet;
+use logitd_core::evaluate::Summing;
 use std::error::Error;
 use std::fs::File;
 use std::io::{BufReader, stdout};
@@ -26,6 +28,8 @@ use std::time::{Duration, Instant};
 
 /// Beyond this share of what a uniform guess costs, the model has no idea of the text.
 const CLUELESS: f64 = 0.9;
+/// How often a server that has no room is asked again, each time after as long as it says.
+const RETRIES_MAX: u32 = 100;
 /// Sets that are as good as the best and simpler are looked for among so many.
 const SHORTLIST: usize = 4096;
 
@@ -97,7 +101,8 @@ pub fn run_command(args: TuneArgs) -> Outcome {
         seed: args.seed,
         command_line: std::env::args().collect::<Vec<_>>().join(" "),
     };
-    let mut session = Session::open(setup, Some(&args.study), &told)?;
+    let fleet = fleet(&args, &setup.data)?;
+    let mut session = Session::open(setup, Some(&args.study), &told)?.searched_by(fleet);
 
     let start = Instant::now();
     let mut progress = Progress::new(0, "rows x sets");
@@ -117,6 +122,20 @@ pub fn run_command(args: TuneArgs) -> Outcome {
     std::fs::write(&page, html::page(&report, &told.command_line)?)
         .map_err(|error| format!("--report {}: {error}", page.display()))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The servers that are named, if any is.
+fn fleet(args: &TuneArgs, data: &Digests) -> Result<Option<Box<dyn Summing>>, Box<dyn Error>> {
+    if args.targets.is_empty() {
+        return Ok(None);
+    }
+    let builder = |target: &String| {
+        let builder = args.servers.builder(target)?.retries_max(RETRIES_MAX);
+        Ok::<_, Box<dyn Error>>((target.clone(), builder))
+    };
+    let targets = args.targets.iter().map(builder).collect::<Result<_, _>>()?;
+    let dtype = data.about.dtype().expect("a dtype by its name");
+    Ok(Some(Box::new(Fleet::connect(targets, dtype, data.about.vocab_size)?)))
 }
 
 /// The positions, and whether somebody named groups of them.

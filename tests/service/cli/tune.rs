@@ -1,6 +1,7 @@
 //! `logitd tune` and `logitd digest`.
 
 use super::Folder;
+use crate::harness::daemon::Daemon;
 use logitd::files::npy::integers;
 use logitd_core::batch::Dtype;
 use serde_json::Value;
@@ -67,7 +68,6 @@ fn a_fresh_clone_finds_settings_without_a_file_and_the_second_time_computes_none
     let before = length();
     let second = folder.ok(&["tune"]);
     assert!(second.contains(", 0 of them new"), "{second}");
-    let table = |text: &str| text.split("\nstudy.journal").next().unwrap().to_owned();
     assert_eq!((table(&first), before), (table(&second), length()));
 }
 
@@ -125,6 +125,43 @@ fn a_line_of_json_is_printed_for_each_setting_as_often_as_it_is_named() {
     assert!(lines[0]["nll"].as_f64() <= lines[1]["nll"].as_f64());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_evaluate_to_the_same_study() {
+    let one = Daemon::start(&["--request-rows-max=7"]).await;
+    let other = Daemon::start(&["--evaluate-sets-max=9", "--evaluate-sums-max=30"]).await;
+    let small = Daemon::start(&["--message-bytes-max=1KiB"]).await;
+    let (here, there) = (folder(), folder());
+    let command = with(&with(&FILES, &FEW), &["--groups", "kinds.npy"]);
+    let targets = ["--target", one.target(), "--target", other.target()];
+    let wanted = here.ok(&command);
+    assert_eq!(table(&there.ok(&with(&command, &targets))), table(&wanted));
+    // In other batches, so in another order.
+    let trials = |folder: &Folder| {
+        let text = std::fs::read_to_string(folder.path("study.journal")).unwrap();
+        let trials = lines(&text).into_iter().filter(|line| line["op_code"] == 4);
+        let mut trials: Vec<String> = trials
+            .map(|line| format!("{} {} {}", line["params"], line["values"], line["user_attrs"]))
+            .collect();
+        trials.sort_unstable();
+        trials
+    };
+    assert!(trials(&here).len() > 40);
+    assert_eq!(trials(&there), trials(&here));
+    for (target, parts) in [
+        (small.target(), ["--target", "--message-bytes-max"]),
+        ("http://127.0.0.1:1", ["--target http://127.0.0.1:1", "cannot connect"]),
+    ] {
+        let output = there.logitd(&with(&command, &["--study", "new.journal", "--target", target]));
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success());
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    }
+}
+
+fn table(text: &str) -> String {
+    text.split("\nstudy.journal").next().unwrap().to_owned()
+}
+
 #[test]
 fn digests_and_logits_are_the_same_study() {
     let folder = folder();
@@ -152,7 +189,6 @@ fn a_study_that_was_cut_off_is_continued() {
     let text = std::fs::read(&journal).unwrap();
     std::fs::write(&journal, &text[..text.len() / 2]).unwrap();
     let again = folder.ok(&command);
-    let table = |text: &str| text.split("\nstudy.journal").next().unwrap().to_owned();
     assert_eq!(table(&again), table(&whole));
     assert!(!again.contains(", 0 of them new"), "{again}");
     let last: Value =
