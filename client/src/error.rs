@@ -87,6 +87,19 @@ impl Error {
         }
     }
 
+    /// Whether another server, or this one later, may well answer what this one did not: it was not reached, left, or
+    /// had no room.
+    pub fn is_of_the_server(&self) -> bool {
+        let of_the_server =
+            [Code::Unavailable, Code::ResourceExhausted, Code::Cancelled, Code::Unknown];
+        match self {
+            Self::Status(status) => of_the_server.contains(&status.code()),
+            Self::Chunk { error, .. } => error.is_of_the_server(),
+            Self::Connect { .. } | Self::Closed => true,
+            _ => false,
+        }
+    }
+
     /// The wrong fields, each with what is allowed.
     pub fn violations(&self) -> Vec<(String, String)> {
         let status = match self {

@@ -16,7 +16,6 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::runtime::Runtime;
-use tonic::Code;
 
 /// Bytes of logits in a chunk, if more than one row fits.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -367,15 +366,8 @@ struct Failed {
 
 impl Failed {
     fn of(target: &str, error: &Error) -> Self {
-        // A server that is overloaded has been asked again already, as long as it said.
-        let transient =
-            [Code::Unavailable, Code::ResourceExhausted, Code::Cancelled, Code::Unknown];
-        let is_over = match error {
-            Error::Status(status) => !transient.contains(&status.code()),
-            Error::Connect { .. } | Error::Closed => false,
-            _ => true,
-        };
-        Self { text: format!("--target {target}: {error}"), is_over }
+        // A server that is overloaded has been asked again already, as often as it may be.
+        Self { text: format!("--target {target}: {error}"), is_over: !error.is_of_the_server() }
     }
 }
 
