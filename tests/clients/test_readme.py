@@ -70,6 +70,7 @@ class Readme(unittest.TestCase):
         known = set().union(*(re.findall(r"--[a-z][a-z-]+", self.help(command))
                               for command in ["serve", "sample", "verify", "info", "tune", "digest"]))
         others = {"--release", "--bench", "--protocol", "--http2-prior-knowledge", "--help"}
+        others.add("--command")  # python -m logitd.tune
         named = set(re.findall(r"--[a-z][a-z0-9-]+", README)) - others
         self.assertEqual(named - known, set())
 
@@ -98,7 +99,8 @@ class Architecture(unittest.TestCase):
         core = ROOT / "core" / "src"
         python = ROOT / "python"
         folders = [ROOT, ROOT / "src", ROOT / "client" / "src", core, core / "backend", core / "backend" / "cpu",
-                   python / "src", python / "src" / "client", python / "package" / "logitd"]
+                   python / "src", python / "src" / "client", python / "package" / "logitd",
+                   python / "package" / "logitd" / "tune"]
         missing = {name for name in named if not any((folder / name).exists() for folder in folders)}
         self.assertEqual(missing, set())
 
