@@ -78,8 +78,7 @@ impl Service<Request<Body>> for Admission {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let method = Method::of(request.uri().path());
-        let watch =
-            if method.counted { RequestWatch::begin() } else { RequestWatch::begin_quiet() };
+        let watch = (method.watch)();
         let call = match self.call_of(&request) {
             Ok(call) => call,
             Err(error) => {
@@ -144,8 +143,8 @@ struct Method {
     shape: Shape,
     /// Where the logits of its requests are.
     fields: &'static RequestFields,
-    /// Whether the call is a request; a stream's requests are counted one by one.
-    counted: bool,
+    /// Begins to count the call, where it is a request; a stream's requests are counted one by one.
+    watch: fn() -> RequestWatch,
     /// Whether its messages carry work, and need permits.
     works: bool,
 }
@@ -156,21 +155,19 @@ impl Method {
             name,
             shape: Shape::Unary,
             fields: intake::SAMPLE,
-            counted: false,
+            watch: RequestWatch::begin_quiet,
             works: false,
         };
-        let works = |name, shape, fields| Self {
-            name,
-            shape,
-            fields,
-            counted: shape == Shape::Unary,
-            works: true,
-        };
+        let works = |name, shape, fields, watch| Self { name, shape, fields, watch, works: true };
+        let (quiet, sample, evaluate): (fn() -> _, fn() -> _, fn() -> _) =
+            (RequestWatch::begin_quiet, RequestWatch::begin, RequestWatch::begin_evaluation);
         match path.rsplit('/').next() {
-            Some("Sample") => works("Sample", Shape::Unary, intake::SAMPLE),
-            Some("SampleStream") => works("SampleStream", Shape::Stream, intake::SAMPLE),
-            Some("Evaluate") => works("Evaluate", Shape::Unary, intake::EVALUATE),
-            Some("EvaluateStream") => works("EvaluateStream", Shape::Stream, intake::EVALUATE),
+            Some("Sample") => works("Sample", Shape::Unary, intake::SAMPLE, sample),
+            Some("SampleStream") => works("SampleStream", Shape::Stream, intake::SAMPLE, quiet),
+            Some("Evaluate") => works("Evaluate", Shape::Unary, intake::EVALUATE, evaluate),
+            Some("EvaluateStream") => {
+                works("EvaluateStream", Shape::Stream, intake::EVALUATE, quiet)
+            }
             Some("GetInfo") => question("GetInfo"),
             _ => question("unknown"),
         }

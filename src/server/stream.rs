@@ -42,6 +42,9 @@ pub trait Exchange: Send + Sync + 'static {
     /// A message with a response, or with what became of the request instead.
     type Answer: Send + 'static;
 
+    /// Begins to count a request.
+    fn watch() -> RequestWatch;
+
     /// The parts of a message.
     fn open(message: Self::Message) -> Numbered<Option<Self::Request>>;
 
@@ -66,7 +69,7 @@ pub struct Numbered<T> {
 }
 
 macro_rules! exchange {
-    ($(#[$doc:meta])* $name:ident, $answer:path, $request:ident, $response:ident, $message:ident, $stream_response:ident, $result:ident) => {
+    ($(#[$doc:meta])* $name:ident, $watch:ident, $answer:path, $request:ident, $response:ident, $message:ident, $stream_response:ident, $result:ident) => {
         $(#[$doc])*
         pub struct $name;
 
@@ -75,6 +78,10 @@ macro_rules! exchange {
             type Request = api::$request;
             type Response = api::$response;
             type Answer = api::$stream_response;
+
+            fn watch() -> RequestWatch {
+                RequestWatch::$watch()
+            }
 
             fn open(message: api::$message) -> Numbered<Option<api::$request>> {
                 let api::$message { id, request, first_row } = message;
@@ -105,12 +112,12 @@ macro_rules! exchange {
 
 exchange!(
     /// Of `SampleStream`.
-    Sampling, sample::sample, SampleRequest, SampleResponse, SampleStreamRequest, SampleStreamResponse,
+    Sampling, begin, sample::sample, SampleRequest, SampleResponse, SampleStreamRequest, SampleStreamResponse,
     sample_stream_response
 );
 exchange!(
     /// Of `EvaluateStream`.
-    Evaluating, evaluate::evaluate, EvaluateRequest, EvaluateResponse, EvaluateStreamRequest,
+    Evaluating, begin_evaluation, evaluate::evaluate, EvaluateRequest, EvaluateResponse, EvaluateStreamRequest,
     EvaluateStreamResponse, evaluate_stream_response
 );
 
@@ -239,7 +246,7 @@ impl<X: Exchange> Requests<X> {
         place: OwnedSemaphorePermit,
         answers: mpsc::Sender<Answer<X::Answer>>,
     ) {
-        let watch = RequestWatch::begin();
+        let watch = X::watch();
         let Numbered { id, first_row, inner: request } = message;
         let outcome = match (admission, request) {
             (Some(Ok(admitted)), Some(request)) => {

@@ -1,6 +1,7 @@
 //! `Evaluate` over the API: what the reference says on every plane, sums that add up, bounds, and samples meanwhile.
 
 use crate::harness::backends::Gated;
+use crate::harness::daemon::Daemon;
 use crate::harness::{OnThisHost, TestServer, cpu, expected, logits, request};
 use bytes::Bytes;
 use logitd::wire;
@@ -142,6 +143,25 @@ async fn the_answer_is_the_references() {
     (request.dtype, request.groups, request.grid) = (Dtype::F32.into(), vec![], None);
     is(&client.evaluate(request.clone()).await.unwrap(), &wanted(&request));
     server.idle().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_evaluations_is_told_apart() {
+    let daemon = Daemon::start(&["--metrics-listen=127.0.0.1:0", "--device=reference"]).await;
+    let client = Client::connect(daemon.target()).await.unwrap();
+    let asked = evaluation(2);
+    let sets = sets(&asked).len();
+    for _ in 0..3 {
+        client.evaluate(asked.clone()).await.unwrap();
+    }
+    client.sample(request(1, 100, 1)).await.unwrap();
+    let text = daemon.scrape().await;
+    let has = |line: &str| text.lines().any(|other| other == line);
+    assert!(has("logitd_evaluate_seconds_count 3"), "{text}");
+    assert!(has("logitd_request_seconds_count 1"), "{text}");
+    assert!(has("logitd_requests_total{code=\"OK\"} 4"), "{text}");
+    assert!(has("logitd_evaluated_rows_total 6"), "{text}");
+    assert!(has(&format!("logitd_evaluations_total {}", 6 * sets)), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
