@@ -2,7 +2,7 @@
 //!
 //! An evaluation takes many times what sampling takes, and nobody waits for it as one waits for a token. So it runs beside
 //! the devices, on threads of the lowest priority that the operating system has: they compute while the processor has
-//! nothing else to do. The rows of all evaluations wait in one [queue](super::queue), in which sources take turns by
+//! nothing else to do. The rows of all evaluations wait in one [queue], in which sources take turns by
 //! what rows cost; a thread takes one row at a time. Threads are started by the first evaluation.
 
 use super::permits::Permit;
