@@ -159,8 +159,9 @@ impl Method {
             works: false,
         };
         let works = |name, shape, fields, watch| Self { name, shape, fields, watch, works: true };
-        let (quiet, sample, evaluate): (fn() -> _, fn() -> _, fn() -> _) =
-            (RequestWatch::begin_quiet, RequestWatch::begin, RequestWatch::begin_evaluation);
+        let quiet: fn() -> RequestWatch = RequestWatch::begin_quiet;
+        let sample: fn() -> RequestWatch = RequestWatch::begin;
+        let evaluate: fn() -> RequestWatch = RequestWatch::begin_evaluation;
         match path.rsplit('/').next() {
             Some("Sample") => works("Sample", Shape::Unary, intake::SAMPLE, sample),
             Some("SampleStream") => works("SampleStream", Shape::Stream, intake::SAMPLE, quiet),
