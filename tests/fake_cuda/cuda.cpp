@@ -133,7 +133,8 @@ struct Event {
     u32 stream = 0;
     u64 position = 0;
     Clock clock;
-    double at_ms = 0;
+    // Of whoever records it too: an event may be destroyed before it is reached.
+    std::shared_ptr<double> at_ms = std::make_shared<double>(0);
 };
 
 // Something in a stream.
@@ -730,8 +731,8 @@ API int cuEventDestroy_v2(Event* event) {
 API int cuEventRecord(Event* event, Stream* stream) {
     ENTER();
     if (!context->events.count(event) || !context->streams.count(stream)) return INVALID_HANDLE;
-    enqueue(context, stream, "cuEventRecord", {}, [event] {
-        event->at_ms = now_ms();
+    enqueue(context, stream, "cuEventRecord", {}, [at_ms = event->at_ms] {
+        *at_ms = now_ms();
         return SUCCESS;
     });
     event->recorded = true;
@@ -758,7 +759,7 @@ API int cuEventElapsedTime_v2(float* milliseconds, Event* from, Event* to) {
         const Stream* stream = stream_of(context, event->stream);
         if (!event->recorded || !stream || stream->done < event->position) return NOT_READY;
     }
-    *milliseconds = static_cast<float>(to->at_ms - from->at_ms);
+    *milliseconds = static_cast<float>(*to->at_ms - *from->at_ms);
     return SUCCESS;
 }
 
