@@ -1,9 +1,9 @@
 //! Evaluations: what sets of parameters come to over rows, on threads of their own.
 //!
 //! An evaluation takes many times what sampling takes, and nobody waits for it as one waits for a token. So it runs beside
-//! the devices, on threads of the lowest priority that the operating system has: they compute while the processor has
-//! nothing else to do. The rows of all evaluations wait in one [queue], in which sources take turns by
-//! what rows cost; a thread takes one row at a time. Threads are started by the first evaluation.
+//! the devices, on threads of low priority (nice 19 on Linux), which compute while the processor has nothing else to do. The
+//! rows of all evaluations wait in one [queue], in which sources take turns by what rows cost; a thread takes one row at a
+//! time. Threads are started by the first evaluation.
 
 use super::permits::Permit;
 use super::priority::lower_priority;
@@ -84,14 +84,15 @@ pub struct Evaluations {
 }
 
 impl Evaluations {
-    /// On so many threads, one at least.
-    pub fn new(threads: usize) -> Self {
+    /// On so many threads, one at least. The first of a priority waits for no more than `passed_over_max` rows of higher
+    /// ones in a row.
+    pub fn new(threads: usize, passed_over_max: u32) -> Self {
         describe();
         let queue = Queue::new(queue::Config {
             // A row is a batch: whoever has many gives way to others after each.
             budget: Budget { rows: 1, bytes: usize::MAX, draws: usize::MAX },
             delay: std::time::Duration::ZERO,
-            passed_over_max: u32::MAX,
+            passed_over_max,
         });
         let shared = Arc::new(Shared {
             state: Mutex::new(State { queue, stopped: false }),

@@ -98,10 +98,6 @@ impl Size {
         let grid = request.grid.as_ref().map_or(0, grid_sets);
         let sets = grid.saturating_add(request.sets.len() as u64);
         within("sets", sets, limits.evaluate_sets_max.into(), "evaluate_sets_max")?;
-        if sets == 0 {
-            let text = "is empty, and so is grid; allowed: one set or more";
-            return Err(Error::invalid("sets", format!("sets {text}")));
-        }
         let mut labels = request.groups.clone();
         labels.sort_unstable();
         labels.dedup();
@@ -229,6 +225,10 @@ pub fn check(
         below(&mut wrong, "references", &request.references, vocab_size as u32, "vocab_size");
     }
     below(&mut wrong, "groups", &request.groups, GROUPS_MAX, "labels");
+    if size.sets == 0 {
+        let text = "sets is empty, and so is grid; allowed: one set or more";
+        wrong.add(|| "sets".into(), || text.into());
+    }
     let sets = sets(&mut wrong, request);
     let (Some(dtype), Some(layout), Some(tail), Some(sets), true) =
         (dtype, layout, tail, sets, wrong.none())

@@ -260,7 +260,7 @@ impl Server {
                 config.work.answer_bytes_max,
                 metrics::answer_bytes(),
             ),
-            evaluations: Evaluations::new(config.evaluate_threads()),
+            evaluations: Evaluations::new(config.evaluate_threads(), config.work.passed_over_max),
             evaluating: Budget::new(
                 "the server",
                 "bytes of evaluations",

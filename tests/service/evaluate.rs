@@ -4,9 +4,13 @@ use crate::harness::backends::Gated;
 use crate::harness::daemon::Daemon;
 use crate::harness::{OnThisHost, TestServer, cpu, expected, logits, request};
 use bytes::Bytes;
+use logitd::engine::{
+    Engine, EngineConfig, EvaluationRequest, EvaluationRow, Evaluations, Failure, Refused,
+    RequestRow,
+};
 use logitd::wire;
 use logitd_client::{Client, Error, Region};
-use logitd_core::batch::Row;
+use logitd_core::batch::{self, Row};
 use logitd_core::evaluate::reference::Reference;
 use logitd_core::evaluate::sets::Sets;
 use logitd_core::evaluate::{Answer, Evaluator, Position, Question, TailShare};
@@ -17,7 +21,7 @@ use logitd_proto::{
     Dtype, EvaluateRequest, EvaluateResponse, EvaluateStreamRequest, GroupSums, Logprobs, Plane,
     Priority, SamplingParams, SetGrid,
 };
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tonic::Code;
 
 const VOCAB_SIZE: u32 = 777;
@@ -402,28 +406,46 @@ async fn evaluations_and_samples_do_not_wait_for_each_other() {
         assert_eq!(client.sample(asked.clone()).await.unwrap().rows, expected(&asked));
     }
     is(&client.evaluate(small.clone()).await.unwrap(), &wanted(&small));
+    assert!(!running.is_finished(), "all that was while it ran");
     running.abort();
     server.idle().await;
 }
 
+/// At the engine: over the network a client's own clock would end the call as well.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deadline_ends_an_evaluation_that_waits() {
-    let server = TestServer::with(&["--evaluate-threads=1"], vec![cpu()]).await;
-    let client = Client::builder(server.target()).timeout(Duration::from_millis(150));
-    let client = client.connect().await.unwrap();
-    let sweep = EvaluateRequest {
-        logits: logits(512, 8000, 3),
-        vocab_size: 8000,
-        references: vec![1; 512],
-        groups: vec![],
-        grid: Some(SetGrid {
-            temperature: (1..=60).map(|t| t as f32 / 40.0).collect(),
-            top_k: (0..1000).collect(),
-            ..Default::default()
-        }),
-        ..evaluation(1)
+async fn a_deadline_ends_an_evaluation_of_which_rows_wait() {
+    let engine = Engine::start(EngineConfig::default(), vec![cpu()]);
+    let evaluations = Evaluations::new(1, 8);
+    let params = ParamsSpec::default().parse(|| 0).unwrap();
+    let bytes = logits(2000, 4000, 3);
+    let row = |logits: &[u8]| EvaluationRow {
+        row: RequestRow::new(batch::Dtype::F16, Bytes::copy_from_slice(logits), params).unwrap(),
+        reference: 1,
+        group: 0,
     };
-    let (code, _) = refused(&client, sweep).await;
-    assert!(matches!(code, Code::DeadlineExceeded | Code::Cancelled), "{code}");
-    server.idle().await;
+    let asked = |deadline| EvaluationRequest {
+        rows: bytes.chunks(8000).map(row).collect(),
+        groups: 1,
+        sets: sets(&EvaluateRequest {
+            grid: Some(SetGrid {
+                temperature: (1..=40).map(|t| t as f32 / 40.0).collect(),
+                top_k: (0..500).collect(),
+                min_p: vec![0.0],
+                ..Default::default()
+            }),
+            ..evaluation(1)
+        }),
+        tail: TailShare::default(),
+        evaluations: false,
+        deadline: Some(deadline),
+        priority: Default::default(),
+        source: Default::default(),
+    };
+    let submit =
+        |deadline| evaluations.submit(engine.reserve(0, bytes.len()).unwrap(), asked(deadline));
+    let late = submit(Instant::now()).err();
+    assert_eq!(late, Some(Refused::DeadlineExceeded));
+    // Some ten seconds of work.
+    let ended = submit(Instant::now() + Duration::from_millis(300)).unwrap().await;
+    assert_eq!(ended.unwrap_err(), Failure::DeadlineExceeded);
 }
