@@ -23,7 +23,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// What evaluates, as answers name it.
@@ -91,7 +91,7 @@ impl Evaluations {
         let queue = Queue::new(queue::Config {
             // A row is a batch: whoever has many gives way to others after each.
             budget: Budget { rows: 1, bytes: usize::MAX, draws: usize::MAX },
-            delay: std::time::Duration::ZERO,
+            delay: Duration::ZERO,
             passed_over_max,
         });
         let shared = Arc::new(Shared {

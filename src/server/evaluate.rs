@@ -17,13 +17,11 @@ use logitd_core::arithmetic;
 use logitd_core::batch::Dtype;
 use logitd_core::evaluate::sets::{Grid, SetError, Sets};
 use logitd_core::evaluate::sums::{SetSums, TAIL_SHARE};
-use logitd_core::evaluate::{Evaluation, TailShare};
+use logitd_core::evaluate::{Evaluation, GROUPS_END, TailShare};
 use logitd_core::params::{ParamsSpec, SamplingParams};
 use logitd_proto::{self as api, EvaluateRequest, EvaluateResponse, Limits, Plane, RowLayout};
 use std::sync::Arc;
 
-/// Labels are below this.
-const GROUPS_MAX: u32 = 4096;
 /// Bytes that a set takes: as it is asked for, as it was parsed, and by its cuts.
 const SET_BYTES: usize = size_of::<ParamsSpec>() + size_of::<SamplingParams>() + 256;
 /// Requests with up to so many sets are checked where the call is handled: less than 100 us.
@@ -224,7 +222,7 @@ pub fn check(
     if let Some(vocab_size) = vocab_size {
         below(&mut wrong, "references", &request.references, vocab_size as u32, "vocab_size");
     }
-    below(&mut wrong, "groups", &request.groups, GROUPS_MAX, "labels");
+    below(&mut wrong, "groups", &request.groups, GROUPS_END, "labels");
     if size.sets == 0 {
         let text = "sets is empty, and so is grid; allowed: one set or more";
         wrong.add(|| "sets".into(), || text.into());

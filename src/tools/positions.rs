@@ -4,6 +4,7 @@ use crate::files::digests::{About, Digests, hex};
 use crate::files::npy::integers::{self, IntegersError};
 use crate::files::npy::{Declared, LogitsFile, NpyError};
 use logitd_core::batch::Row;
+use logitd_core::evaluate::GROUPS_END;
 use logitd_core::evaluate::Position;
 use logitd_core::evaluate::cpu::Cpu;
 use logitd_core::params::ParamsSpec;
@@ -11,8 +12,6 @@ use ring::digest::{Context, SHA256};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Labels are below this.
-pub const GROUPS_END: u32 = 4096;
 /// Bytes of logits that are read at a time; a row at least.
 const READ_BYTES: usize = 16 << 20;
 

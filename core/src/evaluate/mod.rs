@@ -24,6 +24,9 @@ use cpu::Digested;
 use sets::Sets;
 use sums::Sums;
 
+/// Labels of files and requests are below this.
+pub const GROUPS_END: u32 = 4096;
+
 /// Something that evaluates sets over rows.
 pub trait Evaluator: Send + Sync {
     /// What the sets come to, and what is said of each row.
