@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The best sampling parameters for a text, searched with the tool that is at hand: each over the same `logitd.evaluate`.
 
-    pip install logitd scikit-learn hyperopt optuna
+    pip install scikit-learn hyperopt optuna    # beside the wheel of this repository
     python find_parameters.py --logits rows.npy --targets next.npy --by sklearn-grid
 
 `rows.npy` has logits, `[rows, vocab_size]`, and `next.npy` the token that came after each. What is minimized is nll, with a

@@ -20,10 +20,11 @@ import pytest
 import logitd
 from positions import carried
 
-optuna = pytest.importorskip("optuna", reason="optuna is not installed (pip install logitd[tune])")
+optuna = pytest.importorskip("optuna", reason="optuna is not installed (pip install 'optuna==5.0.*')")
 from optuna.trial import TrialState  # noqa: E402
 
 from logitd.tune import cli, command  # noqa: E402
+from logitd.tune.trials import Limit  # noqa: E402
 
 # Least at temperature 1.1 with top_k off.
 SCORE = """\
@@ -207,13 +208,32 @@ def test_every_pruner_is_told_of_steps(pruner: str, package: str | None, capsys:
     assert tune(*flags) == 0
     for trial in study().trials:
         steps = {step: trial.params["temperature"] for step in range(1, len(trial.intermediate_values) + 1)}
-        assert trial.intermediate_values == pytest.approx(steps)
+        assert steps and trial.intermediate_values == pytest.approx(steps)
         assert trial.state in ((TrialState.COMPLETE,) if len(steps) == 3 and pruner == "none" else (TrialState.COMPLETE, TrialState.PRUNED))
 
 
 def test_passwords_are_not_told() -> None:
     assert cli._place("postgresql://me:it's:secret@host/db") == "postgresql://me:***@host/db"
     assert cli._place("grpc://host:13000") == "grpc://host:13000"
+
+
+def test_a_file_that_is_no_journal_stays_as_it_is(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = tmp_path / "config.json"
+    own.write_text('{"a": 1}')
+    said = refused(capsys, "--command", "x", "--minimize", "a", "--storage", str(own))
+    assert "config.json: it is no journal of Optuna's" in said
+    assert own.read_text() == '{"a": 1}'
+
+
+def test_limits_are_told_apart_to_the_last_digit() -> None:
+    assert [str(Limit.parse(text)) for text in ("n<=12345670", "n<=12345679", "t>=0.001")] == ["n<=12345670", "n<=12345679", "t>=0.001"]
+
+
+def test_a_step_below_0_fails_its_trial_alone() -> None:
+    line = """echo '{"step": -1, "loss": 1}'; echo '{"loss": 1}'"""
+    flags = ("--command", line, "--minimize", "loss", "--param", "temperature", "--trials", "2", "--pruner", "median")
+    assert tune(*flags) != 0
+    assert all("step is -1; allowed" in trial.user_attrs["logitd:error"] for trial in study().trials)
 
 
 def test_limits_decide_what_is_best(capsys: pytest.CaptureFixture[str]) -> None:
@@ -330,6 +350,7 @@ def test_known_text_is_judged_without_a_command(folder: pathlib.Path, capsys: py
         (["--command", "x", "--minimize", "a", "--param", "a-b=int:1:2", "--param", "a_b=int:1:2"], "would be LOGITD_A_B; give each another name"),
         (["--command", "x", "--minimize", "a", "--param", "seed=int:1:2"], "would be LOGITD_SEED"),
         (["--command", "x", "--minimize", "a", "--subject-to", "tail<0.1"], "'tail<0.1' is no limit; allowed: NAME<=NUMBER"),
+        (["--command", "x", "--minimize", "a", "--subject-to", "tail<=nan"], "'tail<=nan' is no limit; allowed: NAME<=NUMBER"),
         (["--command", "x", "--minimize", "a", "--metrics", "bleu"], "'bleu' is no metric; allowed: distinct-1"),
         (["--command", "x", "--minimize", "a", "--seed", "4294967296"], "allowed: whole numbers, 0 to 4294967295"),
         (["--command", "x", "--minimize", "a", "--storage", "nosuch://here"], "nosuch"),

@@ -103,6 +103,8 @@ class Evaluation:
         """Both as one: the same sets over the rows of the one and then of the other, which may have other labels."""
         import numpy as np
 
+        if not isinstance(other, Evaluation):
+            return NotImplemented
         differing = [name for name, column in self.params.items() if not np.array_equal(column, other.params[name])]
         differing += [name for name in ("vocab_size", "tail_share") if getattr(self, name) != getattr(other, name)]
         if differing:

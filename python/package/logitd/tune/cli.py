@@ -28,7 +28,7 @@ from .forced import GOALS, Forced
 from .search import ERROR, PRUNERS, SAMPLERS, USED, Search, grid_size, is_lost, make_pruner, make_sampler, need, shown
 from .space import SAMPLING, Axis, parse
 from .storage import JOURNAL, open_storage, open_study
-from .trials import Limit, Objective
+from .trials import Failed, Limit, Objective
 
 __all__ = ["main"]
 
@@ -140,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.simplefilter("ignore")
         try:
             search = _search(args)
-        except (ValueError, TypeError, OSError, ImportError, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+        except (ValueError, TypeError, OSError, EOFError, ImportError, Failed, SQLAlchemyError, optuna.exceptions.OptunaError) as error:
             parser.error(str(error))
         with _stopped_by_signals(search.stop):
             search.run()

@@ -244,6 +244,8 @@ class _Talk:
     trial: optuna.Trial
 
     def report(self, step: int, numbers: Mapping[str, float]) -> None:
+        if step < 0:
+            raise Failed(f"step is {step}; allowed: whole numbers from 0")
         # Optuna has no steps of several objectives, and one value a step.
         name = self.search.objectives[0][0]
         if len(self.search.objectives) == 1 and np.isfinite(numbers.get(name, np.nan)):

@@ -14,6 +14,8 @@ __all__ = ["JOURNAL", "open_storage", "open_study"]
 
 # The file that `logitd tune` writes, too. Each has studies of its own in it.
 JOURNAL = "study.journal"
+# How every line of a journal begins: what begins otherwise is somebody's own file.
+_HEAD = b'{"op_code":'
 # What a study was created for, as an attribute of it. Those of `logitd tune` have no such attribute.
 MADE_FOR = "logitd:made_for"
 
@@ -41,8 +43,8 @@ def _cut_torn_line(path: str) -> None:
     lock.acquire()
     try:
         with open(path, "rb+") as file:
-            begins = file.read(1)
-            if begins not in (b"", b"{"):
+            begins = file.read(len(_HEAD))
+            if not _HEAD.startswith(begins):
                 raise ValueError(f"--storage {path}: it is no journal of Optuna's; name another file, or a URL")
             end = file.seek(0, os.SEEK_END)
             while end > 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -52,7 +53,7 @@ class Limit:
         for sign in ("<=", ">="):
             name, found, bound = text.partition(sign)
             try:
-                if found and name.strip():
+                if found and name.strip() and not math.isnan(float(bound)):
                     return cls(name.strip(), sign, float(bound))
             except ValueError:
                 break
@@ -63,7 +64,8 @@ class Limit:
         return value - self.bound if self.sign == "<=" else self.bound - value
 
     def __str__(self) -> str:
-        return f"{self.name}{self.sign}{self.bound:g}"
+        # To the last digit: studies tell limits apart by it.
+        return f"{self.name}{self.sign}{repr(self.bound).removesuffix('.0')}"
 
 
 def is_number(value: Any) -> bool:
