@@ -109,7 +109,10 @@ fn columns_to_messages(request: &mut SampleRequest) -> Result<(), String> {
     let lists = request.columns.as_ref().map_or(0, |given| columns::list_bytes(given, sets));
     let bytes = lists.saturating_add(sets.saturating_mul(size_of::<SamplingParams>()));
     if bytes > PARAMS_BYTES_MAX {
-        return Err(format!("its columns stand for {bytes} bytes of parameters"));
+        return Err(format!(
+            "its columns stand for {bytes} bytes of parameters; allowed: up to {PARAMS_BYTES_MAX}, more than any server \
+             takes, so the entry is damaged"
+        ));
     }
     columns::unpack(request, sets);
     Ok(())

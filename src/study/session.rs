@@ -8,7 +8,7 @@ use super::choose::{Chooser, Scored};
 use super::goal::{Bound, Direction, Goal};
 use super::journal::{Journal, JournalError, SUMS, Said, StudySpec, Trial};
 use super::metrics::{Measure, Metric};
-use super::search::{Axes, AxisError, Point, Refinement, double};
+use super::search::{Axes, AxisError, Point, Refinement, SOBOL_MAX, double};
 use crate::files::digests::{Digests, hex};
 use logitd_core::arithmetic;
 use logitd_core::evaluate::cpu::Cpu;
@@ -563,9 +563,9 @@ pub enum SessionError {
     Axis(#[from] AxisError),
     /// More sums than fit in memory.
     #[error(
-        "{flag} has {parts} {what} and the search {sets} sets; {what} x sets may be at most {SUMS_MAX}; give fewer {what}, \
-         or --search sobol --sets {}",
-        (SUMS_MAX / parts).max(1)
+        "{flag} has {parts} {what}, and there are {sets} sets, those of the study included; {what} x sets may be at most \
+         {SUMS_MAX}; give fewer {what}, or --search sobol --sets {} and another --study",
+        (SUMS_MAX / parts).clamp(1, SOBOL_MAX)
     )]
     Large {
         /// Whose parts they are.
@@ -578,15 +578,22 @@ pub enum SessionError {
         sets: usize,
     },
     /// More folds than there is to be folded.
-    #[error(
-        "--folds is {folds}, and there are {clusters} groups (or runs of 32 rows); allowed: 2 to {clusters}"
-    )]
+    #[error("--folds is {folds}, and there are {clusters} groups (or runs of at least 32 rows); {}",
+            folds_allowed(*clusters))]
     Folds {
         /// Asked for.
         folds: u32,
         /// What there is.
         clusters: usize,
     },
+}
+
+/// How many folds so many clusters allow.
+fn folds_allowed(clusters: usize) -> String {
+    match clusters {
+        0 | 1 => "leave --folds out, or give more rows or --groups".into(),
+        _ => format!("allowed: 2 to {clusters}"),
+    }
 }
 
 #[cfg(test)]

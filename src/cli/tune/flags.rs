@@ -107,7 +107,7 @@ pub struct Args {
     #[arg(long, value_name = "FILE", default_value = "study.journal", help_heading = "Output")]
     pub study: PathBuf,
 
-    /// A page that loads nothing, with what is printed but --folds and --pareto, all settings by nll and tail, and, where the
+    /// A page that loads nothing, with everything that is printed except --folds and --pareto, all settings by nll and tail, and, where the
     /// whole grid of the lists was tried, heat maps of four pairs of parameters and how much each parameter matters
     /// [default: the name of the study with .html]
     #[arg(long, value_name = "FILE", help_heading = "Output")]
@@ -188,9 +188,16 @@ impl Args {
         goal
     }
 
-    /// Where the page goes.
-    pub fn report(&self) -> PathBuf {
-        self.report.clone().unwrap_or_else(|| self.study.with_extension("html"))
+    /// Where the page goes, which is not where the study is.
+    pub fn report(&self) -> Result<PathBuf, String> {
+        let page = self.report.clone().unwrap_or_else(|| self.study.with_extension("html"));
+        match page != self.study {
+            true => Ok(page),
+            false => Err(format!(
+                "--study {0} and --report {0} are one file; name another for one of them",
+                page.display()
+            )),
+        }
     }
 
     /// Which settings are tried.

@@ -12,7 +12,6 @@ use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
 /// The drawing, which scales with the page.
@@ -36,6 +35,10 @@ const MARK_WITHIN: u64 = 1024;
 /// Refuses to write over what is no page of ours, and where nothing can be written.
 pub fn check(path: &Path) -> Result<(), String> {
     let named = |error: io::Error| format!("--report {}: {error}", path.display());
+    // Terminals, /dev/null, pipes: there is nothing to be overwritten, and reading might wait for ever.
+    if path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        return Ok(());
+    }
     let file = match File::options().read(true).write(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
@@ -44,9 +47,6 @@ pub fn check(path: &Path) -> Result<(), String> {
         }
         file => file.map_err(named)?,
     };
-    if file.metadata().map_err(named)?.file_type().is_char_device() {
-        return Ok(());
-    }
     let mut head = Vec::new();
     file.take(MARK_WITHIN).read_to_end(&mut head).map_err(named)?;
     match head.is_empty() || String::from_utf8_lossy(&head).contains(MARK) {

@@ -83,7 +83,7 @@ pub fn run_command(args: TuneArgs) -> Outcome {
     // What can be refused at once is, before anything is read or computed.
     let (search, axes) = (args.search()?, args.axes()?);
     axes.grid()?;
-    let page = args.report();
+    let page = args.report()?;
     html::check(&page)?;
     let threads = threads(args.threads);
     let (data, grouped) = data(&args, threads)?;

@@ -271,6 +271,10 @@ fn what_is_wrong_is_named_with_its_limit_and_a_way_out() {
             ["--temperature: temperature is -1", "1e-30 to 10000"],
         ),
         (with(&FILES, &["--top-p", "1.5"]), ["--top-p: top_p is 1.5", "above 0, up to 1"]),
+        (
+            with(&FILES, &["--study", "my.html"]),
+            ["--study my.html and --report my.html", "name another"],
+        ),
         (with(&FILES, &["--min-p", "0:1"]), ["\"0:1\"", "start, end, step"]),
         (
             with(&FILES, &["--compare", "top_kk=4"]),
