@@ -111,7 +111,7 @@ watch_clocks >> "$work/clocks.csv" 2>/dev/null &
 watcher=$!
 
 # 2. The figures that the targets speak of.
-into=bench.jsonl step bench 60 logitd bench --device cuda --json "${bench_args[@]}"
+into=bench.jsonl step bench 80 logitd bench --device cuda --json "${bench_args[@]}"
 
 # 3. Every variant of the kernels against the oracle.
 step parity "$parity_limit" gpu --test-threads=8

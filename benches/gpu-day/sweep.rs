@@ -184,7 +184,7 @@ impl Sweep {
         }
         // The first one warms up.
         let us = |part: fn(&Pass) -> Duration| median(passes[1..].iter().map(part).collect());
-        let least = passes[1..].iter().map(|pass| pass.kernel).min().unwrap_or_default();
+        let least = passes[1..].iter().map(|pass| pass.cold.sample).min().unwrap_or_default();
         let object = serde_json::json!({
             "case": case.0,
             "rows": rows.len(),
@@ -194,9 +194,9 @@ impl Sweep {
             "team_blocks": launch.batch.team_blocks,
             "stage_bytes": launch.batch.stage_bytes,
             "shared_bytes": launch.shared_bytes,
-            "kernel_us": us(|pass| pass.kernel),
+            "kernel_us": us(|pass| pass.cold.sample),
             "kernel_min_us": least.as_secs_f64() * 1e6,
-            "kernel_cached_us": us(|pass| pass.kernel_cached),
+            "kernel_cached_us": us(|pass| pass.cached.sample),
             "uploaded_us": us(|pass| pass.uploaded),
             "call_us": median(calls),
         });

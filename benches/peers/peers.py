@@ -96,7 +96,8 @@ def logitd(arguments, emit) -> None:
         print("logitd is left out: --logitd names no binary", file=sys.stderr)
         return
     for vocab_size in arguments.vocab_size:
-        command = [arguments.logitd, "bench", "--device", "cuda", "--json", "--passes", str(arguments.passes)]
+        command = [arguments.logitd, "bench", "--device", "cuda", "--json", "--case", "top_k_top_p",
+                   "--passes", str(arguments.passes)]
         command += ["--vocab-size", str(vocab_size), "--batch", ",".join(map(str, arguments.batch))]
         if arguments.logits:
             command += ["--logits", arguments.logits]

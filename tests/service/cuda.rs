@@ -386,7 +386,7 @@ fn bench_runs_and_names_the_fake() {
     assert!(text.starts_with("cuda:0 (FAKE CUDA device 0"), "{text}");
     let lines = ok(&[&args[..], &["--json"]].concat(), &[]);
     let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines.len(), 6, "three cases, two batches");
+    assert_eq!(lines.len(), 18, "nine cases, two batches");
     for line in &lines {
         assert!(line["name"].as_str().unwrap().starts_with("FAKE CUDA"), "{line}");
         assert!(
@@ -399,6 +399,15 @@ fn bench_runs_and_names_the_fake() {
     let wrong = logitd(&args, &[("FAKE_CUDA_FAULT", "flip:20")]);
     assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("is wrong in row"), "{wrong:?}");
+    // Only where a row has adjustments or questions there is a kernel for them.
+    let one = |case: &str, batch: usize| {
+        lines.iter().filter(|line| line["case"] == case).nth(batch).expect("two batches")
+    };
+    for case in ["adjusted", "logprobs_top20"] {
+        assert_eq!(one(case, 1)["rows"], 3);
+    }
+    let said = logitd(&["bench", "--device=cuda", "--case=constant_top_p"], &[]);
+    assert!(String::from_utf8_lossy(&said.stderr).contains("not of real rows"), "{said:?}");
     let said = logitd(&["bench", "--device=cpu"], &[]);
     assert!(String::from_utf8_lossy(&said.stderr).contains("no clock of its own"), "{said:?}");
     // Before a launch is timed the caches are filled by reading. What fills them by writing would be timed too.
@@ -407,6 +416,6 @@ fn bench_runs_and_names_the_fake() {
     ok(&args, &[("FAKE_CUDA_LOG", log.to_str().unwrap())]);
     let log = std::fs::read_to_string(log).unwrap();
     let timed: Vec<&str> = log.lines().skip_while(|line| !line.contains("logitd_read")).collect();
-    assert_eq!(timed.iter().filter(|line| line.contains("logitd_read")).count(), 6 * 3);
+    assert_eq!(timed.iter().filter(|line| line.contains("logitd_read")).count(), 18 * 3);
     assert!(timed.iter().all(|line| !line.starts_with("memset")), "{timed:?}");
 }

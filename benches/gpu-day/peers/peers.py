@@ -220,7 +220,7 @@ def time_rows(kernels, clock, path, rows):
 
 def time_logitd(binary, path):
     command = [binary, "bench", "--device", "cuda", "--json", "--vocab-size", str(VOCAB), "--passes", str(PASSES),
-               "--batch", ",".join(map(str, BATCHES))]
+               "--batch", ",".join(map(str, BATCHES)), "--case", "top_k_top_p", "--case", "top_p", "--case", "greedy"]
     done = subprocess.run(command + (["--logits", path] if path else []), capture_output=True, text=True)
     print(done.stderr, file=sys.stderr)
     for line in map(json.loads, done.stdout.splitlines()):

@@ -4,7 +4,7 @@ use super::{Args, VOCAB_SIZE, make_rows};
 use crate::cli::Outcome;
 use crate::devices::{BackendName, describe};
 use crate::tools::bench::Values;
-use crate::tools::bench::launches::{CASES, Measurement, Subject};
+use crate::tools::bench::launches::{Measurement, Subject, params_of, usual};
 use logitd_core::backend::cuda::Cuda;
 use logitd_core::batch::Dtype;
 use std::io::{self, Write, stdout};
@@ -22,6 +22,12 @@ pub(super) fn run(args: &Args, device: BackendName) -> Outcome {
             format!("--device {device} has no clock of its own; give cuda or cuda:N").into()
         );
     };
+    let cases = if args.case.is_empty() { usual() } else { args.case.clone() };
+    if let Some(case) = cases.iter().find(|case| case.values != Values::Real) {
+        return Err(
+            format!("--case {} is not of real rows: --device has no others", case.name).into()
+        );
+    }
     let batches = if args.batch.is_empty() { BATCHES.to_vec() } else { args.batch.clone() };
     let vocab_sizes = match args.vocab_size {
         Some(size) => vec![size],
@@ -29,16 +35,26 @@ pub(super) fn run(args: &Args, device: BackendName) -> Outcome {
     };
     let most = batches.iter().copied().max().unwrap_or(1) as usize;
     let largest = vocab_sizes.iter().copied().max().unwrap_or(1) as usize;
-    let row_bytes = largest * Dtype::from(args.dtype).size_bytes();
+    let mut row_bytes = largest * Dtype::from(args.dtype).size_bytes();
+    if cases.iter().any(|case| case.adjustments(1).is_some()) {
+        // A row of f32 beside the stored one, a bitmask, and some biases.
+        row_bytes += largest * size_of::<f32>() + largest / 8 + 4096;
+    }
     let mut subject = Subject::open(ordinal, most, row_bytes)?;
     if !args.json {
         head(subject.backend(), args)?;
     }
     for vocab_size in vocab_sizes {
         let rows = make_rows(Values::Real, args, most, vocab_size)?;
-        for case in CASES {
+        for case in &cases {
+            let adjustments = case.adjustments(vocab_size);
+            let inspect = case.inspect();
             for &count in &batches {
-                let batch = rows.batch_of(count as usize, case.spec);
+                let batch = rows.batch_of(count as usize, |row| params_of(case, row));
+                let batch = batch.into_iter().map(|row| {
+                    row.with_adjustments(adjustments.as_ref()).with_inspect(inspect.as_ref())
+                });
+                let batch: Vec<_> = batch.collect();
                 line(args, &subject.measure(case.name, &batch, args.passes as usize)?)?;
             }
         }
@@ -61,13 +77,15 @@ fn head(cuda: &Cuda, args: &Args) -> io::Result<()> {
     )?;
     writeln!(
         out,
-        "{:12} {:>7} {:>5} {:>5} {:>10} {:>10} {:>12} {:>9} {:>9} {:>6}",
+        "{:20} {:>7} {:>5} {:>5} {:>10} {:>10} {:>10} {:>10} {:>12} {:>9} {:>9} {:>6}",
         "case",
         "vocab",
         "rows",
         "team",
         "kernel us",
         "in L2 us",
+        "adjust us",
+        "inspect us",
         "uploaded us",
         "GB/s",
         "copy GB/s",
@@ -83,13 +101,15 @@ fn line(args: &Args, measured: &Measurement) -> io::Result<()> {
     }
     writeln!(
         out,
-        "{:12} {:>7} {:>5} {:>5} {:>10.1} {:>10.1} {:>12.1} {:>9.1} {:>9.1} {:>6.2}",
+        "{:20} {:>7} {:>5} {:>5} {:>10.1} {:>10.1} {:>10.1} {:>10.1} {:>12.1} {:>9.1} {:>9.1} {:>6.2}",
         measured.case,
         measured.vocab_size,
         measured.rows,
         measured.team_blocks,
         measured.kernel_us,
         measured.kernel_cached_us,
+        measured.adjust_us,
+        measured.inspect_us,
         measured.uploaded_us,
         measured.read_gb_per_s,
         measured.copy_gb_per_s,

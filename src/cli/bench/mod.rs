@@ -29,7 +29,7 @@ Examples:
   logitd bench --device cuda:0                   launches of a GPU, on its own clock")]
 pub struct Args {
     /// Time the launches of this CUDA device instead of the processor: cuda, cuda:1
-    #[arg(long, value_name = "DEVICE", conflicts_with_all = ["isa", "threads", "rows", "case"])]
+    #[arg(long, value_name = "DEVICE", conflicts_with_all = ["isa", "threads", "rows"])]
     device: Option<BackendName>,
 
     /// Rows of a launch; repeatable [default: 1, 8, 32, 64, 256 and 512]
@@ -58,7 +58,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = DtypeArg::F16)]
     dtype: DtypeArg,
 
-    /// Which cases; repeatable [default: all]
+    /// Which cases; repeatable [default: all; of a CUDA device nine that have a kernel each, or a way through one]
     #[arg(long, value_name = "CASE", value_parser = case())]
     case: Vec<&'static Case>,
 

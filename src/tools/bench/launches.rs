@@ -2,8 +2,9 @@
 //!
 //! Each row has its own top_k, top_p and seed. A launch is timed with its logits in the device's memory but
 //! not in its caches, at once again, and with upload and download; the copy that its bandwidth is
-//! compared with runs between. Medians of all passes are taken.
+//! compared with runs between. The kernels for adjustments and for questions are timed apart. Medians of all passes are taken.
 
+use super::cases::{CASES, Case};
 use super::measure::check_backend;
 use super::median;
 use logitd_core::backend::Backend;
@@ -16,35 +17,34 @@ use logitd_core::params::ParamsSpec;
 use std::error::Error;
 use std::time::Duration;
 
-/// What is asked of each row, by a name.
-pub struct Case {
-    /// As in the report.
-    pub name: &'static str,
-    /// Its parameters; `row` makes it another than its neighbours'.
-    pub spec: fn(row: u32) -> ParamsSpec,
+/// The cases that are timed unless others are named.
+const USUAL: [&str; 9] = [
+    "top_k_top_p",
+    "top_p",
+    "greedy",
+    "race_top_k",
+    "race",
+    "bitmask",
+    "adjusted",
+    "adjusted_temperature",
+    "logprobs_top20",
+];
+
+/// The cases that are timed unless others are named, in the order of the report.
+pub fn usual() -> Vec<&'static Case> {
+    let find = |name| CASES.iter().find(|case| case.name == name).expect("the name of a case");
+    USUAL.map(find).to_vec()
 }
 
-/// Every case, in the order of the report.
-pub const CASES: [Case; 3] = [
-    Case {
-        name: "top_k_top_p",
-        spec: |row| ParamsSpec {
-            temperature: 0.8,
-            top_k: 20 + row % 64,
-            top_p: 0.8 + 0.01 * (row % 19) as f32,
-            ..Default::default()
-        },
-    },
-    Case {
-        name: "top_p",
-        spec: |row| ParamsSpec {
-            temperature: 0.8,
-            top_p: 0.8 + 0.01 * (row % 19) as f32,
-            ..Default::default()
-        },
-    },
-    Case { name: "greedy", spec: |_| ParamsSpec { temperature: 0.0, ..Default::default() } },
-];
+/// What a case asks of one row: where it has top_k or top_p, each row has another.
+pub fn params_of(case: &Case, row: u32) -> ParamsSpec {
+    let spec = case.params();
+    ParamsSpec {
+        top_k: spec.top_k * (20 + row % 64) / 50,
+        top_p: if spec.top_p < 1.0 { 0.8 + 0.01 * (row % 19) as f32 } else { spec.top_p },
+        ..spec
+    }
+}
 
 /// One line of the report.
 #[derive(serde::Serialize)]
@@ -69,10 +69,15 @@ pub struct Measurement {
     pub stage_bytes: u32,
     /// Passes that the medians are of.
     pub passes: usize,
-    /// The kernel's time, with the logits in the device's memory but in no cache.
+    /// The sampling kernel's time, with the logits in the device's memory but in no cache. Adjusted logits were written just
+    /// before, and may be in the L2 cache.
     pub kernel_us: f64,
     /// The same at once again.
     pub kernel_cached_us: f64,
+    /// The kernel that makes the adjustments, with the logits in no cache.
+    pub adjust_us: f64,
+    /// The kernel that computes log-probabilities, after the one that draws.
+    pub inspect_us: f64,
     /// With upload and download.
     pub uploaded_us: f64,
     /// Bytes of logits over the kernel's time.
@@ -127,7 +132,7 @@ impl Subject {
                 &mut passes.iter().map(|pass| part(pass).as_secs_f64() * 1e6).collect::<Vec<_>>(),
             )
         };
-        let kernel_us = us(|pass| pass.kernel);
+        let kernel_us = us(|pass| pass.cold.sample);
         let bytes: usize = batch.iter().map(Row::bytes).sum();
         let copy_gb_per_s = median(&mut bandwidths) / 1e9;
         let read_gb_per_s = bytes as f64 / kernel_us.max(1e-3) / 1e3;
@@ -144,7 +149,9 @@ impl Subject {
             stage_bytes: launch.batch.stage_bytes,
             passes: passes.len(),
             kernel_us,
-            kernel_cached_us: us(|pass| pass.kernel_cached),
+            kernel_cached_us: us(|pass| pass.cached.sample),
+            adjust_us: us(|pass| pass.cold.adjust),
+            inspect_us: us(|pass| pass.cold.inspect),
             uploaded_us: us(|pass| pass.uploaded),
             read_gb_per_s,
             copy_gb_per_s,

@@ -102,7 +102,7 @@ impl Rows {
     }
 
     /// The first rows, each with parameters and a seed of its own.
-    pub fn batch_of(&self, count: usize, spec: fn(u32) -> ParamsSpec) -> Vec<Row<'_>> {
+    pub fn batch_of(&self, count: usize, spec: impl Fn(u32) -> ParamsSpec) -> Vec<Row<'_>> {
         let row_bytes = self.vocab_size as usize * self.dtype.size_bytes();
         let rows = self.logits.chunks_exact(row_bytes).take(count).zip(0..);
         rows.map(|(logits, row)| {

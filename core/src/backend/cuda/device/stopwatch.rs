@@ -19,7 +19,7 @@ const READ_GRID: Grid = Grid { blocks: 528, threads: 512, shared_bytes: 0, clust
 
 /// Events, and memory that is larger than the caches.
 pub struct Stopwatch {
-    events: [CUevent; 6],
+    events: [CUevent; 10],
     read: CUfunction,
     /// All zero, and as long as the other one.
     from: u64,
@@ -31,12 +31,23 @@ pub struct Stopwatch {
 /// What one pass took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pass {
-    /// The kernel, the logits in the device's memory and not in its caches.
-    pub kernel: Duration,
-    /// The kernel at once again, the logits in the L2 cache as far as they fit.
-    pub kernel_cached: Duration,
-    /// Upload, kernel and download.
+    /// The kernels, the logits in the device's memory and not in its caches when the first one begins.
+    pub cold: Kernels,
+    /// The same at once again, the logits in the L2 cache as far as they fit.
+    pub cached: Kernels,
+    /// Upload, kernels and download.
     pub uploaded: Duration,
+}
+
+/// What each kernel of a launch took, one after another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kernels {
+    /// The one that changes logits; next to nothing where no row has adjustments.
+    pub adjust: Duration,
+    /// The one that draws.
+    pub sample: Duration,
+    /// The one that answers questions about rows; next to nothing where there are none.
+    pub inspect: Duration,
 }
 
 impl CudaDriver {
@@ -45,7 +56,7 @@ impl CudaDriver {
         let context = &mut self.context;
         let large_bytes =
             context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)? as usize * 4;
-        let mut events = [std::ptr::null_mut(); 6];
+        let mut events = [std::ptr::null_mut(); 10];
         for event in &mut events {
             *event = context.timer()?;
         }
@@ -106,27 +117,54 @@ impl CudaDriver {
         assert!(launch.has_its_input());
         assert!(launch.output_bytes <= self.capacity.output_bytes());
         assert_eq!(launch.batch.rows, slot.input, "prepared in slot 0");
-        let more = launch.adjust.is_some() || launch.inspect.iter().any(Option::is_some);
-        assert!(!more, "the sampling kernel alone is timed");
         self.context.bind()?;
         let stream = slot.stream;
-        let [a, b, c, d, e, f] = stopwatch.events;
+        let [a, b, c, d, e, f, g, h, begin, end] = stopwatch.events;
+        let (cold, cached) = ([a, b, c, d], [e, f, g, h]);
         self.upload(0, launch)?;
         // It keeps the device busy until the rest is in the stream, too: no gap is timed.
         read_large(stopwatch, stream)?;
-        self.record(a, stream)?;
-        self.launch_sample(launch, stream)?;
-        self.record(b, stream)?;
-        self.record(c, stream)?;
-        self.launch_sample(launch, stream)?;
-        self.record(d, stream)?;
-        self.record(e, stream)?;
+        self.launch_between(launch, stream, cold)?;
+        self.launch_between(launch, stream, cached)?;
+        self.record(begin, stream)?;
         self.upload(0, launch)?;
+        self.launch_adjust(launch, stream)?;
         self.launch_sample(launch, stream)?;
+        self.launch_inspect(launch, stream)?;
         self.download(0, launch)?;
-        self.record(f, stream)?;
-        self.wait(f)?;
-        Ok(Pass { kernel: elapsed(a, b)?, kernel_cached: elapsed(c, d)?, uploaded: elapsed(e, f)? })
+        self.record(end, stream)?;
+        self.wait(end)?;
+        Ok(Pass {
+            cold: Kernels::between(cold)?,
+            cached: Kernels::between(cached)?,
+            uploaded: elapsed(begin, end)?,
+        })
+    }
+
+    /// The kernels of a launch, with an event before each and behind the last.
+    fn launch_between(
+        &self,
+        launch: &Launch,
+        stream: CUstream,
+        [begun, adjusted, sampled, inspected]: [CUevent; 4],
+    ) -> Result<(), String> {
+        self.record(begun, stream)?;
+        self.launch_adjust(launch, stream)?;
+        self.record(adjusted, stream)?;
+        self.launch_sample(launch, stream)?;
+        self.record(sampled, stream)?;
+        self.launch_inspect(launch, stream)?;
+        self.record(inspected, stream)
+    }
+}
+
+impl Kernels {
+    fn between([begun, adjusted, sampled, inspected]: [CUevent; 4]) -> Result<Self, String> {
+        Ok(Self {
+            adjust: elapsed(begun, adjusted)?,
+            sample: elapsed(adjusted, sampled)?,
+            inspect: elapsed(sampled, inspected)?,
+        })
     }
 }
 
