@@ -190,7 +190,7 @@ sources_all() {
         fi
     done
 }
-sources_all "k50_p95 1" "p95 64"
+sources_all "k50_p95 1" "k50_p95 64" "k50_p95 256" "p95 64"
 
 # 8. The way to it: requests over every plane.
 # `exec`, so that what is ended below is the server and not a shell around it.
