@@ -47,16 +47,40 @@ DEVICE u64 block_sum(u64 value, u64* partial) {
     return total;
 }
 
-DEVICE u64 block_max(u64 value, u64* partial) {
+// The greatest value of a warp, in every lane.
+DEVICE u64 warp_max_wide(u64 value) {
 #pragma unroll
     for (u32 step = LANES / 2; step > 0; step /= 2) {
         const u64 other = __shfl_xor_sync(FULL_WARP, value, step);
         if (other > value) value = other;
     }
+    return value;
+}
+
+DEVICE u64 block_max(u64 value, u64* partial) {
+    value = warp_max_wide(value);
     if (lane_index() == 0) partial[warp_index()] = value;
     __syncthreads();
     for (u32 warp = 0; warp < WARPS; warp++) {
         if (partial[warp] > value) value = partial[warp];
+    }
+    __syncthreads();
+    return value;
+}
+
+// The greatest of the values, and the sum of the counts, which stays below 2^32. `partial` has room for twice WARPS.
+DEVICE u64 block_max_and_sum(u64 value, u32& count, u64* partial) {
+    value = warp_max_wide(value);
+    count = warp_sum(count);
+    if (lane_index() == 0) {
+        partial[warp_index()] = value;
+        partial[WARPS + warp_index()] = count;
+    }
+    __syncthreads();
+    count = 0;
+    for (u32 warp = 0; warp < WARPS; warp++) {
+        if (partial[warp] > value) value = partial[warp];
+        count += static_cast<u32>(partial[WARPS + warp]);
     }
     __syncthreads();
     return value;

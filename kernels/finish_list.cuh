@@ -10,6 +10,76 @@
 namespace logitd {
 namespace {
 
+// Tiles of which a warp has the shares at once while it lists tokens: as many registers for either size of logit.
+template <class D> constexpr u32 LISTED_TOGETHER = 4 / Share<D>::VECTORS;
+
+// Which tokens of a share are listed, a bit for each: what the cut keeps, from `least` on.
+template <class D, bool CLUSTER>
+DEVICE u32 listed_of(const Work<D, CLUSTER>& work, Cut cut, u32 tile, const Share<D>& share, float least) {
+    float x[SHARE];
+    widen_share<D>(share, x);
+    if (!(cut.key <= Keys<D>::CANDIDATE_MIN && cut.id == EVERY_ID)) apply_cut<D>(work, cut, tile, x);
+    u32 bits = 0;
+#pragma unroll
+    for (u32 i = 0; i < SHARE; i++) bits |= static_cast<u32>(x[i] >= least) << i;
+    return bits;
+}
+
+// Makes room in the list for `count` tokens of each lane: the first place of this lane's. In all lanes, whether there
+// may be room.
+DEVICE bool make_room(u32* listed, u32 count, u32& place) {
+    u32 inclusive = count;
+#pragma unroll
+    for (u32 step = 1; step < LANES; step *= 2) {
+        const u32 other = __shfl_up_sync(FULL_WARP, inclusive, step);
+        if (lane_index() >= step) inclusive += other;
+    }
+    u32 base = 0;
+    if (lane_index() == LANES - 1) base = atomicAdd(listed, inclusive);
+    base = __shfl_sync(FULL_WARP, base, LANES - 1);
+    place = base + inclusive - count;
+    return base <= LIST;
+}
+
+// Lists the tokens of some of this warp's tiles: of the first ones in `wanted`, which has a bit for the tile of each lane
+// from the `base`-th on, and loses those. Whether there may be room for more. All tiles are asked for before the first
+// is looked at, and make room together.
+template <class D, bool CLUSTER>
+DEVICE bool list_tiles(const Work<D, CLUSTER>& work, Cut cut, float least, u32* listed, u32 base, u32& wanted) {
+    constexpr u32 TOGETHER = LISTED_TOGETHER<D>;
+    Share<D> shares[TOGETHER];
+    u32 own[TOGETHER], bits[TOGETHER];
+#pragma unroll
+    for (u32 i = 0; i < TOGETHER; i++) {
+        own[i] = wanted == 0 ? EVERY_ID : (base + __ffs(static_cast<int>(wanted)) - 1) * WARPS + warp_index();
+        wanted &= wanted - 1;
+        if (own[i] != EVERY_ID) shares[i] = read_again<D>(work, own[i]);
+    }
+    u32 count = 0;
+#pragma unroll
+    for (u32 i = 0; i < TOGETHER; i++) {
+        bits[i] = own[i] == EVERY_ID ? 0 : listed_of<D>(work, cut, work.tile_at(own[i]), shares[i], least);
+        count += static_cast<u32>(__popc(bits[i]));
+    }
+    u32 place;
+    if (!make_room(listed, count, place)) return false;
+    u64* list = work.scratch->list;
+#pragma unroll
+    for (u32 i = 0; i < TOGETHER; i++) {
+        if (bits[i] == 0) continue;
+        const u32 id = first_id<D>(work, work.tile_at(own[i]));
+#pragma unroll
+        for (u32 token = 0; token < SHARE; token++) {
+            if (!(bits[i] >> token & 1)) continue;
+            // Ascending, these are in the total order.
+            const u32 key = key_of<D>(D::widen(shares[i].words, token));
+            if (place < LIST) list[place] = static_cast<u64>(~key) << 32 | (id + token);
+            place++;
+        }
+    }
+    return true;
+}
+
 // Lists the tokens with keys from `key` on that the cut keeps, in no order. Returns how many there are; if
 // that is more than LIST, the list is not complete, and the number is only known to be above LIST.
 // Ends with a barrier of the team. `attempt` is 0 for a row's first list, 1 for its second.
@@ -17,35 +87,12 @@ template <class D, bool CLUSTER>
 DEVICE u32 list_candidates(Work<D, CLUSTER>& work, Cut cut, u32 key, u32 attempt) {
     const float least = value_of<D>(key);
     u32* listed = &work.team.control->listed[attempt];
-    u64* list = work.scratch->list;
-    const bool everything = cut.key <= Keys<D>::CANDIDATE_MIN && cut.id == EVERY_ID;
-    for (u32 tile = work.first_tile + warp_index(); tile < work.last_tile; tile += WARPS) {
-        if (work.tile_keys[tile] < key) continue;
-        float x[SHARE];
-        widen_share<D>(read_again<D>(work, tile), x);
-        if (!everything) apply_cut<D>(work, cut, tile, x);
-        u32 count = 0;
-#pragma unroll
-        for (u32 i = 0; i < SHARE; i++) count += x[i] >= least;
-        u32 inclusive = count;
-#pragma unroll
-        for (u32 step = 1; step < LANES; step *= 2) {
-            const u32 other = __shfl_up_sync(FULL_WARP, inclusive, step);
-            if (lane_index() >= step) inclusive += other;
-        }
-        u32 base = 0;
-        if (lane_index() == LANES - 1) base = atomicAdd(listed, inclusive);
-        base = __shfl_sync(FULL_WARP, base, LANES - 1);
-        if (base > LIST) break;
-        u32 place = base + inclusive - count;
-        const u32 id = first_id<D>(work, tile);
-#pragma unroll
-        for (u32 i = 0; i < SHARE; i++) {
-            if (!(x[i] >= least)) continue;
-            // Ascending, these are in the total order.
-            if (place < LIST) list[place] = static_cast<u64>(~key_of<D>(x[i])) << 32 | (id + i);
-            place++;
-        }
+    bool room = true;
+    for (u32 base = 0; room && base * WARPS < work.own_tiles; base += LANES) {
+        const u32 own = (base + lane_index()) * WARPS + warp_index();
+        const bool reaches = own < work.own_tiles && work.tile_keys[work.tile_at(own)] >= key;
+        u32 wanted = __ballot_sync(FULL_WARP, reaches);
+        while (room && wanted != 0) room = list_tiles(work, cut, least, listed, base, wanted);
     }
     work.team.sync();
     return __ldcg(listed);
@@ -110,8 +157,11 @@ DEVICE Total finish_list(const Batch& batch, const Work<D, CLUSTER>& work, u32 c
             kept_mass += m;
         }
     }
-    kept = block_sum(kept, partial);
-    kept_mass = block_sum(kept_mass, partial);
+    // Both in one sum.
+    static_assert(LIST < 1u << 12, "the mass of a list has 52 bits");
+    kept_mass = block_sum(kept << 52 | kept_mass, partial);
+    kept = kept_mass >> 52;
+    kept_mass &= (1ull << 52) - 1;
 
     // The kept ones by id, and the mass up to each.
     count = static_cast<u32>(kept);

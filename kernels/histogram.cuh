@@ -180,22 +180,35 @@ DEVICE Cut cut_ties(Work<D, CLUSTER>& work, Cut cut, const Range& range, u64 goa
 
 // A key from which on there are at least k tokens, and not many more: at least k tiles have a maximum as
 // high. Needs k candidates' worth of tiles; otherwise every candidate's key is above it.
+//
+// Each warp counts the tiles from one key on: of as many keys at equal distances, the greatest with enough is the next
+// lower end. Two sets of counts take turns, so that one barrier a step is enough.
 template <class D, bool CLUSTER> DEVICE u32 top_k_floor(const Work<D, CLUSTER>& work, u32 k) {
     u32 low = Keys<D>::CANDIDATE_MIN;
     u32 high = work.max_key + 1;
     if (k > work.view.tiles) return low;
-    while (high - low > 1) {
-        const u32 middle = low + (high - low) / 2;
+    u32* counts = reinterpret_cast<u32*>(work.shared->partial);
+    u32 found = EVERY_ID;
+    for (u32 turn = 0; high - low > 1 && found > k + k / 4; turn ^= 1) {
+        const u32 step = (high - low + WARPS) / (WARPS + 1);
+        const u32 from = low + (warp_index() + 1) * step;
         u32 count = 0;
-        for (u32 base = 0; base < work.view.tiles; base += THREADS) {
-            const u32 tile = base + thread_index();
-            count += __syncthreads_count(tile < work.view.tiles && work.tile_keys[tile] >= middle);
-        }
-        if (count < k) {
-            high = middle;
-        } else {
-            low = middle;
-            if (count <= k + k / 4) break;
+#pragma unroll 4
+        for (u32 tile = lane_index(); tile < work.view.tiles; tile += LANES) count += work.tile_keys[tile] >= from;
+        count = warp_sum(count);
+        if (lane_index() == 0) counts[turn * WARPS + warp_index()] = count;
+        __syncthreads();
+        const u32 begin = low;
+        for (u32 warp = 0; warp < WARPS; warp++) {
+            const u32 key = begin + (warp + 1) * step;
+            if (key >= high) break;
+            const u32 there = counts[turn * WARPS + warp];
+            if (there < k) {
+                high = key;
+            } else {
+                low = key;
+                found = there;
+            }
         }
     }
     return low;

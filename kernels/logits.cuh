@@ -92,24 +92,38 @@ template <class D> DEVICE Share<D> read_vectors(const uint4* from) {
     return share;
 }
 
-// A share that reaches over an end of the row: token by token.
+// A share that reaches over an end of the row: token by token, from the last one on, each before those that are there. Not
+// unrolled: it is in many places, and few tiles need it.
 template <class D> DEVICE Share<D> read_edge(const View& view, u32 first) {
+    constexpr u32 WORDS = Share<D>::VECTORS * 4;
     Share<D> share;
 #pragma unroll
-    for (u32 i = 0; i < Share<D>::VECTORS * 4; i++) share.words[i] = D::FILL;
+    for (u32 i = 0; i < WORDS; i++) share.words[i] = D::FILL;
+#pragma unroll 1
+    for (u32 slot = first + SHARE; slot-- > first;) {
+        const bool inside = slot >= view.lead && slot < view.end;
+        u32 token = D::SIZE == 4 ? D::FILL : D::FILL & 0xffffu;
+        if (inside && D::SIZE == 4) token = reinterpret_cast<const u32*>(view.base)[slot];
+        if (inside && D::SIZE == 2) token = reinterpret_cast<const u16*>(view.base)[slot];
 #pragma unroll
-    for (u32 i = 0; i < SHARE; i++) {
-        const u32 slot = first + i;
-        if (slot < view.lead || slot >= view.end) continue;
-        if (D::SIZE == 4) {
-            share.words[i % (Share<D>::VECTORS * 4)] = reinterpret_cast<const u32*>(view.base)[slot];
-        } else {
-            const u32 bits = reinterpret_cast<const u16*>(view.base)[slot];
-            const u32 shift = i % 2 * 16;
-            share.words[i / 2] = (share.words[i / 2] & ~(0xffffu << shift)) | bits << shift;
+        for (u32 i = WORDS - 1; i > 0; i--) {
+            const u32 before = share.words[i - 1];
+            share.words[i] = D::SIZE == 4 ? before : share.words[i] << 16 | before >> 16;
         }
+        share.words[0] = D::SIZE == 4 ? token : share.words[0] << 16 | token;
     }
     return share;
+}
+
+// Whether no slot of a tile is outside the row.
+DEVICE bool is_whole(const View& view, u32 tile) {
+    return tile * TILE >= view.lead && (tile + 1) * TILE <= view.end;
+}
+
+// A lane's share of a tile that is whole.
+template <class D> DEVICE Share<D> read_whole(const View& view, u32 tile, u32 lane) {
+    const u64 first = tile * TILE + lane * SHARE;
+    return read_vectors<D>(reinterpret_cast<const uint4*>(view.base + first * D::SIZE));
 }
 
 template <class D> DEVICE Share<D> read_share(const View& view, u32 tile, u32 lane) {

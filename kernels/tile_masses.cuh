@@ -21,11 +21,12 @@ DEVICE u64 weight_of(const Work<D, CLUSTER>& work, float x, float tie) {
 template <class D, bool CLUSTER, Weight WEIGHT> DEVICE void sum_tiles(const Work<D, CLUSTER>& work, Cut cut) {
     const bool everything = cut.key <= Keys<D>::CANDIDATE_MIN && cut.id == EVERY_ID;
     const float tie = value_of<D>(cut.key);
-    for (u32 tile = work.first_tile + warp_index(); tile < work.last_tile; tile += WARPS) {
+    for (u32 own = warp_index(); own < work.own_tiles; own += WARPS) {
+        const u32 tile = work.tile_at(own);
         u64 weight = 0;
         if (work.tile_keys[tile] >= cut.key) {
             float x[SHARE];
-            widen_share<D>(read_again<D>(work, tile), x);
+            widen_share<D>(read_again<D>(work, own), x);
             u32 kept = 0;
             if (!everything) {
                 apply_cut<D>(work, cut, tile, x);

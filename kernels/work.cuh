@@ -52,7 +52,7 @@ struct Scratch {
 
 // A block's shared memory. After it come the keys of all tiles of the row, then the staged slice.
 struct Shared {
-    u64 partial[WARPS];
+    u64 partial[2 * WARPS];
     u64 answer[4];
     u32 word;
     u32 reserved[3];
@@ -90,7 +90,7 @@ template <class D, bool CLUSTER> struct Work {
     const RowDescriptor* row;
     View view;
     Team<CLUSTER> team;
-    u32 first_tile, last_tile;  // this block's tiles
+    u32 own_tiles;     // how many tiles are this block's
     Scratch* scratch;
     u64* tile_maxima;  // key << 32 | candidates, in global memory
     u64* tile_masses;  // kept tokens << 49 | mass, likewise
@@ -103,6 +103,10 @@ template <class D, bool CLUSTER> struct Work {
     float max;
     Scale scale;
     u32 histogram;     // how many histograms this row has filled
+
+    // The place in the row of this block's i-th tile. A team deals the tiles out one by one: what one part of the
+    // vocabulary has most of, such as the likely tokens among the low ids, is work for every block.
+    MEMBER u32 tile_at(u32 i) const { return team.rank + i * team.size; }
 };
 
 constexpr u32 TILE_MASS_BITS = 49;  // 256 tokens of 2^40
@@ -122,11 +126,10 @@ DEVICE Work<D, CLUSTER> begin_row(const Batch& batch, const RowDescriptor* row, 
     work.tile_maxima = reinterpret_cast<u64*>(batch.tiles) + row_index * 2ull * batch.tile_capacity;
     work.tile_masses = work.tile_maxima + batch.tile_capacity;
     work.team = {place % batch.team_blocks, batch.team_blocks, &work.scratch->control, 0};
-    work.first_tile = work.view.tiles * work.team.rank / work.team.size;
-    work.last_tile = work.view.tiles * (work.team.rank + 1) / work.team.size;
+    work.own_tiles = (work.view.tiles + work.team.size - 1 - work.team.rank) / work.team.size;
     work.shared = reinterpret_cast<Shared*>(shared);
     work.tile_keys = reinterpret_cast<u32*>(shared + sizeof(Shared));
-    const u32 slice = (work.last_tile - work.first_tile) * TILE * D::SIZE;
+    const u32 slice = work.own_tiles * TILE * D::SIZE;
     const bool staged = batch.stage_bytes > 0 && slice <= batch.stage_bytes;
     work.stage = staged ? reinterpret_cast<uint4*>(shared + sizeof(Shared) + tile_keys_bytes(batch)) : nullptr;
     work.scale = {work.row->c, work.row->dmin};
@@ -140,14 +143,11 @@ DEVICE Work<D, CLUSTER> begin_work(const Batch& batch, u32 place, unsigned char*
     return begin_row<D, CLUSTER>(batch, rows + place / batch.team_blocks, place, shared);
 }
 
-// A lane's share of one of this block's tiles, after the first reading.
+// A lane's share of this block's i-th tile, after the first reading.
 template <class D, bool CLUSTER>
-DEVICE Share<D> read_again(const Work<D, CLUSTER>& work, u32 tile) {
-    if (work.stage) {
-        const u32 lane = (tile - work.first_tile) * LANES + lane_index();
-        return read_vectors<D>(work.stage + lane * Share<D>::VECTORS);
-    }
-    return read_share<D>(work.view, tile, lane_index());
+DEVICE Share<D> read_again(const Work<D, CLUSTER>& work, u32 i) {
+    if (work.stage) return read_vectors<D>(work.stage + (i * LANES + lane_index()) * Share<D>::VECTORS);
+    return read_share<D>(work.view, work.tile_at(i), lane_index());
 }
 
 // The id of the first token of this lane's share. Below 0, as a large number, before the row's start.
@@ -173,10 +173,11 @@ DEVICE void apply_cut(const Work<D, CLUSTER>& work, Cut cut, u32 tile, float (&x
 // Every tile of this block whose maximum is at least `key`, a warp to each: `each(tile, x)`.
 template <class D, bool CLUSTER, class Each>
 DEVICE void for_tiles_from(const Work<D, CLUSTER>& work, u32 key, Each each) {
-    for (u32 tile = work.first_tile + warp_index(); tile < work.last_tile; tile += WARPS) {
+    for (u32 i = warp_index(); i < work.own_tiles; i += WARPS) {
+        const u32 tile = work.tile_at(i);
         if (work.tile_keys[tile] < key) continue;
         float x[SHARE];
-        widen_share<D>(read_again<D>(work, tile), x);
+        widen_share<D>(read_again<D>(work, i), x);
         each(tile, x);
     }
 }

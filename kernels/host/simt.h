@@ -133,6 +133,8 @@ inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __uint2float_rn(unsigned value) { return static_cast<float>(value); }
 inline float __ull2float_rn(unsigned long long value) { return static_cast<float>(value); }
 
+inline int __popc(unsigned value) { return __builtin_popcount(value); }
+inline int __ffs(int value) { return __builtin_ffs(value); }
 inline int __clz(int value) { return value == 0 ? 32 : __builtin_clz(static_cast<unsigned>(value)); }
 inline int __clzll(long long value) {
     return value == 0 ? 64 : __builtin_clzll(static_cast<unsigned long long>(value));
