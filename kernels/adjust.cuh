@@ -97,30 +97,6 @@ DEVICE u32 touches_before(const Touch* touches, u32 count, u32 token) {
     return low;
 }
 
-// Writes eight logits, as far as they are in the row and allowed. Whether one of them is there.
-template <class D>
-DEVICE bool adjust_eight(u64 to, bool widens, u32 first, u32 count, u32 allowed, Share<D>& share) {
-    bool there = false;
-    float x[SHARE];
-    widen_share<D>(share, x);
-#pragma unroll
-    for (u32 i = 0; i < SHARE; i++) there |= i < count && allowed >> i & 1 && is_there(x[i]);
-    if (widens) {
-        Share<Format<F32>> wide;
-#pragma unroll
-        for (u32 i = 0; i < SHARE; i++) wide.words[i] = __float_as_uint(x[i]);
-        ban(wide, allowed);
-        write_eight(to, first, count, wide);
-    } else {
-        ban(share, allowed);
-        write_eight(to, first, count, share);
-    }
-    return there;
-}
-
-// Eights that a thread has on their way from memory.
-constexpr u32 EIGHTS_AHEAD = 2;
-
 template <class D> DEVICE void adjust_row(AdjustDescriptor* row, u32 block, u32 blocks, u32* shared) {
     const u32* mask = reinterpret_cast<const u32*>(row->mask);
     const Touch* touches = reinterpret_cast<const Touch*>(row->touches);
@@ -130,26 +106,24 @@ template <class D> DEVICE void adjust_row(AdjustDescriptor* row, u32 block, u32 
     const u64 from = row->from, to = row->to;
     const bool widens = row->to_dtype != row->from_dtype;
     bool there = false;
-    for (u32 turn = begin + thread_index() * SHARE; turn < end; turn += EIGHTS_AHEAD * THREADS * SHARE) {
-        Share<D> shares[EIGHTS_AHEAD];
-        u32 allowed[EIGHTS_AHEAD];
-        bool stays[EIGHTS_AHEAD];
+    for (u32 first = begin + thread_index() * SHARE; first < end; first += THREADS * SHARE) {
+        const u32 allowed = mask[first / 32] >> (first % 32) & 0xffu;
+        if (to == from && allowed == 0xffu) continue;
+        const u32 count = min(end - first, SHARE);
+        Share<D> share = read_eight<D>(from, first, count);
+        float x[SHARE];
+        widen_share<D>(share, x);
 #pragma unroll
-        for (u32 ahead = 0; ahead < EIGHTS_AHEAD; ahead++) {
-            const u32 first = turn + ahead * THREADS * SHARE;
-            allowed[ahead] = first < end ? mask[first / 32] >> (first % 32) & 0xffu : 0;
-        }
+        for (u32 i = 0; i < SHARE; i++) there |= i < count && allowed >> i & 1 && is_there(x[i]);
+        if (widens) {
+            Share<Format<F32>> wide;
 #pragma unroll
-        for (u32 ahead = 0; ahead < EIGHTS_AHEAD; ahead++) {
-            const u32 first = turn + ahead * THREADS * SHARE;
-            stays[ahead] = first >= end || (to == from && allowed[ahead] == 0xffu);
-            if (!stays[ahead]) shares[ahead] = read_eight<D>(from, first, min(end - first, SHARE));
-        }
-#pragma unroll
-        for (u32 ahead = 0; ahead < EIGHTS_AHEAD; ahead++) {
-            if (stays[ahead]) continue;
-            const u32 first = turn + ahead * THREADS * SHARE;
-            there |= adjust_eight<D>(to, widens, first, min(end - first, SHARE), allowed[ahead], shares[ahead]);
+            for (u32 i = 0; i < SHARE; i++) wide.words[i] = __float_as_uint(x[i]);
+            ban(wide, allowed);
+            write_eight(to, first, count, wide);
+        } else {
+            ban(share, allowed);
+            write_eight(to, first, count, share);
         }
     }
     // Touched tokens are written over what was copied.

@@ -115,17 +115,6 @@ template <class D> DEVICE Share<D> read_edge(const View& view, u32 first) {
     return share;
 }
 
-// Whether no slot of a tile is outside the row.
-DEVICE bool is_whole(const View& view, u32 tile) {
-    return tile * TILE >= view.lead && (tile + 1) * TILE <= view.end;
-}
-
-// A lane's share of a tile that is whole.
-template <class D> DEVICE Share<D> read_whole(const View& view, u32 tile, u32 lane) {
-    const u64 first = tile * TILE + lane * SHARE;
-    return read_vectors<D>(reinterpret_cast<const uint4*>(view.base + first * D::SIZE));
-}
-
 template <class D> DEVICE Share<D> read_share(const View& view, u32 tile, u32 lane) {
     const u32 first = tile * TILE + lane * SHARE;
     if (first >= view.lead && first + SHARE <= view.end) {

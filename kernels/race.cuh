@@ -1,8 +1,8 @@
 // core/src/arithmetic/race.rs: every kept token runs with a noise of its own, and the fastest is drawn.
 //
 // A draw is a maximum over the kept tokens, in any order: a warp takes it from a list, and all blocks of a team take it
-// from the tiles, each from its own ones. A whole row costs a pass a draw, of some 110 instructions a token: the ten
-// rounds of Philox, once for two tokens, are a third of them, the mass and the noise a third each.
+// from the tiles, each from its own ones. A whole row costs a pass a draw, of some 150 instructions a token: the ten
+// rounds of Philox are half of them, the mass and the noise a quarter each.
 #pragma once
 #include "abi.cuh"
 #include "isa.cuh"
@@ -24,16 +24,12 @@ constexpr u32 K6 = 0x3fdbf9a6u;
 constexpr u32 K7 = 0xc0158fd4u;
 constexpr u32 K8 = 0x4001c1e8u;
 
-// The random words of a pair of neighbours in one draw.
-DEVICE Words pair_words(const RowDescriptor* row, u32 draw, u32 pair) {
-    return philox4x32_10_words(static_cast<u32>(row->position), static_cast<u32>(row->position >> 32), draw,
-                               PURPOSE_RACE | pair << 3, static_cast<u32>(row->seed),
-                               static_cast<u32>(row->seed >> 32));
-}
-
-// The 64 random bits of a token: half of what its pair has.
-DEVICE u64 bits_of(const Words& pair, u32 token) {
-    return token & 1 ? pair.w2 | static_cast<u64>(pair.w3) << 32 : pair.w0 | static_cast<u64>(pair.w1) << 32;
+// The 64 random bits of a token in one draw: half of what its pair has.
+DEVICE u64 race_bits(u64 seed, u64 position, u32 draw, u32 token) {
+    const Words out = philox4x32_10_words(static_cast<u32>(position), static_cast<u32>(position >> 32), draw,
+                                          PURPOSE_RACE | (token >> 1) << 3, static_cast<u32>(seed),
+                                          static_cast<u32>(seed >> 32));
+    return token & 1 ? out.w2 | static_cast<u64>(out.w3) << 32 : out.w0 | static_cast<u64>(out.w1) << 32;
 }
 
 // -log2(1 - bits / 2^64).
@@ -96,7 +92,7 @@ DEVICE void race_in_list(const Batch& batch, const Work<D, CLUSTER>& work, const
 #pragma unroll 1
         for (u32 i = lane_index(); i < count; i += LANES) {
             const u32 id = race_id(row, static_cast<u32>(list[i] >> 32));
-            const u64 other = runner(masses[i], bits_of(pair_words(row, draw, id >> 1), id), i);
+            const u64 other = runner(masses[i], race_bits(row->seed, row->position, draw, id), i);
             if (other > best) best = other;
         }
         best = warp_max_wide(best);
@@ -106,69 +102,25 @@ DEVICE void race_in_list(const Batch& batch, const Work<D, CLUSTER>& work, const
     }
 }
 
-// No pair's number: there are 2^31 at most.
-constexpr u32 NO_PAIR = 0xffffffffu;
-
-// Two neighbours' logits, -inf where a token is not among those from `begin` on and below `end`.
-struct Neighbours {
-    float x[2];
-};
-
-template <class D> DEVICE Neighbours neighbours(const View& view, u32 pair, u32 begin, u32 end) {
-    Neighbours both;
-#pragma unroll
-    for (u32 half = 0; half < 2; half++) {
-        const u32 index = pair * 2 + half;
-        both.x[half] = index >= begin && index < end ? logit_of<D>(view, index) : NEGATIVE_INFINITY;
-    }
-    return both;
-}
-
-// The fastest of two neighbours, as far as the cut keeps them. Where they are neighbours by their ids too, they share ten
-// rounds of Philox.
-template <class D, bool CLUSTER>
-DEVICE u64 faster_of(const Work<D, CLUSTER>& work, Cut cut, u32 draw, u32 first, const Neighbours& both) {
+// The fastest of the tokens that the cut keeps of this block's tiles. Token by token: a share of eight would need
+// registers that ten rounds of Philox need.
+template <class D, bool CLUSTER> DEVICE u64 fastest_of_block(const Work<D, CLUSTER>& work, Cut cut, u32 draw) {
     const RowDescriptor* row = work.row;
     const float at = value_of<D>(cut.key);
-    u32 pair = NO_PAIR;
-    Words words = {0, 0, 0, 0};
-    u64 best = 0;
-#pragma unroll 1
-    for (u32 half = 0; half < 2; half++) {
-        const u32 index = first + half;
-        const float x = half == 0 ? both.x[0] : both.x[1];
-        if (!(x > at || (x == at && index <= cut.id))) continue;
-        const u64 m = mass(x, work.max, work.scale);
-        if (m == 0) continue;
-        const u32 id = race_id(row, index);
-        if (id >> 1 != pair) {
-            pair = id >> 1;
-            words = pair_words(row, draw, pair);
-        }
-        const u64 other = runner(m, bits_of(words, id), index);
-        if (other > best) best = other;
-    }
-    return best;
-}
-
-// The fastest of the tokens that the cut keeps of this block's tiles. A lane takes a pair of neighbours, and asks for the
-// logits of its next one before: a share of eight would need registers that Philox needs.
-template <class D, bool CLUSTER> DEVICE u64 fastest_of_block(const Work<D, CLUSTER>& work, Cut cut, u32 draw) {
-    const View& view = work.view;
     u64 best = 0;
     for (u32 own = warp_index(); own < work.own_tiles; own += WARPS) {
         const u32 tile = work.tile_at(own);
         if (work.tile_keys[tile] < cut.key) continue;
-        const u32 begin = max(tile * TILE, view.lead) - view.lead;
-        const u32 end = min((tile + 1) * TILE, view.end) - view.lead;
-        const u32 last = (end + 1) / 2;
-        u32 pair = begin / 2 + lane_index();
-        Neighbours next = neighbours<D>(view, pair, begin, end);
 #pragma unroll 1
-        for (; pair < last; pair += LANES) {
-            const Neighbours both = next;
-            next = neighbours<D>(view, pair + LANES, begin, end);
-            const u64 other = faster_of(work, cut, draw, pair * 2, both);
+        for (u32 i = 0; i < SHARE; i++) {
+            const u32 slot = tile * TILE + i * LANES + lane_index();
+            if (slot < work.view.lead || slot >= work.view.end) continue;
+            const u32 index = slot - work.view.lead;
+            const float x = logit_of<D>(work.view, index);
+            if (!(x > at || (x == at && index <= cut.id))) continue;
+            const u64 m = mass(x, work.max, work.scale);
+            if (m == 0) continue;
+            const u64 other = runner(m, race_bits(row->seed, row->position, draw, race_id(row, index)), index);
             if (other > best) best = other;
         }
     }

@@ -6,9 +6,8 @@
 namespace logitd {
 namespace {
 
-// Tiles that a warp has in flight: with 128 bytes a lane, two blocks of a multiprocessor have 64 KB on their way, which
-// covers the memory's latency.
-template <class D> constexpr u32 TILES_AHEAD = 8 / Share<D>::VECTORS;
+// Tiles that a warp has in flight: with 16 bytes a lane each, enough to cover the memory's latency.
+constexpr u32 TILES_AHEAD = 4;
 
 // Summarizes one tile: the key of its maximum (NAN_KEY if it has a NaN) and how many are above -inf.
 template <class D> DEVICE u64 summarize(const Share<D>& share) {
@@ -40,43 +39,24 @@ DEVICE void keep(const Work<D, CLUSTER>& work, u32 i, const Share<D>& share) {
     }
 }
 
-// Notes what this block's i-th tile has.
-template <class D, bool CLUSTER> DEVICE void scan_tile(const Work<D, CLUSTER>& work, u32 i, const Share<D>& share) {
-    if (work.stage) keep<D>(work, i, share);
-    const u64 summary = summarize<D>(share);
-    if (lane_index() == 0) work.tile_maxima[work.tile_at(i)] = summary;
-}
-
-// The first and the last tile of the row, if they are this warp's and reach over its ends.
-template <class D, bool CLUSTER> DEVICE void scan_edges(const Work<D, CLUSTER>& work) {
-    const View& view = work.view;
-    const u32 last = view.tiles - 1;
-#pragma unroll 1
-    for (u32 tile = 0; tile <= last; tile += max(last, 1u)) {
-        const u32 i = tile / work.team.size;
-        if (is_whole(view, tile) || tile % work.team.size != work.team.rank || i % WARPS != warp_index()) continue;
-        scan_tile(work, i, read_share<D>(view, tile, lane_index()));
-    }
-}
-
 // Reads this block's tiles once. Their summaries are known to the team after its next barrier.
 template <class D, bool CLUSTER> DEVICE void scan_tiles(const Work<D, CLUSTER>& work) {
-    constexpr u32 AHEAD = TILES_AHEAD<D>;
-    for (u32 first = warp_index(); first < work.own_tiles; first += WARPS * AHEAD) {
-        Share<D> shares[AHEAD];
-        const auto is_read = [&](u32 i) { return i < work.own_tiles && is_whole(work.view, work.tile_at(i)); };
+    for (u32 first = warp_index(); first < work.own_tiles; first += WARPS * TILES_AHEAD) {
+        Share<D> shares[TILES_AHEAD];
 #pragma unroll
-        for (u32 ahead = 0; ahead < AHEAD; ahead++) {
+        for (u32 ahead = 0; ahead < TILES_AHEAD; ahead++) {
             const u32 i = first + ahead * WARPS;
-            if (is_read(i)) shares[ahead] = read_whole<D>(work.view, work.tile_at(i), lane_index());
+            if (i < work.own_tiles) shares[ahead] = read_share<D>(work.view, work.tile_at(i), lane_index());
         }
 #pragma unroll
-        for (u32 ahead = 0; ahead < AHEAD; ahead++) {
+        for (u32 ahead = 0; ahead < TILES_AHEAD; ahead++) {
             const u32 i = first + ahead * WARPS;
-            if (is_read(i)) scan_tile(work, i, shares[ahead]);
+            if (i >= work.own_tiles) break;
+            if (work.stage) keep<D>(work, i, shares[ahead]);
+            const u64 summary = summarize<D>(shares[ahead]);
+            if (lane_index() == 0) work.tile_maxima[work.tile_at(i)] = summary;
         }
     }
-    scan_edges(work);
 }
 
 // Gathers what all blocks of the team found.

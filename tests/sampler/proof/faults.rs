@@ -226,7 +226,6 @@ const EDITS: &[(&str, &[Edit])] = &[
         "race.cuh",
         &[
             ("the noise of the other of a pair", "token & 1", "~token & 1", Bits),
-            ("neighbours of different pairs share", "id >> 1 != pair", "pair == NO_PAIR", Bits),
             ("nothing is mirrored", "bits >> 63", "0", Bits),
             ("ties are not cut", "x > at || (x == at && index <= cut.id)", "x >= at", Bits),
             ("the first block's fastest alone", "block < work.team.size", "block < 1", Any),
