@@ -1,12 +1,13 @@
 //! `logitd digest`: what remains of rows when token ids are dropped.
 
 use super::Outcome;
+use super::output;
 use super::positions::{PositionsArgs, threads};
 use super::text::grouped;
 use crate::config::values;
 use std::fs::File;
 use std::io::{BufWriter, Write as _, stdout};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 /// Write what remains of logits when token ids are dropped: enough for `logitd tune`
@@ -47,8 +48,7 @@ Examples:
 pub fn run(args: Args) -> Outcome {
     let named = |error: std::io::Error| format!("--out {}: {error}", args.out.display());
     // Where nothing can be written, nothing is read.
-    let folder = args.out.parent().filter(|folder| !folder.as_os_str().is_empty());
-    folder.unwrap_or(Path::new(".")).metadata().map_err(named)?;
+    output::check("--out", &args.out)?;
     let digests = args.positions.read(threads(args.threads))?;
     let mut digests = digests
         .ok_or("--logits and --targets are needed: rows of logits, and the token after each")?;

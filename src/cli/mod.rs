@@ -7,6 +7,7 @@ pub mod demo;
 pub mod digest;
 pub mod info;
 pub mod load;
+mod output;
 mod params;
 mod positions;
 mod progress;

@@ -74,6 +74,17 @@ pub enum Search {
     Refine,
 }
 
+impl Search {
+    /// How many sets it tries at least.
+    pub fn sets_min(&self, axes: &Axes) -> Result<usize, AxisError> {
+        match self {
+            Self::Grid { .. } => Ok(axes.grid()?.len()),
+            Self::Refine => Ok(coarse(axes).grid()?.len()),
+            Self::Random(sets) | Self::Sobol(sets) => Ok(*sets),
+        }
+    }
+}
+
 /// The most rounds of a refinement.
 const ROUNDS_MAX: usize = 16;
 /// Of how many values of an axis one is tried where the search begins coarse.
@@ -329,6 +340,24 @@ impl Session {
         Ok(by.into_values().collect())
     }
 
+    /// Refuses more folds than there is to be folded, and more than fit in memory with so many sets: before a search, the
+    /// sets that it will have at least.
+    pub fn check_folds(&self, folds: u32, sets: usize) -> Result<(), SessionError> {
+        bounded("--folds", "parts", folds as usize, sets.max(self.trials.len()))?;
+        match self.different_clusters().len() {
+            clusters if clusters < folds as usize => Err(SessionError::Folds { folds, clusters }),
+            _ => Ok(()),
+        }
+    }
+
+    fn different_clusters(&self) -> Vec<u32> {
+        let mut labels: Vec<u32> =
+            (0..self.setup.data.rows.len()).map(|row| self.cluster(row)).collect();
+        labels.sort_unstable();
+        labels.dedup();
+        labels
+    }
+
     /// Sets over each of so many folds, which are made of whole clusters.
     pub fn folds(
         &self,
@@ -336,19 +365,13 @@ impl Session {
         folds: u32,
         seen: &mut impl FnMut(Progress),
     ) -> Result<Vec<(u64, Vec<SetSums>)>, SessionError> {
-        bounded("--folds", "parts", folds as usize, points.len())?;
+        self.check_folds(folds, points.len())?;
         let sets = sets(points)?;
         seen(Progress { done: 0, more: (sets.len() * self.setup.data.rows.len()) as u64 });
-        let labels: Vec<u32> =
-            (0..self.setup.data.rows.len()).map(|row| self.cluster(row)).collect();
-        let mut different = labels.clone();
-        different.sort_unstable();
-        different.dedup();
-        if (different.len() as u32) < folds {
-            return Err(SessionError::Folds { folds, clusters: different.len() });
-        }
-        let fold =
-            |row: usize| different.partition_point(|label| *label < labels[row]) as u32 % folds;
+        let clusters = self.different_clusters();
+        let fold = |row: usize| {
+            clusters.partition_point(|label| *label < self.cluster(row)) as u32 % folds
+        };
         Ok(self.by_label(&self.cpu, &sets, &fold, seen)?.into_values().collect())
     }
 
@@ -731,7 +754,9 @@ mod tests {
                     assert_eq!(sum, trial.total);
                 }
             }
-            let error = session.folds(&points, 9, &mut |_| {}).unwrap_err().to_string();
+            assert!(session.check_folds(2, points.len()).is_ok());
+            assert!(session.check_folds(2, SUMS_MAX).is_err());
+            let error = session.check_folds(9, points.len()).unwrap_err().to_string();
             assert!(error.contains("--folds is 9") && error.contains("allowed: 2 to"), "{error}");
         }
     }

@@ -2,6 +2,7 @@
 
 use super::Report;
 use super::table::{by_group, settings, simplest};
+use crate::cli::output;
 use crate::cli::text::grouped;
 use crate::study::choose::Scored;
 use crate::study::metrics::Metric;
@@ -34,20 +35,13 @@ const MARK_WITHIN: u64 = 1024;
 
 /// Refuses to write over what is no page of ours, and where nothing can be written.
 pub fn check(path: &Path) -> Result<(), String> {
-    let named = |error: io::Error| format!("--report {}: {error}", path.display());
-    // Terminals, /dev/null, pipes: there is nothing to be overwritten, and reading might wait for ever.
-    if path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+    output::check("--report", path)?;
+    if !path.is_file() {
         return Ok(());
     }
-    let file = match File::options().read(true).write(true).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-            let folder = folder.unwrap_or(Path::new("."));
-            return folder.metadata().map(drop).map_err(named);
-        }
-        file => file.map_err(named)?,
-    };
+    let named = |error: io::Error| format!("--report {}: {error}", path.display());
     let mut head = Vec::new();
+    let file = File::open(path).map_err(named)?;
     file.take(MARK_WITHIN).read_to_end(&mut head).map_err(named)?;
     match head.is_empty() || String::from_utf8_lossy(&head).contains(MARK) {
         true => Ok(()),

@@ -82,7 +82,7 @@ struct Fold {
 pub fn run_command(args: TuneArgs) -> Outcome {
     // What can be refused at once is, before anything is read or computed.
     let (search, axes) = (args.search()?, args.axes()?);
-    axes.grid()?;
+    let sets_min = search.sets_min(&axes)?;
     let page = args.report()?;
     html::check(&page)?;
     let threads = threads(args.threads);
@@ -103,6 +103,9 @@ pub fn run_command(args: TuneArgs) -> Outcome {
     };
     let fleet = fleet(&args, &setup.data)?;
     let mut session = Session::open(setup, Some(&args.study), &told)?.searched_by(fleet);
+    if let Some(folds) = args.folds {
+        session.check_folds(folds, sets_min)?;
+    }
 
     let start = Instant::now();
     let mut progress = Progress::new(0, "rows x sets");

@@ -311,6 +311,7 @@ fn what_is_wrong_is_named_with_its_limit_and_a_way_out() {
             ["none of the 40 rows has a token", "finite logits"],
         ),
         (vec!["digest", "--out", "no/x"], ["--out no/x", "No such file"]),
+        (vec!["digest", "--out", "rows.npy/x"], ["--out rows.npy/x", "Not a directory"]),
         (vec!["digest", "--out", "x"], ["--logits and --targets", "needed"]),
     ] {
         // A flag of the axes is given once, and `digest` has none.
@@ -319,6 +320,11 @@ fn what_is_wrong_is_named_with_its_limit_and_a_way_out() {
         assert!(parts.iter().all(|part| said.contains(part)), "{args:?}: {said}");
     }
     assert_eq!(std::fs::read_to_string(folder.path("notes.txt")).unwrap(), "milk\n");
+    // Folds are refused before the search: nothing is in the study.
+    let folds = ["--folds", "30", "--study", "folds.journal"];
+    folder.error(&with(&with(&FILES, &FEW), &folds));
+    let study = std::fs::read_to_string(folder.path("folds.journal")).unwrap();
+    assert_eq!(study.matches("\"op_code\":4").count(), 0);
     let params = std::fs::read_to_string(folder.path("params.json")).unwrap();
     assert_eq!(params, "{\"temperature\": 0.8}");
 }
