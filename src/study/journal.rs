@@ -94,6 +94,14 @@ pub struct Trial {
     pub groups: Vec<(u32, SetSums)>,
 }
 
+impl Trial {
+    /// Its sums over the rows of a label.
+    pub fn of_label(&self, label: u32) -> Option<&SetSums> {
+        let place = self.groups.binary_search_by_key(&label, |(of, _)| *of).ok()?;
+        Some(&self.groups[place].1)
+    }
+}
+
 /// What is said of a trial beside its sums.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Said {

@@ -12,6 +12,7 @@ pub mod choose;
 pub mod goal;
 pub mod journal;
 pub mod metrics;
+pub mod results;
 pub mod search;
 pub mod session;
 pub mod surface;

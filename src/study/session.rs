@@ -4,10 +4,11 @@
 //! miss as well. A study's name has the hash of all that, so that a set is found again by its parameters alone, and what
 //! other data gave never mixes with it.
 
-use super::choose::{Chooser, Scored};
+use super::choose::Scored;
 use super::goal::{Bound, Direction, Goal};
 use super::journal::{Journal, JournalError, SUMS, Said, StudySpec, Trial};
 use super::metrics::{Measure, Metric};
+use super::results::{Results, Subject};
 use super::search::{Axes, AxisError, Point, Refinement, SOBOL_MAX, double};
 use crate::files::digests::{Digests, hex};
 use logitd_core::arithmetic;
@@ -98,11 +99,7 @@ pub struct Session {
     /// What sets are tried with; what is shown of a few of them is worked out here.
     search: Option<Box<dyn Summing>>,
     journal: Option<Journal>,
-    trials: Vec<Trial>,
-    places: HashMap<[u32; 4], usize>,
-    /// Rows that have a token, by label.
-    group_rows: BTreeMap<u32, u64>,
-    rows_failed: u64,
+    results: Results,
     recorded: usize,
 }
 
@@ -120,30 +117,20 @@ impl Session {
             return Err(SessionError::NoRows(rows_failed));
         }
         let cpu = Cpu::new(setup.threads);
+        let subject = subject(&setup, group_rows, rows_failed);
         let (journal, trials) = match path {
             Some(path) => {
-                let spec = study(&setup, told, &group_rows, rows_failed);
+                let spec = study(&setup, told, &subject);
                 let (journal, trials) = Journal::open(path, &spec)
                     .map_err(|error| SessionError::Journal { path: path.into(), error })?;
                 (Some(journal), trials)
             }
             None => (None, Vec::new()),
         };
-        let mut session = Self {
-            setup,
-            cpu,
-            search: None,
-            journal,
-            trials: Vec::new(),
-            places: HashMap::new(),
-            group_rows,
-            rows_failed,
-            recorded: 0,
-        };
-        trials.into_iter().for_each(|trial| session.push(trial));
-        // Two commands at once may have recorded a set twice.
-        session.recorded = session.trials.len();
-        Ok(session)
+        // Two commands at once may have recorded a set twice: it counts once.
+        let results = Results::new(subject, trials);
+        let recorded = results.trials().len();
+        Ok(Self { setup, cpu, search: None, journal, results, recorded })
     }
 
     /// The same study, whose search has something else than this process evaluate sets.
@@ -151,63 +138,19 @@ impl Session {
         Self { search, ..self }
     }
 
-    fn push(&mut self, trial: Trial) {
-        let next = self.trials.len();
-        if *self.places.entry(trial.point.key()).or_insert(next) == next {
-            self.trials.push(trial);
-        }
-    }
-
     /// What is studied.
     pub fn setup(&self) -> &Setup {
         &self.setup
     }
 
-    /// Rows that have a token.
-    pub fn rows(&self) -> u64 {
-        self.group_rows.values().sum()
+    /// What was found: every set that was evaluated.
+    pub fn results(&self) -> &Results {
+        &self.results
     }
 
-    /// Rows that have none.
-    pub fn rows_failed(&self) -> u64 {
-        self.rows_failed
-    }
-
-    /// Rows that have a token, by label.
-    pub fn group_rows(&self) -> &BTreeMap<u32, u64> {
-        &self.group_rows
-    }
-
-    /// Every set that was evaluated, in order.
-    pub fn trials(&self) -> &[Trial] {
-        &self.trials
-    }
-
-    /// How many of them were in the file before.
+    /// How many of its sets were in the file before.
     pub fn recorded(&self) -> usize {
         self.recorded
-    }
-
-    /// The same as sets with their sums over all rows.
-    pub fn scored(&self) -> Vec<Scored<'_>> {
-        let rows = self.rows();
-        self.trials.iter().map(|t| Scored { point: t.point, rows, sums: &t.total }).collect()
-    }
-
-    /// The same over the rows of a label, where there are several.
-    pub fn scored_in(&self, label: u32) -> Vec<Scored<'_>> {
-        let rows = self.group_rows.get(&label).copied().unwrap_or(0);
-        let of_label = |trial: &Trial| trial.groups.binary_search_by_key(&label, |(of, _)| *of);
-        let scored = self.trials.iter().filter_map(|trial| {
-            let place = of_label(trial).ok()?;
-            Some(Scored { point: trial.point, rows, sums: &trial.groups[place].1 })
-        });
-        scored.collect()
-    }
-
-    /// Chooses by the study's goal.
-    pub fn chooser(&self) -> Chooser<'_> {
-        Chooser { goal: &self.setup.goal, measure: self.setup.measure }
     }
 
     /// Searches. `seen` hears how many row-sets are done, and how many more there are than it heard last.
@@ -242,7 +185,9 @@ impl Session {
                 break;
             }
             self.evaluate(&points, seen)?;
-            tried.extend(points.iter().map(|point| self.places[&point.key()]));
+            tried.extend(
+                points.iter().map(|point| self.results.place(*point).expect("it was evaluated")),
+            );
             refinement.found(self.centre(&tried));
         }
         Ok(())
@@ -250,9 +195,9 @@ impl Session {
 
     /// The best of some trials; where none is within the limits, the one that is least beyond them.
     fn centre(&self, tried: &[usize]) -> Point {
-        let all = self.scored();
+        let all = self.results.scored();
         let sets: Vec<Scored<'_>> = tried.iter().map(|&i| all[i]).collect();
-        let chooser = self.chooser();
+        let chooser = self.results.chooser();
         if let Some(&best) = chooser.ranked(&sets).first() {
             return sets[best].point;
         }
@@ -272,12 +217,12 @@ impl Session {
         let mut new = Vec::new();
         let mut keys = std::collections::HashSet::new();
         for point in points {
-            if !self.places.contains_key(&point.key()) && keys.insert(point.key()) {
+            if self.results.place(*point).is_none() && keys.insert(point.key()) {
                 new.push(*point);
             }
         }
-        let labels = if self.setup.grouped { self.group_rows.len() } else { 1 };
-        bounded("--groups", "labels", labels, self.trials.len() + new.len())?;
+        let labels = if self.setup.grouped { self.results.subject().group_rows.len() } else { 1 };
+        bounded("--groups", "labels", labels, self.results.trials().len() + new.len())?;
         seen(Progress { done: 0, more: (new.len() * self.setup.data.rows.len()) as u64 });
         let sets_max = self.search.as_deref().unwrap_or(&self.cpu).sets_max();
         for batch in batches(&new, (BATCH_SUMS / labels).min(sets_max)) {
@@ -293,18 +238,9 @@ impl Session {
                     error,
                 })?;
             }
-            said.into_iter().for_each(|(trial, _)| self.push(trial));
+            said.into_iter().for_each(|(trial, _)| self.results.push(trial));
         }
         Ok(())
-    }
-
-    /// Sets over all positions, recorded nowhere.
-    pub fn sums(
-        &self,
-        points: &[Point],
-        seen: &mut impl FnMut(Progress),
-    ) -> Result<Vec<Trial>, SessionError> {
-        self.sums_of(&self.cpu, points, seen)
     }
 
     fn sums_of(
@@ -335,6 +271,9 @@ impl Session {
     /// Sets over each cluster of positions: its rows, and a sum a set. Clusters are the groups that somebody named, or runs
     /// of neighbours.
     pub fn clusters(&self, points: &[Point]) -> Result<Vec<(u64, Vec<SetSums>)>, SessionError> {
+        if let Some(groups) = self.results.by_group(points) {
+            return Ok(groups);
+        }
         let sets = sets(points)?;
         let by = self.by_label(&self.cpu, &sets, &|row| self.cluster(row), &mut |_| {})?;
         Ok(by.into_values().collect())
@@ -343,7 +282,7 @@ impl Session {
     /// Refuses more folds than there is to be folded, and more than fit in memory with so many sets: before a search, the
     /// sets that it will have at least.
     pub fn check_folds(&self, folds: u32, sets: usize) -> Result<(), SessionError> {
-        bounded("--folds", "parts", folds as usize, sets.max(self.trials.len()))?;
+        bounded("--folds", "parts", folds as usize, sets.max(self.results.trials().len()))?;
         match self.different_clusters().len() {
             clusters if clusters < folds as usize => Err(SessionError::Folds { folds, clusters }),
             _ => Ok(()),
@@ -416,8 +355,7 @@ impl Session {
 
     /// What a trial says beside its sums.
     fn said(&self, trial: &Trial) -> Said {
-        let rows = self.rows();
-        let mean = |metric| self.setup.measure.mean(metric, rows, &trial.total);
+        let mean = |metric| self.results.mean(metric, &trial.total);
         let metrics = self.setup.goal.metrics();
         let of_value = |limit: &&super::goal::Limit| matches!(limit.bound, Bound::Value(_));
         let limits = self.setup.goal.limits.iter().filter(of_value);
@@ -501,13 +439,24 @@ pub fn sha256(bytes: &[u8]) -> String {
     hex(digest(&SHA256, bytes).as_ref())
 }
 
+/// What a study is about.
+fn subject(setup: &Setup, group_rows: BTreeMap<u32, u64>, rows_failed: u64) -> Subject {
+    let about = &setup.data.about;
+    Subject {
+        goal: setup.goal.clone(),
+        measure: setup.measure,
+        tail: setup.tail,
+        vocab_size: about.vocab_size,
+        logits_sha256: about.logits_sha256.clone(),
+        grouped: setup.grouped,
+        group_names: (0..).zip(about.groups.iter().cloned()).collect(),
+        group_rows,
+        rows_failed,
+    }
+}
+
 /// What a study is created with.
-fn study(
-    setup: &Setup,
-    told: &Told,
-    group_rows: &BTreeMap<u32, u64>,
-    rows_failed: u64,
-) -> StudySpec {
+fn study(setup: &Setup, told: &Told, subject: &Subject) -> StudySpec {
     let about = &setup.data.about;
     let labels: Vec<u8> = setup.data.rows.iter().flat_map(|row| row.group.to_le_bytes()).collect();
     let groups = if setup.grouped { sha256(&labels) } else { String::new() };
@@ -536,9 +485,9 @@ fn study(
         ("references_sha256", json!(about.references_sha256)),
         ("dtype", json!(about.dtype)),
         ("vocab_size", json!(about.vocab_size)),
-        ("rows", json!(group_rows.values().sum::<u64>())),
-        ("rows_failed", json!(rows_failed)),
-        ("groups", json!(if setup.grouped { group_rows.len() } else { 0 })),
+        ("rows", json!(subject.group_rows.values().sum::<u64>())),
+        ("rows_failed", json!(subject.rows_failed)),
+        ("groups", json!(if setup.grouped { subject.group_rows.len() } else { 0 })),
         ("group_names", Value::Object(named.collect())),
         ("goal", json!(setup.goal.to_string())),
         ("tail_share", json!(double(setup.tail.get()))),
@@ -699,8 +648,8 @@ mod tests {
             searched(&b, &search);
             assert_eq!(lines(&a), lines(&b), "{search:?}");
             let again = searched(&a, &search);
-            assert_eq!(again.trials(), first.trials(), "{search:?}");
-            assert_eq!(again.recorded(), first.trials().len(), "{search:?}");
+            assert_eq!(again.results().trials(), first.results().trials(), "{search:?}");
+            assert_eq!(again.recorded(), first.results().trials().len(), "{search:?}");
             assert_eq!(lines(&a), lines(&b), "{search:?}");
         }
     }
@@ -715,8 +664,8 @@ mod tests {
         for share in [3, 2] {
             std::fs::write(&killed, &text[..text.len() / share]).unwrap();
             let found = searched(&killed, &search);
-            assert!(found.recorded() > 10 && found.recorded() < expected.trials().len());
-            assert_eq!(found.trials(), expected.trials());
+            assert!(found.recorded() > 10 && found.recorded() < expected.results().trials().len());
+            assert_eq!(found.results().trials(), expected.results().trials());
             assert_eq!(lines(&killed), lines(&whole));
         }
     }
@@ -726,9 +675,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let best = |name: &str, rounds| {
             let session = searched(&folder.path().join(name), &Search::Grid { rounds });
-            let sets = session.scored();
-            let best = session.chooser().ranked(&sets)[0];
-            session.setup().measure.mean(Metric::Nll, session.rows(), sets[best].sums)
+            let sets = session.results().scored();
+            let best = session.results().chooser().ranked(&sets)[0];
+            session.results().mean(Metric::Nll, sets[best].sums)
         };
         let (grid, refined) = (best("grid", 0), best("refined", 2));
         println!("grid {grid}, refined {refined}");
@@ -740,8 +689,11 @@ mod tests {
         let points = axes().grid().unwrap();
         for grouped in [false, true] {
             let session = Session::open(setup(grouped), None, &told()).unwrap();
-            assert_eq!((session.rows(), session.rows_failed()), (70, 1));
-            let trials = session.sums(&points, &mut |_| {}).unwrap();
+            assert_eq!(
+                (session.results().rows(), session.results().subject().rows_failed),
+                (70, 1)
+            );
+            let trials = session.sums_of(&session.cpu, &points, &mut |_| {}).unwrap();
             assert_eq!(trials[0].groups.len(), if grouped { 2 } else { 0 });
             let clusters = session.clusters(&points).unwrap();
             assert_eq!(clusters.len(), if grouped { 2 } else { 3 });
@@ -766,7 +718,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("study.journal");
         let search = Search::Grid { rounds: 0 };
-        let own = searched(&path, &search).trials().len();
+        let own = searched(&path, &search).results().trials().len();
         let mut others = [setup(true), setup(true), setup(true), setup(false)];
         others[0].tail = TailShare::new(0.01).unwrap();
         // The same bytes, read otherwise.
@@ -784,12 +736,12 @@ mod tests {
     fn a_set_that_was_recorded_twice_counts_once() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("study.journal");
-        let own = searched(&path, &Search::Grid { rounds: 0 }).trials().len();
+        let own = searched(&path, &Search::Grid { rounds: 0 }).results().trials().len();
         let text = std::fs::read_to_string(&path).unwrap();
         let last = text.lines().last().unwrap();
         std::fs::write(&path, format!("{text}{last}\n{last}\n")).unwrap();
         let session = Session::open(setup(true), Some(&path), &told()).unwrap();
-        assert_eq!((session.recorded(), session.trials().len()), (own, own));
+        assert_eq!((session.recorded(), session.results().trials().len()), (own, own));
     }
 
     #[test]
@@ -828,6 +780,6 @@ mod tests {
                 (done, more) = (done + progress.done, more + progress.more)
             })
             .unwrap();
-        assert_eq!((done, done), (more, (session.trials().len() * 71) as u64));
+        assert_eq!((done, done), (more, (session.results().trials().len() * 71) as u64));
     }
 }

@@ -96,24 +96,25 @@ pub struct Args {
     pub compare: Vec<Compared>,
 
     /// Show the Pareto front of two metrics (more is better for coverage and entropy, less for the others)
-    #[arg(long, value_name = "METRIC,METRIC", value_parser = pareto, conflicts_with = "json", help_heading = "Output")]
+    #[arg(long, value_name = "METRIC,METRIC", value_parser = pareto, help_heading = "Output")]
     pub pareto: Option<[(Metric, Direction); 2]>,
 
     /// Cross-validate: choose on all but one of N parts of the rows, measure on that one
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..), conflicts_with = "json", help_heading = "Output")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..), help_heading = "Output")]
     pub folds: Option<u32>,
 
     /// Where settings are recorded, and looked up before anything is computed
     #[arg(long, value_name = "FILE", default_value = "study.journal", help_heading = "Output")]
     pub study: PathBuf,
 
-    /// A page that loads nothing, with everything that is printed except --folds and --pareto, all settings by nll and tail, and, where the
+    /// A page that loads nothing, with everything that is printed, all settings by nll and tail, and, where the
     /// whole grid of the lists was tried, heat maps of four pairs of parameters and how much each parameter matters
     /// [default: the name of the study with .html]
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     report: Option<PathBuf>,
 
-    /// Print a line of JSON a setting instead of tables, the simplest that is as good as the best last
+    /// Print a line of JSON a setting instead of tables: the simplest that is as good as the best after those that are shown,
+    /// then those of the front, then what was chosen without each fold, measured on it
     #[arg(long, help_heading = "Output")]
     pub json: bool,
 

@@ -1,10 +1,11 @@
 //! The report as a page: one file, no scripts, nothing loaded from anywhere. Its markup is `templates/tune.html`.
 
-use super::Report;
-use super::table::{by_group, settings, simplest};
+use super::report::{Report, Shown};
+use super::table::{about, by_group, folds, front, settings, simplest};
 use crate::cli::output;
 use crate::cli::text::grouped;
-use crate::study::choose::Scored;
+use crate::study::choose::{self, Scored};
+use crate::study::goal::Direction;
 use crate::study::metrics::Metric;
 use crate::study::surface::{Parameter, Surface};
 use askama::Template;
@@ -54,55 +55,59 @@ pub fn check(path: &Path) -> Result<(), String> {
 
 /// The page.
 pub fn page(report: &Report<'_>, command: &str) -> askama::Result<String> {
-    let session = report.session;
-    let setup = session.setup();
-    let sets = session.scored();
+    let subject = report.results.subject();
+    let sets = report.results.scored();
     let surface = Surface::of(&sets, &report.axes);
     let mut heats = Vec::new();
     let mut tables = Vec::new();
+    if subject.grouped {
+        tables.push(groups(report));
+    }
+    if let Some((about, cells)) = folds(report) {
+        tables.push(table("Chosen without a part of the rows", about, cells));
+    }
+    if let Some((about, cells)) = front(report) {
+        tables.push(table("The front", about, cells));
+    }
     if let Some(surface) = &surface {
         heats = self::heats(report, surface);
         tables.extend(Parameter::ALL.map(|of| along(report, surface, of)));
         tables.push(importances(report, surface));
     }
-    if setup.grouped {
-        tables.insert(0, groups(report));
-    }
-    let mut shown = settings(report).into_iter();
-    let head = shown.next().expect("a head");
-    let lines = shown.map(|line| (line[0].clone(), line[1..].to_vec()));
-    let best = report.shown[0].trial.point;
-    let mean = |metric| report.mean(0, metric);
+    let best = report.best();
+    let mean = |metric| report.mean(metric, best);
+    let plain = report.plain().map(|plain| {
+        format!(", where the plain model draws {:.2}%", 100.0 * report.mean(Metric::Tail, plain))
+    });
     Page {
-        title: format!("logitd tune: {}", setup.goal),
+        title: format!("logitd tune: {}", subject.goal),
         about: format!(
-            "{} positions{}, {} settings, {} tokens a row; logits {}, logitd {}",
-            grouped(session.rows()),
-            if setup.grouped { format!(" in {} groups", session.group_rows().len()) } else { String::new() },
-            grouped(sets.len() as u64),
-            grouped(setup.data.about.vocab_size.into()),
-            &setup.data.about.logits_sha256.get(..12).unwrap_or_default(),
+            "{}, {} tokens a row; logits {}, logitd {}",
+            about(report.results),
+            grouped(subject.vocab_size.into()),
+            &subject.logits_sha256.get(..12).unwrap_or_default(),
             env!("CARGO_PKG_VERSION"),
         ),
         command: command.into(),
         take: format!(
-            "Take {best}. It keeps {:.1}% of the text's tokens and gives the text {:.3} nats a token; {:.2}% of what it draws \
-             are tokens that the model holds for very unlikely, where the plain model draws {:.2}%.",
+            "Take {}. It keeps {:.1}% of the text's tokens and gives the text {:.3} nats a token; {:.2}% of what it draws \
+             are tokens that the model holds for very unlikely{}.",
+            best.point,
             100.0 * mean(Metric::Coverage),
             mean(Metric::Nll),
             100.0 * mean(Metric::Tail),
-            100.0 * report.mean(1, Metric::Tail),
+            plain.unwrap_or_default(),
         ),
-        settings: Table { title: String::new(), about: String::new(), head, lines: lines.collect() },
+        settings: table("", String::new(), settings(report)),
         simplest: simplest(report),
         dots_of: grouped(sets.len() as u64),
         scatter: scatter(report, &sets),
         whole_grid: surface.is_some(),
         heats,
         tables,
-        miss: format!("{:.2}", setup.measure.miss_nats),
-        tail: shortest(setup.tail.get()),
-        clusters: if setup.grouped { "group" } else { "runs of 32 or more positions" },
+        miss: format!("{:.2}", subject.measure.miss_nats),
+        tail: shortest(subject.tail.get()),
+        clusters: if subject.grouped { "group" } else { "runs of 32 or more positions" },
     }
     .render()
 }
@@ -158,6 +163,8 @@ struct Scatter {
     y: Vec<Tick>,
     dots: Vec<Dot>,
     picks: Vec<Dot>,
+    /// Settings that none is better than in both.
+    front: Vec<Dot>,
 }
 
 struct Tick {
@@ -183,7 +190,7 @@ impl fmt::Display for Pixel {
 
 /// All settings by nll and tail, those that are shown by name.
 fn scatter(report: &Report<'_>, sets: &[Scored<'_>]) -> Scatter {
-    let measure = report.session.setup().measure;
+    let measure = report.results.subject().measure;
     let both = |set: &Scored<'_>| {
         let mean = |metric| measure.mean(metric, set.rows, set.sums);
         (mean(Metric::Nll), mean(Metric::Tail))
@@ -203,10 +210,13 @@ fn scatter(report: &Report<'_>, sets: &[Scored<'_>]) -> Scatter {
             dots.push(Dot { x, y, says: String::new() });
         }
     }
-    let pick = |(i, shown): (usize, &super::Shown)| {
-        let (nll, tail) = (report.mean(i, Metric::Nll), report.mean(i, Metric::Tail));
+    let pick = |shown: &Shown| {
+        let [nll, tail] = [Metric::Nll, Metric::Tail].map(|metric| report.mean(metric, shown));
         Dot { x: Pixel(x(nll).0.min(RIGHT)), y: y(tail), says: shown.name.clone() }
     };
+    let least = [Metric::Nll, Metric::Tail].map(|metric| (metric, Direction::Least));
+    let front = choose::front(sets, measure, least).into_iter().map(|i| both(&sets[i]));
+    let front = front.filter(|(nll, _)| *nll <= high);
     let nats = (0..=6).map(|i| low + f64::from(i) * NATS_SHOWN / 6.0);
     Scatter {
         x: nats.map(|nll| Tick { at: x(nll), text: format!("{nll:.2}") }).collect(),
@@ -215,7 +225,10 @@ fn scatter(report: &Report<'_>, sets: &[Scored<'_>]) -> Scatter {
             .map(|tail| Tick { at: y(tail), text: format!("{}%", (100.0 * tail) as f32) })
             .collect(),
         dots,
-        picks: report.shown.iter().enumerate().map(pick).collect(),
+        picks: report.shown.iter().map(pick).collect(),
+        front: front
+            .map(|(nll, tail)| Dot { x: x(nll), y: y(tail), says: String::new() })
+            .collect(),
     }
 }
 
@@ -223,8 +236,8 @@ fn scatter(report: &Report<'_>, sets: &[Scored<'_>]) -> Scatter {
 fn heats(report: &Report<'_>, surface: &Surface<'_>) -> Vec<Heat> {
     use Parameter::{MinP, Temperature, TopK, TopP};
     let pairs = [[Temperature, TopP], [Temperature, TopK], [Temperature, MinP], [TopK, TopP]];
-    let chooser = report.session.chooser();
-    let metric = report.session.setup().goal.metric;
+    let chooser = report.results.chooser();
+    let metric = report.results.subject().goal.metric;
     let heat = |of: [Parameter; 2]| {
         let best = surface.best_with(&chooser, of);
         let mean = |set: &Scored<'_>| chooser.measure.mean(metric, set.rows, set.sums);
@@ -266,7 +279,7 @@ fn heats(report: &Report<'_>, surface: &Surface<'_>) -> Vec<Heat> {
 fn along(report: &Report<'_>, surface: &Surface<'_>, of: Parameter) -> Table {
     const SHOWN: [Metric; 5] =
         [Metric::Nll, Metric::Brier, Metric::Coverage, Metric::Tail, Metric::Entropy];
-    let chooser = report.session.chooser();
+    let chooser = report.results.chooser();
     let line = |(value, set): (&f64, Option<Scored<'_>>)| {
         let cells = match set {
             Some(set) => {
@@ -291,7 +304,7 @@ fn along(report: &Report<'_>, surface: &Surface<'_>, of: Parameter) -> Table {
 
 /// How much each parameter matters.
 fn importances(report: &Report<'_>, surface: &Surface<'_>) -> Table {
-    let chooser = report.session.chooser();
+    let chooser = report.results.chooser();
     let metrics = [Metric::Nll, Metric::Tail, Metric::Coverage, Metric::Entropy];
     let found = metrics.map(|metric| surface.importances(&chooser, metric));
     let line = |(i, of): (usize, Parameter)| {
@@ -315,13 +328,14 @@ fn importances(report: &Report<'_>, surface: &Surface<'_>) -> Table {
 
 /// The best of each group.
 fn groups(report: &Report<'_>) -> Table {
-    let mut cells = by_group(report).into_iter();
+    let about = "Chosen on the group's own rows: the fewer there are, the more it is luck.";
+    table("The best of each group", about.into(), by_group(report))
+}
+
+/// A table of cells, the first line of which is its head.
+fn table(title: &str, about: String, cells: Vec<Vec<String>>) -> Table {
+    let mut cells = cells.into_iter();
     let head = cells.next().expect("a head");
     let lines = cells.map(|line| (line[0].clone(), line[1..].to_vec()));
-    Table {
-        title: "The best of each group".into(),
-        about: "Chosen on the group's own rows: the fewer there are, the more it is luck.".into(),
-        head,
-        lines: lines.collect(),
-    }
+    Table { title: title.into(), about, head, lines: lines.collect() }
 }

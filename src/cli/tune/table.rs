@@ -1,15 +1,18 @@
 //! What was found, as tables for people and lines of JSON for programs.
 
-use super::{Report, Shown};
+use super::report::{Report, Shown};
 use crate::cli::text::{grouped, table};
 use crate::study::choose::Difference;
-use crate::study::metrics::Metric;
+use crate::study::metrics::{Measure, Metric};
+use crate::study::results::Results;
 use crate::study::search::{Point, double};
 use anstyle::Style;
+use logitd_core::evaluate::sums::SetSums;
 use logitd_core::params::shortest;
 use serde::Serialize;
 use std::io::{self, Write};
 use std::path::Path;
+use std::time::Duration;
 
 const BOLD: Style = Style::new().bold();
 const DIM: Style = Style::new().dimmed();
@@ -23,7 +26,8 @@ struct Line<'a> {
     top_p: f64,
     min_p: f64,
     rows: u64,
-    rows_failed: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rows_failed: Option<u64>,
     hits: u64,
     nll: f64,
     brier: f64,
@@ -35,22 +39,34 @@ struct Line<'a> {
     /// Of its nll to that of the best, and the standard error of that.
     nll_difference: f64,
     nll_difference_error: Option<f64>,
+    /// Of a line of `--folds`: which part of the rows it is, and whether what was chosen without it is within the limits
+    /// there; where nothing is, the best of all rows stands in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fold: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    within_limits: Option<bool>,
 }
 
-/// Prints a line a setting.
-pub fn json(out: &mut impl Write, report: &Report<'_>) -> io::Result<()> {
-    for shown in report.shown.iter().chain([&report.simplest]) {
-        let Point { temperature, top_k, top_p, min_p } = shown.trial.point;
-        let mean = |metric| report.mean_of(&shown.trial, metric);
-        let line = Line {
-            name: &shown.name,
+impl<'a> Line<'a> {
+    fn new(
+        measure: Measure,
+        name: &'a str,
+        point: Point,
+        rows: u64,
+        sums: &SetSums,
+        difference: Difference,
+    ) -> Self {
+        let Point { temperature, top_k, top_p, min_p } = point;
+        let mean = |metric| measure.mean(metric, rows, sums);
+        Self {
+            name,
             temperature: double(temperature),
             top_k,
             top_p: double(top_p),
             min_p: double(min_p),
-            rows: report.session.rows(),
-            rows_failed: report.session.rows_failed(),
-            hits: shown.trial.total.hits,
+            rows,
+            rows_failed: None,
+            hits: sums.hits,
             nll: mean(Metric::Nll),
             brier: mean(Metric::Brier),
             coverage: mean(Metric::Coverage),
@@ -58,57 +74,94 @@ pub fn json(out: &mut impl Write, report: &Report<'_>) -> io::Result<()> {
             entropy: mean(Metric::Entropy),
             surprise: mean(Metric::Surprise),
             mean_kept: mean(Metric::Kept),
-            nll_difference: shown.difference.mean,
-            nll_difference_error: shown.difference.error,
-        };
+            nll_difference: difference.mean,
+            nll_difference_error: difference.error,
+            fold: None,
+            within_limits: None,
+        }
+    }
+}
+
+/// Prints a line a setting, then those of the front, then one a fold.
+pub fn json(out: &mut impl Write, report: &Report<'_>) -> io::Result<()> {
+    let (measure, rows) = (report.results.subject().measure, report.results.rows());
+    let whole = |name, point, sums, difference| Line {
+        rows_failed: Some(report.results.subject().rows_failed),
+        ..Line::new(measure, name, point, rows, sums, difference)
+    };
+    let mut lines = Vec::new();
+    for shown in report.shown.iter().chain(&report.simplest) {
+        lines.push(whole(&shown.name, shown.point, &shown.sums, shown.difference));
+    }
+    let best = report.best();
+    for (point, sums) in report.front.iter().flat_map(|front| &front.sets) {
+        let mean = report.results.mean(Metric::Nll, sums) - report.mean(Metric::Nll, best);
+        lines.push(whole("front", *point, sums, Difference { mean, error: None }));
+    }
+    for (fold, i) in report.folds.iter().zip(1..) {
+        let nll = |sums| measure.mean(Metric::Nll, fold.rows, sums);
+        let difference = Difference { mean: nll(&fold.sums) - nll(&fold.best), error: None };
+        lines.push(Line {
+            fold: Some(i),
+            within_limits: Some(fold.within_limits),
+            ..Line::new(measure, "fold", fold.point, fold.rows, &fold.sums, difference)
+        });
+    }
+    for line in lines {
         writeln!(out, "{}", serde_json::to_string(&line)?)?;
     }
     Ok(())
 }
 
-/// Prints everything.
-pub fn print(
+/// What a study is about, in a line.
+pub fn about(results: &Results) -> String {
+    let subject = results.subject();
+    let groups = match subject.grouped {
+        true => format!(" in {} groups", subject.group_rows.len()),
+        false => String::new(),
+    };
+    format!(
+        "{} positions{groups}; {} settings",
+        grouped(results.rows()),
+        grouped(results.trials().len() as u64)
+    )
+}
+
+/// Prints everything that was found.
+pub fn print(out: &mut impl Write, report: &Report<'_>) -> io::Result<()> {
+    let subject = report.results.subject();
+    writeln!(out, "{BOLD}goal: {}{BOLD:#}; {}\n", subject.goal, about(report.results))?;
+    lines(out, &settings(report))?;
+
+    writeln!(out, "\n{}", simplest(report))?;
+    if subject.grouped {
+        writeln!(out)?;
+        lines(out, &by_group(report))?;
+    }
+    for (said, cells) in [folds(report), front(report)].into_iter().flatten() {
+        writeln!(out, "\n{said}")?;
+        lines(out, &cells)?;
+    }
+    Ok(())
+}
+
+/// Where it all is.
+pub fn ending(
     out: &mut impl Write,
     report: &Report<'_>,
     study: &Path,
     page: &Path,
+    new: usize,
+    took: Duration,
 ) -> io::Result<()> {
-    let session = report.session;
-    let (rows, groups) = (session.rows(), session.group_rows().len());
-    let groups =
-        if session.setup().grouped { format!(" in {groups} groups") } else { String::new() };
-    writeln!(
-        out,
-        "{BOLD}goal: {}{BOLD:#}; {} positions{groups}; {} settings\n",
-        session.setup().goal,
-        grouped(rows),
-        grouped(session.trials().len() as u64)
-    )?;
-    lines(out, &settings(report))?;
-
-    writeln!(out, "\n{}", simplest(report))?;
-    if session.setup().grouped {
-        writeln!(out)?;
-        lines(out, &by_group(report))?;
-    }
-    if !report.folds.is_empty() {
-        folds(out, report)?;
-    }
-    if !report.front.is_empty() {
-        writeln!(out, "\nNo setting is better in both metrics than one of these:")?;
-        for (point, [(a, of_a), (b, of_b)]) in &report.front {
-            writeln!(out, "  {} {of_a:.4}, {} {of_b:.4}: {point}", a.name(), b.name())?;
-        }
-    }
-    let new = session.trials().len() - session.recorded();
     writeln!(
         out,
         "\n{DIM}{}: {} settings, {} of them new, in {:.1} s; Optuna opens it: optuna-dashboard {0}\n\
          {}: the same with pictures{DIM:#}",
         study.display(),
-        grouped(session.trials().len() as u64),
+        grouped(report.results.trials().len() as u64),
         grouped(new as u64),
-        report.took.as_secs_f64(),
+        took.as_secs_f64(),
         page.display()
     )
 }
@@ -134,13 +187,13 @@ fn lines(out: &mut impl Write, cells: &[Vec<String>]) -> io::Result<()> {
 }
 
 fn setting(report: &Report<'_>, shown: &Shown) -> Vec<String> {
-    let mean = |metric| report.mean_of(&shown.trial, metric);
+    let mean = |metric| report.mean(metric, shown);
     let difference = match shown.name.as_str() {
         "best" => String::new(),
         _ => difference(&shown.difference),
     };
     let mut cells = vec![shown.name.clone()];
-    cells.extend(values(shown.trial.point));
+    cells.extend(values(shown.point));
     cells.extend([
         format!("{:.3}", mean(Metric::Nll)),
         difference,
@@ -171,80 +224,95 @@ fn difference(difference: &Difference) -> String {
 
 /// Whether less would do.
 pub fn simplest(report: &Report<'_>) -> String {
-    let best = report.shown[0].trial.point;
-    if report.simplest.trial.point.key() == best.key() {
-        return "No simpler setting is as good, within one standard error.".into();
+    match &report.simplest {
+        None => {
+            "How sure the differences are takes rows to work out, or groups that the study has."
+                .into()
+        }
+        Some(simplest) if simplest.point.key() == report.best().point.key() => {
+            "No simpler setting is as good, within one standard error.".into()
+        }
+        Some(simplest) => format!(
+            "The simplest setting that is as good, within one standard error: {} (nll {})",
+            simplest.point,
+            difference(&simplest.difference)
+        ),
     }
-    format!(
-        "The simplest setting that is as good, within one standard error: {} (nll {})",
-        report.simplest.trial.point,
-        difference(&report.simplest.difference)
-    )
 }
 
 /// The best of each group, and what the best of all costs there.
 pub fn by_group(report: &Report<'_>) -> Vec<Vec<String>> {
-    let session = report.session;
-    let (measure, metrics) = (session.setup().measure, session.setup().goal.metrics());
-    let best = report.shown[0].trial.point;
-    let metric = session.setup().goal.metric;
+    let results = report.results;
+    let goal = &results.subject().goal;
+    let (measure, metrics) = (results.subject().measure, goal.metrics());
     let head =
         ["best by group", "rows", "temperature", "top_k", "top_p", "min_p"].map(str::to_owned);
     let mut head = head.to_vec();
     head.extend(metrics.iter().map(|metric| metric.name().to_owned()));
-    head.push(format!("{} of the best of all", metric.name()));
+    head.push(format!("{} of the best of all", goal.metric.name()));
     let mut cells = vec![head];
-    for (&label, &rows) in session.group_rows() {
-        let sets = session.scored_in(label);
-        let name = session.setup().data.about.groups.get(label as usize);
-        let mut line = vec![name.cloned().unwrap_or(label.to_string()), grouped(rows)];
+    for (label, name, rows) in report.groups() {
+        let sets = results.scored_in(label);
+        let mut line = vec![name, grouped(rows)];
         let mean =
             |i: usize, metric| format!("{:.3}", measure.mean(metric, sets[i].rows, sets[i].sums));
-        match session.chooser().ranked(&sets).first() {
+        match results.chooser().ranked(&sets).first() {
             Some(&own) => {
                 line.extend(values(sets[own].point));
                 line.extend(metrics.iter().map(|metric| mean(own, *metric)));
             }
             None => line.extend(std::iter::repeat_n("none".to_owned(), 4 + metrics.len())),
         }
-        let of_all = sets.iter().position(|set| set.point.key() == best.key());
-        line.push(of_all.map_or(String::new(), |i| mean(i, metric)));
+        let of_all = sets.iter().position(|set| set.point.key() == report.best().point.key());
+        line.push(of_all.map_or(String::new(), |i| mean(i, goal.metric)));
         cells.push(line);
     }
     cells
 }
 
-/// What choosing without a part of the rows is worth on that part.
-fn folds(out: &mut impl Write, report: &Report<'_>) -> io::Result<()> {
-    let metrics = report.session.setup().goal.metrics();
-    let rows: u64 = report.folds.iter().map(|fold| fold.rows).sum();
-    let over = |place: usize, of: fn((f64, f64)) -> f64| {
-        let sum: f64 =
-            report.folds.iter().map(|fold| fold.rows as f64 * of(fold.means[place])).sum();
-        sum / rows as f64
+/// The settings that none is better than in both metrics: what they are, and a line each.
+pub fn front(report: &Report<'_>) -> Option<(String, Vec<Vec<String>>)> {
+    let front = report.front.as_ref()?;
+    let mut cells = vec![front.of.map(|metric| metric.name().to_owned()).to_vec()];
+    cells[0].extend(["temperature", "top_k", "top_p", "min_p"].map(str::to_owned));
+    for (point, sums) in &front.sets {
+        let mean = |metric| format!("{:.4}", report.results.mean(metric, sums));
+        cells.push(front.of.map(mean).into_iter().chain(values(*point)).collect());
+    }
+    Some(("No setting is better in both metrics than one of these:".into(), cells))
+}
+
+/// What choosing without a part of the rows is worth on that part: what that is, and a line a part.
+pub fn folds(report: &Report<'_>) -> Option<(String, Vec<Vec<String>>)> {
+    let subject = report.results.subject();
+    let metrics = subject.goal.metrics();
+    let head = ["", "rows", "temperature", "top_k", "top_p", "min_p"].map(str::to_owned);
+    let names = metrics.iter().map(|metric| metric.name().to_owned());
+    let mut cells = vec![head.into_iter().chain(names).collect::<Vec<_>>()];
+    let means = |rows, sums: &SetSums| {
+        let mean = |metric: &Metric| format!("{:.4}", subject.measure.mean(*metric, rows, sums));
+        metrics.iter().map(mean).collect::<Vec<_>>()
     };
-    writeln!(
-        out,
-        "\nChosen without one of {} parts of the rows, and measured on it:",
+    let mut sum = SetSums::default();
+    for (fold, i) in report.folds.iter().zip(1..) {
+        let mut line = vec![format!("part {i}"), grouped(fold.rows)];
+        match fold.within_limits {
+            true => line.extend(values(fold.point)),
+            false => line.extend(["none is within the limits", "", "", ""].map(str::to_owned)),
+        }
+        line.extend(means(fold.rows, &fold.sums));
+        cells.push(line);
+        sum += fold.sums;
+    }
+    let rows = report.results.rows();
+    let nothing = [const { String::new() }; 4];
+    for (name, sums) in [("over all parts", &sum), ("best of all rows", &report.best().sums)] {
+        let line = [name.to_owned(), grouped(rows)].into_iter().chain(nothing.clone());
+        cells.push(line.chain(means(rows, sums)).collect());
+    }
+    let said = format!(
+        "Chosen without one of {} parts of the rows, and measured on it:",
         report.folds.len()
-    )?;
-    for fold in &report.folds {
-        let chosen =
-            fold.point.map_or("nothing is within the limits".into(), |point| point.to_string());
-        let means = metrics
-            .iter()
-            .zip(&fold.means)
-            .map(|(metric, (own, _))| format!("{} {own:.4}", metric.name()));
-        writeln!(out, "  {chosen}: {}", means.collect::<Vec<_>>().join(", "))?;
-    }
-    for (i, metric) in metrics.iter().enumerate() {
-        writeln!(
-            out,
-            "  {} over all parts: {:.4}; of the best of all rows: {:.4}",
-            metric.name(),
-            over(i, |(own, _)| own),
-            over(i, |(_, best)| best)
-        )?;
-    }
-    Ok(())
+    );
+    (!report.folds.is_empty()).then_some((said, cells))
 }

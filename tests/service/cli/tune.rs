@@ -211,6 +211,35 @@ fn folds_fronts_and_goals_are_said() {
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }
+    let page = std::fs::read_to_string(folder.path("study.html")).unwrap();
+    for part in ["Chosen without a part of the rows", "over all parts", "The front"] {
+        assert!(page.contains(part), "{part}");
+    }
+    let flags = ["--json", "--folds", "4", "--pareto", "nll,coverage", "--goal", "nll"];
+    let lines = lines(&folder.ok(&with(&files, &flags)));
+    let named = |name: &str| lines.iter().filter(|line| line["name"] == name).collect::<Vec<_>>();
+    let [best] = named("best")[..] else { panic!("{lines:?}") };
+    assert_eq!(lines[2]["name"], "simplest");
+    let parts = named("fold");
+    let numbers: Vec<u64> = parts.iter().map(|line| line["fold"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [1, 2, 3, 4]);
+    // The parts are all rows, and what is chosen without one is no better over all of them than the best is.
+    let over = |name: &str| {
+        let of = |line: &&Value| line["rows"].as_f64().unwrap() * line[name].as_f64().unwrap();
+        parts.iter().map(of).sum::<f64>() / 40.0
+    };
+    assert!(over("nll") >= best["nll"].as_f64().unwrap() - 1e-12, "{parts:?}");
+    let difference = over("nll") - best["nll"].as_f64().unwrap();
+    assert!((over("nll_difference") - difference).abs() < 1e-9, "{parts:?}");
+    assert!(parts.iter().all(|line| line["within_limits"] == true), "{parts:?}");
+    // Along a front one metric gets better as the other gets worse.
+    let front = named("front");
+    assert!(front.len() > 1, "{lines:?}");
+    for pair in front.windows(2) {
+        let [a, b] = [pair[0], pair[1]];
+        assert!(a["nll"].as_f64() < b["nll"].as_f64(), "{a} {b}");
+        assert!(a["coverage"].as_f64() < b["coverage"].as_f64(), "{a} {b}");
+    }
     let said =
         folder.ok(&with(&files, &["--maximize", "entropy", "--subject-to", "coverage>=0.5"]));
     assert!(said.contains("goal: greatest entropy with coverage >= 0.5"), "{said}");
@@ -293,8 +322,6 @@ fn what_is_wrong_is_named_with_its_limit_and_a_way_out() {
             ["--report notes.txt: the file is no page of logitd tune", "name another"],
         ),
         (with(&FILES, &["--report", "no/page.html"]), ["--report no/page.html", "No such file"]),
-        (with(&FILES, &["--json", "--folds", "4"]), ["--folds", "cannot be used with"]),
-        (with(&FILES, &["--json", "--pareto", "nll,tail"]), ["--pareto", "cannot be used with"]),
         (with(&FILES, &["--threads", "1025"]), ["--threads", "0 (one for each core) to 1024"]),
         (
             with(&FILES, &["--study", "notes.txt"]),
