@@ -116,6 +116,22 @@ impl fmt::Display for Goal {
     }
 }
 
+/// The inverse of how it is shown.
+impl FromStr for Goal {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (wanted, limits) = text.split_once(" with ").unwrap_or((text, ""));
+        let (direction, name) = match wanted.split_once(' ') {
+            Some(("least", name)) => (Direction::Least, name),
+            Some(("greatest", name)) => (Direction::Greatest, name),
+            _ => return Err(format!("{text:?} is no goal; one is: least nll with tail <= 0.001")),
+        };
+        let limits = limits.split(" and ").filter(|limit| !limit.is_empty()).map(str::parse);
+        Ok(Self { metric: metric(name)?, direction, limits: limits.collect::<Result<_, _>>()? })
+    }
+}
+
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = if self.at_most { "<=" } else { ">=" };
@@ -181,6 +197,12 @@ mod tests {
                 "least brier"
             ]
         );
+        for (name, text) in Goal::NAMES.iter().zip(&said) {
+            assert_eq!(text.parse::<Goal>().ok(), Goal::named(name));
+        }
+        for text in ["", "nll", "most nll", "least loss", "least nll with tail"] {
+            assert!(text.parse::<Goal>().is_err(), "{text}");
+        }
         assert!(Goal::named("best").is_none());
         let diverse = Goal::named("diverse").unwrap();
         assert_eq!(diverse.metrics(), [Metric::Entropy, Metric::Tail, Metric::Nll]);

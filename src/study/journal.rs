@@ -13,7 +13,7 @@ use super::search::Point;
 use logitd_core::evaluate::sums::SetSums;
 use logitd_core::params::shortest;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -144,6 +144,24 @@ struct Line {
     state: Option<u64>,
     params: Option<Value>,
     user_attrs: Option<Value>,
+    user_attr: Option<Map<String, Value>>,
+}
+
+/// A study as a file has it.
+#[derive(Clone, Debug, Default)]
+pub struct Recorded {
+    /// What tells it from the others of the file.
+    pub name: String,
+    /// What is said of it.
+    pub attributes: Map<String, Value>,
+    /// The trials that were written here, in their order.
+    pub trials: Vec<Trial>,
+}
+
+/// The studies of a file, in the order in which they were created. The file stays as it is.
+pub fn studies(path: &Path) -> Result<Vec<Recorded>, JournalError> {
+    let found = Found::read(&File::open(path)?, |_| true)?;
+    Ok(found.studies.into_iter().flatten().collect())
 }
 
 impl Journal {
@@ -152,23 +170,22 @@ impl Journal {
         let worker_id = worker_id()?;
         let lock = Lock::take(path)?;
         let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
-        let found = Found::read(&file, &spec.name)?;
+        let mut found = Found::read(&file, |name| name == spec.name)?;
         // What was cut off in the middle of a line belongs to nobody.
         if found.whole_bytes < file.metadata()?.len() {
             file.set_len(found.whole_bytes)?;
         }
-        let study_id = match found.study_id {
-            Some(study_id) => study_id,
-            None => {
-                let lines = creation(spec, found.studies, &worker_id);
-                (&file).write_all(lines.as_bytes())?;
-                file.sync_all()?;
-                found.studies
-            }
-        };
+        let is_own = |study: &Option<Recorded>| study.as_ref().is_some_and(|s| s.name == spec.name);
+        let place = found.studies.iter().position(is_own);
+        let study_id = place.unwrap_or(found.studies.len()) as u64;
+        if place.is_none() {
+            (&file).write_all(creation(spec, study_id, &worker_id).as_bytes())?;
+            file.sync_all()?;
+        }
         drop(lock);
+        let own = place.and_then(|place| found.studies[place].take()).unwrap_or_default();
         let vocab_size = spec.vocab_size;
-        Ok((Self { path: path.to_owned(), study_id, vocab_size, worker_id }, found.trials))
+        Ok((Self { path: path.to_owned(), study_id, vocab_size, worker_id }, own.trials))
     }
 
     /// The file.
@@ -206,17 +223,15 @@ impl Journal {
 /// What is in a file.
 #[derive(Default)]
 struct Found {
-    /// Studies that were ever created.
-    studies: u64,
-    study_id: Option<u64>,
-    trials: Vec<Trial>,
+    /// Studies that were ever created: `None` where one was deleted.
+    studies: Vec<Option<Recorded>>,
     whole_bytes: u64,
 }
 
 impl Found {
-    fn read(mut file: &File, name: &str) -> Result<Self, JournalError> {
+    /// Reads a file; of studies that are not wanted, only that they are there.
+    fn read(mut file: &File, wanted: impl Fn(&str) -> bool) -> Result<Self, JournalError> {
         let mut found = Self::default();
-        let mut names: Vec<Option<String>> = Vec::new();
         file.seek(SeekFrom::Start(0))?;
         let mut reader = BufReader::with_capacity(1 << 20, file);
         let mut bytes = Vec::new();
@@ -232,30 +247,30 @@ impl Found {
             }
             let line: Line = serde_json::from_slice(&bytes)
                 .map_err(|error| JournalError::Line { number, error: error.to_string() })?;
-            match line.op_code {
-                0 if !names.contains(&line.study_name) => {
-                    if line.study_name.as_deref() == Some(name) {
-                        found.study_id = Some(names.len() as u64);
-                    }
-                    names.push(line.study_name);
-                }
-                1 => {
-                    let deleted = line.study_id.and_then(|id| names.get_mut(id as usize));
-                    deleted.map(Option::take);
-                    if found.study_id == line.study_id {
-                        found.study_id = None;
-                        found.trials.clear();
-                    }
-                }
-                4 if line.study_id.is_some() && line.study_id == found.study_id => {
-                    found.trials.extend(trial(&line));
-                }
-                _ => {}
-            }
+            found.take(line, &wanted);
             found.whole_bytes += bytes.len() as u64;
         }
-        found.studies = names.len() as u64;
         Ok(found)
+    }
+
+    fn take(&mut self, line: Line, wanted: &impl Fn(&str) -> bool) {
+        if line.op_code == 0 {
+            let name = line.study_name.unwrap_or_default();
+            // Optuna creates no study twice either.
+            if !self.studies.iter().flatten().any(|study| study.name == name) {
+                self.studies.push(Some(Recorded { name, ..Recorded::default() }));
+            }
+            return;
+        }
+        let place = line.study_id.and_then(|id| self.studies.get_mut(id as usize));
+        match (line.op_code, place) {
+            (1, Some(place)) => *place = None,
+            (2, Some(Some(study))) if wanted(&study.name) => {
+                study.attributes.extend(line.user_attr.unwrap_or_default());
+            }
+            (4, Some(Some(study))) if wanted(&study.name) => study.trials.extend(trial(&line)),
+            _ => {}
+        }
     }
 }
 
@@ -662,6 +677,28 @@ mod tests {
         std::fs::write(file.path(), text).unwrap();
         let (second, before) = Journal::open(file.path(), &spec("a")).unwrap();
         assert_eq!((second.study_id, before.len()), (1, 0));
+    }
+
+    #[test]
+    fn a_file_tells_all_its_studies_and_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("study.journal");
+        for (name, count) in [("a", 3), ("b", 2), ("c", 1)] {
+            let (mut journal, _) = Journal::open(&path, &spec(name)).unwrap();
+            journal.append(&trials(count)).unwrap();
+        }
+        let mut text = std::fs::read_to_string(&path).unwrap();
+        text += "{\"op_code\":1,\"worker_id\":\"x\",\"study_id\":1}\n{\"op_code\":4,\"stu";
+        std::fs::write(&path, &text).unwrap();
+        let studies = studies(&path).unwrap();
+        let names: Vec<&str> = studies.iter().map(|study| study.name.as_str()).collect();
+        assert_eq!(names, ["a", "c"]);
+        assert_eq!(studies[0].attributes["goal"], "least nll");
+        let expected: Vec<Trial> = trials(3).into_iter().map(|(trial, _)| trial).collect();
+        assert_eq!((&studies[0].trials, studies[1].trials.len()), (&expected, 1));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(super::studies(&folder.path().join("none")).is_err());
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! A [`session`] does all of it; the commands print.
 
 pub mod choose;
+pub mod compare;
 pub mod goal;
 pub mod journal;
 pub mod metrics;

@@ -5,9 +5,10 @@ use super::choose::{Chooser, Scored};
 use super::goal::Goal;
 use super::journal::Trial;
 use super::metrics::{Measure, Metric};
-use super::search::Point;
+use super::search::{Point, double};
 use logitd_core::evaluate::TailShare;
 use logitd_core::evaluate::sums::SetSums;
+use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashMap};
 
 /// What a study is about.
@@ -31,6 +32,58 @@ pub struct Subject {
     pub group_rows: BTreeMap<u32, u64>,
     /// Rows that have none.
     pub rows_failed: u64,
+}
+
+impl Subject {
+    /// What a journal says of it.
+    pub fn to_attributes(&self) -> Vec<(&'static str, Value)> {
+        let by_label = |label: &u32, value| (label.to_string(), value);
+        let rows = self.group_rows.iter().map(|(label, rows)| by_label(label, json!(rows)));
+        let names = self.group_names.iter().map(|(label, name)| by_label(label, json!(name)));
+        vec![
+            ("goal", json!(self.goal.to_string())),
+            ("miss_nats", json!(self.measure.miss_nats)),
+            ("tail_share", json!(double(self.tail.get()))),
+            ("vocab_size", json!(self.vocab_size)),
+            ("logits_sha256", json!(self.logits_sha256)),
+            ("groups", json!(if self.grouped { self.group_rows.len() } else { 0 })),
+            ("group_rows", Value::Object(rows.collect())),
+            ("group_names", Value::Object(names.collect())),
+            ("rows", json!(self.group_rows.values().sum::<u64>())),
+            ("rows_failed", json!(self.rows_failed)),
+        ]
+    }
+
+    /// The inverse; or the name of what is missing, or is something else.
+    pub fn from_attributes(attributes: &Map<String, Value>) -> Result<Self, &'static str> {
+        fn read<T>(
+            attributes: &Map<String, Value>,
+            name: &'static str,
+            read: impl FnOnce(&Value) -> Option<T>,
+        ) -> Result<T, &'static str> {
+            attributes.get(name).and_then(read).ok_or(name)
+        }
+        fn by_label<T>(
+            value: &Value,
+            read: impl Fn(&Value) -> Option<T>,
+        ) -> Option<BTreeMap<u32, T>> {
+            let one = |(label, value): (&String, &Value)| Some((label.parse().ok()?, read(value)?));
+            value.as_object()?.iter().map(one).collect()
+        }
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let whole = |value: &Value| u32::try_from(value.as_u64()?).ok();
+        Ok(Self {
+            goal: read(attributes, "goal", |goal| goal.as_str()?.parse().ok())?,
+            measure: Measure { miss_nats: read(attributes, "miss_nats", Value::as_f64)? },
+            tail: read(attributes, "tail_share", |x| TailShare::new(x.as_f64()? as f32))?,
+            vocab_size: read(attributes, "vocab_size", whole)?,
+            logits_sha256: read(attributes, "logits_sha256", text)?,
+            grouped: read(attributes, "groups", Value::as_u64)? > 0,
+            group_rows: read(attributes, "group_rows", |rows| by_label(rows, Value::as_u64))?,
+            group_names: read(attributes, "group_names", |names| by_label(names, text))?,
+            rows_failed: read(attributes, "rows_failed", Value::as_u64)?,
+        })
+    }
 }
 
 /// A study's sets with their sums.

@@ -3,6 +3,7 @@
 use logitd_core::arithmetic::philox::philox4x32_10;
 use logitd_core::evaluate::sets::Grid;
 use logitd_core::params::{Field, ParamsError, ParamsSpec, SamplingParams, Value, shortest};
+use serde_json::{Value as Json, json};
 use std::collections::HashSet;
 use std::fmt;
 
@@ -165,6 +166,32 @@ impl Axes {
             other => unreachable!("{other} is no axis"),
         }
         Ok(())
+    }
+
+    /// The lists as JSON, by parameter.
+    pub fn to_json(&self) -> Json {
+        let real = |axis: &[f32]| axis.iter().map(|x| double(*x)).collect::<Vec<_>>();
+        json!({
+            "temperature": real(&self.temperature),
+            "top_k": self.top_k,
+            "top_p": real(&self.top_p),
+            "min_p": real(&self.min_p),
+        })
+    }
+
+    /// The inverse; `None` where it is something else.
+    pub fn from_json(lists: &Json) -> Option<Self> {
+        let list = |name: &str| lists.get(name)?.as_array();
+        let real = |name: &str| {
+            list(name)?.iter().map(|x| Some(x.as_f64()? as f32)).collect::<Option<Vec<_>>>()
+        };
+        let whole = |k: &Json| u32::try_from(k.as_u64()?).ok();
+        Some(Self {
+            temperature: real("temperature")?,
+            top_k: list("top_k")?.iter().map(whole).collect::<Option<_>>()?,
+            top_p: real("top_p")?,
+            min_p: real("min_p")?,
+        })
     }
 
     /// Every combination.
@@ -402,6 +429,16 @@ pub enum AxisError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_come_back_from_json_bit_for_bit() {
+        let mut axes = Axes::default();
+        axes.set("top_p", "0.1,0.3,1e-7,off").unwrap();
+        let text = axes.to_json().to_string();
+        assert_eq!(Axes::from_json(&serde_json::from_str(&text).unwrap()), Some(axes));
+        assert!(text.contains("\"top_p\":[1e-7,0.1,0.3,1.0]"), "{text}");
+        assert_eq!(Axes::from_json(&json!({"top_k": [1]})), None);
+    }
 
     #[test]
     fn the_default_grid_has_35_280_sets_and_all_are_valid() {

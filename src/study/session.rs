@@ -9,7 +9,7 @@ use super::goal::{Bound, Direction, Goal};
 use super::journal::{Journal, JournalError, SUMS, Said, StudySpec, Trial};
 use super::metrics::{Measure, Metric};
 use super::results::{Results, Subject};
-use super::search::{Axes, AxisError, Point, Refinement, SOBOL_MAX, double};
+use super::search::{Axes, AxisError, Point, Refinement, SOBOL_MAX};
 use crate::files::digests::{Digests, hex};
 use logitd_core::arithmetic;
 use logitd_core::evaluate::cpu::Cpu;
@@ -53,6 +53,8 @@ pub struct Setup {
 pub struct Told {
     /// How sets were searched for.
     pub search: String,
+    /// Among which values.
+    pub lists: Axes,
     /// The seed of the search.
     pub seed: u64,
     /// The command that created it.
@@ -476,27 +478,20 @@ fn study(setup: &Setup, told: &Told, subject: &Subject) -> StudySpec {
         true => setup.goal.direction == Direction::Least,
         false => setup.goal.limits.iter().find(|l| l.metric == *metric).is_none_or(|l| l.at_most),
     };
-    let named =
-        about.groups.iter().zip(0u32..).map(|(name, label)| (label.to_string(), json!(name)));
-    let attributes: Vec<(&'static str, Value)> = vec![
+    let mut attributes: Vec<(&'static str, Value)> = vec![
         ("logitd_version", json!(env!("CARGO_PKG_VERSION"))),
         ("arithmetic_version", json!(arithmetic::VERSION)),
-        ("logits_sha256", json!(about.logits_sha256)),
         ("references_sha256", json!(about.references_sha256)),
         ("dtype", json!(about.dtype)),
-        ("vocab_size", json!(about.vocab_size)),
-        ("rows", json!(subject.group_rows.values().sum::<u64>())),
-        ("rows_failed", json!(subject.rows_failed)),
-        ("groups", json!(if setup.grouped { subject.group_rows.len() } else { 0 })),
-        ("group_names", Value::Object(named.collect())),
-        ("goal", json!(setup.goal.to_string())),
-        ("tail_share", json!(double(setup.tail.get()))),
-        ("miss_nats", json!(setup.measure.miss_nats)),
+    ];
+    attributes.extend(subject.to_attributes());
+    attributes.extend([
         ("sums", json!(SUMS)),
         ("search", json!(told.search)),
+        ("lists", told.lists.to_json()),
         ("seed", json!(told.seed)),
         ("command_line", json!(told.command_line)),
-    ];
+    ]);
     StudySpec {
         name: format!("{} [{}]", setup.goal, &sha256(key.as_bytes())[..12]),
         metrics: metrics.iter().map(|metric| (metric.name(), is_least(metric))).collect(),
@@ -607,7 +602,7 @@ mod tests {
     }
 
     fn told() -> Told {
-        Told { search: "grid".into(), seed: 1, command_line: "logitd tune".into() }
+        Told { search: "grid".into(), lists: axes(), seed: 1, command_line: "logitd tune".into() }
     }
 
     fn axes() -> Axes {

@@ -20,6 +20,28 @@ const SETS_DEFAULT: usize = 2048;
 /// Rounds around the best after the default grid.
 const ROUNDS_DEFAULT: usize = 2;
 
+/// What belongs to a search, and not to what one found.
+const NOT_SHOWN: [&str; 18] = [
+    "logits",
+    "digests",
+    "goal",
+    "minimize",
+    "maximize",
+    "subject_to",
+    "miss_nats",
+    "tail_share",
+    "search",
+    "sets",
+    "seed",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "folds",
+    "study",
+    "target",
+];
+
 /// Find the best temperature, top-k, top-p and min-p for a model and a kind of text, by experiment
 ///
 /// Takes logits and the token that really came after each row, works out what tens of thousands of settings make of
@@ -110,8 +132,13 @@ pub struct Args {
     /// A page that loads nothing, with everything that is printed, all settings by nll and tail, and, where the
     /// whole grid of the lists was tried, heat maps of four pairs of parameters and how much each parameter matters
     /// [default: the name of the study with .html]
-    #[arg(long, value_name = "FILE", help_heading = "Output")]
-    report: Option<PathBuf>,
+    #[arg(long = "report", value_name = "FILE", help_heading = "Output")]
+    pub page: Option<PathBuf>,
+
+    /// Show a study that is recorded, or two side by side, and evaluate nothing: STUDY is a file, or FILE#PART, with a part of
+    /// the name of one of its studies. --report draws one study again
+    #[arg(long, value_name = "STUDY", num_args = 1..=2, conflicts_with_all = NOT_SHOWN, help_heading = "Output")]
+    pub show: Vec<String>,
 
     /// Print a line of JSON a setting instead of tables: the simplest that is as good as the best after those that are shown,
     /// then those of the front, then what was chosen without each fold, measured on it
@@ -138,6 +165,8 @@ Examples:
   logitd tune --logits rows.npy --targets next.npy               your own: 35,280 settings
   logitd tune --digests rows.digests --compare llama.cpp         from what `logitd digest` wrote
   logitd tune --minimize nll --subject-to 'tail<=0.0005' --groups languages.npy --folds 5
+  logitd tune --show study.journal                               what a search found, again
+  logitd tune --show prose.journal code.journal                  two searches side by side
   optuna-dashboard study.journal                                 every setting, in Optuna's dashboard
 
 Metrics, each a mean over positions:
@@ -191,7 +220,7 @@ impl Args {
 
     /// Where the page goes, which is not where the study is.
     pub fn report(&self) -> Result<PathBuf, String> {
-        let page = self.report.clone().unwrap_or_else(|| self.study.with_extension("html"));
+        let page = self.page.clone().unwrap_or_else(|| self.study.with_extension("html"));
         match page != self.study {
             true => Ok(page),
             false => Err(format!(

@@ -3,6 +3,7 @@
 mod flags;
 mod html;
 mod report;
+mod show;
 mod table;
 
 pub use flags::Args as TuneArgs;
@@ -35,6 +36,9 @@ const RETRIES_MAX: u32 = 100;
 
 /// Runs the command.
 pub fn run_command(args: TuneArgs) -> Outcome {
+    if !args.show.is_empty() {
+        return show::run(&args);
+    }
     // What can be refused at once is, before anything is read or computed.
     let (search, axes) = (args.search()?, args.axes()?);
     let sets_min = search.sets_min(&axes)?;
@@ -53,6 +57,7 @@ pub fn run_command(args: TuneArgs) -> Outcome {
     };
     let told = Told {
         search: format!("{search:?}"),
+        lists: axes.clone(),
         seed: args.seed,
         command_line: std::env::args().collect::<Vec<_>>().join(" "),
     };
@@ -74,7 +79,7 @@ pub fn run_command(args: TuneArgs) -> Outcome {
     drop(progress);
     warn(session.results(), &report.shown[1].sums);
     match args.json {
-        true => table::json(&mut stdout(), &report)?,
+        true => table::json(&mut stdout(), &report, &Default::default())?,
         false => {
             let out = &mut anstream::stdout();
             table::print(out, &report)?;

@@ -10,6 +10,7 @@ use anstyle::Style;
 use logitd_core::evaluate::sums::SetSums;
 use logitd_core::params::shortest;
 use serde::Serialize;
+use serde_json::{Map, Value};
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
@@ -19,15 +20,13 @@ const DIM: Style = Style::new().dimmed();
 
 /// A setting as JSON: what is off is 0 or 1.
 #[derive(Serialize)]
-struct Line<'a> {
+pub struct Line<'a> {
     name: &'a str,
     temperature: f64,
     top_k: u32,
     top_p: f64,
     min_p: f64,
     rows: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    rows_failed: Option<u64>,
     hits: u64,
     nll: f64,
     brier: f64,
@@ -39,16 +38,12 @@ struct Line<'a> {
     /// Of its nll to that of the best, and the standard error of that.
     nll_difference: f64,
     nll_difference_error: Option<f64>,
-    /// Of a line of `--folds`: which part of the rows it is, and whether what was chosen without it is within the limits
-    /// there; where nothing is, the best of all rows stands in.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    fold: Option<usize>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    within_limits: Option<bool>,
+    #[serde(flatten)]
+    more: Map<String, Value>,
 }
 
 impl<'a> Line<'a> {
-    fn new(
+    pub fn new(
         measure: Measure,
         name: &'a str,
         point: Point,
@@ -65,7 +60,6 @@ impl<'a> Line<'a> {
             top_p: double(top_p),
             min_p: double(min_p),
             rows,
-            rows_failed: None,
             hits: sums.hits,
             nll: mean(Metric::Nll),
             brier: mean(Metric::Brier),
@@ -76,18 +70,29 @@ impl<'a> Line<'a> {
             mean_kept: mean(Metric::Kept),
             nll_difference: difference.mean,
             nll_difference_error: difference.error,
-            fold: None,
-            within_limits: None,
+            more: Map::new(),
         }
+    }
+
+    /// With what else there is to say.
+    pub fn with(mut self, more: &Map<String, Value>) -> Self {
+        self.more.extend(more.clone());
+        self
     }
 }
 
-/// Prints a line a setting, then those of the front, then one a fold.
-pub fn json(out: &mut impl Write, report: &Report<'_>) -> io::Result<()> {
+/// Prints a line a setting, then those of the front, then one a fold: what was chosen without it, measured on it. Where
+/// nothing is within the limits without it, the best of all rows stands in. Each line has `of` as well.
+pub fn json(
+    out: &mut impl Write,
+    report: &Report<'_>,
+    of: &Map<String, Value>,
+) -> serde_json::Result<()> {
     let (measure, rows) = (report.results.subject().measure, report.results.rows());
-    let whole = |name, point, sums, difference| Line {
-        rows_failed: Some(report.results.subject().rows_failed),
-        ..Line::new(measure, name, point, rows, sums, difference)
+    let more = |key: &str, value: Value| Map::from_iter([(key.to_owned(), value)]);
+    let failed = more("rows_failed", report.results.subject().rows_failed.into());
+    let whole = |name, point, sums, difference| {
+        Line::new(measure, name, point, rows, sums, difference).with(&failed)
     };
     let mut lines = Vec::new();
     for shown in report.shown.iter().chain(&report.simplest) {
@@ -101,14 +106,13 @@ pub fn json(out: &mut impl Write, report: &Report<'_>) -> io::Result<()> {
     for (fold, i) in report.folds.iter().zip(1..) {
         let nll = |sums| measure.mean(Metric::Nll, fold.rows, sums);
         let difference = Difference { mean: nll(&fold.sums) - nll(&fold.best), error: None };
-        lines.push(Line {
-            fold: Some(i),
-            within_limits: Some(fold.within_limits),
-            ..Line::new(measure, "fold", fold.point, fold.rows, &fold.sums, difference)
-        });
+        let line = Line::new(measure, "fold", fold.point, fold.rows, &fold.sums, difference);
+        let line = line.with(&more("fold", i.into()));
+        lines.push(line.with(&more("within_limits", fold.within_limits.into())));
     }
     for line in lines {
-        writeln!(out, "{}", serde_json::to_string(&line)?)?;
+        let text = serde_json::to_string(&line.with(of))?;
+        writeln!(out, "{text}").map_err(serde_json::Error::io)?;
     }
     Ok(())
 }
@@ -176,7 +180,7 @@ pub fn settings(report: &Report<'_>) -> Vec<Vec<String>> {
 }
 
 /// Cells in columns, the first line in bold.
-fn lines(out: &mut impl Write, cells: &[Vec<String>]) -> io::Result<()> {
+pub fn lines(out: &mut impl Write, cells: &[Vec<String>]) -> io::Result<()> {
     for (i, line) in table(cells).iter().enumerate() {
         match i {
             0 => writeln!(out, "{BOLD}{line}{BOLD:#}")?,

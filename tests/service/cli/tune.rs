@@ -246,6 +246,66 @@ fn folds_fronts_and_goals_are_said() {
 }
 
 #[test]
+fn a_study_is_shown_again_without_its_rows() {
+    let folder = folder();
+    let files = with(&with(&FILES, &FEW), &["--groups", "kinds.npy"]);
+    let found = table(&folder.ok(&files));
+    let page = || std::fs::read_to_string(folder.path("study.html")).unwrap();
+    let (journal, drawn) = (std::fs::read(folder.path("study.journal")).unwrap(), page());
+    std::fs::remove_file(folder.path("rows.npy")).unwrap();
+    let show = ["tune", "--show", "study.journal"];
+    // Groups are clusters, so even errors are known.
+    assert_eq!(folder.ok(&with(&show, &["--report", "study.html"])).trim_end(), found.trim_end());
+    assert_eq!(page(), drawn);
+    let tried = ["--json", "--compare", "temperature=0.75,top_k=5", "--pareto", "nll,tail"];
+    let lines = lines(&folder.ok(&with(&show, &tried)));
+    assert_eq!(lines[2]["name"], "temperature=0.75,top_k=5");
+    assert!(lines.iter().all(|line| line["study"].as_str().unwrap().starts_with("least nll")));
+    assert_eq!(std::fs::read(folder.path("study.journal")).unwrap(), journal);
+    for (args, parts) in [
+        (with(&show, &["--compare", "top_k=7"]), ["has not tried it", "logitd tune --logits"]),
+        (with(&show, &["--folds", "2"]), ["--show", "cannot be used with"]),
+        (vec!["tune", "--show", "none.journal"], ["--show none.journal", "No such file"]),
+        (vec!["tune", "--show", "study.journal#brier"], ["has \"brier\" in its name", "least nll"]),
+        (vec!["tune", "--show", "kinds.npy"], ["--show kinds.npy", "none of an Optuna journal"]),
+    ] {
+        let said = folder.error(&args);
+        assert!(parts.iter().all(|part| said.contains(part)), "{args:?}: {said}");
+    }
+}
+
+#[test]
+fn two_studies_are_shown_side_by_side_and_what_one_takes_is_measured_in_the_other() {
+    let folder = folder();
+    let part = |rows, study| ["--rows", rows, "--study", study];
+    folder.ok(&with(&with(&FILES, &FEW), &part("0-19", "a.journal")));
+    folder.ok(&with(&with(&FILES, &FEW), &part("20-39", "b.journal")));
+    let said = folder.ok(&["tune", "--show", "a.journal", "b.journal"]);
+    for part in
+        ["A: a.journal: least nll", "best of B", "nll in B", "Of these, A would take", "Spearman"]
+    {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let lines = lines(&folder.ok(&["tune", "--json", "--show", "a.journal", "b.journal"]));
+    let named = |name: &str| lines.iter().filter(|line| line["name"] == name).collect::<Vec<_>>();
+    assert_eq!(named("plain").len(), 2);
+    for from in ["taken from A", "taken from B"] {
+        let [line] = named(from)[..] else { panic!("{from}: {lines:?}") };
+        let (regret, both) = (line["regret"].as_f64(), line["settings_in_both"].as_u64());
+        assert!(regret.unwrap() >= 0.0 || line["within_limits"] == false, "{line}");
+        // The grid is in both; what was tried around the best may differ.
+        assert!(both.unwrap() >= 40, "{line}");
+    }
+    // Another goal is another study of the same file: the name tells them apart.
+    folder.ok(&with(&with(&with(&FILES, &FEW), &part("0-19", "a.journal")), &["--goal", "brier"]));
+    let said = folder.error(&["tune", "--show", "a.journal", "b.journal"]);
+    assert!(said.contains("2 studies are in it") && said.contains("a.journal#"), "{said}");
+    folder.ok(&["tune", "--show", "a.journal#least nll", "a.journal#brier"]);
+    let both = folder.ok(&["tune", "--show", "a.journal"]);
+    assert_eq!(both.matches("goal: least").count(), 2, "{both}");
+}
+
+#[test]
 fn rows_without_a_token_are_counted_and_left_out_and_clueless_models_are_noticed() {
     let folder = folder();
     let mut rows: Vec<Vec<f32>> = (0..6)
