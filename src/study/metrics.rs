@@ -19,6 +19,8 @@ pub enum Metric {
     Tail,
     /// Nats of choice a step.
     Entropy,
+    /// How many equally likely tokens would be drawn twice in a row as often.
+    Choices,
     /// Nats that the model is surprised by what is drawn.
     Surprise,
     /// Kept tokens.
@@ -27,12 +29,13 @@ pub enum Metric {
 
 impl Metric {
     /// Every one.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Nll,
         Self::Brier,
         Self::Coverage,
         Self::Tail,
         Self::Entropy,
+        Self::Choices,
         Self::Surprise,
         Self::Kept,
     ];
@@ -45,6 +48,7 @@ impl Metric {
             Self::Coverage => "coverage",
             Self::Tail => "tail",
             Self::Entropy => "entropy",
+            Self::Choices => "choices",
             Self::Surprise => "surprise",
             Self::Kept => "mean_kept",
         }
@@ -66,10 +70,14 @@ pub struct Measure {
 impl Measure {
     /// A mean over rows; 0 over none.
     pub fn mean(&self, metric: Metric, rows: u64, sums: &SetSums) -> f64 {
-        self.total(metric, rows, sums) / rows.max(1) as f64
+        match metric {
+            Metric::Choices if sums.collision_q32 == 0 => 0.0,
+            Metric::Choices => rows as f64 / (sums.collision_q32 as f64 * UNIT),
+            _ => self.total(metric, rows, sums) / rows.max(1) as f64,
+        }
     }
 
-    /// The sum of a metric over rows.
+    /// The sum of a metric over rows; of `choices`, which is no mean of rows, so many times what it is over all of them.
     pub fn total(&self, metric: Metric, rows: u64, sums: &SetSums) -> f64 {
         let q32 = |sum: u64| sum as f64 * UNIT;
         match metric {
@@ -83,6 +91,7 @@ impl Measure {
             Metric::Coverage => sums.hits as f64,
             Metric::Tail => q32(sums.tail_q32),
             Metric::Entropy => q32(sums.entropy_q32) * LN_2,
+            Metric::Choices => rows as f64 * self.mean(metric, rows, sums),
             Metric::Surprise => q32(sums.surprise_q32) * LN_2,
             Metric::Kept => sums.kept as f64,
         }
@@ -108,7 +117,10 @@ mod tests {
         };
         let measure = Measure { miss_nats: 10.0 };
         let mean = |metric| measure.mean(metric, 4, &sums);
-        assert_eq!(Metric::ALL.map(mean), [4.0, 1.0, 0.75, 0.125, 2.0 * LN_2, 3.0 * LN_2, 10.0]);
+        assert_eq!(
+            Metric::ALL.map(mean),
+            [4.0, 1.0, 0.75, 0.125, 2.0 * LN_2, 2.0, 3.0 * LN_2, 10.0]
+        );
         assert!(Metric::ALL.iter().all(|metric| Metric::named(metric.name()) == Some(*metric)));
         assert_eq!(measure.mean(Metric::Nll, 0, &SetSums::default()), 0.0);
     }

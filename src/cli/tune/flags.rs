@@ -63,7 +63,7 @@ pub struct Args {
     #[arg(long, value_name = "GOAL", default_value = "safe", value_parser = Goal::NAMES, help_heading = "Goal")]
     goal: String,
 
-    /// The least of a metric instead: nll, brier, coverage, tail, entropy, surprise, mean_kept
+    /// The least of a metric instead: nll, brier, coverage, tail, entropy, choices, surprise, mean_kept
     #[arg(long, value_name = "METRIC", conflicts_with_all = ["goal", "maximize"], value_parser = metric, help_heading = "Goal")]
     minimize: Option<Metric>,
 
@@ -117,7 +117,7 @@ pub struct Args {
     #[arg(long, value_name = "SETTING", value_parser = compared, help_heading = "Output")]
     pub compare: Vec<Compared>,
 
-    /// Show the Pareto front of two metrics (more is better for coverage and entropy, less for the others)
+    /// Show the Pareto front of two metrics (more is better for coverage, entropy and choices, less for the others)
     #[arg(long, value_name = "METRIC,METRIC", value_parser = pareto, help_heading = "Output")]
     pub pareto: Option<[(Metric, Direction); 2]>,
 
@@ -176,6 +176,7 @@ Metrics, each a mean over positions:
   coverage   tokens of the text that are kept
   tail       draws of tokens that the model itself holds for very unlikely
   entropy    nats of choice a step
+  choices    equally likely tokens that would be drawn twice in a row as often
   surprise   nats that the model is surprised by what is drawn
 
 A setting is judged a step after text that people wrote (teacher-forced). Errors that feed on themselves, loops above all, show only
@@ -275,7 +276,7 @@ fn tail_share(text: &str) -> Result<TailShare, String> {
 fn pareto(text: &str) -> Result<[(Metric, Direction); 2], String> {
     let metrics = text.split(',').map(|name| metric(name.trim())).collect::<Result<Vec<_>, _>>()?;
     let directed = |metric| match metric {
-        Metric::Coverage | Metric::Entropy => (metric, Direction::Greatest),
+        Metric::Coverage | Metric::Entropy | Metric::Choices => (metric, Direction::Greatest),
         _ => (metric, Direction::Least),
     };
     match metrics[..] {

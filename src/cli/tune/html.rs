@@ -29,6 +29,10 @@ const TAIL_LEAST: f64 = 1e-6;
 /// Two dots within so many pixels are one.
 const DOT: f64 = 2.5;
 
+/// A name stands so far above its dot, and is so high.
+const NAME_ABOVE: f64 = 6.0;
+const NAME_HIGH: f64 = 14.0;
+
 /// What every page of ours has near its beginning.
 const MARK: &str = "<meta name=\"generator\" content=\"logitd tune\">";
 /// Near its beginning.
@@ -162,7 +166,7 @@ struct Scatter {
     x: Vec<Tick>,
     y: Vec<Tick>,
     dots: Vec<Dot>,
-    picks: Vec<Dot>,
+    picks: Vec<Pick>,
     /// Settings that none is better than in both.
     front: Vec<Dot>,
 }
@@ -174,6 +178,13 @@ struct Tick {
 
 struct Dot {
     x: Pixel,
+    y: Pixel,
+}
+
+/// A dot with a name.
+struct Pick {
+    dot: Dot,
+    /// Where the name stands.
     y: Pixel,
     says: String,
 }
@@ -207,13 +218,16 @@ fn scatter(report: &Report<'_>, sets: &[Scored<'_>]) -> Scatter {
         let (nll, tail) = both(set);
         let (x, y) = (x(nll), y(tail));
         if nll <= high && taken.insert(((x.0 / DOT) as i64, (y.0 / DOT) as i64)) {
-            dots.push(Dot { x, y, says: String::new() });
+            dots.push(Dot { x, y });
         }
     }
     let pick = |shown: &Shown| {
         let [nll, tail] = [Metric::Nll, Metric::Tail].map(|metric| report.mean(metric, shown));
-        Dot { x: Pixel(x(nll).0.min(RIGHT)), y: y(tail), says: shown.name.clone() }
+        let dot = Dot { x: Pixel(x(nll).0.min(RIGHT)), y: y(tail) };
+        Pick { y: Pixel(dot.y.0 - NAME_ABOVE), dot, says: shown.name.clone() }
     };
+    let mut picks: Vec<Pick> = report.shown.iter().map(pick).collect();
+    part_names(&mut picks);
     let least = [Metric::Nll, Metric::Tail].map(|metric| (metric, Direction::Least));
     let front = choose::front(sets, measure, least).into_iter().map(|i| both(&sets[i]));
     let front = front.filter(|(nll, _)| *nll <= high);
@@ -225,10 +239,19 @@ fn scatter(report: &Report<'_>, sets: &[Scored<'_>]) -> Scatter {
             .map(|tail| Tick { at: y(tail), text: format!("{}%", (100.0 * tail) as f32) })
             .collect(),
         dots,
-        picks: report.shown.iter().map(pick).collect(),
-        front: front
-            .map(|(nll, tail)| Dot { x: x(nll), y: y(tail), says: String::new() })
-            .collect(),
+        picks,
+        front: front.map(|(nll, tail)| Dot { x: x(nll), y: y(tail) }).collect(),
+    }
+}
+
+/// Moves names up, from the lowest on, until no two are within a line of each other; one that was moved beyond the top
+/// stands there.
+fn part_names(picks: &mut [Pick]) {
+    picks.sort_by(|a, b| b.y.0.total_cmp(&a.y.0));
+    let mut free = f64::INFINITY;
+    for pick in picks {
+        pick.y = Pixel(pick.y.0.min(free).max(TOP));
+        free = pick.y.0 - NAME_HIGH;
     }
 }
 

@@ -160,12 +160,13 @@ struct Both<'a> {
 }
 
 impl Both<'_> {
-    /// What is shown of each: the best of both, the plain model, and what was named.
+    /// What is shown: the best of each, the plain model, and what was named, where one of them has tried it.
     fn shown(&self) -> Vec<(String, Point)> {
         let best = |i: usize| Some((format!("best of {}", LETTERS[i]), self.studies[i].best()?));
         let mut shown: Vec<_> = [0, 1].into_iter().filter_map(best).collect();
         shown.push((PLAIN.into(), Point::PLAIN));
         shown.extend(self.args.compare.iter().map(|of| (of.name.clone(), of.point)));
+        shown.retain(|(_, point)| self.studies.iter().any(|of| of.results.place(*point).is_some()));
         shown
     }
 

@@ -33,6 +33,7 @@ pub struct Line<'a> {
     coverage: f64,
     tail: f64,
     entropy: f64,
+    choices: f64,
     surprise: f64,
     mean_kept: f64,
     /// Of its nll to that of the best, and the standard error of that.
@@ -66,6 +67,7 @@ impl<'a> Line<'a> {
             coverage: mean(Metric::Coverage),
             tail: mean(Metric::Tail),
             entropy: mean(Metric::Entropy),
+            choices: mean(Metric::Choices),
             surprise: mean(Metric::Surprise),
             mean_kept: mean(Metric::Kept),
             nll_difference: difference.mean,

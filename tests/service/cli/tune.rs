@@ -119,7 +119,8 @@ fn a_line_of_json_is_printed_for_each_setting_as_often_as_it_is_named() {
         (&lines[1]["rows"], &lines[1]["hits"], &lines[1]["coverage"]),
         (&40.into(), &40.into(), &1.0.into())
     );
-    for name in ["nll", "brier", "coverage", "tail", "entropy", "surprise", "mean_kept"] {
+    for name in ["nll", "brier", "coverage", "tail", "entropy", "choices", "surprise", "mean_kept"]
+    {
         assert!(lines.iter().all(|line| line[name].is_f64()), "{name}");
     }
     assert!(lines[0]["nll"].as_f64() <= lines[1]["nll"].as_f64());
