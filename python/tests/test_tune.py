@@ -159,6 +159,20 @@ def test_a_command_that_fails_is_a_failed_trial_with_its_last_lines(line: str, c
     assert trial.state == TrialState.FAIL and FAILURES[line].splitlines()[0] in trial.user_attrs["logitd:error"]
 
 
+def test_a_long_line_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    # What follows its first MiB would be a result by itself.
+    long = """import sys\nsys.stdout.write("x" * (1 << 20) + '{"loss": 1}' + sys.argv[1])"""
+    last = script("last.py", long)
+    assert tune("--command", last + " ''", "--minimize", "loss", "--trials", "1", "--storage", "last.journal") == 1
+    said = capsys.readouterr().err
+    assert 'the command\'s last line is longer than 1048576 characters: "generated" may be the path of a file' in said and len(said) < 2000
+    # One that is as long as a line may be is whole, and one that has a line after it does no harm.
+    padding = (1 << 20) - len('{"loss": 2, "s": ""}')
+    whole = script("whole.py", long.replace("sys.argv[1]", f"""'\\n{{"loss": 2, "s": "' + "x" * {padding} + '"}}\\n'"""))
+    assert tune("--command", whole, "--minimize", "loss", "--trials", "1", "--json") == 0
+    assert told(capsys)[0][0]["values"] == {"loss": 2}
+
+
 def test_some_failures_are_no_failure_of_the_search(capsys: pytest.CaptureFixture[str]) -> None:
     odd = script("odd.py", "import os, sys\nt = float(os.environ['LOGITD_TEMPERATURE'])\nsys.exit(t < 1) if t < 1 else print('{\"loss\": %s}' % t)\n")
     assert tune("--command", odd, "--minimize", "loss", "--trials", "10", "--sampler", "random", "--json") == 0
@@ -263,6 +277,17 @@ def test_a_grid_is_gone_through_once(capsys: pytest.CaptureFixture[str]) -> None
     (best, about), _ = told(capsys)
     assert about["complete"] == 8 and best["values"] == {"loss": 1}
     assert len({tuple(trial.params.items()) for trial in study().trials}) == 8
+    assert study().user_attrs["logitd:made_for"]["grid"] == {"n": [1, 2, 3, 4], "o": ["a", "b"]}
+
+
+def test_a_grid_of_other_values_is_another_study(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ("--command", """echo '{"loss": 1}'""", "--minimize", "loss", "--sampler", "grid", "--param", "x=float:0:1", "--trials", "1")
+    assert tune(*flags) == 0 and tune(*flags, "--study", "mine") == 0
+    # As another version may have it.
+    monkeypatch.setattr(cli.Axis.__args__[0], "grid", lambda _: [0.0, 1.0])
+    assert tune(*flags) == 0
+    assert len(optuna.get_all_study_names(cli.open_storage("study.journal"))) == 3
+    assert "it was made for something else: grid was {'x': [0.0, 0.25, 0.5, 0.75, 1.0]} and is {'x': [0.0, 1.0]}" in refused(capsys, *flags, "--study", "mine")
 
 
 @pytest.mark.parametrize(("sampler", "package"), [("random", None), ("nsga2", None), ("cmaes", "cmaes"), ("qmc", "scipy"), ("gp", "torch")])
@@ -334,6 +359,10 @@ def test_known_text_is_judged_without_a_command(folder: pathlib.Path, capsys: py
         assert (trial.values, trial.user_attrs["tail"]) == (found.nll.tolist(), found.tail[0])
         assert trial.constraints == {"tail<=0.001": found.tail[0] - 0.001}
     assert any(trial.user_attrs["tail"] > 0.001 for trial in study().trials)
+    # Other rows under the same names are another study.
+    np.save("next.npy", carried().references[1::4])
+    assert tune(*flags, "--goal", "safe", "--sampler", "random") == 0
+    assert [len(study(name=name).trials) for name in optuna.get_all_study_names(cli.open_storage("study.journal"))] == [8, 8]
     capsys.readouterr()
     np.save("next.npy", carried().references)
     assert "references has 64 values for 16 rows" in refused(capsys, *flags)
@@ -372,6 +401,32 @@ def test_a_study_of_something_else_is_refused(capsys: pytest.CaptureFixture[str]
     assert tune(*flags, "--trials", "1") == 0
     said = refused(capsys, *flags, "--seed", "2")
     assert "--study mine: it was made for something else: seed was 0 and is 2. Choose another name" in said
+
+
+def test_a_study_is_drawn_as_a_page_that_loads_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("plotly", reason="plotly is not installed")
+    score = script("score.py", SCORE + "print(json.dumps({'step': 1, 'loss': t}))\nprint(json.dumps({'loss': t, 'tail': t}))\n")
+    assert tune("--command", score, "--minimize", "loss", "--trials", "12", "--study", "<one>") == 0
+    assert tune("report") == 0
+    assert capsys.readouterr().out.endswith("study.report.html: study '<one>'\n")
+    page = pathlib.Path("study.report.html").read_text(encoding="utf-8")
+    for title in ("loss, trial after trial", "How much each parameter matters to loss", "loss along each parameter", "Step after step"):
+        assert f"<h2>{title}</h2>" in page
+    assert page.count('class="plotly-graph-div"') == 5 and "<h1>&lt;one&gt;</h1>\n<p>12 complete</p>" in page
+    assert not re.search(r"<(script|link|img)[^>]* (src|href)=", page)
+    assert tune("--command", score, "--minimize", "loss", "--maximize", "tail", "--trials", "6", "--study", "two") == 0
+    assert tune("report", "--study", "two", "--out", "two.html") == 0
+    page = pathlib.Path("two.html").read_text(encoding="utf-8")
+    assert "<h2>The front</h2>" in page and "<h2>tail along each parameter</h2>" in page
+    pathlib.Path("notes.html").write_text("milk")
+    for flags, said in [
+        ([], "which study? In study.journal there are: '<one>', 'two'"),
+        (["--study", "three"], "--study three: there is none of that name."),
+        (["--study", "two", "--out", "notes.html"], "--out notes.html: the file is no page of logitd tune"),
+        (["--storage", "none.journal"], "--storage none.journal: there is no such file"),
+    ]:
+        assert said in refused(capsys, "report", *flags)
+    assert pathlib.Path("notes.html").read_text() == "milk" and not pathlib.Path("none.journal").exists()
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> None:

@@ -40,7 +40,7 @@ pub struct Options<'py> {
     /// The values of a grid, by the parameters' names.
     axes: Bound<'py, PyDict>,
     groups: Option<Bound<'py, PyAny>>,
-    tail_share: f64,
+    tail_share: Bound<'py, PyAny>,
     rows: bool,
     threads: i64,
     vocab_size: Option<Bound<'py, PyAny>>,
@@ -61,7 +61,7 @@ pub fn evaluate<'py>(
     let sets = sets::of(options.sets.as_ref(), &options.axes)?;
     check_size(&groups, &sets, options.rows)?;
     let cpu = Cpu::new(threads(options.threads)?);
-    let question = Question { sets: &sets, tail: tail(options.tail_share)?, rows: options.rows };
+    let question = Question { sets: &sets, tail: tail(&options.tail_share)?, rows: options.rows };
     let bytes = logits.bytes();
     let mut positions = Vec::with_capacity(bytes.len());
     for ((bytes, reference), group) in bytes.into_iter().zip(references).zip(groups) {
@@ -155,9 +155,11 @@ fn threads(given: i64) -> PyResult<usize> {
     }
 }
 
-fn tail(given: f64) -> PyResult<TailShare> {
-    let refused = || wrong(format!("tail_share is {given}; allowed: above 0 and below 1"));
-    TailShare::new(given as f32).ok_or_else(refused)
+fn tail(given: &Bound<'_, PyAny>) -> PyResult<TailShare> {
+    // 1e-50 and 0.999999999 are none either: as 32 bits they are 0 and 1.
+    let refused =
+        || wrong(format!("tail_share is {given}; allowed: above 0 and below 1, as a float32"));
+    TailShare::new(given.extract::<f64>()? as f32).ok_or_else(refused)
 }
 
 /// Parameters that nobody looks at.

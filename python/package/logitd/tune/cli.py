@@ -22,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from .. import __version__
-from . import metrics
+from . import metrics, report
 from .command import Command, variable
 from .forced import GOALS, Forced
 from .search import ERROR, PRUNERS, SAMPLERS, USED, Search, grid_size, is_lost, make_pruner, make_sampler, need, shown
@@ -46,6 +46,7 @@ Examples:
   python -m logitd.tune --command './eval.sh' --maximize pass@1 --metrics pass@1 --param temperature --jobs 4
   python -m logitd.tune --command './train.sh {lr}' --minimize loss --param lr=log:1e-5:1e-2 --pruner hyperband
   python -m logitd.tune --logits rows.npy --targets next.npy --goal safe        (logitd tune does it better)
+  python -m logitd.tune report --storage study.journal                          (a page with pictures)
   optuna-dashboard study.journal
 """
 
@@ -131,7 +132,10 @@ def _metrics(text: str) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Searches, and tells what is best."""
+    """Searches, and tells what is best; with `report` first, draws what was found."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["report"]:
+        return report.main(arguments[1:])
     parser = _parser()
     args = parser.parse_args(arguments)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -151,9 +155,11 @@ def _search(args: argparse.Namespace) -> Search:
     axes: list[Axis] = args.params or list(SAMPLING.values())
     _check(args, axes)
     objective: Objective
+    data: dict[str, Any] = {}
     if args.command is None:
         goal, limits = GOALS[args.goal or "safe"]
         objective, args.objectives = Forced(args.logits, args.targets), [(goal, "minimize")]
+        data = {"data": objective.digest}
         args.subject_to = [*limits, *args.subject_to]
     else:
         objective = Command(args.command, seed=args.seed, timeout_s=args.trial_timeout, metrics=args.metrics)
@@ -164,7 +170,11 @@ def _search(args: argparse.Namespace) -> Search:
         "objectives": [f"{direction} {name}" for name, direction in args.objectives],
         "subject_to": [str(limit) for limit in args.subject_to],
         "seed": args.seed,
+        **data,
     }
+    if args.sampler == "grid":
+        # Its trials are numbered by place in the grid: of another grid they would be others.
+        made_for["grid"] = {axis.name: axis.grid() for axis in axes}
     name = args.study or _name(made_for)
     study = open_study(open_storage(args.storage), name, args.objectives, made_for, sampler, pruner)
     study.set_user_attr("logitd:version", __version__)

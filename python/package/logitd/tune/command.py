@@ -29,10 +29,12 @@ __all__ = ["Command", "variable"]
 LOOK_S = 0.1
 # From SIGTERM to SIGKILL.
 GRACE_S = 5.0
-# Longer lines are cut: they are no results.
+# Longer lines are cut off, and say so: what is left is no result.
 LINE_CHARACTERS_MAX = 1 << 20
-# What is told of a command that has failed.
+CUT = f".. (cut off after {LINE_CHARACTERS_MAX} characters)"
+# What is told of a command that has failed: so many lines, and so much of each.
 LINES_TOLD = 20
+CHARACTERS_TOLD = 400
 # For what is still in a pipe when the command has ended.
 DRAIN_S = 1.0
 
@@ -76,6 +78,8 @@ class Command:
         if process.code != 0:
             raise process.failed(f"the command ended with {_said_of(process.code)}")
         found = _json(process.last)
+        if process.last.endswith(CUT):
+            raise process.failed(f"the command's last line is longer than {LINE_CHARACTERS_MAX} characters: \"generated\" may be the path of a file")
         if found is None:
             raise process.failed("the command's last line is no JSON object of numbers")
         numbers = numbers_of(found)
@@ -174,7 +178,7 @@ class _Process:
     def failed(self, why: str) -> Failed:
         """Why there is no result, with the last lines of what it said."""
         self._readers[1].join(timeout=DRAIN_S)
-        said = "\n".join(f"    {line}" for line in list(self._told))
+        said = "\n".join(f"    {line[:CHARACTERS_TOLD]}" for line in list(self._told))
         return Failed(f"{why}\n{said}" if said else f"{why}, and said nothing")
 
     def close(self) -> None:
@@ -223,5 +227,9 @@ class _Process:
 def _lines_of(pipe: IO[str]) -> Iterator[str]:
     with pipe:
         while line := pipe.readline(LINE_CHARACTERS_MAX):
+            part, is_cut = line, False
+            # The rest of a long line is no line of its own.
+            while not part.endswith("\n") and (part := pipe.readline(LINE_CHARACTERS_MAX)):
+                is_cut = is_cut or part != "\n"
             if line := line.strip():
-                yield line
+                yield line + CUT if is_cut else line

@@ -165,8 +165,11 @@ def parse(text: str) -> Axis:
     try:
         if kind == "choice" and len(set(rest.split(","))) == len(rest.split(",")) >= 2:
             return Choice(name, tuple(rest.split(",")))
-        if kind == "int" and len(parts) in (2, 3) and int(parts[0]) <= int(parts[1]):
-            return _top_k_or_whole(name, *map(int, parts))
+        if kind == "int" and len(parts) in (2, 3):
+            low, high, whole_step = (int(part) for part in (*parts, "1")[:3])
+            if low <= high and whole_step >= 1:
+                is_top_k = name == "top_k" and low >= 1 and whole_step == 1
+                return TopK(low, high) if is_top_k else Whole(name, low, high, whole_step)
         if kind == "float" and len(parts) in (2, 3):
             numbers = [float(part) for part in parts]
             step = numbers[2] if len(numbers) == 3 else None
@@ -177,11 +180,3 @@ def parse(text: str) -> Axis:
     except ValueError:
         pass
     raise ValueError(f"{text!r} is no axis; allowed: {name}={FORMS}, LOW at most HIGH (and above 0 with log), STEP above 0")
-
-
-def _top_k_or_whole(name: str, low: int, high: int, step: int = 1) -> Axis:
-    if name == "top_k" and low >= 1 and step == 1:
-        return TopK(low, high)
-    if step < 1:
-        raise ValueError("a step of at least 1")
-    return Whole(name, low, high, step)
