@@ -177,3 +177,52 @@ fn the_default_grid_over_the_positions() {
         assert!((mean(Metric::Nll, safe) - 3.594_704).abs() < 1.5e-6);
     }
 }
+
+/// What is chosen on one half of each text costs little on the other half.
+#[test]
+#[ignore = "takes seconds of every core: a measurement"]
+fn what_is_chosen_on_one_half_of_the_positions_is_good_on_the_other() {
+    let Some(rows) = positions("what_is_chosen_on_one_half_of_the_positions_is_good_on_the_other")
+    else {
+        return;
+    };
+    let points = Axes::default().grid().unwrap();
+    let mut count = HashMap::new();
+    rows.iter().for_each(|row| *count.entry(row.group).or_insert(0) += 1);
+    let mut seen: HashMap<u32, usize> = HashMap::new();
+    let is_first = |row: &&Digested| {
+        let seen = seen.entry(row.group).or_default();
+        *seen += 1;
+        *seen <= count[&row.group] / 2
+    };
+    let (first, second): (Vec<&Digested>, Vec<&Digested>) = rows.iter().partition(is_first);
+    let halves = [first, second].map(|half| {
+        let half: Vec<Digested> = half.into_iter().cloned().collect();
+        total(&half, &points, 2)
+    });
+    let measure = Measure { miss_nats: 262_144f64.ln() };
+    let mean = |half: usize, metric, i: usize| {
+        measure.mean(metric, halves[half].rows, &halves[half].sets[i])
+    };
+    // Of a goal without limits, twice as much: 512 rows are few.
+    for (goal, tail_max, most) in [("nll", f64::INFINITY, 0.02), ("safe", 0.001, 0.01)] {
+        let best = |half: usize| {
+            let within = (0..points.len()).filter(|i| mean(half, Metric::Tail, *i) <= tail_max);
+            let nll = |i: &usize| mean(half, Metric::Nll, *i);
+            within.min_by(|a, b| nll(a).total_cmp(&nll(b))).unwrap()
+        };
+        for (from, to) in [(0, 1), (1, 0)] {
+            let (chosen, own) = (best(from), best(to));
+            let regret = mean(to, Metric::Nll, chosen) - mean(to, Metric::Nll, own);
+            println!(
+                "{goal}: chosen on {} rows: {}; on the other {}: regret {regret:+.4} to {}, tail {:.5}",
+                halves[from].rows,
+                points[chosen],
+                halves[to].rows,
+                points[own],
+                mean(to, Metric::Tail, chosen)
+            );
+            assert!(regret.abs() < most, "{goal}: {regret}");
+        }
+    }
+}
