@@ -19,6 +19,7 @@
 //! planes are packed that get smaller by it, which makes f16 rows a quarter smaller. Packing takes longer than writing: while
 //! requests wait for the disk, the next are stored as they came.
 
+mod change;
 mod format;
 mod inspected;
 mod planes;
@@ -27,6 +28,7 @@ pub mod recheck;
 mod recorder;
 mod verify;
 
+pub use change::{Changes, Setting, changes};
 pub use format::MAGIC;
 pub use logitd_proto::trace::Session;
 pub use reader::{Damage, ReadError, Reader};

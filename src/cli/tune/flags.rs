@@ -3,6 +3,7 @@
 use crate::cli::positions::PositionsArgs;
 use crate::cli::target::ServerArgs;
 use crate::config::values;
+use crate::record::Setting;
 use crate::study::goal::{Direction, Goal, Limit, metric};
 use crate::study::metrics::Metric;
 use crate::study::search::{Axes, Point, SETS_MAX, SOBOL_MAX};
@@ -140,6 +141,11 @@ pub struct Args {
     #[arg(long, value_name = "STUDY", num_args = 1..=2, conflicts_with_all = NOT_SHOWN, help_heading = "Output")]
     pub show: Vec<String>,
 
+    /// How many tokens of a trace (`logitd serve --record`) other parameters would have changed: every request is sampled
+    /// again, with its seeds, and with what a --compare names in place of its own
+    #[arg(long, value_name = "TRACE", conflicts_with_all = NOT_SHOWN, conflicts_with_all = ["show", "pareto", "page"], help_heading = "Output")]
+    pub recorded: Option<PathBuf>,
+
     /// Print a line of JSON a setting instead of tables: the simplest that is as good as the best after those that are shown,
     /// then those of the front, then what was chosen without each fold, measured on it
     #[arg(long, help_heading = "Output")]
@@ -167,6 +173,7 @@ Examples:
   logitd tune --minimize nll --subject-to 'tail<=0.0005' --groups languages.npy --folds 5
   logitd tune --show study.journal                               what a search found, again
   logitd tune --show prose.journal code.journal                  two searches side by side
+  logitd tune --recorded today.trace --compare temperature=0.7   what 0.7 would have changed
   optuna-dashboard study.journal                                 every setting, in Optuna's dashboard
 
 Metrics, each a mean over positions:
@@ -204,6 +211,8 @@ pub struct Compared {
     pub name: String,
     /// What it is.
     pub point: Point,
+    /// The same without what was left out.
+    pub setting: Setting,
 }
 
 impl Args {
@@ -293,9 +302,18 @@ const PRESETS: [(&str, Point); 3] = [
 ];
 
 fn compared(text: &str) -> Result<Compared, String> {
-    let named = |point| Compared { name: text.into(), point };
+    let named = |point: Point, of: &[&str]| Compared {
+        name: text.into(),
+        point,
+        setting: Setting {
+            temperature: of.contains(&"temperature").then_some(point.temperature),
+            top_k: of.contains(&"top_k").then_some(point.top_k),
+            top_p: of.contains(&"top_p").then_some(point.top_p),
+            min_p: of.contains(&"min_p").then_some(point.min_p),
+        },
+    };
     if let Some((_, point)) = PRESETS.iter().find(|(name, _)| *name == text) {
-        return Ok(named(*point));
+        return Ok(named(*point, &FIELDS_OF_SETS));
     }
     let mut spec = ParamsSpec::default();
     let mut seen: Vec<&str> = Vec::new();
@@ -321,7 +339,7 @@ fn compared(text: &str) -> Result<Compared, String> {
             field.set(&mut spec, field.read(value).map_err(|error| error.to_string())?);
         }
     }
-    Ok(named(spec.into()))
+    Ok(named(spec.into(), &seen))
 }
 
 #[cfg(test)]
@@ -369,7 +387,10 @@ mod tests {
         assert_eq!(full.point, compared("llama.cpp").unwrap().point);
         let off = compared("temperature=0,top_k=off,top_p=OFF,min_p=off").unwrap();
         assert_eq!(off.point, Point { temperature: 0.0, ..Point::PLAIN });
-        assert_eq!(compared("top_k=0,top_p=1,min_p=0").unwrap().point, Point::PLAIN);
+        let plain = compared("top_k=0,top_p=1,min_p=0").unwrap();
+        let setting =
+            Setting { temperature: None, top_k: Some(0), top_p: Some(1.0), min_p: Some(0.0) };
+        assert_eq!((plain.point, plain.setting), (Point::PLAIN, setting));
         for (text, part) in [
             ("plain", "no name=value and none of llama.cpp, vllm, hf"),
             ("top_k=40,seed=1", "\"seed\" is unknown; a setting has temperature"),

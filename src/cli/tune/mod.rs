@@ -1,5 +1,6 @@
 //! `logitd tune`: which sampling parameters are best over positions whose next token is known.
 
+mod change;
 mod flags;
 mod html;
 mod report;
@@ -38,6 +39,9 @@ const RETRIES_MAX: u32 = 100;
 pub fn run_command(args: TuneArgs) -> Outcome {
     if !args.show.is_empty() {
         return show::run(&args);
+    }
+    if let Some(path) = &args.recorded {
+        return change::run(&args, path);
     }
     // What can be refused at once is, before anything is read or computed.
     let (search, axes) = (args.search()?, args.axes()?);

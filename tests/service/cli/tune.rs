@@ -306,6 +306,30 @@ fn two_studies_are_shown_side_by_side_and_what_one_takes_is_measured_in_the_othe
     assert_eq!(both.matches("goal: least").count(), 2, "{both}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_other_parameters_would_have_drawn_is_counted_over_a_trace() {
+    let folder = folder();
+    let trace = folder.path("today.trace");
+    let mut daemon = Daemon::start(&[&format!("--record={}", trace.display())]).await;
+    let target = ["--target", daemon.target(), "--logits", "rows.npy", "--temperature", "0.8"];
+    folder.ok(&with(&with(&["sample"], &target), &["--top-k", "20", "--seed", "7"]));
+    daemon.signal("TERM");
+    assert_eq!(daemon.exit_code().await, Some(0));
+    let compare = ["--compare", "temperature=0.8", "--compare", "top_k=1", "--compare", "hf"];
+    let command = with(&["tune", "--recorded", "today.trace"], &compare);
+    let lines = lines(&folder.ok(&with(&command, &["--json"])));
+    let changed: Vec<u64> = lines.iter().map(|line| line["changed"].as_u64().unwrap()).collect();
+    assert!(lines.iter().all(|line| line["draws"] == 40), "{lines:?}");
+    // What a setting does not name stays: the temperature of 0.8 is that of the trace.
+    assert!(changed[..2] == [0, 0] && changed[2] > 0 && changed[3] > 0, "{lines:?}");
+    let said = folder.ok(&command);
+    assert!(said.contains("40 draws of 1 requests") && said.contains("as recorded"), "{said}");
+    let said = folder.error(&["tune", "--recorded", "today.trace"]);
+    assert!(said.contains("--compare temperature=0.7"), "{said}");
+    let said = folder.error(&with(&command[..1], &["--recorded", "rows.npy", "--compare", "hf"]));
+    assert!(said.contains("--recorded rows.npy"), "{said}");
+}
+
 #[test]
 fn rows_without_a_token_are_counted_and_left_out_and_clueless_models_are_noticed() {
     let folder = folder();
