@@ -144,7 +144,7 @@ mod tests {
     fn draws_that_another_setting_would_change_are_counted() {
         let params = |n: u32| SamplingParams {
             seed: Some(u64::from(n)),
-            draws: Some(if n % 2 == 0 { 4 } else { 1 }),
+            draws: Some(if n.is_multiple_of(2) { 4 } else { 1 }),
             top_k: 20,
             ..Default::default()
         };
