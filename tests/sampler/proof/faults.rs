@@ -99,8 +99,8 @@ const EDITS: &[(&str, &[Edit])] = &[
             ("the list is not cut to k", "min(count, row->top_k)", "count", Bits),
             (
                 "room for a tile of several",
-                "count += static_cast<u32>(__popc",
-                "count = static_cast<u32>(__popc",
+                "count += static_cast<u32>(__popc(bits[i]));",
+                "count = static_cast<u32>(__popc(bits[i]));",
                 Any,
             ),
         ],
