@@ -8,7 +8,7 @@
 use crate::adjustments::Adjustments;
 use crate::inspection::{Inspect, Inspection};
 use crate::params::SamplingParams;
-pub use crate::status::RowStatus;
+pub use crate::status::{RowStatus, State};
 use half::{bf16, f16};
 use std::fmt;
 use std::ops::Range;
@@ -387,6 +387,8 @@ pub struct Results {
     draws: Vec<Draw>,
     /// What rows asked for beside their draws; empty where none did.
     inspections: Vec<Option<Box<Inspection>>>,
+    /// What rows give back to their sequences; empty where none does.
+    states: Vec<Option<State>>,
 }
 
 impl Results {
@@ -407,6 +409,10 @@ impl Results {
             let asked = |row: &Row<'_>| row.inspect.map(|_| Box::default());
             self.inspections.extend(rows.iter().map(asked));
         }
+        self.states.clear();
+        if rows.iter().any(|row| row.params.has_state()) {
+            self.states.resize(rows.len(), None);
+        }
     }
 
     /// The place of each row's result, to be written independently (by several threads, say).
@@ -414,11 +420,12 @@ impl Results {
         let mut rest = self.draws.as_mut_slice();
         let mut start = 0;
         let mut inspections = self.inspections.iter_mut();
+        let mut states = self.states.iter_mut();
         self.outcomes.iter_mut().zip(&self.ends).map(move |(outcome, &end)| {
             let (draws, after) = std::mem::take(&mut rest).split_at_mut((end - start) as usize);
             (rest, start) = (after, end);
             let inspection = inspections.next().and_then(Option::as_deref_mut);
-            Slot { outcome, draws, inspection }
+            Slot { outcome, draws, inspection, state: states.next() }
         })
     }
 
@@ -430,22 +437,11 @@ impl Results {
         let start = if rows.start == 0 { 0 } else { other.ends[rows.start - 1] };
         let end = if rows.end == 0 { 0 } else { other.ends[rows.end - 1] };
         let base = self.draws.len() as u32;
-        self.extend_inspections(other, rows.clone());
+        extend(self.outcomes.len(), &mut self.inspections, &other.inspections, rows.clone());
+        extend(self.outcomes.len(), &mut self.states, &other.states, rows.clone());
         self.outcomes.extend_from_slice(&other.outcomes[rows.clone()]);
         self.ends.extend(other.ends[rows].iter().map(|end| base + (end - start)));
         self.draws.extend_from_slice(&other.draws[start as usize..end as usize]);
-    }
-
-    /// Before the outcomes are extended.
-    fn extend_inspections(&mut self, other: &Self, rows: Range<usize>) {
-        if self.inspections.is_empty() && other.inspections.is_empty() {
-            return;
-        }
-        self.inspections.resize(self.len(), None);
-        match &other.inspections[..] {
-            [] => self.inspections.resize(self.len() + rows.len(), None),
-            others => self.inspections.extend_from_slice(&others[rows]),
-        }
     }
 
     /// The number of rows.
@@ -470,12 +466,30 @@ impl Results {
             _ => &[],
         };
         let inspection = self.inspections.get(i).and_then(Option::as_deref);
-        RowResult { outcome, draws, inspection }
+        let state = self.states.get(i).copied().flatten();
+        RowResult { outcome, draws, inspection, state }
     }
 
     /// Every row's result, in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = RowResult<'_>> {
         (0..self.len()).map(|i| self.row(i))
+    }
+}
+
+/// Adds what some rows of another table have, where either table has anything of the kind.
+fn extend<T: Clone>(
+    len: usize,
+    own: &mut Vec<Option<T>>,
+    others: &[Option<T>],
+    rows: Range<usize>,
+) {
+    if own.is_empty() && others.is_empty() {
+        return;
+    }
+    own.resize(len, None);
+    match others {
+        [] => own.resize(len + rows.len(), None),
+        others => own.extend_from_slice(&others[rows]),
     }
 }
 
@@ -488,6 +502,8 @@ pub struct Slot<'a> {
     pub draws: &'a mut [Draw],
     /// What the row asks for beside its draws, if it asks; empty.
     pub inspection: Option<&'a mut Inspection>,
+    /// What the row gives back to its sequence, where rows of the batch do; empty.
+    pub state: Option<&'a mut Option<State>>,
 }
 
 /// The result of one row. Equal means equal in every bit.
@@ -499,6 +515,8 @@ pub struct RowResult<'a> {
     pub draws: &'a [Draw],
     /// What was asked for beside them.
     pub inspection: Option<&'a Inspection>,
+    /// What it gives back to its sequence, where its controls have a state and the status is OK.
+    pub state: Option<State>,
 }
 
 #[cfg(test)]

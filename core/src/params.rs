@@ -5,11 +5,13 @@
 //! checked; numbers that come as text or in double precision are compared with the same ranges before they are
 //! rounded, in [`written`] and [`numbers`]. What is said of a parameter wherever parameters are read, shown or listed stands in [`FIELDS`].
 
+pub mod cuts;
 pub mod numbers;
 pub mod written;
 
 pub use crate::arithmetic::draw::DrawRule;
 use crate::arithmetic::plan::Plan;
+pub use cuts::{Adaptive, Cuts, Dynatemp, Mirostat, Profile, Xtc};
 use std::fmt;
 use written::Decimal;
 
@@ -21,7 +23,7 @@ pub const DRAWS_MAX: u32 = 1024;
 pub const NGRAM_MAX: u32 = 64;
 
 /// Every parameter, in the API's order.
-pub static FIELDS: [Field; 17] = [
+pub static FIELDS: [Field; 35] = [
     Field {
         name: "temperature",
         symbol: "T",
@@ -181,6 +183,198 @@ pub static FIELDS: [Field; 17] = [
         kind: Kind::Whole { least: 0, most: 1 << 20 },
         place: |spec| Place::Count(&mut spec.dry_last_n),
     },
+    Field {
+        name: "profile",
+        symbol: "NAME",
+        about: "Whose order of cuts, and rules for equal logits: logitd, hf, vllm, sglang, llamacpp",
+        allowed: "logitd, hf, vllm, sglang, llamacpp",
+        kind: Kind::Name {
+            names: &["logitd", "hf", "vllm", "sglang", "llamacpp"],
+            prefix: "PROFILE_",
+        },
+        place: |spec| Place::Profile(&mut spec.profile),
+    },
+    Field {
+        name: "top_n_sigma",
+        symbol: "S",
+        about: "Keep tokens whose logit is within S standard deviations of the largest: 0 to 100. 0 is off",
+        allowed: "0 to 100 (0 disables it)",
+        kind: Kind::Real {
+            contains: |x| (0.0..=100.0).contains(&x),
+            contains_written: |x| !x.is_above(2),
+        },
+        place: |spec| Place::Real(&mut spec.top_n_sigma),
+    },
+    Field {
+        name: "top_h",
+        symbol: "H",
+        about: "Keep the first tokens with this share of the entropy of the first 100: 0 to 1. 0 is off",
+        allowed: "0 to 1 (0 disables it)",
+        kind: Kind::Real {
+            contains: |x| (0.0..=1.0).contains(&x),
+            contains_written: |x| !x.is_above(0),
+        },
+        place: |spec| Place::Real(&mut spec.top_h),
+    },
+    Field {
+        name: "top_a",
+        symbol: "A",
+        about: "Keep tokens at least as likely as A times the square of the largest probability: 0 to 1. 0 is off",
+        allowed: "0 to 1 (0 disables it)",
+        kind: Kind::Real {
+            contains: |x| (0.0..=1.0).contains(&x),
+            contains_written: |x| !x.is_above(0),
+        },
+        place: |spec| Place::Real(&mut spec.top_a),
+    },
+    Field {
+        name: "epsilon_cutoff",
+        symbol: "E",
+        about: "Keep tokens at least this likely: 0 to below 1. 0 is off",
+        allowed: "0 to below 1 (0 disables it)",
+        kind: Kind::Real {
+            contains: |x| (0.0..1.0).contains(&x),
+            contains_written: |x| !x.is_at_least(0),
+        },
+        place: |spec| Place::Real(&mut spec.epsilon_cutoff),
+    },
+    Field {
+        name: "eta_cutoff",
+        symbol: "E",
+        about: "Keep tokens at least this likely, or less where the entropy is high: 0 to below 1. 0 is off",
+        allowed: "0 to below 1 (0 disables it)",
+        kind: Kind::Real {
+            contains: |x| (0.0..1.0).contains(&x),
+            contains_written: |x| !x.is_at_least(0),
+        },
+        place: |spec| Place::Real(&mut spec.eta_cutoff),
+    },
+    Field {
+        name: "typical_p",
+        symbol: "P",
+        about: "Keep the tokens nearest to the mean surprisal that have this share of the mass: above 0, up to 1. 1 is off",
+        allowed: "above 0, up to 1 (1 disables it)",
+        kind: Kind::Real {
+            contains: |x| x > 0.0 && x <= 1.0,
+            contains_written: |x| !x.is_zero() && !x.is_above(0),
+        },
+        place: |spec| Place::Real(&mut spec.typical_p),
+    },
+    Field {
+        name: "mirostat_tau",
+        symbol: "T",
+        about: "Mirostat 2: the surprisal to aim at, in bits: 0 to 100. 0 is off",
+        allowed: "0 to 100 (0 disables it)",
+        kind: Kind::Real {
+            contains: |x| (0.0..=100.0).contains(&x),
+            contains_written: |x| !x.is_above(2),
+        },
+        place: |spec| Place::Real(&mut spec.mirostat_tau),
+    },
+    Field {
+        name: "mirostat_eta",
+        symbol: "E",
+        about: "Mirostat 2: how fast its state follows: 0 to 10",
+        allowed: "0 to 10",
+        kind: Kind::Real {
+            contains: |x| (0.0..=10.0).contains(&x),
+            contains_written: |x| !x.is_above(1),
+        },
+        place: |spec| Place::Real(&mut spec.mirostat_eta),
+    },
+    Field {
+        name: "mirostat_mu",
+        symbol: "M",
+        about: "Mirostat 2: its state, as the answer before gave it back [default: twice mirostat_tau]",
+        allowed: "finite numbers",
+        kind: Kind::Finite,
+        place: |spec| Place::Optional(&mut spec.mirostat_mu),
+    },
+    Field {
+        name: "xtc_probability",
+        symbol: "P",
+        about: "XTC: how likely it is to act on a row, dropping likely tokens: 0 to 1. 0 is off",
+        allowed: "0 to 1 (0 disables it)",
+        kind: Kind::Real {
+            contains: |x| (0.0..=1.0).contains(&x),
+            contains_written: |x| !x.is_above(0),
+        },
+        place: |spec| Place::Real(&mut spec.xtc_probability),
+    },
+    Field {
+        name: "xtc_threshold",
+        symbol: "P",
+        about: "XTC: of the tokens at least this likely, only the least likely stays: above 0, up to 1",
+        allowed: "above 0, up to 1",
+        kind: Kind::Real {
+            contains: |x| x > 0.0 && x <= 1.0,
+            contains_written: |x| !x.is_zero() && !x.is_above(0),
+        },
+        place: |spec| Place::Real(&mut spec.xtc_threshold),
+    },
+    Field {
+        name: "adaptive_target",
+        symbol: "P",
+        about: "Adaptive-p: the probability of drawn tokens to aim at: 0 to 1 [default: off]",
+        allowed: "0 to 1",
+        kind: Kind::Real {
+            contains: |x| (0.0..=1.0).contains(&x),
+            contains_written: |x| !x.is_above(0),
+        },
+        place: |spec| Place::Optional(&mut spec.adaptive_target),
+    },
+    Field {
+        name: "adaptive_decay",
+        symbol: "D",
+        about: "Adaptive-p: how much earlier tokens count: 0 to 0.99",
+        allowed: "0 to 0.99",
+        kind: Kind::Real {
+            contains: |x| (0.0..=0.99).contains(&x),
+            contains_written: |x| !x.is_above_digits("99", -1),
+        },
+        place: |spec| Place::Real(&mut spec.adaptive_decay),
+    },
+    Field {
+        name: "adaptive_sum",
+        symbol: "S",
+        about: "Adaptive-p: its state, as the answer before gave it back [default: adaptive_target / (1 - adaptive_decay)]",
+        allowed: "finite numbers",
+        kind: Kind::Finite,
+        place: |spec| Place::Optional(&mut spec.adaptive_sum),
+    },
+    Field {
+        name: "adaptive_weight",
+        symbol: "W",
+        about: "Adaptive-p: its state, as the answer before gave it back [default: 1 / (1 - adaptive_decay)]",
+        allowed: "finite numbers, 0 or more",
+        kind: Kind::Real {
+            contains: |x| x >= 0.0 && x.is_finite(),
+            contains_written: |x| x.is_finite_f32(),
+        },
+        place: |spec| Place::Optional(&mut spec.adaptive_weight),
+    },
+    Field {
+        name: "dynatemp_range",
+        symbol: "R",
+        about: "Dynamic temperature: how far the temperature goes down and up with the entropy: 0 to 100. 0 is off",
+        allowed: "0 to 100 (0 disables it)",
+        kind: Kind::Real {
+            contains: |x| (0.0..=100.0).contains(&x),
+            contains_written: |x| !x.is_above(2),
+        },
+        place: |spec| Place::Real(&mut spec.dynatemp_range),
+    },
+    Field {
+        name: "dynatemp_exponent",
+        symbol: "X",
+        about: "Dynamic temperature: the power of the normalised entropy: 0.01 to 100",
+        allowed: "0.01 to 100",
+        kind: Kind::Real {
+            contains: |x| (0.01..=100.0).contains(&x),
+            contains_written: |x| x.is_at_least(-2) && !x.is_above(2),
+        },
+        place: |spec| Place::Real(&mut spec.dynatemp_exponent),
+    },
 ];
 
 /// A parameter: its name, what it may be, and where it stands in a [`ParamsSpec`].
@@ -205,6 +399,8 @@ enum Kind {
     Real { contains: fn(f32) -> bool, contains_written: fn(&Decimal) -> bool },
     /// An f32 of either sign, up to `10^power_max` away from 0.
     Signed { power_max: u8 },
+    /// Any f32 but infinities and NaN.
+    Finite,
     /// A whole number, both ends included.
     Whole { least: u64, most: u64 },
     /// One of some names, in letters of either case; the API's enum has the prefix before each.
@@ -219,6 +415,7 @@ impl Kind {
             (Self::Signed { power_max }, Value::Real(x)) => {
                 x.abs() <= 10f32.powi(i32::from(*power_max))
             }
+            (Self::Finite, Value::Real(x)) => x.is_finite(),
             (Self::Whole { least, most }, Value::Whole(n)) => (*least..=*most).contains(&n),
             (Self::Name { names, .. }, Value::Name(name)) => names.contains(&name),
             (_, value) => value == Value::Unset,
@@ -232,7 +429,9 @@ enum Place<'a> {
     Count(&'a mut u32),
     Index(&'a mut u64),
     Seed(&'a mut Option<u64>),
+    Optional(&'a mut Option<f32>),
     Rule(&'a mut DrawRule),
+    Profile(&'a mut Profile),
 }
 
 /// What a parameter is set to.
@@ -244,7 +443,7 @@ pub enum Value {
     Whole(u64),
     /// One of the names that the parameter may have.
     Name(&'static str),
-    /// Nothing: a seed that is left to whoever samples.
+    /// Nothing: a seed that is left to whoever samples, or a control that is off or at its beginning.
     Unset,
 }
 
@@ -279,15 +478,17 @@ impl Field {
             Place::Count(n) => Value::Whole(u64::from(*n)),
             Place::Index(n) => Value::Whole(*n),
             Place::Seed(n) => n.map_or(Value::Unset, Value::Whole),
+            Place::Optional(x) => x.map_or(Value::Unset, Value::Real),
             Place::Rule(rule) => Value::Name(rule.name()),
+            Place::Profile(profile) => Value::Name(profile.name()),
         }
     }
 
     /// Sets it.
     ///
     /// # Panics
-    /// If the value is none of this parameter: a fraction for a count, another name, or nothing for another than the
-    /// seed.
+    /// If the value is none of this parameter: a fraction for a count, another name, or nothing for what cannot be
+    /// left out.
     pub fn set(&self, spec: &mut ParamsSpec, value: Value) {
         match ((self.place)(spec), value) {
             (Place::Real(x), Value::Real(value)) => *x = value,
@@ -295,8 +496,13 @@ impl Field {
             (Place::Index(n), Value::Whole(value)) => *n = value,
             (Place::Seed(n), Value::Whole(value)) => *n = Some(value),
             (Place::Seed(n), Value::Unset) => *n = None,
+            (Place::Optional(x), Value::Real(value)) => *x = Some(value),
+            (Place::Optional(x), Value::Unset) => *x = None,
             (Place::Rule(rule), Value::Name(name)) => {
                 *rule = DrawRule::named(name).expect("one of the names");
+            }
+            (Place::Profile(profile), Value::Name(name)) => {
+                *profile = Profile::named(name).expect("one of the names");
             }
             (_, value) => panic!("{} is set to {value:?}", self.name),
         }
@@ -356,6 +562,42 @@ pub struct ParamsSpec {
     pub dry_allowed_length: u32,
     /// How many of the history's last tokens DRY looks at; 0 is all. Up to 2^20. Default 0.
     pub dry_last_n: u32,
+    /// Whose order of cuts it is, and whose rules for equal logits. Default logitd.
+    pub profile: Profile,
+    /// Keep tokens whose logit is within so many standard deviations of the largest: [0, 100]. Default 0, off.
+    pub top_n_sigma: f32,
+    /// Keep the first tokens with this share of the entropy of the first 100: [0, 1]. Default 0, off.
+    pub top_h: f32,
+    /// Keep tokens at least as likely as this times the square of the largest probability: [0, 1]. Default 0, off.
+    pub top_a: f32,
+    /// Keep tokens at least this likely: [0, 1). Default 0, off.
+    pub epsilon_cutoff: f32,
+    /// Keep tokens at least this likely, or less where the entropy is high: [0, 1). Default 0, off.
+    pub eta_cutoff: f32,
+    /// Keep the tokens nearest to the mean surprisal that have this share of the mass: (0, 1]. Default 1, off.
+    pub typical_p: f32,
+    /// Mirostat 2's surprisal to aim at, in bits: [0, 100]. Default 0, off.
+    pub mirostat_tau: f32,
+    /// How fast mirostat's state follows: [0, 10]. Default 0.1.
+    pub mirostat_eta: f32,
+    /// Mirostat's state, finite. Left out, it is twice tau.
+    pub mirostat_mu: Option<f32>,
+    /// How likely XTC is to act on a row: [0, 1]. Default 0, off.
+    pub xtc_probability: f32,
+    /// Of tokens at least this likely, XTC leaves the least likely: (0, 1]. Default 0.1.
+    pub xtc_threshold: f32,
+    /// Adaptive-p's probability to aim at: [0, 1]. Left out, it is off.
+    pub adaptive_target: Option<f32>,
+    /// How much earlier tokens count for adaptive-p: [0, 0.99]. Default 0.9.
+    pub adaptive_decay: f32,
+    /// Adaptive-p's state, finite. Left out, it is `target / (1 - decay)`.
+    pub adaptive_sum: Option<f32>,
+    /// Adaptive-p's state, finite and not below 0. Left out, it is `1 / (1 - decay)`.
+    pub adaptive_weight: Option<f32>,
+    /// How far the temperature goes down and up with the entropy: [0, 100]. Default 0, off.
+    pub dynatemp_range: f32,
+    /// The power of the normalised entropy: [0.01, 100]. Default 1.
+    pub dynatemp_exponent: f32,
 }
 
 impl Default for ParamsSpec {
@@ -384,11 +626,30 @@ impl ParamsSpec {
         dry_base: 1.75,
         dry_allowed_length: 2,
         dry_last_n: 0,
+        profile: Profile::Logitd,
+        top_n_sigma: 0.0,
+        top_h: 0.0,
+        top_a: 0.0,
+        epsilon_cutoff: 0.0,
+        eta_cutoff: 0.0,
+        typical_p: 1.0,
+        mirostat_tau: 0.0,
+        mirostat_eta: 0.1,
+        mirostat_mu: None,
+        xtc_probability: 0.0,
+        xtc_threshold: 0.1,
+        adaptive_target: None,
+        adaptive_decay: 0.9,
+        adaptive_sum: None,
+        adaptive_weight: None,
+        dynatemp_range: 0.0,
+        dynatemp_exponent: 1.0,
     };
 
     /// Checks every range. `fresh_seed` is asked for a seed where none was given.
     pub fn parse(self, fresh_seed: impl FnOnce() -> u64) -> Result<SamplingParams, ParamsError> {
         FIELDS.iter().try_for_each(|field| field.check(self))?;
+        cuts::check(&self)?;
         Ok(SamplingParams {
             // Adding +0.0 turns -0.0 into it, so that one value has one pattern.
             temperature: self.temperature + 0.0,
@@ -412,6 +673,7 @@ impl ParamsSpec {
                 allowed_length: self.dry_allowed_length as u16,
                 last_n: self.dry_last_n,
             },
+            cuts: Cuts::of(&self),
         })
     }
 }
@@ -437,6 +699,7 @@ pub struct SamplingParams {
     no_repeat_ngram: u8,
     min_tokens: u32,
     dry: Dry,
+    cuts: Cuts,
 }
 
 /// What is done to the logits of tokens that the history holds.
@@ -547,6 +810,18 @@ impl SamplingParams {
         self.min_tokens
     }
 
+    /// The profile, and the cuts beyond top_k, top_p and min_p: `None` where none of them is on.
+    #[inline]
+    pub fn cuts(&self) -> Option<&Cuts> {
+        self.cuts.are_on().then_some(&self.cuts)
+    }
+
+    /// Whether an answer carries a state back to its sequence.
+    #[inline]
+    pub fn has_state(&self) -> bool {
+        self.cuts.have_state()
+    }
+
     /// DRY's coefficients, or `None` where it is off.
     pub fn dry(&self) -> Option<Dry> {
         (self.dry.multiplier > 0.0).then_some(self.dry)
@@ -575,6 +850,7 @@ impl From<SamplingParams> for ParamsSpec {
             dry_base: dry.base,
             dry_allowed_length: dry.allowed_length.into(),
             dry_last_n: dry.last_n,
+            ..params.cuts.into()
         }
     }
 }

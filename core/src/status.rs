@@ -1,4 +1,4 @@
-//! What becomes of rows.
+//! What becomes of rows, and of the state that a sequence carries from row to row.
 
 use std::fmt;
 
@@ -37,3 +37,38 @@ impl fmt::Display for RowStatus {
         f.write_str(self.name())
     }
 }
+
+/// What the next row of a sequence is given back, where its controls follow what was drawn.
+#[derive(Clone, Copy, Debug)]
+pub enum State {
+    /// Mirostat's.
+    Mirostat {
+        /// The most surprisal that is kept, in bits.
+        mu: f32,
+    },
+    /// That of adaptive-p.
+    Adaptive {
+        /// The probabilities of drawn tokens, earlier ones less and less.
+        sum: f32,
+        /// How many these come to.
+        weight: f32,
+    },
+}
+
+impl State {
+    fn bits(self) -> (u8, u32, u32) {
+        match self {
+            Self::Mirostat { mu } => (0, mu.to_bits(), 0),
+            Self::Adaptive { sum, weight } => (1, sum.to_bits(), weight.to_bits()),
+        }
+    }
+}
+
+/// Equal means equal in every bit.
+impl PartialEq for State {
+    fn eq(&self, other: &Self) -> bool {
+        self.bits() == other.bits()
+    }
+}
+
+impl Eq for State {}

@@ -3,7 +3,7 @@
 use crate::files::assets::TokenTexts;
 use crate::wire::inspection::{Found, kept_tokens};
 use crate::wire::whole::Whole;
-use logitd_core::batch::{Draw, Outcome, RowStatus};
+use logitd_core::batch::{Draw, Outcome, RowStatus, State};
 use logitd_core::inspection::{Inspection, Logprobs, TokenLogprob};
 use serde::Serialize;
 use std::io::{self, Write};
@@ -17,6 +17,8 @@ pub struct Answer {
     pub draws: Vec<Draw>,
     /// What was asked for beside them.
     pub inspection: Inspection,
+    /// What it gives back to its sequence, if anything.
+    pub state: Option<State>,
     /// The seed that was used.
     pub seed: u64,
 }
@@ -215,9 +217,16 @@ mod tests {
         let draw = |token| Draw { token, logprob: -0.1 };
         let drawn = (0..draws).map(draw).collect();
         let outcome = Outcome { status: RowStatus::Ok, kept: 5, kept_mass: 9 };
-        let ok = Answer { outcome, draws: drawn, inspection: inspection.clone(), seed: 77 };
+        let ok =
+            Answer { outcome, draws: drawn, inspection: inspection.clone(), state: None, seed: 77 };
         let outcome = Outcome::failed(RowStatus::PositiveInfinity);
-        let failed = Answer { outcome, draws: Vec::new(), inspection: Default::default(), seed: 1 };
+        let failed = Answer {
+            outcome,
+            draws: Vec::new(),
+            inspection: Default::default(),
+            state: None,
+            seed: 1,
+        };
         printer.row(3, draws, &ok).unwrap();
         printer.row(12, draws, &failed).unwrap();
         printer.end().unwrap();

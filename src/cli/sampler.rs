@@ -90,6 +90,7 @@ impl Sampler for Local {
                 outcome: result.outcome,
                 draws: result.draws.to_vec(),
                 inspection: result.inspection.cloned().unwrap_or_default(),
+                state: result.state,
                 seed: params.seed(),
             };
         Ok(self.results.iter().zip(&parsed).map(answer).collect())

@@ -223,8 +223,9 @@ fn with_candidates(mut request: SampleRequest, dtype: Dtype, count: u32) -> Samp
 }
 
 fn answer(row: api::RowResult) -> Result<Answer, Box<dyn Error>> {
-    let dual::Answer { outcome, draws, inspection } = wire::row::result(&row)?;
-    Ok(Answer { outcome, draws, inspection: inspection.unwrap_or_default(), seed: row.seed })
+    let dual::Answer { outcome, draws, inspection, state } = wire::row::result(&row)?;
+    let inspection = inspection.unwrap_or_default();
+    Ok(Answer { outcome, draws, inspection, state, seed: row.seed })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Box<dyn Error>> {

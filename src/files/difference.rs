@@ -63,7 +63,7 @@ mod tests {
         let lists = AdjustmentsSpec { banned_ids: vec![9], ..Default::default() };
         let outcome = Outcome { status: RowStatus::Ok, kept: 3, kept_mass: 9 };
         let draws = vec![Draw { token: 1, logprob: -0.5 }; 2];
-        let a = Answer { outcome, draws, inspection: None };
+        let a = Answer { outcome, draws, inspection: None, state: None };
         let mut b = a.clone();
         b.draws[1].token = 7;
         let difference = Difference {

@@ -215,6 +215,7 @@ pub fn replayable(
             outcome: ours.outcome,
             draws: ours.draws.to_vec(),
             inspection: ours.inspection.cloned(),
+            state: ours.state,
         }),
         b: answer.rows.get(row_index).map(wire::row::result).transpose()?,
         logits: asked.logits.to_vec(),

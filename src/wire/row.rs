@@ -100,7 +100,7 @@ pub fn result(row: &api::RowResult) -> Result<Answer, UnknownAnswer> {
     };
     let outcome = Outcome { status, kept: row.kept, kept_mass: row.kept_mass };
     let inspection = Some(inspection(row)?).filter(|found| *found != Inspection::default());
-    Ok(Answer { outcome, draws, inspection })
+    Ok(Answer { outcome, draws, inspection, state: None })
 }
 
 /// What an answer says of a row beside its tokens.
@@ -157,7 +157,8 @@ mod tests {
         };
         let outcome = Outcome { status: RowStatus::Ok, kept: 2, kept_mass: 5 };
         let draws = [Draw { token: 3, logprob: -0.5 }];
-        let found = RowResult { outcome, draws: &draws, inspection: Some(&inspection) };
+        let found =
+            RowResult { outcome, draws: &draws, inspection: Some(&inspection), state: None };
         let back = result(&result_message(found, 6, None)).unwrap();
         assert_eq!(back.inspection, Some(inspection));
     }
@@ -171,7 +172,7 @@ mod tests {
             for count in 0..=2 {
                 let outcome = Outcome { status, kept: 4, kept_mass: 5 };
                 let message = result_message(
-                    RowResult { outcome, draws: &draws[..count], inspection: None },
+                    RowResult { outcome, draws: &draws[..count], inspection: None, state: None },
                     6,
                     None,
                 );
@@ -179,7 +180,12 @@ mod tests {
                     (message.seed, message.draws.len()),
                     (6, if count == 2 { 2 } else { 0 })
                 );
-                let expected = Answer { outcome, draws: draws[..count].to_vec(), inspection: None };
+                let expected = Answer {
+                    outcome,
+                    draws: draws[..count].to_vec(),
+                    inspection: None,
+                    state: None,
+                };
                 assert_eq!(result(&message), Ok(expected));
             }
         }

@@ -1,12 +1,12 @@
 //! Two backends as one: every batch runs on both, and the first differing row is reported with all
 //! that is needed to replay it.
 //!
-//! Equal means equal in every bit: status, kept, kept_mass, token and logprob of every draw, and
-//! whatever else is asked for.
+//! Equal means equal in every bit: status, kept, kept_mass, token and logprob of every draw, the state of the
+//! sequence, and whatever else is asked for.
 
 use super::{Backend, DeviceError, DeviceInfo};
 use crate::adjustments::Adjustments;
-use crate::batch::{Draw, Dtype, Outcome, Results, Row, RowResult};
+use crate::batch::{Draw, Dtype, Outcome, Results, Row, RowResult, State};
 use crate::inspection::{Inspect, Inspection, KeptIds, TokenLogprob};
 use crate::params::SamplingParams;
 use std::fmt;
@@ -118,7 +118,7 @@ fn write_answer(
     own: Option<&Answer>,
     other: Option<&Answer>,
 ) -> fmt::Result {
-    let Some(Answer { outcome, draws, inspection }) = own else {
+    let Some(Answer { outcome, draws, inspection, state }) = own else {
         return write!(f, "  {name}: no such row");
     };
     let Outcome { status, kept, kept_mass } = outcome;
@@ -128,6 +128,9 @@ fn write_answer(
     if let Some(Draw { token, logprob }) = draws.get(differing) {
         let bits = logprob.to_bits();
         write!(f, ", draw {differing}: token {token}, logprob {logprob} ({bits:#010x})")?;
+    }
+    if let Some(state) = state {
+        write!(f, ", {state:?}")?;
     }
     match (inspection, other.and_then(|other| other.inspection.as_ref())) {
         (Some(own), Some(other)) => write_inspection(f, own, other),
@@ -185,12 +188,15 @@ pub struct Answer {
     pub draws: Vec<Draw>,
     /// What was asked for beside these.
     pub inspection: Option<Inspection>,
+    /// What it gives back to its sequence.
+    pub state: Option<State>,
 }
 
 impl Answer {
     fn new(result: RowResult<'_>) -> Self {
         let inspection = result.inspection.cloned();
-        Self { outcome: result.outcome, draws: result.draws.to_vec(), inspection }
+        let draws = result.draws.to_vec();
+        Self { outcome: result.outcome, draws, inspection, state: result.state }
     }
 }
 

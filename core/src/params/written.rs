@@ -20,7 +20,9 @@ impl Field {
         let value = match &self.kind {
             Kind::Real { contains_written, .. } => number()
                 .filter(|x| (!x.negative || x.is_zero()) && contains_written(x))
-                .map(|x| Value::Real(x.to_f32())),
+                .map(|x| Value::Real(x.to_f32()))
+                // What is below a bound that does not count itself can be rounded to it.
+                .filter(|&value| self.kind.contains(value)),
             Kind::Whole { least, most } => number()
                 .and_then(|x| x.to_u64())
                 .filter(|n| (*least..=*most).contains(n))
@@ -31,11 +33,9 @@ impl Field {
                 names.iter().find(|known| known.eq_ignore_ascii_case(name)).map(|n| Value::Name(n))
             }
             Kind::Signed { power_max } => {
-                number().filter(|x| !x.is_above((*power_max).into())).map(|x| {
-                    let sign = if x.negative && !x.is_zero() { -1.0 } else { 1.0 };
-                    Value::Real(sign * x.to_f32())
-                })
+                number().filter(|x| !x.is_above((*power_max).into())).map(|x| x.to_value())
             }
+            Kind::Finite => number().filter(Decimal::is_finite_f32).map(|x| x.to_value()),
         };
         value.ok_or_else(|| self.refuse_text(text))
     }
@@ -109,6 +109,18 @@ impl Decimal {
     /// Whether it is more than the number of these digits whose first has that power of ten, apart from its sign.
     pub fn is_above_digits(&self, digits: &str, magnitude: i64) -> bool {
         self.is_at_least(magnitude) && (self.magnitude() > magnitude || *self.digits > *digits)
+    }
+
+    /// Whether it is within the finite f32, apart from its sign.
+    pub fn is_finite_f32(&self) -> bool {
+        const MOST: &str = "34028234663852885981170418348451692544";
+        !self.is_above_digits(MOST, 38)
+    }
+
+    /// With its sign; a zero has none.
+    fn to_value(&self) -> Value {
+        let sign = if self.negative && !self.is_zero() { -1.0 } else { 1.0 };
+        Value::Real(sign * self.to_f32())
     }
 
     /// The nearest f32; the smallest where that is 0 and the number is not.

@@ -367,8 +367,9 @@ const POOL_BYTES_MAX: u64 = 8 << 30;
 #[derive(Clone, Debug)]
 struct ParamsLists(Vec<Choices>);
 
-/// Parameters that are not chosen: seeds are drawn for each row, and no row has a sequence to be in.
-const NOT_LISTED: [&str; 2] = ["seed", "position"];
+/// Parameters that are not chosen: seeds are drawn for each row, and no row has a sequence to be in, with a state.
+const NOT_LISTED: [&str; 5] =
+    ["seed", "position", "mirostat_mu", "adaptive_sum", "adaptive_weight"];
 
 /// What the flags begin with where it is not the API's default: what many a server runs with.
 const USUAL: [(&str, &str); 3] = [("temperature", "0.8"), ("top_k", "50"), ("top_p", "0.95")];
@@ -382,7 +383,7 @@ impl clap::Args for ParamsLists {
         command.args(listed().map(|field| {
             let usual = USUAL.iter().find(|(name, _)| *name == field.name);
             let usual = usual.map(|(_, value)| value.to_string());
-            Arg::new(field.name)
+            let flag = Arg::new(field.name)
                 .long(field.name.replace('_', "-"))
                 .value_name(format!("{},..", field.symbol))
                 .help(format!("{}. Of a list, each row takes one", field.about))
@@ -390,10 +391,11 @@ impl clap::Args for ParamsLists {
                 .allow_hyphen_values(true)
                 .action(ArgAction::Append)
                 .value_delimiter(',')
-                .value_parser(|text: &str| field.read(text).map_err(|error| flagged(&error)))
-                .default_value(
-                    usual.unwrap_or_else(|| field.get(ParamsSpec::default()).to_string()),
-                )
+                .value_parser(|text: &str| field.read(text).map_err(|error| flagged(&error)));
+            match field.get(ParamsSpec::default()) {
+                Value::Unset => flag,
+                value => flag.default_value(usual.unwrap_or_else(|| value.to_string())),
+            }
         }))
     }
 
@@ -406,7 +408,9 @@ impl FromArgMatches for ParamsLists {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let values = |field: &Field| matches.get_many::<Value>(field.name).into_iter().flatten();
         let choices = |field| Choices { field, values: values(field).copied().collect() };
-        Ok(Self(listed().map(choices).collect()))
+        // What nobody names and has no default is not chosen.
+        let given = |choices: &Choices| !choices.values.is_empty();
+        Ok(Self(listed().map(choices).filter(given).collect()))
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {

@@ -152,6 +152,7 @@ impl Params {
             dry_base: dry.map_or(usual.dry_base, |dry| dry.base),
             dry_allowed_length: dry.map_or(usual.dry_allowed_length, |dry| dry.allowed_length),
             dry_last_n: dry.map_or(usual.dry_last_n, |dry| dry.last_n),
+            ..usual
         }
     }
 

@@ -48,7 +48,7 @@ pub fn sample<S: Simd, E: Element>(
     scratch: &mut Scratch,
     slot: Slot<'_>,
 ) {
-    let Slot { outcome, draws, inspection } = slot;
+    let Slot { outcome, draws, inspection, .. } = slot;
     let asked = row.inspect().zip(inspection);
     let params = row.params();
     let plan = params.plan();

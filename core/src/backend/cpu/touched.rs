@@ -76,9 +76,9 @@ pub fn sample<S: Simd, E: Element>(
     let mut rest = asked.clone();
     rest.of[Distribution::Raw as usize] = false;
     let row = row.with_inspect(Some(&rest));
-    let Slot { outcome, draws, inspection } = slot;
+    let Slot { outcome, draws, inspection, .. } = slot;
     let inspection = inspection.expect("there is a place for what is asked");
-    let slot = Slot { outcome, draws, inspection: Some(inspection) };
+    let slot = Slot { outcome, draws, inspection: Some(inspection), state: None };
     sample_adjusted::<S, E>(s, team, &row, changes, next, scratch, slot);
     let drawn = if outcome.status == RowStatus::Ok { &*draws } else { &[] };
     let row::Scratch { prepare: memory, inspect: buffers, .. } = &mut scratch.row;
@@ -129,7 +129,7 @@ fn sample_by_list<S: Simd, E: Element>(
     scratch: &mut Scratch,
     slot: &mut Slot<'_>,
 ) -> bool {
-    let Slot { outcome, draws, inspection } = slot;
+    let Slot { outcome, draws, inspection, .. } = slot;
     let asked = row.inspect().zip(inspection.as_deref_mut());
     let Scratch { row: scratch, touched, merged, none, .. } = scratch;
     let row::Scratch { prepare: memory, search, draw: drawing, race: racing, inspect: inspecting } =

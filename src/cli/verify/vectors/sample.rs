@@ -207,6 +207,7 @@ mod tests {
             outcome: Outcome { status: RowStatus::Ok, kept: 4, kept_mass: 9 },
             draws: vec![Draw { token: 1, logprob: -1.0 }],
             inspection: Inspection { logprobs: vec![], kept },
+            state: None,
             seed: 0,
         }
     }
