@@ -816,6 +816,12 @@ impl SamplingParams {
         self.cuts.are_on().then_some(&self.cuts)
     }
 
+    /// The same, whether or not any is on.
+    #[inline]
+    pub fn all_cuts(&self) -> &Cuts {
+        &self.cuts
+    }
+
     /// Whether an answer carries a state back to its sequence.
     #[inline]
     pub fn has_state(&self) -> bool {

@@ -14,7 +14,7 @@
 
 use super::repeats::{self, Repetitions, bad_ends, ngram_ends};
 use super::{Adjustments, AdjustmentsSpec};
-use crate::params::{Dry, Penalties, SamplingParams};
+use crate::params::{Dry, Penalties, Profile, SamplingParams};
 
 /// A penalty grows no further.
 const DRY_PENALTY_MAX: f64 = 3e38;
@@ -37,6 +37,7 @@ pub struct Changes<'a> {
     touched: &'a [Touch],
     stops: &'a [Touch],
     penalties: Option<Penalties>,
+    profile: Profile,
 }
 
 /// A token whose logit may change, and what by.
@@ -79,6 +80,9 @@ impl Changes<'_> {
 
     /// The new logit of a token, from the one that is stored.
     pub fn apply(&self, touch: &Touch, mut x: f32) -> f32 {
+        if self.profile == Profile::Sglang {
+            return self.apply_in_reverse(touch, x);
+        }
         if touch.bias != 0.0 {
             x += touch.bias;
         }
@@ -87,6 +91,18 @@ impl Changes<'_> {
         }
         if touch.dry > 0.0 {
             x -= touch.dry;
+        }
+        x
+    }
+
+    /// SGLang's order. It has no DRY.
+    fn apply_in_reverse(&self, touch: &Touch, mut x: f32) -> f32 {
+        if let (Some(count), Some(penalties)) = (touch.count, self.penalties) {
+            x = without_counted(x, count, penalties);
+            x = without_repeated(x, penalties);
+        }
+        if touch.bias != 0.0 {
+            x += touch.bias;
         }
         x
     }
@@ -109,11 +125,20 @@ impl Touch {
     }
 }
 
-fn penalized(mut x: f32, count: u32, penalties: Penalties) -> f32 {
-    let Penalties { repetition, frequency, presence } = penalties;
-    if repetition != 1.0 {
-        x = if x > 0.0 { x / repetition } else { x * repetition };
+fn penalized(x: f32, count: u32, penalties: Penalties) -> f32 {
+    without_counted(without_repeated(x, penalties), count, penalties)
+}
+
+fn without_repeated(x: f32, Penalties { repetition, .. }: Penalties) -> f32 {
+    match x {
+        _ if repetition == 1.0 => x,
+        x if x > 0.0 => x / repetition,
+        _ => x * repetition,
     }
+}
+
+fn without_counted(mut x: f32, count: u32, penalties: Penalties) -> f32 {
+    let Penalties { frequency, presence, .. } = penalties;
     if count > 0 && frequency != 0.0 {
         x -= frequency * count as f32;
     }
@@ -163,7 +188,9 @@ fn work_out<'a>(
     mask.allow(lists);
     mask.ban(lists.banned_ids.iter().copied());
     mask.ban(biases(lists).filter(|(_, bias)| *bias == f32::NEG_INFINITY).map(|(id, _)| id));
-    mask.ban(bad_ends(history, &lists.bad_words));
+    let profile = params.all_cuts().profile;
+    let of_words = if profile == Profile::Vllm { &lists.output } else { &*history };
+    mask.ban(bad_ends(of_words, &lists.bad_words));
     if let Some(n) = ngram {
         mask.ban(ngram_ends(history, n));
     }
@@ -196,7 +223,7 @@ fn work_out<'a>(
     stops.iter_mut().for_each(|stop| *stop = touched.of(stop.token));
     touched.end(mask);
     mask.ban(touched.list.iter().map(|touch| touch.token));
-    Changes { mask: mask.words(), touched: &touched.list, stops, penalties }
+    Changes { mask: mask.words(), touched: &touched.list, stops, penalties, profile }
 }
 
 /// Whether a token could be sampled, or spoils its row.

@@ -4,14 +4,15 @@
 //! and draws by itself, so that it stays an independent opinion. It is never optimised.
 
 mod adjust;
+mod cuts;
 mod inspect;
 
 use super::{Backend, DeviceError, DeviceInfo};
 use crate::arithmetic::logprob::logprob;
 use crate::arithmetic::mass::{Scale, UNIT, mass};
 use crate::arithmetic::{key::key32, philox::token_bits, race};
-use crate::batch::{Draw, Outcome, Results, Row, RowStatus, Slot};
-use crate::params::{DrawRule, SamplingParams};
+use crate::batch::{Draw, Outcome, Results, Row, RowStatus, Slot, State};
+use crate::params::{DrawRule, Profile, SamplingParams};
 
 /// The oracle as a backend, one row after another on the calling thread.
 #[derive(Debug)]
@@ -46,10 +47,16 @@ impl Backend for Reference {
     }
 }
 
-fn sample_row(row: &Row<'_>, slot: Slot<'_>) {
+/// Samples one row, whose logits are not lent.
+pub(super) fn sample_row(row: &Row<'_>, slot: Slot<'_>) {
     let kept = Kept::of(row);
     match &kept {
-        Ok(kept) => draw(row, kept, slot.outcome, slot.draws),
+        Ok(kept) => {
+            draw(row, kept, slot.outcome, slot.draws);
+            if let Some(state) = slot.state {
+                *state = kept.next(row.params(), &slot.draws[0]);
+            }
+        }
         Err(status) => *slot.outcome = Outcome::failed(*status),
     }
     if let (Some(asked), Some(inspection)) = (row.inspect(), slot.inspection) {
@@ -59,7 +66,7 @@ fn sample_row(row: &Row<'_>, slot: Slot<'_>) {
 
 fn draw(row: &Row<'_>, kept: &Kept, outcome: &mut Outcome, draws: &mut [Draw]) {
     let params = row.params();
-    let Kept { x, max, by_id } = kept;
+    let Kept { y, max, by_id, .. } = kept;
     let kept_mass: u64 = by_id.iter().map(|(_, mass)| mass).sum();
     for (draw, place) in draws.iter_mut().enumerate() {
         if params.is_greedy() {
@@ -70,8 +77,8 @@ fn draw(row: &Row<'_>, kept: &Kept, outcome: &mut Outcome, draws: &mut [Draw]) {
             DrawRule::Cumulative => cumulative(by_id, kept_mass, params, draw as u32),
             DrawRule::Race => fastest(by_id, row, draw as u32),
         };
-        let scale = Scale::new(params.temperature());
-        let logprob = logprob(x[token], *max, scale, kept_mass);
+        let scale = Scale::new(kept.temperature);
+        let logprob = logprob(y[token], *max, scale, kept_mass);
         *place = Draw { token: token as u32, logprob };
     }
     *outcome = Outcome { status: RowStatus::Ok, kept: by_id.len() as u32, kept_mass };
@@ -91,10 +98,26 @@ pub fn kept_masses(row: &Row<'_>) -> Result<Vec<(u32, u64)>, RowStatus> {
 struct Kept {
     /// The row's logits, adjusted.
     x: Vec<f32>,
-    /// The first token's logit.
+    /// The temperature before cuts, 1 where the row is greedy.
+    before: f32,
+    /// The logits that are drawn from, where a token is kept.
+    y: Vec<f32>,
+    /// The largest of these.
     max: f32,
+    /// The temperature that is drawn at; 1 where the row is greedy.
+    temperature: f32,
     /// The kept tokens by ascending id, each with its mass.
     by_id: Vec<(usize, u64)>,
+    /// What a state of the sequence follows from: logits and mass before adaptive-p changed them.
+    unchanged: Unchanged,
+}
+
+/// The kept tokens as they are given to adaptive-p, the last of the controls.
+#[derive(Clone, Copy)]
+struct Unchanged {
+    max: f32,
+    temperature: f32,
+    mass: u64,
 }
 
 impl Kept {
@@ -111,27 +134,49 @@ impl Kept {
         // Every candidate, in the total order.
         let mut order: Vec<usize> = (0..x.len()).filter(|&i| x[i] > f32::NEG_INFINITY).collect();
         order.sort_by_key(|&i| (std::cmp::Reverse(key32(x[i])), i));
-        let first = order[0];
-        let max = x[first];
 
         let params = row.params();
-        if params.is_greedy() {
-            return Ok(Self { x, max, by_id: vec![(first, UNIT)] });
+        let is_greedy = params.is_greedy();
+        let ordered: Vec<f32> = order.iter().map(|&i| x[i]).collect();
+        let left = match (is_greedy, params.all_cuts().profile) {
+            (true, profile) if profile != Profile::Llamacpp => {
+                cuts::Left { range: 0..1, temperature: 0.0 }
+            }
+            _ => cuts::cut(&ordered, params),
+        };
+        let order = &order[left.range];
+        if is_greedy {
+            let max = x[order[0]];
+            let unchanged = Unchanged { max, temperature: 1.0, mass: UNIT };
+            let (y, by_id) = (x.clone(), vec![(order[0], UNIT)]);
+            return Ok(Self { x, before: 1.0, y, max, temperature: 1.0, by_id, unchanged });
         }
 
-        let scale = Scale::new(params.temperature());
-        let masses: Vec<u64> = order.iter().map(|&i| mass(x[i], max, scale)).collect();
-
-        let n_k = params.top_k().map_or(order.len(), |k| order.len().min(k as usize));
-        let n_p = params.top_p().map_or(order.len(), |p| nucleus(&masses[..n_k], p));
-        let n_m = params.min_p().map_or(order.len(), |p| {
-            let least = (libm::log(f64::from(p)) * f64::from(params.temperature())) as f32;
-            order.iter().take_while(|&&i| x[i] - max >= least).count()
-        });
-        let kept = n_k.min(n_p).min(n_m);
-        let mut by_id: Vec<(usize, u64)> = order.into_iter().zip(masses).take(kept).collect();
+        let (mut temperature, mut max) = (left.temperature, x[order[0]]);
+        let of = |max: f32, temperature: f32, y: &[f32]| -> Vec<u64> {
+            let scale = Scale::new(temperature);
+            order.iter().map(|&i| mass(y[i], max, scale)).collect()
+        };
+        let mut y = x.clone();
+        let mut masses = of(max, temperature, &y);
+        let unchanged = Unchanged { max, temperature, mass: masses.iter().sum() };
+        let adaptive = params.all_cuts().adaptive;
+        if adaptive.target.is_some() {
+            let logits = cuts::adaptive(&masses, adaptive);
+            order.iter().zip(&logits).for_each(|(&i, &logit)| y[i] = logit);
+            max = logits.into_iter().fold(f32::NEG_INFINITY, f32::max);
+            temperature = 1.0;
+            masses = of(max, temperature, &y);
+        }
+        let mut by_id: Vec<(usize, u64)> = order.iter().copied().zip(masses).collect();
         by_id.sort_unstable();
-        Ok(Self { x, max, by_id })
+        Ok(Self { x, before: left.temperature, y, max, temperature, by_id, unchanged })
+    }
+
+    /// What the sequence is given back after a draw.
+    fn next(&self, params: &SamplingParams, draw: &Draw) -> Option<State> {
+        let Unchanged { max, temperature, mass } = self.unchanged;
+        cuts::next(params, self.x[draw.token as usize], max, temperature, mass)
     }
 }
 

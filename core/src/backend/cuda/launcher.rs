@@ -124,8 +124,12 @@ impl<D: Driver> Launcher<D> {
         self.changed
     }
 
-    /// Whether a row with adjustments, or of which more than tokens is asked, does not fit a launch. Others always do.
+    /// Whether a row goes to the processor: one with cuts that have no kernel; and one with adjustments, or of which more
+    /// than tokens is asked, that does not fit a launch. Others always do.
     fn is_too_large(&mut self, row: &Row<'_>) -> bool {
+        if row.params().cuts().is_some() {
+            return true;
+        }
         let asks = row.adjustments().is_some() || row.inspect().is_some();
         let (capacity, packing) = (self.driver.capacity(), self.driver.properties().packing);
         if !asks || plan::surely_fits(row, capacity) {
@@ -163,6 +167,9 @@ impl<D: Driver> Launcher<D> {
             slot.draws.copy_from_slice(found.draws);
             if let (Some(inspection), Some(found)) = (slot.inspection, found.inspection) {
                 *inspection = std::mem::take(found);
+            }
+            if let (Some(state), Some(found)) = (slot.state, found.state) {
+                *state = *found;
             }
         }
         Ok(())

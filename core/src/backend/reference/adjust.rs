@@ -1,7 +1,7 @@
 //! Adjustments as they are defined: a verdict and three numbers for every token, then one formula for all of them.
 
 use crate::adjustments::{Adjustments, AdjustmentsSpec};
-use crate::params::SamplingParams;
+use crate::params::{Penalties, Profile, SamplingParams};
 
 /// Adjusts every logit.
 pub fn adjust(x: &mut [f32], adjustments: &Adjustments, params: &SamplingParams) {
@@ -15,26 +15,48 @@ pub fn adjust(x: &mut [f32], adjustments: &Adjustments, params: &SamplingParams)
             *x = f32::NEG_INFINITY;
             continue;
         }
-        if let Some(&(_, bias)) = lists.logit_bias.iter().find(|(id, _)| *id == token as u32)
-            && bias != 0.0
-        {
-            *x += bias;
-        }
-        if let (Some(n), Some(penalties)) = (seen[token], params.penalties()) {
-            let (r, f, p) = (penalties.repetition, penalties.frequency, penalties.presence);
-            if r != 1.0 {
-                *x = if *x > 0.0 { *x / r } else { *x * r };
+        let bias = lists.logit_bias.iter().find(|(id, _)| *id == token as u32);
+        let bias = bias.map_or(0.0, |(_, bias)| *bias);
+        let penalties = seen[token].zip(params.penalties());
+        match params.all_cuts().profile {
+            Profile::Sglang => {
+                count_off(x, penalties);
+                repeat_off(x, penalties);
+                add(x, bias);
             }
-            if f != 0.0 && n > 0 {
-                *x -= f * n as f32;
-            }
-            if p != 0.0 && n > 0 {
-                *x -= p;
+            _ => {
+                add(x, bias);
+                repeat_off(x, penalties);
+                count_off(x, penalties);
             }
         }
         if let Some(penalty) = dry[token] {
             *x -= penalty;
         }
+    }
+}
+
+fn add(x: &mut f32, bias: f32) {
+    if bias != 0.0 {
+        *x += bias;
+    }
+}
+
+fn repeat_off(x: &mut f32, penalties: Option<(u32, Penalties)>) {
+    if let Some((_, Penalties { repetition: r, .. })) = penalties
+        && r != 1.0
+    {
+        *x = if *x > 0.0 { *x / r } else { *x * r };
+    }
+}
+
+fn count_off(x: &mut f32, penalties: Option<(u32, Penalties)>) {
+    let Some((n, Penalties { frequency: f, presence: p, .. })) = penalties else { return };
+    if f != 0.0 && n > 0 {
+        *x -= f * n as f32;
+    }
+    if p != 0.0 && n > 0 {
+        *x -= p;
     }
 }
 
@@ -65,9 +87,13 @@ fn banned(
             ban(id);
         }
     }
+    let of_words = match params.all_cuts().profile {
+        Profile::Vllm => &lists.output,
+        _ => history,
+    };
     for word in &lists.bad_words {
         let last = word[word.len() - 1];
-        if [history, &[last]].concat().ends_with(word) {
+        if [of_words, &[last]].concat().ends_with(word) {
             ban(last);
         }
     }

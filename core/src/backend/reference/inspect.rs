@@ -44,7 +44,6 @@ impl Sorted {
         row: &Row<'_>,
         kept: Result<&Kept, RowStatus>,
     ) -> Result<Self, RowStatus> {
-        let temperature = if row.params().is_greedy() { 1.0 } else { row.params().temperature() };
         match of {
             Distribution::Raw => {
                 let x: Vec<f32> = (0..row.vocab_size()).map(|token| row.logit(token)).collect();
@@ -53,11 +52,14 @@ impl Sorted {
                     status => Err(status),
                 }
             }
-            Distribution::Adjusted => Ok(Self::of(candidates(&kept?.x), temperature)),
+            Distribution::Adjusted => {
+                let Kept { x, before, .. } = kept?;
+                Ok(Self::of(candidates(x), *before))
+            }
             Distribution::Sampled => {
-                let Kept { x, by_id, .. } = kept?;
-                let tokens = by_id.iter().map(|&(token, _)| (token as u32, x[token]));
-                Ok(Self::of(tokens.collect(), temperature))
+                let Kept { y, by_id, temperature, .. } = kept?;
+                let tokens = by_id.iter().map(|&(token, _)| (token as u32, y[token]));
+                Ok(Self::of(tokens.collect(), *temperature))
             }
         }
     }

@@ -15,7 +15,7 @@ use crate::wire::adjustments;
 use crate::wire::inspection::{self, kept_tokens};
 use logitd_core::arithmetic::key::key32;
 use logitd_core::backend::adjusted::Adjuster;
-use logitd_core::batch::Row;
+use logitd_core::batch::{Row, State};
 use logitd_core::params::{Field, ParamsSpec};
 use serde_json::{Map, Value as Json, json};
 use std::cmp::Reverse;
@@ -64,7 +64,7 @@ enum Compare {
 }
 
 /// The fields of an expectation that are compared, by their names.
-static EXPECTED: [(&str, Compare); 9] = [
+static EXPECTED: [(&str, Compare); 12] = [
     ("status", Compare::Exact(|row| json!(row.answer.outcome.status.name()))),
     ("token", Compare::Exact(|row| json!(row.answer.draws.first().map(|draw| draw.token)))),
     ("kept", Compare::Exact(|row| json!(row.answer.outcome.kept))),
@@ -73,6 +73,9 @@ static EXPECTED: [(&str, Compare); 9] = [
     ("kept_ids", Compare::Kept(|row| json!(row.answer.inspection.kept.as_ref().map(kept_tokens)))),
     ("logprobs", Compare::Logprobs),
     ("draws", Compare::Exact(tokens)),
+    ("mirostat_mu_bits", Compare::Exact(|row| state_bits(row)[0].clone())),
+    ("adaptive_sum_bits", Compare::Exact(|row| state_bits(row)[1].clone())),
+    ("adaptive_weight_bits", Compare::Exact(|row| state_bits(row)[2].clone())),
     ("logprob_bits", Compare::Near(|row| row.answer.draws.first().map(|draw| draw.logprob))),
 ];
 
@@ -190,6 +193,16 @@ fn bounds(row: &StoredRow, set: &Set, kept: &[u32]) -> Result<Option<[u32; 2]>, 
     let order = |&&token: &&u32| (Reverse(key32(row.logit(token))), token);
     let (first, last) = (kept.iter().min_by_key(order), kept.iter().max_by_key(order));
     Ok(first.zip(last).map(|(&first, &last)| [first, last]))
+}
+
+/// What the sequence is given back, as the bits of mirostat's mu, and of adaptive-p's sum and weight.
+fn state_bits(row: &Answered) -> [Json; 3] {
+    let bits = |x: f32| json!(format!("{:08x}", x.to_bits()));
+    match row.answer.state {
+        Some(State::Mirostat { mu }) => [bits(mu), Json::Null, Json::Null],
+        Some(State::Adaptive { sum, weight }) => [Json::Null, bits(sum), bits(weight)],
+        None => [Json::Null, Json::Null, Json::Null],
+    }
 }
 
 fn tokens(row: &Answered) -> Json {
