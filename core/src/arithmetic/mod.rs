@@ -12,26 +12,36 @@
 //!
 //! Controls beyond those, and what is said of a whole row, stand on integers as well: [`fraction`] (a parameter
 //! of [0, 1] and its share of a mass), [`surprisal`] (the logarithm of a mass), [`power`] (its inverse), [`mod@log2`] (that
-//! of a sum), [`interval`] (mean surprisal and entropy), [`score`] (a log-probability whose sums have no order).
+//! of a sum), [`interval`] (mean surprisal and entropy), [`score`] (a log-probability whose sums have no order). The cuts that
+//! use them: [`deviation`] (top-n-sigma), [`head`] (top-h), [`cutoffs`] (top-a, eta), [`mirostat`], [`xtc`], [`adaptive`],
+//! [`dynatemp`]; in which order, by profile: [`stages`].
 //!
 //! These are the scalar definitions. Backends compute the same bits in whatever way is fast.
 //! Nothing here knows anything but `core`, `half` (widening) and `libm` (the logarithm of
 //! [`logprob`] and of one host constant).
 
+pub mod adaptive;
 pub mod cut;
+pub mod cutoffs;
+pub mod deviation;
 pub mod draw;
+pub mod dynatemp;
 pub mod fraction;
+pub mod head;
 pub mod interval;
 pub mod key;
 pub mod log2;
 pub mod logprob;
 pub mod mass;
+pub mod mirostat;
 pub mod philox;
 pub mod plan;
 pub mod power;
 pub mod race;
 pub mod score;
+pub mod stages;
 pub mod surprisal;
+pub mod xtc;
 
 /// Version of the function. A result can be replayed by any build that [`replays`] its number.
 pub const VERSION: u32 = 2;

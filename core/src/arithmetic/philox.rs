@@ -6,6 +6,8 @@
 
 /// What randomness is used for. Each use has its own stream.
 pub const PURPOSE_TOKEN: u32 = 0;
+/// The coin of [XTC](super::xtc).
+pub const PURPOSE_XTC: u32 = 1;
 /// The noise of a token in a [race](super::race). It shares its word of the counter with the token's id.
 pub const PURPOSE_RACE: u32 = 6;
 
@@ -32,8 +34,14 @@ pub fn philox4x32_10(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
 /// The 64 random bits of one draw of the token at `position` of the sequence with `seed`.
 #[inline]
 pub fn token_bits(seed: u64, position: u64, draw: u32) -> u64 {
+    bits(seed, position, draw, PURPOSE_TOKEN)
+}
+
+/// The 64 random bits of one draw for some purpose.
+#[inline]
+pub fn bits(seed: u64, position: u64, draw: u32, purpose: u32) -> u64 {
     let out = philox4x32_10(
-        [position as u32, (position >> 32) as u32, draw, PURPOSE_TOKEN],
+        [position as u32, (position >> 32) as u32, draw, purpose],
         [seed as u32, (seed >> 32) as u32],
     );
     u64::from(out[0]) | u64::from(out[1]) << 32

@@ -1,56 +1,21 @@
 //! The profile of a row, and its cuts beyond top_k, top_p and min_p.
 
+pub use crate::arithmetic::stages::Profile;
+
 use super::{Field, ParamsError, ParamsSpec, Value};
 
-/// Whose order of cuts a row has, and whose rules for equal logits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Profile {
-    /// This sampler's own.
-    #[default]
-    Logitd,
-    /// Hugging Face transformers.
-    Hf,
-    /// vLLM.
-    Vllm,
-    /// SGLang.
-    Sglang,
-    /// llama.cpp.
-    Llamacpp,
-}
-
-impl Profile {
-    /// Every profile.
-    pub const ALL: [Self; 5] = [Self::Logitd, Self::Hf, Self::Vllm, Self::Sglang, Self::Llamacpp];
-
-    /// The name used by flags and files.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Logitd => "logitd",
-            Self::Hf => "hf",
-            Self::Vllm => "vllm",
-            Self::Sglang => "sglang",
-            Self::Llamacpp => "llamacpp",
+/// Whether a profile has a parameter: those that none of them lacks are not listed.
+fn has(profile: Profile, name: &str) -> bool {
+    match name {
+        "top_a" | "eta_cutoff" | "epsilon_cutoff" | "top_h" | "adaptive_target" => {
+            profile == Profile::Logitd
+                || profile == Profile::Hf && !matches!(name, "top_a" | "adaptive_target")
         }
-    }
-
-    /// The profile of that name.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|profile| profile.name() == name)
-    }
-
-    /// Whether it has a parameter: those that none of them lacks are not listed.
-    fn has(self, name: &str) -> bool {
-        match name {
-            "top_a" | "eta_cutoff" | "epsilon_cutoff" | "top_h" | "adaptive_target" => {
-                self == Self::Logitd
-                    || self == Self::Hf && !matches!(name, "top_a" | "adaptive_target")
-            }
-            "typical_p" => matches!(self, Self::Logitd | Self::Hf | Self::Llamacpp),
-            "top_n_sigma" | "mirostat_tau" | "xtc_probability" | "dynatemp_range"
-            | "dry_multiplier" => matches!(self, Self::Logitd | Self::Llamacpp),
-            "frequency_penalty" | "presence_penalty" => self != Self::Hf,
-            _ => true,
-        }
+        "typical_p" => matches!(profile, Profile::Logitd | Profile::Hf | Profile::Llamacpp),
+        "top_n_sigma" | "mirostat_tau" | "xtc_probability" | "dynatemp_range"
+        | "dry_multiplier" => matches!(profile, Profile::Logitd | Profile::Llamacpp),
+        "frequency_penalty" | "presence_penalty" => profile != Profile::Hf,
+        _ => true,
     }
 }
 
@@ -227,7 +192,7 @@ pub(super) fn check(spec: &ParamsSpec) -> Result<(), ParamsError> {
     for name in OF_PROFILES {
         let value = field(name).get(*spec);
         let is_on = value != field(name).get(ParamsSpec::DEFAULT);
-        if is_on && !spec.profile.has(name) {
+        if is_on && !has(spec.profile, name) {
             let default = field(name).get(ParamsSpec::DEFAULT);
             return refuse(
                 name,
