@@ -47,8 +47,7 @@ impl Backend for Reference {
     }
 }
 
-/// Samples one row, whose logits are not lent.
-pub(super) fn sample_row(row: &Row<'_>, slot: Slot<'_>) {
+fn sample_row(row: &Row<'_>, slot: Slot<'_>) {
     let kept = Kept::of(row);
     match &kept {
         Ok(kept) => {

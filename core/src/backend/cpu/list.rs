@@ -145,6 +145,11 @@ impl List {
         self.len += 1;
     }
 
+    /// Gives the tokens other logits, one each.
+    pub fn set_x(&mut self, x: impl Iterator<Item = f32>) {
+        self.x[..self.len].iter_mut().zip(x).for_each(|(place, x)| *place = x);
+    }
+
     /// Appends the lanes of a vector whose bit is set.
     #[inline(always)]
     pub fn push<S: Simd>(&mut self, s: S, bits: u32, x: S::F, id: S::I) {

@@ -8,11 +8,13 @@ mod avx512;
 mod block_masses;
 mod blocks;
 mod bracket;
+mod chain;
 mod collect;
 mod cut;
 mod draw;
 mod element;
 mod estimate;
+mod groups;
 mod inspect;
 mod intervals;
 mod isa;
@@ -30,6 +32,7 @@ mod ranks;
 mod row;
 mod scan;
 mod search;
+mod shaped;
 mod simd;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod simd_tests;
@@ -182,10 +185,6 @@ impl Cpu {
         bench: &mut Bench,
         slot: Slot<'_>,
     ) {
-        if row.params().cuts().is_some() {
-            super::reference::sample_row(&row.here(&mut Vec::new()), slot);
-            return;
-        }
         let Bench { adjuster, scratch } = bench;
         let next = next.filter(|next| !next.is_lent()).map_or(&[][..], Row::logits);
         match adjuster.changes(row) {

@@ -20,6 +20,7 @@ use super::passes::ScannedRow;
 use super::prepare::{self, prepare};
 use super::race::{self, race};
 use super::search::cut;
+use super::shaped::{self, Stages};
 use super::simd::Simd;
 use super::team::Team;
 use crate::arithmetic::draw::DrawRule;
@@ -35,6 +36,7 @@ pub struct Scratch {
     pub draw: draw::Buffers,
     pub race: race::Buffers,
     pub inspect: inspect::Buffers,
+    pub shaped: shaped::Buffers,
 }
 
 /// Samples one row, with the threads of a team. Tokens that a mask does not have count as -inf. `next` is the row that they read next: they fetch it from memory while
@@ -48,7 +50,7 @@ pub fn sample<S: Simd, E: Element>(
     scratch: &mut Scratch,
     slot: Slot<'_>,
 ) {
-    let Slot { outcome, draws, inspection, .. } = slot;
+    let Slot { outcome, draws, inspection, state } = slot;
     let asked = row.inspect().zip(inspection);
     let params = row.params();
     let plan = params.plan();
@@ -71,6 +73,12 @@ pub fn sample<S: Simd, E: Element>(
         vocab_size: row.vocab_size(),
         next,
     };
+    if params.cuts().is_some() {
+        let Scratch { search, draw, race, inspect, shaped, .. } = scratch;
+        let (scanned, stages) = (scanned(Scale::new(1.0)), Stages { search, draw, race, inspect });
+        let slot = Slot { outcome, draws, inspection: asked.map(|(_, place)| place), state };
+        return shaped::sample(&scanned, row, shaped, stages, slot);
+    }
     let chain = match &plan {
         Plan::Greedy => {
             let token = first_token(s, &prepared, &mut scratch.draw);

@@ -76,9 +76,9 @@ pub fn sample<S: Simd, E: Element>(
     let mut rest = asked.clone();
     rest.of[Distribution::Raw as usize] = false;
     let row = row.with_inspect(Some(&rest));
-    let Slot { outcome, draws, inspection, .. } = slot;
+    let Slot { outcome, draws, inspection, state } = slot;
     let inspection = inspection.expect("there is a place for what is asked");
-    let slot = Slot { outcome, draws, inspection: Some(inspection), state: None };
+    let slot = Slot { outcome, draws, inspection: Some(inspection), state };
     sample_adjusted::<S, E>(s, team, &row, changes, next, scratch, slot);
     let drawn = if outcome.status == RowStatus::Ok { &*draws } else { &[] };
     let row::Scratch { prepare: memory, inspect: buffers, .. } = &mut scratch.row;
@@ -106,7 +106,7 @@ fn sample_adjusted<S: Simd, E: Element>(
         }
     };
     let of_all = row.inspect().is_some_and(|asked| asked.of[Distribution::Adjusted as usize]);
-    let by_list = by_list && !of_all;
+    let by_list = by_list && !of_all && row.params().cuts().is_none();
     if by_list && sample_by_list::<S, E>(s, team, row, changes, next, scratch, &mut slot) {
         return;
     }
@@ -132,8 +132,8 @@ fn sample_by_list<S: Simd, E: Element>(
     let Slot { outcome, draws, inspection, .. } = slot;
     let asked = row.inspect().zip(inspection.as_deref_mut());
     let Scratch { row: scratch, touched, merged, none, .. } = scratch;
-    let row::Scratch { prepare: memory, search, draw: drawing, race: racing, inspect: inspecting } =
-        scratch;
+    let row::Scratch { prepare: memory, search, .. } = scratch;
+    let row::Scratch { draw: drawing, race: racing, inspect: inspecting, .. } = scratch;
     let adjusted = |touch| changes.apply(touch, row.logit(touch.token));
     touched.clear();
     touched.extend(changes.touched().iter().map(|touch| (touch.token, adjusted(touch))));
