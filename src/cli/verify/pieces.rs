@@ -146,7 +146,8 @@ fn aimed(seed: u64, row: u64, dtype: Dtype, logits: &[u8]) -> Vec<SamplingParams
     (0..SETS)
         .map(|_| {
             let temperature = generate::temperature(&mut random);
-            generate::params(&mut random, dtype, logits, temperature)
+            let params = generate::params(&mut random, dtype, logits, temperature);
+            generate::shaped(&mut random, dtype, logits, params)
         })
         .collect()
 }

@@ -23,6 +23,9 @@ pub struct Case {
     mask: bool,
     /// Tokens that have a bias.
     biases: u32,
+    top_n_sigma: f32,
+    typical_p: f32,
+    xtc_threshold: Option<f32>,
     /// First tokens of which the logprobs are asked for, beside those that are drawn.
     top_logprobs: u32,
 }
@@ -59,6 +62,9 @@ const PLAIN: Case = Case {
     draw_rule: DrawRule::Cumulative,
     mask: false,
     biases: 0,
+    top_n_sigma: 0.0,
+    typical_p: 1.0,
+    xtc_threshold: None,
     top_logprobs: 0,
 };
 const TOP_P: Case = Case { name: "top_p", about: "top_p 0.95", top_p: 0.95, ..PLAIN };
@@ -181,13 +187,35 @@ pub const CASES: &[Case] = &[
         top_logprobs: 20,
         ..TOP_P
     },
+    Case { name: "top_n_sigma", about: "top_n_sigma 1", top_n_sigma: 1.0, ..PLAIN },
+    Case { name: "typical_p", about: "typical_p 0.95", typical_p: 0.95, ..PLAIN },
+    Case {
+        name: "xtc",
+        about: "min_p 0.02, XTC that always acts, from 0.1 on",
+        min_p: 0.02,
+        xtc_threshold: Some(0.1),
+        ..PLAIN
+    },
 ];
 
 impl Case {
     /// Its parameters.
     pub fn params(&self) -> ParamsSpec {
         let &Self { temperature, top_k, top_p, min_p, draws, draw_rule, .. } = self;
-        ParamsSpec { temperature, top_k, top_p, min_p, draws, draw_rule, ..Default::default() }
+        let usual = ParamsSpec::default();
+        ParamsSpec {
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            draws,
+            draw_rule,
+            top_n_sigma: self.top_n_sigma,
+            typical_p: self.typical_p,
+            xtc_probability: if self.xtc_threshold.is_some() { 1.0 } else { 0.0 },
+            xtc_threshold: self.xtc_threshold.unwrap_or(usual.xtc_threshold),
+            ..usual
+        }
     }
 
     /// What is asked of each row beside its tokens.

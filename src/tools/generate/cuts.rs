@@ -106,7 +106,7 @@ fn min_p(x: &[f32], temperature: f32, random: &mut Random) -> f32 {
 }
 
 /// The value, or a neighbour of it.
-fn nudge(value: f32, random: &mut Random) -> f32 {
+pub(super) fn nudge(value: f32, random: &mut Random) -> f32 {
     random.pick(&[value.next_down(), value, value.next_up()])
 }
 

@@ -5,16 +5,18 @@
 //! vectors, warps and blocks), values ([`Values`]) and parameters. First the shape and the temperature
 //! are chosen, then the logits, and last the cuts, which are aimed at the borders of that very row: a
 //! `top_k` that splits a tie, a `min_p` one unit in the last place away from a token. One row in four has adjustments,
-//! and of one in eight more is asked than tokens.
+//! of one in eight more is asked than tokens, and one in four has further cuts, or the profile of another sampler.
 
 mod adjusted;
 mod cuts;
 mod inspected;
 mod random;
+mod shaped;
 mod values;
 
 pub use cuts::{params, temperature};
 pub use random::Random;
+pub use shaped::shaped;
 pub use values::Values;
 
 use logitd_core::adjustments::Adjustments;
@@ -53,6 +55,7 @@ impl Case {
         let params = params(random, dtype, &logits, temperature);
         let (params, adjustments) = adjusted::adjusted(random, vocab_size, params);
         let inspect = inspected::inspected(random, vocab_size);
+        let params = shaped(random, dtype, &logits, params);
         Self { dtype, logits, params, adjustments, inspect, values }
     }
 
@@ -99,6 +102,7 @@ mod tests {
     use super::*;
     use logitd_core::backend::{Backend, reference::Reference};
     use logitd_core::batch::{Results, RowStatus};
+    use logitd_core::params::{FIELDS, ParamsSpec, Profile};
     use std::collections::HashSet;
 
     #[test]
@@ -128,6 +132,19 @@ mod tests {
             result.outcome.kept == row.params().top_k().unwrap_or(0) && result.outcome.kept > 1
         }));
         assert!(results.iter().any(|r| r.draws.windows(2).any(|d| d[0].token != d[1].token)));
+        // Every parameter is set somewhere, and every profile is somewhere more than a name.
+        for field in &FIELDS {
+            let default = field.get(ParamsSpec::DEFAULT);
+            assert!(
+                cases.iter().any(|case| field.get(case.params.into()) != default),
+                "{}",
+                field.name
+            );
+        }
+        for profile in Profile::ALL {
+            let is_of = |case: &&Case| case.params.all_cuts().profile == profile;
+            assert!(cases.iter().filter(is_of).count() > 50, "{}", profile.name());
+        }
     }
 
     #[test]
