@@ -1,5 +1,7 @@
 //! Top-n-sigma: how far the logits of a row lie apart, from two integer sums.
 
+use super::mass::{ROUND, ROUND_BITS};
+
 /// Logits count in units of 2^-10, within 2^11 of 0.
 const UNITS: f32 = 1024.0;
 const FAR: f32 = 2048.0;
@@ -15,10 +17,12 @@ pub struct Deviation {
     pub squares: u64,
 }
 
-/// A logit above -inf, in units of 2^-10.
+/// A logit above -inf, in units of 2^-10, to the nearest even.
 #[inline]
 pub fn z(x: f32) -> i32 {
-    (x.clamp(-FAR, FAR) * UNITS).round_ties_even() as i32
+    // At most 2^21, so that the sum has the whole number in its low bits.
+    let rounded = x.clamp(-FAR, FAR) * UNITS + ROUND;
+    rounded.to_bits().wrapping_sub(ROUND_BITS) as i32
 }
 
 impl Deviation {
@@ -30,6 +34,15 @@ impl Deviation {
             count: self.count + count,
             sum: self.sum + z * count as i64,
             squares: self.squares + (z * z) as u64 * count,
+        }
+    }
+
+    /// With the sums over others.
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            count: self.count + other.count,
+            sum: self.sum + other.sum,
+            squares: self.squares + other.squares,
         }
     }
 
@@ -67,6 +80,10 @@ mod tests {
 
     #[test]
     fn what_is_far_is_near_and_what_is_equal_has_none() {
+        for i in -70_000..70_000 {
+            let x = i as f32 / 4096.0;
+            assert_eq!(z(x), (x * 1024.0).round_ties_even() as i32, "{x}");
+        }
         assert_eq!(
             (z(1e30), z(-1e30), z(0.5 / 1024.0), z(1.5 / 1024.0)),
             (1 << 21, -(1 << 21), 0, 2)

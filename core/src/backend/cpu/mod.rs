@@ -36,6 +36,7 @@ mod shaped;
 mod simd;
 #[cfg(all(test, target_arch = "x86_64"))]
 mod simd_tests;
+mod spread;
 mod surprisals;
 mod team;
 mod touched;

@@ -28,11 +28,11 @@ use super::passes::{LIST_MAX, ScannedRow};
 use super::race::{self, race};
 use super::scan::Scanned;
 use super::search::{Kept, list_top_k};
-use super::simd::{Kernel, Simd};
+use super::simd::Simd;
+use super::spread::spread;
 use super::team::Team;
 use crate::arithmetic::adaptive::{Drawn, logit, probability};
 use crate::arithmetic::cut::min_p_distance;
-use crate::arithmetic::deviation::{Deviation, z};
 use crate::arithmetic::draw::DrawRule;
 use crate::arithmetic::head;
 use crate::arithmetic::key::{key32, value32};
@@ -43,7 +43,6 @@ use crate::arithmetic::surprisal::surprisal;
 use crate::batch::{Draw, Outcome, Row, RowStatus, Slot, State};
 use crate::inspection::{Distribution, Inspection};
 use crate::params::{Cuts, SamplingParams};
-use std::marker::PhantomData;
 
 /// Memory for such rows.
 #[derive(Default)]
@@ -313,40 +312,5 @@ fn deviation<S: Simd, E: Element>(
     if s == 0.0 {
         return None;
     }
-    let sums = (0..row.blocks.len())
-        .map(|block| row.s.run(Spread::<E> { block: row.blocks.get(block), element: PhantomData }));
-    let all = sums.fold(Deviation::default(), |a, b| Deviation {
-        count: a.count + b.count,
-        sum: a.sum + b.sum,
-        squares: a.squares + b.squares,
-    });
-    Some(all.distance(s))
-}
-
-/// The sums of one block.
-struct Spread<'a, E> {
-    block: &'a [u8],
-    element: PhantomData<E>,
-}
-
-impl<S: Simd, E: Element> Kernel<S> for Spread<'_, E> {
-    type Output = Deviation;
-
-    #[inline(always)]
-    fn call(self, _: S) -> Deviation {
-        let mut x = [f32::NEG_INFINITY; BLOCK];
-        for (x, logit) in x.iter_mut().zip(self.block.chunks_exact(E::SIZE)) {
-            *x = E::read(logit);
-        }
-        let (mut count, mut sum, mut squares) = (0u32, 0i32, 0u64);
-        for x in x {
-            let is_there = x > f32::NEG_INFINITY;
-            // 512 of at most 2^21 each fit 32 bits.
-            let z = if is_there { z(x) } else { 0 };
-            count += u32::from(is_there);
-            sum += z;
-            squares += (i64::from(z) * i64::from(z)) as u64;
-        }
-        Deviation { count: count.into(), sum: sum.into(), squares }
-    }
+    Some(spread(row.s, row.team, row.blocks).distance(s))
 }
