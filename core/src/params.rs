@@ -902,7 +902,15 @@ mod tests {
         assert!(parse(|s| s.top_p = f32::from_bits(1)).is_ok());
         assert!(parse(|s| s.min_p = 1.0).is_ok());
         assert!(parse(|s| s.draws = DRAWS_MAX).is_ok());
+        assert!(parse(|s| (s.top_h, s.top_a, s.xtc_threshold) = (1.0, 1.0, 1.0)).is_ok());
+        assert!(parse(|s| s.mirostat_mu = Some(f32::MIN)).is_ok());
+        assert!(parse(|s| (s.profile, s.typical_p) = (Profile::Llamacpp, 0.5)).is_ok());
         assert_eq!(parse(|_| ()).unwrap().seed(), 7);
+        // A state or a threshold of what is off changes nothing.
+        let off = parse(|s| {
+            (s.mirostat_mu, s.xtc_threshold, s.adaptive_sum) = (Some(1.0), 0.5, Some(1.0))
+        });
+        assert_eq!(off.unwrap().cuts(), None);
         assert_eq!(parse(|s| s.seed = Some(9)).unwrap().seed(), 9);
     }
 
@@ -933,6 +941,32 @@ mod tests {
             ("dry_base", parse(|s| s.dry_base = 16.0f32.next_up())),
             ("dry_allowed_length", parse(|s| s.dry_allowed_length = 1025)),
             ("dry_last_n", parse(|s| s.dry_last_n = (1 << 20) + 1)),
+            ("top_n_sigma", parse(|s| s.top_n_sigma = 100.0f32.next_up())),
+            ("top_h", parse(|s| s.top_h = 1.0f32.next_up())),
+            ("top_a", parse(|s| s.top_a = -0.1)),
+            ("epsilon_cutoff", parse(|s| s.epsilon_cutoff = 1.0)),
+            ("eta_cutoff", parse(|s| s.eta_cutoff = nan)),
+            ("typical_p", parse(|s| s.typical_p = 0.0)),
+            ("mirostat_tau", parse(|s| s.mirostat_tau = f32::INFINITY)),
+            ("mirostat_eta", parse(|s| s.mirostat_eta = 10.5)),
+            ("mirostat_mu", parse(|s| s.mirostat_mu = Some(nan))),
+            ("xtc_probability", parse(|s| s.xtc_probability = 1.5)),
+            ("xtc_threshold", parse(|s| s.xtc_threshold = 0.0)),
+            ("adaptive_target", parse(|s| s.adaptive_target = Some(1.5))),
+            ("adaptive_decay", parse(|s| s.adaptive_decay = 0.99f32.next_up())),
+            ("adaptive_sum", parse(|s| s.adaptive_sum = Some(f32::INFINITY))),
+            ("adaptive_weight", parse(|s| s.adaptive_weight = Some(-1.0))),
+            ("dynatemp_range", parse(|s| s.dynatemp_range = -1.0)),
+            ("dynatemp_exponent", parse(|s| s.dynatemp_exponent = 0.0)),
+            ("draws", parse(|s| (s.mirostat_tau, s.draws) = (5.0, 2))),
+            ("draws", parse(|s| (s.adaptive_target, s.draws) = (Some(0.5), 2))),
+            ("adaptive_target", parse(|s| (s.mirostat_tau, s.adaptive_target) = (5.0, Some(0.5)))),
+            ("top_n_sigma", parse(|s| (s.profile, s.top_n_sigma) = (Profile::Vllm, 1.0))),
+            ("typical_p", parse(|s| (s.profile, s.typical_p) = (Profile::Sglang, 0.9))),
+            ("top_a", parse(|s| (s.profile, s.top_a) = (Profile::Hf, 0.1))),
+            ("dry_multiplier", parse(|s| (s.profile, s.dry_multiplier) = (Profile::Hf, 0.8))),
+            ("presence_penalty", parse(|s| (s.profile, s.presence_penalty) = (Profile::Hf, 0.8))),
+            ("top_h", parse(|s| (s.profile, s.top_h) = (Profile::Llamacpp, 0.8))),
         ] {
             assert_eq!(result.unwrap_err().field, field);
         }

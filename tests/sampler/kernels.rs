@@ -73,7 +73,7 @@ fn known_answers() {
 #[test]
 fn device_functions_stand_as_the_arithmetic_does() {
     // What one side alone needs: the host prepares cuts and scales and ends with logprobs; the CPU has keys
-    // of 16 bits, and names of rules; devices take all words of a generator's round. C++ has one
+    // of 16 bits, names of rules, and a coin for XTC; devices take all words of a generator's round. C++ has one
     // namespace for all, no array constants, and nothing that is for one folder only.
     let host_only = [
         "top_p_fraction",
@@ -86,6 +86,8 @@ fn device_functions_stand_as_the_arithmetic_does() {
         "name",
         "named",
         "truncated",
+        "PURPOSE_XTC",
+        "bits",
     ];
     let device_only = [
         "min_p_keeps",

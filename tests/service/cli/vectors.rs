@@ -44,6 +44,7 @@ fn every_backend_returns_the_known_answers() {
     }
     for (file, said) in [
         ("mass.json", "52 cases compared"),
+        ("cuts.json", "168 cases compared"),
         ("edge_rows.json", "75 cases compared"),
         ("tiny_rows.json", "60 cases compared"),
     ] {
