@@ -103,6 +103,14 @@ const NOT_FOR_REFERENCE: &[[&str; 3]] = &[
     ["core", "arithmetic", "plan"],
     ["core", "arithmetic", "cut"],
     ["core", "arithmetic", "draw"],
+    ["core", "arithmetic", "deviation"],
+    ["core", "arithmetic", "head"],
+    ["core", "arithmetic", "cutoffs"],
+    ["core", "arithmetic", "mirostat"],
+    ["core", "arithmetic", "xtc"],
+    ["core", "arithmetic", "adaptive"],
+    ["core", "arithmetic", "dynatemp"],
+    ["core", "arithmetic", "stages"],
     ["core", "adjustments", "changes"],
 ];
 

@@ -229,7 +229,7 @@ fn top_h(tokens: &[Surprisal], h: f32) -> usize {
     let all: u128 = parts.iter().sum();
     // The greatest R with R * 2^64 <= q * S, whose product would not fit 128 bits.
     let (high, low) = (all >> 64, all & u128::from(u64::MAX));
-    let most = q64(h) * high + (q64(h) * low >> 64);
+    let most = q64(h) * high + ((q64(h) * low) >> 64);
     let sums = parts.iter().scan(0, |sum, part| {
         *sum += part;
         Some(*sum)
