@@ -65,15 +65,39 @@ impl Profile {
 
     /// Its stages, in order. (Adaptive-p, which cuts nothing, is after all of them.)
     pub const fn stages(self) -> &'static [Stage] {
-        use Stage::*;
         match self {
-            Self::Logitd => {
-                &[TopNSigma, TopK, TopP, MinP, TopH, TopA, Epsilon, Eta, Typical, Mirostat, Xtc]
-            }
-            Self::Hf => &[TopH, TopK, TopP, MinP, Typical, Epsilon, Eta],
-            Self::Vllm => &[MinP, TopK, TopP],
-            Self::Sglang => &[TopK, TopP, MinP],
-            Self::Llamacpp => &[TopNSigma, TopK, Typical, TopP, MinP, Xtc],
+            Self::Logitd => &[
+                Stage::TopNSigma,
+                Stage::TopK,
+                Stage::TopP,
+                Stage::MinP,
+                Stage::TopH,
+                Stage::TopA,
+                Stage::Epsilon,
+                Stage::Eta,
+                Stage::Typical,
+                Stage::Mirostat,
+                Stage::Xtc,
+            ],
+            Self::Hf => &[
+                Stage::TopH,
+                Stage::TopK,
+                Stage::TopP,
+                Stage::MinP,
+                Stage::Typical,
+                Stage::Epsilon,
+                Stage::Eta,
+            ],
+            Self::Vllm => &[Stage::MinP, Stage::TopK, Stage::TopP],
+            Self::Sglang => &[Stage::TopK, Stage::TopP, Stage::MinP],
+            Self::Llamacpp => &[
+                Stage::TopNSigma,
+                Stage::TopK,
+                Stage::Typical,
+                Stage::TopP,
+                Stage::MinP,
+                Stage::Xtc,
+            ],
         }
     }
 
