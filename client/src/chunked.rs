@@ -220,6 +220,10 @@ fn with_draws(mut columns: ResultColumns) -> ResultColumns {
 }
 
 fn columns_of_both(mut columns: ResultColumns, these: ResultColumns) -> ResultColumns {
+    let rows = (columns.statuses.len(), these.statuses.len());
+    columns.mirostat_mu = states_of_both(columns.mirostat_mu, these.mirostat_mu, rows);
+    columns.adaptive_sum = states_of_both(columns.adaptive_sum, these.adaptive_sum, rows);
+    columns.adaptive_weight = states_of_both(columns.adaptive_weight, these.adaptive_weight, rows);
     columns.statuses.extend(these.statuses);
     columns.tokens.extend(these.tokens);
     columns.logprobs.extend(these.logprobs);
@@ -229,4 +233,37 @@ fn columns_of_both(mut columns: ResultColumns, these: ResultColumns) -> ResultCo
     columns.draw_tokens.extend(these.draw_tokens);
     columns.draw_logprobs.extend(these.draw_logprobs);
     columns
+}
+
+/// A state of so many rows each: NaN for rows without one, and nothing where no row has one.
+fn states_of_both(mut states: Vec<f32>, these: Vec<f32>, rows: (usize, usize)) -> Vec<f32> {
+    if !(states.is_empty() && these.is_empty()) {
+        states.resize(rows.0, f32::NAN);
+        states.extend(these);
+        states.resize(rows.0 + rows.1, f32::NAN);
+    }
+    states
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_of_some_chunks_are_told_for_all_rows() {
+        let chunk = |rows: usize, states: &[f32]| SampleResponse {
+            columns: Some(ResultColumns {
+                statuses: vec![1; rows],
+                mirostat_mu: states.to_vec(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let joined = |chunks: Vec<SampleResponse>| join(chunks).columns.unwrap();
+        assert_eq!(joined(vec![chunk(2, &[]), chunk(1, &[])]).mirostat_mu, []);
+        let whole = joined(vec![chunk(2, &[]), chunk(2, &[5.0, f32::NAN]), chunk(1, &[])]);
+        let told: Vec<bool> = whole.mirostat_mu.iter().map(|mu| *mu == 5.0).collect();
+        assert_eq!(told, [false, false, true, false, false]);
+        assert_eq!((whole.adaptive_sum.len(), whole.adaptive_weight.len()), (0, 0));
+    }
 }

@@ -319,10 +319,28 @@ mod tests {
             no_repeat_ngram: vec![3; ROWS],
             min_tokens: vec![5; ROWS],
             dry: Some(dry),
+            profile: vec![1; ROWS],
             return_kept: vec![true; ROWS],
             logprobs: None,
+            top_n_sigma: vec![0.5; ROWS],
+            top_h: vec![0.5; ROWS],
+            top_a: vec![0.5; ROWS],
+            epsilon_cutoff: vec![0.5; ROWS],
+            eta_cutoff: vec![0.5; ROWS],
+            typical_p: vec![0.5; ROWS],
+            mirostat_tau: vec![0.5; ROWS],
+            mirostat_eta: vec![0.5; ROWS],
+            mirostat_mu: vec![0.5; ROWS],
+            xtc_probability: vec![0.5; ROWS],
+            xtc_threshold: vec![0.5; ROWS],
+            adaptive_target: vec![0.5; ROWS],
+            adaptive_decay: vec![0.5; ROWS],
+            adaptive_sum: vec![0.5; ROWS],
+            adaptive_weight: vec![0.5; ROWS],
+            dynatemp_range: vec![0.5; ROWS],
+            dynatemp_exponent: vec![0.5; ROWS],
         };
-        assert_eq!(columns.of_rows().count(), 18, "every column");
+        assert_eq!(columns.of_rows().count(), 36, "every column");
         let words = |count: usize| (0..count).flat_map(|_| 1u32.to_le_bytes()).collect();
         let whole = SampleRequest {
             dtype: Dtype::F16.into(),
@@ -337,7 +355,7 @@ mod tests {
             ..Default::default()
         };
         // Of parts of few rows much is keys and lengths; less than this is not enough for one row.
-        for message_bytes_max in 170..1000 {
+        for message_bytes_max in 290..1500 {
             let limits = limits(10_000, message_bytes_max, 10_000);
             for part in split(whole.clone(), &limits) {
                 let (id, first_row) = (1 << 30, Some(1 << 30));

@@ -2,7 +2,8 @@
 
 use super::{Error, Service};
 use logitd_proto::{
-    DrawRule, GetInfoRequest, GetInfoResponse, OnInvalidRow, SampleRequest, SamplingParams,
+    DrawRule, GetInfoRequest, GetInfoResponse, OnInvalidRow, ParamColumns, Profile, SampleRequest,
+    SamplingParams,
 };
 use std::sync::{Arc, OnceLock};
 
@@ -98,7 +99,9 @@ fn new_fields(request: &SampleRequest) -> impl Iterator<Item = New> {
             control: is_control.then_some(name),
         })
     };
-    of_request.chain(request.params.iter().enumerate().flat_map(of_set))
+    let of_columns = |name| New { field: format!("columns.{name}"), control: Some(name) };
+    let columns = request.columns.iter().flat_map(new_columns).map(of_columns);
+    of_request.chain(columns).chain(request.params.iter().enumerate().flat_map(of_set))
 }
 
 /// Their names, and whether they have to be among a server's controls.
@@ -117,9 +120,46 @@ fn new_parameters(params: &SamplingParams) -> impl Iterator<Item = (&'static str
         ("dry", dry, false),
         ("logprobs", params.logprobs.is_some(), true),
         ("return_kept", params.return_kept, true),
+        ("profile", !is_own(params.profile), true),
+        ("top_n_sigma", params.top_n_sigma != 0.0, true),
+        ("top_h", params.top_h != 0.0, true),
+        ("top_a", params.top_a != 0.0, true),
+        ("epsilon_cutoff", params.epsilon_cutoff != 0.0, true),
+        ("eta_cutoff", params.eta_cutoff != 0.0, true),
+        ("typical_p", params.typical_p.is_some_and(|share| share != 1.0), true),
+        ("mirostat_tau", params.mirostat_tau != 0.0, true),
+        ("xtc_probability", params.xtc_probability != 0.0, true),
+        ("adaptive_target", params.adaptive_target.is_some(), true),
+        ("dynatemp_range", params.dynatemp_range != 0.0, true),
     ]
     .into_iter()
     .filter_map(|(name, is_new, is_control)| is_new.then_some((name, is_control)))
+}
+
+/// Columns that came after columns did.
+fn new_columns(columns: &ParamColumns) -> impl Iterator<Item = &'static str> + use<> {
+    let is_on = |values: &[f32], off: f32| values.iter().any(|value| *value != off);
+    let profile = columns.profile.iter().any(|profile| !is_own(*profile));
+    [
+        ("profile", profile),
+        ("top_n_sigma", is_on(&columns.top_n_sigma, 0.0)),
+        ("top_h", is_on(&columns.top_h, 0.0)),
+        ("top_a", is_on(&columns.top_a, 0.0)),
+        ("epsilon_cutoff", is_on(&columns.epsilon_cutoff, 0.0)),
+        ("eta_cutoff", is_on(&columns.eta_cutoff, 0.0)),
+        ("typical_p", is_on(&columns.typical_p, 1.0)),
+        ("mirostat_tau", is_on(&columns.mirostat_tau, 0.0)),
+        ("xtc_probability", is_on(&columns.xtc_probability, 0.0)),
+        ("adaptive_target", columns.adaptive_target.iter().any(|target| !target.is_nan())),
+        ("dynatemp_range", is_on(&columns.dynatemp_range, 0.0)),
+    ]
+    .into_iter()
+    .filter_map(|(name, is_new)| is_new.then_some(name))
+}
+
+/// Whether a profile is logitd's own, which every server has.
+fn is_own(profile: i32) -> bool {
+    [Profile::Unspecified, Profile::Logitd].map(i32::from).contains(&profile)
 }
 
 #[cfg(test)]
@@ -154,6 +194,45 @@ mod tests {
     }
 
     #[test]
+    fn so_has_a_column_that_came_after_columns() {
+        let one = |columns| SampleRequest { columns: Some(columns), ..Default::default() };
+        let known = |controls: &[&str]| {
+            let controls = controls.iter().map(|&name| name.into()).collect();
+            Known { version: 2, controls }
+        };
+        let off = one(ParamColumns {
+            profile: vec![0, 1],
+            top_h: vec![0.0],
+            typical_p: vec![1.0],
+            mirostat_mu: vec![2.0],
+            adaptive_target: vec![f32::NAN],
+            ..Default::default()
+        });
+        assert!(known(&["columns"]).check(&off).is_ok());
+        let columns = ParamColumns {
+            profile: vec![2],
+            top_n_sigma: vec![0.0, 1.0],
+            top_h: vec![0.5],
+            top_a: vec![0.5],
+            epsilon_cutoff: vec![0.5],
+            eta_cutoff: vec![0.5],
+            typical_p: vec![0.5],
+            mirostat_tau: vec![0.5],
+            xtc_probability: vec![0.5],
+            adaptive_target: vec![f32::NAN, 0.0],
+            dynatemp_range: vec![0.5],
+            ..Default::default()
+        };
+        let names: Vec<_> = new_columns(&columns).collect();
+        assert_eq!(names.len(), 11);
+        let error = known(&["columns", "profile"]).check(&one(columns.clone())).unwrap_err();
+        let said = "columns.top_n_sigma is not among the controls";
+        assert!(error.to_string().starts_with(said), "{error}");
+        let all: Vec<_> = names.into_iter().chain(["columns"]).collect();
+        assert!(known(&all).check(&one(columns)).is_ok());
+    }
+
+    #[test]
     fn what_an_old_server_would_leave_out_is_refused_by_name() {
         let with = |rule: DrawRule| SampleRequest {
             params: vec![
@@ -179,6 +258,12 @@ mod tests {
             repetition_penalty: Some(1.0),
             dry: dry(0.0),
             draw_rule: DrawRule::Cumulative.into(),
+            profile: Profile::Logitd.into(),
+            typical_p: Some(1.0),
+            // Without their cuts these are nothing.
+            mirostat_mu: Some(3.0),
+            xtc_threshold: Some(0.2),
+            dynatemp_exponent: Some(2.0),
             ..Default::default()
         };
         assert_eq!(of(off), None);
@@ -192,6 +277,20 @@ mod tests {
             (SamplingParams { no_repeat_ngram: 3, ..Default::default() }, "no_repeat_ngram"),
             (SamplingParams { min_tokens: 3, ..Default::default() }, "min_tokens"),
             (SamplingParams { dry: dry(0.8), ..Default::default() }, "dry"),
+            (SamplingParams { profile: Profile::Hf.into(), ..Default::default() }, "profile"),
+            (SamplingParams { top_n_sigma: 1.0, ..Default::default() }, "top_n_sigma"),
+            (SamplingParams { top_h: 0.4, ..Default::default() }, "top_h"),
+            (SamplingParams { top_a: 0.2, ..Default::default() }, "top_a"),
+            (SamplingParams { epsilon_cutoff: 1e-3, ..Default::default() }, "epsilon_cutoff"),
+            (SamplingParams { eta_cutoff: 1e-3, ..Default::default() }, "eta_cutoff"),
+            (SamplingParams { typical_p: Some(0.9), ..Default::default() }, "typical_p"),
+            (SamplingParams { mirostat_tau: 5.0, ..Default::default() }, "mirostat_tau"),
+            (SamplingParams { xtc_probability: 0.5, ..Default::default() }, "xtc_probability"),
+            (
+                SamplingParams { adaptive_target: Some(0.0), ..Default::default() },
+                "adaptive_target",
+            ),
+            (SamplingParams { dynatemp_range: 0.5, ..Default::default() }, "dynatemp_range"),
         ] {
             assert_eq!(of(params), Some(format!("params[0].{name}")));
         }

@@ -21,7 +21,10 @@ macro_rules! with_columns {
     ($each:ident) => {
         $each! {
             temperature, top_k, top_p, min_p, seed, position, draws, draw_rule, repetition_penalty, frequency_penalty,
-            presence_penalty, no_repeat_ngram, min_tokens, return_kept; multiplier, base, allowed_length, last_n
+            presence_penalty, no_repeat_ngram, min_tokens, profile, return_kept, top_n_sigma, top_h, top_a,
+            epsilon_cutoff, eta_cutoff, typical_p, mirostat_tau, mirostat_eta, mirostat_mu, xtc_probability,
+            xtc_threshold, adaptive_target, adaptive_decay, adaptive_sum, adaptive_weight, dynatemp_range,
+            dynatemp_exponent; multiplier, base, allowed_length, last_n
         }
     };
 }
@@ -82,8 +85,26 @@ impl ParamColumns {
             no_repeat_ngram: at(&self.no_repeat_ngram, row).unwrap_or_default(),
             min_tokens: at(&self.min_tokens, row).unwrap_or_default(),
             dry,
+            profile: at(&self.profile, row).unwrap_or_default(),
             logprobs: None,
             return_kept: at(&self.return_kept, row).unwrap_or_default(),
+            top_n_sigma: at(&self.top_n_sigma, row).unwrap_or_default(),
+            top_h: at(&self.top_h, row).unwrap_or_default(),
+            top_a: at(&self.top_a, row).unwrap_or_default(),
+            epsilon_cutoff: at(&self.epsilon_cutoff, row).unwrap_or_default(),
+            eta_cutoff: at(&self.eta_cutoff, row).unwrap_or_default(),
+            typical_p: at(&self.typical_p, row),
+            mirostat_tau: at(&self.mirostat_tau, row).unwrap_or_default(),
+            mirostat_eta: at(&self.mirostat_eta, row),
+            mirostat_mu: at_or_nan(&self.mirostat_mu, row),
+            xtc_probability: at(&self.xtc_probability, row).unwrap_or_default(),
+            xtc_threshold: at(&self.xtc_threshold, row),
+            adaptive_target: at_or_nan(&self.adaptive_target, row),
+            adaptive_decay: at(&self.adaptive_decay, row),
+            adaptive_sum: at_or_nan(&self.adaptive_sum, row),
+            adaptive_weight: at_or_nan(&self.adaptive_weight, row),
+            dynatemp_range: at(&self.dynatemp_range, row).unwrap_or_default(),
+            dynatemp_exponent: at(&self.dynatemp_exponent, row),
         }
     }
 
@@ -125,6 +146,11 @@ fn at<T: Copy>(column: &[T], row: usize) -> Option<T> {
     }
 }
 
+/// The value of a row that may be without one, which is NaN.
+fn at_or_nan(column: &[f32], row: usize) -> Option<f32> {
+    at(column, row).filter(|value| !value.is_nan())
+}
+
 fn of_rows<T: Clone>(column: &[T], rows: &Range<usize>) -> Vec<T> {
     match column {
         [] | [_] => column.to_vec(),
@@ -163,6 +189,9 @@ mod tests {
         let without = columns().set_without_lists(2);
         assert_eq!((without.logprobs, without.dry.unwrap().breakers), (None, vec![]));
         assert_eq!(set.logprobs, columns().logprobs);
+        let mirostat_mu = vec![f32::NAN, 5.0, f32::NAN];
+        let states = ParamColumns { mirostat_mu, ..Default::default() };
+        assert_eq!([0, 1, 2].map(|row| states.set(row).mirostat_mu), [None, Some(5.0), None]);
         let dry = set.dry.unwrap();
         assert!(set.return_kept && dry.base == Some(3.5) && dry.breakers.len() == 1);
         assert_eq!(ParamColumns::default().sets(), Ok(1));

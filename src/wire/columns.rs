@@ -191,10 +191,21 @@ pub fn pack(response: SampleResponse, draws: &Draws) -> SampleResponse {
             columns.draw_logprobs.resize(end, f32::NAN);
         }
     }
+    columns.mirostat_mu = states(&rows, |row| row.mirostat_mu);
+    columns.adaptive_sum = states(&rows, |row| row.adaptive_sum);
+    columns.adaptive_weight = states(&rows, |row| row.adaptive_weight);
     let is_told = |row: &RowResult| *row != RowResult::default();
     let rows: Vec<RowResult> = rows.into_iter().map(beside_columns).collect();
     let rows = if rows.iter().any(is_told) { rows } else { vec![] };
     SampleResponse { rows, columns: Some(columns), ..response }
+}
+
+/// A state that rows may have: none where no row has it.
+fn states(rows: &[RowResult], state: fn(&RowResult) -> Option<f32>) -> Vec<f32> {
+    if rows.iter().all(|row| state(row).is_none()) {
+        return vec![];
+    }
+    rows.iter().map(|row| state(row).unwrap_or(f32::NAN)).collect()
 }
 
 fn token(token: Option<u32>) -> i32 {

@@ -78,7 +78,7 @@ pub fn result_message(
         logprobs: found.map_or(vec![], |found| found.logprobs.iter().map(logprobs).collect()),
         kept_ids,
         kept_bitmask,
-        violation: None,
+        ..Default::default()
     }
 }
 

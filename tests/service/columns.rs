@@ -38,8 +38,7 @@ fn both(rows: usize, vocab_size: usize) -> (SampleRequest, SampleRequest) {
             last_n: vec![7],
             breakers: breakers.clone(),
         }),
-        logprobs: None,
-        return_kept: vec![],
+        ..Default::default()
     };
     let set = |i: u32| SamplingParams {
         temperature: Some(0.5 + i as f32 / 64.0),
@@ -62,8 +61,7 @@ fn both(rows: usize, vocab_size: usize) -> (SampleRequest, SampleRequest) {
             last_n: 7,
             breakers: breakers.clone(),
         }),
-        logprobs: None,
-        return_kept: false,
+        ..Default::default()
     };
     let adjustments = vec![Adjustments {
         prompt: vec![1, 2, 3, 1, 2, 5, 1, 2],
@@ -92,7 +90,11 @@ fn rows(answer: &SampleResponse, draws: impl Fn(usize) -> usize) -> Vec<RowResul
         seeds,
         draw_tokens,
         draw_logprobs,
+        mirostat_mu,
+        adaptive_sum,
+        adaptive_weight,
     } = columns;
+    let state = |states: &[f32], row: usize| states.get(row).copied().filter(|x| !x.is_nan());
     let several = !draw_tokens.is_empty();
     let mut at = 0;
     let rows = (0..statuses.len()).map(|i| {
@@ -100,6 +102,9 @@ fn rows(answer: &SampleResponse, draws: impl Fn(usize) -> usize) -> Vec<RowResul
         assert_eq!((row.status, row.token, row.kept, row.seed), (0, None, 0, 0));
         row.status = statuses[i];
         (row.kept, row.kept_mass, row.seed) = (kept[i], kept_mass[i], seeds[i]);
+        row.mirostat_mu = state(mirostat_mu, i);
+        row.adaptive_sum = state(adaptive_sum, i);
+        row.adaptive_weight = state(adaptive_weight, i);
         row.token = u32::try_from(tokens[i]).ok();
         assert_eq!(row.token.is_none(), logprobs[i].is_nan());
         row.logprob = Some(logprobs[i]).filter(|logprob| !logprob.is_nan());
