@@ -60,7 +60,32 @@ struct Line<'a> {
     kept: u32,
     seed: Whole,
     #[serde(flatten)]
+    state: StateLine,
+    #[serde(flatten)]
     inspection: Found<'a>,
+}
+
+/// What the sequence's next row is given, by the names of its parameters.
+#[derive(Default, Serialize)]
+struct StateLine {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mirostat_mu: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adaptive_sum: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    adaptive_weight: Option<f32>,
+}
+
+impl StateLine {
+    fn new(state: Option<State>) -> Self {
+        match state {
+            Some(State::Mirostat { mu }) => Self { mirostat_mu: Some(mu), ..Self::default() },
+            Some(State::Adaptive { sum, weight }) => {
+                Self { adaptive_sum: Some(sum), adaptive_weight: Some(weight), ..Self::default() }
+            }
+            None => Self::default(),
+        }
+    }
 }
 
 impl<W: Write> Printer<W> {
@@ -126,6 +151,7 @@ impl<W: Write> Printer<W> {
             logprob: drawn.map(|d| d.logprob),
             kept: answer.outcome.kept,
             seed: Whole(answer.seed),
+            state: StateLine::new(answer.state),
             inspection: Found::new(&answer.inspection, draw),
         };
         serde_json::to_writer(&mut self.out, &line)?;
@@ -154,12 +180,26 @@ impl<W: Write> Printer<W> {
         write!(self.out, "{:>KEPT$}  {:>2$}", answer.outcome.kept, answer.seed, columns.seed)?;
         let text = answer.draws.get(draw).and_then(|d| self.tokens.as_ref()?.get(d.token));
         writeln!(self.out, "{}", text.map(|text| format!("  {text:?}")).unwrap_or_default())?;
+        if let Some(state) = answer.state {
+            self.state(state)?;
+        }
         for found in &answer.inspection.logprobs {
             self.distribution(found, draw)?;
         }
         match &answer.inspection.kept {
             Some(kept) if draw == 0 => self.kept(&kept_tokens(kept)),
             _ => Ok(()),
+        }
+    }
+
+    /// What the sequence's next row is given, below the line of its draw.
+    fn state(&mut self, state: State) -> io::Result<()> {
+        let indent = self.columns.row;
+        match state {
+            State::Mirostat { mu } => writeln!(self.out, "{:indent$}  mirostat_mu {mu}", ""),
+            State::Adaptive { sum, weight } => {
+                writeln!(self.out, "{:indent$}  adaptive_sum {sum}, adaptive_weight {weight}", "")
+            }
         }
     }
 
@@ -284,6 +324,30 @@ row  draw  status    token        logprob     kept  seed  text
         let line = r#"{"row":3,"status":"OK","token":0,"text":"a","logprob":-0.1,"kept":5,"seed":77,"logprobs":[{"of":"raw","status":"OK","drawn":{"token":0,"rank":1,"logprob":-0.5},"entropy":1.25,"#;
         let printed = print_with(true, 1, &inspection);
         assert!(printed.starts_with(line) && printed.contains(r#""kept_ids":[0,1,2"#), "{printed}");
+    }
+
+    #[test]
+    fn what_goes_back_to_the_sequence_is_told_by_the_names_of_parameters() {
+        let print = |json, state| {
+            let mut out = Vec::new();
+            let mut printer = Printer::new(&mut out, json, None, 3, 1, 77);
+            let answer = Answer {
+                outcome: Outcome { status: RowStatus::Ok, kept: 5, kept_mass: 9 },
+                draws: vec![Draw { token: 1, logprob: -0.5 }],
+                inspection: Inspection::default(),
+                state: Some(state),
+                seed: 7,
+            };
+            printer.row(3, 1, &answer).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let mirostat = State::Mirostat { mu: 9.75 };
+        let adaptive = State::Adaptive { sum: 2.5, weight: 3.25 };
+        assert!(print(true, mirostat).ends_with(",\"seed\":7,\"mirostat_mu\":9.75}\n"));
+        assert!(print(false, mirostat).ends_with("\n     mirostat_mu 9.75\n"));
+        let said = print(true, adaptive);
+        assert!(said.ends_with(",\"adaptive_sum\":2.5,\"adaptive_weight\":3.25}\n"), "{said}");
+        assert!(print(false, adaptive).ends_with("     adaptive_sum 2.5, adaptive_weight 3.25\n"));
     }
 
     #[test]

@@ -356,6 +356,8 @@ fn difference(row: usize, a: &api::RowResult, b: &api::RowResult) -> Option<Diff
         ("logprob", shown_bits(a.logprob), shown_bits(b.logprob))
     } else if draws_differ {
         ("draws", shown_draws(&a.draws), shown_draws(&b.draws))
+    } else if let Some(found) = state_difference(a, b) {
+        found
     } else if let Some(found) = inspected::difference(a, b) {
         found
     } else if a.seed != b.seed {
@@ -364,6 +366,21 @@ fn difference(row: usize, a: &api::RowResult, b: &api::RowResult) -> Option<Diff
         return None;
     };
     Some(Difference { row, field, expected, got })
+}
+
+/// What is different in what two answers give back to the row's sequence.
+fn state_difference(
+    a: &api::RowResult,
+    b: &api::RowResult,
+) -> Option<(&'static str, String, String)> {
+    let parts = [
+        ("mirostat_mu", a.mirostat_mu, b.mirostat_mu),
+        ("adaptive_sum", a.adaptive_sum, b.adaptive_sum),
+        ("adaptive_weight", a.adaptive_weight, b.adaptive_weight),
+    ];
+    let differ = |a: Option<f32>, b: Option<f32>| a.map(f32::to_bits) != b.map(f32::to_bits);
+    let found = parts.into_iter().find(|&(_, a, b)| differ(a, b));
+    found.map(|(name, a, b)| (name, shown_bits(a), shown_bits(b)))
 }
 
 fn shown(value: Option<u32>) -> String {
@@ -446,7 +463,7 @@ mod tests {
     #[test]
     fn every_wrong_field_is_found_in_its_row() {
         type Fault = (&'static str, usize, fn(&mut SampleResponse));
-        let faults: [Fault; 16] = [
+        let faults: [Fault; 19] = [
             ("token", 0, |a| a.rows[0].token = a.rows[0].token.map(|token| token ^ 1)),
             ("token", 2, |a| a.rows[2].token = None),
             ("logprob", 1, |a| {
@@ -458,6 +475,9 @@ mod tests {
             ("draws", 1, |a| a.rows[1].draws[2].token ^= 1),
             ("draws", 0, |a| a.rows[0].draws.push(api::Draw::default())),
             ("seed", 0, |a| a.rows[0].seed += 1),
+            ("mirostat_mu", 0, |a| a.rows[0].mirostat_mu = Some(f32::NAN)),
+            ("adaptive_sum", 1, |a| a.rows[1].adaptive_sum = Some(0.0)),
+            ("adaptive_weight", 2, |a| a.rows[2].adaptive_weight = Some(-0.0)),
             ("logprobs", 1, |a| a.rows[1].logprobs[2].top.as_mut().unwrap().ranks[1] += 1),
             ("logprobs", 1, |a| {
                 let drawn = a.rows[1].logprobs[0].drawn.as_mut().unwrap();

@@ -343,11 +343,15 @@ pub fn answer_bytes(batch: &Batch) -> usize {
     // A draw is 8 bytes, or 13 at most with its keys and lengths; a row without its draws is less than 96.
     const DRAW_BYTES: usize = 13;
     const ROW_BYTES: usize = 96;
+    // Up to two numbers of 4 bytes with their keys.
+    const STATE_BYTES: usize = 10;
     const MESSAGE_BYTES: usize = 512;
     let draws: usize = rows.iter().map(|row| row.params().draws() as usize).sum();
     let violations: usize = invalid.values().map(|v| v.field.len() + v.description.len()).sum();
+    let states = rows.iter().filter(|row| row.params().has_state()).count();
     let inspected: usize = rows.iter().map(|row| inspection_bytes(row, *vocab_size)).sum();
-    MESSAGE_BYTES + rows.len() * ROW_BYTES + draws * DRAW_BYTES + inspected + violations
+    let of_rows = rows.len() * ROW_BYTES + draws * DRAW_BYTES + states * STATE_BYTES;
+    MESSAGE_BYTES + of_rows + inspected + violations
 }
 
 /// Bytes of what is asked of a row beside its tokens.

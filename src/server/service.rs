@@ -98,7 +98,7 @@ impl SamplerService for Sampler {
             chunk_bytes: CHUNK_BYTES.min(self.shared.limits.message_bytes_max),
             draw_rules: wire::params::draw_rules(),
             controls: wire::controls().map(str::to_owned).collect(),
-            profiles: vec![],
+            profiles: wire::params::profiles(),
         }))
     }
 }

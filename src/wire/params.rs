@@ -2,7 +2,7 @@
 
 use super::whole::Whole;
 use logitd_core::params::{
-    DrawRule, FIELDS, Field, ParamsError, ParamsSpec, SamplingParams, Value,
+    DrawRule, FIELDS, Field, ParamsError, ParamsSpec, Profile, SamplingParams, Value,
 };
 use logitd_proto as api;
 use serde_json::{Map, Value as Json};
@@ -24,6 +24,24 @@ pub fn spec(params: &api::SamplingParams) -> Result<ParamsSpec, ParamsError> {
         presence_penalty: params.presence_penalty,
         no_repeat_ngram: params.no_repeat_ngram,
         min_tokens: params.min_tokens,
+        profile: profile(params.profile)?,
+        top_n_sigma: params.top_n_sigma,
+        top_h: params.top_h,
+        top_a: params.top_a,
+        epsilon_cutoff: params.epsilon_cutoff,
+        eta_cutoff: params.eta_cutoff,
+        typical_p: params.typical_p.unwrap_or(default.typical_p),
+        mirostat_tau: params.mirostat_tau,
+        mirostat_eta: params.mirostat_eta.unwrap_or(default.mirostat_eta),
+        mirostat_mu: params.mirostat_mu,
+        xtc_probability: params.xtc_probability,
+        xtc_threshold: params.xtc_threshold.unwrap_or(default.xtc_threshold),
+        adaptive_target: params.adaptive_target,
+        adaptive_decay: params.adaptive_decay.unwrap_or(default.adaptive_decay),
+        adaptive_sum: params.adaptive_sum,
+        adaptive_weight: params.adaptive_weight,
+        dynatemp_range: params.dynatemp_range,
+        dynatemp_exponent: params.dynatemp_exponent.unwrap_or(default.dynatemp_exponent),
         ..params.dry.as_ref().map_or(default, |dry| ParamsSpec {
             dry_multiplier: dry.multiplier,
             dry_base: dry.base.unwrap_or(default.dry_base),
@@ -60,9 +78,60 @@ fn draw_rule_message(rule: DrawRule) -> api::DrawRule {
     }
 }
 
+fn profile(number: i32) -> Result<Profile, ParamsError> {
+    match api::Profile::try_from(number) {
+        Ok(api::Profile::Unspecified) => Ok(Profile::default()),
+        Ok(api::Profile::Logitd) => Ok(Profile::Logitd),
+        Ok(api::Profile::Hf) => Ok(Profile::Hf),
+        Ok(api::Profile::Vllm) => Ok(Profile::Vllm),
+        Ok(api::Profile::Sglang) => Ok(Profile::Sglang),
+        Ok(api::Profile::Llamacpp) => Ok(Profile::Llamacpp),
+        Err(_) => {
+            let field = Field::named("profile").expect("a parameter");
+            Err(field.refuse(number.to_string()))
+        }
+    }
+}
+
+/// Every profile, as `GetInfo` lists them.
+pub fn profiles() -> Vec<i32> {
+    let number = |profile| match profile {
+        Profile::Logitd => api::Profile::Logitd.into(),
+        other => profile_message(other).into(),
+    };
+    Profile::ALL.map(number).to_vec()
+}
+
+/// The profile as messages name it; the default is left out.
+fn profile_message(profile: Profile) -> api::Profile {
+    match profile {
+        Profile::Logitd => api::Profile::Unspecified,
+        Profile::Hf => api::Profile::Hf,
+        Profile::Vllm => api::Profile::Vllm,
+        Profile::Sglang => api::Profile::Sglang,
+        Profile::Llamacpp => api::Profile::Llamacpp,
+    }
+}
+
+/// The cuts that a request can ask for, by the names of the API: what makes each of them act.
+pub const CUTS: [&str; 10] = [
+    "top_n_sigma",
+    "top_h",
+    "top_a",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "typical_p",
+    "mirostat_tau",
+    "xtc_probability",
+    "adaptive_target",
+    "dynatemp_range",
+];
+
 /// The message that asks for it; DRY's breakers, and what is asked for beside tokens, stand beside the parameters.
 pub fn message(spec: &ParamsSpec) -> api::SamplingParams {
     let default = ParamsSpec::default();
+    // A default is left out, so that a request that asks for nothing new has the bytes that it always had.
+    let unless = |value: f32, default: f32| (value != default).then_some(value);
     let dry_is_default = Field::of_group("dry").all(|field| field.get(*spec) == field.get(default));
     api::SamplingParams {
         temperature: Some(spec.temperature),
@@ -85,6 +154,24 @@ pub fn message(spec: &ParamsSpec) -> api::SamplingParams {
             last_n: spec.dry_last_n,
             breakers: vec![],
         }),
+        profile: profile_message(spec.profile).into(),
+        top_n_sigma: spec.top_n_sigma,
+        top_h: spec.top_h,
+        top_a: spec.top_a,
+        epsilon_cutoff: spec.epsilon_cutoff,
+        eta_cutoff: spec.eta_cutoff,
+        typical_p: unless(spec.typical_p, default.typical_p),
+        mirostat_tau: spec.mirostat_tau,
+        mirostat_eta: unless(spec.mirostat_eta, default.mirostat_eta),
+        mirostat_mu: spec.mirostat_mu,
+        xtc_probability: spec.xtc_probability,
+        xtc_threshold: unless(spec.xtc_threshold, default.xtc_threshold),
+        adaptive_target: spec.adaptive_target,
+        adaptive_decay: unless(spec.adaptive_decay, default.adaptive_decay),
+        adaptive_sum: spec.adaptive_sum,
+        adaptive_weight: spec.adaptive_weight,
+        dynatemp_range: spec.dynatemp_range,
+        dynatemp_exponent: unless(spec.dynatemp_exponent, default.dynatemp_exponent),
         ..Default::default()
     }
 }
@@ -130,12 +217,37 @@ mod tests {
             dry_base: 2.0,
             dry_allowed_length: 0,
             dry_last_n: 64,
-            ..Default::default()
+            profile: Profile::Llamacpp,
+            top_n_sigma: 1.5,
+            top_h: 0.4,
+            top_a: 0.2,
+            epsilon_cutoff: 0.001,
+            eta_cutoff: 0.002,
+            typical_p: 0.95,
+            mirostat_tau: 5.0,
+            mirostat_eta: 0.2,
+            mirostat_mu: Some(-3.0),
+            xtc_probability: 0.5,
+            xtc_threshold: 0.05,
+            adaptive_target: Some(0.0),
+            adaptive_decay: 0.8,
+            adaptive_sum: Some(1.25),
+            adaptive_weight: Some(0.0),
+            dynatemp_range: 0.7,
+            dynatemp_exponent: 2.0,
         };
         assert_eq!(super::spec(&message(&spec)), Ok(spec));
         assert_eq!(super::spec(&api::SamplingParams::default()), Ok(ParamsSpec::default()));
         let unset = ParamsSpec::default();
         assert_eq!(super::spec(&message(&unset)), Ok(unset));
+        for profile in Profile::ALL {
+            let spec = ParamsSpec { profile, ..Default::default() };
+            assert_eq!(super::spec(&message(&spec)), Ok(spec));
+        }
+        assert_eq!(profiles(), [1, 2, 3, 4, 5]);
+        let unknown = api::SamplingParams { profile: 6, ..Default::default() };
+        let error = super::spec(&unknown).unwrap_err();
+        assert!(error.to_string().starts_with("profile is 6; allowed: logitd, hf, "), "{error}");
         let unknown = api::SamplingParams { draw_rule: 7, ..Default::default() };
         let error = super::spec(&unknown).unwrap_err();
         assert_eq!(error.to_string(), "draw_rule is 7; allowed: cumulative, race");

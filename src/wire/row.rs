@@ -2,7 +2,7 @@
 
 use super::inspection::{self, Names, UnknownInspection};
 use logitd_core::backend::dual::Answer;
-use logitd_core::batch::{Draw, Dtype, Outcome, RowResult, RowStatus};
+use logitd_core::batch::{Draw, Dtype, Outcome, RowResult, RowStatus, State};
 use logitd_core::inspection::{Inspection, Logprobs};
 use logitd_proto as api;
 
@@ -63,6 +63,11 @@ pub fn result_message(
     let found = result.inspection;
     let kept = found.and_then(|found| found.kept.as_ref());
     let (kept_ids, kept_bitmask) = inspection::kept_message(kept, names);
+    let (mirostat_mu, adaptive_sum, adaptive_weight) = match result.state {
+        Some(State::Mirostat { mu }) => (Some(mu), None, None),
+        Some(State::Adaptive { sum, weight }) => (None, Some(sum), Some(weight)),
+        None => (None, None, None),
+    };
     api::RowResult {
         status: status_message(result.outcome.status).into(),
         token: first.map(token),
@@ -78,7 +83,10 @@ pub fn result_message(
         logprobs: found.map_or(vec![], |found| found.logprobs.iter().map(logprobs).collect()),
         kept_ids,
         kept_bitmask,
-        ..Default::default()
+        violation: None,
+        mirostat_mu,
+        adaptive_sum,
+        adaptive_weight,
     }
 }
 
@@ -100,7 +108,16 @@ pub fn result(row: &api::RowResult) -> Result<Answer, UnknownAnswer> {
     };
     let outcome = Outcome { status, kept: row.kept, kept_mass: row.kept_mass };
     let inspection = Some(inspection(row)?).filter(|found| *found != Inspection::default());
-    Ok(Answer { outcome, draws, inspection, state: None })
+    Ok(Answer { outcome, draws, inspection, state: state(row) })
+}
+
+/// What an answer gives back to the row's sequence.
+fn state(row: &api::RowResult) -> Option<State> {
+    match (row.mirostat_mu, row.adaptive_sum, row.adaptive_weight) {
+        (Some(mu), ..) => Some(State::Mirostat { mu }),
+        (None, Some(sum), Some(weight)) => Some(State::Adaptive { sum, weight }),
+        _ => None,
+    }
 }
 
 /// What an answer says of a row beside its tokens.
@@ -169,10 +186,15 @@ mod tests {
         for status in
             [RowStatus::Ok, RowStatus::Nan, RowStatus::PositiveInfinity, RowStatus::NoCandidate]
         {
-            for count in 0..=2 {
+            for (count, state) in [
+                (0, None),
+                (1, Some(State::Mirostat { mu: -0.5 })),
+                (1, Some(State::Adaptive { sum: 0.25, weight: 3.0 })),
+                (2, None),
+            ] {
                 let outcome = Outcome { status, kept: 4, kept_mass: 5 };
                 let message = result_message(
-                    RowResult { outcome, draws: &draws[..count], inspection: None, state: None },
+                    RowResult { outcome, draws: &draws[..count], inspection: None, state },
                     6,
                     None,
                 );
@@ -180,12 +202,8 @@ mod tests {
                     (message.seed, message.draws.len()),
                     (6, if count == 2 { 2 } else { 0 })
                 );
-                let expected = Answer {
-                    outcome,
-                    draws: draws[..count].to_vec(),
-                    inspection: None,
-                    state: None,
-                };
+                let expected =
+                    Answer { outcome, draws: draws[..count].to_vec(), inspection: None, state };
                 assert_eq!(result(&message), Ok(expected));
             }
         }

@@ -243,6 +243,20 @@ mod tests {
         let answered = Answered { answer: answer(kept), bounds: Some([1, 2]) };
         let check = compare(expect.as_object().unwrap(), &answered, true);
         assert_eq!((check.compared, check.wrong.len()), (8, 0), "{:?}", check.wrong);
+        for (state, expect) in [
+            (State::Mirostat { mu: 1.0 }, json!({"mirostat_mu_bits": "3f800000"})),
+            (
+                State::Adaptive { sum: -0.0, weight: 2.0 },
+                json!({"adaptive_sum_bits": "80000000", "adaptive_weight_bits": "40000000"}),
+            ),
+        ] {
+            let expect = expect.as_object().unwrap();
+            for (state, wrong) in [(Some(state), 0), (None, expect.len())] {
+                let answer = Answer { state, ..answer(None) };
+                let check = compare(expect, &Answered { answer, bounds: None }, true);
+                assert_eq!((check.compared, check.wrong.len()), (expect.len(), wrong));
+            }
+        }
         let old = Answered { answer: answer(None), bounds: None };
         let of_before = compare(expect.as_object().unwrap(), &old, false);
         assert_eq!((of_before.compared, of_before.wrong.len()), (6, 0));
