@@ -1,7 +1,7 @@
 //! Batches beyond a server's limits, cut into requests within them.
 
 use logitd_proto::{
-    DrawRule, Limits, Logprobs, ParamColumns, RequestRows, SampleRequest, SamplingParams,
+    DrawRule, Limits, Logprobs, ParamColumns, Profile, RequestRows, SampleRequest, SamplingParams,
 };
 use prost::Message;
 use std::borrow::Cow;
@@ -109,7 +109,13 @@ fn race_tokens(params: &SamplingParams, tokens: u64) -> u64 {
     if params.draw_rule() != DrawRule::Race || params.temperature == Some(0.0) {
         return 0;
     }
-    let kept = if params.top_k == 0 { tokens } else { tokens.min(params.top_k.into()) };
+    // Others keep tokens that equal the last of top_k.
+    let is_exact =
+        matches!(params.profile(), Profile::Unspecified | Profile::Logitd | Profile::Llamacpp);
+    let kept = match params.top_k {
+        top_k if top_k > 0 && is_exact => tokens.min(top_k.into()),
+        _ => tokens,
+    };
     kept * u64::from(params.draws.unwrap_or(1))
 }
 
@@ -380,6 +386,7 @@ mod tests {
         assert_eq!([set(0, 1), set(0, 5), set(10, 5), set(500, 1)].map(parts), [3, 15, 2, 3]);
         assert_eq!(parts(SamplingParams { temperature: Some(0.0), ..set(0, 5) }), 1);
         let cumulative = DrawRule::Cumulative.into();
+        assert_eq!(parts(SamplingParams { profile: Profile::Hf.into(), ..set(5, 5) }), 15);
         assert_eq!(parts(SamplingParams { draw_rule: cumulative, ..set(0, 5) }), 1);
     }
 

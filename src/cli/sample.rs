@@ -125,8 +125,16 @@ fn enough(candidates: u32, vocab_size: u32, sets: &[Set]) -> Result<(), Box<dyn 
         let (n, all) = (candidates.min(vocab_size) as usize, vocab_size as usize);
         !candidates::are_enough(n, all, spec.temperature, spec.top_k)
     });
+    let beyond = sets.iter().find_map(|set| candidates::looks_beyond(&set.params));
     match wrong {
-        None => Ok(()),
+        None => match beyond.filter(|_| candidates < vocab_size) {
+            None => Ok(()),
+            Some(name) => Err(format!(
+                "--candidates {candidates} leaves out tokens that {name} looks at; allowed: its default, or \
+                 {vocab_size} candidates"
+            )
+            .into()),
+        },
         Some(spec) => Err(format!(
             "--candidates {candidates} is not enough for a top_k of {}; allowed: a top_k of 1 to \
              {candidates}, or temperature 0",

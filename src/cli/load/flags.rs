@@ -420,6 +420,17 @@ impl FromArgMatches for ParamsLists {
 }
 
 impl ParamsLists {
+    /// Each value of each parameter by itself.
+    fn each(&self) -> impl Iterator<Item = ParamsSpec> {
+        self.0.iter().flat_map(|Choices { field, values }| {
+            values.iter().map(|value| {
+                let mut spec = ParamsSpec::default();
+                field.set(&mut spec, *value);
+                spec
+            })
+        })
+    }
+
     /// Every set of parameters that a row can have, as far as they decide how many tokens are kept for certain.
     fn kept(&self) -> Vec<(f32, u32)> {
         let deciding =
@@ -557,6 +568,15 @@ impl Args {
 
     /// Whether every row's answer follows from its candidates.
     fn enough(&self, candidates: usize, vocab_size: usize) -> Result<(), Box<dyn Error>> {
+        let beyond = self.params.each().find_map(|spec| candidates::looks_beyond(&spec));
+        if let Some(name) = beyond.filter(|_| candidates < vocab_size) {
+            let flag = name.replace('_', "-");
+            return Err(format!(
+                "--{flag} looks at tokens that rows of {candidates} candidates leave out; leave it out, or raise \
+                 --candidates to {vocab_size}"
+            )
+            .into());
+        }
         for (temperature, top_k) in self.params.kept() {
             if !candidates::are_enough(candidates, vocab_size, temperature, top_k) {
                 return Err(format!(
