@@ -131,6 +131,7 @@ fn local(kernels: &Kernels) -> Result<GetInfoResponse, Box<dyn Error>> {
         planes: Vec::new(),
         draw_rules: wire::params::draw_rules(),
         controls: wire::controls().map(String::from).collect(),
+        profiles: wire::params::profiles(),
         ..Default::default()
     })
 }
@@ -170,6 +171,11 @@ fn limits(limits: &Limits) -> [(&'static str, u64, Option<&'static str>); 21] {
 /// The draw rules by their names in the API.
 fn draw_rules(info: &GetInfoResponse) -> Vec<&'static str> {
     info.draw_rules().map(|rule| rule.as_str_name()).collect()
+}
+
+/// The profiles by their names in the API.
+fn profiles(info: &GetInfoResponse) -> Vec<&'static str> {
+    info.profiles().map(|profile| profile.as_str_name()).collect()
 }
 
 /// The planes by their names in `logitd_bytes_total`.
@@ -212,6 +218,7 @@ fn as_json(info: &GetInfoResponse, here: Option<&Kernels>) -> Value {
         "arithmetic_version": info.arithmetic_version,
         "controls": info.controls,
         "draw_rules": draw_rules(info),
+        "profiles": profiles(info),
         "devices": devices,
         "limits": Value::from_iter(
             limits(&info.limits.unwrap_or_default())
@@ -279,7 +286,8 @@ fn print(
         writeln!(out, "  {:<24}{:>16}", "chunk_bytes", grouped(info.chunk_bytes))?;
     }
     writeln!(out, "\n{TITLE}Controls{TITLE:#}")?;
-    let names = draw_rules(info).into_iter().chain(info.controls.iter().map(String::as_str));
+    let known = draw_rules(info).into_iter().chain(profiles(info));
+    let names = known.chain(info.controls.iter().map(String::as_str));
     for line in lines(names, CONTROLS_WIDTH) {
         writeln!(out, "  {line}")?;
     }

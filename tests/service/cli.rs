@@ -226,6 +226,8 @@ fn a_server_gives_the_same_answers_in_as_many_requests_as_it_takes() {
     let here: Value = serde_json::from_str(&folder.ok(&["info", "--json"])).unwrap();
     assert_eq!(info["controls"], here["controls"]);
     assert_eq!(info["draw_rules"], here["draw_rules"]);
+    assert_eq!(info["profiles"], here["profiles"]);
+    assert_eq!(info["profiles"][4], "PROFILE_LLAMACPP");
     assert!(info.get("isa").is_none(), "only a machine itself knows what it could run");
 }
 

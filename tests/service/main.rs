@@ -6,6 +6,7 @@ mod cli;
 mod columns;
 mod connections;
 mod cuda;
+mod cuts;
 mod daemon;
 mod direct;
 mod engine;
