@@ -12,6 +12,8 @@ use pyo3::types::{PyBool, PyDict, PyFloat, PyInt, PyString};
 
 /// What -1 switches off too, as other samplers have it.
 const OFF_BELOW_ZERO: &str = "top_k";
+/// What results have as NaN for rows without it, and rows are then without.
+const STATES: [&str; 3] = ["mirostat_mu", "adaptive_sum", "adaptive_weight"];
 
 /// Keywords that are neither parameters nor adjustments.
 pub const OPTIONS: [&str; 4] = ["logprobs", "return_kept", "vocab_size", "on_invalid_row"];
@@ -184,6 +186,10 @@ pub fn value(field: &'static Field, given: &Bound<'_, PyAny>) -> PyResult<Value>
             Value::Name(_) => field.read(text.to_str()?).map_err(wrong),
             _ => Err(no_number(field, given)),
         };
+    }
+    let is_no_state = |number: f64| number.is_nan() && STATES.contains(&field.name);
+    if given.cast::<PyFloat>().is_ok_and(|float| is_no_state(float.value())) {
+        return Ok(Value::Unset);
     }
     let read = if given.is_instance_of::<PyBool>() {
         Err(field.refuse_text(&given.to_string()))

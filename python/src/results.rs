@@ -3,8 +3,9 @@
 use crate::arrays::{Array, array, array_of, by_rows};
 use crate::distribution::Distribution;
 use crate::invalid::Violation;
-use crate::table::Table;
+use crate::table::{RowOfTable, Table};
 use logitd_core::inspection::Distribution as Of;
+use logitd_core::status::State;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use std::collections::BTreeMap;
@@ -23,6 +24,9 @@ pub struct Results {
     draws: Array,
     draw_logprobs: Array,
     kept_bitmask: Array,
+    mirostat_mu: Array,
+    adaptive_sum: Array,
+    adaptive_weight: Array,
     distributions: [PyOnceLock<Py<Distribution>>; 3],
 }
 
@@ -39,6 +43,9 @@ impl From<Table> for Results {
             draws: Array::new(),
             draw_logprobs: Array::new(),
             kept_bitmask: Array::new(),
+            mirostat_mu: Array::new(),
+            adaptive_sum: Array::new(),
+            adaptive_weight: Array::new(),
             distributions: [const { PyOnceLock::new() }; 3],
         }
     }
@@ -139,6 +146,35 @@ impl Results {
         by_rows(words, table.rows.len(), table.vocab_size.div_ceil(32) as usize)
     }
 
+    /// The state of mirostat after each row: what the next row of its sequence has as `mirostat_mu`; NaN where a row has
+    /// none. float32.
+    #[getter]
+    fn mirostat_mu<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.states(py, &self.mirostat_mu, |state| match state {
+            State::Mirostat { mu } => Some(mu),
+            State::Adaptive { .. } => None,
+        })
+    }
+
+    /// The state of adaptive-p after each row: what the next row of its sequence has as `adaptive_sum`; NaN where a row
+    /// has none. float32.
+    #[getter]
+    fn adaptive_sum<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.states(py, &self.adaptive_sum, |state| match state {
+            State::Adaptive { sum, .. } => Some(sum),
+            State::Mirostat { .. } => None,
+        })
+    }
+
+    /// The rest of that state: what the next row has as `adaptive_weight`. float32.
+    #[getter]
+    fn adaptive_weight<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.states(py, &self.adaptive_weight, |state| match state {
+            State::Adaptive { weight, .. } => Some(weight),
+            State::Mirostat { .. } => None,
+        })
+    }
+
     /// What is wrong with rows whose status is INVALID_PARAMETERS: the field and what is allowed, by row.
     #[getter]
     fn violations(&self) -> BTreeMap<usize, (String, String)> {
@@ -167,6 +203,16 @@ impl Results {
 }
 
 impl Results {
+    fn states<'py>(
+        &self,
+        py: Python<'py>,
+        made: &Array,
+        part: fn(State) -> Option<f32>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let of_row = |row: &RowOfTable| row.state.and_then(part).unwrap_or(f32::NAN);
+        array(py, made, "float32", self.table.rows.iter().map(|row| of_row(row).to_ne_bytes()))
+    }
+
     fn distribution(&self, py: Python<'_>, of: Of) -> PyResult<Py<Distribution>> {
         let make = || Distribution::of(&self.table, of).and_then(|found| Py::new(py, found));
         self.distributions[of as usize].get_or_try_init(py, make).map(|found| found.clone_ref(py))

@@ -196,7 +196,8 @@ fn table(results: &batch::Results, asked: &Asked) -> Table {
         let batch::Outcome { status, kept, kept_mass } = result.outcome;
         let status = Status::Sampled(status);
         let inspection = result.inspection.cloned().map(Box::new);
-        let row = RowOfTable { status, seed: params.seed(), kept, kept_mass, inspection };
+        let (seed, state) = (params.seed(), result.state);
+        let row = RowOfTable { status, seed, kept, kept_mass, inspection, state };
         table.push(row, result.draws.iter().map(|draw| (draw.token, draw.logprob)));
     }
     table

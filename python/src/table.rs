@@ -3,7 +3,7 @@
 use crate::call::Asked;
 use crate::invalid::Violation;
 use logitd_core::inspection::{Inspection, KeptIds};
-use logitd_core::status::RowStatus;
+use logitd_core::status::{RowStatus, State};
 use pyo3::create_exception;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -40,6 +40,8 @@ pub struct RowOfTable {
     pub kept_mass: u64,
     /// What was asked for beside its tokens.
     pub inspection: Option<Box<Inspection>>,
+    /// What the next row of its sequence is given, if its controls have a state.
+    pub state: Option<State>,
 }
 
 /// What became of a row.
@@ -101,6 +103,7 @@ impl Table {
             kept: 0,
             kept_mass: 0,
             inspection: None,
+            state: None,
         };
         self.push(row, [].into_iter());
     }

@@ -61,17 +61,40 @@ def test_batches_are_the_same_to_the_bit(client: logitd.Client) -> None:
 def test_every_parameter_gets_there(field: dict[str, Any], client: logitd.Client) -> None:
     values = {"temperature": 0.3, "top_k": 3, "top_p": 0.3, "min_p": 0.2, "seed": 2**64 - 1, "position": 77, "draws": 5, "draw_rule": "race",
               "repetition_penalty": 1.7, "frequency_penalty": 1.5, "presence_penalty": -2, "no_repeat_ngram": 2, "min_tokens": 50,
-              "dry_multiplier": 5, "dry_base": 3, "dry_allowed_length": 1, "dry_last_n": 4}
+              "dry_multiplier": 5, "dry_base": 3, "dry_allowed_length": 1, "dry_last_n": 4, "profile": "llamacpp", "top_n_sigma": 0.5,
+              "top_h": 0.3, "top_a": 0.5, "epsilon_cutoff": 0.05, "eta_cutoff": 0.3, "typical_p": 0.3, "mirostat_tau": 3, "mirostat_eta": 0.5,
+              "mirostat_mu": 1, "xtc_probability": 0.9, "xtc_threshold": 0.03, "adaptive_target": 0.5, "adaptive_decay": 0.5,
+              "adaptive_sum": 0.5, "adaptive_weight": 2, "dynatemp_range": 0.7, "dynatemp_exponent": 3}
     x = np.random.default_rng(2).normal(0, 1, (1, 30)).astype(np.float32)
     # Its end stands in it once more, before the likeliest token.
     rules = {"seed": 5, "draws": 64, "prompt": [7, 20, 5, 8, 26, 9, 11], "output": [7, 20, 5, 8], "stop_ids": list(range(9)), "dry": {"breakers": [[3, 4]]}}
     # What is nothing by itself is set beside what makes it something.
-    if field["name"].startswith("dry_"):
-        rules["dry_multiplier"] = 2
+    beside = {"dry": {"dry_multiplier": 2}, "profile": {"temperature": 0.5, "top_p": 0.5}, "mirostat": {"draws": 1, "mirostat_tau": 2},
+              "xtc": {"xtc_probability": 0.001, "seed": 8}, "adaptive": {"draws": 1, "adaptive_target": 0.1}, "dynatemp": {"dynatemp_range": 0.5}}
+    rules |= beside.get(field["name"].split("_")[0], {})
+    if field["name"] == "xtc_threshold":
+        rules["xtc_probability"] = 1
     changed = rules | {field["name"]: values[field["name"]]}
     before, after = logitd.sample(x, **rules), logitd.sample(x, **changed)
-    assert before.draws.tolist() != after.draws.tolist() or before.kept_mass.tolist() != after.kept_mass.tolist(), "it changes nothing here"
+    with pytest.raises(AssertionError, match="row 0 differs|has the shape"):
+        assert_same_bits(before, after)
     assert_same_bits(client.sample(x, **changed), after)
+
+
+def test_rows_with_a_state_stand_beside_rows_without(client: logitd.Client) -> None:
+    rules = {"seed": range(6), "top_k": 40, "mirostat_tau": [0, 4, 0, 0, 4, 0], "adaptive_target": [None, None, 0.3, None, None, 0]}
+    here = there = dict(rules)
+    for position in range(4):
+        found, expected = client.sample(X, position=position, **there), logitd.sample(X, position=position, **here)
+        assert_same_bits(found, expected)
+        assert np.isnan(found.mirostat_mu).tolist() == [True, False, True, True, False, True]
+        assert np.isnan(found.adaptive_sum).tolist() == np.isnan(found.adaptive_weight).tolist() == [True, True, False, True, True, False]
+        here, there = (
+            rules | {name: getattr(results, name) for name in ["mirostat_mu", "adaptive_sum", "adaptive_weight"]} for results in (expected, found)
+        )
+    # Parameters in messages, since what is asked for differs.
+    asked = {"logprobs": ["raw", None, None, None, "sampled", None]}
+    assert_same_bits(client.sample(X, **there, **asked), logitd.sample(X, **here, **asked))
 
 
 def test_every_adjustment_gets_there(client: logitd.Client) -> None:

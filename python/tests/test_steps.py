@@ -95,6 +95,9 @@ def test_every_control_is_known_to_need_a_history_or_not() -> None:
         "temperature", "top_k", "top_p", "min_p", "seed", "position", "draws", "draw_rule", "dry_base", "dry_allowed_length",
         "dry_last_n", "allowed_bitmask", "allowed_ids", "banned_ids", "stop_ids", "logit_bias", "counts", "dry_breakers",
         "prompt", "output", "output_length", "history", "logprobs", "return_kept", "vocab_size", "on_invalid_row",
+        "profile", "top_n_sigma", "top_h", "top_a", "epsilon_cutoff", "eta_cutoff", "typical_p", "mirostat_tau", "mirostat_eta", "mirostat_mu",
+        "xtc_probability", "xtc_threshold", "adaptive_target", "adaptive_decay", "adaptive_sum", "adaptive_weight", "dynatemp_range",
+        "dynatemp_exponent",
     }
     known = {field["name"] for field in logitd.fields()} | {*_native.ADJUSTMENTS, *_native.OPTIONS, "dry"}
     assert known - without == OF_HISTORY and not without & OF_HISTORY

@@ -19,6 +19,7 @@ FILES = {
     "independent/race": (lambda: known.version_2("race"), 16),
     "independent/adjustments": (lambda: known.version_2("adjustments"), 50),
     "independent/controls": (lambda: known.version_2("controls"), 10),
+    "independent/cuts": (lambda: known.version_2("cuts"), 168),
     "independent/inspections": (lambda: known.version_2("inspections"), 106),
 }
 
@@ -85,6 +86,12 @@ def expect(case: known.Case, results: logitd.Results, row: int = 0) -> None:
         assert results.tokens[row] == expected["token"], case.name
     if "logprob_bits" in expected:
         assert is_near(results.logprobs[row], expected["logprob_bits"], case.logprob_within), case.name
+    for state in ["mirostat_mu", "adaptive_sum", "adaptive_weight"]:
+        found = getattr(results, state)
+        if f"{state}_bits" in expected:
+            assert bits(found)[row] == int(expected[f"{state}_bits"], 16), case.name
+        elif not {"mirostat_tau", "adaptive_target"} & case.controls.keys():
+            assert np.isnan(found[row]), case.name
     if "kept_ids" in expected:
         assert results.kept_ids[row] is not None and results.kept_ids[row].tolist() == expected["kept_ids"], case.name
         words = results.kept_bitmask[row].tolist()

@@ -98,6 +98,24 @@ class Controls(TypedDict, total=False):
     dry_base: _Number
     dry_allowed_length: _Whole
     dry_last_n: _Whole
+    profile: _Name
+    top_n_sigma: _Number
+    top_h: _Number
+    top_a: _Number
+    epsilon_cutoff: _Number
+    eta_cutoff: _Number
+    typical_p: _Number
+    mirostat_tau: _Number
+    mirostat_eta: _Number
+    mirostat_mu: _Number
+    xtc_probability: _Number
+    xtc_threshold: _Number
+    adaptive_target: _Number
+    adaptive_decay: _Number
+    adaptive_sum: _Number
+    adaptive_weight: _Number
+    dynatemp_range: _Number
+    dynatemp_exponent: _Number
     dry: _Dry | None
     # Adjustments: what is done to single logits
     allowed_bitmask: _MaskEach
@@ -171,6 +189,15 @@ class Results:
     @property
     def kept_bitmask(self) -> npt.NDArray[np.uint32]:
         """The same as `[rows, words]` of 32 tokens each, the first in the lowest bit; all 0 where there are none."""
+    @property
+    def mirostat_mu(self) -> npt.NDArray[np.float32]:
+        """The state of mirostat after each row: what the next row of its sequence has as `mirostat_mu`; NaN where a row has none."""
+    @property
+    def adaptive_sum(self) -> npt.NDArray[np.float32]:
+        """The state of adaptive-p after each row: what the next row of its sequence has as `adaptive_sum`; NaN where a row has none."""
+    @property
+    def adaptive_weight(self) -> npt.NDArray[np.float32]:
+        """The rest of that state: what the next row has as `adaptive_weight`."""
     @property
     def violations(self) -> dict[int, tuple[str, str]]:
         """What is wrong with rows whose status is INVALID_PARAMETERS: the field and what is allowed, by row."""

@@ -25,6 +25,9 @@ OF_HISTORY = frozenset(
 TOLD = ["history", "prompt", "output", "output_length"]
 # What a sequence has from its first step on, and what follows from the number of steps.
 FIXED = ["seed", "position"]
+# What a step gives to the next, and what there is a state of.
+STATES = ["mirostat_mu", "adaptive_sum", "adaptive_weight"]
+WITH_STATE = frozenset(["mirostat_tau", "adaptive_target"])
 
 
 class Samples(Protocol):
@@ -44,6 +47,7 @@ class Steps:
         self._first_position = np.asarray(0 if first is None else first, np.uint64)
         self._seeds: npt.NDArray[np.uint64] | None = None
         self._count = 0
+        self._states: dict[str, Any] = {}
 
     @property
     def seeds(self) -> npt.NDArray[np.uint64]:
@@ -56,7 +60,7 @@ class Steps:
         """Draws the next token of each sequence; `further` controls are for this step alone."""
         refuse(TOLD, further, "the history is that of the sequences which are generated")
         refuse(FIXED, further, "a sequence has one seed, and its position is the number of its tokens; give it once, beside each_step")
-        controls = self._controls | dict(further)
+        controls = self._controls | self._states | dict(further)
         if not OF_HISTORY.isdisjoint(controls):
             controls |= history()
         if self._seeds is not None:
@@ -65,6 +69,8 @@ class Steps:
         results = self._sample(x, **controls).raise_for_status()
         if self._seeds is None:
             self._seeds = results.seeds
+        if not WITH_STATE.isdisjoint(controls):
+            self._states = {name: getattr(results, name) for name in STATES}
         self._count += 1
         return results
 

@@ -16,7 +16,7 @@ from .server import environment, found
 __all__ = ["assert_same_bits", "logitd_server", "replay"]
 
 # What results have for each row. Seeds are not among them: they are asked for, not found.
-COMPARED = ["status", "kept", "kept_mass", "draws", "draw_logprobs"]
+COMPARED = ["status", "kept", "kept_mass", "draws", "draw_logprobs", "mirostat_mu", "adaptive_sum", "adaptive_weight"]
 
 
 @pytest.fixture(scope="session")

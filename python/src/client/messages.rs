@@ -10,8 +10,8 @@ use logitd_core::batch::Dtype;
 use logitd_core::inspection::{
     Distribution, Entropy, Inspect, Inspection, KeptIds, Logprobs, TokenLogprob,
 };
-use logitd_core::params::{DrawRule, ParamsSpec, SamplingParams};
-use logitd_core::status::RowStatus;
+use logitd_core::params::{DrawRule, ParamsSpec, Profile, SamplingParams};
+use logitd_core::status::{RowStatus, State};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 
@@ -99,6 +99,16 @@ fn columns(params: &[SamplingParams]) -> api::ParamColumns {
         }
         .into()
     };
+    let profile = |spec: &ParamsSpec| -> i32 {
+        match spec.profile {
+            Profile::Logitd => api::Profile::Unspecified,
+            Profile::Hf => api::Profile::Hf,
+            Profile::Vllm => api::Profile::Vllm,
+            Profile::Sglang => api::Profile::Sglang,
+            Profile::Llamacpp => api::Profile::Llamacpp,
+        }
+        .into()
+    };
     api::ParamColumns {
         temperature: column(&specs, default.temperature, |spec| spec.temperature),
         top_k: column(&specs, default.top_k, |spec| spec.top_k),
@@ -115,8 +125,26 @@ fn columns(params: &[SamplingParams]) -> api::ParamColumns {
         no_repeat_ngram: column(&specs, default.no_repeat_ngram, |spec| spec.no_repeat_ngram),
         min_tokens: column(&specs, default.min_tokens, |spec| spec.min_tokens),
         dry: (dry != api::DryColumns::default()).then_some(dry),
+        profile: column(&specs, 0, profile),
         logprobs: None,
         return_kept: vec![],
+        top_n_sigma: column(&specs, default.top_n_sigma, |spec| spec.top_n_sigma),
+        top_h: column(&specs, default.top_h, |spec| spec.top_h),
+        top_a: column(&specs, default.top_a, |spec| spec.top_a),
+        epsilon_cutoff: column(&specs, default.epsilon_cutoff, |spec| spec.epsilon_cutoff),
+        eta_cutoff: column(&specs, default.eta_cutoff, |spec| spec.eta_cutoff),
+        typical_p: column(&specs, default.typical_p, |spec| spec.typical_p),
+        mirostat_tau: column(&specs, default.mirostat_tau, |spec| spec.mirostat_tau),
+        mirostat_eta: column(&specs, default.mirostat_eta, |spec| spec.mirostat_eta),
+        xtc_probability: column(&specs, default.xtc_probability, |spec| spec.xtc_probability),
+        xtc_threshold: column(&specs, default.xtc_threshold, |spec| spec.xtc_threshold),
+        adaptive_decay: column(&specs, default.adaptive_decay, |spec| spec.adaptive_decay),
+        dynatemp_range: column(&specs, default.dynatemp_range, |spec| spec.dynatemp_range),
+        dynatemp_exponent: column(&specs, default.dynatemp_exponent, |spec| spec.dynatemp_exponent),
+        adaptive_target: optional(&specs, |spec| spec.adaptive_target),
+        mirostat_mu: optional(&specs, |spec| spec.mirostat_mu),
+        adaptive_sum: optional(&specs, |spec| spec.adaptive_sum),
+        adaptive_weight: optional(&specs, |spec| spec.adaptive_weight),
     }
 }
 
@@ -131,6 +159,12 @@ fn column<T: Copy + PartialEq>(
         return specs.iter().map(value).collect();
     }
     if first == default { vec![] } else { vec![first] }
+}
+
+/// The same of what rows may be without, which is NaN there.
+fn optional(specs: &[ParamsSpec], value: fn(&ParamsSpec) -> Option<f32>) -> Vec<f32> {
+    let values = column(specs, None, value);
+    values.into_iter().map(|value| value.unwrap_or(f32::NAN)).collect()
 }
 
 #[allow(
@@ -189,6 +223,7 @@ fn of_columns(
     asked: &Asked,
 ) -> Option<Table> {
     let api::ResultColumns { tokens, logprobs, kept, kept_mass, seeds, .. } = columns;
+    let states = [columns.mirostat_mu, columns.adaptive_sum, columns.adaptive_weight];
     let (mut draw_tokens, mut draw_logprobs) =
         (&columns.draw_tokens[..], &columns.draw_logprobs[..]);
     let rows = columns.statuses.len();
@@ -200,7 +235,11 @@ fn of_columns(
         kept_mass.len(),
         seeds.len(),
     ];
-    if lengths.iter().any(|length| *length != rows) || ![0, rows].contains(&beside.len()) {
+    let is_of_rows = |length: usize| [0, rows].contains(&length);
+    if lengths.iter().any(|length| *length != rows)
+        || !is_of_rows(beside.len())
+        || !states.iter().all(|states| is_of_rows(states.len()))
+    {
         return None;
     }
     let mut table = Table::new(asked);
@@ -222,7 +261,9 @@ fn of_columns(
             drawn.filter_map(|(token, logprob)| Some((u32::try_from(*token).ok()?, *logprob)));
         let inspection = inspection(row, asked)?;
         let (seed, kept, kept_mass) = (seeds[i], kept[i], kept_mass[i]);
-        table.push(RowOfTable { status, seed, kept, kept_mass, inspection }, drawn);
+        let state = states.each_ref().map(|states| states.get(i).copied().filter(|x| !x.is_nan()));
+        let state = state_of(state);
+        table.push(RowOfTable { status, seed, kept, kept_mass, inspection, state }, drawn);
     }
     Some(table)
 }
@@ -243,10 +284,21 @@ fn of_messages(rows: Vec<api::RowResult>, asked: &Asked) -> Option<Table> {
         let drawn = row.draws.iter().map(|draw| (draw.token, draw.logprob));
         let drawn: Vec<_> = only.into_iter().chain(drawn).collect();
         let (seed, kept, kept_mass) = (row.seed, row.kept, row.kept_mass);
+        let state = state_of([row.mirostat_mu, row.adaptive_sum, row.adaptive_weight]);
         let inspection = inspection(row, asked)?;
-        table.push(RowOfTable { status, seed, kept, kept_mass, inspection }, drawn.into_iter());
+        let row = RowOfTable { status, seed, kept, kept_mass, inspection, state };
+        table.push(row, drawn.into_iter());
     }
     Some(table)
+}
+
+/// What the next row of a sequence is given: mirostat's mu, or the sum and the weight of adaptive-p.
+fn state_of(parts: [Option<f32>; 3]) -> Option<State> {
+    match parts {
+        [Some(mu), ..] => Some(State::Mirostat { mu }),
+        [None, Some(sum), Some(weight)] => Some(State::Adaptive { sum, weight }),
+        _ => None,
+    }
 }
 
 /// Adds a row that was found wrong, here or by the server, if it was.

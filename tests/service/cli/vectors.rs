@@ -37,6 +37,8 @@ fn every_backend_returns_the_known_answers() {
     let cpu = Isa::ALL.iter().filter(|isa| isa.is_supported()).map(|isa| format!("cpu:{isa}"));
     for backend in cpu.chain(["reference".into()]) {
         let json = folder.verify(0, &[&path("controls.json"), "--a", &backend, "--json"]);
+        let cuts = folder.verify(0, &[&path("cuts.json"), "--a", &backend]);
+        assert!(cuts.contains("168 cases compared"), "{cuts}");
         let counts: Value = serde_json::from_str(&json).unwrap();
         let expected = json!({"interval": 20, "log2": 10, "pow2": 8, "sample": 10, "surprisal": 9});
         assert_eq!(counts["compared"], expected, "{backend}");
@@ -66,6 +68,8 @@ fn a_server_returns_the_known_answers_that_the_api_has() {
         assert!(!text.contains("these fields"), "{text}");
     }
     let target = &serve.targets[0];
+    let text = folder.verify(0, &[&path("cuts.json"), "--target", target]);
+    assert!(text.contains("168 cases compared") && !text.contains("these fields"), "{text}");
     let text = folder.verify(2, &[&controls, "--target", target, "--kinds", "log2,pow2"]);
     assert!(
         text.contains("log2 (10), pow2 (8)") && text.contains("nothing was compared"),
