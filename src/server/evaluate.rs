@@ -315,7 +315,8 @@ fn sets(wrong: &mut Violations<'_>, request: &EvaluateRequest) -> Option<Sets> {
         return None;
     }
     let refused = |SetError { set, field, value }: SetError| {
-        let text = || format!("{field} is {value}, which needs a history; allowed: left out");
+        let text =
+            || format!("{field} is {value}, in a set; allowed: temperature, top_k, top_p, min_p");
         wrong.add(|| format!("sets[{set}].{}", wire::params::path(field)), text);
     };
     Sets::new(parsed).map_err(refused).ok()

@@ -522,7 +522,7 @@ pub enum SessionError {
     /// A set out of range.
     #[error(transparent)]
     Params(#[from] ParamsError),
-    /// A set that needs a history.
+    /// A set with a parameter that sets cannot have.
     #[error(transparent)]
     Sets(#[from] SetError),
     /// An axis without values.

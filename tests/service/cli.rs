@@ -276,7 +276,17 @@ fn info_says_what_this_machine_offers() {
 fn the_demonstration_ends_well_and_reads_without_a_terminal() {
     let folder = Folder::new();
     let said = folder.ok(&["demo", "--draws", "20", "--text", "4"]);
-    for part in ["智能", "temperature 2", "top_k 5", "identical", "over gRPC", "0 differences"] {
+    for part in [
+        "智能",
+        "temperature 2",
+        "top_n_sigma 1",
+        "top_k 5",
+        "XTC",
+        "four letters",
+        "identical",
+        "over gRPC",
+        "0 differences",
+    ] {
         assert!(said.contains(part), "{part}: {said}");
     }
     assert!(!said.contains("DIFFER") && !said.contains('\u{1b}'), "{said}");

@@ -288,7 +288,11 @@ async fn what_is_wrong_is_named() {
         (with(&|r| r.sets[2].top_p = Some(1.5)), "sets[2].top_p: top_p is 1.5"),
         (
             with(&|r| r.sets[1].repetition_penalty = Some(2.0)),
-            "sets[1].repetition_penalty: repetition_penalty is 2, which needs a history",
+            "sets[1].repetition_penalty: repetition_penalty is 2, in a set; allowed: temperature",
+        ),
+        (
+            with(&|r| r.sets[1].mirostat_tau = 5.0),
+            "sets[1].mirostat_tau: mirostat_tau is 5, in a set; allowed: temperature",
         ),
         (
             with(&|r| r.sets[1].logprobs = Some(Logprobs::default())),

@@ -11,7 +11,8 @@ use std::hash::Hash;
 
 /// Sets that a server evaluates in one call, at most.
 pub const SETS_MAX: u32 = 1 << 16;
-/// The parameters that make a set. The others belong to a draw, or to a history that rows here do not have.
+/// The parameters that make a set. The others belong to a draw or to a history that rows here do not have, or are cuts
+/// that are not evaluated.
 pub const FIELDS_OF_SETS: [&str; 4] = ["temperature", "top_k", "top_p", "min_p"];
 /// Parameters that a draw has, and that are ignored.
 const OF_DRAWS: [&str; 4] = ["seed", "position", "draws", "draw_rule"];
@@ -63,15 +64,15 @@ pub struct Sets {
 }
 
 impl Sets {
-    /// The sets of a list. One with a parameter that rows without a history cannot have is refused.
+    /// The sets of a list. One with a cut or an adjustment that is not among [`FIELDS_OF_SETS`] is refused.
     pub fn new(params: Vec<SamplingParams>) -> Result<Self, SetError> {
         for (set, params) in params.iter().enumerate() {
             let spec = ParamsSpec::from(*params);
-            let of_history = FIELDS.iter().find(|field| {
+            let other = FIELDS.iter().find(|field| {
                 let known = FIELDS_OF_SETS.contains(&field.name) || OF_DRAWS.contains(&field.name);
                 !known && field.get(spec) != field.get(ParamsSpec::DEFAULT)
             });
-            if let Some(field) = of_history {
+            if let Some(field) = other {
                 return Err(SetError { set, field: field.name, value: field.get(spec) });
             }
         }
@@ -201,11 +202,10 @@ impl<K: Eq + Hash> Places<K> {
     }
 }
 
-/// A set with a parameter that needs a history.
+/// A set with another parameter.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error(
-    "set {set} has {field} {value}, which needs a history; sets can have temperature, top_k, top_p and min_p: leave \
-     {field} out"
+    "set {set} has {field} {value}; sets can have temperature, top_k, top_p and min_p: leave {field} out"
 )]
 pub struct SetError {
     /// Its place in the list.

@@ -17,6 +17,7 @@ use crate::files::assets::{self, DTYPE, VOCAB_SIZE};
 use crate::files::params::Set;
 use anstyle::{AnsiColor, Style};
 use bytes::Bytes;
+use logitd_core::adjustments::AdjustmentsSpec;
 use logitd_core::backend::cpu::Isa;
 use logitd_core::params::{DRAWS_MAX, ParamsSpec};
 use replay::Replay;
@@ -29,8 +30,9 @@ use unicode_width::UnicodeWidthStr;
 /// See it work: sample real logits over gRPC, replay the draws, time it
 ///
 /// Starts a server in this process on a free port of 127.0.0.1 and samples next-token logits of a
-/// small language model, which the program carries, at several temperatures, top_k and top_p. Then
-/// replays every draw in other batches and on other code, and shows that not a bit differs.
+/// small language model, which the program carries, at several temperatures, under several cuts and
+/// under a grammar's mask. Then replays every draw in other batches and on other code, and shows that not
+/// a bit differs.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Exit code: 0 fine, 1 a draw was not replayed, 2 an error.")]
 pub struct Args {
@@ -55,48 +57,59 @@ const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default().bold();
 
 /// A row of the program's own and what to do with it.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Question {
     /// Its place in [`assets::rows`].
     row: usize,
-    params: ParamsSpec,
+    set: Set,
 }
 
 /// Asks questions as one batch.
 fn ask(sampler: &mut dyn Sampler, questions: &[Question]) -> Result<Vec<Answer>, Box<dyn Error>> {
     let rows = assets::rows();
     let logits: Vec<u8> = questions.iter().flat_map(|q| &rows[q.row].logits).copied().collect();
-    let params: Vec<ParamsSpec> = questions.iter().map(|q| q.params).collect();
-    ask_bytes(sampler, logits.into(), &params)
+    let sets: Vec<Set> = questions.iter().map(|q| q.set.clone()).collect();
+    ask_bytes(sampler, logits.into(), &sets)
 }
 
 fn ask_bytes(
     sampler: &mut dyn Sampler,
     logits: Bytes,
-    params: &[ParamsSpec],
+    sets: &[Set],
 ) -> Result<Vec<Answer>, Box<dyn Error>> {
-    let params: Vec<Set> = params.iter().map(|&params| params.into()).collect();
-    sampler.sample(Batch { dtype: DTYPE, vocab_size: VOCAB_SIZE, logits, params: &params })
+    sampler.sample(Batch { dtype: DTYPE, vocab_size: VOCAB_SIZE, logits, params: sets })
 }
 
 /// The settings that are charted, and what each is called.
-fn settings(args: &Args) -> [(&'static str, ParamsSpec); 6] {
-    let spec = |temperature, top_k, top_p| ParamsSpec {
-        temperature,
-        top_k,
-        top_p,
-        seed: Some(args.seed),
-        draws: args.draws,
-        ..Default::default()
-    };
+fn settings(args: &Args) -> [(&'static str, Set); 8] {
+    let base = ParamsSpec { seed: Some(args.seed), draws: args.draws, ..Default::default() };
+    let at = |temperature| ParamsSpec { temperature, ..base };
+    let xtc = ParamsSpec { xtc_probability: 1.0, xtc_threshold: 0.05, ..base };
+    let adjustments = AdjustmentsSpec { allowed_bitmask: words_of_four(), ..Default::default() };
     [
-        ("temperature 0 (greedy)", spec(0.0, 0, 1.0)),
-        ("temperature 0.5", spec(0.5, 0, 1.0)),
-        ("temperature 1", spec(1.0, 0, 1.0)),
-        ("temperature 2", spec(2.0, 0, 1.0)),
-        ("temperature 1, top_k 5", spec(1.0, 5, 1.0)),
-        ("temperature 1, top_p 0.5", spec(1.0, 0, 0.5)),
+        ("temperature 0 (greedy)", at(0.0).into()),
+        ("temperature 1", base.into()),
+        ("temperature 2", at(2.0).into()),
+        ("temperature 2, top_n_sigma 1", ParamsSpec { top_n_sigma: 1.0, ..at(2.0) }.into()),
+        ("top_k 5", ParamsSpec { top_k: 5, ..base }.into()),
+        ("top_p 0.5", ParamsSpec { top_p: 0.5, ..base }.into()),
+        ("XTC above 0.05", xtc.into()),
+        ("grammar: four letters", Set { adjustments, ..base.into() }),
     ]
+}
+
+/// What a grammar engine would allow where a word of four letters has to come: a bit a token.
+fn words_of_four() -> Vec<u32> {
+    let is_word = |token: u32| {
+        let text = assets::tokens().get(token).unwrap_or_default();
+        let word = text.strip_prefix(' ').unwrap_or(text);
+        word.len() == 4 && word.bytes().all(|letter| letter.is_ascii_lowercase())
+    };
+    let mut words = vec![0; VOCAB_SIZE.div_ceil(32) as usize];
+    for token in (0..VOCAB_SIZE).filter(|&token| is_word(token)) {
+        words[token as usize / 32] |= 1 << (token % 32);
+    }
+    words
 }
 
 /// The setting under which the other texts are shown.
@@ -248,9 +261,9 @@ fn chart(title: &str, answer: &Answer) -> Chart {
 fn questions(args: &Args) -> Vec<Question> {
     let charted = charted(args);
     let together = ParamsSpec { seed: Some(args.seed), draws: args.draws, ..TOGETHER };
-    let of_charted = settings(args).map(|(_, params)| Question { row: charted, params });
+    let of_charted = settings(args).map(|(_, set)| Question { row: charted, set });
     let others = (0..assets::rows().len()).filter(|&row| row != charted);
-    let of_others = others.map(|row| Question { row, params: together });
+    let of_others = others.map(|row| Question { row, set: together.into() });
     of_charted.into_iter().chain(of_others).collect()
 }
 

@@ -29,7 +29,7 @@ pub fn replay(
         let mut differences = 0;
         let mut draws = 0;
         for places in order.chunks(batch) {
-            let again: Vec<Question> = places.iter().map(|&i| questions[i]).collect();
+            let again: Vec<Question> = places.iter().map(|&i| questions[i].clone()).collect();
             for (&i, answer) in places.iter().zip(ask(sampler, &again)?) {
                 draws += answer.draws.len();
                 differences += usize::from(answer != answers[i]);

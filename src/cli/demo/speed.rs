@@ -3,6 +3,7 @@
 use super::ask_bytes;
 use crate::cli::sampler::Sampler;
 use crate::files::assets;
+use crate::files::params::Set;
 use bytes::Bytes;
 use logitd_core::params::ParamsSpec;
 use std::error::Error;
@@ -24,7 +25,7 @@ pub fn median(sampler: &mut dyn Sampler, rows: usize) -> Result<Duration, Box<dy
     let logits: Vec<u8> =
         assets::rows().iter().cycle().take(rows).flat_map(|row| &row.logits).copied().collect();
     let logits = Bytes::from(logits);
-    let params = vec![PARAMS; rows];
+    let params = vec![Set::from(PARAMS); rows];
     let mut times = Vec::new();
     let start = Instant::now();
     for call in 0..WARM_UP + CALLS_MAX {
