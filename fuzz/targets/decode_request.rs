@@ -343,6 +343,28 @@ fn seeds() -> Vec<Vec<u8>> {
             r.params[1].top_p = Some(2.0);
             r.on_invalid_row = api::OnInvalidRow::Status.into();
         }),
+        with(|r| {
+            r.params[0].typical_p = Some(0.9);
+            r.params[0].xtc_probability = 1.0;
+            r.params[0].top_n_sigma = 1.5;
+            r.params[0].dynatemp_range = 0.5;
+        }),
+        with(|r| {
+            r.params[0].draws = Some(1);
+            r.params[0].mirostat_tau = 3.0;
+            r.params[0].mirostat_mu = Some(-1.0);
+        }),
+        with(|r| {
+            r.params[0].draws = Some(1);
+            r.params[0].adaptive_target = Some(0.3);
+            r.params[0].adaptive_sum = Some(f32::NAN);
+        }),
+        with(|r| {
+            r.params[0].profile = api::Profile::Hf.into();
+            r.params[0].top_h = 0.4;
+            r.params[0].dry = None;
+        }),
+        with(|r| r.params[0].profile = 99),
         with(|r| r.params = vec![api::SamplingParams::default(); 2]),
         with(|r| r.dtype = api::Dtype::Bf16.into()),
         with(|r| (r.dtype, r.vocab_size) = (api::Dtype::F32.into(), 2)),
