@@ -17,7 +17,7 @@
 //!    the lower token wins, which is the lower index. The logprob depends on its `x`, `M` and the kept mass.
 //!
 //! Cuts behind top_k are given its k tokens and nothing else; those that look at all tokens, or keep what equals the k-th, are
-//! refused: [`looks_beyond`] tells.
+//! not for candidates.
 //!
 //! Greedy rows need only the first token of the order, and with every token of the vocabulary as a
 //! candidate there is nothing to be said. All else could depend on a logit that is not there:
@@ -25,7 +25,6 @@
 
 use crate::arithmetic::key::key32;
 use crate::batch::Dtype;
-use crate::params::{ParamsSpec, Profile};
 use bytes::Bytes;
 use half::{bf16, f16};
 use std::ops::Range;
@@ -116,29 +115,6 @@ pub struct CandidatesError {
 pub fn are_enough(candidates: usize, vocab_size: usize, temperature: f32, top_k: u32) -> bool {
     let cut = top_k >= 1 && top_k as usize <= candidates;
     temperature == 0.0 || cut || candidates == vocab_size
-}
-
-/// The first parameter by which a row could depend on tokens that are not among its candidates, although these
-/// [are enough](are_enough) for its temperature and its top_k.
-pub fn looks_beyond(spec: &ParamsSpec) -> Option<&'static str> {
-    let is_greedy = spec.temperature == 0.0;
-    match spec.profile {
-        Profile::Logitd if is_greedy => None,
-        // The standard deviation and the entropy are those of all tokens.
-        _ if spec.top_n_sigma > 0.0 => Some("top_n_sigma"),
-        _ if spec.dynatemp_range > 0.0 => Some("dynatemp_range"),
-        // A token that was left out could equal the last one of top_k.
-        Profile::Hf | Profile::Vllm | Profile::Sglang => (!is_greedy).then_some("profile"),
-        // Mirostat is without top_k here, and a greedy row has cuts, which may drop its first token.
-        Profile::Llamacpp if spec.mirostat_tau > 0.0 && !is_greedy => Some("mirostat_tau"),
-        Profile::Llamacpp if is_greedy && spec.top_k == 0 && spec.typical_p < 1.0 => {
-            Some("typical_p")
-        }
-        Profile::Llamacpp if is_greedy && spec.top_k == 0 && spec.xtc_probability > 0.0 => {
-            Some("xtc_probability")
-        }
-        _ => None,
-    }
 }
 
 /// How many rows these counts are of.
@@ -425,30 +401,5 @@ mod tests {
         assert!(!are_enough(50, 100, 1.0, 0));
         assert!(are_enough(100, 100, 1.0, 0));
         assert!(are_enough(100, 100, 1.0, 200));
-    }
-
-    #[test]
-    fn what_looks_at_all_tokens_is_named() {
-        let base = ParamsSpec { top_k: 5, typical_p: 0.9, ..Default::default() };
-        let of = |profile, temperature| ParamsSpec { profile, temperature, ..base };
-        assert_eq!(looks_beyond(&base), None);
-        assert_eq!(looks_beyond(&ParamsSpec { mirostat_tau: 5.0, ..base }), None);
-        for profile in [Profile::Hf, Profile::Vllm, Profile::Sglang] {
-            assert_eq!(looks_beyond(&of(profile, 1.0)), Some("profile"));
-            assert_eq!(looks_beyond(&of(profile, 0.0)), None);
-        }
-        let llama = of(Profile::Llamacpp, 0.0);
-        assert_eq!([of(Profile::Llamacpp, 1.0), llama].map(|spec| looks_beyond(&spec)), [None; 2]);
-        assert_eq!(looks_beyond(&ParamsSpec { top_k: 0, ..llama }), Some("typical_p"));
-        let spec = ParamsSpec { temperature: 1.0, mirostat_tau: 5.0, ..llama };
-        assert_eq!(looks_beyond(&spec), Some("mirostat_tau"));
-        for (temperature, wanted) in
-            [(1.0, [Some("top_n_sigma"), Some("dynatemp_range")]), (0.0, [None; 2])]
-        {
-            let base = ParamsSpec { temperature, ..base };
-            let sigma = ParamsSpec { top_n_sigma: 1.0, ..base };
-            let dynatemp = ParamsSpec { dynatemp_range: 0.5, ..base };
-            assert_eq!([sigma, dynatemp].map(|spec| looks_beyond(&spec)), wanted);
-        }
     }
 }

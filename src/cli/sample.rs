@@ -12,6 +12,7 @@ use crate::devices::DeviceChoice;
 use crate::files::assets::TokenTexts;
 use crate::files::npy::{Declared, LogitsFile};
 use crate::files::params::Set;
+use crate::wire::params::looks_beyond;
 use crate::wire::whole::DOUBLE_END;
 use logitd_core::backend::Backend;
 use logitd_core::backend::cuda::CudaOptions;
@@ -125,7 +126,7 @@ fn enough(candidates: u32, vocab_size: u32, sets: &[Set]) -> Result<(), Box<dyn 
         let (n, all) = (candidates.min(vocab_size) as usize, vocab_size as usize);
         !candidates::are_enough(n, all, spec.temperature, spec.top_k)
     });
-    let beyond = sets.iter().find_map(|set| candidates::looks_beyond(&set.params));
+    let beyond = sets.iter().find_map(|set| looks_beyond(&set.params));
     match wrong {
         None => match beyond.filter(|_| candidates < vocab_size) {
             None => Ok(()),

@@ -652,7 +652,7 @@ fn candidate_rows(
             };
             wrong.add(|| format!("params[{set}].top_k"), describe);
         }
-        let beyond = candidates::looks_beyond(&spec).filter(|_| enough && n < vocab_size);
+        let beyond = wire::params::looks_beyond(&spec).filter(|_| enough && n < vocab_size);
         if let Some(name) = beyond
             && !std::mem::replace(&mut named[set], true)
         {

@@ -6,6 +6,7 @@ use crate::cli::target::ServerArgs;
 use crate::config::values::{duration, fraction, timeout};
 use crate::files::npy::Declared;
 use crate::tools::load::{Arrivals, Choices, Pace, Pool, RowsDistribution, Shape};
+use crate::wire::params::looks_beyond;
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, ValueEnum};
 use logitd_core::backend::Backend;
 use logitd_core::backend::cpu::{Cpu, CpuOptions};
@@ -568,7 +569,7 @@ impl Args {
 
     /// Whether every row's answer follows from its candidates.
     fn enough(&self, candidates: usize, vocab_size: usize) -> Result<(), Box<dyn Error>> {
-        let beyond = self.params.each().find_map(|spec| candidates::looks_beyond(&spec));
+        let beyond = self.params.each().find_map(|spec| looks_beyond(&spec));
         if let Some(name) = beyond.filter(|_| candidates < vocab_size) {
             let flag = name.replace('_', "-");
             return Err(format!(
