@@ -790,7 +790,10 @@ impl SamplingParams {
         if self.is_greedy() || self.draw_rule != DrawRule::Race {
             return 0;
         }
-        let kept_max = self.top_k().map_or(vocab_size, |k| k.min(vocab_size));
+        // The other profiles keep all tokens that equal the last of top_k.
+        let is_exact = matches!(self.cuts.profile, Profile::Logitd | Profile::Llamacpp);
+        let top_k = self.top_k().filter(|_| is_exact);
+        let kept_max = top_k.map_or(vocab_size, |k| k.min(vocab_size));
         u64::from(kept_max) * u64::from(self.draws)
     }
 
