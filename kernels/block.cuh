@@ -68,24 +68,6 @@ DEVICE u64 block_max(u64 value, u64* partial) {
     return value;
 }
 
-// The greatest of the values, and the sum of the counts, which stays below 2^32. `partial` has room for twice WARPS.
-DEVICE u64 block_max_and_sum(u64 value, u32& count, u64* partial) {
-    value = warp_max_wide(value);
-    count = warp_sum(count);
-    if (lane_index() == 0) {
-        partial[warp_index()] = value;
-        partial[WARPS + warp_index()] = count;
-    }
-    __syncthreads();
-    count = 0;
-    for (u32 warp = 0; warp < WARPS; warp++) {
-        if (partial[warp] > value) value = partial[warp];
-        count += static_cast<u32>(partial[WARPS + warp]);
-    }
-    __syncthreads();
-    return value;
-}
-
 // Sorts `count` different values in shared memory, ascending: at most one to a thread.
 //
 // Each thread counts the values below its own. That is more comparisons than a network makes, but none waits

@@ -61,8 +61,7 @@ template <class D, bool CLUSTER> DEVICE void scan_tiles(const Work<D, CLUSTER>& 
 
 // Gathers what all blocks of the team found.
 template <class D, bool CLUSTER> DEVICE void gather_tiles(Work<D, CLUSTER>& work) {
-    u64 best = 0;
-    u32 candidates = 0;
+    u64 best = 0, candidates = 0;
     for (u32 tile = thread_index(); tile < work.view.tiles; tile += THREADS) {
         const u64 summary = __ldcg(work.tile_maxima + tile);
         const u32 key = static_cast<u32>(summary >> 32);
@@ -72,11 +71,11 @@ template <class D, bool CLUSTER> DEVICE void gather_tiles(Work<D, CLUSTER>& work
         const u64 ranked = static_cast<u64>(key) << 32 | ~tile;
         if (ranked > best) best = ranked;
     }
-    best = block_max_and_sum(best, candidates, work.shared->partial);
+    best = block_max(best, work.shared->partial);
     work.max_key = static_cast<u32>(best >> 32);
     work.max_tile = ~static_cast<u32>(best);
     work.max = value_of<D>(work.max_key);
-    work.candidates = candidates;
+    work.candidates = static_cast<u32>(block_sum(candidates, work.shared->partial));
 }
 
 template <class D> DEVICE RowStatus status_of(u32 max_key) {

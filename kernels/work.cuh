@@ -52,7 +52,7 @@ struct Scratch {
 
 // A block's shared memory. After it come the keys of all tiles of the row, then the staged slice.
 struct Shared {
-    u64 partial[2 * WARPS];
+    u64 partial[WARPS];
     u64 answer[4];
     u32 word;
     u32 reserved[3];

@@ -389,6 +389,8 @@ pub struct Results {
     inspections: Vec<Option<Box<Inspection>>>,
     /// What rows give back to their sequences; empty where none does.
     states: Vec<Option<State>>,
+    /// Which rows the processor sampled in a device's place; empty where none.
+    on_host: Vec<bool>,
 }
 
 impl Results {
@@ -413,6 +415,17 @@ impl Results {
         if rows.iter().any(|row| row.params.has_state()) {
             self.states.resize(rows.len(), None);
         }
+        self.on_host.clear();
+    }
+
+    /// Says which rows, one after another, the processor samples in the device's place.
+    pub fn set_on_host(&mut self, rows: &[bool]) {
+        rows.clone_into(&mut self.on_host);
+    }
+
+    /// Whether the processor sampled a row in the device's place: one that no kernel samples, or that does not fit a launch.
+    pub fn used_host(&self) -> bool {
+        self.on_host.contains(&true)
     }
 
     /// The place of each row's result, to be written independently (by several threads, say).
@@ -439,6 +452,7 @@ impl Results {
         let base = self.draws.len() as u32;
         extend(self.outcomes.len(), &mut self.inspections, &other.inspections, rows.clone());
         extend(self.outcomes.len(), &mut self.states, &other.states, rows.clone());
+        extend(self.outcomes.len(), &mut self.on_host, &other.on_host, rows.clone());
         self.outcomes.extend_from_slice(&other.outcomes[rows.clone()]);
         self.ends.extend(other.ends[rows].iter().map(|end| base + (end - start)));
         self.draws.extend_from_slice(&other.draws[start as usize..end as usize]);
@@ -477,18 +491,13 @@ impl Results {
 }
 
 /// Adds what some rows of another table have, where either table has anything of the kind.
-fn extend<T: Clone>(
-    len: usize,
-    own: &mut Vec<Option<T>>,
-    others: &[Option<T>],
-    rows: Range<usize>,
-) {
+fn extend<T: Clone + Default>(len: usize, own: &mut Vec<T>, others: &[T], rows: Range<usize>) {
     if own.is_empty() && others.is_empty() {
         return;
     }
-    own.resize(len, None);
+    own.resize(len, T::default());
     match others {
-        [] => own.resize(len + rows.len(), None),
+        [] => own.resize(len + rows.len(), T::default()),
         others => own.extend_from_slice(&others[rows]),
     }
 }

@@ -395,10 +395,18 @@ pub fn response(done: &Completed, told: &Told, plane: api::Plane) -> api::Sample
             copy_us: us(done.timings.copy),
             compute_us: us(done.timings.compute),
         }),
-        device: done.device.id.clone(),
+        device: device(done),
         arithmetic_version: arithmetic::VERSION,
         plane: plane.into(),
         columns: None,
+    }
+}
+
+/// Who computed the rows: the device, and the processor where it sampled some in the device's place.
+fn device(done: &Completed) -> String {
+    match done.results.used_host() {
+        true => format!("{}+cpu", done.device.id),
+        false => done.device.id.clone(),
     }
 }
 

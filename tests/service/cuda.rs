@@ -375,6 +375,12 @@ async fn the_server_over_the_shim() {
         assert_eq!(response.rows, expected(&request), "{rows} x {vocab_size}");
         assert_eq!(response.device, "shim");
     }
+    // A row that no kernel samples is the processor's, and the answer says so.
+    let mut request = request(3, 257, 3);
+    request.params[1].typical_p = Some(0.5);
+    let response = client.sample(request.clone()).await.unwrap();
+    assert_eq!(response.rows, expected(&request));
+    assert_eq!(response.device, "shim+cpu");
     server.stop().await.unwrap().unwrap();
 }
 

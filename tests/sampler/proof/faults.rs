@@ -132,7 +132,7 @@ const EDITS: &[(&str, &[Edit])] = &[
                 "const u64 m = row->weighed.mass[i]; spin_pause(); row->weighed.mass[i] = m + mass;",
                 Any,
             ),
-            ("a floor with half the tiles", "there < k", "2 * there < k", Bits),
+            ("a floor with half the tiles", "there < k", "2 * there < k", Any),
             ("a lost carry", "(old + part < old)", "0", Any),
             ("the bin before", "from < goal", "from <= goal", Any),
             ("one tie too many", "static_cast<u32>(wanted) - 1", "static_cast<u32>(wanted)", Any),

@@ -152,6 +152,7 @@ impl<D: Driver> Launcher<D> {
             all.map(|(row, _)| *row).collect::<Vec<Row<'_>>>()
         };
         let (launched, on_host) = (of(false), of(true));
+        results.set_on_host(&large);
         let slots = results.slots().zip(&large);
         let (host_slots, slots): (Vec<_>, Vec<_>) = slots.partition(|(_, large)| **large);
         if !launched.is_empty() {

@@ -45,7 +45,7 @@ impl Geometry {
         list: 1024,
         count_bins: 4096,
         mass_bins: 1024,
-        shared_bytes: 16_560,
+        shared_bytes: 16_496,
         scratch_bytes: 57_536,
     };
 }
