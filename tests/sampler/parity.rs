@@ -6,7 +6,7 @@
 //!     PROPTEST_CASES=20000 LOGITD_TEST_SEED=7 cargo test --release --test parity
 
 use crate::common::borders;
-use crate::common::case::{greatest, pattern, spec};
+use crate::common::case::{greatest, pattern, spec, spec_of_draws};
 use crate::common::real::{CARRIED, carried, carried_prefix, settings};
 use crate::common::{Case, Panel};
 use logitd::tools::generate::{self, Random, Values};
@@ -340,8 +340,7 @@ fn the_most_draws_of_one_row() {
     let mut panel = Panel::default();
     for index in 0..40 {
         let mut case = Case::generated(seed().wrapping_add(1), index, 5000);
-        let spec = ParamsSpec { draws: DRAWS_MAX, ..spec(&case.params) };
-        case.params = spec.parse(|| 0).unwrap();
+        case.params = spec_of_draws(&case.params, DRAWS_MAX).parse(|| 0).unwrap();
         panel.check(&[case]);
     }
 }

@@ -171,6 +171,20 @@ pub fn spec(params: &SamplingParams) -> ParamsSpec {
     (*params).into()
 }
 
+/// The same for so many draws, without what follows a sequence draw by draw.
+pub fn spec_of_draws(params: &SamplingParams, draws: u32) -> ParamsSpec {
+    let without = ParamsSpec::default();
+    ParamsSpec {
+        draws,
+        mirostat_tau: without.mirostat_tau,
+        mirostat_mu: without.mirostat_mu,
+        adaptive_target: without.adaptive_target,
+        adaptive_sum: without.adaptive_sum,
+        adaptive_weight: without.adaptive_weight,
+        ..spec(params)
+    }
+}
+
 /// Little-endian bytes of bit patterns.
 pub fn pack(dtype: Dtype, patterns: &[u32]) -> Vec<u8> {
     let size = dtype.size_bytes();
