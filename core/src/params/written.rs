@@ -2,7 +2,8 @@
 //!
 //! **One rule.** A number is compared with its range as it is written, before any rounding. Then it is
 //! rounded to the nearest f32, but what is not 0 does not become 0: it is the smallest f32 there is. So
-//! 1e-46 is as little a temperature as 1e-45, and the same however it is written.
+//! 1e-46 is as little a temperature as 1e-45, and the same however it is written. A range of all finite f32 has
+//! every number whose nearest f32 is finite.
 //!
 //! Whole numbers are whole however they are written: `5`, `5.0`, `5e0`.
 
@@ -111,10 +112,9 @@ impl Decimal {
         self.is_at_least(magnitude) && (self.magnitude() > magnitude || *self.digits > *digits)
     }
 
-    /// Whether it is within the finite f32, apart from its sign.
+    /// Whether the nearest f32 is finite. The greatest f32 is below its own shortest text, 3.4028235e38.
     pub fn is_finite_f32(&self) -> bool {
-        const MOST: &str = "34028234663852885981170418348451692544";
-        !self.is_above_digits(MOST, 38)
+        self.to_f32().is_finite()
     }
 
     /// With its sign; a zero has none.
@@ -250,6 +250,25 @@ mod tests {
         );
         for text in ["16.0000000000001", "17", "20", "100", "0.99999999999"] {
             assert!(real("dry_base", text).is_err(), "{text}");
+        }
+        // A state is any finite f32, in the text that an answer has it in.
+        for x in [f32::MAX, f32::MAX.next_down(), -0.0, f32::from_bits(1)] {
+            for text in [format!("{x:?}"), x.to_string()] {
+                assert_eq!(real("adaptive_weight", &text), Ok(x), "{text}");
+                assert_eq!(
+                    real("adaptive_sum", &format!("-{text}").replace("--", "")),
+                    Ok(-x),
+                    "{text}"
+                );
+                assert_eq!(
+                    Field::named("mirostat_mu").unwrap().of_f64(x.into()),
+                    Ok(Value::Real(x))
+                );
+            }
+        }
+        for text in ["3.4028236e38", "340282356779733661637539395458142568448", "1e999"] {
+            assert!(real("adaptive_weight", text).is_err(), "{text}");
+            assert!(real("adaptive_sum", &format!("-{text}")).is_err(), "{text}");
         }
     }
 
