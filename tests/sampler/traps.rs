@@ -5,7 +5,7 @@ use crate::common::{Case, Panel};
 use logitd_core::arithmetic::mass::{C, ROUND, ROUND_BITS, Scale, UNIT, mass};
 use logitd_core::arithmetic::{cut, philox::token_bits};
 use logitd_core::batch::{Dtype, Outcome, RowResult, RowStatus, VOCAB_SIZE_MAX};
-use logitd_core::params::ParamsSpec;
+use logitd_core::params::{ParamsSpec, Profile};
 
 const INF: f32 = f32::INFINITY;
 
@@ -118,6 +118,26 @@ fn a_row_of_only_minus_infinity_has_no_candidate() {
             assert_eq!(outcome(dtype, &x, ParamsSpec { top_p: 0.5, ..Default::default() }), failed);
         }
     }
+}
+
+#[test]
+fn mirostat_in_llama_cpp_is_alone() {
+    let alone = ParamsSpec { mirostat_tau: 6.0, temperature: 0.8, ..Default::default() };
+    let dynamic = ParamsSpec { dynatemp_range: 0.5, ..alone };
+    for x in [vec![1.0, 5.0, 2.0, 5.0, 4.5, 3.0, -INF, 0.5, 5.0, -2.0], ramp(300), ramp(5000)] {
+        let [kept, of_dynamic] = [alone, dynamic].map(|spec| {
+            let spec = ParamsSpec { profile: Profile::Llamacpp, ..spec };
+            outcome(Dtype::F32, &x, spec)
+        });
+        assert_eq!(kept, of_dynamic, "{} tokens", x.len());
+        let logitd = [alone, dynamic].map(|spec| outcome(Dtype::F32, &x, spec));
+        assert_ne!(logitd[0], logitd[1], "{} tokens", x.len());
+    }
+}
+
+/// Logits that fall evenly from 5 to 0.
+fn ramp(tokens: u16) -> Vec<f32> {
+    (0..tokens).map(|i| 5.0 - 5.0 * f32::from(i) / f32::from(tokens)).collect()
 }
 
 #[test]

@@ -51,10 +51,8 @@ pub fn cut<S: Simd>(
         profile => profile.stages().iter().for_each(|stage| chain.apply(*stage)),
     }
     let range = chain.range;
-    if dynamic && of_llamacpp {
-        if of_chain != 1.0 {
-            groups.weigh(s, max, Scale::new(1.0));
-        }
+    // With mirostat, that is all there is; else the groups were weighed at 1 for the chain.
+    if dynamic && of_llamacpp && !has_mirostat {
         temperature = dynamic_temperature(groups, range.clone(), temperature, cuts.dynatemp);
     }
     Left { range, temperature }

@@ -47,7 +47,8 @@ pub fn cut(x: &[f32], params: &SamplingParams) -> Left {
         chain.apply(*cut);
     }
     let range = chain.range;
-    if cuts.profile == Profile::Llamacpp && cuts.dynatemp.range > 0.0 && temperature > 0.0 {
+    let is_dynamic = cuts.dynatemp.range > 0.0 && temperature > 0.0 && !has_mirostat;
+    if cuts.profile == Profile::Llamacpp && is_dynamic {
         temperature = dynamic(&x[range.clone()], x[0], temperature, cuts.dynatemp);
     }
     Left { range, temperature }
