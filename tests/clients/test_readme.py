@@ -28,6 +28,14 @@ class Readme(unittest.TestCase):
         needed = re.search(r'^rust-version = "(.*)"$', (ROOT / "Cargo.toml").read_text(), re.M)[1]
         self.assertIn(f"With Rust {needed} or later", README)
 
+    def test_the_tests_that_the_table_of_controls_names_exist(self):
+        table = re.search(r"^### Controls, beside those of others\n(.*?)^What logitd", README, re.M | re.S)[1]
+        cells = [line.split("|")[2].strip() for line in table.splitlines() if line.startswith("| ")]
+        named = [re.fullmatch(r"yes: \[`(\w+)`\]\((\S+)\)", cell) for cell in cells if cell.startswith("yes")]
+        self.assertGreater(len(named), 10)
+        for test in named:
+            self.assertRegex((ROOT / test[2]).read_text(), rf"\b(fn|def) {test[1]}\(")
+
     def test_the_example_answers_as_printed(self):
         api = section("The API")
         command, = blocks(api, "sh")
