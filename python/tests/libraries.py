@@ -51,7 +51,7 @@ class Vllm:
     ) -> np.ndarray:
         config = SimpleNamespace(scheduler_config=SimpleNamespace(max_num_seqs=1))
         processor = self.processors.MinPLogitsProcessor(config, self.torch.device("cpu"), False)
-        request = (0, SimpleNamespace(min_p=min_p), None, [])
+        request: tuple[Any, ...] = (0, SimpleNamespace(min_p=min_p), None, [])
         processor.update_state(SimpleNamespace(batch_size=1, added=[request], removed=[], moved=[]))
         asked = SimpleNamespace(
             all_greedy=False, all_random=True, generators={}, temperature=self.torch.tensor([temperature]),

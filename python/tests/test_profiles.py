@@ -15,7 +15,7 @@ from libraries import LlamaCpp, Sglang, Transformers, Vllm
 
 import logitd
 
-LIBRARIES = {"hf": Transformers, "vllm": Vllm, "sglang": Sglang, "llamacpp": LlamaCpp}
+LIBRARIES: dict[str, type[Any]] = {"hf": Transformers, "vllm": Vllm, "sglang": Sglang, "llamacpp": LlamaCpp}
 
 # In which ways two sets of tokens are told apart. All but the last are borders.
 SAME = "same"
@@ -29,7 +29,7 @@ LITTLE = [1e-7, 1e-6, 1e-5, 1e-4, 3e-4]
 # What each keeps of whole rows: the parameters, and how many of the rows and temperatures may differ in how many of equal logits
 # or in rounding. Which of equal logits a library keeps is up to its sort, which is not stable.
 TEMPERATURES = [0.7, 1.0, 1.5]
-WHOLE = {
+WHOLE: dict[str, list[tuple[dict[str, Any], int]]] = {
     "hf": [
         ({"top_k": 50}, 0), ({"min_p": 0.05}, 0), ({"epsilon_cutoff": 3e-4}, 0), ({"top_p": 0.95}, 0), ({"top_p": 0.5}, 0),
         ({"typical_p": 0.9}, 7), ({"typical_p": 0.5}, 2), ({"typical_p": 0.2}, 1),
@@ -164,7 +164,7 @@ def test_sglang_takes_a_nucleus_of_the_whole_row_where_flashinfer_does_not() -> 
     library = Sglang()
     found = Counter[bool]()
     for row in rows():
-        nucleus = {"top_k": 50, "top_p": 0.9}
+        nucleus: dict[str, Any] = {"top_k": 50, "top_p": 0.9}
         theirs = library.kept(row.astype(np.float32), temperature=1, min_p=0.02, **nucleus)
         of_torch = np.intersect1d(ours(row, "sglang", nucleus), ours(row, "sglang", {"min_p": 0.02}))
         assert at_one_border(row, of_torch, theirs)
@@ -192,7 +192,7 @@ def test_llama_cpp_has_no_entropy_after_top_n_sigma() -> None:
 
 def test_llama_cpp_without_a_temperature_takes_the_first_token_that_is_left() -> None:
     library = LlamaCpp()
-    cuts = {"top_k": 40, "xtc_probability": 1, "xtc_threshold": 0.05}
+    cuts: dict[str, Any] = {"top_k": 40, "xtc_probability": 1, "xtc_threshold": 0.05}
     changed = 0
     for row in rows():
         row = np.unique(row)
