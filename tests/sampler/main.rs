@@ -10,6 +10,7 @@ mod inspections;
 mod invariance;
 mod kernels;
 mod loans;
+mod page;
 mod parity;
 mod positions;
 mod proof;

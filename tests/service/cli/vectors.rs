@@ -55,6 +55,32 @@ fn every_backend_returns_the_known_answers() {
     }
 }
 
+/// The blocks of JSON on the page that defines the arithmetic: its rows, and a case a line.
+fn of_the_page() -> Value {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("docs/arithmetic.md");
+    let page = std::fs::read_to_string(path).unwrap();
+    let blocks = page.split("\n```json\n").skip(1).map(|rest| rest.split("\n```").next().unwrap());
+    let (rows, cases): (Vec<&str>, Vec<&str>) =
+        blocks.partition(|text| text.starts_with("{\"rows\""));
+    let rows: Value = serde_json::from_str(rows[0]).unwrap();
+    let lines = cases.into_iter().flat_map(str::lines);
+    let cases: Vec<Value> = lines.map(|line| serde_json::from_str(line).unwrap()).collect();
+    json!({"rows": rows["rows"], "cases": cases})
+}
+
+#[test]
+fn every_backend_returns_the_known_answers_of_the_page() {
+    let folder = Folder::new();
+    let page = of_the_page();
+    assert!(page["cases"].as_array().unwrap().len() > 80, "{page}");
+    let file = folder.vectors("page.json", &page);
+    let cpu = Isa::ALL.iter().filter(|isa| isa.is_supported()).map(|isa| format!("cpu:{isa}"));
+    for backend in cpu.chain(["reference".into()]) {
+        let text = folder.verify(0, &[&file, "--a", &backend]);
+        assert!(text.contains(": 0 differences") && !text.contains("skipped"), "{backend}: {text}");
+    }
+}
+
 #[test]
 fn a_server_returns_the_known_answers_that_the_api_has() {
     let folder = Folder::new();
