@@ -16,7 +16,8 @@
 //! use them: [`deviation`] (top-n-sigma), [`head`] (top-h), [`cutoffs`] (top-a, eta), [`mirostat`], [`xtc`], [`adaptive`],
 //! [`dynatemp`]; in which order, by profile: [`stages`].
 //!
-//! These are the scalar definitions. Backends compute the same bits in whatever way is fast.
+//! These are the scalar definitions; `docs/arithmetic.md` states them in prose, for implementations in other languages.
+//! Backends compute the same bits in whatever way is fast.
 //! Nothing here knows anything but `core`, `half` (widening) and `libm` (the logarithm of
 //! [`logprob`] and of one host constant).
 
