@@ -143,7 +143,8 @@ mod tests {
         }
         for profile in Profile::ALL {
             let is_of = |case: &&Case| case.params.all_cuts().profile == profile;
-            assert!(cases.iter().filter(is_of).count() > 20, "{}", profile.name());
+            let count = cases.iter().filter(is_of).count();
+            assert!(count > 30, "{count} rows of {}", profile.name());
         }
     }
 

@@ -24,8 +24,12 @@ pub fn shaped(
     let p = Probabilities::of(&x, params.temperature());
     let profile = random.pick(&Profile::ALL);
     let mut spec = ParamsSpec { profile, ..params.into() };
-    // One or two of them, mostly: more would leave a token each time.
-    for _ in 0..1 + random.below(3) {
+    // One or two of them, mostly: more would leave a token each time. Two profiles have none.
+    let cuts = match profile {
+        Profile::Vllm | Profile::Sglang => 0,
+        _ => 1 + random.below(3),
+    };
+    for _ in 0..cuts {
         add(&mut spec, random, &p);
     }
     if spec.mirostat_tau > 0.0 || spec.adaptive_target.is_some() {
