@@ -4,6 +4,7 @@ use super::runner::Runner;
 use crate::common::compare::first_difference;
 use crate::common::{Case, beside, borders, known};
 use logitd::tools::generate::{Random, Values};
+use logitd_core::adjustments::AdjustmentsSpec;
 use logitd_core::backend::cuda::plan::{Kernel, Packing};
 use logitd_core::backend::{Backend, reference::Reference};
 use logitd_core::batch::{Dtype, Results};
@@ -141,7 +142,23 @@ fn edges() -> Vec<Case> {
 fn adjusted_and_asked() -> Vec<Case> {
     let sizes = [(7, Dtype::F16), (300, Dtype::Bf16), (3001, Dtype::F16), (1025, Dtype::F32)];
     let each = sizes.into_iter().enumerate();
-    each.flat_map(|(salt, (n, dtype))| beside::of_size(n, dtype, salt)).collect()
+    let asked = each.flat_map(|(salt, (n, dtype))| beside::of_size(n, dtype, salt));
+    asked.chain(neighbours()).collect()
+}
+
+/// Rows whose last share is banned in part, each before one whose first token is drawn: rows that are packed tightly lie side
+/// by side.
+fn neighbours() -> impl Iterator<Item = Case> {
+    let greedy = ParamsSpec { temperature: 0.0, ..Default::default() };
+    Dtype::ALL.into_iter().flat_map(move |dtype| {
+        let row = |n: usize| (0..n).map(|i| if i == 0 { 2.0 } else { 1.0 }).collect::<Vec<f32>>();
+        [9, 261].into_iter().flat_map(move |n| {
+            let case = Case::values(&format!("{n} tokens, side by side"), dtype, &row(n), greedy);
+            let banned_ids = vec![0, n as u32 - 1];
+            let banned = AdjustmentsSpec { banned_ids, ..Default::default() };
+            [case.clone().adjusted(banned), case]
+        })
+    })
 }
 
 /// Rows with more equal tokens than 16 bits count, and more mass than 32 bits hold, in one bin.
