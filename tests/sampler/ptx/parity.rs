@@ -158,7 +158,11 @@ fn planted_faults_are_found() {
         let mut ptx = open(kernels, options);
         let mut panel = Panel::of(Vec::new());
         (0..40).any(|row| {
-            let case = if row == 0 { flat() } else { Case::generated(70, row, 1500) };
+            let case = match row {
+                0 => flat(),
+                1 => level(),
+                _ => Case::generated(70, row, 1500),
+            };
             panel.check(std::slice::from_ref(&case));
             let mut got = Results::default();
             let answer = ptx.sample(&[case.place().row()], &mut got);
@@ -179,6 +183,12 @@ fn planted_faults_are_found() {
 fn flat() -> Case {
     let logits = Values::Model.logits(&mut Random::new(1, 1), Dtype::F32, 1500, 1.0);
     Case::new("flat", Dtype::F32, logits, ParamsSpec { temperature: 2.0, ..Default::default() })
+}
+
+/// A row of one value, of which a few tokens are kept: all of them equal the floor of top-k.
+fn level() -> Case {
+    let logits = Values::Constant.logits(&mut Random::new(1, 2), Dtype::F32, 1500, 1.0);
+    Case::new("level", Dtype::F32, logits, ParamsSpec { top_k: 3, ..Default::default() })
 }
 
 /// Every fused multiply-add as a product and a sum.
