@@ -405,15 +405,14 @@ fn bench_runs_and_names_the_fake() {
     let wrong = logitd(&args, &[("FAKE_CUDA_FAULT", "flip:20")]);
     assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("is wrong in row"), "{wrong:?}");
-    // Only where a row has adjustments or questions there is a kernel for them.
-    let one = |case: &str, batch: usize| {
-        lines.iter().filter(|line| line["case"] == case).nth(batch).expect("two batches")
-    };
-    for case in ["adjusted", "logprobs_top20"] {
-        assert_eq!(one(case, 1)["rows"], 3);
+    for case in ["constant_top_p", "typical_p"] {
+        let said = logitd(&["bench", "--device=cuda", "--case", case], &[]);
+        let said = String::from_utf8_lossy(&said.stderr);
+        assert!(
+            said.contains(&format!("--case is {case}; with --device allowed: top_k_top_p,")),
+            "{said}"
+        );
     }
-    let said = logitd(&["bench", "--device=cuda", "--case=constant_top_p"], &[]);
-    assert!(String::from_utf8_lossy(&said.stderr).contains("not of real rows"), "{said:?}");
     let said = logitd(&["bench", "--device=cpu"], &[]);
     assert!(String::from_utf8_lossy(&said.stderr).contains("no clock of its own"), "{said:?}");
     // Before a launch is timed the caches are filled by reading. What fills them by writing would be timed too.
@@ -423,5 +422,9 @@ fn bench_runs_and_names_the_fake() {
     let log = std::fs::read_to_string(log).unwrap();
     let timed: Vec<&str> = log.lines().skip_while(|line| !line.contains("logitd_read")).collect();
     assert_eq!(timed.iter().filter(|line| line.contains("logitd_read")).count(), 18 * 3);
+    // Kernels run beside the one that draws only where a case has work for them: in two batches, each once for the check
+    // and three times in each of three passes.
+    let launched = |kernel| timed.iter().filter(|line| line.contains(kernel)).count();
+    assert_eq!((launched("logitd_adjust"), launched("logitd_inspect")), (3 * 2 * 10, 2 * 10));
     assert!(timed.iter().all(|line| !line.starts_with("memset")), "{timed:?}");
 }

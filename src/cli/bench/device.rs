@@ -4,7 +4,7 @@ use super::{Args, VOCAB_SIZE, make_rows};
 use crate::cli::Outcome;
 use crate::devices::{BackendName, describe};
 use crate::tools::bench::Values;
-use crate::tools::bench::launches::{Measurement, Subject, params_of, usual};
+use crate::tools::bench::launches::{Measurement, NAMES, Subject, cases, params_of};
 use logitd_core::backend::cuda::Cuda;
 use logitd_core::batch::Dtype;
 use std::io::{self, Write, stdout};
@@ -22,11 +22,10 @@ pub(super) fn run(args: &Args, device: BackendName) -> Outcome {
             format!("--device {device} has no clock of its own; give cuda or cuda:N").into()
         );
     };
-    let cases = if args.case.is_empty() { usual() } else { args.case.clone() };
-    if let Some(case) = cases.iter().find(|case| case.values != Values::Real) {
-        return Err(
-            format!("--case {} is not of real rows: --device has no others", case.name).into()
-        );
+    let cases = if args.case.is_empty() { cases() } else { args.case.clone() };
+    if let Some(case) = cases.iter().find(|case| !NAMES.contains(&case.name)) {
+        let allowed = NAMES.join(", ");
+        return Err(format!("--case is {}; with --device allowed: {allowed}", case.name).into());
     }
     let batches = if args.batch.is_empty() { BATCHES.to_vec() } else { args.batch.clone() };
     let vocab_sizes = match args.vocab_size {

@@ -17,8 +17,8 @@ use logitd_core::params::ParamsSpec;
 use std::error::Error;
 use std::time::Duration;
 
-/// The cases that are timed unless others are named.
-const USUAL: [&str; 9] = [
+/// The cases that are timed: of real rows, and with nothing that a kernel does not do.
+pub const NAMES: [&str; 9] = [
     "top_k_top_p",
     "top_p",
     "greedy",
@@ -30,10 +30,10 @@ const USUAL: [&str; 9] = [
     "logprobs_top20",
 ];
 
-/// The cases that are timed unless others are named, in the order of the report.
-pub fn usual() -> Vec<&'static Case> {
+/// The cases that are timed, in the order of the report.
+pub fn cases() -> Vec<&'static Case> {
     let find = |name| CASES.iter().find(|case| case.name == name).expect("the name of a case");
-    USUAL.map(find).to_vec()
+    NAMES.map(find).to_vec()
 }
 
 /// What a case asks of one row: where it has top_k or top_p, each row has another.

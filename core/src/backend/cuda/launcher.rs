@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 /// are copied into another slot, so that copying and computing overlap. A row that is lent and lies in the
 /// device's memory does not pass through the host's.
 ///
-/// A row that does not fit a launch with its adjustments and what is asked of it beside tokens is sampled by the
-/// processor, which has the same bits.
+/// A row with cuts that no kernel knows, or that does not fit a launch with its adjustments and what is asked of it beside
+/// tokens, is sampled by the processor, which has the same bits.
 pub struct Launcher<D> {
     driver: D,
     /// The device's id, by which lent rows know whether they lie there.
@@ -91,10 +91,10 @@ impl<D: Driver> Launcher<D> {
     /// Samples every row: on the device, but for those that do not fit.
     fn run_all(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), String> {
         let begun = Instant::now();
-        let large: Vec<bool> = rows.iter().map(|row| self.is_too_large(row)).collect();
+        let on_host: Vec<bool> = rows.iter().map(|row| self.is_for_host(row)).collect();
         self.copy_time += begun.elapsed();
-        if large.contains(&true) {
-            self.run_with_host(rows, large, results)
+        if on_host.contains(&true) {
+            self.run_with_host(rows, &on_host, results)
         } else {
             self.run(rows, results.slots())
         }
@@ -126,7 +126,7 @@ impl<D: Driver> Launcher<D> {
 
     /// Whether a row goes to the processor: one with cuts that have no kernel; and one with adjustments, or of which more
     /// than tokens is asked, that does not fit a launch. Others always do.
-    fn is_too_large(&mut self, row: &Row<'_>) -> bool {
+    fn is_for_host(&mut self, row: &Row<'_>) -> bool {
         if row.params().cuts().is_some() {
             return true;
         }
@@ -144,17 +144,17 @@ impl<D: Driver> Launcher<D> {
     fn run_with_host(
         &mut self,
         rows: &[Row<'_>],
-        large: Vec<bool>,
+        on_host: &[bool],
         results: &mut Results,
     ) -> Result<(), String> {
         let of = |wanted: bool| {
-            let all = rows.iter().zip(&large).filter(move |(_, large)| **large == wanted);
+            let all = rows.iter().zip(on_host).filter(move |(_, on_host)| **on_host == wanted);
             all.map(|(row, _)| *row).collect::<Vec<Row<'_>>>()
         };
-        let (launched, on_host) = (of(false), of(true));
-        results.set_on_host(&large);
-        let slots = results.slots().zip(&large);
-        let (host_slots, slots): (Vec<_>, Vec<_>) = slots.partition(|(_, large)| **large);
+        let (launched, host_rows) = (of(false), of(true));
+        results.set_on_host(on_host);
+        let slots = results.slots().zip(on_host);
+        let (host_slots, slots): (Vec<_>, Vec<_>) = slots.partition(|(_, on_host)| **on_host);
         if !launched.is_empty() {
             self.run(&launched, slots.into_iter().map(|(slot, _)| slot))?;
         }
@@ -162,7 +162,7 @@ impl<D: Driver> Launcher<D> {
             Some(host) => host,
             none => none.insert(Cpu::new(CpuOptions::default()).map_err(|e| e.to_string())?),
         };
-        host.sample(&on_host, &mut self.host_results).map_err(|error| error.reason)?;
+        host.sample(&host_rows, &mut self.host_results).map_err(|error| error.reason)?;
         for ((slot, _), found) in host_slots.into_iter().zip(self.host_results.slots()) {
             *slot.outcome = *found.outcome;
             slot.draws.copy_from_slice(found.draws);
