@@ -176,14 +176,15 @@ Examples:
   logitd tune --recorded today.trace --compare temperature=0.7   what 0.7 would have changed
   optuna-dashboard study.journal                                 every setting, in Optuna's dashboard
 
-Metrics, each a mean over positions:
+Metrics, each a mean over positions but for choices:
   nll        mean negative log-likelihood of the text's tokens under a setting, in nats; lower is better. A token that
              is cut costs --miss-nats
   brier      squared distance between what is drawn and what came; finite whatever is cut
   coverage   tokens of the text that are kept
   tail       draws of tokens that the model itself holds for very unlikely
   entropy    nats of choice a step
-  choices    equally likely tokens that would be drawn twice in a row as often
+  choices    of how many equally likely tokens the same one would be drawn twice in a row as often: rows over the sum of
+             those chances
   surprise   nats that the model is surprised by what is drawn
 
 A setting is judged a step after text that people wrote (teacher-forced). Errors that feed on themselves, loops above all, show only

@@ -81,7 +81,9 @@ pub fn run_command(args: TuneArgs) -> Outcome {
     let took = start.elapsed();
     let report = report(&args, &session, axes, &mut see)?;
     drop(progress);
-    warn(session.results(), &report.shown[1].sums);
+    if let Some(plain) = report.plain() {
+        warn(session.results(), &plain.sums);
+    }
     match args.json {
         true => table::json(&mut stdout(), &report, &Default::default())?,
         false => {
