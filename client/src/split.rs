@@ -109,9 +109,12 @@ fn race_tokens(params: &SamplingParams, tokens: u64) -> u64 {
     if params.draw_rule() != DrawRule::Race || params.temperature == Some(0.0) {
         return 0;
     }
-    // Others keep tokens that equal the last of top_k.
-    let is_exact =
-        matches!(params.profile(), Profile::Unspecified | Profile::Logitd | Profile::Llamacpp);
+    // Others keep tokens that equal the last of top_k, and mirostat of llama.cpp is without it.
+    let is_exact = match params.profile() {
+        Profile::Unspecified | Profile::Logitd => true,
+        Profile::Llamacpp => params.mirostat_tau == 0.0,
+        _ => false,
+    };
     let kept = match params.top_k {
         top_k if top_k > 0 && is_exact => tokens.min(top_k.into()),
         _ => tokens,

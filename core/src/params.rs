@@ -11,6 +11,7 @@ pub mod written;
 
 pub use crate::arithmetic::draw::DrawRule;
 use crate::arithmetic::plan::Plan;
+use crate::arithmetic::stages::Stage;
 pub use cuts::{Adaptive, Cuts, Dynatemp, Mirostat, Profile, Xtc};
 use std::fmt;
 use written::Decimal;
@@ -790,11 +791,19 @@ impl SamplingParams {
         if self.is_greedy() || self.draw_rule != DrawRule::Race {
             return 0;
         }
-        // The other profiles keep all tokens that equal the last of top_k.
-        let is_exact = matches!(self.cuts.profile, Profile::Logitd | Profile::Llamacpp);
-        let top_k = self.top_k().filter(|_| is_exact);
-        let kept_max = top_k.map_or(vocab_size, |k| k.min(vocab_size));
-        u64::from(kept_max) * u64::from(self.draws)
+        u64::from(self.kept_max(vocab_size)) * u64::from(self.draws)
+    }
+
+    /// The most tokens that the cuts can leave of a row of so many, which is known before the row is sampled.
+    pub fn kept_max(&self, vocab_size: u32) -> u32 {
+        if self.is_greedy() {
+            return 1;
+        }
+        let Cuts { profile, mirostat, .. } = self.cuts;
+        // Tokens that equal the last of top_k are kept too, or mirostat is the only cut.
+        let is_more =
+            profile.keeps_ties(Stage::TopK) || profile == Profile::Llamacpp && mirostat.tau > 0.0;
+        self.top_k().filter(|_| !is_more).map_or(vocab_size, |k| k.min(vocab_size))
     }
 
     /// The penalties, or `None` where all are off.

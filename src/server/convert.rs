@@ -18,7 +18,7 @@ use logitd_core::adjustments::{self, Adjustments, AdjustmentsError};
 use logitd_core::arithmetic;
 use logitd_core::batch::{Dtype, Loan, LoanError, RowResult, VOCAB_SIZE_MAX};
 use logitd_core::candidates::{self, CandidateRow, CandidatesError, TokenList};
-use logitd_core::params::{DRAWS_MAX, Field, ParamsSpec, Profile, SamplingParams};
+use logitd_core::params::{DRAWS_MAX, Field, ParamsSpec, SamplingParams};
 use logitd_proto::{self as api, RowLayout};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -364,13 +364,7 @@ fn inspection_bytes(row: &RequestRow, vocab_size: u32) -> usize {
     let top = inspect.top.min(row_tokens) as usize;
     let tokens = params.draws() as usize + top + inspect.ids.len();
     let each = DISTRIBUTION_BYTES + tokens * TOKEN_BYTES;
-    // Where tokens that equal the last of top_k are kept, there can be any number of them.
-    let profile = params.cuts().map_or(Profile::Logitd, |cuts| cuts.profile);
-    let is_exact = matches!(profile, Profile::Logitd | Profile::Llamacpp);
-    let kept_max = match params.is_greedy() {
-        true => 1,
-        false => params.top_k().filter(|_| is_exact).map_or(row_tokens, |k| k.min(row_tokens)),
-    };
+    let kept_max = params.kept_max(row_tokens);
     let kept = inspect.kept_ids_max.map_or(0, |most| kept_bytes(kept_max, most, vocab_size));
     inspect.distributions().count() * each + kept
 }

@@ -140,10 +140,13 @@ pub fn looks_beyond(spec: &ParamsSpec) -> Option<&'static str> {
         Profile::Hf | Profile::Vllm | Profile::Sglang => (!is_greedy).then_some("profile"),
         // Mirostat is without top_k here, and a greedy row has cuts, which may drop its first token.
         Profile::Llamacpp if spec.mirostat_tau > 0.0 && !is_greedy => Some("mirostat_tau"),
-        Profile::Llamacpp if is_greedy && spec.top_k == 0 && spec.typical_p < 1.0 => {
+        // A greedy row has cuts there, whatever its candidates are enough for.
+        Profile::Llamacpp if is_greedy && spec.mirostat_tau == 0.0 && spec.typical_p < 1.0 => {
             Some("typical_p")
         }
-        Profile::Llamacpp if is_greedy && spec.top_k == 0 && spec.xtc_probability > 0.0 => {
+        Profile::Llamacpp
+            if is_greedy && spec.mirostat_tau == 0.0 && spec.xtc_probability > 0.0 =>
+        {
             Some("xtc_probability")
         }
         _ => None,
@@ -287,8 +290,11 @@ mod tests {
             assert_eq!(looks_beyond(&of(profile, 0.0)), None);
         }
         let llama = of(Profile::Llamacpp, 0.0);
-        assert_eq!([of(Profile::Llamacpp, 1.0), llama].map(|spec| looks_beyond(&spec)), [None; 2]);
-        assert_eq!(looks_beyond(&ParamsSpec { top_k: 0, ..llama }), Some("typical_p"));
+        assert_eq!(looks_beyond(&of(Profile::Llamacpp, 1.0)), None);
+        assert_eq!(looks_beyond(&llama), Some("typical_p"));
+        let xtc = ParamsSpec { typical_p: 1.0, xtc_probability: 1.0, ..llama };
+        assert_eq!(looks_beyond(&xtc), Some("xtc_probability"));
+        assert_eq!(looks_beyond(&ParamsSpec { mirostat_tau: 5.0, ..llama }), None);
         let spec = ParamsSpec { temperature: 1.0, mirostat_tau: 5.0, ..llama };
         assert_eq!(looks_beyond(&spec), Some("mirostat_tau"));
         for (temperature, wanted) in

@@ -88,7 +88,7 @@ impl<D: Driver> Launcher<D> {
         self.host.is_some()
     }
 
-    /// Samples every row: on the device, but for those that do not fit.
+    /// Samples every row: on the device, but for those that are for the processor.
     fn run_all(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), String> {
         let begun = Instant::now();
         let on_host: Vec<bool> = rows.iter().map(|row| self.is_for_host(row)).collect();
