@@ -390,6 +390,9 @@ mod tests {
         assert_eq!(parts(SamplingParams { temperature: Some(0.0), ..set(0, 5) }), 1);
         let cumulative = DrawRule::Cumulative.into();
         assert_eq!(parts(SamplingParams { profile: Profile::Hf.into(), ..set(5, 5) }), 15);
+        let llamacpp = SamplingParams { profile: Profile::Llamacpp.into(), ..set(1, 1) };
+        assert_eq!(parts(llamacpp.clone()), 1);
+        assert_eq!(parts(SamplingParams { mirostat_tau: 5.0, ..llamacpp }), 3);
         assert_eq!(parts(SamplingParams { draw_rule: cumulative, ..set(0, 5) }), 1);
     }
 

@@ -907,6 +907,19 @@ mod tests {
     }
 
     #[test]
+    fn no_more_tokens_are_kept_than_is_said_before() {
+        let kept_max = |spec: ParamsSpec| spec.parse(|| 0).unwrap().kept_max(100);
+        let base = ParamsSpec { top_k: 5, ..Default::default() };
+        let of = |profile| ParamsSpec { profile, ..base };
+        assert_eq!([base, ParamsSpec { top_k: 0, ..base }].map(kept_max), [5, 100]);
+        assert_eq!(kept_max(ParamsSpec { temperature: 0.0, ..base }), 1);
+        assert_eq!(Profile::ALL.map(|profile| kept_max(of(profile))), [5, 100, 100, 100, 5]);
+        // There mirostat is the only cut.
+        assert_eq!(kept_max(ParamsSpec { mirostat_tau: 5.0, ..of(Profile::Llamacpp) }), 100);
+        assert_eq!(kept_max(ParamsSpec { mirostat_tau: 5.0, ..base }), 5);
+    }
+
+    #[test]
     fn the_edges_of_every_range_are_accepted() {
         for t in [0.0, -0.0, 1e-30, 1e-4, 1.0, 1e4] {
             assert!(parse(|s| s.temperature = t).is_ok(), "{t}");

@@ -376,6 +376,17 @@ async fn candidates_have_the_cuts_that_look_at_nothing_else() {
         (SamplingParams { profile: Profile::Vllm.into(), ..base.clone() }, "profile"),
         (SamplingParams { profile: Profile::Sglang.into(), ..base.clone() }, "profile"),
         (SamplingParams { typical_p: Some(0.5), top_k: 0, ..base.clone() }, "top_k"),
+        // Greedy, but not the first token: these cuts would look at ten where the row has twenty for them.
+        (
+            SamplingParams {
+                profile: Profile::Llamacpp.into(),
+                temperature: Some(0.0),
+                typical_p: Some(0.5),
+                top_k: 20,
+                ..base.clone()
+            },
+            "typical_p",
+        ),
     ] {
         let whole = SampleRequest { params: vec![set], ..request(2, 100, 1) };
         let (path, said) = refused(&client, sparse(&whole, 10)).await;
