@@ -19,7 +19,7 @@
 //! Cuts behind top_k are given its k tokens and nothing else; those that look at all tokens, or keep what equals the k-th, are
 //! not for candidates.
 //!
-//! Greedy rows need only the first token of the order, and with every token of the vocabulary as a
+//! Greedy rows need only the first token of the order (but those with the cuts of llama.cpp, which are not for candidates), and with every token of the vocabulary as a
 //! candidate there is nothing to be said. All else could depend on a logit that is not there:
 //! [`are_enough`] tells.
 

@@ -202,7 +202,7 @@ impl<K: Eq + Hash> Places<K> {
     }
 }
 
-/// A set with another parameter.
+/// A set with a parameter that is not evaluated.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error(
     "set {set} has {field} {value}; sets can have temperature, top_k, top_p and min_p: leave {field} out"

@@ -24,7 +24,7 @@ pub fn shaped(
     let p = Probabilities::of(&x, params.temperature());
     let profile = random.pick(&Profile::ALL);
     let mut spec = ParamsSpec { profile, ..params.into() };
-    // One or two of them, mostly: more would leave a token each time. Two profiles have none.
+    // One to three of them: more would leave a token each time. Two profiles have none.
     let cuts = match profile {
         Profile::Vllm | Profile::Sglang => 0,
         _ => 1 + random.below(3),

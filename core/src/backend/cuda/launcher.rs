@@ -83,7 +83,7 @@ impl<D: Driver> Launcher<D> {
         &mut self.driver
     }
 
-    /// Whether a row was sampled by the processor, because it did not fit a launch.
+    /// Whether the processor has sampled a row: one with cuts that have no kernel, or one that did not fit a launch.
     pub fn has_used_host(&self) -> bool {
         self.host.is_some()
     }
