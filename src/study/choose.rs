@@ -1,7 +1,7 @@
 //! Choosing among sets, and how sure a choice is.
 
 use super::goal::{Direction, Goal};
-use super::metrics::{Measure, Metric};
+use super::metrics::{Measure, Metric, Ratio};
 use super::search::Point;
 use logitd_core::evaluate::sums::SetSums;
 
@@ -102,18 +102,17 @@ pub fn paired(
     metric: Metric,
     clusters: impl Iterator<Item = (u64, SetSums, SetSums)> + Clone,
 ) -> Difference {
-    let differences = clusters.map(|(rows, a, b)| {
-        let total = |sums| measure.total(metric, rows, sums);
-        (rows as f64, total(&a) - total(&b))
+    let ratios = clusters
+        .filter(|(rows, ..)| *rows > 0)
+        .map(|(rows, a, b)| [&a, &b].map(|sums| measure.ratio(metric, rows, sums)));
+    let add = |[a, b]: [Ratio; 2], [own_a, own_b]: [Ratio; 2]| [a + own_a, b + own_b];
+    let [all_a, all_b] = ratios.clone().fold([Ratio::default(); 2], add);
+    let mean = all_a.quotient() - all_b.quotient();
+    // Of a ratio of sums: what each cluster is away from its share.
+    let (count, squares) = ratios.fold((0.0, 0.0), |(n, squares), [a, b]| {
+        (n + 1.0, squares + (a.away(&all_a) - b.away(&all_b)).powi(2))
     });
-    let (rows, sum) =
-        differences.clone().fold((0.0, 0.0), |(n, d), (rows, own)| (n + rows, d + own));
-    let mean = if rows > 0.0 { sum / rows } else { 0.0 };
-    // Of a ratio of totals: what each cluster is away from its share.
-    let (count, squares) = differences
-        .filter(|(rows, _)| *rows > 0.0)
-        .fold((0.0, 0.0), |(n, s), (rows, own)| (n + 1.0, s + (own - rows * mean).powi(2)));
-    let error = (count > 1.0).then(|| (squares * count / (count - 1.0)).sqrt() / rows);
+    let error = (count > 1.0).then(|| (squares * count / (count - 1.0)).sqrt());
     Difference { mean, error }
 }
 
@@ -199,6 +198,38 @@ mod tests {
         assert_eq!(paired(MEASURE, Metric::Nll, clusters.into_iter().take(1)).error, None);
         let none = paired(MEASURE, Metric::Nll, std::iter::empty());
         assert_eq!((none.mean, none.error), (0.0, None));
+    }
+
+    #[test]
+    fn paired_differences_are_those_of_the_means() {
+        const ONE: u64 = 1 << 32;
+        let own = |hits, collision| SetSums {
+            hits,
+            kept: 7 * hits,
+            logprob_q32: -((hits * ONE) as i64),
+            probability_q32: ONE / 3,
+            entropy_q32: hits * ONE,
+            surprise_q32: 2 * ONE,
+            collision_q32: collision,
+            tail_q32: collision / 9,
+        };
+        let clusters = [
+            (3, own(3, ONE / 100), own(2, ONE / 2)),
+            (1, own(1, ONE), own(1, ONE / 3)),
+            (5, own(2, 2 * ONE), own(4, ONE / 7)),
+        ];
+        let pooled = |which: fn(&(u64, SetSums, SetSums)) -> SetSums| {
+            let mut all = SetSums::default();
+            clusters.iter().for_each(|cluster| all += which(cluster));
+            all
+        };
+        let (a, b) = (pooled(|cluster| cluster.1), pooled(|cluster| cluster.2));
+        for metric in Metric::ALL {
+            let found = paired(MEASURE, metric, clusters.into_iter());
+            let wanted = MEASURE.mean(metric, 9, &a) - MEASURE.mean(metric, 9, &b);
+            assert!((found.mean - wanted).abs() < 1e-9, "{}: {found:?}, {wanted}", metric.name());
+            assert!(found.error.unwrap() > 0.0 || metric == Metric::Surprise, "{}", metric.name());
+        }
     }
 
     #[test]

@@ -70,17 +70,13 @@ pub struct Measure {
 impl Measure {
     /// A mean over rows; 0 over none.
     pub fn mean(&self, metric: Metric, rows: u64, sums: &SetSums) -> f64 {
-        match metric {
-            Metric::Choices if sums.collision_q32 == 0 => 0.0,
-            Metric::Choices => rows as f64 / (sums.collision_q32 as f64 * UNIT),
-            _ => self.total(metric, rows, sums) / rows.max(1) as f64,
-        }
+        self.ratio(metric, rows, sums).quotient()
     }
 
-    /// The sum of a metric over rows; of `choices`, which is no mean of rows, so many times what it is over all of them.
-    pub fn total(&self, metric: Metric, rows: u64, sums: &SetSums) -> f64 {
+    /// What the mean is a quotient of: two sums, each of which adds up over rows.
+    pub fn ratio(&self, metric: Metric, rows: u64, sums: &SetSums) -> Ratio {
         let q32 = |sum: u64| sum as f64 * UNIT;
-        match metric {
+        let sum = match metric {
             Metric::Nll => {
                 let missed = (rows - sums.hits) as f64;
                 missed * self.miss_nats - sums.logprob_q32 as f64 * UNIT
@@ -91,10 +87,42 @@ impl Measure {
             Metric::Coverage => sums.hits as f64,
             Metric::Tail => q32(sums.tail_q32),
             Metric::Entropy => q32(sums.entropy_q32) * LN_2,
-            Metric::Choices => rows as f64 * self.mean(metric, rows, sums),
+            Metric::Choices => {
+                return Ratio { sum: rows as f64, of: q32(sums.collision_q32) };
+            }
             Metric::Surprise => q32(sums.surprise_q32) * LN_2,
             Metric::Kept => sums.kept as f64,
-        }
+        };
+        Ratio { sum, of: rows as f64 }
+    }
+}
+
+/// Two sums over the same rows, of which a mean is the quotient.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Ratio {
+    /// What is divided.
+    pub sum: f64,
+    /// What it is divided by: the rows, of most metrics.
+    pub of: f64,
+}
+
+impl Ratio {
+    /// The mean; 0 over nothing.
+    pub fn quotient(&self) -> f64 {
+        if self.of > 0.0 { self.sum / self.of } else { 0.0 }
+    }
+
+    /// What some of the rows are away from their share of the quotient, as a part of all of `all`.
+    pub fn away(&self, all: &Self) -> f64 {
+        if all.of > 0.0 { (self.sum - all.quotient() * self.of) / all.of } else { 0.0 }
+    }
+}
+
+impl std::ops::Add for Ratio {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { sum: self.sum + other.sum, of: self.of + other.of }
     }
 }
 

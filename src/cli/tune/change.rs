@@ -58,14 +58,20 @@ fn say(
     share: impl Fn(u64) -> f64,
 ) -> std::io::Result<()> {
     let mut out = anstream::stdout();
-    let reason = found.reason.as_ref().map(|reason| format!(", {reason}")).unwrap_or_default();
+    let reason = found.reason.as_ref().map(|reason| format!(", first: {reason}"));
+    let left_out = match (found.left_out, reason.unwrap_or_default()) {
+        (0, _) => String::new(),
+        (n, reason) => format!(
+            "; {} left out: damaged, without an answer, or not possible with one of the settings{reason}",
+            grouped(n)
+        ),
+    };
     writeln!(
         out,
-        "{}: {} draws of {} requests, with their seeds; {} requests are left out (no answer{reason})\n",
+        "{}: {} draws of {} requests, with their seeds{left_out}\n",
         path.display(),
         grouped(found.draws),
         grouped(found.requests),
-        grouped(found.left_out),
     )?;
     let head = ["", "other tokens", ""].map(str::to_owned).to_vec();
     let line = |(name, changed): (&&str, &u64)| {

@@ -202,26 +202,26 @@ impl Both<'_> {
         table::lines(out, &self.table())?;
         let (common, transfers) = self.transfers();
         writeln!(out, "\n{} settings were tried in both.", grouped(common as u64))?;
+        if common > 0 && transfers == [None, None] {
+            writeln!(out, "Of these, none is within the limits of both.")?;
+        }
         for (to, transfer) in [1, 0].into_iter().zip(&transfers) {
             let (from, subject) = (LETTERS[1 - to], self.studies[to].results.subject());
             let metric = subject.goal.metric;
-            match transfer {
-                Some(found) => {
-                    let beyond = found.beyond.iter().map(|(limit, mean)| {
-                        format!("; its {} of {mean:.4} is beyond {limit}", limit.metric.name())
-                    });
-                    writeln!(
-                        out,
-                        "Of these, {from} would take {}: in {}, {} {:.4}, {:+.4} to what {1} would take{}.",
-                        found.point,
-                        LETTERS[to],
-                        metric.name(),
-                        found.mean,
-                        subject.goal.direction.cost(found.regret),
-                        beyond.collect::<String>()
-                    )?;
-                }
-                None => writeln!(out, "Of these, none is within the limits of both.")?,
+            if let Some(found) = transfer {
+                let beyond = found.beyond.iter().map(|(limit, mean)| {
+                    format!("; its {} of {mean:.4} is beyond {limit}", limit.metric.name())
+                });
+                writeln!(
+                    out,
+                    "Of these, {from} would take {}: in {}, {} {:.4}, {:+.4} to what {1} would take{}.",
+                    found.point,
+                    LETTERS[to],
+                    metric.name(),
+                    found.mean,
+                    subject.goal.direction.cost(found.regret),
+                    beyond.collect::<String>()
+                )?;
             }
         }
         let metric = self.studies[1].results.subject().goal.metric;
