@@ -18,8 +18,9 @@ class Browser:
     """One page. Used as a context."""
 
     def __init__(self, width: int = 1100, height: int = 900) -> None:
-        # CI says which one works.
-        program = os.environ.get("LOGITD_BROWSER") or next((found for name in NAMES if (found := shutil.which(name))), None)
+        # CI says which one works, in the variable that Karma uses too. LOGITD_ is the prefix of the server's own variables,
+        # which refuses those that it does not know.
+        program = os.environ.get("CHROME_BIN") or next((found for name in NAMES if (found := shutil.which(name))), None)
         if program is None:
             raise RuntimeError(f"none of {', '.join(NAMES)} is here: apt-get install chromium")
         self._folder = tempfile.TemporaryDirectory(prefix="logitd-chromium-", ignore_cleanup_errors=True)
