@@ -6,6 +6,7 @@
 //! from batch to batch, so that sampling allocates nothing in steady state.
 
 use crate::adjustments::Adjustments;
+use crate::draft::Draft;
 use crate::inspection::{Inspect, Inspection};
 use crate::params::SamplingParams;
 pub use crate::status::{RowStatus, State};
@@ -115,6 +116,7 @@ pub struct Row<'a> {
     ids: Option<&'a [u8]>,
     adjustments: Option<&'a Adjustments>,
     inspect: Option<&'a Inspect>,
+    draft: Option<&'a Draft>,
 }
 
 impl<'a> Row<'a> {
@@ -156,6 +158,7 @@ impl<'a> Row<'a> {
             ids: None,
             adjustments: None,
             inspect: None,
+            draft: None,
         })
     }
 
@@ -194,6 +197,11 @@ impl<'a> Row<'a> {
     /// The same row, of which more than tokens is wanted.
     pub fn with_inspect(self, inspect: Option<&'a Inspect>) -> Self {
         Self { inspect, ..self }
+    }
+
+    /// The same row, for which a token was drafted. It has one draw.
+    pub fn with_draft(self, draft: Option<&'a Draft>) -> Self {
+        Self { draft, ..self }
     }
 
     /// How the logits are stored.
@@ -248,7 +256,7 @@ impl<'a> Row<'a> {
     {
         let row = Row::new(dtype, logits, self.params).expect("a row's logits");
         assert_eq!(row.vocab_size, self.vocab_size, "the logits of this row");
-        Row { ids: self.ids, inspect: self.inspect, ..row }
+        Row { ids: self.ids, inspect: self.inspect, draft: self.draft, ..row }
     }
 
     /// Copies the logits' bytes from `from` on, as many as there is room for.
@@ -304,6 +312,11 @@ impl<'a> Row<'a> {
     /// What is asked of it beside its tokens.
     pub fn inspect(&self) -> Option<&'a Inspect> {
         self.inspect
+    }
+
+    /// The token that was drafted for it.
+    pub fn draft(&self) -> Option<&'a Draft> {
+        self.draft
     }
 
     /// The logit of one token, widened.
@@ -389,6 +402,8 @@ pub struct Results {
     inspections: Vec<Option<Box<Inspection>>>,
     /// What rows give back to their sequences; empty where none does.
     states: Vec<Option<State>>,
+    /// Which rows took their drafts; empty where none has one.
+    accepted: Vec<Option<bool>>,
     /// Which rows the processor sampled in a device's place; empty where none.
     on_host: Vec<bool>,
 }
@@ -415,6 +430,10 @@ impl Results {
         if rows.iter().any(|row| row.params.has_state()) {
             self.states.resize(rows.len(), None);
         }
+        self.accepted.clear();
+        if rows.iter().any(|row| row.draft.is_some()) {
+            self.accepted.resize(rows.len(), None);
+        }
         self.on_host.clear();
     }
 
@@ -434,11 +453,13 @@ impl Results {
         let mut start = 0;
         let mut inspections = self.inspections.iter_mut();
         let mut states = self.states.iter_mut();
+        let mut accepted = self.accepted.iter_mut();
         self.outcomes.iter_mut().zip(&self.ends).map(move |(outcome, &end)| {
             let (draws, after) = std::mem::take(&mut rest).split_at_mut((end - start) as usize);
             (rest, start) = (after, end);
             let inspection = inspections.next().and_then(Option::as_deref_mut);
-            Slot { outcome, draws, inspection, state: states.next() }
+            let (state, accepted) = (states.next(), accepted.next());
+            Slot { outcome, draws, inspection, state, accepted }
         })
     }
 
@@ -452,6 +473,7 @@ impl Results {
         let base = self.draws.len() as u32;
         extend(self.outcomes.len(), &mut self.inspections, &other.inspections, rows.clone());
         extend(self.outcomes.len(), &mut self.states, &other.states, rows.clone());
+        extend(self.outcomes.len(), &mut self.accepted, &other.accepted, rows.clone());
         extend(self.outcomes.len(), &mut self.on_host, &other.on_host, rows.clone());
         self.outcomes.extend_from_slice(&other.outcomes[rows.clone()]);
         self.ends.extend(other.ends[rows].iter().map(|end| base + (end - start)));
@@ -481,7 +503,8 @@ impl Results {
         };
         let inspection = self.inspections.get(i).and_then(Option::as_deref);
         let state = self.states.get(i).copied().flatten();
-        RowResult { outcome, draws, inspection, state }
+        let accepted = self.accepted.get(i).copied().flatten();
+        RowResult { outcome, draws, inspection, state, accepted }
     }
 
     /// Every row's result, in order.
@@ -513,6 +536,8 @@ pub struct Slot<'a> {
     pub inspection: Option<&'a mut Inspection>,
     /// What the row gives back to its sequence, where rows of the batch do; empty.
     pub state: Option<&'a mut Option<State>>,
+    /// Whether the row took its draft, where rows of the batch have one; empty.
+    pub accepted: Option<&'a mut Option<bool>>,
 }
 
 /// The result of one row. Equal means equal in every bit.
@@ -526,6 +551,9 @@ pub struct RowResult<'a> {
     pub inspection: Option<&'a Inspection>,
     /// What it gives back to its sequence, where its controls have a state and the status is OK.
     pub state: Option<State>,
+    /// Whether it took its draft, where it has one and the status is OK. Its one draw is the draft then, and otherwise
+    /// what it says instead.
+    pub accepted: Option<bool>,
 }
 
 #[cfg(test)]

@@ -63,6 +63,38 @@ pub struct Inspect {
     pub ids: Arc<[u32]>,
     /// Whether the kept tokens are wanted, and up to how many of them as a list of ids; more are a bitmask.
     pub kept_ids_max: Option<u32>,
+    /// Whether the row's continuations are wanted, and which.
+    pub continuations: Option<Continue>,
+}
+
+/// What is asked of a row that goes on with a beam: its first tokens, with their log-probabilities over all of its
+/// candidates, whatever its cuts are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Continue {
+    /// How many first tokens, fewer where the row has fewer candidates: 1 or more.
+    pub count: u32,
+    /// The temperature of the probabilities: 1e-4 to 10000.
+    pub temperature: f32,
+    /// Over which logits they add up to 1.
+    pub normaliser: Normaliser,
+}
+
+impl Eq for Continue {}
+
+impl std::hash::Hash for Continue {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.count, self.temperature.to_bits(), self.normaliser).hash(state);
+    }
+}
+
+/// The logits over which the probabilities of continuations add up to 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Normaliser {
+    /// The adjusted ones.
+    #[default]
+    Adjusted,
+    /// The stored ones: tokens that are banned keep their share, as in Hugging Face's beam search.
+    Raw,
 }
 
 impl Inspect {
@@ -73,7 +105,7 @@ impl Inspect {
 
     /// Whether nothing is asked for.
     pub fn is_empty(&self) -> bool {
-        self.of == [false; 3] && self.kept_ids_max.is_none()
+        self.of == [false; 3] && self.kept_ids_max.is_none() && self.continuations.is_none()
     }
 }
 
@@ -84,6 +116,28 @@ pub struct Inspection {
     pub logprobs: Vec<Logprobs>,
     /// The kept tokens, if they were asked for and the row has a token.
     pub kept: Option<KeptIds>,
+    /// The row's continuations, if they were asked for.
+    pub continuations: Option<Continuations>,
+}
+
+/// How a row can go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Continuations {
+    /// Whether there are any: the row's own status, or that of the stored logits where these are the normaliser and are
+    /// not OK.
+    pub status: RowStatus,
+    /// The first tokens in the total order of the adjusted logits, as many as were asked for, or all; empty unless the
+    /// status is OK.
+    pub tokens: Vec<Continuation>,
+}
+
+/// A token that a row can go on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Continuation {
+    /// The token's id.
+    pub token: u32,
+    /// Natural logarithm of its probability, in units of 2^-32.
+    pub score: i64,
 }
 
 /// A token in a distribution. Equal means equal in every bit.

@@ -812,6 +812,11 @@ impl SamplingParams {
         (self.penalties != off).then_some(self.penalties)
     }
 
+    /// Whether a history changes what the row's tokens are, by itself.
+    pub fn reads_history(&self) -> bool {
+        self.penalties().is_some() || self.no_repeat_ngram().is_some() || self.dry().is_some()
+    }
+
     /// The length of n-grams that must not occur twice, 1 to [`NGRAM_MAX`], or `None` where any may.
     pub fn no_repeat_ngram(&self) -> Option<usize> {
         (self.no_repeat_ngram > 0).then_some(self.no_repeat_ngram.into())

@@ -74,6 +74,7 @@ fn read(data: &[u8]) -> Option<(Dtype, ParamsSpec, Inspect, &[u8])> {
         top: if bit(3) { 5 } else { 0 },
         ids: if bit(4) { (0..100).rev().step_by(1 + usize::from(bit(5))).collect() } else { [].into() },
         kept_ids_max: bit(6).then_some(if bit(7) { 40 } else { 0 }),
+        continuations: None,
     };
     Some((dtype, spec, inspect, logits))
 }

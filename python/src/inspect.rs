@@ -91,7 +91,7 @@ fn logprobs(given: &Bound<'_, PyAny>, vocab_size: usize) -> PyResult<Inspect> {
     };
     match said {
         Some(said) => Err(PyValueError::new_err(said)),
-        None => Ok(Inspect { of: distributions(&of)?, top, ids: ids.into(), kept_ids_max: None }),
+        None => Ok(Inspect { of: distributions(&of)?, top, ids: ids.into(), ..Inspect::default() }),
     }
 }
 

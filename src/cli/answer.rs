@@ -305,7 +305,7 @@ row  draw  status    token        logprob     kept  seed  text
             ids: vec![],
         };
         let kept = Some(KeptIds::Ids((0..18).collect()));
-        let inspection = Inspection { logprobs: vec![raw, missing], kept };
+        let inspection = Inspection { logprobs: vec![raw, missing], kept, continuations: None };
         let expected = "\
 row  draw  status    token        logprob     kept  seed  text
   3     0  OK            0           -0.1        5    77  \"a\"

@@ -78,6 +78,7 @@ impl InspectSpec {
             top: self.top,
             ids: self.ids.as_slice().into(),
             kept_ids_max: self.return_kept.then_some(limits.kept_ids_max),
+            continuations: None,
         };
         Ok((!inspect.is_empty()).then_some(inspect))
     }
@@ -691,7 +692,7 @@ mod tests {
     #[test]
     fn json_of_an_answer_has_what_is_of_the_row_once() {
         let kept = Some(KeptIds::Bitmask(vec![0b101]));
-        let found = Inspection { logprobs: vec![found()], kept };
+        let found = Inspection { logprobs: vec![found()], kept, ..Default::default() };
         let json = |found, draw| serde_json::to_string(&Found::new(found, draw)).unwrap();
         assert_eq!(
             json(&found, 0),

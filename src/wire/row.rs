@@ -127,7 +127,7 @@ pub fn inspection(row: &api::RowResult) -> Result<Inspection, UnknownAnswer> {
         Ok(inspection::logprobs(found, status)?)
     });
     let logprobs = logprobs.collect::<Result<_, UnknownAnswer>>()?;
-    Ok(Inspection { logprobs, kept: inspection::kept(row) })
+    Ok(Inspection { logprobs, kept: inspection::kept(row), continuations: None })
 }
 
 /// An answer that says of a row what this program does not know.
@@ -171,11 +171,17 @@ mod tests {
                 logprobs(Distribution::Sampled, RowStatus::Ok),
             ],
             kept: Some(KeptIds::Ids(vec![3, 9])),
+            continuations: None,
         };
         let outcome = Outcome { status: RowStatus::Ok, kept: 2, kept_mass: 5 };
         let draws = [Draw { token: 3, logprob: -0.5 }];
-        let found =
-            RowResult { outcome, draws: &draws, inspection: Some(&inspection), state: None };
+        let found = RowResult {
+            outcome,
+            draws: &draws,
+            inspection: Some(&inspection),
+            state: None,
+            accepted: None,
+        };
         let back = result(&result_message(found, 6, None)).unwrap();
         assert_eq!(back.inspection, Some(inspection));
     }
@@ -194,7 +200,13 @@ mod tests {
             ] {
                 let outcome = Outcome { status, kept: 4, kept_mass: 5 };
                 let message = result_message(
-                    RowResult { outcome, draws: &draws[..count], inspection: None, state },
+                    RowResult {
+                        outcome,
+                        draws: &draws[..count],
+                        inspection: None,
+                        state,
+                        accepted: None,
+                    },
                     6,
                     None,
                 );

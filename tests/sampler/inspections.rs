@@ -18,7 +18,7 @@ const ALL: [bool; 3] = [true; 3];
 
 fn everything(top: u32, ids: impl IntoIterator<Item = u32>) -> Option<Inspect> {
     let ids = ids.into_iter().collect();
-    Some(Inspect { of: ALL, top, ids, kept_ids_max: Some(u32::MAX) })
+    Some(Inspect { of: ALL, top, ids, kept_ids_max: Some(u32::MAX), continuations: None })
 }
 
 fn oracle(cases: &[Case]) -> Results {
@@ -182,7 +182,7 @@ fn the_parts_of_an_inspection_agree() {
     let results = oracle(&cases);
     let mut with_token = 0;
     for (case, result) in cases.iter().zip(results.iter()) {
-        let Inspection { logprobs, kept } = inspection(&result);
+        let Inspection { logprobs, kept, .. } = inspection(&result);
         let [raw, adjusted, sampled] = &logprobs[..] else { panic!("three were asked for") };
         for of in logprobs {
             agree(of, case);

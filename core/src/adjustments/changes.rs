@@ -182,20 +182,24 @@ fn work_out<'a>(
     history.clear();
     let ngram = params.no_repeat_ngram();
     if ngram.is_some() || params.dry().is_some() || !lists.bad_words.is_empty() {
-        history.extend(lists.prompt.iter().chain(&lists.output));
+        history.extend(adjustments.history());
     }
     mask.begin(vocab_size);
-    mask.allow(lists);
-    mask.ban(lists.banned_ids.iter().copied());
+    for lists in adjustments.allowing() {
+        mask.allow(lists);
+        mask.ban(lists.banned_ids.iter().copied());
+    }
     mask.ban(biases(lists).filter(|(_, bias)| *bias == f32::NEG_INFINITY).map(|(id, _)| id));
     let profile = params.all_cuts().profile;
-    let of_words = if profile == Profile::Vllm { &lists.output } else { &*history };
+    let of_words = match profile {
+        Profile::Vllm => &history[lists.prompt.len().min(history.len())..],
+        _ => history,
+    };
     mask.ban(bad_ends(of_words, &lists.bad_words));
     if let Some(n) = ngram {
         mask.ban(ngram_ends(history, n));
     }
-    let output_length = lists.output_length.unwrap_or(lists.output.len() as u32);
-    if params.min_tokens() > output_length {
+    if params.min_tokens() > adjustments.output_length() {
         let banned = mask.ban_stops(&lists.stop_ids);
         match stored {
             None => stops.extend(banned.iter().map(|&token| Touch { token, ..Touch::default() })),
@@ -210,7 +214,7 @@ fn work_out<'a>(
     }
     let penalties = params.penalties();
     if penalties.is_some() {
-        touched.count(lists);
+        touched.count(adjustments);
     }
     if let Some(dry) = params.dry() {
         let window = match dry.last_n as usize {
@@ -257,10 +261,12 @@ impl Mask {
         self.vocab_size.div_ceil(32) as usize
     }
 
+    /// Allows no more than these lists do.
     fn allow(&mut self, lists: &AdjustmentsSpec) {
         if !lists.allowed_bitmask.is_empty() {
-            self.words.extend(&lists.allowed_bitmask);
-            self.words.resize(self.len(), 0);
+            self.fill();
+            let given = lists.allowed_bitmask.iter().copied().chain(std::iter::repeat(0));
+            self.words.iter_mut().zip(given).for_each(|(word, given)| *word &= given);
         }
         if !lists.allowed_ids.is_empty() {
             self.fill();
@@ -362,17 +368,22 @@ impl Touched {
     }
 
     /// Notes how often the output holds each token of the history.
-    fn count(&mut self, lists: &AdjustmentsSpec) {
+    fn count(&mut self, adjustments: &Adjustments) {
+        let lists = adjustments.lists();
         if !lists.counts.is_empty() {
             for &(token, count) in &lists.counts {
                 self.update(token, |touch| touch.count = Some(count));
             }
-            return;
+            return self.count_output(adjustments.drafts().iter().copied());
         }
         for &token in &lists.prompt {
             self.update(token, |touch| touch.count = touch.count.or(Some(0)));
         }
-        for &token in &lists.output {
+        self.count_output(adjustments.output());
+    }
+
+    fn count_output(&mut self, tokens: impl Iterator<Item = u32>) {
+        for token in tokens {
             self.update(token, |touch| touch.count = Some(touch.count.unwrap_or(0) + 1));
         }
     }

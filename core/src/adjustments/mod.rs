@@ -81,10 +81,26 @@ impl Default for Limits {
 }
 
 /// Valid adjustments of a row. Made by [`AdjustmentsSpec::parse`]; a copy shares what they hold.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Adjustments {
     lists: Arc<AdjustmentsSpec>,
     breakers: Breakers,
+    /// What is allowed and banned in this row of a sequence, beside what `lists` has for all of them.
+    of_row: Option<Arc<AdjustmentsSpec>>,
+    drafts: Drafts,
+}
+
+/// Tokens that the output goes on with, up to one row of a sequence whose rows share the list.
+#[derive(Clone, Debug, Default)]
+struct Drafts {
+    tokens: Arc<[u32]>,
+    count: usize,
+}
+
+impl PartialEq for Drafts {
+    fn eq(&self, other: &Self) -> bool {
+        self.tokens[..self.count] == other.tokens[..other.count]
+    }
 }
 
 /// DRY's breakers: repetitions do not reach across them.
@@ -126,7 +142,11 @@ impl AdjustmentsSpec {
         let mut wrong: Vec<_> = checks.into_iter().filter_map(Result::err).collect();
         match Breakers::parse(std::mem::take(&mut self.breakers)) {
             Ok(breakers) if wrong.is_empty() => {
-                return Ok(Adjustments { lists: Arc::new(self), breakers });
+                return Ok(Adjustments {
+                    lists: Arc::new(self),
+                    breakers,
+                    ..Adjustments::default()
+                });
             }
             Ok(_) => {}
             Err(error) => wrong.push(error),
@@ -205,7 +225,43 @@ impl AdjustmentsSpec {
 }
 
 impl Adjustments {
-    /// The lists that they are made of, all but the breakers.
+    /// The same at a later row of the sequence: the output goes on with the first `count` of these tokens.
+    pub fn with_drafts(self, tokens: &Arc<[u32]>, count: usize) -> Self {
+        Self { drafts: Drafts { tokens: Arc::clone(tokens), count }, ..self }
+    }
+
+    /// The same with the bitmask, the allowed and the banned ids of one row beside those of its sequence.
+    pub fn with_row(self, of_row: Option<&Self>) -> Self {
+        Self { of_row: of_row.map(|of_row| Arc::clone(&of_row.lists)), ..self }
+    }
+
+    /// The lists that say what is allowed and banned: a token has to be allowed by each.
+    pub fn allowing(&self) -> impl Iterator<Item = &AdjustmentsSpec> {
+        std::iter::once(&*self.lists).chain(self.of_row.as_deref())
+    }
+
+    /// The second part of the history: the output, and the drafts that it goes on with.
+    pub fn output(&self) -> impl Iterator<Item = u32> + Clone {
+        self.lists.output.iter().chain(self.drafts()).copied()
+    }
+
+    /// The whole history.
+    pub fn history(&self) -> impl Iterator<Item = u32> + Clone {
+        self.lists.prompt.iter().copied().chain(self.output())
+    }
+
+    /// What `min_tokens` compares with.
+    pub fn output_length(&self) -> u32 {
+        let given = self.lists.output_length.unwrap_or(self.lists.output.len() as u32);
+        given.saturating_add(self.drafts.count as u32)
+    }
+
+    /// What the output goes on with.
+    pub fn drafts(&self) -> &[u32] {
+        &self.drafts.tokens[..self.drafts.count]
+    }
+
+    /// The lists that they are made of, all but the breakers: those of the sequence, where it is a row of one.
     pub fn lists(&self) -> &AdjustmentsSpec {
         &self.lists
     }

@@ -14,13 +14,14 @@
 //! of [0, 1] and its share of a mass), [`surprisal`] (the logarithm of a mass), [`power`] (its inverse), [`mod@log2`] (that
 //! of a sum), [`interval`] (mean surprisal and entropy), [`score`] (a log-probability whose sums have no order). The cuts that
 //! use them: [`deviation`] (top-n-sigma), [`head`] (top-h), [`cutoffs`] (top-a, eta), [`mirostat`], [`xtc`], [`adaptive`],
-//! [`dynatemp`]; in which order, by profile: [`stages`].
+//! [`dynatemp`]; in which order, by profile: [`stages`]. For tokens that were drafted for a row there is [`accept`].
 //!
 //! These are the scalar definitions; `docs/arithmetic.md` states them in prose, for implementations in other languages.
 //! Backends compute the same bits in whatever way is fast.
 //! Nothing here knows anything but `core`, `half` (widening) and `libm` (the logarithm of
 //! [`logprob`] and of one host constant).
 
+pub mod accept;
 pub mod adaptive;
 pub mod cut;
 pub mod cutoffs;

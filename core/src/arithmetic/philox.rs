@@ -8,6 +8,12 @@
 pub const PURPOSE_TOKEN: u32 = 0;
 /// The coin of [XTC](super::xtc).
 pub const PURPOSE_XTC: u32 = 1;
+/// A token that is drawn as a draft.
+pub const PURPOSE_DRAFT: u32 = 2;
+/// Whether a draft is [taken](super::accept).
+pub const PURPOSE_ACCEPTANCE: u32 = 3;
+/// The token in place of a draft that is not taken.
+pub const PURPOSE_RESIDUAL: u32 = 4;
 /// The noise of a token in a [race](super::race). It shares its word of the counter with the token's id.
 pub const PURPOSE_RACE: u32 = 6;
 

@@ -5,13 +5,16 @@
 
 mod adjust;
 mod cuts;
+mod draft;
 mod inspect;
 
+use self::draft::Decision;
 use super::{Backend, DeviceError, DeviceInfo};
 use crate::arithmetic::logprob::logprob;
 use crate::arithmetic::mass::{Scale, UNIT, mass};
 use crate::arithmetic::{key::key32, philox::token_bits, race};
 use crate::batch::{Draw, Outcome, Results, Row, RowStatus, Slot, State};
+use crate::draft::Draft;
 use crate::params::{DrawRule, Profile, SamplingParams};
 
 /// The oracle as a backend, one row after another on the calling thread.
@@ -52,6 +55,12 @@ fn sample_row(row: &Row<'_>, slot: Slot<'_>) {
     match &kept {
         Ok(kept) => {
             draw(row, kept, slot.outcome, slot.draws);
+            if let (Some(draft), Some(accepted)) = (row.draft(), slot.accepted) {
+                match draft::decide(row, kept, draft) {
+                    Ok(decision) => *accepted = Some(take(kept, draft, decision, slot.draws)),
+                    Err(status) => *slot.outcome = Outcome::failed(status),
+                }
+            }
             if let Some(state) = slot.state {
                 *state = kept.next(row.params(), &slot.draws[0]);
             }
@@ -63,10 +72,21 @@ fn sample_row(row: &Row<'_>, slot: Slot<'_>) {
     }
 }
 
+/// Puts the token that was decided on in place of the one that was drawn. Whether it is the draft.
+fn take(kept: &Kept, draft: &Draft, decision: Decision, draws: &mut [Draw]) -> bool {
+    let (is_taken, token) = match decision {
+        Decision::Taken => (true, draft.token as usize),
+        Decision::Instead(token) => (false, token),
+        Decision::Draw => return false,
+    };
+    draws[0] = kept.drawn(token, kept.mass());
+    is_taken
+}
+
 fn draw(row: &Row<'_>, kept: &Kept, outcome: &mut Outcome, draws: &mut [Draw]) {
     let params = row.params();
-    let Kept { y, max, by_id, .. } = kept;
-    let kept_mass: u64 = by_id.iter().map(|(_, mass)| mass).sum();
+    let Kept { by_id, .. } = kept;
+    let kept_mass = kept.mass();
     for (draw, place) in draws.iter_mut().enumerate() {
         if params.is_greedy() {
             *place = Draw { token: by_id[0].0 as u32, logprob: 0.0 };
@@ -76,9 +96,7 @@ fn draw(row: &Row<'_>, kept: &Kept, outcome: &mut Outcome, draws: &mut [Draw]) {
             DrawRule::Cumulative => cumulative(by_id, kept_mass, params, draw as u32),
             DrawRule::Race => fastest(by_id, row, draw as u32),
         };
-        let scale = Scale::new(kept.temperature);
-        let logprob = logprob(y[token], *max, scale, kept_mass);
-        *place = Draw { token: token as u32, logprob };
+        *place = kept.drawn(token, kept_mass);
     }
     *outcome = Outcome { status: RowStatus::Ok, kept: by_id.len() as u32, kept_mass };
 }
@@ -170,6 +188,18 @@ impl Kept {
         let mut by_id: Vec<(usize, u64)> = order.iter().copied().zip(masses).collect();
         by_id.sort_unstable();
         Ok(Self { x, before: left.temperature, y, max, temperature, by_id, unchanged })
+    }
+
+    /// The mass of all kept tokens.
+    fn mass(&self) -> u64 {
+        self.by_id.iter().map(|(_, mass)| mass).sum()
+    }
+
+    /// A kept token as it is told.
+    fn drawn(&self, token: usize, mass: u64) -> Draw {
+        let scale = Scale::new(self.temperature);
+        let logprob = logprob(self.y[token], self.max, scale, mass);
+        Draw { token: token as u32, logprob }
     }
 
     /// What the sequence is given back after a draw.

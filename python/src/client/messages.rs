@@ -324,7 +324,7 @@ fn inspection(row: api::RowResult, asked: &Asked) -> Option<Option<Box<Inspectio
         (true, false) => Some(kept_bitmask(&row.kept_bitmask, asked.vocab_size)?),
     };
     let logprobs = row.logprobs.into_iter().map(logprobs).collect::<Option<_>>()?;
-    Some(Some(Box::new(Inspection { logprobs, kept })))
+    Some(Some(Box::new(Inspection { logprobs, kept, continuations: None })))
 }
 
 /// If there are such tokens.

@@ -18,5 +18,5 @@ pub fn inspected(random: &mut Random, vocab_size: u32) -> Option<Inspect> {
     let id = |_| random.below(u64::from(vocab_size) + 1) as u32;
     let ids = (0..ids).map(id).collect();
     let kept_ids_max = random.pick(&[None, Some(0), Some(50), Some(u32::MAX)]);
-    Some(Inspect { of, top, ids, kept_ids_max })
+    Some(Inspect { of, top, ids, kept_ids_max, ..Inspect::default() })
 }

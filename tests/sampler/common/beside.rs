@@ -10,7 +10,7 @@ use logitd_core::params::ParamsSpec;
 /// Everything, with tokens that are there, twice, and not there.
 fn everything(top: u32, n: u32) -> Option<Inspect> {
     let ids = [0, n - 1, n / 2, n, u32::MAX, n / 3, 0, n / 7].into();
-    Some(Inspect { of: [true; 3], top, ids, kept_ids_max: Some(n / 2) })
+    Some(Inspect { of: [true; 3], top, ids, kept_ids_max: Some(n / 2), continuations: None })
 }
 
 /// All of them, in every dtype, at sizes of one block and of several.
@@ -67,7 +67,7 @@ pub fn of_size(n: u32, dtype: Dtype, salt: usize) -> Vec<Case> {
     let mut cases: Vec<Case> = (0..4).map(asked).collect();
     // More than are ranked at once.
     let ids = (0..700).map(|i| i * 31 % (n + 1)).collect();
-    let much = Inspect { of: [true, false, true], top: 9, ids, kept_ids_max: None };
+    let much = Inspect { of: [true, false, true], top: 9, ids, ..Inspect::default() };
     let case_of_many = Case::values(&format!("much asked, {n} tokens"), dtype, &x, specs[3]);
     cases.push(case_of_many.inspected(Some(much)));
     cases.extend([

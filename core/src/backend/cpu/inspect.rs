@@ -60,7 +60,7 @@ pub enum Sampled<'b> {
 /// What is said of a row without a token.
 pub fn failed(asked: &Inspect, status: RowStatus) -> Inspection {
     let logprobs = asked.distributions().map(|of| nothing(of, status));
-    Inspection { logprobs: logprobs.collect(), kept: None }
+    Inspection { logprobs: logprobs.collect(), ..Inspection::default() }
 }
 
 fn nothing(of: Distribution, status: RowStatus) -> Logprobs {
@@ -81,7 +81,7 @@ pub fn inspect<S: Simd, E: Element>(
         Sampled::Kept(kept) => kept_ids(row, kept, most, buffers),
     });
     if asked.distributions().next().is_none() {
-        return Inspection { logprobs: vec![], kept };
+        return Inspection { kept, ..Inspection::default() };
     }
     let places = Places::find(row, asked, draws, buffers);
     let mut wholes = Wholes::default();
@@ -96,7 +96,7 @@ pub fn inspect<S: Simd, E: Element>(
         };
         places.say(of, asked, kept, scale, sums)
     });
-    Inspection { logprobs: logprobs.collect(), kept }
+    Inspection { logprobs: logprobs.collect(), kept, continuations: None }
 }
 
 /// What is said of the stored logits of a row that was sampled with others.
@@ -144,7 +144,7 @@ pub fn inspect_list<S: Simd>(
         let places = Places { top, named, max: weights.max, asked_draws: draws };
         places.say(of, asked, u32::MAX, weights.scale, s.run(SumList { list, weights }))
     };
-    Inspection { logprobs: asked.distributions().map(say).collect(), kept }
+    Inspection { logprobs: asked.distributions().map(say).collect(), kept, continuations: None }
 }
 
 /// Sums over the whole row, by temperature.

@@ -400,6 +400,7 @@ mod tests {
                     top: [0, 3, 20, 1024][k % 4],
                     ids: ids(n, [0, 5, 200][k % 3]),
                     kept_ids_max: [None, Some(0), Some(5), Some(u32::MAX)][k / 2 % 4],
+                    ..Inspect::default()
                 };
                 let biases = (0..n.min(9)).map(|i| (n / n.min(9) * i, i as f32 - 4.0));
                 let lists = AdjustmentsSpec {

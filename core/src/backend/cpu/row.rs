@@ -50,7 +50,7 @@ pub fn sample<S: Simd, E: Element>(
     scratch: &mut Scratch,
     slot: Slot<'_>,
 ) {
-    let Slot { outcome, draws, inspection, state } = slot;
+    let Slot { outcome, draws, inspection, state, accepted } = slot;
     let asked = row.inspect().zip(inspection);
     let params = row.params();
     let plan = params.plan();
@@ -76,7 +76,8 @@ pub fn sample<S: Simd, E: Element>(
     if params.cuts().is_some() {
         let Scratch { search, draw, race, inspect, shaped, .. } = scratch;
         let (scanned, stages) = (scanned(Scale::new(1.0)), Stages { search, draw, race, inspect });
-        let slot = Slot { outcome, draws, inspection: asked.map(|(_, place)| place), state };
+        let slot =
+            Slot { outcome, draws, inspection: asked.map(|(_, place)| place), state, accepted };
         return shaped::sample(&scanned, row, shaped, stages, slot);
     }
     let chain = match &plan {

@@ -75,7 +75,7 @@ pub fn sample<S: Simd, E: Element>(
     stages: Stages<'_>,
     slot: Slot<'_>,
 ) {
-    let Slot { outcome, draws, inspection, state } = slot;
+    let Slot { outcome, draws, inspection, state, .. } = slot;
     let params = row.params();
     let Left { range, temperature } = match params.is_greedy() {
         true if params.all_cuts().profile != Profile::Llamacpp => {

@@ -76,9 +76,9 @@ pub fn sample<S: Simd, E: Element>(
     let mut rest = asked.clone();
     rest.of[Distribution::Raw as usize] = false;
     let row = row.with_inspect(Some(&rest));
-    let Slot { outcome, draws, inspection, state } = slot;
+    let Slot { outcome, draws, inspection, state, accepted } = slot;
     let inspection = inspection.expect("there is a place for what is asked");
-    let slot = Slot { outcome, draws, inspection: Some(inspection), state };
+    let slot = Slot { outcome, draws, inspection: Some(inspection), state, accepted };
     sample_adjusted::<S, E>(s, team, &row, changes, next, scratch, slot);
     let drawn = if outcome.status == RowStatus::Ok { &*draws } else { &[] };
     let row::Scratch { prepare: memory, inspect: buffers, .. } = &mut scratch.row;

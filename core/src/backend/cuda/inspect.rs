@@ -202,7 +202,7 @@ pub fn inspection(
         (Some(most), Some(words)) if ok => Some(kept_ids(words, outcome.kept, most)?),
         _ => None,
     };
-    Ok(Inspection { logprobs, kept })
+    Ok(Inspection { logprobs, kept, continuations: None })
 }
 
 /// An answer, read.

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 /// are copied into another slot, so that copying and computing overlap. A row that is lent and lies in the
 /// device's memory does not pass through the host's.
 ///
-/// A row with cuts that no kernel knows, or that does not fit a launch with its adjustments and what is asked of it beside
+/// A row with cuts that no kernel knows, with a draft, or whose continuations are asked for, or that does not fit a launch with its adjustments and what is asked of it beside
 /// tokens, is sampled by the processor, which has the same bits.
 pub struct Launcher<D> {
     driver: D,
@@ -124,10 +124,11 @@ impl<D: Driver> Launcher<D> {
         self.changed
     }
 
-    /// Whether a row goes to the processor: one with cuts that have no kernel; and one with adjustments, or of which more
+    /// Whether a row goes to the processor: one with cuts, a draft or continuations, which have no kernel; and one with adjustments, or of which more
     /// than tokens is asked, that does not fit a launch. Others always do.
     fn is_for_host(&mut self, row: &Row<'_>) -> bool {
-        if row.params().cuts().is_some() {
+        let goes_on = row.inspect().is_some_and(|asked| asked.continuations.is_some());
+        if row.params().cuts().is_some() || row.draft().is_some() || goes_on {
             return true;
         }
         let asks = row.adjustments().is_some() || row.inspect().is_some();
@@ -171,6 +172,9 @@ impl<D: Driver> Launcher<D> {
             }
             if let (Some(state), Some(found)) = (slot.state, found.state) {
                 *state = *found;
+            }
+            if let (Some(accepted), Some(found)) = (slot.accepted, found.accepted) {
+                *accepted = *found;
             }
         }
         Ok(())

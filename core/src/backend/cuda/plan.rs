@@ -546,7 +546,7 @@ mod tests {
     #[test]
     fn a_launch_is_within_its_room_wherever_a_row_that_just_fits_comes() {
         let (kept_ids_max, ids, of) = (Some(0), [].into(), [true; 3]);
-        let asked = Inspect { of, top: 1, ids, kept_ids_max };
+        let asked = Inspect { of, top: 1, ids, kept_ids_max, continuations: None };
         let capacity = Capacity { input_bytes: 64 << 10, ..CAPACITY };
         let logits = vec![0; capacity.input_bytes];
         let row = |bytes| Row::new(Dtype::F16, &logits[..bytes], params(50, 1)).unwrap();

@@ -112,7 +112,7 @@ fn adjustments(size: u32, index: usize) -> Adjustments {
 fn inspect(size: u32, index: usize) -> Inspect {
     let ids = [0, size / 2, size - 1, size].into();
     let of = [index % 8 < 6; 3];
-    Inspect { of, top: 20, ids, kept_ids_max: Some(size / 2) }
+    Inspect { of, top: 20, ids, kept_ids_max: Some(size / 2), continuations: None }
 }
 
 /// Every cut alone and together, cold, hot and greedy.

@@ -6,9 +6,10 @@ use crate::params::{Penalties, Profile, SamplingParams};
 /// Adjusts every logit.
 pub fn adjust(x: &mut [f32], adjustments: &Adjustments, params: &SamplingParams) {
     let lists = adjustments.lists();
-    let history: Vec<u32> = lists.prompt.iter().chain(&lists.output).copied().collect();
-    let banned = banned(x, lists, &history, params);
-    let seen = seen(x.len(), lists);
+    let output = [&lists.output, adjustments.drafts()].concat();
+    let history = [&lists.prompt[..], &output].concat();
+    let banned = banned(x, adjustments, &output, &history, params);
+    let seen = seen(x.len(), lists, &output, adjustments.drafts());
     let dry = dry_penalties(x.len(), &history, adjustments.breakers(), params);
     for (token, x) in x.iter_mut().enumerate() {
         if banned[token] {
@@ -63,14 +64,17 @@ fn count_off(x: &mut f32, penalties: Option<(u32, Penalties)>) {
 /// Which tokens are banned.
 fn banned(
     x: &[f32],
-    lists: &AdjustmentsSpec,
+    adjustments: &Adjustments,
+    output: &[u32],
     history: &[u32],
     params: &SamplingParams,
 ) -> Vec<bool> {
-    let mask = &lists.allowed_bitmask;
+    let lists = adjustments.lists();
     let is_masked = |id: u32| {
-        let word = mask.get(id as usize >> 5).copied().unwrap_or(0);
-        !mask.is_empty() && word & (1 << (id & 31)) == 0
+        adjustments.allowing().map(|lists| &lists.allowed_bitmask).any(|mask| {
+            let word = mask.get(id as usize >> 5).copied().unwrap_or(0);
+            !mask.is_empty() && word & (1 << (id & 31)) == 0
+        })
     };
     let mut banned: Vec<bool> = (0..x.len() as u32).map(is_masked).collect();
     let mut ban = |id: u32| {
@@ -78,17 +82,19 @@ fn banned(
             *banned = true;
         }
     };
-    if !lists.allowed_ids.is_empty() {
-        (0..x.len() as u32).filter(|id| !lists.allowed_ids.contains(id)).for_each(&mut ban);
+    for lists in adjustments.allowing() {
+        if !lists.allowed_ids.is_empty() {
+            (0..x.len() as u32).filter(|id| !lists.allowed_ids.contains(id)).for_each(&mut ban);
+        }
+        lists.banned_ids.iter().copied().for_each(&mut ban);
     }
-    lists.banned_ids.iter().copied().for_each(&mut ban);
     for &(id, bias) in &lists.logit_bias {
         if bias == f32::NEG_INFINITY {
             ban(id);
         }
     }
     let of_words = match params.all_cuts().profile {
-        Profile::Vllm => &lists.output,
+        Profile::Vllm => output,
         _ => history,
     };
     for word in &lists.bad_words {
@@ -105,7 +111,9 @@ fn banned(
         }
     }
 
-    let output_length = lists.output_length.unwrap_or(lists.output.len() as u32);
+    let drafts = adjustments.drafts().len() as u32;
+    let output_length =
+        lists.output_length.map_or(output.len() as u32, |length| length.saturating_add(drafts));
     let is_stop = |token: usize| lists.stop_ids.contains(&(token as u32));
     let is_left = |token: usize| x[token].is_nan() || x[token] > f32::NEG_INFINITY;
     if params.min_tokens() > output_length
@@ -117,12 +125,16 @@ fn banned(
 }
 
 /// How often the output holds each token, where the history holds it at all.
-fn seen(vocab_size: usize, lists: &AdjustmentsSpec) -> Vec<Option<u32>> {
-    let prompt = lists.prompt.iter().map(|&id| (id, 0));
-    let output = lists.output.iter().map(|&id| (id, 1));
+fn seen(
+    vocab_size: usize,
+    lists: &AdjustmentsSpec,
+    output: &[u32],
+    drafts: &[u32],
+) -> Vec<Option<u32>> {
+    let once = |tokens: &[u32]| tokens.iter().map(|&id| (id, 1)).collect::<Vec<_>>();
     let pairs: Vec<(u32, u32)> = match lists.counts.is_empty() {
-        true => prompt.chain(output).collect(),
-        false => lists.counts.clone(),
+        true => lists.prompt.iter().map(|&id| (id, 0)).chain(once(output)).collect(),
+        false => [&lists.counts[..], &once(drafts)].concat(),
     };
     let mut seen = vec![None; vocab_size];
     for (id, n) in pairs {

@@ -29,6 +29,7 @@ pub fn inspect(
     Inspection {
         logprobs: asked.distributions().map(say).collect(),
         kept: asked.kept_ids_max.and_then(kept_ids),
+        continuations: None,
     }
 }
 

@@ -219,7 +219,7 @@ mod tests {
         Answer {
             outcome: Outcome { status: RowStatus::Ok, kept: 4, kept_mass: 9 },
             draws: vec![Draw { token: 1, logprob: -1.0 }],
-            inspection: Inspection { logprobs: vec![], kept },
+            inspection: Inspection { kept, ..Inspection::default() },
             state: None,
             seed: 0,
         }
