@@ -30,6 +30,7 @@ pub mod adjustments;
 pub mod arithmetic;
 pub mod backend;
 pub mod batch;
+pub mod beams;
 pub mod candidates;
 pub mod draft;
 pub mod evaluate;

@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use logitd_core::backend::cpu::{Cpu, CpuOptions, Isa};
 use logitd_core::backend::{Backend, reference::Reference};
 use logitd_core::batch::{Dtype, Results, Row};
-use logitd_core::inspection::Inspect;
+use logitd_core::inspection::{Continue, Inspect, Normaliser};
 use logitd::tools::generate;
 use logitd_core::params::{DrawRule, ParamsSpec, SamplingParams};
 use std::sync::{LazyLock, Mutex};
@@ -51,7 +51,8 @@ fn sample(row: &Row<'_>) {
 }
 
 /// Dtype (1 byte), temperature, top_k, top_p, min_p (4 each), seed, position (8 each), draws (2, of which the
-/// highest bit is the rule), what is asked beside tokens (1), and the rest is logits; all little-endian.
+/// highest bit is the rule), what is asked beside tokens (1), and the rest is logits; all little-endian. The highest bytes of
+/// the position say, too, whether and how many continuations are asked for.
 fn read(data: &[u8]) -> Option<(Dtype, ParamsSpec, Inspect, &[u8])> {
     let (header, logits) = data.split_at_checked(HEADER)?;
     let dtype = Dtype::ALL[usize::from(header[0]) % 3];
@@ -74,7 +75,11 @@ fn read(data: &[u8]) -> Option<(Dtype, ParamsSpec, Inspect, &[u8])> {
         top: if bit(3) { 5 } else { 0 },
         ids: if bit(4) { (0..100).rev().step_by(1 + usize::from(bit(5))).collect() } else { [].into() },
         kept_ids_max: bit(6).then_some(if bit(7) { 40 } else { 0 }),
-        continuations: None,
+        continuations: (header[32] & 1 == 1).then_some(Continue {
+            count: 1 + u32::from(header[31]),
+            temperature: if header[32] & 2 == 2 { 1.0 } else { 0.3 },
+            normaliser: if header[32] & 4 == 4 { Normaliser::Raw } else { Normaliser::Adjusted },
+        }),
     };
     Some((dtype, spec, inspect, logits))
 }

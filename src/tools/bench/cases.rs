@@ -1,7 +1,7 @@
 //! What is timed.
 
 use logitd_core::adjustments::{Adjustments, AdjustmentsSpec, Limits};
-use logitd_core::inspection::Inspect;
+use logitd_core::inspection::{Continue, Inspect, Normaliser};
 use logitd_core::params::{DrawRule, ParamsSpec};
 
 /// Parameters, and the rows that they are timed on.
@@ -28,6 +28,8 @@ pub struct Case {
     xtc_threshold: Option<f32>,
     /// First tokens of which the logprobs are asked for, beside those that are drawn.
     top_logprobs: u32,
+    /// First tokens that are asked for as continuations of a beam.
+    continuations: u32,
 }
 
 /// What rows are made of.
@@ -66,6 +68,7 @@ const PLAIN: Case = Case {
     typical_p: 1.0,
     xtc_threshold: None,
     top_logprobs: 0,
+    continuations: 0,
 };
 const TOP_P: Case = Case { name: "top_p", about: "top_p 0.95", top_p: 0.95, ..PLAIN };
 const TOP_K_TOP_P: Case =
@@ -187,6 +190,13 @@ pub const CASES: &[Case] = &[
         top_logprobs: 20,
         ..TOP_P
     },
+    Case {
+        name: "beam_step",
+        about: "A step of 64 beams: the first 128 continuations of each row",
+        temperature: 0.0,
+        continuations: 128,
+        ..PLAIN
+    },
     Case { name: "top_n_sigma", about: "top_n_sigma 1", top_n_sigma: 1.0, ..PLAIN },
     Case { name: "typical_p", about: "typical_p 0.95", typical_p: 0.95, ..PLAIN },
     Case {
@@ -220,8 +230,14 @@ impl Case {
 
     /// What is asked of each row beside its tokens.
     pub fn inspect(&self) -> Option<Inspect> {
-        let (of, top) = ([true, false, false], self.top_logprobs);
-        (top > 0).then(|| Inspect { of, top, ..Inspect::default() })
+        let (top, count) = (self.top_logprobs, self.continuations);
+        let going_on = Continue { count, temperature: 1.0, normaliser: Normaliser::Adjusted };
+        (top > 0 || count > 0).then(|| Inspect {
+            of: [top > 0, false, false],
+            top,
+            continuations: (count > 0).then_some(going_on),
+            ..Inspect::default()
+        })
     }
 
     /// What is done to single logits of its rows, which have so many tokens.

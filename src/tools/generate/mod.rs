@@ -5,7 +5,7 @@
 //! vectors, warps and blocks), values ([`Values`]) and parameters. First the shape and the temperature
 //! are chosen, then the logits, and last the cuts, which are aimed at the borders of that very row: a
 //! `top_k` that splits a tie, a `min_p` one unit in the last place away from a token. One row in four has adjustments,
-//! of one in eight more is asked than tokens, and one in four has further cuts, or the profile of another sampler.
+//! of one in eight more is asked than tokens (of some of these, how they go on), and one in four has further cuts, or the profile of another sampler.
 
 mod adjusted;
 mod cuts;
@@ -56,6 +56,7 @@ impl Case {
         let (params, adjustments) = adjusted::adjusted(random, vocab_size, params);
         let inspect = inspected::inspected(random, vocab_size);
         let params = shaped(random, dtype, &logits, params);
+        let inspect = inspect.map(|asked| inspected::going_on(random, asked));
         Self { dtype, logits, params, adjustments, inspect, values }
     }
 

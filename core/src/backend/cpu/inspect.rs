@@ -5,6 +5,7 @@
 //!     top    = the first tokens of the order, as for top-k, sorted
 //!     places = the rank of each drawn or named token: from `top`, else counted
 //!     for each distribution: W and E, from the kept list or by one pass over the row; then every logprob
+//!     continuations: the first tokens of the order, and W by a pass that weighs
 //! ```
 //!
 //! 1. Where no logit is changed, the distributions differ in temperature, and in how much of the order they have: kept
@@ -12,7 +13,8 @@
 //!    sampling serve all three.
 //! 2. Sums over the whole row at one temperature are made once, whichever distributions share them.
 //! 3. Where logits are changed, this is done for the row as it is sampled, and once more, for `raw`, for the row as
-//!    it is stored ([`raw`]). A row that was sampled from a list (`touched.rs`) is inspected by that list.
+//!    it is stored ([`raw`]). A row that was sampled from a list (`touched.rs`) is inspected by that list. Continuations
+//!    whose probabilities add up to 1 over the stored logits are scored by these ([`normal`]), which are looked at before.
 
 use super::blocks::BLOCK;
 use super::collect::KeptBits;
@@ -32,9 +34,11 @@ use crate::arithmetic::interval::{Interval, nats};
 use crate::arithmetic::key::key32;
 use crate::arithmetic::logprob;
 use crate::arithmetic::mass::{Scale, UNIT};
+use crate::arithmetic::score::score;
 use crate::batch::{Draw, RowStatus};
 use crate::inspection::{
-    Distribution, Entropy, Inspect, Inspection, KeptIds, Logprobs, TokenLogprob,
+    Continuation, Continuations, Continue, Distribution, Entropy, Inspect, Inspection, KeptIds,
+    Logprobs, TokenLogprob,
 };
 
 /// Tokens of a word of a bitmask.
@@ -46,6 +50,15 @@ pub struct Buffers {
     search: nucleus::Buffers,
     top: Vec<Place>,
     named: Vec<Place>,
+    /// What the continuations of the next row are scored by, where that is not the row as it is sampled.
+    pub normal: Option<Result<Normal, RowStatus>>,
+}
+
+/// What the scores of continuations count from.
+#[derive(Clone, Copy)]
+pub struct Normal {
+    max: f32,
+    mass: u64,
 }
 
 /// What a row's tokens were drawn from.
@@ -60,7 +73,8 @@ pub enum Sampled<'b> {
 /// What is said of a row without a token.
 pub fn failed(asked: &Inspect, status: RowStatus) -> Inspection {
     let logprobs = asked.distributions().map(|of| nothing(of, status));
-    Inspection { logprobs: logprobs.collect(), ..Inspection::default() }
+    let continuations = asked.continuations.map(|_| Continuations { status, tokens: vec![] });
+    Inspection { logprobs: logprobs.collect(), kept: None, continuations }
 }
 
 fn nothing(of: Distribution, status: RowStatus) -> Logprobs {
@@ -80,8 +94,9 @@ pub fn inspect<S: Simd, E: Element>(
         Sampled::First(token) => listed_ids(&[token], row.vocab_size, most),
         Sampled::Kept(kept) => kept_ids(row, kept, most, buffers),
     });
+    let continuations = asked.continuations.map(|asked| go_on(row, asked, buffers));
     if asked.distributions().next().is_none() {
-        return Inspection { kept, ..Inspection::default() };
+        return Inspection { kept, continuations, ..Inspection::default() };
     }
     let places = Places::find(row, asked, draws, buffers);
     let mut wholes = Wholes::default();
@@ -96,7 +111,70 @@ pub fn inspect<S: Simd, E: Element>(
         };
         places.say(of, asked, kept, scale, sums)
     });
-    Inspection { logprobs: logprobs.collect(), kept, continuations: None }
+    Inspection { logprobs: logprobs.collect(), kept, continuations }
+}
+
+/// How a row that was sampled as it is can go on.
+fn go_on<S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    asked: Continue,
+    buffers: &mut Buffers,
+) -> Continuations {
+    let Continue { count, temperature, .. } = asked;
+    let Buffers { search, top, normal, .. } = buffers;
+    let normal = normal.take().unwrap_or_else(|| Ok(Normal::of(row, temperature, search)));
+    let Normal { max, mass } = match normal {
+        Ok(normal) => normal,
+        Err(status) => return Continuations { status, tokens: vec![] },
+    };
+    sort(first_tokens(row, count, search), top);
+    let scored = |&Place { token, x, .. }: &Place| Continuation {
+        token,
+        score: score(x - max, temperature, mass),
+    };
+    Continuations { status: RowStatus::Ok, tokens: top.iter().map(scored).collect() }
+}
+
+impl Normal {
+    fn of<S: Simd, E: Element>(
+        row: &ScannedRow<'_, S, E>,
+        temperature: f32,
+        search: &mut nucleus::Buffers,
+    ) -> Self {
+        let weights = Weights { scale: Scale::new(temperature), ..row.weights };
+        let masses = ScannedRow { weights, ..*row }.block_masses(&mut search.masses);
+        Self { max: weights.max, mass: masses.iter().sum() }
+    }
+}
+
+/// What the continuations of a row that is sampled with others than its stored logits are scored by, if by these.
+pub fn normal<S: Simd, E: Element>(
+    s: S,
+    team: &Team,
+    prepared: &Prepared<'_, E>,
+    vocab_size: u32,
+    asked: Continue,
+    buffers: &mut Buffers,
+) -> Result<Normal, RowStatus> {
+    match prepared.status {
+        RowStatus::Ok => {
+            let row = stored(s, team, prepared, vocab_size);
+            Ok(Normal::of(&row, asked.temperature, &mut buffers.search))
+        }
+        status => Err(status),
+    }
+}
+
+/// The stored logits, at temperature 1.
+fn stored<'a, S: Simd, E: Element>(
+    s: S,
+    team: &'a Team,
+    prepared: &Prepared<'a, E>,
+    vocab_size: u32,
+) -> ScannedRow<'a, S, E> {
+    let Prepared { scanned, max, blocks, maxima, .. } = *prepared;
+    let weights = Weights { max, min: scanned.least::<E>(), scale: Scale::new(1.0) };
+    ScannedRow { s, team, blocks, maxima, scanned, weights, vocab_size, next: &[] }
 }
 
 /// What is said of the stored logits of a row that was sampled with others.
@@ -109,15 +187,12 @@ pub fn raw<S: Simd, E: Element>(
     draws: &[Draw],
     buffers: &mut Buffers,
 ) -> Logprobs {
-    let Prepared { status, scanned, max, blocks, maxima } = *prepared;
-    if status != RowStatus::Ok {
-        return nothing(Distribution::Raw, status);
+    if prepared.status != RowStatus::Ok {
+        return nothing(Distribution::Raw, prepared.status);
     }
-    let scale = Scale::new(1.0);
-    let weights = Weights { max, min: scanned.least::<E>(), scale };
-    let row = ScannedRow { s, team, blocks, maxima, scanned, weights, vocab_size, next: &[] };
+    let row = stored(s, team, prepared, vocab_size);
     let places = Places::find(&row, asked, draws, buffers);
-    places.say(Distribution::Raw, asked, u32::MAX, scale, interval(&row, None))
+    places.say(Distribution::Raw, asked, u32::MAX, row.weights.scale, interval(&row, None))
 }
 
 /// What is said of kept tokens that are a list, where nothing is asked about others.
@@ -131,6 +206,7 @@ pub fn inspect_list<S: Simd>(
     buffers: &mut Buffers,
 ) -> Inspection {
     debug_assert!(asked.distributions().all(|of| of == Distribution::Sampled));
+    debug_assert!(asked.continuations.is_none());
     let kept = asked.kept_ids_max.map(|most| listed_ids(list.ids(), vocab_size, most));
     let say = |of| {
         let Buffers { top, named, .. } = &mut *buffers;
@@ -196,7 +272,7 @@ impl<'b> Places<'b> {
         draws: &'b [Draw],
         buffers: &'b mut Buffers,
     ) -> Self {
-        let Buffers { search, top, named } = buffers;
+        let Buffers { search, top, named, .. } = buffers;
         top.clear();
         if asked.top > 0 {
             sort(first_tokens(row, asked.top, search), top);

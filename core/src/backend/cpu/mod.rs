@@ -321,7 +321,7 @@ mod tests {
     use super::*;
     use crate::adjustments::{AdjustmentsSpec, Limits};
     use crate::backend::reference::Reference;
-    use crate::inspection::Inspect;
+    use crate::inspection::{Continue, Inspect, Normaliser};
     use crate::params::ParamsSpec;
 
     #[test]
@@ -400,7 +400,11 @@ mod tests {
                     top: [0, 3, 20, 1024][k % 4],
                     ids: ids(n, [0, 5, 200][k % 3]),
                     kept_ids_max: [None, Some(0), Some(5), Some(u32::MAX)][k / 2 % 4],
-                    ..Inspect::default()
+                    continuations: (k % 4 > 0).then_some(Continue {
+                        count: [1, 8, 128, 2112, 9000][k % 5],
+                        temperature: [1.0, 0.3, 50.0, 1e-4][k % 4],
+                        normaliser: [Normaliser::Adjusted, Normaliser::Raw][k / 2 % 2],
+                    }),
                 };
                 let biases = (0..n.min(9)).map(|i| (n / n.min(9) * i, i as f32 - 4.0));
                 let lists = AdjustmentsSpec {

@@ -141,6 +141,7 @@ pub fn sample<S: Simd, E: Element>(
         rest.kept_ids_max = None;
         let mut sampled = asked.clone();
         sampled.of = [false, false, asked.of[Distribution::Sampled as usize]];
+        sampled.continuations = None;
         let scale = Scale::new(temperature);
         let scanned = ScannedRow { weights: Weights { scale, ..scanned.weights }, ..*scanned };
         let unused = Sampled::First(draws[0].token);

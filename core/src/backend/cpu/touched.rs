@@ -8,7 +8,7 @@
 //!         cut the list and draw from it, as f32
 //!     else, or where that list gets too long, or where something is asked of all adjusted tokens:
 //!         copy the row under the mask; if tokens are touched, widened to f32 and with these in it; sample the copy
-//!     if something is asked of the stored logits: scan these, too
+//!     if something is asked of the stored logits: scan these, too (first, if continuations are scored by them)
 //! ```
 //!
 //! **Why the first way is exact.** The first k tokens of the whole are among the first k of the others and the touched
@@ -39,7 +39,7 @@ use crate::arithmetic::mass::{Scale, UNIT};
 use crate::arithmetic::plan::{Chain, Plan, Step};
 use crate::backend::adjusted::patch;
 use crate::batch::{Draw, Dtype, Outcome, Row, RowStatus, Slot};
-use crate::inspection::Distribution;
+use crate::inspection::{Continue, Distribution, Normaliser};
 use std::marker::PhantomData;
 
 /// Blocks that are worth a thread's while to widen.
@@ -68,6 +68,13 @@ pub fn sample<S: Simd, E: Element>(
     scratch: &mut Scratch,
     slot: Slot<'_>,
 ) {
+    let scored_by_stored = |asked: &Continue| asked.normaliser == Normaliser::Raw;
+    let going_on = row.inspect().and_then(|asked| asked.continuations).filter(scored_by_stored);
+    let row::Scratch { prepare: memory, inspect: buffers, .. } = &mut scratch.row;
+    buffers.normal = going_on.map(|asked| {
+        let prepared = prepare::<S, E>(s, team, row, None, memory);
+        inspect::normal(s, team, &prepared, row.vocab_size(), asked, buffers)
+    });
     let asked = row.inspect().filter(|asked| asked.of[Distribution::Raw as usize]);
     let Some(asked) = asked else {
         return sample_adjusted::<S, E>(s, team, row, changes, next, scratch, slot);
@@ -105,7 +112,9 @@ fn sample_adjusted<S: Simd, E: Element>(
             matches!(chain.steps(), [Step::TopK(k), ..] if tell(*k))
         }
     };
-    let of_all = row.inspect().is_some_and(|asked| asked.of[Distribution::Adjusted as usize]);
+    let of_all = row.inspect().is_some_and(|asked| {
+        asked.of[Distribution::Adjusted as usize] || asked.continuations.is_some()
+    });
     let by_list = by_list && !of_all && row.params().cuts().is_none();
     if by_list && sample_by_list::<S, E>(s, team, row, changes, next, scratch, &mut slot) {
         return;

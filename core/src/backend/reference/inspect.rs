@@ -4,11 +4,13 @@ use super::{Kept, status};
 use crate::arithmetic::interval::{Interval, nats};
 use crate::arithmetic::key::key32;
 use crate::arithmetic::logprob::logprob;
-use crate::arithmetic::mass::Scale;
+use crate::arithmetic::mass::{Scale, mass};
+use crate::arithmetic::score::score;
 use crate::arithmetic::surprisal::surprisal;
 use crate::batch::{Draw, Row, RowStatus};
 use crate::inspection::{
-    Distribution, Entropy, Inspect, Inspection, KeptIds, Logprobs, TokenLogprob,
+    Continuation, Continuations, Continue, Distribution, Entropy, Inspect, Inspection, KeptIds,
+    Logprobs, Normaliser, TokenLogprob,
 };
 
 /// Says what is asked of a row, whose kept tokens and draws are given, or why it has none.
@@ -29,8 +31,31 @@ pub fn inspect(
     Inspection {
         logprobs: asked.distributions().map(say).collect(),
         kept: asked.kept_ids_max.and_then(kept_ids),
-        continuations: None,
+        continuations: asked.continuations.map(|asked| go_on(row, asked, kept)),
     }
+}
+
+/// How a row can go on.
+fn go_on(row: &Row<'_>, asked: Continue, kept: Result<&Kept, RowStatus>) -> Continuations {
+    let failed = |status| Continuations { status, tokens: vec![] };
+    let adjusted = match kept {
+        Ok(kept) => Sorted::of(candidates(&kept.x), asked.temperature),
+        Err(status) => return failed(status),
+    };
+    let stored = match asked.normaliser {
+        Normaliser::Adjusted => None,
+        Normaliser::Raw => match Sorted::stored(row, asked.temperature) {
+            Ok(stored) => Some(stored),
+            Err(status) => return failed(status),
+        },
+    };
+    let Sorted { tokens: all, scale } = stored.as_ref().unwrap_or(&adjusted);
+    let max = all[0].1;
+    let whole = all.iter().map(|&(_, x)| mass(x, max, *scale)).sum();
+    let first = adjusted.tokens.iter().take(asked.count as usize);
+    let going_on = first
+        .map(|&(token, x)| Continuation { token, score: score(x - max, asked.temperature, whole) });
+    Continuations { status: RowStatus::Ok, tokens: going_on.collect() }
 }
 
 /// The tokens of a distribution in the total order, with their logits.
@@ -46,13 +71,7 @@ impl Sorted {
         kept: Result<&Kept, RowStatus>,
     ) -> Result<Self, RowStatus> {
         match of {
-            Distribution::Raw => {
-                let x: Vec<f32> = (0..row.vocab_size()).map(|token| row.logit(token)).collect();
-                match status(&x) {
-                    RowStatus::Ok => Ok(Self::of(candidates(&x), 1.0)),
-                    status => Err(status),
-                }
-            }
+            Distribution::Raw => Self::stored(row, 1.0),
             Distribution::Adjusted => {
                 let Kept { x, before, .. } = kept?;
                 Ok(Self::of(candidates(x), *before))
@@ -62,6 +81,15 @@ impl Sorted {
                 let tokens = by_id.iter().map(|&(token, _)| (token as u32, y[token]));
                 Ok(Self::of(tokens.collect(), *temperature))
             }
+        }
+    }
+
+    /// Those of the stored logits.
+    fn stored(row: &Row<'_>, temperature: f32) -> Result<Self, RowStatus> {
+        let x: Vec<f32> = (0..row.vocab_size()).map(|token| row.logit(token)).collect();
+        match status(&x) {
+            RowStatus::Ok => Ok(Self::of(candidates(&x), temperature)),
+            status => Err(status),
         }
     }
 
