@@ -4,10 +4,12 @@ use super::answer::Answer;
 use super::params;
 use crate::devices::describe;
 use crate::files::params::Set;
+use crate::files::vectors::StoredRow;
 use bytes::Bytes;
 use logitd_core::adjustments::Adjustments;
 use logitd_core::backend::Backend;
 use logitd_core::batch::{Dtype, Results, Row, RowError};
+use logitd_core::beams::{Step, Stepped};
 use logitd_core::inspection::Inspect;
 use logitd_core::params::SamplingParams;
 use std::error::Error;
@@ -39,6 +41,16 @@ pub trait Sampler {
 
     /// The answers, in the order of the rows.
     fn sample(&mut self, batch: Batch<'_>) -> Result<Vec<Answer>, Box<dyn Error>>;
+
+    /// A step of a beam search over these rows, with their parameters.
+    fn step(
+        &mut self,
+        _rows: &[StoredRow],
+        _sets: &[Set],
+        _step: &Step,
+    ) -> Result<Stepped, Box<dyn Error>> {
+        Err(format!("{}: is not asked for a step of a beam search", self.name()).into())
+    }
 }
 
 /// A device of this process.
@@ -94,5 +106,29 @@ impl Sampler for Local {
                 seed: params.seed(),
             };
         Ok(self.results.iter().zip(&parsed).map(answer).collect())
+    }
+
+    fn step(
+        &mut self,
+        rows: &[StoredRow],
+        sets: &[Set],
+        step: &Step,
+    ) -> Result<Stepped, Box<dyn Error>> {
+        let mut parsed = Vec::with_capacity(rows.len());
+        for (row, set) in rows.iter().zip(sets) {
+            let params = params::parse(set.params)?;
+            parsed.push((params, params::adjustments(set, &params, row.vocab_size())?));
+        }
+        let asked = step.inspect();
+        let with_params = |(row, (params, adjusted)): (_, &(_, Option<_>))| {
+            let StoredRow { dtype, logits } = row;
+            let row = Row::new(*dtype, logits, *params)?;
+            Ok(row.with_adjustments(adjusted.as_ref()).with_inspect(Some(&asked)))
+        };
+        let rows: Result<Vec<Row<'_>>, RowError> =
+            rows.iter().zip(&parsed).map(with_params).collect();
+        self.backend.sample(&rows?, &mut self.results)?;
+        let found = self.results.iter().filter_map(|row| row.inspection?.continuations.as_ref());
+        Ok(step.merge(found))
     }
 }

@@ -39,6 +39,13 @@ pub struct StoredRow {
     pub logits: Vec<u8>,
 }
 
+impl StoredRow {
+    /// How many tokens it has.
+    pub fn vocab_size(&self) -> u32 {
+        (self.logits.len() / self.dtype.size_bytes()) as u32
+    }
+}
+
 /// Where a case has its row from.
 #[derive(Clone, Debug, PartialEq)]
 pub enum RowSource {

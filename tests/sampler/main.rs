@@ -2,6 +2,7 @@
 
 mod adjustments;
 mod common;
+mod continuations;
 mod distribution;
 mod evaluate;
 mod exhaustive;

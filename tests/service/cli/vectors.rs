@@ -39,6 +39,8 @@ fn every_backend_returns_the_known_answers() {
         let json = folder.verify(0, &[&path("controls.json"), "--a", &backend, "--json"]);
         let cuts = folder.verify(0, &[&path("cuts.json"), "--a", &backend]);
         assert!(cuts.contains("168 cases compared"), "{cuts}");
+        let beams = folder.verify(0, &[&path("beams.json"), "--a", &backend]);
+        assert!(beams.contains("13 cases compared"), "{beams}");
         let counts: Value = serde_json::from_str(&json).unwrap();
         let expected = json!({"interval": 20, "log2": 10, "pow2": 8, "sample": 10, "surprisal": 9});
         assert_eq!(counts["compared"], expected, "{backend}");
@@ -155,6 +157,52 @@ fn a_wrong_answer_is_found_and_its_replay_shows_it_again() {
 }
 
 #[test]
+fn a_wrong_step_of_beams_is_found() {
+    let folder = Folder::new();
+    let beams: Value = serde_json::from_slice(&std::fs::read(path("beams.json")).unwrap()).unwrap();
+    let has = |field: &str| {
+        let cases = beams["cases"].as_array().unwrap();
+        let filled = |case: &Value| !case["expect"][field].as_array().unwrap().is_empty();
+        cases.iter().position(filled).unwrap()
+    };
+    for (field, place, wrong) in [
+        ("statuses", "/0", json!("NAN")),
+        ("candidates", "/0/0", json!(9)),
+        ("candidates", "/1/1", json!(9)),
+        ("candidates", "/1/2", json!(-8_599_040_862i64)),
+        ("running", "/0/2", json!(-6_141_178_718i64)),
+        ("running", "/3", json!(null)),
+        ("finished", "/0/1", json!(7)),
+    ] {
+        let mut vectors = beams.clone();
+        let index = has(field);
+        let place = vectors["cases"][index]["expect"][field].pointer_mut(place).unwrap();
+        assert_ne!(*place, wrong);
+        *place = wrong;
+        let file = folder.vectors("wrong.json", &vectors);
+        let found: Value = serde_json::from_str(&folder.verify(1, &[&file, "--json"])).unwrap();
+        assert_eq!(found["different"], json!({"beam": 1}), "{field}");
+        assert_eq!(found["first_difference"]["index"], index, "{field}");
+        assert_eq!(found["first_difference"]["differences"][0]["field"], field);
+    }
+    for (key, value, part) in [
+        ("beams", json!(65), "beams is 65; allowed: 1 to 64"),
+        ("beams", json!(-1), "beams is -1: invalid value"),
+        ("scores", json!([0, 0]), "has 1 rows, and scores for 2"),
+        ("eos", json!([1, 1]), "eos_ids[1] is 1, which is there before"),
+        ("temperature", json!(0), "temperature is 0; allowed: 0.0001 to 10000"),
+        ("normaliser", json!("raw"), "normaliser is \"raw\"; allowed: ADJUSTED, RAW"),
+        ("row_params", json!([{}, {}]), "has 1 rows, and row_params of 2"),
+        ("row_params", json!([{"a_new_control": 1}]), "unknown parameter a_new_control"),
+    ] {
+        let mut vectors = beams.clone();
+        vectors["cases"][0][key] = value;
+        let text = folder.verify(2, &[&folder.vectors("case.json", &vectors)]);
+        assert!(text.contains("case 0") && text.contains(part), "{key}: {text}");
+    }
+}
+
+#[test]
 fn what_is_not_known_is_named_and_counted_and_never_compared() {
     let folder = Folder::new();
     let mut vectors = controls();
@@ -179,7 +227,7 @@ fn what_is_not_known_is_named_and_counted_and_never_compared() {
     let text = folder.verify(2, &[&file, "--case", "57", "--known"]);
     assert!(text.contains("nothing was compared"), "{text}");
     for (args, part) in [
-        (&["--kinds", "a_new_kind"][..], "names a_new_kind; known: sample, mass, exponential"),
+        (&["--kinds", "a_new_kind"][..], "names a_new_kind; known: sample, beam, mass"),
         (&["--case", "58"], "--case is 58; it holds 58 cases"),
         (&["--rows", "5"], "--rows"),
         (&["--params", "a.jsonl"], "--params"),

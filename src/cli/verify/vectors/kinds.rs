@@ -3,7 +3,7 @@
 use super::check::Check;
 use super::subject::Subject;
 use super::unknown::keys;
-use super::{integers, sample};
+use super::{beam, integers, sample};
 use crate::files::vectors::{Case, Vectors};
 use std::error::Error;
 
@@ -21,8 +21,9 @@ pub struct Kind {
 type Checked = Result<Check, Box<dyn Error>>;
 
 /// Every kind.
-pub static KINDS: [Kind; 7] = [
+pub static KINDS: [Kind; 8] = [
     Kind { name: "sample", unknown: sample::unknown, check: sample::check },
+    Kind { name: "beam", unknown: beam::unknown, check: beam::check },
     Kind {
         name: "mass",
         unknown: |case| keys(case, &["temperature", "x_minus_max"], &[]),
@@ -48,7 +49,8 @@ pub static KINDS: [Kind; 7] = [
 ];
 
 /// Kinds of which the API has nothing: a server is not asked for them.
-pub const NOT_OF_SERVERS: [&str; 5] = ["exponential", "log2", "pow2", "surprisal", "interval"];
+pub const NOT_OF_SERVERS: [&str; 6] =
+    ["beam", "exponential", "log2", "pow2", "surprisal", "interval"];
 
 impl Kind {
     /// The kind of that name.

@@ -4,6 +4,7 @@
 //! known here is never passed over in silence: without `--known` nothing is compared then, and all that is missing
 //! is named.
 
+mod beam;
 mod check;
 mod integers;
 mod kinds;
@@ -39,7 +40,7 @@ pub struct VectorsArgs {
         conflicts_with_all = ["b", "rows", "seed", "first_row", "vocab_size_max", "params", "recorded"])]
     pub vectors: Option<PathBuf>,
 
-    /// Only cases of these kinds: sample, mass, exponential, log2, pow2, surprisal, interval
+    /// Only cases of these kinds: sample, beam, mass, exponential, log2, pow2, surprisal, interval
     #[arg(long, value_name = "KIND,..", value_delimiter = ',', requires = "vectors")]
     kinds: Vec<String>,
 

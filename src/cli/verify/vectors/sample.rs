@@ -84,14 +84,19 @@ pub fn unknown(case: &Case) -> Vec<String> {
     let expected: Vec<&str> = EXPECTED.iter().map(|(name, _)| *name).collect();
     let mut unknown = keys(case, &["row", "params"], &expected);
     if let Some(Json::Object(params)) = case.fields.get("params") {
-        let other = |name: &str| OTHERS.iter().any(|(other, _)| *other == name);
-        let known = |name: &str| Field::named(name).is_some() || is_adjustment(name) || other(name);
-        unknown.extend(strangers("parameter", params, known));
+        unknown.extend(unknown_parameters(params));
     }
     if let Some(Json::Object(expect)) = case.fields.get("expect") {
         unknown.extend(logprobs::unknown(expect.get("logprobs")));
     }
     unknown
+}
+
+/// The parameters that are not known here.
+pub fn unknown_parameters(params: &Map<String, Json>) -> Vec<String> {
+    let other = |name: &str| OTHERS.iter().any(|(other, _)| *other == name);
+    let known = |name: &str| Field::named(name).is_some() || is_adjustment(name) || other(name);
+    strangers("parameter", params, known)
 }
 
 /// Samples the row, and compares what the case expects.
@@ -105,8 +110,7 @@ pub fn check(
         return Err("expects no status".into());
     }
     let row = subject.row(vectors, case.get("row")?)?;
-    let vocab_size = (row.logits.len() / row.dtype.size_bytes()) as u32;
-    let Asked { mut set, .. } = asked(case.object("params")?, vocab_size)?;
+    let mut set = set(case.object("params")?, row.vocab_size())?;
     set.inspect.return_kept = asks_for_kept(expect) && subject.tells_kept;
     let answer = subject.sample(&row, &set)?;
     let bounds = match answer.inspection.kept.as_ref().filter(|_| expect.contains_key("bounds")) {
@@ -116,7 +120,8 @@ pub fn check(
     Ok(compare(expect, &Answered { answer, bounds }, subject.tells_kept))
 }
 
-fn asked(params: &Map<String, Json>, vocab_size: u32) -> Result<Asked, String> {
+/// The parameters of a row of so many tokens.
+pub fn set(params: &Map<String, Json>, vocab_size: u32) -> Result<Set, String> {
     // Without a seed there is no known answer, but for a greedy row.
     let set = Set::from(ParamsSpec { seed: Some(0), ..ParamsSpec::DEFAULT });
     let mut asked = Asked { set, vocab_size };
@@ -126,7 +131,7 @@ fn asked(params: &Map<String, Json>, vocab_size: u32) -> Result<Asked, String> {
             None => set_one(&mut asked.set, name, value)?,
         }
     }
-    Ok(asked)
+    Ok(asked.set)
 }
 
 fn is_adjustment(name: &str) -> bool {

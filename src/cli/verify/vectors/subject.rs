@@ -6,6 +6,7 @@ use crate::files::npy::LogitsFile;
 use crate::files::params::Set;
 use crate::files::vectors::{RowSource, StoredRow, Vectors};
 use logitd_core::batch::Dtype;
+use logitd_core::beams::{Step, Stepped};
 use logitd_core::params::ParamsSpec;
 use serde_json::Value as Json;
 use std::error::Error;
@@ -54,12 +55,22 @@ impl Subject {
     pub fn sample(&mut self, row: &StoredRow, set: &Set) -> Result<Answer, Box<dyn Error>> {
         let batch = Batch {
             dtype: row.dtype,
-            vocab_size: (row.logits.len() / row.dtype.size_bytes()) as u32,
+            vocab_size: row.vocab_size(),
             logits: row.logits.clone().into(),
             params: std::slice::from_ref(set),
         };
         let mut answers = self.sampler.sample(batch)?;
         answers.pop().ok_or_else(|| "there is no answer to the row".into())
+    }
+
+    /// A step of a beam search over these rows, with their parameters.
+    pub fn step(
+        &mut self,
+        rows: &[StoredRow],
+        sets: &[Set],
+        step: &Step,
+    ) -> Result<Stepped, Box<dyn Error>> {
+        self.sampler.step(rows, sets, step)
     }
 
     /// The mass of a token so far below the maximum: what it adds to that of a row which has nothing else.
