@@ -27,6 +27,7 @@
 #![deny(unsafe_code)]
 #![allow(rustdoc::private_intra_doc_links)]
 
+pub mod beam;
 mod chunked;
 mod connect;
 mod control;

@@ -120,14 +120,15 @@ impl Sampler for Local {
             parsed.push((params, params::adjustments(set, &params, row.vocab_size())?));
         }
         let asked = step.inspect();
-        let with_params = |(row, (params, adjusted)): (_, &(_, Option<_>))| {
-            let StoredRow { dtype, logits } = row;
-            let row = Row::new(*dtype, logits, *params)?;
-            Ok(row.with_adjustments(adjusted.as_ref()).with_inspect(Some(&asked)))
-        };
-        let rows: Result<Vec<Row<'_>>, RowError> =
-            rows.iter().zip(&parsed).map(with_params).collect();
-        self.backend.sample(&rows?, &mut self.results)?;
+        let rows: Vec<Row<'_>> = rows
+            .iter()
+            .zip(&parsed)
+            .map(|(row, (params, adjusted))| {
+                let row = Row::new(row.dtype, &row.logits, *params)?;
+                Ok(row.with_adjustments(adjusted.as_ref()).with_inspect(Some(&asked)))
+            })
+            .collect::<Result<_, RowError>>()?;
+        self.backend.sample(&rows, &mut self.results)?;
         let found = self.results.iter().filter_map(|row| row.inspection?.continuations.as_ref());
         Ok(step.merge(found))
     }

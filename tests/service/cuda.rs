@@ -62,7 +62,7 @@ fn generated_rows_through_the_driver() {
 #[test]
 fn known_answers_through_the_driver() {
     let root = env!("CARGO_MANIFEST_DIR");
-    for (file, cases) in [("controls.json", 57), ("edge_rows.json", 75)] {
+    for (file, cases) in [("controls.json", 57), ("beams.json", 13), ("edge_rows.json", 75)] {
         let file = format!("{root}/tests/vectors/independent/{file}");
         let said = ok(&["verify", "--vectors", &file, "--a", "cuda:0"], &[]);
         assert!(said.contains("FAKE CUDA device 0"), "{said}");
