@@ -60,10 +60,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let found = search.run(|open| {
         let beams = |group: &&Group| -> Value {
-            group.beams().iter().map(|beam| json!({"tokens": beam.tokens, "score": beam.score})).collect()
+            group
+                .beams()
+                .iter()
+                .map(|beam| json!({"tokens": beam.tokens, "score": beam.score}))
+                .collect()
         };
-        let beams: Vec<Value> =
-            open.iter().map(|group| json!({"group": group.index(), "beams": beams(group)})).collect();
+        let beams: Vec<Value> = open
+            .iter()
+            .map(|group| json!({"group": group.index(), "beams": beams(group)}))
+            .collect();
         say(&json!({"rows": beams}))?;
         let steps: Vec<Step> =
             open.iter().map(|group| stepper.step(group, &mut input)).collect::<Result<_, _>>()?;
@@ -129,7 +135,9 @@ fn message(status: logitd_core::batch::RowStatus) -> api::RowStatus {
 }
 
 fn candidates(of: &[beams::Candidate]) -> Vec<Candidate> {
-    of.iter().map(|&beams::Candidate { beam, token, score }| Candidate { beam, token, score }).collect()
+    of.iter()
+        .map(|&beams::Candidate { beam, token, score }| Candidate { beam, token, score })
+        .collect()
 }
 
 fn step(step: &Step) -> Value {

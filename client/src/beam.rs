@@ -312,7 +312,10 @@ impl Search {
             return wrong("max_length", "is 0; allowed: 1 or more".into());
         }
         if !length_penalty.is_finite() {
-            return wrong("length_penalty", format!("is {length_penalty}; wanted: a finite number"));
+            return wrong(
+                "length_penalty",
+                format!("is {length_penalty}; wanted: a finite number"),
+            );
         }
         Ok(Self { options, groups: (0..groups).map(Group::new).collect() })
     }
@@ -419,8 +422,10 @@ mod tests {
     fn as_many_beams_as_texts_find_the_best_texts_that_there_are() {
         // Three tokens and four steps: 1 + 2 + 4 + 8 texts that end, and 16 that do not; with 64 beams none is left out.
         for seed in 0..50 {
-            let options =
-                Options { max_length: 4, ..options(64, EarlyStopping::Never, [0.0, 1.0][seed % 2]) };
+            let options = Options {
+                max_length: 4,
+                ..options(64, EarlyStopping::Never, [0.0, 1.0][seed % 2])
+            };
             let mut best: BTreeMap<Vec<u32>, f64> = BTreeMap::new();
             let mut open: Vec<(Vec<u32>, i64)> = vec![(vec![], 0)];
             for length in 1..=4 {
@@ -505,8 +510,8 @@ mod tests {
     fn beams_know_where_they_come_from() {
         let mut search = Search::new(options(3, EarlyStopping::Never, 1.0), 1).unwrap();
         let mut before: Vec<Beam> = search.open().next().unwrap().beams().to_vec();
-        while let Some(group) = search.open().next() {
-            let step = step(7, 9, 3, group);
+        loop {
+            let step = step(7, 9, 3, search.open().next().unwrap());
             search.advance([step]).unwrap();
             let Some(group) = search.open().next() else { break };
             for beam in group.beams() {
@@ -565,9 +570,11 @@ mod tests {
         let candidates = vec![Candidate { beam: 1, token: 0, score: 0 }];
         let strange = Step { candidates, ..Step::default() };
         let error = search.advance([strange, Step::default()]).unwrap_err().to_string();
-        let said = "a step that does not fit: a candidate of group 0 continues beam 1, and there are 1";
+        let said =
+            "a step that does not fit: a candidate of group 0 continues beam 1, and there are 1";
         assert_eq!(error, said);
-        let error = Search::new(usual(), 1).unwrap().run(|_| Err("the server is gone")).unwrap_err();
+        let error =
+            Search::new(usual(), 1).unwrap().run(|_| Err("the server is gone")).unwrap_err();
         assert_eq!(error.to_string(), "the server is gone");
     }
 }

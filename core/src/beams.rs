@@ -142,7 +142,10 @@ impl StepSpec {
     fn check_scores(&self) -> Checked {
         let (rows, beams) = (self.scores.len(), self.beams);
         if rows == 0 {
-            return wrong("scores", "is empty; wanted: one score a row, 0 in the first step".into());
+            return wrong(
+                "scores",
+                "is empty; wanted: one score a row, 0 in the first step".into(),
+            );
         }
         if rows > beams as usize {
             let description =
@@ -383,7 +386,10 @@ mod tests {
             ),
             (StepSpec { eos_ids: vec![3, 10], ..usual() }, "eos_ids[1] is 10; allowed: 0 to 9"),
             (StepSpec { eos_ids: vec![3, 4, 3], ..usual() }, "eos_ids[2] is 3, which is there"),
-            (StepSpec { temperature: 0.0, ..usual() }, "temperature is 0; allowed: 0.0001 to 10000"),
+            (
+                StepSpec { temperature: 0.0, ..usual() },
+                "temperature is 0; allowed: 0.0001 to 10000",
+            ),
             (StepSpec { temperature: f32::NAN, ..usual() }, "temperature is NaN"),
         ] {
             let errors = errors(spec);

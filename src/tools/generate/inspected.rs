@@ -2,9 +2,7 @@
 
 use super::random::Random;
 use logitd_core::beams::CONTINUATIONS_MAX;
-use logitd_core::inspection::{
-    Continue, Inspect, LOGPROB_IDS_MAX, Normaliser, TOP_LOGPROBS_MAX,
-};
+use logitd_core::inspection::{Continue, Inspect, LOGPROB_IDS_MAX, Normaliser, TOP_LOGPROBS_MAX};
 
 /// One row in so many is asked for more.
 const ROWS: u64 = 8;

@@ -42,7 +42,8 @@ pub fn check(
 ) -> Result<Check, Box<dyn Error>> {
     let expect = case.object("expect")?;
     let rows: Vec<Json> = read(case, "rows")?;
-    let rows = rows.iter().map(|named| subject.row(vectors, named)).collect::<Result<Vec<_>, _>>()?;
+    let rows =
+        rows.iter().map(|named| subject.row(vectors, named)).collect::<Result<Vec<_>, _>>()?;
     let step = step(case, rows.iter().map(StoredRow::vocab_size).max().unwrap_or(0))?;
     if step.spec().scores.len() != rows.len() {
         let scores = step.spec().scores.len();
@@ -69,9 +70,7 @@ fn step(case: &Case, vocab_size: u32) -> Result<Step, Box<dyn Error>> {
         Some("ADJUSTED") => Normaliser::Adjusted,
         Some("RAW") => Normaliser::Raw,
         _ => {
-            return Err(
-                format!("normaliser is {}; allowed: ADJUSTED, RAW", shown(written)).into()
-            );
+            return Err(format!("normaliser is {}; allowed: ADJUSTED, RAW", shown(written)).into());
         }
     };
     let spec = StepSpec {
