@@ -262,14 +262,12 @@ fn first(rows: &[&Continuations], scores: &[i64], count: usize) -> Vec<Candidate
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arithmetic::philox::philox4x32_10;
-
     /// Row `index` of a stream of random numbers.
     fn random(index: u32) -> impl FnMut(u32) -> u32 {
-        let mut drawn = 0;
+        let mut state = u64::from(index) << 32 | 7;
         move |below| {
-            drawn += 1;
-            philox4x32_10([index, drawn, 0, 0], [7, 7])[0] % below
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 40) as u32 % below
         }
     }
 

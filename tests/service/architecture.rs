@@ -27,6 +27,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("core/adjustments", &["core/params"]),
     ("core/status", &[]),
     ("core/inspection", &["core/status"]),
+    ("core/beams", &["core/inspection", "core/status"]),
     (
         "core/batch",
         &["core/adjustments", "core/inspection", "core/params", "core/status", "core/arithmetic"],
