@@ -180,12 +180,19 @@ fn a_stored_row_that_is_not_ok_is_a_status_where_it_normalises() {
         row(&infinite, &[1], Normaliser::Raw),
         row(&[1.0, 2.0], &[0, 1], Normaliser::Raw),
         row(&nan, &[0], Normaliser::Adjusted),
+        row(&[9.0, 7.0], &[0, 1], Normaliser::Raw),
+        // Behind rows that looked at their stored logits in vain, one that is as it is stored.
+        Case::values("plain", Dtype::F16, &[1.0, 2.0], GREEDY).inspected(asked(
+            2,
+            1.0,
+            Normaliser::Raw,
+        )),
     ];
     Panel::default().check(&cases);
     let found = of(&cases);
     let statuses: Vec<RowStatus> = found.iter().map(|of| of.status).collect();
     use RowStatus::{Nan, NoCandidate, Ok, PositiveInfinity};
-    assert_eq!(statuses, [Nan, Ok, PositiveInfinity, NoCandidate, Nan]);
+    assert_eq!(statuses, [Nan, Ok, PositiveInfinity, NoCandidate, Nan, NoCandidate, Ok]);
     for of in found {
         assert_eq!(of.tokens.len(), if of.status == Ok { 2 } else { 0 });
     }

@@ -75,6 +75,21 @@ pub fn sample<S: Simd, E: Element>(
         let prepared = prepare::<S, E>(s, team, row, None, memory);
         inspect::normal(s, team, &prepared, row.vocab_size(), asked, buffers)
     });
+    sample_and_say_raw::<S, E>(s, team, row, changes, next, scratch, slot);
+    // A row without a token has not used it.
+    scratch.row.inspect.normal = None;
+}
+
+/// Samples the row, and says what is asked of its stored logits.
+fn sample_and_say_raw<S: Simd, E: Element>(
+    s: S,
+    team: &Team,
+    row: &Row<'_>,
+    changes: &Changes<'_>,
+    next: &[u8],
+    scratch: &mut Scratch,
+    slot: Slot<'_>,
+) {
     let asked = row.inspect().filter(|asked| asked.of[Distribution::Raw as usize]);
     let Some(asked) = asked else {
         return sample_adjusted::<S, E>(s, team, row, changes, next, scratch, slot);
