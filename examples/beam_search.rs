@@ -9,9 +9,11 @@
 
 use logitd_client::api;
 use logitd_client::beam::{Candidate, EarlyStopping, Group, Options, Search, Step};
+use logitd_core::adjustments::{AdjustmentsSpec, Limits};
 use logitd_core::backend::{Backend, cpu::Cpu};
-use logitd_core::batch::{Dtype, Results, Row};
+use logitd_core::batch::{Dtype, Results, Row, RowError};
 use logitd_core::beams::{self, StepSpec};
+use logitd_core::inspection::Normaliser;
 use logitd_core::params::{ParamsSpec, SamplingParams};
 use serde_json::{Value, json};
 use std::error::Error;
@@ -24,6 +26,8 @@ struct Request {
     beams: u32,
     eos_ids: Vec<u32>,
     max_length: u32,
+    /// Tokens before which no text ends. As in transformers, other tokens do not become more likely by that.
+    min_length: usize,
     length_penalty: f64,
     /// `when_full`, `when_unlikely` or `never`.
     early_stopping: String,
@@ -52,6 +56,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let search = Search::new(options.clone(), request.groups)?;
     let mut stepper = Stepper {
         options,
+        min_length: request.min_length,
         vocab_size: request.vocab_size,
         // Nothing is drawn.
         params: ParamsSpec { temperature: 0.0, ..ParamsSpec::default() }.parse(|| 0)?,
@@ -88,6 +93,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 struct Stepper {
     options: Options,
+    min_length: usize,
     vocab_size: u32,
     params: SamplingParams,
     backend: Cpu,
@@ -101,6 +107,7 @@ impl Stepper {
             scores: group.beams().iter().map(|beam| beam.score).collect(),
             beams: self.options.beams,
             eos_ids: self.options.eos_ids.clone(),
+            normaliser: Normaliser::Raw,
             ..StepSpec::default()
         };
         let step = spec.parse(self.vocab_size).map_err(|mut errors| errors.swap_remove(0))?;
@@ -108,10 +115,18 @@ impl Stepper {
         let mut logits = vec![0; row_bytes * group.beams().len()];
         input.read_exact(&mut logits)?;
         let asked = step.inspect();
+        let is_short = group.beams()[0].tokens.len() < self.min_length;
+        let banned_ids = if is_short { self.options.eos_ids.clone() } else { vec![] };
+        let adjustments = AdjustmentsSpec { banned_ids, ..AdjustmentsSpec::default() }
+            .parse(self.vocab_size, Limits::default())
+            .map_err(|mut errors| errors.swap_remove(0))?;
         let rows = logits.chunks_exact(row_bytes);
         let rows: Vec<Row<'_>> = rows
-            .map(|row| Ok(Row::new(Dtype::F32, row, self.params)?.with_inspect(Some(&asked))))
-            .collect::<Result<_, Box<dyn Error>>>()?;
+            .map(|row| {
+                let row = Row::new(Dtype::F32, row, self.params)?;
+                Ok(row.with_adjustments(Some(&adjustments)).with_inspect(Some(&asked)))
+            })
+            .collect::<Result<_, RowError>>()?;
         self.backend.sample(&rows, &mut self.results)?;
         let found = self.results.iter().filter_map(|row| row.inspection?.continuations.as_ref());
         let stepped = step.merge(found);
