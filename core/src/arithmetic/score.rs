@@ -13,10 +13,30 @@ const FAR: f32 = 268_435_456.0; // 2^28
 ///
 /// `distance` is its `x - M`, `temperature` is above 0, and `mass` (1 or more) is that of the tokens it is drawn from.
 pub fn score(distance: f32, temperature: f32, mass: u64) -> i64 {
-    let far = f64::from(FAR);
-    let of_token = (f64::from(distance.max(-FAR)) / f64::from(temperature)).clamp(-far, far);
-    let of_mass = (i128::from(log2_mass(mass)) * LN_2_Q64) >> 64;
-    (of_token * NAT).round_ties_even() as i64 - of_mass as i64
+    Scores::new(temperature, mass).of(distance)
+}
+
+/// The scores of tokens that are drawn from the same ones: the logarithm of their mass is taken once.
+#[derive(Clone, Copy, Debug)]
+pub struct Scores {
+    temperature: f32,
+    of_mass: i64,
+}
+
+impl Scores {
+    /// As [`score`] takes them.
+    pub fn new(temperature: f32, mass: u64) -> Self {
+        let of_mass = (i128::from(log2_mass(mass)) * LN_2_Q64) >> 64;
+        Self { temperature, of_mass: of_mass as i64 }
+    }
+
+    /// That of a token at this distance.
+    pub fn of(&self, distance: f32) -> i64 {
+        let far = f64::from(FAR);
+        let of_token =
+            (f64::from(distance.max(-FAR)) / f64::from(self.temperature)).clamp(-far, far);
+        (of_token * NAT).round_ties_even() as i64 - self.of_mass
+    }
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ use crate::arithmetic::interval::{Interval, nats};
 use crate::arithmetic::key::key32;
 use crate::arithmetic::logprob;
 use crate::arithmetic::mass::{Scale, UNIT};
-use crate::arithmetic::score::score;
+use crate::arithmetic::score::Scores;
 use crate::batch::{Draw, RowStatus};
 use crate::inspection::{
     Continuation, Continuations, Continue, Distribution, Entropy, Inspect, Inspection, KeptIds,
@@ -128,10 +128,9 @@ fn go_on<S: Simd, E: Element>(
         Err(status) => return Continuations { status, tokens: vec![] },
     };
     sort(first_tokens(row, count, search), top);
-    let scored = |&Place { token, x, .. }: &Place| Continuation {
-        token,
-        score: score(x - max, temperature, mass),
-    };
+    let scores = Scores::new(temperature, mass);
+    let scored =
+        |&Place { token, x, .. }: &Place| Continuation { token, score: scores.of(x - max) };
     Continuations { status: RowStatus::Ok, tokens: top.iter().map(scored).collect() }
 }
 
