@@ -3,10 +3,12 @@
 mod answer;
 pub mod bench;
 mod chart;
+pub mod completions;
 pub mod demo;
 pub mod digest;
 pub mod info;
 pub mod load;
+pub mod man;
 mod output;
 mod params;
 mod positions;
@@ -78,6 +80,8 @@ enum Command {
     Tune(Box<tune::TuneArgs>),
     Digest(digest::Args),
     Info(info::Args),
+    Completions(completions::Args),
+    Man(man::Args),
 }
 
 /// Parses the arguments and runs the command.
@@ -129,6 +133,8 @@ fn run(command: Command) -> Outcome {
         Command::Tune(args) => tune::run_command(*args),
         Command::Digest(args) => digest::run(args),
         Command::Info(args) => info::run(args),
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
     }
 }
 
