@@ -44,14 +44,15 @@ class Replica:
         self.flags = flags
         self.process: subprocess.Popen | None = None
 
-    def start(self):
-        """Returns when it listens."""
+    def start(self, stderr: int | None = None, **variables: str):
+        """Returns when it listens. It logs to a file, or to that descriptor."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("LOGITD_", "RUST_"))}
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [os.environ["LOGITD"], "serve", f"--config={DEPLOY / 'kubernetes' / 'base' / 'logitd.toml'}",
                  f"--listen={self.host}", f"--metrics-listen={self.metrics_host}", "--device=cpu", "--threads=1", *self.flags],
-                env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+                env=environment | variables, stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log if stderr is None else stderr)
         end = time.monotonic() + START_TIMEOUT_S
         while time.monotonic() < end and self.process.poll() is None:
             try:
