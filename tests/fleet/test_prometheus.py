@@ -161,6 +161,8 @@ class BadDay(unittest.TestCase):
     @classmethod
     def misbehave(cls):
         cls.load("--concurrency=4", "--duration=3s")
+        # Large rows, which take longer to compare than to sample.
+        cls.load("--concurrency=2", "--duration=1s", "--rows=8", vocab_size=128_256)
         cls.load("--concurrency=32", "--duration=1s")
         cls.load("--concurrency=8", "--duration=1s", "--timeout=5ms")
         cls.load("--concurrency=2", "--duration=1s", "--plane=shm", "--rpc=direct")
@@ -168,10 +170,10 @@ class BadDay(unittest.TestCase):
         cls.command("tune", f"--target={cls.target}", "--search=random", "--sets=64", f"--study={cls.path / 'study'}")
         silent = Connection(cls.server.host, str(cls.path / "ca.pem"))
         silent.call(1, SAMPLE_REQUEST)
-        # Two that are late, and at different times: a series begins with its first event.
-        silent.call(3, SAMPLE_REQUEST, ("grpc-timeout", "1m"))
+        # Two whose messages do not come in time, one after the other: a series begins with its first event.
+        silent.begin(3, ("grpc-timeout", "10m"))
         cls.prometheus.wait('logitd_requests_total{code="DEADLINE_EXCEEDED"}')
-        silent.call(5, SAMPLE_REQUEST, ("grpc-timeout", "1m"))
+        silent.begin(5, ("grpc-timeout", "10m"))
         for _ in range(24):
             address, port = cls.server.host.split(":")
             socket.create_connection((address, int(port))).close()
@@ -189,8 +191,8 @@ class BadDay(unittest.TestCase):
         cls.prometheus.wait('logitd_reloads_total{result="failed"} > 0')
 
     @classmethod
-    def load(cls, *flags: str):
-        cls.command("load", f"--target={cls.target}", "--vocab-size=4096", "--warmup=0s", *flags)
+    def load(cls, *flags: str, vocab_size: int = 4096):
+        cls.command("load", f"--target={cls.target}", f"--vocab-size={vocab_size}", "--warmup=0s", *flags)
 
     @classmethod
     def command(cls, *arguments: str):
