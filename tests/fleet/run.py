@@ -13,6 +13,9 @@ def main() -> int:
         sys.exit("usage: python tests/fleet/run.py PATH-TO-LOGITD [TEST..] (cargo build --release makes one)")
     os.environ["LOGITD"] = str(pathlib.Path(sys.argv[1]).resolve())
     sys.path[:0] = [str(HERE)]
+    if not sys.argv[2:]:
+        import debian
+        debian.begin()
     loader = unittest.defaultTestLoader
     tests = loader.loadTestsFromNames(sys.argv[2:]) if sys.argv[2:] else loader.discover(str(HERE), "test_*.py")
     result = unittest.TextTestRunner(verbosity=2, stream=sys.stdout).run(tests)
