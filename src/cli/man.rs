@@ -33,9 +33,9 @@ pub fn run(args: Args) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The command of that name, as `logitd NAME` and with the names of its page and its call.
+/// The command of that name, under the name of its page.
 fn of_command(name: &str) -> Result<clap::Command, String> {
-    let mut all = Cli::command();
+    let mut all = Cli::command().disable_help_subcommand(true);
     all.build();
     let known: Vec<&str> = all.get_subcommands().map(clap::Command::get_name).collect();
     match all.find_subcommand(name) {

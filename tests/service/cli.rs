@@ -3,6 +3,7 @@
 
 mod cases;
 mod logprobs;
+mod manual;
 mod tune;
 mod vectors;
 
