@@ -36,12 +36,12 @@ def _is_free(address: str, port: int) -> bool:
 class Replica:
     """It has the settings that the manifests give it, but for its addresses and `flags`."""
 
-    def __init__(self, address: str, port: int, folder: pathlib.Path, *flags: str):
+    def __init__(self, address: str, port: int, folder: pathlib.Path, *flags: str, device: str = "cpu"):
         self.address = address
         self.host = f"{address}:{port}"
         self.metrics_host = f"{address}:{port + METRICS_PORT_OFFSET}"
         self.log = folder / f"{address}.log"
-        self.flags = flags
+        self.flags = [f"--device={device}", *(["--threads=1"] if device == "cpu" else []), *flags]
         self.process: subprocess.Popen | None = None
 
     def start(self, stderr: int | None = None, **variables: str):
@@ -50,7 +50,7 @@ class Replica:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 [os.environ["LOGITD"], "serve", f"--config={DEPLOY / 'kubernetes' / 'base' / 'logitd.toml'}",
-                 f"--listen={self.host}", f"--metrics-listen={self.metrics_host}", "--device=cpu", "--threads=1", *self.flags],
+                 f"--listen={self.host}", f"--metrics-listen={self.metrics_host}", *self.flags],
                 env=environment | variables, stdin=subprocess.DEVNULL, stdout=log,
                 stderr=log if stderr is None else stderr)
         end = time.monotonic() + START_TIMEOUT_S

@@ -116,7 +116,7 @@ class Package(unittest.TestCase):
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertEqual(json.loads(done.stdout)["token"], TOKEN)
         # The default command begins to serve: it is told to stop at once, and drains.
-        done = subprocess.run(["timeout", "--preserve-status", "2", *command, *settings["Cmd"], "--listen=127.0.0.1:0"],
+        done = subprocess.run(["timeout", "--foreground", "--preserve-status", "2", *command, *settings["Cmd"], "--listen=127.0.0.1:0"],
                               capture_output=True, text=True, timeout=60)
         self.assertEqual(done.returncode, 0, done.stderr)
         self.assertIn("listening", done.stderr)
