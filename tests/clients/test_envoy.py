@@ -22,7 +22,7 @@ SERVICE = "logitd.v1.SamplerService"
 
 
 def config(servers: list[str]) -> dict:
-    """As in the README's section on balancing: HTTP/2 on both sides, gRPC health checks, calls in turn."""
+    """The least that balances: HTTP/2 on both sides, gRPC health checks, calls in turn. tests/fleet has what is shipped."""
     def address(host: str, port: int) -> dict:
         return {"address": {"socket_address": {"address": host, "port_value": port}}}
 
