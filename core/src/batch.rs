@@ -200,7 +200,14 @@ impl<'a> Row<'a> {
     }
 
     /// The same row, for which a token was drafted. It has one draw.
+    ///
+    /// # Panics
+    /// If the draft, or what it was drawn from, is not of this row's vocabulary.
     pub fn with_draft(self, draft: Option<&'a Draft>) -> Self {
+        assert!(
+            draft.is_none_or(|draft| draft.fits(self.vocab_size)),
+            "a draft of this vocabulary"
+        );
         Self { draft, ..self }
     }
 

@@ -25,6 +25,21 @@ pub struct Draft {
     pub rule: Rule,
 }
 
+impl Draft {
+    /// Whether it, and what it was drawn from, are of a vocabulary.
+    pub fn fits(&self, vocab_size: u32) -> bool {
+        let fits = match &self.rule {
+            Rule::Typical(_) | Rule::Rejection(Proposal::Point) => true,
+            Rule::Rejection(Proposal::Row(source)) => source.row().vocab_size() == vocab_size,
+            Rule::Rejection(Proposal::Sparse(weights)) => {
+                weights.last().is_none_or(|(id, _)| *id < vocab_size)
+            }
+            Rule::Rejection(Proposal::Dense(p)) => p.len() == vocab_size as usize,
+        };
+        fits && self.token < vocab_size
+    }
+}
+
 /// What decides whether a row takes its draft.
 #[derive(Clone, Debug)]
 pub enum Rule {
@@ -47,6 +62,26 @@ pub enum Proposal {
     Sparse(Vec<(u32, u64)>),
     /// A probability a token: each from 0 to 1, not all 0.
     Dense(Vec<f32>),
+}
+
+/// For people, without logits.
+impl fmt::Display for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rejection(Proposal::Point) => f.write_str("rejection, certain"),
+            Self::Rejection(Proposal::Row(source)) => {
+                let row = source.row();
+                write!(f, "rejection, from a row of {} ({})", row.dtype(), row.params())
+            }
+            Self::Rejection(Proposal::Sparse(weights)) => {
+                write!(f, "rejection, from {} tokens with weights", weights.len())
+            }
+            Self::Rejection(Proposal::Dense(_)) => f.write_str("rejection, from probabilities"),
+            Self::Typical(Typical { epsilon, delta }) => {
+                write!(f, "probability, epsilon {epsilon}, delta {delta}")
+            }
+        }
+    }
 }
 
 /// When a draft is likely enough: its probability is at least the lesser of `epsilon` and `delta * exp(-H)`, where H is

@@ -223,7 +223,7 @@ fn with_candidates(mut request: SampleRequest, dtype: Dtype, count: u32) -> Samp
 }
 
 fn answer(row: api::RowResult) -> Result<Answer, Box<dyn Error>> {
-    let dual::Answer { outcome, draws, inspection, state } = wire::row::result(&row)?;
+    let dual::Answer { outcome, draws, inspection, state, .. } = wire::row::result(&row)?;
     let inspection = inspection.unwrap_or_default();
     Ok(Answer { outcome, draws, inspection, state, seed: row.seed })
 }

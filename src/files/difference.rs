@@ -30,7 +30,8 @@ pub fn write(difference: &Difference, folder: &Path, name: &str) -> io::Result<P
     let flags = format!("--logits {name}.npy {declared}--params {name}.params.jsonl");
     let text = path("txt");
     let mut file = std::fs::File::create(&text)?;
-    writeln!(file, "{difference}\n\nreplay: logitd sample {flags}")?;
+    let without = if difference.draft.is_some() { " without the draft" } else { "" };
+    writeln!(file, "{difference}\n\nreplay{without}: logitd sample {flags}")?;
     Ok(text)
 }
 
@@ -63,7 +64,7 @@ mod tests {
         let lists = AdjustmentsSpec { banned_ids: vec![9], ..Default::default() };
         let outcome = Outcome { status: RowStatus::Ok, kept: 3, kept_mass: 9 };
         let draws = vec![Draw { token: 1, logprob: -0.5 }; 2];
-        let a = Answer { outcome, draws, inspection: None, state: None };
+        let a = Answer { outcome, draws, inspection: None, state: None, accepted: None };
         let mut b = a.clone();
         b.draws[1].token = 7;
         let difference = Difference {
@@ -73,6 +74,7 @@ mod tests {
             params: spec.parse(|| u64::MAX).unwrap(),
             adjustments: Some(lists.parse(30, Limits::default()).unwrap()),
             inspect: Some(Inspect { of: [true, false, true], top: 2, ..Default::default() }),
+            draft: None,
             logits: logits.clone(),
             a: Some(a),
             b: Some(b),

@@ -211,11 +211,13 @@ pub fn replayable(
         params: *row.params(),
         adjustments: row.adjustments().cloned(),
         inspect: row.inspect().cloned(),
+        draft: row.draft().cloned(),
         a: Some(dual::Answer {
             outcome: ours.outcome,
             draws: ours.draws.to_vec(),
             inspection: ours.inspection.cloned(),
             state: ours.state,
+            accepted: ours.accepted,
         }),
         b: answer.rows.get(row_index).map(wire::row::result).transpose()?,
         logits: asked.logits.to_vec(),

@@ -108,7 +108,7 @@ pub fn result(row: &api::RowResult) -> Result<Answer, UnknownAnswer> {
     };
     let outcome = Outcome { status, kept: row.kept, kept_mass: row.kept_mass };
     let inspection = Some(inspection(row)?).filter(|found| *found != Inspection::default());
-    Ok(Answer { outcome, draws, inspection, state: state(row) })
+    Ok(Answer { outcome, draws, inspection, state: state(row), accepted: None })
 }
 
 /// What an answer gives back to the row's sequence.
@@ -214,8 +214,8 @@ mod tests {
                     (message.seed, message.draws.len()),
                     (6, if count == 2 { 2 } else { 0 })
                 );
-                let expected =
-                    Answer { outcome, draws: draws[..count].to_vec(), inspection: None, state };
+                let draws = draws[..count].to_vec();
+                let expected = Answer { outcome, draws, inspection: None, state, accepted: None };
                 assert_eq!(result(&message), Ok(expected));
             }
         }

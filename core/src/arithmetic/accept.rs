@@ -4,6 +4,10 @@
 //! numbers, the masses that are accepted and those of the residual add up to the target's, token by token; the 64 random
 //! bits miss that by at most 2^-64.
 
+use super::fraction::{q64, share};
+use super::interval::Interval;
+use super::power::pow2;
+
 /// A token's mass, and the sum over all tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Share {
@@ -33,6 +37,13 @@ pub fn scaled(value: u128, bits: u64) -> u128 {
     let bits = u128::from(bits);
     let (high, low) = (value >> 64, value & u128::from(u64::MAX));
     high * bits + ((low * bits) >> 64)
+}
+
+/// Whether a draft's mass is likely enough, of what is kept with these sums: a probability of `epsilon`, or of `delta * exp(-H)` if
+/// that is less. Without a mass it is not.
+pub fn likely_enough(mass: u64, all: Interval, epsilon: f32, delta: f32) -> bool {
+    let of_entropy = (q64(delta) * u128::from(pow2(all.mean()))).div_ceil(1 << 64) as u64;
+    mass >= share(q64(epsilon), all.mass).min(of_entropy.max(1))
 }
 
 fn product(a: u64, b: u64) -> u128 {

@@ -2,11 +2,12 @@
 //! that is needed to replay it.
 //!
 //! Equal means equal in every bit: status, kept, kept_mass, token and logprob of every draw, the state of the
-//! sequence, and whatever else is asked for.
+//! sequence, whether a draft was taken, and whatever else is asked for.
 
 use super::{Backend, DeviceError, DeviceInfo};
 use crate::adjustments::Adjustments;
 use crate::batch::{Draw, Dtype, Outcome, Results, Row, RowResult, State};
+use crate::draft::Draft;
 use crate::inspection::{Inspect, Inspection, KeptIds, TokenLogprob};
 use crate::params::SamplingParams;
 use std::fmt;
@@ -71,6 +72,7 @@ pub fn first_difference(rows: &[Row<'_>], a: &Results, b: &Results) -> Option<Di
         params: *row.params(),
         adjustments: row.adjustments().cloned(),
         inspect: row.inspect().cloned(),
+        draft: row.draft().cloned(),
         logits: row.here(&mut Vec::new()).logits().to_vec(),
         a: get(a, row_index),
         b: get(b, row_index),
@@ -78,7 +80,7 @@ pub fn first_difference(rows: &[Row<'_>], a: &Results, b: &Results) -> Option<Di
 }
 
 /// A row on which two backends disagree: what went in, and what came out of each.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Difference {
     /// Its place in the batch.
     pub row_index: usize,
@@ -92,6 +94,8 @@ pub struct Difference {
     pub adjustments: Option<Adjustments>,
     /// What is asked beside its tokens.
     pub inspect: Option<Inspect>,
+    /// What it decides about.
+    pub draft: Option<Draft>,
     /// `vocab_size` little-endian values.
     pub logits: Vec<u8>,
     /// What the first said; `None` where it has no such row.
@@ -103,8 +107,12 @@ pub struct Difference {
 /// Says everything but the logits.
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { row_index, dtype, vocab_size, params, a, b, .. } = self;
-        writeln!(f, "row {row_index} ({dtype}, vocab_size {vocab_size}): {params}")?;
+        let Self { row_index, dtype, vocab_size, params, draft, a, b, .. } = self;
+        write!(f, "row {row_index} ({dtype}, vocab_size {vocab_size}): {params}")?;
+        if let Some(Draft { token, rule }) = draft {
+            write!(f, ", the draft {token} by {rule}")?;
+        }
+        f.write_str("\n")?;
         write_answer(f, "a", a.as_ref(), b.as_ref())?;
         f.write_str("\n")?;
         write_answer(f, "b", b.as_ref(), a.as_ref())
@@ -118,7 +126,7 @@ fn write_answer(
     own: Option<&Answer>,
     other: Option<&Answer>,
 ) -> fmt::Result {
-    let Some(Answer { outcome, draws, inspection, state }) = own else {
+    let Some(Answer { outcome, draws, inspection, state, accepted }) = own else {
         return write!(f, "  {name}: no such row");
     };
     let Outcome { status, kept, kept_mass } = outcome;
@@ -131,6 +139,9 @@ fn write_answer(
     }
     if let Some(state) = state {
         write!(f, ", {state:?}")?;
+    }
+    if let Some(accepted) = accepted {
+        write!(f, ", draft {}", if *accepted { "taken" } else { "not taken" })?;
     }
     match (inspection, other.and_then(|other| other.inspection.as_ref())) {
         (Some(own), Some(other)) => write_inspection(f, own, other),
@@ -190,13 +201,16 @@ pub struct Answer {
     pub inspection: Option<Inspection>,
     /// What it gives back to its sequence.
     pub state: Option<State>,
+    /// Whether it took its draft.
+    pub accepted: Option<bool>,
 }
 
 impl Answer {
     fn new(result: RowResult<'_>) -> Self {
         let inspection = result.inspection.cloned();
         let draws = result.draws.to_vec();
-        Self { outcome: result.outcome, draws, inspection, state: result.state }
+        let RowResult { outcome, state, accepted, .. } = result;
+        Self { outcome, draws, inspection, state, accepted }
     }
 }
 
@@ -204,6 +218,7 @@ impl Answer {
 mod tests {
     use super::*;
     use crate::backend::reference::Reference;
+    use crate::draft::{Rule, Typical};
     use crate::params::ParamsSpec;
 
     /// The oracle, with one bit of one logprob flipped in the given row.
@@ -236,7 +251,7 @@ mod tests {
         dual.sample(&rows, &mut results).unwrap();
         Reference::default().sample(&rows, &mut expected).unwrap();
         assert!(results.iter().eq(expected.iter()));
-        assert_eq!(dual.difference(), None);
+        assert!(dual.difference().is_none());
     }
 
     #[test]
@@ -293,6 +308,37 @@ mod tests {
         assert!(text.contains("adjusted: OK, entropy"), "{text}");
     }
 
+    /// The oracle, which takes no draft.
+    struct NeverTaken(Reference);
+
+    impl Backend for NeverTaken {
+        fn device(&self) -> &DeviceInfo {
+            self.0.device()
+        }
+
+        fn sample(&mut self, rows: &[Row<'_>], results: &mut Results) -> Result<(), DeviceError> {
+            self.0.sample(rows, results)?;
+            *results.slots().nth(1).unwrap().accepted.unwrap() = Some(false);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_draft_that_only_one_takes_is_found() {
+        let logits: Vec<u8> = (0..60).collect();
+        let row = Row::new(Dtype::Bf16, &logits, params(1)).unwrap();
+        let rule = Rule::Typical(Typical { epsilon: 1e-9, delta: 1.0 });
+        let draft = Draft { token: 29, rule };
+        let rows = [row, row.with_draft(Some(&draft))];
+        let mut dual =
+            Dual::new(Box::<Reference>::default(), Box::new(NeverTaken(Reference::default())));
+        dual.sample(&rows, &mut Results::default()).unwrap_err();
+        let text = dual.difference().unwrap().to_string();
+        for part in ["the draft 29 by probability", ", draft taken\n", ", draft not taken"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+
     #[test]
     fn a_missing_row_is_a_difference() {
         let logits = [0; 4];
@@ -302,6 +348,6 @@ mod tests {
         Reference::default().sample(&rows[..1], &mut b).unwrap();
         let difference = first_difference(&rows, &a, &b).unwrap();
         assert_eq!((difference.row_index, difference.b), (1, None));
-        assert_eq!(first_difference(&rows[..1], &a, &b), None);
+        assert!(first_difference(&rows[..1], &a, &b).is_none());
     }
 }

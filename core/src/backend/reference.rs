@@ -51,15 +51,17 @@ impl Backend for Reference {
 }
 
 fn sample_row(row: &Row<'_>, slot: Slot<'_>) {
-    let kept = Kept::of(row);
+    let kept = Kept::of(row).and_then(|kept| {
+        let decision = row.draft().map(|draft| draft::decide(row, &kept, draft)).transpose()?;
+        Ok((kept, decision))
+    });
     match &kept {
-        Ok(kept) => {
+        Ok((kept, decision)) => {
             draw(row, kept, slot.outcome, slot.draws);
-            if let (Some(draft), Some(accepted)) = (row.draft(), slot.accepted) {
-                match draft::decide(row, kept, draft) {
-                    Ok(decision) => *accepted = Some(take(kept, draft, decision, slot.draws)),
-                    Err(status) => *slot.outcome = Outcome::failed(status),
-                }
+            if let (Some(draft), Some(decision), Some(accepted)) =
+                (row.draft(), decision, slot.accepted)
+            {
+                *accepted = Some(take(kept, draft, decision, slot.draws));
             }
             if let Some(state) = slot.state {
                 *state = kept.next(row.params(), &slot.draws[0]);
@@ -68,13 +70,14 @@ fn sample_row(row: &Row<'_>, slot: Slot<'_>) {
         Err(status) => *slot.outcome = Outcome::failed(*status),
     }
     if let (Some(asked), Some(inspection)) = (row.inspect(), slot.inspection) {
-        *inspection = inspect::inspect(row, asked, kept.as_ref().map_err(|e| *e), slot.draws);
+        let kept = kept.as_ref().map(|(kept, _)| kept).map_err(|status| *status);
+        *inspection = inspect::inspect(row, asked, kept, slot.draws);
     }
 }
 
 /// Puts the token that was decided on in place of the one that was drawn. Whether it is the draft.
-fn take(kept: &Kept, draft: &Draft, decision: Decision, draws: &mut [Draw]) -> bool {
-    let (is_taken, token) = match decision {
+fn take(kept: &Kept, draft: &Draft, decision: &Decision, draws: &mut [Draw]) -> bool {
+    let (is_taken, token) = match *decision {
         Decision::Taken => (true, draft.token as usize),
         Decision::Instead(token) => (false, token),
         Decision::Draw => return false,

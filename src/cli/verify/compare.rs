@@ -121,10 +121,11 @@ fn batches(
 
 fn rows(batch: &[Piece]) -> Result<Vec<Row<'_>>, Box<dyn Error>> {
     let of = |piece| {
-        let Piece { dtype, logits, params, adjustments, inspect, .. }: &Piece = piece;
+        let Piece { dtype, logits, params, adjustments, inspect, draft, .. }: &Piece = piece;
         let row = |&params| {
             let row = Row::new(*dtype, logits, params)?;
-            Ok(row.with_adjustments(adjustments.as_ref()).with_inspect(inspect.as_ref()))
+            let row = row.with_adjustments(adjustments.as_ref()).with_inspect(inspect.as_ref());
+            Ok(row.with_draft(draft.as_ref()))
         };
         params.iter().map(row)
     };
@@ -146,6 +147,7 @@ mod tests {
             params: vec![ParamsSpec::default().parse(|| 0).unwrap(); rows],
             adjustments: None,
             inspect: None,
+            draft: None,
         };
         let pieces = [(8, 2), (56, 2), (1, 2), (1, BATCH_BYTES_MAX + 2), (100, 2), (1, 2)];
         let sizes: Vec<_> = batches(pieces.iter().map(|&(r, b)| Ok(piece(r, b))))

@@ -7,6 +7,7 @@ use crate::files::params::Set;
 use crate::tools::generate::{self, Random};
 use logitd_core::adjustments::Adjustments;
 use logitd_core::batch::Dtype;
+use logitd_core::draft::Draft;
 use logitd_core::inspection::Inspect;
 use logitd_core::params::SamplingParams;
 use std::error::Error;
@@ -28,6 +29,8 @@ pub struct Piece {
     pub adjustments: Option<Adjustments>,
     /// What is asked beside tokens.
     pub inspect: Option<Inspect>,
+    /// What is decided about.
+    pub draft: Option<Draft>,
 }
 
 /// Rows as they come.
@@ -55,8 +58,8 @@ pub fn pieces(args: &Args) -> Result<Source, Box<dyn Error>> {
     let pieces = (first..end).map(move |index| {
         let case = generate::case(seed, index, cap);
         let origin = format!("row {index} of seed {seed}, values {:?}", case.values);
-        let generate::Case { dtype, logits, params, adjustments, inspect, .. } = case;
-        Ok(Piece { origin, dtype, logits, params: vec![params], adjustments, inspect })
+        let generate::Case { dtype, logits, params, adjustments, inspect, draft, .. } = case;
+        Ok(Piece { origin, dtype, logits, params: vec![params], adjustments, inspect, draft })
     });
     let what = format!("generated from seed {seed}");
     Ok(Source { total: rows, what, pieces: Box::new(pieces) })
@@ -136,7 +139,7 @@ fn file_pieces(
             None => (aimed(seed, row as u64, dtype, &logits), None, None),
         };
         let origin = format!("row {row} of {path}");
-        Ok(Piece { origin, dtype, logits, params, adjustments, inspect })
+        Ok(Piece { origin, dtype, logits, params, adjustments, inspect, draft: None })
     }))
 }
 

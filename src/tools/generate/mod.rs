@@ -5,10 +5,12 @@
 //! vectors, warps and blocks), values ([`Values`]) and parameters. First the shape and the temperature
 //! are chosen, then the logits, and last the cuts, which are aimed at the borders of that very row: a
 //! `top_k` that splits a tie, a `min_p` one unit in the last place away from a token. One row in four has adjustments,
-//! of one in eight more is asked than tokens (of some of these, how they go on), and one in four has further cuts, or the profile of another sampler.
+//! of one in eight more is asked than tokens (of some of these, how they go on), one in four has further cuts, or the
+//! profile of another sampler, and one in five decides about a draft.
 
 mod adjusted;
 mod cuts;
+mod drafted;
 mod inspected;
 mod random;
 mod shaped;
@@ -21,6 +23,7 @@ pub use values::Values;
 
 use logitd_core::adjustments::Adjustments;
 use logitd_core::batch::{Dtype, Row, VOCAB_SIZE_MAX};
+use logitd_core::draft::Draft;
 use logitd_core::inspection::Inspect;
 use logitd_core::params::SamplingParams;
 
@@ -37,6 +40,8 @@ pub struct Case {
     pub adjustments: Option<Adjustments>,
     /// What is asked beside its tokens: of most rows, nothing.
     pub inspect: Option<Inspect>,
+    /// What it decides about: most rows draw.
+    pub draft: Option<Draft>,
     /// What its values are made of, for people.
     pub values: Values,
 }
@@ -57,13 +62,17 @@ impl Case {
         let inspect = inspected::inspected(random, vocab_size);
         let params = shaped(random, dtype, &logits, params);
         let inspect = inspect.map(|asked| inspected::going_on(random, asked));
-        Self { dtype, logits, params, adjustments, inspect, values }
+        let (params, adjustments, draft) =
+            drafted::drafted(random, dtype, &logits, params, adjustments);
+        Self { dtype, logits, params, adjustments, inspect, draft, values }
     }
 
     /// The row, as a backend takes it.
     pub fn row(&self) -> Row<'_> {
         let row = Row::new(self.dtype, &self.logits, self.params).expect("1 to 2^20 whole logits");
-        row.with_adjustments(self.adjustments.as_ref()).with_inspect(self.inspect.as_ref())
+        row.with_adjustments(self.adjustments.as_ref())
+            .with_inspect(self.inspect.as_ref())
+            .with_draft(self.draft.as_ref())
     }
 }
 
@@ -103,6 +112,7 @@ mod tests {
     use super::*;
     use logitd_core::backend::{Backend, reference::Reference};
     use logitd_core::batch::{Results, RowStatus};
+    use logitd_core::draft::{Proposal, Rule};
     use logitd_core::params::{FIELDS, ParamsSpec, Profile};
     use std::collections::HashSet;
 
@@ -150,11 +160,33 @@ mod tests {
     }
 
     #[test]
+    fn drafts_of_every_kind_are_taken_and_not_taken() {
+        let cases: Vec<Case> = (0..4000).map(|i| case(1, i, 300)).collect();
+        let rows: Vec<_> = cases.iter().map(Case::row).collect();
+        let mut results = Results::default();
+        Reference::default().sample(&rows, &mut results).unwrap();
+        let mut seen: HashSet<(&str, Option<bool>)> = HashSet::new();
+        for (row, result) in rows.iter().zip(results.iter()) {
+            let Some(draft) = row.draft() else { continue };
+            let kind = match &draft.rule {
+                Rule::Typical(_) => "typical",
+                Rule::Rejection(Proposal::Point) => "point",
+                Rule::Rejection(Proposal::Sparse(_)) => "sparse",
+                Rule::Rejection(Proposal::Dense(_)) => "dense",
+                Rule::Rejection(Proposal::Row(_)) => "row",
+            };
+            seen.insert((kind, result.accepted));
+        }
+        // Taken, not taken, and not decided about.
+        assert_eq!(seen.len(), 5 * 3, "{seen:?}");
+    }
+
+    #[test]
     fn values_are_what_they_say() {
         for (values, dtype) in Values::ALL.iter().flat_map(|&v| Dtype::ALL.map(|d| (v, d))) {
             let case = Case::new(&mut Random::new(1, 2), dtype, 999, values, 0.8);
             let mut results = Results::default();
-            let row = case.row().with_adjustments(None);
+            let row = case.row().with_adjustments(None).with_draft(None);
             Reference::default().sample(&[row], &mut results).unwrap();
             let expected = match values {
                 Values::OneNan | Values::NanAndInfinity | Values::AnyBits => RowStatus::Nan,

@@ -4,6 +4,7 @@ use half::{bf16, f16};
 use logitd::tools::generate;
 use logitd_core::adjustments::{Adjustments, AdjustmentsSpec, Limits};
 use logitd_core::batch::{Dtype, Row};
+use logitd_core::draft::Draft;
 use logitd_core::inspection::Inspect;
 use logitd_core::params::{ParamsSpec, SamplingParams};
 use std::fmt;
@@ -23,6 +24,8 @@ pub struct Case {
     pub adjustments: Option<Adjustments>,
     /// What is asked beside its tokens.
     pub inspect: Option<Inspect>,
+    /// What it decides about.
+    pub draft: Option<Draft>,
     /// Address of the first byte, modulo 64.
     pub offset: usize,
 }
@@ -38,6 +41,7 @@ impl Case {
             params,
             adjustments: None,
             inspect: None,
+            draft: None,
             offset: 0,
         }
     }
@@ -58,8 +62,8 @@ impl Case {
         let case = generate::case(seed, index, vocab_size_max);
         let name = format!("generate::case({seed}, {index}, {vocab_size_max}): {:?}", case.values);
         let offset = (index % 64) as usize;
-        let generate::Case { dtype, logits, params, adjustments, inspect, .. } = case;
-        Self { name, dtype, logits, params, adjustments, inspect, offset }
+        let generate::Case { dtype, logits, params, adjustments, inspect, draft, .. } = case;
+        Self { name, dtype, logits, params, adjustments, inspect, draft, offset }
     }
 
     /// The same with other parameters.
@@ -122,6 +126,7 @@ impl Placed<'_> {
         let row = row.expect("a test gives valid rows");
         row.with_adjustments(self.case.adjustments.as_ref())
             .with_inspect(self.case.inspect.as_ref())
+            .with_draft(self.case.draft.as_ref())
     }
 }
 
@@ -151,6 +156,9 @@ impl fmt::Display for Case {
         }
         if let Some(inspect) = &self.inspect {
             writeln!(f, "  {inspect:?}")?;
+        }
+        if let Some(draft) = &self.draft {
+            writeln!(f, "  {draft:?}")?;
         }
         let digits = 2 * dtype.size_bytes();
         write!(f, "  patterns (hex, xN for a run):")?;

@@ -46,6 +46,9 @@ impl<F: FnMut(&Case) -> bool> Search<F> {
     }
 
     fn accept_patterns(&mut self, patterns: &[u32]) -> bool {
+        if self.best.draft.as_ref().is_some_and(|draft| !draft.fits(patterns.len() as u32)) {
+            return false;
+        }
         let logits = pack(self.best.dtype, patterns);
         self.accept(Case { logits, ..self.best.clone() })
     }

@@ -171,9 +171,26 @@ fn stored<'a, S: Simd, E: Element>(
     prepared: &Prepared<'a, E>,
     vocab_size: u32,
 ) -> ScannedRow<'a, S, E> {
-    let Prepared { scanned, max, blocks, maxima, .. } = *prepared;
-    let weights = Weights { max, min: scanned.least::<E>(), scale: Scale::new(1.0) };
-    ScannedRow { s, team, blocks, maxima, scanned, weights, vocab_size, next: &[] }
+    prepared.scanned_row(s, team, Scale::new(1.0), vocab_size, &[])
+}
+
+/// What is said of a row that was sampled as it is, whose draft was drawn from a row without a token: what the stored
+/// logits come to, and the status.
+pub fn undrafted<S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    asked: &Inspect,
+    status: RowStatus,
+    buffers: &mut Buffers,
+) -> Inspection {
+    let mut of_stored = asked.clone();
+    of_stored.of[Distribution::Adjusted as usize] = false;
+    of_stored.of[Distribution::Sampled as usize] = false;
+    of_stored.kept_ids_max = None;
+    of_stored.continuations = None;
+    let mut inspection = inspect(row, &of_stored, Sampled::First(0), &[], buffers);
+    let others = asked.distributions().filter(|of| *of != Distribution::Raw);
+    inspection.logprobs.extend(others.map(|of| nothing(of, status)));
+    Inspection { continuations: failed(asked, status).continuations, ..inspection }
 }
 
 /// What is said of the stored logits of a row that was sampled with others.

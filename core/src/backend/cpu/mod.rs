@@ -11,6 +11,7 @@ mod bracket;
 mod chain;
 mod collect;
 mod cut;
+mod draft;
 mod draw;
 mod element;
 mod estimate;
@@ -26,6 +27,7 @@ mod nucleus;
 mod passes;
 mod portable;
 mod prepare;
+mod proposal;
 mod race;
 mod race_pairs;
 mod ranks;
@@ -39,6 +41,7 @@ mod simd_tests;
 mod spread;
 mod surprisals;
 mod team;
+mod tokens;
 mod touched;
 
 use super::adjusted::Adjuster;
@@ -47,6 +50,8 @@ use crate::adjustments::changes::Changes;
 use crate::arithmetic::mass::Scale;
 use crate::batch::{Dtype, Results, Row, Slot};
 pub use isa::{Isa, UnknownIsa};
+use proposal::Proposed;
+use row::With;
 use simd::Simd;
 use std::fmt;
 use std::sync::Mutex;
@@ -111,6 +116,7 @@ pub struct Cpu {
 struct Bench {
     adjuster: Adjuster,
     scratch: Scratch,
+    proposal: proposal::Buffers,
 }
 
 impl Cpu {
@@ -186,15 +192,14 @@ impl Cpu {
         bench: &mut Bench,
         slot: Slot<'_>,
     ) {
-        let Bench { adjuster, scratch } = bench;
+        let Bench { adjuster, scratch, proposal } = bench;
         let next = next.filter(|next| !next.is_lent()).map_or(&[][..], Row::logits);
-        match adjuster.changes(row) {
-            None => dispatch(self.isa, SampleRow { team, row, changes: None, next, scratch, slot }),
-            Some((row, changes)) => {
-                let (row, changes) = (&row, Some(&changes));
-                dispatch(self.isa, SampleRow { team, row, changes, next, scratch, slot });
-            }
-        }
+        let (row, changes) = match adjuster.changes(row) {
+            None => (*row, None),
+            Some((row, changes)) => (row, Some(changes)),
+        };
+        let (row, changes) = (&row, changes.as_ref());
+        dispatch(self.isa, SampleRow { team, row, changes, next, scratch, proposal, slot });
     }
 }
 
@@ -256,6 +261,8 @@ struct SampleRow<'a, 'b> {
     /// The logits that this thread reads next.
     next: &'a [u8],
     scratch: &'a mut Scratch,
+    /// For what its draft was drawn from.
+    proposal: &'a mut proposal::Buffers,
     slot: Slot<'b>,
 }
 
@@ -274,10 +281,16 @@ impl Task for SampleRow<'_, '_> {
 
 impl SampleRow<'_, '_> {
     fn sample<S: Simd, E: element::Element>(self, s: S) {
-        let Self { team, row, changes, next, scratch, slot } = self;
+        let Self { team, row, changes, next, scratch, proposal, slot } = self;
+        let proposed = match row.draft() {
+            Some(draft) => Proposed::of(s, team, draft, proposal),
+            None => Ok(None),
+        };
+        let proposed = proposed.as_ref().map(Option::as_ref).map_err(|status| *status);
+        let with = With { mask: None, proposed, next };
         match changes {
-            Some(changes) => touched::sample::<S, E>(s, team, row, changes, next, scratch, slot),
-            None => row::sample::<S, E>(s, team, row, None, next, &mut scratch.row, slot),
+            Some(changes) => touched::sample::<S, E>(s, team, row, changes, with, scratch, slot),
+            None => row::sample::<S, E>(s, team, row, with, &mut scratch.row, slot),
         }
     }
 }

@@ -17,9 +17,12 @@ use super::blocks::{BLOCK, Blocks, Filler, Tail};
 use super::element::Element;
 use super::list::{List, Widen};
 use super::masked::{self, MaskScan, MaskedScan, WORD_TOKENS};
+use super::mass::Weights;
+use super::passes::ScannedRow;
 use super::scan::{CopyScan, Scan, Scanned};
 use super::simd::Simd;
 use super::team::{Team, parts};
+use crate::arithmetic::mass::Scale;
 use crate::batch::{Row, RowStatus};
 use std::marker::PhantomData;
 use std::sync::Mutex;
@@ -61,6 +64,22 @@ pub struct Prepared<'a, E> {
     pub blocks: Blocks<'a, E>,
     /// The greatest logit of every block.
     pub maxima: &'a List,
+}
+
+impl<'a, E: Element> Prepared<'a, E> {
+    /// The row as passes see it, weighed at some temperature.
+    pub fn scanned_row<S: Simd>(
+        &self,
+        s: S,
+        team: &'a Team,
+        scale: Scale,
+        vocab_size: u32,
+        next: &'a [u8],
+    ) -> ScannedRow<'a, S, E> {
+        let Self { scanned, max, blocks, maxima, .. } = *self;
+        let weights = Weights { max, min: scanned.least::<E>(), scale };
+        ScannedRow { s, team, blocks, maxima, scanned, weights, vocab_size, next }
+    }
 }
 
 /// Copies a row that is on loan, or that has a mask, and scans what is then here.

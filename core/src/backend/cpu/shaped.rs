@@ -6,7 +6,7 @@
 //!     range  = what the chain leaves of the order, and the temperature of the draw
 //!     list   = the tokens of that range, ids ascending, weighed anew from its first one
 //!     adaptive-p: the list gets other logits
-//!     draw or race from the list; the state of the sequence; what is asked about the row
+//!     draw or race from the list, or decide about a draft; the state of the sequence; what is asked about the row
 //! ```
 //!
 //! A row of 262,144 16-bit logits of which all tokens matter takes 0.2 to 0.4 ms more than its kept tokens do: counting
@@ -17,30 +17,29 @@
 use super::blocks::{BLOCK, Blocks, Filler};
 use super::chain::{self, Left};
 use super::cut::Cut;
-use super::draw::{self, Stream, draw};
+use super::draft::Known;
 use super::element::{Element, F32};
 use super::groups::{self, Groups};
 use super::inspect::{self, Sampled, inspect, inspect_list};
-use super::list::{List, Lists};
+use super::list::{List, Lists, Weigh};
 use super::mass::Weights;
 use super::nucleus;
 use super::passes::{LIST_MAX, ScannedRow};
-use super::race::{self, race};
 use super::scan::Scanned;
 use super::search::{Kept, list_top_k};
 use super::simd::Simd;
 use super::spread::spread;
 use super::team::Team;
+use super::tokens::{self, Places, say_first, take};
 use crate::arithmetic::adaptive::{Drawn, logit, probability};
 use crate::arithmetic::cut::min_p_distance;
-use crate::arithmetic::draw::DrawRule;
 use crate::arithmetic::head;
 use crate::arithmetic::key::{key32, value32};
-use crate::arithmetic::mass::{Scale, UNIT};
+use crate::arithmetic::mass::Scale;
 use crate::arithmetic::mirostat;
 use crate::arithmetic::stages::Profile;
 use crate::arithmetic::surprisal::surprisal;
-use crate::batch::{Draw, Outcome, Row, RowStatus, Slot, State};
+use crate::batch::{Outcome, Row, RowStatus, Slot, State};
 use crate::inspection::{Distribution, Inspection};
 use crate::params::{Cuts, SamplingParams};
 
@@ -59,12 +58,22 @@ pub struct Buffers {
     before: Vec<f32>,
 }
 
-/// What the stages after the search use.
+/// What the stages beside the cuts use.
 pub struct Stages<'b> {
     pub search: &'b mut nucleus::Buffers,
-    pub draw: &'b mut draw::Buffers,
-    pub race: &'b mut race::Buffers,
+    pub tokens: &'b mut tokens::Buffers,
     pub inspect: &'b mut inspect::Buffers,
+    /// What the row's draft was drawn from.
+    pub proposed: Known<'b>,
+}
+
+/// How kept tokens came to be what they are: their weights and their mass, and what these were before adaptive-p.
+pub struct Weighed {
+    weights: Weights,
+    mass: u64,
+    first: f32,
+    temperature: f32,
+    mass_before: u64,
 }
 
 /// Samples a row that was scanned and has a candidate. Its weights are those of any temperature.
@@ -75,60 +84,38 @@ pub fn sample<S: Simd, E: Element>(
     stages: Stages<'_>,
     slot: Slot<'_>,
 ) {
-    let Slot { outcome, draws, inspection, state, .. } = slot;
+    let Slot { outcome, draws, inspection, state, accepted } = slot;
+    let Stages { search, tokens, inspect: inspecting, proposed } = stages;
     let params = row.params();
-    let Left { range, temperature } = match params.is_greedy() {
-        true if params.all_cuts().profile != Profile::Llamacpp => {
-            list_first(scanned, &mut buffers.kept);
-            Left { range: 0..1, temperature: 1.0 }
-        }
-        is_greedy => {
-            let left = list_kept(scanned, params, buffers, stages.search);
-            if is_greedy { Left { temperature: 1.0, ..left } } else { left }
-        }
-    };
-    debug_assert_eq!(range.len(), buffers.kept.len());
+    let weighed = list(scanned, params, buffers, search).1;
+    let Weighed { weights, first, temperature, mass_before, .. } = weighed;
     let Buffers { kept, none, before, .. } = buffers;
-    let first = greatest(kept);
     let mut no_tail = [0; BLOCK * 4];
-    let all = |kept: &List, max: f32, scale: Scale| {
-        let least = kept.x().iter().copied().fold(max, f32::min);
-        Weights { max, min: least, scale }
-    };
-    let mut list_row = ScannedRow::<S, F32> {
+    let list_row = ScannedRow::<S, F32> {
         s: scanned.s,
         team: &Team::ALONE,
         blocks: Blocks::new(&[], &mut no_tail, Filler::NegativeInfinity),
         maxima: none,
         scanned: Scanned::NOTHING,
-        weights: all(kept, first, Scale::new(temperature)),
+        weights,
         vocab_size: row.vocab_size(),
         next: &[],
     };
-    let mut kept_mass = list_row.weigh(kept);
-    let mass_before = kept_mass;
-    let adaptive = params.all_cuts().adaptive;
-    if params.is_greedy() {
-        let token = kept.ids()[kept.x().iter().position(|&x| x == first).expect("the first")];
-        *outcome = Outcome { status: RowStatus::Ok, kept: 1, kept_mass: UNIT };
-        draws.fill(Draw { token, logprob: 0.0 });
-        kept.reset(1);
-        kept.push_one(token, first);
-        kept.seal();
-    } else {
-        if adaptive.target.is_some() {
-            reshape(kept, kept_mass, params.all_cuts(), before);
-            list_row.weights = all(kept, greatest(kept), Scale::new(1.0));
-            kept_mass = list_row.weigh(kept);
+    let places = Places { draws: &mut *draws, accepted };
+    let said = match params.is_greedy() {
+        true => say_first(row, kept.ids()[0], proposed, places),
+        false => take(&list_row, row, Kept::List(kept), proposed, tokens, places).map(|_| ()),
+    };
+    let scale = Scale::new(temperature);
+    let scanned = ScannedRow { weights: Weights { scale, ..scanned.weights }, ..*scanned };
+    if let Err(status) = said {
+        *outcome = Outcome::failed(status);
+        if let Some((asked, inspection)) = row.inspect().zip(inspection) {
+            *inspection = inspect::undrafted(&scanned, asked, status, inspecting);
         }
-        let stream = Stream { seed: params.seed(), position: params.position() };
-        let of = Kept::List(kept);
-        match params.draw_rule() {
-            DrawRule::Cumulative => draw(&list_row, of, stream, stages.draw, draws),
-            DrawRule::Race => race(&list_row, row, of, stream, stages.race, draws),
-        };
-        *outcome = Outcome { status: RowStatus::Ok, kept: kept.len() as u32, kept_mass };
+        return;
     }
+    *outcome = Outcome { status: RowStatus::Ok, kept: kept.len() as u32, kept_mass: weighed.mass };
     if let Some(state) = state {
         let i = kept.ids().binary_search(&draws[0].token).expect("a kept token");
         let surprisal = |x| surprisal(x, first, Scale::new(temperature)).g;
@@ -142,15 +129,57 @@ pub fn sample<S: Simd, E: Element>(
         let mut sampled = asked.clone();
         sampled.of = [false, false, asked.of[Distribution::Sampled as usize]];
         sampled.continuations = None;
-        let scale = Scale::new(temperature);
-        let scanned = ScannedRow { weights: Weights { scale, ..scanned.weights }, ..*scanned };
         let unused = Sampled::First(draws[0].token);
-        let mut found = inspect(&scanned, &rest, unused, draws, stages.inspect);
-        let (weights, n) = (list_row.weights, row.vocab_size());
-        let of_list = inspect_list(scanned.s, kept, weights, n, &sampled, draws, stages.inspect);
+        let mut found = inspect(&scanned, &rest, unused, draws, inspecting);
+        let n = row.vocab_size();
+        let of_list = inspect_list(scanned.s, kept, weights, n, &sampled, draws, inspecting);
         found.logprobs.extend(of_list.logprobs);
         *inspection = Inspection { kept: of_list.kept, ..found };
     }
+}
+
+/// Lists and weighs what a row is drawn from: the first of the kept tokens, where the row is greedy.
+pub fn list<'b, S: Simd, E: Element>(
+    scanned: &ScannedRow<'_, S, E>,
+    params: &SamplingParams,
+    buffers: &'b mut Buffers,
+    search: &mut nucleus::Buffers,
+) -> (&'b List, Weighed) {
+    let Left { range, temperature } = match params.is_greedy() {
+        true if params.all_cuts().profile != Profile::Llamacpp => {
+            list_first(scanned, &mut buffers.kept);
+            Left { range: 0..1, temperature: 1.0 }
+        }
+        is_greedy => {
+            let left = list_kept(scanned, params, buffers, search);
+            if is_greedy { Left { temperature: 1.0, ..left } } else { left }
+        }
+    };
+    let Buffers { kept, before, .. } = buffers;
+    debug_assert_eq!(range.len(), kept.len());
+    let first = greatest(kept);
+    if params.is_greedy() {
+        let token = kept.ids()[kept.x().iter().position(|&x| x == first).expect("the first")];
+        kept.reset(1);
+        kept.push_one(token, first);
+        kept.seal();
+    }
+    let s = scanned.s;
+    let mut weights = weights_of(kept, Scale::new(temperature));
+    let mut mass = s.run(Weigh { list: kept, weights });
+    let mass_before = mass;
+    if params.all_cuts().adaptive.target.is_some() && !params.is_greedy() {
+        reshape(kept, mass, params.all_cuts(), before);
+        weights = weights_of(kept, Scale::new(1.0));
+        mass = s.run(Weigh { list: kept, weights });
+    }
+    (kept, Weighed { weights, mass, first, temperature, mass_before })
+}
+
+/// What a list's tokens are weighed with.
+fn weights_of(list: &List, scale: Scale) -> Weights {
+    let max = greatest(list);
+    Weights { max, min: list.x().iter().copied().fold(max, f32::min), scale }
 }
 
 /// What the sequence is given back: as it was, of a greedy row.

@@ -19,7 +19,6 @@
 use super::blocks::{BLOCK, Blocks, Filler};
 use super::collect::Collect;
 use super::cut::Cut;
-use super::draw::{Stream, draw};
 use super::element::{Element, F32};
 use super::inspect::{self, inspect_list};
 use super::list::List;
@@ -27,18 +26,17 @@ use super::masked::{WORD_TOKENS, WidenMasked, has, leave_out};
 use super::mass::Weights;
 use super::passes::ScannedRow;
 use super::prepare::{Prepared, prepare, prepare_in_place};
-use super::race::race;
-use super::row;
+use super::row::{self, With};
 use super::scan::Scanned;
 use super::search::{cut_list, list_top_k, maxima_tell};
 use super::simd::Simd;
 use super::team::{Team, parts};
+use super::tokens::{Places, say_first, take};
 use crate::adjustments::changes::Changes;
-use crate::arithmetic::draw::DrawRule;
 use crate::arithmetic::mass::{Scale, UNIT};
-use crate::arithmetic::plan::{Chain, Plan, Step};
+use crate::arithmetic::plan::{Plan, Step};
 use crate::backend::adjusted::patch;
-use crate::batch::{Draw, Dtype, Outcome, Row, RowStatus, Slot};
+use crate::batch::{Dtype, Outcome, Row, RowStatus, Slot};
 use crate::inspection::{Continue, Distribution, Normaliser};
 use std::marker::PhantomData;
 
@@ -64,7 +62,7 @@ pub fn sample<S: Simd, E: Element>(
     team: &Team,
     row: &Row<'_>,
     changes: &Changes<'_>,
-    next: &[u8],
+    with: With<'_>,
     scratch: &mut Scratch,
     slot: Slot<'_>,
 ) {
@@ -75,7 +73,7 @@ pub fn sample<S: Simd, E: Element>(
         let prepared = prepare::<S, E>(s, team, row, None, memory);
         inspect::normal(s, team, &prepared, row.vocab_size(), asked, buffers)
     });
-    sample_and_say_raw::<S, E>(s, team, row, changes, next, scratch, slot);
+    sample_and_say_raw::<S, E>(s, team, row, changes, with, scratch, slot);
     // A row without a token has not used it.
     scratch.row.inspect.normal = None;
 }
@@ -86,13 +84,13 @@ fn sample_and_say_raw<S: Simd, E: Element>(
     team: &Team,
     row: &Row<'_>,
     changes: &Changes<'_>,
-    next: &[u8],
+    with: With<'_>,
     scratch: &mut Scratch,
     slot: Slot<'_>,
 ) {
     let asked = row.inspect().filter(|asked| asked.of[Distribution::Raw as usize]);
     let Some(asked) = asked else {
-        return sample_adjusted::<S, E>(s, team, row, changes, next, scratch, slot);
+        return sample_adjusted::<S, E>(s, team, row, changes, with, scratch, slot);
     };
     // Raw is made of the stored logits, the rest of the adjusted ones.
     let mut rest = asked.clone();
@@ -101,7 +99,7 @@ fn sample_and_say_raw<S: Simd, E: Element>(
     let Slot { outcome, draws, inspection, state, accepted } = slot;
     let inspection = inspection.expect("there is a place for what is asked");
     let slot = Slot { outcome, draws, inspection: Some(inspection), state, accepted };
-    sample_adjusted::<S, E>(s, team, &row, changes, next, scratch, slot);
+    sample_adjusted::<S, E>(s, team, &row, changes, with, scratch, slot);
     let drawn = if outcome.status == RowStatus::Ok { &*draws } else { &[] };
     let row::Scratch { prepare: memory, inspect: buffers, .. } = &mut scratch.row;
     let prepared = prepare::<S, E>(s, team, &row, None, memory);
@@ -115,7 +113,7 @@ fn sample_adjusted<S: Simd, E: Element>(
     team: &Team,
     row: &Row<'_>,
     changes: &Changes<'_>,
-    next: &[u8],
+    with: With<'_>,
     scratch: &mut Scratch,
     mut slot: Slot<'_>,
 ) {
@@ -131,16 +129,17 @@ fn sample_adjusted<S: Simd, E: Element>(
         asked.of[Distribution::Adjusted as usize] || asked.continuations.is_some()
     });
     let by_list = by_list && !of_all && row.params().cuts().is_none();
-    if by_list && sample_by_list::<S, E>(s, team, row, changes, next, scratch, &mut slot) {
+    if by_list && sample_by_list::<S, E>(s, team, row, changes, with, scratch, &mut slot) {
         return;
     }
     if changes.touched().is_empty() {
-        return row::sample::<S, E>(s, team, row, changes.mask(), next, &mut scratch.row, slot);
+        let with = With { mask: changes.mask(), ..with };
+        return row::sample::<S, E>(s, team, row, with, &mut scratch.row, slot);
     }
     let Scratch { row: scratch, wide, .. } = scratch;
     widen::<S, E>(s, team, row, changes, wide);
     let adjusted = row.with_copy(Dtype::F32, &wide[..row.vocab_size() as usize * 4]);
-    row::sample::<S, F32>(s, team, &adjusted, None, next, scratch, slot);
+    row::sample::<S, F32>(s, team, &adjusted, with, scratch, slot);
 }
 
 /// The first way; false where it led nowhere.
@@ -149,15 +148,14 @@ fn sample_by_list<S: Simd, E: Element>(
     team: &Team,
     row: &Row<'_>,
     changes: &Changes<'_>,
-    next: &[u8],
+    with: With<'_>,
     scratch: &mut Scratch,
     slot: &mut Slot<'_>,
 ) -> bool {
-    let Slot { outcome, draws, inspection, .. } = slot;
+    let Slot { outcome, draws, inspection, accepted, .. } = slot;
     let asked = row.inspect().zip(inspection.as_deref_mut());
     let Scratch { row: scratch, touched, merged, none, .. } = scratch;
-    let row::Scratch { prepare: memory, search, .. } = scratch;
-    let row::Scratch { draw: drawing, race: racing, inspect: inspecting, .. } = scratch;
+    let row::Scratch { prepare: memory, search, tokens, inspect: inspecting, .. } = scratch;
     let adjusted = |touch| changes.apply(touch, row.logit(touch.token));
     touched.clear();
     touched.extend(changes.touched().iter().map(|touch| (touch.token, adjusted(touch))));
@@ -183,9 +181,17 @@ fn sample_by_list<S: Simd, E: Element>(
             let other = other.map(|others| first_token(s, others, mask, merged));
             let touched = touched.iter().find(|(_, x)| *x == max).map(|(id, _)| *id);
             let token = touched.into_iter().chain(other).min().expect("one has the maximum");
-            **outcome = Outcome { status, kept: 1, kept_mass: UNIT };
-            draws.fill(Draw { token, logprob: 0.0 });
+            let places = Places { draws: &mut *draws, accepted: accepted.as_deref_mut() };
+            let said = say_first(row, token, with.proposed, places);
+            **outcome = match said {
+                Ok(()) => Outcome { status, kept: 1, kept_mass: UNIT },
+                Err(status) => Outcome::failed(status),
+            };
             if let Some((asked, inspection)) = asked {
+                if let Err(status) = said {
+                    *inspection = inspect::failed(asked, status);
+                    return true;
+                }
                 merged.reset(1);
                 merged.push_one(token, max);
                 merged.seal();
@@ -199,11 +205,8 @@ fn sample_by_list<S: Simd, E: Element>(
     };
     let mut listed: &List = none;
     if let Some(others) = others {
-        let (Step::TopK(k), scanned) =
-            (chain.steps()[0], scanned(s, team, row, others, &chain, next))
-        else {
-            return false;
-        };
+        let Step::TopK(k) = chain.steps()[0] else { return false };
+        let scanned = others.scanned_row(s, team, chain.scale, row.vocab_size(), with.next);
         if !list_top_k(&scanned, u64::from(k), search) {
             return false;
         }
@@ -223,31 +226,20 @@ fn sample_by_list<S: Simd, E: Element>(
         next: &[],
     };
     let kept = cut_list(&all, chain.steps(), merged);
-    let stream = Stream { seed: row.params().seed(), position: row.params().position() };
-    let kept_mass = match chain.rule {
-        DrawRule::Cumulative => draw(&all, kept, stream, drawing, draws),
-        DrawRule::Race => race(&all, row, kept, stream, racing, draws),
+    let places = Places { draws: &mut *draws, accepted: accepted.as_deref_mut() };
+    let found = take(&all, row, kept, with.proposed, tokens, places);
+    **outcome = match found {
+        Ok(kept_mass) => Outcome { status, kept: kept.count() as u32, kept_mass },
+        Err(status) => Outcome::failed(status),
     };
-    **outcome = Outcome { status, kept: kept.count() as u32, kept_mass };
     if let Some((asked, inspection)) = asked {
         let (weights, n) = (all.weights, row.vocab_size());
-        *inspection = inspect_list(s, merged, weights, n, asked, draws, inspecting);
+        *inspection = match found {
+            Ok(_) => inspect_list(s, merged, weights, n, asked, draws, inspecting),
+            Err(status) => inspect::failed(asked, status),
+        };
     }
     true
-}
-
-/// The row under its mask, as lists are made of it.
-fn scanned<'a, S: Simd, E: Element>(
-    s: S,
-    team: &'a Team,
-    row: &Row<'_>,
-    prepared: &Prepared<'a, E>,
-    chain: &Chain,
-    next: &'a [u8],
-) -> ScannedRow<'a, S, E> {
-    let Prepared { scanned, max, blocks, maxima, .. } = *prepared;
-    let weights = Weights { max, min: scanned.least::<E>(), scale: chain.scale };
-    ScannedRow { s, team, blocks, maxima, scanned, weights, vocab_size: row.vocab_size(), next }
 }
 
 /// The first token of the total order, of those that a mask has.

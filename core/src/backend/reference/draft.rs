@@ -44,7 +44,7 @@ fn is_typical(row: &Row<'_>, kept: &Kept, p: &[u64], token: u32, typical: Typica
     let surprisals = kept.by_id.iter().map(|&(id, _)| surprisal(kept.y[id], kept.max, scale));
     let all = surprisals.fold(Interval::default(), Interval::with);
     let of_entropy = (q64(typical.delta) * u128::from(pow2(all.mean()))).div_ceil(1 << 64) as u64;
-    p[token as usize] >= share(q64(typical.epsilon), all.mass).min(of_entropy)
+    p[token as usize] >= share(q64(typical.epsilon), all.mass).min(of_entropy.max(1))
 }
 
 /// The masses of the draft's distribution.
