@@ -51,6 +51,11 @@ pub trait Sampler {
     ) -> Result<Stepped, Box<dyn Error>> {
         Err(format!("{}: is not asked for a step of a beam search", self.name()).into())
     }
+
+    /// The backend, where it is one of this process.
+    fn backend(&mut self) -> Option<&mut dyn Backend> {
+        None
+    }
 }
 
 /// A device of this process.
@@ -131,5 +136,9 @@ impl Sampler for Local {
         self.backend.sample(&rows, &mut self.results)?;
         let found = self.results.iter().filter_map(|row| row.inspection?.continuations.as_ref());
         Ok(step.merge(found))
+    }
+
+    fn backend(&mut self) -> Option<&mut dyn Backend> {
+        Some(&mut *self.backend)
     }
 }

@@ -42,6 +42,18 @@ impl Check {
         self.settle(field, expected, json!(bits.map(|bits| format!("{bits:08x}"))), equal);
     }
 
+    /// The same for a list of them.
+    pub fn all_within_a_unit(&mut self, field: &str, expected: &Json, got: &[f32]) {
+        let near = |(expected, x): (&Json, &f32)| {
+            crate::files::vectors::bits32(expected)
+                .is_some_and(|bits| bits.abs_diff(x.to_bits()) <= 1)
+        };
+        let list = expected.as_array().filter(|list| list.len() == got.len());
+        let equal = list.is_some_and(|list| list.iter().zip(got).all(near));
+        let got: Vec<_> = got.iter().map(|x| format!("{:08x}", x.to_bits())).collect();
+        self.settle(field, expected, json!(got), equal);
+    }
+
     /// Leaves out a field.
     pub fn skip(&mut self, field: &str) {
         self.skipped.push(field.into());
@@ -76,5 +88,12 @@ mod tests {
         check.exact("kept", &json!(5), json!("5"));
         check.exact("kept", &json!(5), Json::Null);
         assert_eq!((check.compared, check.wrong.len()), (12, 8));
+        let mut check = Check::default();
+        check.all_within_a_unit("logprob_bits", &json!(["bf800000", "bf800002"]), &[x, x]);
+        assert!(check.wrong.is_empty(), "{:?}", check.wrong);
+        for bits in [json!(["bf800000"]), json!(["bf800001", "bf7fffff"]), json!("bf800001")] {
+            check.all_within_a_unit("logprob_bits", &bits, &[x, x]);
+        }
+        assert_eq!((check.compared, check.wrong.len()), (4, 3));
     }
 }

@@ -3,7 +3,7 @@
 use super::check::Check;
 use super::subject::Subject;
 use super::unknown::keys;
-use super::{beam, integers, sample};
+use super::{beam, drafts, integers, sample};
 use crate::files::vectors::{Case, Vectors};
 use std::error::Error;
 
@@ -21,8 +21,10 @@ pub struct Kind {
 type Checked = Result<Check, Box<dyn Error>>;
 
 /// Every kind.
-pub static KINDS: [Kind; 8] = [
+pub static KINDS: [Kind; 10] = [
     Kind { name: "sample", unknown: sample::unknown, check: sample::check },
+    Kind { name: "verify", unknown: drafts::unknown, check: drafts::check },
+    Kind { name: "tree", unknown: drafts::unknown_of_tree, check: drafts::check_tree },
     Kind { name: "beam", unknown: beam::unknown, check: beam::check },
     Kind {
         name: "mass",
@@ -49,8 +51,8 @@ pub static KINDS: [Kind; 8] = [
 ];
 
 /// Kinds of which the API has nothing: a server is not asked for them.
-pub const NOT_OF_SERVERS: [&str; 6] =
-    ["beam", "exponential", "log2", "pow2", "surprisal", "interval"];
+pub const NOT_OF_SERVERS: [&str; 8] =
+    ["verify", "tree", "beam", "exponential", "log2", "pow2", "surprisal", "interval"];
 
 impl Kind {
     /// The kind of that name.

@@ -6,6 +6,7 @@
 
 mod beam;
 mod check;
+mod drafts;
 mod integers;
 mod kinds;
 mod logprobs;
@@ -40,7 +41,7 @@ pub struct VectorsArgs {
         conflicts_with_all = ["b", "rows", "seed", "first_row", "vocab_size_max", "params", "recorded"])]
     pub vectors: Option<PathBuf>,
 
-    /// Only cases of these kinds: sample, beam, mass, exponential, log2, pow2, surprisal, interval
+    /// Only cases of these kinds: sample, verify, tree, beam, mass, exponential, log2, pow2, surprisal, interval
     #[arg(long, value_name = "KIND,..", value_delimiter = ',', requires = "vectors")]
     kinds: Vec<String>,
 

@@ -94,9 +94,7 @@ pub fn unknown(case: &Case) -> Vec<String> {
 
 /// The parameters that are not known here.
 pub fn unknown_parameters(params: &Map<String, Json>) -> Vec<String> {
-    let other = |name: &str| OTHERS.iter().any(|(other, _)| *other == name);
-    let known = |name: &str| Field::named(name).is_some() || is_adjustment(name) || other(name);
-    strangers("parameter", params, known)
+    strangers("parameter", params, is_parameter)
 }
 
 /// Samples the row, and compares what the case expects.
@@ -132,6 +130,12 @@ pub fn set(params: &Map<String, Json>, vocab_size: u32) -> Result<Set, String> {
         }
     }
     Ok(asked.set)
+}
+
+/// Whether a parameter is known here.
+pub fn is_parameter(name: &str) -> bool {
+    let is_other = OTHERS.iter().any(|(other, _)| *other == name);
+    Field::named(name).is_some() || is_adjustment(name) || is_other
 }
 
 fn is_adjustment(name: &str) -> bool {
