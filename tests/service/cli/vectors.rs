@@ -41,6 +41,9 @@ fn every_backend_returns_the_known_answers() {
         assert!(cuts.contains("168 cases compared"), "{cuts}");
         let beams = folder.verify(0, &[&path("beams.json"), "--a", &backend]);
         assert!(beams.contains("13 cases compared"), "{beams}");
+        let drafts = folder.verify(0, &[&path("drafts.json"), "--a", &backend, "--json"]);
+        let drafts: Value = serde_json::from_str(&drafts).unwrap();
+        assert_eq!(drafts["compared"], json!({"verify": 39, "tree": 4}), "{backend}");
         let counts: Value = serde_json::from_str(&json).unwrap();
         let expected = json!({"interval": 20, "log2": 10, "pow2": 8, "sample": 10, "surprisal": 9});
         assert_eq!(counts["compared"], expected, "{backend}");
@@ -105,6 +108,8 @@ fn a_server_returns_the_known_answers_that_the_api_has() {
     );
     let text = folder.verify(0, &[&path("edge_rows.json"), "--target", target]);
     assert!(text.contains("75 cases compared"), "{text}");
+    let text = folder.verify(2, &[&path("drafts.json"), "--target", target]);
+    assert!(text.contains("tree (4), verify (39)"), "{text}");
     let text = folder.verify(2, &[&controls, "--target", target, "--a", "reference"]);
     assert!(text.contains("--a and --threads are for this process"), "{text}");
 }
@@ -203,6 +208,46 @@ fn a_wrong_step_of_beams_is_found() {
 }
 
 #[test]
+fn a_wrong_answer_about_drafts_is_found() {
+    let folder = Folder::new();
+    let read = || -> Value {
+        serde_json::from_slice(&std::fs::read(path("drafts.json")).unwrap()).unwrap()
+    };
+    for (kind, field, wrong) in [
+        ("verify", "status", json!("NAN")),
+        ("verify", "accepted", json!(9)),
+        ("verify", "tokens", json!([23, 23])),
+        ("verify", "logprob_bits", json!(["bf800000"])),
+        ("tree", "status", json!("NAN")),
+        ("tree", "path", json!([3])),
+        ("tree", "tokens", json!([])),
+        ("tree", "logprob_bits", json!([])),
+    ] {
+        let mut vectors = read();
+        let cases = vectors["cases"].as_array_mut().unwrap();
+        let case = cases.iter_mut().find(|case| case["kind"] == kind).unwrap();
+        assert_ne!(case["expect"][field], wrong);
+        case["expect"][field] = wrong.clone();
+        let text = folder.verify(1, &[&folder.vectors("wrong.json", &vectors)]);
+        assert!(text.contains("43 cases compared") && text.contains("1 DIFFER"), "{field}: {text}");
+        assert!(text.contains(&format!("{field}: expected {wrong}, got ")), "{field}: {text}");
+    }
+    // What decides is what a case says: other modes, rows and proposals have other answers.
+    let compared = |name: &str, change: fn(&mut Value)| {
+        let mut vectors = read();
+        let cases = vectors["cases"].as_array_mut().unwrap();
+        cases.iter_mut().filter(|case| case["name"] == name).for_each(change);
+        folder.verify(1, &[&folder.vectors("changed.json", &vectors)])
+    };
+    let no_proposals = |case: &mut Value| case["draft_distributions"] = Value::Null;
+    assert!(compared("rejection", no_proposals).contains("DIFFER"));
+    assert!(compared("match", |case| case["mode"] = json!("REJECTION")).contains("DIFFER"));
+    assert!(compared("typical", |case| case["mode"] = json!("MATCH")).contains("DIFFER"));
+    let no_history = |case: &mut Value| case["params"]["output"] = json!([]);
+    assert!(compared("penalties grow with the drafts", no_history).contains("DIFFER"));
+}
+
+#[test]
 fn what_is_not_known_is_named_and_counted_and_never_compared() {
     let folder = Folder::new();
     let mut vectors = controls();
@@ -275,6 +320,14 @@ fn a_case_that_cannot_be_read_is_named() {
     let folder = Folder::new();
     let row = json!({"dtype": "f16", "bits": ["3c00", "4000"]});
     let nan = json!({"dtype": "f16", "bits": ["7e00"]});
+    let verify = |fields: Value| {
+        let mut case = json!({"kind": "verify", "mode": "REJECTION", "rows": [row], "drafts": [],
+            "params": {}, "expect": {}});
+        for (key, value) in fields.as_object().unwrap() {
+            case[key] = value.clone();
+        }
+        case
+    };
     for (case, part) in [
         (json!({"kind": "log2", "w": 0, "expect": 0}), "w is 0; allowed: 1 or more"),
         (json!({"kind": "log2", "w": -1, "expect": 0}), "w is -1; wanted: a whole number"),
@@ -291,6 +344,24 @@ fn a_case_that_cannot_be_read_is_named() {
             "x_minus_max is \"1\"; allowed: 0 or below",
         ),
         (json!({"kind": "sample", "row": row, "params": {}, "expect": {}}), "expects no status"),
+        (verify(json!({"drafts": [0]})), "has 1 rows and 1 drafts; wanted: a row more"),
+        (verify(json!({"rows": [row, row], "drafts": [2]})), "draft 0 is of another vocabulary"),
+        (verify(json!({"rows": [row, row], "drafts": [1], "mode": "A"})), "mode is \"A\"; wanted"),
+        (
+            verify(json!({"rows": [row, row], "drafts": [1],
+                "draft_distributions": [{"tokens": [1], "weights": [1u64 << 60]}]})),
+            "add up to 1152921504606846976; allowed",
+        ),
+        (
+            verify(json!({"rows": [row, row], "drafts": [1],
+                "draft_distributions": [{"probs_bits": ["3f800000", "40000000"]}]})),
+            "no probabilities",
+        ),
+        (
+            json!({"kind": "tree", "rows": [row, row], "parents": [-1, 1], "tokens": [-1, 0],
+                "params": {}, "expect": {}}),
+            "is no tree",
+        ),
         (
             json!({"kind": "sample", "row": row, "params": {"top_p": 2}, "expect": {"status": "OK"}}),
             "top_p is 2; allowed: above 0, up to 1",

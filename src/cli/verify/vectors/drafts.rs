@@ -108,7 +108,6 @@ struct Sequence {
     rows: Vec<StoredRow>,
     set: Set,
     params: SamplingParams,
-    adjustments: Option<Adjustments>,
 }
 
 impl Sequence {
@@ -117,16 +116,12 @@ impl Sequence {
         let rows = names.iter().map(|name| subject.row(vectors, name));
         let rows = rows.collect::<Result<Vec<_>, _>>()?;
         let vocab_size = rows.first().map_or(0, tokens_of);
-        if rows.iter().any(|row| tokens_of(row) != vocab_size) {
-            return Err("has rows of different vocabularies".into());
-        }
         let others = |name: &&String| !TYPICAL.contains(&name.as_str());
         let params = case.object("params")?.iter().filter(|(name, _)| others(name));
         let params = params.map(|(name, value)| (name.clone(), value.clone())).collect();
         let set = sample::set(&params, vocab_size)?;
         let params = params::parse(set.params)?;
-        let adjustments = params::adjustments(&set, &params, vocab_size)?;
-        Ok(Self { rows, set, params, adjustments })
+        Ok(Self { rows, set, params })
     }
 
     /// The parameters of a row behind so many drafts.
@@ -210,10 +205,10 @@ impl Sequence {
     ) -> Result<Results, Box<dyn Error>> {
         let mut params = vec![];
         let mut adjustments = vec![];
-        for (tokens, count) in &histories {
+        for ((tokens, count), row) in histories.iter().zip(&self.rows) {
             params.push(self.params_at(&self.set, *count)?);
-            let sequence = self.adjustments.as_ref();
-            adjustments.push(of_row(sequence, &self.params, tokens, *count, None));
+            let sequence = params::adjustments(&self.set, &self.params, tokens_of(row))?;
+            adjustments.push(of_row(sequence.as_ref(), &self.params, tokens, *count, None));
         }
         let row = |i: usize| {
             let row = Row::new(self.rows[i].dtype, &self.rows[i].logits, params[i])?;
