@@ -322,6 +322,7 @@ mod tests {
             position: vec![7; ROWS],
             draws: vec![1; ROWS],
             draw_rule: vec![DrawRule::Cumulative.into(); ROWS],
+            draft: vec![true; ROWS],
             repetition_penalty: vec![1.5; ROWS],
             frequency_penalty: vec![0.5; ROWS],
             presence_penalty: vec![0.5; ROWS],

@@ -112,6 +112,7 @@ fn new_parameters(params: &SamplingParams) -> impl Iterator<Item = (&'static str
     let repetition = params.repetition_penalty.is_some_and(|penalty| penalty != 1.0);
     [
         ("draw_rule", is_race, false),
+        ("draft", params.draft, true),
         ("repetition_penalty", repetition, false),
         ("frequency_penalty", params.frequency_penalty != 0.0, false),
         ("presence_penalty", params.presence_penalty != 0.0, false),
@@ -141,6 +142,7 @@ fn new_columns(columns: &ParamColumns) -> impl Iterator<Item = &'static str> + u
     let is_on = |values: &[f32], off: f32| values.iter().any(|value| *value != off);
     let profile = columns.profile.iter().any(|profile| !is_own(*profile));
     [
+        ("draft", columns.draft.contains(&true)),
         ("profile", profile),
         ("top_n_sigma", is_on(&columns.top_n_sigma, 0.0)),
         ("top_h", is_on(&columns.top_h, 0.0)),
@@ -201,6 +203,7 @@ mod tests {
             Known { version: 2, controls }
         };
         let off = one(ParamColumns {
+            draft: vec![false],
             profile: vec![0, 1],
             top_h: vec![0.0],
             typical_p: vec![1.0],
@@ -210,6 +213,7 @@ mod tests {
         });
         assert!(known(&["columns"]).check(&off).is_ok());
         let columns = ParamColumns {
+            draft: vec![false, true],
             profile: vec![2],
             top_n_sigma: vec![0.0, 1.0],
             top_h: vec![0.5],
@@ -224,8 +228,9 @@ mod tests {
             ..Default::default()
         };
         let names: Vec<_> = new_columns(&columns).collect();
-        assert_eq!(names.len(), 11);
-        let error = known(&["columns", "profile"]).check(&one(columns.clone())).unwrap_err();
+        assert_eq!(names.len(), 12);
+        let error =
+            known(&["columns", "draft", "profile"]).check(&one(columns.clone())).unwrap_err();
         let said = "columns.top_n_sigma is not among the controls";
         assert!(error.to_string().starts_with(said), "{error}");
         let all: Vec<_> = names.into_iter().chain(["columns"]).collect();
@@ -275,6 +280,7 @@ mod tests {
             (SamplingParams { frequency_penalty: -1.0, ..Default::default() }, "frequency_penalty"),
             (SamplingParams { presence_penalty: 1.0, ..Default::default() }, "presence_penalty"),
             (SamplingParams { no_repeat_ngram: 3, ..Default::default() }, "no_repeat_ngram"),
+            (SamplingParams { draft: true, ..Default::default() }, "draft"),
             (SamplingParams { min_tokens: 3, ..Default::default() }, "min_tokens"),
             (SamplingParams { dry: dry(0.8), ..Default::default() }, "dry"),
             (SamplingParams { profile: Profile::Hf.into(), ..Default::default() }, "profile"),

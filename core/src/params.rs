@@ -24,7 +24,7 @@ pub const DRAWS_MAX: u32 = 1024;
 pub const NGRAM_MAX: u32 = 64;
 
 /// Every parameter, in the API's order.
-pub static FIELDS: [Field; 35] = [
+pub static FIELDS: [Field; 36] = [
     Field {
         name: "temperature",
         symbol: "T",
@@ -100,6 +100,15 @@ pub static FIELDS: [Field; 35] = [
         allowed: "cumulative, race",
         kind: Kind::Name { names: &["cumulative", "race"], prefix: "DRAW_RULE_" },
         place: |spec| Place::Rule(&mut spec.draw_rule),
+    },
+    Field {
+        name: "draft",
+        symbol: "BOOL",
+        about: "Draw a draft for verification: with random bits of its own, independent of those of the token at the \
+                same position: true or false",
+        allowed: "true, false",
+        kind: Kind::Flag,
+        place: |spec| Place::Flag(&mut spec.draft),
     },
     Field {
         name: "repetition_penalty",
@@ -406,6 +415,8 @@ enum Kind {
     Whole { least: u64, most: u64 },
     /// One of some names, in letters of either case; the API's enum has the prefix before each.
     Name { names: &'static [&'static str], prefix: &'static str },
+    /// True or false.
+    Flag,
 }
 
 impl Kind {
@@ -419,6 +430,7 @@ impl Kind {
             (Self::Finite, Value::Real(x)) => x.is_finite(),
             (Self::Whole { least, most }, Value::Whole(n)) => (*least..=*most).contains(&n),
             (Self::Name { names, .. }, Value::Name(name)) => names.contains(&name),
+            (Self::Flag, Value::Flag(_)) => true,
             (_, value) => value == Value::Unset,
         }
     }
@@ -433,6 +445,7 @@ enum Place<'a> {
     Optional(&'a mut Option<f32>),
     Rule(&'a mut DrawRule),
     Profile(&'a mut Profile),
+    Flag(&'a mut bool),
 }
 
 /// What a parameter is set to.
@@ -444,6 +457,8 @@ pub enum Value {
     Whole(u64),
     /// One of the names that the parameter may have.
     Name(&'static str),
+    /// True or false.
+    Flag(bool),
     /// Nothing: a seed that is left to whoever samples, or a control that is off or at its beginning.
     Unset,
 }
@@ -454,6 +469,7 @@ impl fmt::Display for Value {
             Self::Real(x) => f.write_str(&shortest(*x)),
             Self::Whole(n) => n.fmt(f),
             Self::Name(name) => f.write_str(name),
+            Self::Flag(is_set) => is_set.fmt(f),
             Self::Unset => f.write_str("none"),
         }
     }
@@ -472,6 +488,11 @@ impl Field {
         })
     }
 
+    /// Whether it is true or false.
+    pub fn is_flag(&self) -> bool {
+        matches!(self.kind, Kind::Flag)
+    }
+
     /// What it is set to.
     pub fn get(&self, mut spec: ParamsSpec) -> Value {
         match (self.place)(&mut spec) {
@@ -482,6 +503,7 @@ impl Field {
             Place::Optional(x) => x.map_or(Value::Unset, Value::Real),
             Place::Rule(rule) => Value::Name(rule.name()),
             Place::Profile(profile) => Value::Name(profile.name()),
+            Place::Flag(is_set) => Value::Flag(*is_set),
         }
     }
 
@@ -505,6 +527,7 @@ impl Field {
             (Place::Profile(profile), Value::Name(name)) => {
                 *profile = Profile::named(name).expect("one of the names");
             }
+            (Place::Flag(is_set), Value::Flag(value)) => *is_set = value,
             (_, value) => panic!("{} is set to {value:?}", self.name),
         }
     }
@@ -545,6 +568,8 @@ pub struct ParamsSpec {
     pub draws: u32,
     /// How they follow from random bits. Default cumulative.
     pub draw_rule: DrawRule,
+    /// Whether a draft is drawn, with random bits of its own. Default false.
+    pub draft: bool,
     /// Divides the logits above 0 of tokens in the history, multiplies the others: [0.01, 100]. Default 1, off.
     pub repetition_penalty: f32,
     /// Taken off a token's logit for each time the output holds it: [-100, 100]. Default 0, off.
@@ -618,6 +643,7 @@ impl ParamsSpec {
         position: 0,
         draws: 1,
         draw_rule: DrawRule::Cumulative,
+        draft: false,
         repetition_penalty: 1.0,
         frequency_penalty: 0.0,
         presence_penalty: 0.0,
@@ -661,6 +687,7 @@ impl ParamsSpec {
             position: self.position,
             draws: self.draws as u16,
             draw_rule: self.draw_rule,
+            is_draft: self.draft,
             penalties: Penalties {
                 repetition: self.repetition_penalty,
                 frequency: self.frequency_penalty + 0.0,
@@ -696,6 +723,7 @@ pub struct SamplingParams {
     position: u64,
     draws: u16,
     draw_rule: DrawRule,
+    is_draft: bool,
     penalties: Penalties,
     no_repeat_ngram: u8,
     min_tokens: u32,
@@ -785,6 +813,12 @@ impl SamplingParams {
         self.draw_rule
     }
 
+    /// Whether what is drawn is a draft: from random bits of its own, so that it is independent of the token that the
+    /// same seed and position have, and of whether that row takes the draft.
+    pub fn is_draft(&self) -> bool {
+        self.is_draft
+    }
+
     /// The tokens that may run in this row's races, draw by draw: 0 where there are none. No more are kept than this
     /// bound says, which is known before the row is sampled.
     pub fn race_tokens_max(&self, vocab_size: u32) -> u64 {
@@ -864,6 +898,7 @@ impl From<SamplingParams> for ParamsSpec {
             position,
             draws: params.draws.into(),
             draw_rule: params.draw_rule,
+            draft: params.is_draft,
             repetition_penalty: penalties.repetition,
             frequency_penalty: penalties.frequency,
             presence_penalty: penalties.presence,

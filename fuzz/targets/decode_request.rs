@@ -285,6 +285,7 @@ fn seeds() -> Vec<Vec<u8>> {
             position: 3,
             draws: Some(5),
             draw_rule: api::DrawRule::Race.into(),
+            draft: true,
             repetition_penalty: Some(1.2),
             no_repeat_ngram: 2,
             dry: Some(api::Dry { multiplier: 0.8, ..Default::default() }),

@@ -20,7 +20,7 @@ pub struct WrongColumn {
 macro_rules! with_columns {
     ($each:ident) => {
         $each! {
-            temperature, top_k, top_p, min_p, seed, position, draws, draw_rule, repetition_penalty, frequency_penalty,
+            temperature, top_k, top_p, min_p, seed, position, draws, draw_rule, draft, repetition_penalty, frequency_penalty,
             presence_penalty, no_repeat_ngram, min_tokens, profile, return_kept, top_n_sigma, top_h, top_a,
             epsilon_cutoff, eta_cutoff, typical_p, mirostat_tau, mirostat_eta, mirostat_mu, xtc_probability,
             xtc_threshold, adaptive_target, adaptive_decay, adaptive_sum, adaptive_weight, dynatemp_range,
@@ -79,6 +79,7 @@ impl ParamColumns {
             position: at(&self.position, row).unwrap_or_default(),
             draws: at(&self.draws, row),
             draw_rule: at(&self.draw_rule, row).unwrap_or_default(),
+            draft: at(&self.draft, row).unwrap_or_default(),
             repetition_penalty: at(&self.repetition_penalty, row),
             frequency_penalty: at(&self.frequency_penalty, row).unwrap_or_default(),
             presence_penalty: at(&self.presence_penalty, row).unwrap_or_default(),

@@ -192,7 +192,10 @@ pub fn value(field: &'static Field, given: &Bound<'_, PyAny>) -> PyResult<Value>
         return Ok(Value::Unset);
     }
     let read = if given.is_instance_of::<PyBool>() {
-        Err(field.refuse_text(&given.to_string()))
+        match field.is_flag() {
+            true => field.read(&given.to_string()),
+            false => Err(field.refuse_text(&given.to_string())),
+        }
     } else if let Ok(float) = given.cast::<PyFloat>() {
         field.of_f64(float.value())
     } else if let Ok(whole) = given.extract::<u64>() {

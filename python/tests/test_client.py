@@ -59,7 +59,7 @@ def test_batches_are_the_same_to_the_bit(client: logitd.Client) -> None:
 
 @pytest.mark.parametrize("field", logitd.fields(), ids=lambda field: field["name"])
 def test_every_parameter_gets_there(field: dict[str, Any], client: logitd.Client) -> None:
-    values = {"temperature": 0.3, "top_k": 3, "top_p": 0.3, "min_p": 0.2, "seed": 2**64 - 1, "position": 77, "draws": 5, "draw_rule": "race",
+    values = {"temperature": 0.3, "top_k": 3, "top_p": 0.3, "min_p": 0.2, "seed": 2**64 - 1, "position": 77, "draws": 5, "draw_rule": "race", "draft": True,
               "repetition_penalty": 1.7, "frequency_penalty": 1.5, "presence_penalty": -2, "no_repeat_ngram": 2, "min_tokens": 50,
               "dry_multiplier": 5, "dry_base": 3, "dry_allowed_length": 1, "dry_last_n": 4, "profile": "llamacpp", "top_n_sigma": 0.5,
               "top_h": 0.3, "top_a": 0.5, "epsilon_cutoff": 0.05, "eta_cutoff": 0.3, "typical_p": 0.3, "mirostat_tau": 3, "mirostat_eta": 0.5,

@@ -92,7 +92,7 @@ def test_the_history_is_that_of_the_text() -> None:
 
 def test_every_control_is_known_to_need_a_history_or_not() -> None:
     without = {
-        "temperature", "top_k", "top_p", "min_p", "seed", "position", "draws", "draw_rule", "dry_base", "dry_allowed_length",
+        "temperature", "top_k", "top_p", "min_p", "seed", "position", "draws", "draw_rule", "draft", "dry_base", "dry_allowed_length",
         "dry_last_n", "allowed_bitmask", "allowed_ids", "banned_ids", "stop_ids", "logit_bias", "counts", "dry_breakers",
         "prompt", "output", "output_length", "history", "logprobs", "return_kept", "vocab_size", "on_invalid_row",
         "profile", "top_n_sigma", "top_h", "top_a", "epsilon_cutoff", "eta_cutoff", "typical_p", "mirostat_tau", "mirostat_eta", "mirostat_mu",

@@ -211,6 +211,7 @@ fn set_one(set: &mut Set, key: &str, value: &Value<'_>) -> Result<(), String> {
         Value::Null => return Ok(()),
         Value::Text(text) => field.read(text),
         Value::Bare(text) => field.read(text),
+        Value::Other(text) if field.is_flag() => field.read(text),
         Value::Other(text) => Err(field.refuse_text(&short(text))),
     };
     field.set(&mut set.params, value.map_err(|error: ParamsError| error.to_string())?);

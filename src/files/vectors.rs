@@ -175,6 +175,7 @@ pub fn parameter(name: &str, value: &Json) -> Result<Option<(&'static Field, Val
     let Some(field) = Field::named(name) else { return Ok(None) };
     let read = match value {
         // The shortest text of the f64 that was read: for the shortest text of an f32 that is the same text.
+        Json::Bool(is_set) => field.read(&is_set.to_string()),
         Json::Number(number) => field.read(&number.to_string()),
         Json::String(text) => field.read(text),
         other => Err(field.refuse_text(&shown(other))),

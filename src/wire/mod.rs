@@ -15,7 +15,7 @@ pub mod whole;
 /// Fields of requests that came with version 2 of the arithmetic, but for the draw rule, by the names of the API.
 pub fn controls() -> impl Iterator<Item = &'static str> {
     let of_request = ["history", "row_stride", "on_invalid_row"];
-    let cuts = ["profile"].into_iter().chain(params::CUTS);
+    let cuts = ["profile", "draft"].into_iter().chain(params::CUTS);
     let known = adjustments::controls().chain(inspection::KEYS).chain(of_request);
     known.chain(columns::KEYS).chain(cuts)
 }

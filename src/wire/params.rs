@@ -19,6 +19,7 @@ pub fn spec(params: &api::SamplingParams) -> Result<ParamsSpec, ParamsError> {
         position: params.position,
         draws: params.draws.unwrap_or(default.draws),
         draw_rule: draw_rule(params.draw_rule)?,
+        draft: params.draft,
         repetition_penalty: params.repetition_penalty.unwrap_or(default.repetition_penalty),
         frequency_penalty: params.frequency_penalty,
         presence_penalty: params.presence_penalty,
@@ -168,6 +169,7 @@ pub fn message(spec: &ParamsSpec) -> api::SamplingParams {
         position: spec.position,
         draws: Some(spec.draws),
         draw_rule: draw_rule_message(spec.draw_rule).into(),
+        draft: spec.draft,
         repetition_penalty: Some(spec.repetition_penalty),
         frequency_penalty: spec.frequency_penalty,
         presence_penalty: spec.presence_penalty,
@@ -213,6 +215,7 @@ pub fn json(params: SamplingParams) -> Json {
         Value::Real(x) => Json::from(x),
         Value::Whole(n) => serde_json::to_value(Whole(n)).expect("a number or a string"),
         Value::Name(name) => Json::from(name),
+        Value::Flag(is_set) => Json::from(is_set),
         Value::Unset => Json::Null,
     };
     let pairs = FIELDS.iter().map(|field| (field.name.into(), value(field.get(params.into()))));
@@ -234,6 +237,7 @@ mod tests {
             position: 8,
             draws: 9,
             draw_rule: DrawRule::Race,
+            draft: true,
             repetition_penalty: 1.5,
             frequency_penalty: -0.5,
             presence_penalty: 0.25,

@@ -305,7 +305,7 @@ mod the_judge_itself {
 
 /// The chance that chi-square with so many degrees of freedom is at least this: the regularised upper
 /// incomplete gamma function, by its series below the mean and its continued fraction above.
-fn p_of_chi_square(chi_square: f64, freedom: f64) -> f64 {
+pub fn p_of_chi_square(chi_square: f64, freedom: f64) -> f64 {
     let (a, x) = (freedom / 2.0, chi_square / 2.0);
     if x <= 0.0 {
         return 1.0;

@@ -14,11 +14,12 @@ const SEED: u64 = 11;
 
 /// A result that outlives its table.
 #[derive(Clone, Debug, PartialEq)]
-struct Own(Outcome, Vec<Draw>, Option<Inspection>);
+struct Own(Outcome, Vec<Draw>, Option<Inspection>, Option<bool>);
 
 impl From<RowResult<'_>> for Own {
     fn from(result: RowResult<'_>) -> Self {
-        Self(result.outcome, result.draws.to_vec(), result.inspection.cloned())
+        let RowResult { outcome, draws, inspection, accepted, .. } = result;
+        Self(outcome, draws.to_vec(), inspection.cloned(), accepted)
     }
 }
 

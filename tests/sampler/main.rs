@@ -17,3 +17,4 @@ mod positions;
 mod proof;
 mod ptx;
 mod traps;
+mod verify;

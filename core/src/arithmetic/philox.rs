@@ -16,6 +16,8 @@ pub const PURPOSE_ACCEPTANCE: u32 = 3;
 pub const PURPOSE_RESIDUAL: u32 = 4;
 /// The noise of a token in a [race](super::race). It shares its word of the counter with the token's id.
 pub const PURPOSE_RACE: u32 = 6;
+/// The same where a draft is drawn.
+pub const PURPOSE_RACE_DRAFT: u32 = 7;
 
 /// Ten rounds of Philox4x32.
 #[inline]

@@ -5,7 +5,7 @@
 //! id and depends on no other token, so the winner moves as little as the masses do. No sum is in it: what wins is a
 //! maximum, in any order.
 
-use super::philox::{PURPOSE_RACE, philox4x32_10};
+use super::philox::{PURPOSE_RACE, PURPOSE_RACE_DRAFT, philox4x32_10};
 
 /// Coefficients of the polynomial for `-log2(1 - y) / y` on (0, 1/2], from the constant term up.
 pub const K: [f32; 9] = [
@@ -30,8 +30,19 @@ pub fn counter(token: u32) -> u32 {
 /// The 64 random bits of a token in one draw.
 #[inline]
 pub fn token_bits(seed: u64, position: u64, draw: u32, token: u32) -> u64 {
+    bits(seed, position, draw, counter(token), token)
+}
+
+/// The same where a draft is drawn.
+#[inline]
+pub fn draft_bits(seed: u64, position: u64, draw: u32, token: u32) -> u64 {
+    bits(seed, position, draw, counter(token) ^ PURPOSE_RACE ^ PURPOSE_RACE_DRAFT, token)
+}
+
+#[inline]
+fn bits(seed: u64, position: u64, draw: u32, counter: u32, token: u32) -> u64 {
     let out = philox4x32_10(
-        [position as u32, (position >> 32) as u32, draw, counter(token)],
+        [position as u32, (position >> 32) as u32, draw, counter],
         [seed as u32, (seed >> 32) as u32],
     );
     let half = 2 * (token as usize & 1);

@@ -12,7 +12,8 @@ use self::draft::Decision;
 use super::{Backend, DeviceError, DeviceInfo};
 use crate::arithmetic::logprob::logprob;
 use crate::arithmetic::mass::{Scale, UNIT, mass};
-use crate::arithmetic::{key::key32, philox::token_bits, race};
+use crate::arithmetic::philox::{PURPOSE_DRAFT, PURPOSE_TOKEN, bits};
+use crate::arithmetic::{key::key32, race};
 use crate::batch::{Draw, Outcome, Results, Row, RowStatus, Slot, State};
 use crate::draft::Draft;
 use crate::params::{DrawRule, Profile, SamplingParams};
@@ -214,7 +215,8 @@ impl Kept {
 
 /// The token at which the sum of the masses, by ascending id, exceeds the draw's share of all.
 fn cumulative(by_id: &[(usize, u64)], kept_mass: u64, params: &SamplingParams, draw: u32) -> usize {
-    let bits = token_bits(params.seed(), params.position(), draw);
+    let purpose = if params.is_draft() { PURPOSE_DRAFT } else { PURPOSE_TOKEN };
+    let bits = bits(params.seed(), params.position(), draw, purpose);
     let target = (u128::from(bits) * u128::from(kept_mass)) >> 64;
     let mut sum = 0;
     let (token, _) = by_id
@@ -232,7 +234,11 @@ fn fastest(by_id: &[(usize, u64)], row: &Row<'_>, draw: u32) -> usize {
     let (seed, position) = (row.params().seed(), row.params().position());
     let mut winner = (f32::NEG_INFINITY, 0);
     for &(token, mass) in by_id {
-        let bits = race::token_bits(seed, position, draw, row.id(token as u32));
+        let id = row.id(token as u32);
+        let bits = match row.params().is_draft() {
+            true => race::draft_bits(seed, position, draw, id),
+            false => race::token_bits(seed, position, draw, id),
+        };
         let ratio = race::ratio(mass, bits);
         if ratio > winner.0 {
             winner = (ratio, token);

@@ -15,7 +15,7 @@ pub const SETS_MAX: u32 = 1 << 16;
 /// that are not evaluated.
 pub const FIELDS_OF_SETS: [&str; 4] = ["temperature", "top_k", "top_p", "min_p"];
 /// Parameters that a draw has, and that are ignored.
-const OF_DRAWS: [&str; 4] = ["seed", "position", "draws", "draw_rule"];
+const OF_DRAWS: [&str; 5] = ["seed", "position", "draws", "draw_rule", "draft"];
 
 /// Every combination of some values, `min_p` changing fastest and `temperature` slowest.
 #[derive(Clone, Debug, Default, PartialEq)]

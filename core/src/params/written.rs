@@ -36,6 +36,7 @@ impl Field {
             Kind::Signed { power_max } => {
                 number().filter(|x| !x.is_above((*power_max).into())).map(|x| x.to_value())
             }
+            Kind::Flag => text.trim().to_ascii_lowercase().parse().ok().map(Value::Flag),
             Kind::Finite => number().filter(Decimal::is_finite_f32).map(|x| x.to_value()),
         };
         value.ok_or_else(|| self.refuse_text(text))
@@ -306,6 +307,13 @@ mod tests {
             assert_eq!(read("draw_rule", text), Ok(Value::Name("race")), "{text}");
         }
         assert_eq!(read("draw_rule", "DRAW_RULE_CUMULATIVE"), Ok(Value::Name("cumulative")));
+        for (text, is_set) in [("true", true), (" False ", false), ("TRUE", true)] {
+            assert_eq!(read("draft", text), Ok(Value::Flag(is_set)), "{text}");
+        }
+        for text in ["1", "yes", "", "null"] {
+            let error = read("draft", text).expect_err(text);
+            assert_eq!((error.field, error.allowed), ("draft", "true, false"));
+        }
         for text in ["", "1", "gumbel", "DRAW_RULE_", "DRAW_RULE_UNSPECIFIED"] {
             let error = read("draw_rule", text).expect_err(text);
             assert_eq!((error.field, error.allowed), ("draw_rule", "cumulative, race"));

@@ -89,6 +89,7 @@ class Controls(TypedDict, total=False):
     position: _Whole
     draws: _Whole
     draw_rule: _Name
+    draft: _Flag
     repetition_penalty: _Number
     frequency_penalty: _Number
     presence_penalty: _Number

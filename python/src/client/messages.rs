@@ -119,6 +119,7 @@ fn columns(params: &[SamplingParams]) -> api::ParamColumns {
         position: column(&specs, default.position, |spec| spec.position),
         draws: column(&specs, default.draws, |spec| spec.draws),
         draw_rule: column(&specs, 0, draw_rule),
+        draft: column(&specs, default.draft, |spec| spec.draft),
         repetition_penalty: column(&specs, default.repetition_penalty, |s| s.repetition_penalty),
         frequency_penalty: column(&specs, default.frequency_penalty, |s| s.frequency_penalty),
         presence_penalty: column(&specs, default.presence_penalty, |spec| spec.presence_penalty),

@@ -119,7 +119,11 @@ pub fn run(args: Args) -> Outcome {
                 let batch = rows.batch(case.params()).into_iter().map(|row| {
                     row.with_adjustments(adjustments.as_ref()).with_inspect(inspect.as_ref())
                 });
-                let batch: Vec<_> = batch.collect();
+                let mut batch: Vec<_> = batch.collect();
+                let drafts = bench::drafts(case, &batch)?.unwrap_or_default();
+                for (row, draft) in batch.iter_mut().zip(&drafts) {
+                    *row = row.with_draft(draft.as_ref());
+                }
                 bench::check(case, &batch, subject)?;
                 for measurement in bench::measure(case, &batch, subject, args.passes as usize)? {
                     report.line(&measurement)?;

@@ -26,6 +26,8 @@ pub struct Case {
     top_n_sigma: f32,
     typical_p: f32,
     xtc_threshold: Option<f32>,
+    /// What decides about drafts, in sequences of [`SEQUENCE_ROWS`] rows.
+    pub drafts: Option<Drafts>,
     /// First tokens of which the logprobs are asked for, beside those that are drawn.
     top_logprobs: u32,
     /// First tokens that are asked for as continuations of a beam.
@@ -48,6 +50,18 @@ impl Values {
     pub const ALL: [Self; 3] = [Self::Real, Self::Constant, Self::Normal];
 }
 
+/// Rows of a sequence with drafts: one for each draft, and one more.
+pub const SEQUENCE_ROWS: usize = 5;
+
+/// How drafts are decided about by rejection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drafts {
+    /// They were certain.
+    Point,
+    /// They were drawn from rows of their own.
+    Rows,
+}
+
 /// Biases of a case that has some.
 const BIASES: u32 = 64;
 
@@ -67,6 +81,7 @@ const PLAIN: Case = Case {
     top_n_sigma: 0.0,
     typical_p: 1.0,
     xtc_threshold: None,
+    drafts: None,
     top_logprobs: 0,
     continuations: 0,
 };
@@ -204,6 +219,30 @@ pub const CASES: &[Case] = &[
         about: "min_p 0.02, XTC that always acts, from 0.1 on",
         min_p: 0.02,
         xtc_threshold: Some(0.1),
+        ..PLAIN
+    },
+    Case {
+        name: "verify_rejection",
+        about: "top_p 0.95, 4 of 5 rows with a draft that was certain, by rejection",
+        drafts: Some(Drafts::Point),
+        ..TOP_P
+    },
+    Case {
+        name: "verify_rejection_rows",
+        about: "The same with drafts from rows of their own",
+        drafts: Some(Drafts::Rows),
+        ..TOP_P
+    },
+    Case {
+        name: "verify_temperature",
+        about: "No cut, 4 of 5 rows with a draft that was certain, by rejection",
+        drafts: Some(Drafts::Point),
+        ..PLAIN
+    },
+    Case {
+        name: "verify_temperature_rows",
+        about: "The same with drafts from rows of their own",
+        drafts: Some(Drafts::Rows),
         ..PLAIN
     },
 ];

@@ -11,11 +11,13 @@
 //! Before anything is timed, some rows of every case are compared with the reference, bit by bit.
 
 mod cases;
+mod drafts;
 pub mod launches;
 mod measure;
 mod rows;
 
 pub use cases::{CASES, Case, Values};
+pub use drafts::drafts;
 pub use measure::{Measurement, Subject, check, measure};
 pub use rows::Rows;
 

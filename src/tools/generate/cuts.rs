@@ -55,6 +55,7 @@ pub fn params(
         position: random.edge_u64(),
         draws: random.pick(&[1, 1, 1, 2, 3, 16, 100, DRAWS_MAX]).min(draws_max),
         draw_rule: random.pick(&DrawRule::ALL),
+        draft: random.below(6) == 0,
         ..spec
     })
 }

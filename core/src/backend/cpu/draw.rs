@@ -22,8 +22,10 @@ use super::search::Kept;
 use super::simd::Simd;
 use crate::arithmetic::draw::target;
 use crate::arithmetic::logprob::logprob;
-use crate::arithmetic::philox::token_bits;
+use crate::arithmetic::philox::{PURPOSE_DRAFT, PURPOSE_TOKEN, bits};
+use crate::arithmetic::race::{draft_bits, token_bits};
 use crate::batch::Draw;
+use crate::params::SamplingParams;
 
 /// Memory for draws.
 #[derive(Default)]
@@ -51,12 +53,29 @@ struct InBlock {
 pub struct Stream {
     pub seed: u64,
     pub position: u64,
+    /// Whether a draft is drawn.
+    pub is_draft: bool,
 }
 
 impl Stream {
+    /// Of a row with these parameters.
+    pub fn of(params: &SamplingParams) -> Self {
+        let (seed, position) = (params.seed(), params.position());
+        Self { seed, position, is_draft: params.is_draft() }
+    }
+
+    /// The random bits of a token in one draw by race.
+    pub fn race_bits(self, draw: u32, token: u32) -> u64 {
+        match self.is_draft {
+            true => draft_bits(self.seed, self.position, draw, token),
+            false => token_bits(self.seed, self.position, draw, token),
+        }
+    }
+
     /// The mass that one draw looks for.
     fn target(self, draw: usize, kept_mass: u64) -> u64 {
-        target(token_bits(self.seed, self.position, draw as u32), kept_mass)
+        let purpose = if self.is_draft { PURPOSE_DRAFT } else { PURPOSE_TOKEN };
+        target(bits(self.seed, self.position, draw as u32, purpose), kept_mass)
     }
 }
 

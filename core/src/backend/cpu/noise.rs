@@ -2,6 +2,7 @@
 
 use super::draw::Stream;
 use super::simd::Simd;
+use crate::arithmetic::philox::{PURPOSE_RACE, PURPOSE_RACE_DRAFT};
 use crate::arithmetic::race::counter;
 
 /// The fastest token so far.
@@ -60,7 +61,9 @@ impl<S: Simd> Noise<S> {
         };
         let (c0, c1) = (stream.position as u32, (stream.position >> 32) as u32);
         let (a, b) = (wide(c0, M[0]), wide(draw, M[1]));
-        let first = a.0 ^ key(0, 1);
+        // The purpose is in the lowest bits of the token's word, and that of drafts differs in bits that tokens do not have.
+        let purpose = if stream.is_draft { PURPOSE_RACE ^ PURPOSE_RACE_DRAFT } else { 0 };
+        let first = a.0 ^ key(0, 1) ^ purpose;
         let (c0, c1, c3) = (b.0 ^ c1 ^ key(0, 0), b.1, a.1);
         let a = wide(c0, M[0]);
         let second = c1 ^ key(1, 0);
@@ -126,19 +129,21 @@ impl<S: Simd> Noise<S> {
 mod tests {
     use super::super::portable::Portable;
     use super::*;
-    use crate::arithmetic::race::token_bits;
 
     #[test]
     fn noise_is_the_upper_half_of_the_random_bits() {
         let seeds = [(0, 0, 0), (7, 9, 3), (u64::MAX, 1 << 40, 1023), (1 << 33, u64::MAX, 1)];
         for (seed, position, draw) in seeds {
-            let noise = Noise::new(Portable, Stream { seed, position }, draw);
-            let expected = |id| (token_bits(seed, position, draw, id) >> 32) as u32;
-            let ids = [0, 1, 2, 3, 511, 512, 70_001, (1 << 20) - 1];
-            assert_eq!(noise.top(Portable, ids), ids.map(expected));
-            let (first, second) = noise.top_of_pairs(Portable, 1000);
-            let got: Vec<u32> = first.into_iter().chain(second).collect();
-            assert!(got.into_iter().eq((1000..1016).map(expected)), "seed {seed}");
+            for is_draft in [false, true] {
+                let stream = Stream { seed, position, is_draft };
+                let noise = Noise::new(Portable, stream, draw);
+                let expected = |id| (stream.race_bits(draw, id) >> 32) as u32;
+                let ids = [0, 1, 2, 3, 511, 512, 70_001, (1 << 20) - 1];
+                assert_eq!(noise.top(Portable, ids), ids.map(expected));
+                let (first, second) = noise.top_of_pairs(Portable, 1000);
+                let got: Vec<u32> = first.into_iter().chain(second).collect();
+                assert!(got.into_iter().eq((1000..1016).map(expected)), "seed {seed}");
+            }
         }
     }
 }

@@ -49,7 +49,7 @@ use super::race_pairs::Pairs;
 use super::search::Kept;
 use super::simd::{Kernel, Simd};
 use crate::arithmetic::logprob::logprob;
-use crate::arithmetic::race::{ratio, token_bits};
+use crate::arithmetic::race::ratio;
 use crate::batch::{Draw, Row};
 use std::ops::Range;
 
@@ -201,8 +201,7 @@ impl Race<'_> {
 
     /// What the token at a place runs with.
     fn runner(&self, place: usize) -> Winner {
-        let Stream { seed, position } = self.stream;
-        let bits = token_bits(seed, position, self.draw, self.ids[place]);
+        let bits = self.stream.race_bits(self.draw, self.ids[place]);
         let (index, x) = (self.list.ids()[place], self.list.x()[place]);
         Winner { ratio: ratio(self.list.mass(place), bits), index, x }
     }

@@ -27,7 +27,7 @@ use super::noise::{Noise, Winner};
 use super::passes::ScannedRow;
 use super::simd::{Kernel, Simd};
 use super::team::parts;
-use crate::arithmetic::race::{counter, ratio, token_bits};
+use crate::arithmetic::race::{counter, ratio};
 use std::ops::Range;
 
 /// Pairs of a block.
@@ -284,7 +284,7 @@ impl<S: Simd, E: Element> RacePairs<'_, S, E> {
         let cut = self.pairs.cut.expect("what was listed");
         let is_kept = x > cut.least || x == cut.least && index <= cut.last_id;
         if is_kept {
-            let bits = token_bits(stream.seed, stream.position, draw, index);
+            let bits = stream.race_bits(draw, index);
             let ratio = ratio(row.weights.mass(x), bits);
             self.best = self.best.or(Winner { ratio, index, x });
         }

@@ -49,9 +49,8 @@ pub fn take<S: Simd, E: Element>(
             return Ok(kept_mass);
         }
     }
-    let params = row.params();
-    let stream = Stream { seed: params.seed(), position: params.position() };
-    Ok(match params.draw_rule() {
+    let stream = Stream::of(row.params());
+    Ok(match row.params().draw_rule() {
         DrawRule::Cumulative => draw(scanned, kept, stream, &mut buffers.draw, draws),
         DrawRule::Race => race(scanned, row, kept, stream, &mut buffers.race, draws),
     })

@@ -124,11 +124,12 @@ impl<D: Driver> Launcher<D> {
         self.changed
     }
 
-    /// Whether a row goes to the processor: one with cuts, a draft or continuations, which have no kernel; and one with adjustments, or of which more
+    /// Whether a row goes to the processor: one with cuts, a draft to decide about or to draw, or continuations, which have no kernel; and one with adjustments, or of which more
     /// than tokens is asked, that does not fit a launch. Others always do.
     fn is_for_host(&mut self, row: &Row<'_>) -> bool {
         let goes_on = row.inspect().is_some_and(|asked| asked.continuations.is_some());
-        if row.params().cuts().is_some() || row.draft().is_some() || goes_on {
+        let drafts = row.draft().is_some() || row.params().is_draft();
+        if row.params().cuts().is_some() || drafts || goes_on {
             return true;
         }
         let asks = row.adjustments().is_some() || row.inspect().is_some();
