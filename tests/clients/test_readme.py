@@ -54,6 +54,11 @@ class Readme(unittest.TestCase):
     def test_the_example_of_logprobs_answers_as_printed(self):
         self.check_command("Logprobs and kept tokens")
 
+    def test_the_page_of_sentences_is_quoted_as_printed(self):
+        quoted, = blocks(section("On whole sentences"), "text")
+        printed = (ROOT / "core" / "examples" / "sentences" / "expected.txt").read_text()
+        self.assertTrue(printed.endswith(quoted), quoted)
+
     def check_command(self, name):
         text = section(name)
         command, = blocks(text, "sh")
@@ -77,7 +82,7 @@ class Readme(unittest.TestCase):
     def test_every_flag_it_names_exists(self):
         known = set().union(*(re.findall(r"--[a-z][a-z-]+", self.help(command))
                               for command in ["serve", "sample", "verify", "info", "tune", "digest"]))
-        others = {"--release", "--bench", "--protocol", "--http2-prior-knowledge", "--help"}
+        others = {"--release", "--bench", "--example", "--protocol", "--http2-prior-knowledge", "--help"}
         others.add("--command")  # python -m logitd.tune
         named = set(re.findall(r"--[a-z][a-z0-9-]+", README)) - others
         self.assertEqual(named - known, set())

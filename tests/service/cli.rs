@@ -287,6 +287,7 @@ fn the_demonstration_ends_well_and_reads_without_a_terminal() {
         "identical",
         "over gRPC",
         "0 differences",
+        "--example sentences",
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }

@@ -129,6 +129,7 @@ pub fn run(args: Args) -> Outcome {
     let differences = page.replays(server.sampler(), &questions, &answers)?;
     page.speed(server.sampler())?;
     page.parity(&questions, &answers, differences)?;
+    page.next()?;
     server.stop()?;
     Ok(if differences == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -242,6 +243,14 @@ impl<W: Write> Page<W> {
             questions.len(),
             grouped(draws as u64),
             isas.join("/"),
+        )
+    }
+
+    /// What a reader can try after this.
+    fn next(&mut self) -> io::Result<()> {
+        writeln!(
+            self.out,
+            "{TITLE}Next:{TITLE:#} cargo run --release --example sentences  {QUIET}(whole sentences, beams, drafts){QUIET:#}"
         )
     }
 
