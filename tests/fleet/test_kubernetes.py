@@ -3,6 +3,7 @@
 import pathlib
 import re
 import socket
+import struct
 import subprocess
 import tempfile
 import unittest
@@ -13,8 +14,10 @@ import yaml
 from deployed import DEPLOY
 from names import Names
 from proxy import SHIPPED, Proxy, config
+from trouble import PREFACE, SETTINGS, frame
 
 SERVICE = "logitd.v1.SamplerService"
+SETTINGS_MAX_FRAME_SIZE = 5
 
 
 def built(overlay: str) -> dict[tuple[str, str], dict]:
@@ -106,6 +109,11 @@ class Manifests(unittest.TestCase):
         self.assertIn("--device=cuda", found["args"])
         self.assertIn("LOGITD_THREADS", [variable["name"] for variable in found["env"]])
 
+    def test_envoy_takes_large_frames(self):
+        with tempfile.TemporaryDirectory() as folder, Names() as names, \
+                Proxy(config(1, names.port), pathlib.Path(folder)) as proxy:
+            self.assertEqual(settings_of(proxy.host)[SETTINGS_MAX_FRAME_SIZE], 1 << 20)
+
     def test_envoy_says_goodbye(self):
         script = container(self.base, "logitd-envoy")["lifecycle"]["preStop"]["exec"]["command"]
         with tempfile.TemporaryDirectory() as folder, Names() as names, \
@@ -124,3 +132,13 @@ def refuses(host: str) -> bool:
     address, port = host.rsplit(":", 1)
     with socket.socket() as probe:
         return probe.connect_ex((address, int(port))) != 0
+
+
+def settings_of(host: str) -> dict[int, int]:
+    """What an HTTP/2 server says of itself in its first frame."""
+    address, port = host.rsplit(":", 1)
+    with socket.create_connection((address, int(port)), timeout=10) as connection, connection.makefile("rb") as answer:
+        connection.sendall(PREFACE + frame(SETTINGS, 0, 0, b""))
+        length, kind = struct.unpack("!IB5x", b"\0" + answer.read(9))
+        assert kind == SETTINGS
+        return dict(struct.iter_unpack("!HI", answer.read(length)))

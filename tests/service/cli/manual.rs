@@ -39,7 +39,10 @@ fn every_command_has_a_page_with_all_its_flags() {
     let folder = Folder::new();
     let main = folder.ok(&["man"]);
     for command in commands(&folder) {
-        assert!(main.contains(&format!("logitd\\-{command}(1)")), "{command} is not in the page of all");
+        assert!(
+            main.contains(&format!("logitd\\-{command}(1)")),
+            "{command} is not in the page of all"
+        );
         let page = folder.ok(&["man", &command]);
         assert!(page.contains(&format!(".TH logitd-{command} 1")), "{page}");
         for flag in flags(&folder, &command) {
@@ -52,6 +55,9 @@ fn every_command_has_a_page_with_all_its_flags() {
 #[test]
 fn a_page_of_no_command_is_refused_with_the_names_of_all() {
     let error = Folder::new().error(&["man", "swerve"]);
-    assert!(error.contains("there is no command \"swerve\"; the commands are serve, demo"), "{error}");
+    assert!(
+        error.contains("there is no command \"swerve\"; the commands are serve, demo"),
+        "{error}"
+    );
     assert!(!error.contains("help"), "{error}");
 }
