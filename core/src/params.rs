@@ -798,6 +798,11 @@ impl SamplingParams {
         Self { seed, ..self }
     }
 
+    /// The same for another token of the sequence.
+    pub fn with_position(self, position: u64) -> Self {
+        Self { position, ..self }
+    }
+
     /// The token's index in its sequence.
     pub fn position(&self) -> u64 {
         self.position

@@ -64,6 +64,9 @@ static LIMITS: api::Limits = api::Limits {
     kept_ids_max: 4,
     evaluate_sets_max: 40,
     evaluate_sums_max: 60,
+    drafts_max: 4,
+    tree_nodes_max: 6,
+    beams_max: 3,
 };
 
 static RUNTIME: LazyLock<Runtime> =

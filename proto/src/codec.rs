@@ -7,12 +7,14 @@
 //! (INTERNAL).
 
 use super::known::{
-    self, EVALUATE_REQUEST, EVALUATE_STREAM_REQUEST, Fields, SAMPLE_REQUEST, SAMPLE_STREAM_REQUEST,
+    self, BEAM_STEP_REQUEST, EVALUATE_REQUEST, EVALUATE_STREAM_REQUEST, Fields, SAMPLE_REQUEST,
+    SAMPLE_STREAM_REQUEST, VERIFY_REQUEST, VERIFY_STREAM_REQUEST,
 };
 use super::{
-    EvaluateRequest, EvaluateResponse, EvaluateStreamRequest, EvaluateStreamResponse,
-    GetInfoRequest, GetInfoResponse, SampleRequest, SampleResponse, SampleStreamRequest,
-    SampleStreamResponse,
+    BeamStepRequest, BeamStepResponse, EvaluateRequest, EvaluateResponse, EvaluateStreamRequest,
+    EvaluateStreamResponse, GetInfoRequest, GetInfoResponse, SampleRequest, SampleResponse,
+    SampleStreamRequest, SampleStreamResponse, VerifyRequest, VerifyResponse, VerifyStreamRequest,
+    VerifyStreamResponse,
 };
 use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
@@ -108,10 +110,43 @@ const OF_EVALUATE: &[Counted] = &[
     ("sets.dry.breakers", &[7, 15, 5], PARAMS_MAX),
 ];
 
-/// Distributions, of which many stand in one field: they are counted by its bytes.
+const OF_VERIFY: &[Counted] = &[
+    ("sequences", &[7], PARAMS_MAX),
+    ("sequences.parents", PARENTS, 1 << 20),
+    ("sequences.params.logprobs.of", OF_SEQUENCES, PARAMS_MAX),
+    ("sequences.params.dry.breakers", &[7, 6, 15, 5], PARAMS_MAX),
+    ("sequences.adjustments.bad_words", &[7, 7, 4], 1 << 17),
+    ("sequences.adjustments.logit_bias", &[7, 7, 6], 1 << 20),
+    ("sequences.row_adjustments", &[7, 8], PARAMS_MAX),
+    ("sequences.row_adjustments.bad_words", &[7, 8, 4], 1 << 17),
+    ("sequences.row_adjustments.logit_bias", &[7, 8, 6], 1 << 20),
+    ("sequences.distributions", &[7, 9], PARAMS_MAX),
+    ("sequences.distributions.logits", &[7, 9, 1], 1 << 14),
+    ("sequences.distributions.logits.params.logprobs.of", OF_DRAFTS, PARAMS_MAX),
+    ("sequences.distributions.logits.params.dry.breakers", &[7, 9, 1, 2, 15, 5], PARAMS_MAX),
+    ("sequences.distributions.logits.adjustments.bad_words", &[7, 9, 1, 3, 4], 1 << 17),
+    ("sequences.distributions.logits.adjustments.logit_bias", &[7, 9, 1, 3, 6], 1 << 20),
+];
+
+const OF_BEAM_STEP: &[Counted] = &[
+    ("groups", &[7], PARAMS_MAX),
+    ("groups.params", &[7, 8], PARAMS_MAX),
+    ("groups.params.logprobs.of", OF_GROUPS, PARAMS_MAX),
+    ("groups.params.dry.breakers", &[7, 8, 15, 5], PARAMS_MAX),
+    ("groups.adjustments", &[7, 9], PARAMS_MAX),
+    ("groups.adjustments.bad_words", &[7, 9, 4], 1 << 17),
+    ("groups.adjustments.logit_bias", &[7, 9, 6], 1 << 20),
+];
+
+/// Distributions, and parents of drafts, of which many stand in one field: they are counted by its bytes.
 const OF: &[u32] = &[4, 17, 1];
 const OF_COLUMNS: &[u32] = &[12, 17, 1];
 const OF_SETS: &[u32] = &[7, 17, 1];
+const OF_SEQUENCES: &[u32] = &[7, 6, 17, 1];
+const OF_DRAFTS: &[u32] = &[7, 9, 1, 2, 17, 1];
+const OF_GROUPS: &[u32] = &[7, 8, 17, 1];
+const PARENTS: &[u32] = &[7, 5];
+const LISTS: [&[u32]; 7] = [OF, OF_COLUMNS, OF_SETS, OF_SEQUENCES, OF_DRAFTS, OF_GROUPS, PARENTS];
 
 /// What decoding would not notice.
 fn check<D: Received>(bytes: &[u8]) -> Result<(), Status> {
@@ -123,7 +158,7 @@ fn check<D: Received>(bytes: &[u8]) -> Result<(), Status> {
 fn check_counts<D: Received>(bytes: &[u8]) -> Result<(), Status> {
     let Some(to_request) = D::REQUEST_PATH else { return Ok(()) };
     for &(name, path, most) in D::COUNTED {
-        let is_list = [OF, OF_COLUMNS, OF_SETS].contains(&path);
+        let is_list = LISTS.contains(&path);
         let each: fn(&[u8]) -> usize = if is_list { <[u8]>::len } else { |_| 1 };
         let found = count(bytes, &[to_request, path].concat(), each);
         if found > most {
@@ -177,11 +212,17 @@ received! {
     SampleStreamRequest: InvalidArgument, &[2], OF_SAMPLE, &SAMPLE_STREAM_REQUEST;
     EvaluateRequest: InvalidArgument, &[], OF_EVALUATE, &EVALUATE_REQUEST;
     EvaluateStreamRequest: InvalidArgument, &[2], OF_EVALUATE, &EVALUATE_STREAM_REQUEST;
+    VerifyRequest: InvalidArgument, &[], OF_VERIFY, &VERIFY_REQUEST;
+    VerifyStreamRequest: InvalidArgument, &[2], OF_VERIFY, &VERIFY_STREAM_REQUEST;
+    BeamStepRequest: InvalidArgument, &[], OF_BEAM_STEP, &BEAM_STEP_REQUEST;
     GetInfoRequest: InvalidArgument;
     SampleResponse: Internal;
     SampleStreamResponse: Internal;
     EvaluateResponse: Internal;
     EvaluateStreamResponse: Internal;
+    VerifyResponse: Internal;
+    VerifyStreamResponse: Internal;
+    BeamStepResponse: Internal;
     GetInfoResponse: Internal;
 }
 
@@ -206,7 +247,8 @@ fn count(mut bytes: &[u8], path: &[u32], each: fn(&[u8]) -> usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Logprobs, ParamColumns, SamplingParams};
+    use crate::draft_distribution::Kind;
+    use crate::{DraftDistribution, DraftedSequence, Logprobs, ParamColumns, SamplingParams};
 
     #[test]
     fn distributions_are_counted_where_they_share_a_field() {
@@ -221,6 +263,28 @@ mod tests {
         let request = SampleRequest { columns: Some(columns), ..Default::default() };
         let error = decode::<SampleRequest>(&request.encode_to_vec()).unwrap_err();
         assert!(error.message().starts_with("columns.logprobs.of: 65537 in one"), "{error}");
+    }
+
+    #[test]
+    fn what_a_draft_brings_is_counted_before_it_is_decoded() {
+        let distribution = |kind| DraftDistribution { kind };
+        let of = |distributions| VerifyRequest {
+            sequences: vec![DraftedSequence { distributions, ..Default::default() }],
+            ..Default::default()
+        };
+        let told = |request: VerifyRequest| {
+            decode::<VerifyRequest>(&request.encode_to_vec()).err().map(|e| e.message().to_owned())
+        };
+        assert_eq!(told(of(vec![distribution(None); PARAMS_MAX])), None);
+        let said = told(of(vec![distribution(None); PARAMS_MAX + 1])).unwrap();
+        assert!(said.starts_with("sequences.distributions: 65537 in one message"), "{said}");
+        let logits = distribution(Some(Kind::Logits(Box::default())));
+        let said = told(of(vec![logits; (1 << 14) + 1])).unwrap();
+        assert!(said.starts_with("sequences.distributions.logits: 16385 in one"), "{said}");
+        let parents = vec![0; (1 << 20) + 1];
+        let sequences = vec![DraftedSequence { parents, ..Default::default() }];
+        let said = told(VerifyRequest { sequences, ..Default::default() }).unwrap();
+        assert!(said.starts_with("sequences.parents: 1048577 in one message"), "{said}");
     }
 
     #[test]

@@ -11,7 +11,8 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 use std::fmt;
 
 pub use generated::{
-    EVALUATE_REQUEST, EVALUATE_STREAM_REQUEST, SAMPLE_REQUEST, SAMPLE_STREAM_REQUEST,
+    BEAM_STEP_REQUEST, EVALUATE_REQUEST, EVALUATE_STREAM_REQUEST, SAMPLE_REQUEST,
+    SAMPLE_STREAM_REQUEST, VERIFY_REQUEST, VERIFY_STREAM_REQUEST,
 };
 
 /// The fields of a message: the number and the name of each, and the fields that it has itself.

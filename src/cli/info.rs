@@ -137,7 +137,7 @@ fn local(kernels: &Kernels) -> Result<GetInfoResponse, Box<dyn Error>> {
 }
 
 /// Each limit by its name in the API, with its value, and the flag that sets it.
-fn limits(limits: &Limits) -> [(&'static str, u64, Option<&'static str>); 21] {
+fn limits(limits: &Limits) -> [(&'static str, u64, Option<&'static str>); 24] {
     let l = limits;
     [
         ("vocab_size_max", l.vocab_size_max.into(), None),
@@ -165,6 +165,9 @@ fn limits(limits: &Limits) -> [(&'static str, u64, Option<&'static str>); 21] {
         ("kept_ids_max", l.kept_ids_max.into(), Some("--kept-ids-max")),
         ("evaluate_sets_max", l.evaluate_sets_max.into(), Some("--evaluate-sets-max")),
         ("evaluate_sums_max", l.evaluate_sums_max, Some("--evaluate-sums-max")),
+        ("drafts_max", l.drafts_max.into(), Some("--drafts-max")),
+        ("tree_nodes_max", l.tree_nodes_max.into(), Some("--tree-nodes-max")),
+        ("beams_max", l.beams_max.into(), Some("--beams-max")),
     ]
 }
 

@@ -32,8 +32,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use values::{
-    bytes, bytes_or_none, count, count32, duration, evaluate_sets, fraction, mode, threads,
-    timeout, top_logprobs,
+    beams, bytes, bytes_or_none, count, count32, drafts, duration, evaluate_sets, fraction, mode,
+    threads, timeout, top_logprobs, tree_nodes,
 };
 
 /// What --cuda-launch-rows-max may be: beyond it the chip is full many times over.
@@ -235,6 +235,18 @@ pub struct WorkConfig {
     /// of 4096 has the 16 KiB that a bitmask of 131072 tokens has
     #[arg(long, value_name = "N", env = "LOGITD_KEPT_IDS_MAX", default_value = "4096", value_parser = count32)]
     pub kept_ids_max: u32,
+
+    /// Tokens drafted for a sequence (Verify), up to 64
+    #[arg(long, value_name = "N", env = "LOGITD_DRAFTS_MAX", default_value = "64", value_parser = drafts)]
+    pub drafts_max: u32,
+
+    /// Nodes of a tree of drafts (Verify), its root included, up to 1024
+    #[arg(long, value_name = "N", env = "LOGITD_TREE_NODES_MAX", default_value = "1024", value_parser = tree_nodes)]
+    pub tree_nodes_max: u32,
+
+    /// Beams of a group (BeamStep), up to 64
+    #[arg(long, value_name = "N", env = "LOGITD_BEAMS_MAX", default_value = "64", value_parser = beams)]
+    pub beams_max: u32,
 
     /// Sets of parameters in one evaluation (Evaluate), up to 65536
     #[arg(long, value_name = "N", env = "LOGITD_EVALUATE_SETS_MAX", default_value = "65536", value_parser = evaluate_sets)]

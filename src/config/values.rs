@@ -2,8 +2,11 @@
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use logitd_core::backend::cpu::{Isa, THREADS_MAX};
+use logitd_core::beams::BEAMS_MAX;
+use logitd_core::draft::DRAFTS_MAX;
 use logitd_core::evaluate::sets::SETS_MAX;
 use logitd_core::inspection::TOP_LOGPROBS_MAX;
+use logitd_core::verify::TREE_NODES_MAX;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -77,6 +80,26 @@ pub fn count32(text: &str) -> Result<u32, String> {
 pub fn top_logprobs(text: &str) -> Result<u32, String> {
     let most = text.trim().parse().ok().filter(|n| *n <= TOP_LOGPROBS_MAX);
     most.ok_or_else(|| format!("allowed: 0 to {TOP_LOGPROBS_MAX}"))
+}
+
+/// Drafts of a sequence.
+pub fn drafts(text: &str) -> Result<u32, String> {
+    one_to(text, DRAFTS_MAX)
+}
+
+/// Nodes of a tree of drafts.
+pub fn tree_nodes(text: &str) -> Result<u32, String> {
+    one_to(text, TREE_NODES_MAX)
+}
+
+/// Beams of a group.
+pub fn beams(text: &str) -> Result<u32, String> {
+    one_to(text, BEAMS_MAX)
+}
+
+fn one_to(text: &str, most: usize) -> Result<u32, String> {
+    let value = text.trim().parse().ok().filter(|n| (1..=most as u32).contains(n));
+    value.ok_or_else(|| format!("allowed: 1 to {most}"))
 }
 
 /// Sets of an evaluation.

@@ -2,10 +2,11 @@
 
 use super::Source;
 use bytes::Bytes;
-use logitd_core::adjustments::Adjustments;
+use logitd_core::adjustments::{Adjustments, AdjustmentsSpec};
 use logitd_core::backend::{DeviceError, DeviceInfo};
 use logitd_core::batch::{Dtype, Loan, LoanError, Results, Row, RowError};
 use logitd_core::candidates::TokenList;
+use logitd_core::draft::{self, Draft, Proposal, Rule};
 use logitd_core::inspection::Inspect;
 use logitd_core::params::SamplingParams;
 use std::fmt;
@@ -43,6 +44,7 @@ pub struct RequestRow {
     tokens: Option<TokenList>,
     adjustments: Option<Adjustments>,
     inspect: Option<Arc<Inspect>>,
+    draft: Option<Arc<Draft>>,
 }
 
 #[derive(Clone, Debug)]
@@ -87,7 +89,7 @@ impl RequestRow {
     }
 
     fn of(dtype: Dtype, logits: Logits, params: SamplingParams) -> Self {
-        Self { dtype, logits, params, tokens: None, adjustments: None, inspect: None }
+        Self { dtype, logits, params, tokens: None, adjustments: None, inspect: None, draft: None }
     }
 
     /// The same row with adjustments, which were parsed for its vocabulary.
@@ -98,6 +100,11 @@ impl RequestRow {
     /// The same row, of which more than tokens is wanted: by the indices of its logits.
     pub fn with_inspect(self, inspect: Option<Arc<Inspect>>) -> Self {
         Self { inspect, ..self }
+    }
+
+    /// The same row, for which a token was drafted. It has one draw.
+    pub fn with_draft(self, draft: Option<Arc<Draft>>) -> Self {
+        Self { draft, ..self }
     }
 
     /// The row as backends see it.
@@ -111,7 +118,8 @@ impl RequestRow {
         let row = row
             .expect("checked when it was made")
             .with_adjustments(self.adjustments.as_ref())
-            .with_inspect(self.inspect.as_deref());
+            .with_inspect(self.inspect.as_deref())
+            .with_draft(self.draft.as_deref());
         match &self.tokens {
             Some(tokens) => row.with_ids(tokens.as_bytes()),
             None => row,
@@ -131,10 +139,11 @@ impl RequestRow {
         }
     }
 
-    /// Bytes that are looked through to sample it: its logits, and the lists of its adjustments.
+    /// Bytes that are looked through to sample it: its logits, the lists of its adjustments, and what its draft was
+    /// drawn from.
     pub(super) fn size_bytes(&self) -> usize {
-        let lists = self.adjustments.as_ref().map_or(0, |adjustments| adjustments.lists().bytes());
-        self.bytes() + lists
+        let lists = self.adjustments.as_ref().map_or(0, list_bytes);
+        self.bytes() + lists + self.draft.as_deref().map_or(0, draft_bytes)
     }
 
     /// What is asked of it beside its tokens.
@@ -148,9 +157,11 @@ impl RequestRow {
         let distributions = inspect.distributions().count();
         let each = self.params.draws() as usize + inspect.top as usize + inspect.ids.len();
         let kept = usize::from(inspect.kept_ids_max.is_some());
+        let continued = inspect.continuations.map_or(0, |asked| asked.count as usize);
+        let continues = usize::from(continued > 0);
         Inspected {
-            pass_bytes: (distributions + kept) * self.bytes(),
-            tokens: distributions * each,
+            pass_bytes: (distributions + kept + continues) * self.bytes(),
+            tokens: distributions * each + continued,
         }
     }
 
@@ -165,6 +176,29 @@ impl RequestRow {
     /// What to do with it.
     pub fn params(&self) -> &SamplingParams {
         &self.params
+    }
+}
+
+impl draft::Source for RequestRow {
+    fn row(&self) -> Row<'_> {
+        self.as_row()
+    }
+}
+
+fn list_bytes(adjustments: &Adjustments) -> usize {
+    adjustments.allowing().map(AdjustmentsSpec::bytes).sum()
+}
+
+/// Bytes of the distribution that a draft was drawn from.
+fn draft_bytes(draft: &Draft) -> usize {
+    match &draft.rule {
+        Rule::Typical(_) | Rule::Rejection(Proposal::Point) => 0,
+        Rule::Rejection(Proposal::Sparse(weights)) => size_of_val(&weights[..]),
+        Rule::Rejection(Proposal::Dense(probabilities)) => size_of_val(&probabilities[..]),
+        Rule::Rejection(Proposal::Row(source)) => {
+            let row = source.row();
+            row.bytes() + row.adjustments().map_or(0, list_bytes)
+        }
     }
 }
 

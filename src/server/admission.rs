@@ -169,6 +169,9 @@ impl Method {
             Some("EvaluateStream") => {
                 works("EvaluateStream", Shape::Stream, intake::EVALUATE, quiet)
             }
+            Some("Verify") => works("Verify", Shape::Unary, intake::VERIFY, sample),
+            Some("VerifyStream") => works("VerifyStream", Shape::Stream, intake::VERIFY, quiet),
+            Some("BeamStep") => works("BeamStep", Shape::Unary, intake::BEAM_STEP, sample),
             Some("GetInfo") => question("GetInfo"),
             _ => question("unknown"),
         }

@@ -117,7 +117,7 @@ enum Source {
 
 /// How the rows of a request lie in its logits.
 #[derive(Clone, Copy)]
-enum Layout {
+pub(super) enum Layout {
     Whole(RowLayout),
     Candidates { rows: usize },
 }
@@ -152,7 +152,8 @@ pub fn batch(
             None => {
                 wrong.keep("row_stride", row_stride(request.row_stride, vocab_size))?;
                 let bytes = lent.as_ref().map_or(request.logits.len(), |lent| lent.bytes);
-                let layout = row_layout(bytes, dtype, vocab_size, &request);
+                let (stride, count) = (request.row_stride, request.rows);
+                let layout = row_layout(bytes, dtype, vocab_size, stride, count);
                 Layout::Whole(wrong.keep("logits", layout)?)
             }
             Some(given) => {
@@ -178,12 +179,17 @@ pub fn batch(
 
     let specs: Vec<ParamsSpec> = match request.params.as_slice() {
         [] => vec![ParamsSpec::default()],
-        params => {
-            params.iter().enumerate().map(|(i, params)| wrong.spec("params", i, params)).collect()
-        }
+        params => params
+            .iter()
+            .enumerate()
+            .map(|(i, params)| wrong.spec(&in_list("params", i), params))
+            .collect(),
     };
-    let sets: Vec<Option<SamplingParams>> =
-        specs.iter().enumerate().map(|(i, spec)| wrong.params("params", i, *spec)).collect();
+    let sets: Vec<Option<SamplingParams>> = specs
+        .iter()
+        .enumerate()
+        .map(|(i, spec)| wrong.params(&in_list("params", i), *spec))
+        .collect();
     let parsed: Vec<_> = sets.iter().map(|set| set.unwrap_or_else(default_params)).collect();
     let adjusted =
         |request: &mut api::SampleRequest, vocab_size: usize, rows, tokens: &[TokenList]| {
@@ -303,12 +309,12 @@ pub fn adjustments(
 }
 
 /// What stands for parameters that are wrong, while the rest is looked at.
-fn default_params() -> SamplingParams {
+pub(super) fn default_params() -> SamplingParams {
     ParamsSpec::default().parse(|| 0).expect("the defaults are valid")
 }
 
 /// What rows may ask of their adjustments.
-fn adjustment_limits(limits: &api::Limits) -> adjustments::Limits {
+pub(super) fn adjustment_limits(limits: &api::Limits) -> adjustments::Limits {
     adjustments::Limits {
         history_tokens_max: limits.history_tokens_max as usize,
         adjusted_tokens_max: limits.adjusted_tokens_max as usize,
@@ -316,7 +322,7 @@ fn adjustment_limits(limits: &api::Limits) -> adjustments::Limits {
 }
 
 /// What rows may ask for beside tokens.
-fn inspection_limits(limits: &api::Limits) -> inspection::Limits {
+pub(super) fn inspection_limits(limits: &api::Limits) -> inspection::Limits {
     inspection::Limits {
         top_logprobs_max: limits.top_logprobs_max,
         kept_ids_max: limits.kept_ids_max,
@@ -355,7 +361,7 @@ pub fn answer_bytes(batch: &Batch) -> usize {
 }
 
 /// Bytes of what is asked of a row beside its tokens.
-fn inspection_bytes(row: &RequestRow, vocab_size: u32) -> usize {
+pub(super) fn inspection_bytes(row: &RequestRow, vocab_size: u32) -> usize {
     // A token, its rank and its logprob; and the keys and lengths of a distribution with three lists of three columns.
     const TOKEN_BYTES: usize = 12;
     const DISTRIBUTION_BYTES: usize = 96;
@@ -380,15 +386,10 @@ fn kept_bytes(kept_max: u32, most: u32, vocab_size: u32) -> usize {
 
 /// The answer to a request that was sampled; `told` is that of its [`Batch`].
 pub fn response(done: &Completed, told: &Told, plane: api::Plane) -> api::SampleResponse {
-    let us = |time: std::time::Duration| time.as_micros() as u64;
     let results = done.results.iter().enumerate();
     api::SampleResponse {
         rows: results.map(|(row, result)| told.row(row, result)).collect(),
-        timings: Some(api::Timings {
-            queue_us: us(done.timings.queue),
-            copy_us: us(done.timings.copy),
-            compute_us: us(done.timings.compute),
-        }),
+        timings: Some(timings(done)),
         device: device(done),
         arithmetic_version: arithmetic::VERSION,
         plane: plane.into(),
@@ -396,8 +397,18 @@ pub fn response(done: &Completed, told: &Told, plane: api::Plane) -> api::Sample
     }
 }
 
+/// Where the time went.
+pub(super) fn timings(done: &Completed) -> api::Timings {
+    let us = |time: std::time::Duration| time.as_micros() as u64;
+    api::Timings {
+        queue_us: us(done.timings.queue),
+        copy_us: us(done.timings.copy),
+        compute_us: us(done.timings.compute),
+    }
+}
+
 /// Who computed the rows: the device, and the processor where it sampled some in the device's place.
-fn device(done: &Completed) -> String {
+pub(super) fn device(done: &Completed) -> String {
     match done.results.used_host() {
         true => format!("{}+cpu", done.device.id),
         false => done.device.id.clone(),
@@ -448,6 +459,9 @@ pub fn limits(config: &Config) -> api::Limits {
         kept_ids_max: work.kept_ids_max,
         evaluate_sets_max: work.evaluate_sets_max,
         evaluate_sums_max: work.evaluate_sums_max as u64,
+        drafts_max: work.drafts_max,
+        tree_nodes_max: work.tree_nodes_max,
+        beams_max: work.beams_max,
     }
 }
 
@@ -550,7 +564,7 @@ pub(super) fn vocab_size(value: u32) -> Result<usize, String> {
     }
 }
 
-fn row_stride(value: u32, vocab_size: usize) -> Result<(), String> {
+pub(super) fn row_stride(value: u32, vocab_size: usize) -> Result<(), String> {
     match value {
         0 => Ok(()),
         stride if stride as usize >= vocab_size => Ok(()),
@@ -569,15 +583,16 @@ fn no_row_stride(value: u32) -> Result<(), String> {
     }
 }
 
-fn row_layout(
+pub(super) fn row_layout(
     bytes: usize,
     dtype: Dtype,
     vocab_size: usize,
-    request: &api::SampleRequest,
+    stride: u32,
+    count: Option<u32>,
 ) -> Result<RowLayout, String> {
-    let (stride, size) = (request.row_stride, dtype.size_bytes());
+    let size = dtype.size_bytes();
     RowLayout::of(bytes, vocab_size as u32, stride, size).ok_or_else(|| {
-        let count = match request.rows {
+        let count = match count {
             None => "one or more".into(),
             Some(rows) => rows.to_string(),
         };
@@ -593,7 +608,7 @@ fn row_layout(
 }
 
 /// Whether there are as many rows as the sender says.
-fn as_many(
+pub(super) fn as_many(
     given: Option<u32>,
     layout: Layout,
     dtype: Dtype,
@@ -711,6 +726,11 @@ fn violation(AdjustmentsError { field, description }: AdjustmentsError, place: &
     Violation { field: format!("{place}{field}"), description }
 }
 
+/// The path of an entry of a list.
+pub(super) fn in_list(list: &str, i: usize) -> impl Fn() -> String {
+    move || format!("{list}[{i}]")
+}
+
 /// Wrong fields as they are found: the first are described, the others counted.
 pub(super) struct Violations<'a> {
     /// Those of columns, where the request came with them.
@@ -766,25 +786,23 @@ impl<'a> Violations<'a> {
         checked.map_err(|errors| errors.into_iter().for_each(add)).ok()
     }
 
-    /// What one set of a list asks for; or a note of what has no name, and the defaults.
+    /// What a set asks for; or a note of what has no name, and the defaults.
     pub(super) fn spec(
         &mut self,
-        list: &str,
-        i: usize,
+        path: &dyn Fn() -> String,
         params: &api::SamplingParams,
     ) -> ParamsSpec {
         wire::params::spec(params).unwrap_or_else(|error| {
-            self.add(|| format!("{list}[{i}].{}", error.field), || error.to_string());
+            self.add(|| format!("{}.{}", path(), error.field), || error.to_string());
             ParamsSpec::default()
         })
     }
 
-    /// The parameters of one set, with seed 0 where none is given; or a note of every wrong one: each is replaced by
+    /// The parameters of a set, with seed 0 where none is given; or a note of every wrong one: each is replaced by
     /// its default until the rest is right.
     pub(super) fn params(
         &mut self,
-        list: &str,
-        i: usize,
+        path: &dyn Fn() -> String,
         mut spec: ParamsSpec,
     ) -> Option<SamplingParams> {
         let mut right = true;
@@ -793,7 +811,7 @@ impl<'a> Violations<'a> {
                 Ok(params) => return right.then_some(params),
                 Err(error) => {
                     right = false;
-                    let field = || format!("{list}[{i}].{}", wire::params::path(error.field));
+                    let field = || format!("{}.{}", path(), wire::params::path(error.field));
                     self.add(field, || error.to_string());
                     Field::named(error.field).expect("a parameter is wrong").reset(&mut spec);
                 }
@@ -802,7 +820,10 @@ impl<'a> Violations<'a> {
     }
 
     /// The adjustments, or a note of all that is wrong with them.
-    fn keep_adjustments<T>(&mut self, checked: Result<T, Vec<AdjustmentsError>>) -> Option<T> {
+    pub(super) fn keep_adjustments<T>(
+        &mut self,
+        checked: Result<T, Vec<AdjustmentsError>>,
+    ) -> Option<T> {
         let add = |error| {
             let Violation { field, description } = violation(error, "");
             self.add(|| field, || description);
@@ -811,7 +832,7 @@ impl<'a> Violations<'a> {
     }
 
     /// What is asked for beside tokens, or a note of all that is wrong with it.
-    fn keep_inspected<T>(&mut self, checked: Result<T, Vec<InspectError>>) -> Option<T> {
+    pub(super) fn keep_inspected<T>(&mut self, checked: Result<T, Vec<InspectError>>) -> Option<T> {
         let add = |InspectError { field, description }| self.add(|| field, || description);
         checked.map_err(|errors| errors.into_iter().for_each(add)).ok()
     }

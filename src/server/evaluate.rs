@@ -7,7 +7,8 @@ use super::convert::{self, Lent, Violations};
 use super::error::Error;
 use super::frames::Admitted;
 use super::metrics;
-use super::sample::{self, AnswerRoom, Answered};
+use super::run::{self, AnswerRoom};
+use super::sample::Answered;
 use super::state::Shared;
 use crate::engine::{
     self, Evaluated, EvaluationRequest, EvaluationRow, Permit, Priority, RequestRow,
@@ -47,7 +48,10 @@ pub async fn evaluate(
     metrics::plane_bytes(plane, logits);
 
     let asked_priority = request.priority;
-    let checked = checked(request, lent, *limits, size.sets).await?;
+    let limits = *limits;
+    let is_small = size.sets <= CHECK_INLINE_SETS_MAX;
+    let check = move || check(&request, lent.as_ref(), &limits);
+    let checked = run::checked(is_small, check).await?;
     let Checked { rows, labels, sets, tail, evaluations } = checked;
     tracing::Span::current().record("rows", rows.len());
     let _token_rows = call.token.as_ref().map(|token| token.reserve(rows.len())).transpose()?;
@@ -55,7 +59,7 @@ pub async fn evaluate(
     let answer_bytes = answer_bytes(rows.len(), labels.len() * sets.len(), answers);
     let room = AnswerRoom::take(shared, call, answer_bytes)?;
     let asked = convert::priority(asked_priority).unwrap_or_default();
-    let priority = sample::priority(call, Some(asked.unwrap_or(Priority::Low)))?;
+    let priority = run::priority(call, Some(asked.unwrap_or(Priority::Low)))?;
     let request = EvaluationRequest {
         rows,
         groups: labels.len(),
@@ -67,11 +71,7 @@ pub async fn evaluate(
         source: call.source(),
     };
     let done = shared.evaluations.submit(permit, request)?.await?;
-    let _turn = if answer_bytes > sample::ENCODE_INLINE_BYTES_MAX {
-        sample::turn(shared).await
-    } else {
-        None
-    };
+    let _turn = run::turn(shared, answer_bytes).await;
     Ok(Answered { response: response(done, &labels, plane), room })
 }
 
@@ -182,22 +182,6 @@ pub struct Checked {
     pub evaluations: bool,
 }
 
-/// Checks a request, away from the threads that serve calls where that is more than a look.
-async fn checked(
-    request: EvaluateRequest,
-    lent: Option<Lent>,
-    limits: Limits,
-    sets: usize,
-) -> Result<Checked, Error> {
-    let is_small = sets <= CHECK_INLINE_SETS_MAX;
-    let check = move || check(&request, lent.as_ref(), &limits);
-    if is_small {
-        return check();
-    }
-    let checked = tokio::task::spawn_blocking(check).await;
-    checked.map_err(|_| Error::Refused(engine::Refused::Draining))?
-}
-
 /// Checks a request against the API and these limits: its own logits, or those that are lent.
 pub fn check(
     request: &EvaluateRequest,
@@ -285,7 +269,7 @@ fn below(wrong: &mut Violations<'_>, name: &str, values: &[u32], bound: u32, wha
 fn sets(wrong: &mut Violations<'_>, request: &EvaluateRequest) -> Option<Sets> {
     let mut specs: Vec<ParamsSpec> = Vec::with_capacity(request.sets.len());
     for (place, set) in request.sets.iter().enumerate() {
-        specs.push(wrong.spec("sets", place, set));
+        specs.push(wrong.spec(&convert::in_list("sets", place), set));
         let is_asked = [
             ("logprobs", set.logprobs.is_some()),
             ("return_kept", set.return_kept),
@@ -297,8 +281,10 @@ fn sets(wrong: &mut Violations<'_>, request: &EvaluateRequest) -> Option<Sets> {
             wrong.add(|| format!("sets[{place}].{name}"), text);
         }
     }
+    let mut parse =
+        |(i, spec): (usize, &ParamsSpec)| wrong.params(&convert::in_list("sets", i), *spec);
     let mut parsed: Vec<Option<SamplingParams>> =
-        specs.iter().enumerate().map(|(i, spec)| wrong.params("sets", i, *spec)).collect();
+        specs.iter().enumerate().map(&mut parse).collect();
     if let Some(grid) = &request.grid {
         let grid = Grid {
             temperature: axis(&grid.temperature, ParamsSpec::DEFAULT.temperature),

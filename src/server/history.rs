@@ -7,7 +7,7 @@ use super::error::Error;
 use super::state::Shared;
 use crate::engine::Permit;
 use crate::plane::SlotRef;
-use logitd_proto::{Adjustments, History, SampleRequest};
+use logitd_proto::{Adjustments, History};
 
 /// Bytes of a token.
 const TOKEN_BYTES: u64 = 4;
@@ -15,23 +15,31 @@ const TOKEN_BYTES: u64 = 4;
 const COPY_INLINE_BYTES_MAX: usize = 512 << 10;
 
 /// A history that a request names, checked.
-struct Named {
-    /// The place of its adjustments.
-    set: usize,
+struct Named<'a, P> {
+    /// The adjustments that it belongs to, and their place.
+    adjustments: &'a mut Adjustments,
+    place: P,
     slot: SlotRef,
     prompt_tokens: usize,
 }
 
-/// Puts the tokens of every history that lies in shared memory in place of its name, as `prompt` and `output`. The permit,
-/// the connection and the token have room for them before they are read; what is returned is held until the answer.
-pub async fn read(
+/// The place of a set of a list.
+pub fn of_list(set: usize) -> String {
+    format!("adjustments[{set}]")
+}
+
+/// Puts the tokens of every history that lies in shared memory in place of its name, as `prompt` and `output`, in these
+/// adjustments of a request, each with its place. The permit, the connection and the token have room for them before they
+/// are read; what is returned is held until the answer.
+pub async fn read<'a, P: Copy>(
     shared: &Shared,
     call: &Call,
     permit: &mut Permit,
-    request: &mut SampleRequest,
+    adjustments: impl Iterator<Item = (P, &'a mut Adjustments)>,
+    path: fn(P) -> String,
 ) -> Result<Vec<Held>, Error> {
     let limit = u64::from(shared.limits.history_tokens_max);
-    let named = named(&mut request.adjustments, limit)?;
+    let named = named(adjustments, path, limit)?;
     if named.is_empty() {
         return Ok(vec![]);
     }
@@ -42,21 +50,22 @@ pub async fn read(
     let held = call.hold(bytes)?;
     permit.resize(permit.rows(), permit.bytes().saturating_add(bytes))?;
     let regions = shm.regions.clone();
+    let slots: Vec<SlotRef> = named.iter().map(|one| one.slot).collect();
+    // An error of a slot that is on a device names the history by its place in the list.
     let read = move || {
         let mut buffer = Vec::new();
-        let mut histories = Vec::with_capacity(named.len());
-        for Named { set, slot, prompt_tokens } in named {
+        let mut histories = Vec::with_capacity(slots.len());
+        for (i, slot) in slots.into_iter().enumerate() {
             let slot = regions.borrow(slot, peer)?;
             if slot.is_on_device() {
-                let text = "lies in memory of a device; allowed: memory of the host";
-                return Err(invalid(set, "slot", text.into()));
+                return Ok(Err(i));
             }
             slot.read(&mut buffer)?;
             let (words, _) = buffer.as_chunks();
             let tokens: Vec<u32> = words.iter().map(|word| u32::from_le_bytes(*word)).collect();
-            histories.push((set, tokens, prompt_tokens));
+            histories.push(tokens);
         }
-        Ok(histories)
+        Ok::<_, Error>(Ok(histories))
     };
     let histories = if bytes <= COPY_INLINE_BYTES_MAX {
         read()?
@@ -64,8 +73,11 @@ pub async fn read(
         let read = tokio::task::spawn_blocking(read).await;
         read.map_err(|_| Error::NoShm("the server is shutting down"))??
     };
-    for (set, mut tokens, prompt_tokens) in histories {
-        let adjustments = &mut request.adjustments[set];
+    let histories = histories.map_err(|i| {
+        let text = "lies in memory of a device; allowed: memory of the host";
+        invalid(&path(named[i].place), "slot", text.into())
+    })?;
+    for (Named { adjustments, prompt_tokens, .. }, mut tokens) in named.into_iter().zip(histories) {
         adjustments.output = tokens.split_off(prompt_tokens);
         adjustments.prompt = tokens;
     }
@@ -73,37 +85,39 @@ pub async fn read(
 }
 
 /// Takes the histories that are named out of a request, if they can be some.
-fn named(adjustments: &mut [Adjustments], limit: u64) -> Result<Vec<Named>, Error> {
+fn named<'a, P: Copy>(
+    adjustments: impl Iterator<Item = (P, &'a mut Adjustments)>,
+    path: fn(P) -> String,
+    limit: u64,
+) -> Result<Vec<Named<'a, P>>, Error> {
     let mut all = Vec::new();
-    for (set, adjustments) in adjustments.iter_mut().enumerate() {
+    for (place, adjustments) in adjustments {
         let Some(History { slot, prompt_tokens }) = adjustments.history.take() else { continue };
         if !adjustments.prompt.is_empty() || !adjustments.output.is_empty() {
             let text = "stands beside prompt and output; allowed: one or the other";
-            return Err(Error::invalid(path(set, ""), format!("history {text}")));
+            return Err(Error::invalid(
+                format!("{}.history", path(place)),
+                format!("history {text}"),
+            ));
         }
-        let slot = slot.ok_or_else(|| invalid(set, "slot", "is missing".into()))?;
+        let slot = slot.ok_or_else(|| invalid(&path(place), "slot", "is missing".into()))?;
         let slot = convert::slot(&slot)?;
         let (bytes, tokens) = (slot.length_bytes, slot.length_bytes / TOKEN_BYTES);
         if !bytes.is_multiple_of(TOKEN_BYTES) || tokens > limit {
             let text = format!(
                 "is {bytes}; allowed: 4 a token, of up to {limit} tokens (history_tokens_max)"
             );
-            return Err(invalid(set, "slot.length_bytes", text));
+            return Err(invalid(&path(place), "slot.length_bytes", text));
         }
         if u64::from(prompt_tokens) > tokens {
             let text = format!("is {prompt_tokens}; allowed: up to {tokens}, all of the slot");
-            return Err(invalid(set, "prompt_tokens", text));
+            return Err(invalid(&path(place), "prompt_tokens", text));
         }
-        all.push(Named { set, slot, prompt_tokens: prompt_tokens as usize });
+        all.push(Named { adjustments, place, slot, prompt_tokens: prompt_tokens as usize });
     }
     Ok(all)
 }
 
-fn path(set: usize, field: &str) -> String {
-    let dot = if field.is_empty() { "" } else { "." };
-    format!("adjustments[{set}].history{dot}{field}")
-}
-
-fn invalid(set: usize, field: &str, text: String) -> Error {
-    Error::invalid(path(set, field), format!("history.{field} {text}"))
+fn invalid(path: &str, field: &str, text: String) -> Error {
+    Error::invalid(format!("{path}.history.{field}"), format!("history.{field} {text}"))
 }

@@ -12,7 +12,8 @@
 //!   decoder judges.
 //!
 //! Everything but logits, candidates and adjustments is small in an honest message: some dozen bytes a row; and candidates are two
-//! fields. What is in adjustments is counted before it is decoded, by the codec of all messages. A byte of it costs many
+//! fields. What is in adjustments is counted before it is decoded, by the codec of all messages, and so is what is in
+//! sequences to be verified and in groups of beams, whose lists may be long. A byte of all else costs many
 //! times what a byte of logits costs, so it has a bound of its own, and the parameter sets have one too: a message is
 //! refused where it passes them, before the rest of it has come. Parameter sets that are long are looked into: the lists
 //! of tokens whose logprobs are wanted have a bound by the number of sets.
@@ -45,28 +46,38 @@ const GROWTH: usize = 4;
 pub struct RequestFields {
     logits: u64,
     /// Parameter sets, and what they are called.
-    params: u64,
-    params_name: &'static str,
+    params: Option<(u64, &'static str)>,
     candidates: Option<u64>,
-    adjustments: Option<u64>,
+    /// Messages with lists in them, and what is told of their number. There are no more of them than rows.
+    lists: Option<(u64, &'static str)>,
 }
 
 /// Of a `SampleRequest`.
 pub const SAMPLE: &RequestFields = &RequestFields {
     logits: 3,
-    params: 4,
-    params_name: "params",
+    params: Some((4, "params")),
     candidates: Some(7),
-    adjustments: Some(9),
+    lists: Some((9, "the number of sets of adjustments in the request")),
 };
 
 /// Of an `EvaluateRequest`.
-pub const EVALUATE: &RequestFields = &RequestFields {
+pub const EVALUATE: &RequestFields =
+    &RequestFields { logits: 3, params: Some((7, "sets")), candidates: None, lists: None };
+
+/// Of a `VerifyRequest`.
+pub const VERIFY: &RequestFields = &RequestFields {
     logits: 3,
-    params: 7,
-    params_name: "sets",
+    params: None,
     candidates: None,
-    adjustments: None,
+    lists: Some((7, "the number of sequences in the request")),
+};
+
+/// Of a `BeamStepRequest`.
+pub const BEAM_STEP: &RequestFields = &RequestFields {
+    logits: 3,
+    params: None,
+    candidates: None,
+    lists: Some((7, "the number of groups in the request")),
 };
 
 /// One message on its way in.
@@ -92,9 +103,9 @@ pub struct Intake {
     /// Bytes read, and those of them that are neither logits nor candidates, adjustments or logprobs.
     read: usize,
     outside: usize,
-    /// Parameter sets and sets of adjustments so far, and bytes of logprobs in the former.
+    /// Parameter sets and messages with lists so far, and bytes of logprobs in the former.
     sets: usize,
-    adjustments: usize,
+    lists: usize,
     logprobs: usize,
     /// The fields of the candidates, which are passed on unparsed.
     candidates: IdScanner,
@@ -175,7 +186,7 @@ impl Intake {
             read: 0,
             outside: 0,
             sets: 0,
-            adjustments: 0,
+            lists: 0,
             logprobs: 0,
             candidates: IdScanner::default(),
             rows_max,
@@ -259,6 +270,12 @@ impl Intake {
         self.within_rows("the number of parameter sets in the request", self.sets);
     }
 
+    fn count_lists(&mut self) {
+        self.lists += 1;
+        let (_, what) = self.fields.lists.expect("they are looked for");
+        self.within_rows(what, self.lists);
+    }
+
     /// A list of so many bytes is in one of the sets.
     fn count_logprobs(&mut self, bytes: usize) {
         self.logprobs += bytes;
@@ -267,7 +284,8 @@ impl Intake {
                 "has {} bytes in {} parameter sets; allowed: up to {LOGPROB_IDS_MAX} tokens in each",
                 self.logprobs, self.sets
             );
-            let field = format!("{}.logprobs.ids", self.fields.params_name);
+            let name = self.fields.params.map_or("params", |(_, name)| name);
+            let field = format!("{name}.logprobs.ids");
             self.refused.get_or_insert(Error::invalid(field, text));
         }
     }
@@ -420,15 +438,13 @@ impl Intake {
                 self.pass_head(At::Candidates(length));
             }
             (Level::Request { .. }, field)
-                if length > 0 && self.fields.adjustments == Some(field) =>
+                if self.fields.lists.is_some_and(|(lists, _)| lists == field) =>
             {
-                self.adjustments += 1;
-                let what = "the number of sets of adjustments in the request";
-                self.within_rows(what, self.adjustments);
-                self.pass_head(At::Lists(length));
+                self.count_lists();
+                self.pass_head(if length == 0 { At::Key } else { At::Lists(length) });
             }
             (Level::Request { left_around: left_around_request }, field)
-                if field == self.fields.params =>
+                if self.fields.params.is_some_and(|(params, _)| params == field) =>
             {
                 self.count_set();
                 let value = if length == 0 { At::Key } else { At::Value(length) };

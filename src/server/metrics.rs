@@ -4,6 +4,7 @@
 //! bytes here. The recorder is one for the process; servers that share a process share the numbers.
 
 use crate::wire;
+use logitd_core::verify::Mode;
 use logitd_proto::Plane;
 use metrics::{
     Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram,
@@ -76,6 +77,15 @@ fn describe() {
         Unit::Seconds,
         "From an evaluation's arrival to its answer."
     );
+    describe_counter!(
+        "logitd_verified_sequences_total",
+        "Sequences with drafts that were verified, by mode (match, rejection, typical)."
+    );
+    describe_counter!(
+        "logitd_drafts_total",
+        "Tokens drafted for sequences that were verified, by mode."
+    );
+    describe_counter!("logitd_drafts_accepted_total", "Those of them that were taken, by mode.");
     describe_counter!("logitd_bytes_total", Unit::Bytes, "Bytes of logits received, by plane.");
     describe_counter!(
         "logitd_connections_refused_total",
@@ -200,6 +210,23 @@ pub fn plane_bytes(plane: Plane, bytes: usize) {
     };
     let counter = BYTES[i].get_or_init(|| counter!("logitd_bytes_total", "plane" => plane));
     counter.increment(bytes as u64);
+}
+
+/// A sequence took so many of its drafts.
+pub fn verified(mode: Mode, drafts: usize, accepted: usize) {
+    static COUNTERS: [OnceLock<[Counter; 3]>; Mode::ALL.len()] =
+        [const { OnceLock::new() }; Mode::ALL.len()];
+    let name = mode.name();
+    let [sequences, all, taken] = COUNTERS[mode as usize].get_or_init(|| {
+        [
+            counter!("logitd_verified_sequences_total", "mode" => name),
+            counter!("logitd_drafts_total", "mode" => name),
+            counter!("logitd_drafts_accepted_total", "mode" => name),
+        ]
+    });
+    sequences.increment(1);
+    all.increment(drafts as u64);
+    taken.increment(accepted as u64);
 }
 
 // What every request counts is looked up once: a look takes longer than the counting. A label is there

@@ -9,6 +9,8 @@ mod admission;
 mod auth;
 #[doc(hidden)] // As `frames`.
 pub mod authority;
+mod beam;
+mod borrow;
 #[doc(hidden)] // As `frames`.
 pub mod by_row;
 mod call;
@@ -40,6 +42,7 @@ pub mod pool;
 mod recording;
 #[doc(hidden)] // As `frames`.
 pub mod room;
+mod run;
 mod sample;
 mod scrape;
 mod service;
@@ -49,7 +52,10 @@ pub mod telemetry;
 mod tls;
 #[doc(hidden)] // As `frames`.
 pub mod unread;
+#[doc(hidden)] // As `frames`.
+pub mod verify;
 mod waiting;
+mod whole_rows;
 
 pub use auth::TOKEN_BYTES_MAX;
 pub use error::{Error, Violation};

@@ -1,19 +1,22 @@
 //! The handlers: each takes a message, hands it on, and converts what comes back.
 
+use super::beam::step;
 use super::call::Call;
 use super::evaluate::evaluate;
 use super::frames::Admitted;
 use super::sample::{Answered, sample};
 use super::state::Shared;
-use super::stream::{self, Answers, Evaluating, Sampling};
+use super::stream::{self, Answers, Evaluating, Sampling, Verifying};
+use super::verify::verify;
 use super::{Error, convert};
 use crate::engine;
 use crate::wire;
 use logitd_core::arithmetic;
 use logitd_proto::sampler_service_server::SamplerService;
 use logitd_proto::{
-    Device, EvaluateRequest, EvaluateResponse, EvaluateStreamRequest, GetInfoRequest,
-    GetInfoResponse, Plane, SampleRequest, SampleResponse, SampleStreamRequest,
+    BeamStepRequest, BeamStepResponse, Device, EvaluateRequest, EvaluateResponse,
+    EvaluateStreamRequest, GetInfoRequest, GetInfoResponse, Plane, SampleRequest, SampleResponse,
+    SampleStreamRequest, VerifyRequest, VerifyResponse, VerifyStreamRequest,
 };
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
@@ -37,6 +40,7 @@ impl Sampler {
 impl SamplerService for Sampler {
     type SampleStreamStream = Answers<Sampling>;
     type EvaluateStreamStream = Answers<Evaluating>;
+    type VerifyStreamStream = Answers<Verifying>;
 
     async fn sample(
         &self,
@@ -70,6 +74,32 @@ impl SamplerService for Sampler {
     ) -> Result<Response<Answers<Evaluating>>, Status> {
         let call = call(&mut request)?;
         Ok(Response::new(stream::serve(Arc::clone(&self.shared), call, request.into_inner())))
+    }
+
+    async fn verify(
+        &self,
+        mut request: Request<VerifyRequest>,
+    ) -> Result<Response<VerifyResponse>, Status> {
+        let (call, admitted) = admitted(&mut request)?;
+        let request = request.into_inner();
+        unary(verify(&self.shared, &call, admitted, request, Plane::Inline).await)
+    }
+
+    async fn verify_stream(
+        &self,
+        mut request: Request<Streaming<VerifyStreamRequest>>,
+    ) -> Result<Response<Answers<Verifying>>, Status> {
+        let call = call(&mut request)?;
+        Ok(Response::new(stream::serve(Arc::clone(&self.shared), call, request.into_inner())))
+    }
+
+    async fn beam_step(
+        &self,
+        mut request: Request<BeamStepRequest>,
+    ) -> Result<Response<BeamStepResponse>, Status> {
+        let (call, admitted) = admitted(&mut request)?;
+        let request = request.into_inner();
+        unary(step(&self.shared, &call, admitted, request, Plane::Inline).await)
     }
 
     async fn get_info(

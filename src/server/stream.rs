@@ -1,4 +1,4 @@
-//! `SampleStream` and `EvaluateStream`: many requests in flight on one call.
+//! `SampleStream`, `EvaluateStream` and `VerifyStream`: many requests in flight on one call.
 //!
 //! The reader takes a place for each request before it reads it, so that a stream has a bounded number
 //! of requests anywhere; the place is free again when the answer has been handed to the transport. A
@@ -12,9 +12,10 @@ use super::call::Call;
 use super::error::Error;
 use super::frames::Admitted;
 use super::metrics::{self, RequestWatch};
-use super::sample::{self, AnswerRoom, Answered};
+use super::run::AnswerRoom;
+use super::sample::{self, Answered};
 use super::state::Shared;
-use super::{convert, evaluate, telemetry};
+use super::{convert, evaluate, telemetry, verify};
 use crate::engine::Refused;
 use logitd_proto::{self as api, Plane, StreamError};
 use std::future::Future;
@@ -69,7 +70,7 @@ pub struct Numbered<T> {
 }
 
 macro_rules! exchange {
-    ($(#[$doc:meta])* $name:ident, $watch:ident, $answer:path, $request:ident, $response:ident, $message:ident, $stream_response:ident, $result:ident) => {
+    ($(#[$doc:meta])* $name:ident, $watch:ident, $answer:path, $request:ident, $response:ident, $message:ident, $stream_response:ident, $result:ident $(, $first_row:ident)?) => {
         $(#[$doc])*
         pub struct $name;
 
@@ -84,8 +85,8 @@ macro_rules! exchange {
             }
 
             fn open(message: api::$message) -> Numbered<Option<api::$request>> {
-                let api::$message { id, request, first_row } = message;
-                Numbered { id, first_row, inner: request }
+                let api::$message { id, request, $($first_row)? } = message;
+                Numbered { id, first_row: None$(.or($first_row))?, inner: request }
             }
 
             fn answer(
@@ -99,12 +100,13 @@ macro_rules! exchange {
             }
 
             fn close(answer: Numbered<Result<api::$response, StreamError>>) -> api::$stream_response {
-                let Numbered { id, first_row, inner } = answer;
+                let Numbered { id, inner, .. } = answer;
+                $(let $first_row = answer.first_row;)?
                 let result = match inner {
                     Ok(response) => api::$result::Result::Response(response),
                     Err(error) => api::$result::Result::Error(error),
                 };
-                api::$stream_response { id, result: Some(result), first_row }
+                api::$stream_response { id, result: Some(result), $($first_row)? }
             }
         }
     };
@@ -113,12 +115,17 @@ macro_rules! exchange {
 exchange!(
     /// Of `SampleStream`.
     Sampling, begin, sample::sample, SampleRequest, SampleResponse, SampleStreamRequest, SampleStreamResponse,
-    sample_stream_response
+    sample_stream_response, first_row
 );
 exchange!(
     /// Of `EvaluateStream`.
     Evaluating, begin_evaluation, evaluate::evaluate, EvaluateRequest, EvaluateResponse, EvaluateStreamRequest,
-    EvaluateStreamResponse, evaluate_stream_response
+    EvaluateStreamResponse, evaluate_stream_response, first_row
+);
+exchange!(
+    /// Of `VerifyStream`.
+    Verifying, begin, verify::verify, VerifyRequest, VerifyResponse, VerifyStreamRequest, VerifyStreamResponse,
+    verify_stream_response
 );
 
 /// Starts to serve a stream; what it returns are its answers, in the order of their completion.

@@ -73,6 +73,21 @@ pub fn spec(message: api::Adjustments) -> Result<AdjustmentsSpec, AdjustmentsErr
     })
 }
 
+/// The first field of a message beside what allows and bans tokens by their ids.
+pub fn beyond_bans(message: &api::Adjustments) -> Option<&'static str> {
+    let others = [
+        ("bad_words", !message.bad_words.is_empty()),
+        ("stop_ids", !message.stop_ids.is_empty()),
+        ("logit_bias", !message.logit_bias.is_empty()),
+        ("prompt", !message.prompt.is_empty()),
+        ("output", !message.output.is_empty()),
+        ("output_length", message.output_length.is_some()),
+        ("counts", !message.counts.is_empty()),
+        ("history", message.history.is_some()),
+    ];
+    others.into_iter().find(|(_, is_given)| *is_given).map(|(name, _)| name)
+}
+
 /// The message that asks for it; the breakers are with the parameters.
 pub fn message(spec: &AdjustmentsSpec) -> api::Adjustments {
     let mask = spec.allowed_bitmask.iter().flat_map(|word| word.to_le_bytes());

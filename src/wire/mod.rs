@@ -1,6 +1,7 @@
 //! Between the API and the domain: the one place where messages and JSON become values, and values become them.
 
 pub mod adjustments;
+pub mod beam;
 pub mod code;
 pub mod columns;
 pub mod evaluate;
@@ -10,12 +11,15 @@ pub mod names;
 pub mod params;
 pub mod row;
 pub mod stand_in;
+pub mod verify;
 pub mod whole;
 
-/// Fields of requests that came with version 2 of the arithmetic, but for the draw rule, by the names of the API.
+/// Fields of requests that came with version 2 of the arithmetic, but for the draw rule, and the methods that came
+/// after it, by the names of the API.
 pub fn controls() -> impl Iterator<Item = &'static str> {
     let of_request = ["history", "row_stride", "on_invalid_row"];
+    let methods = ["verify", "beam_step"];
     let cuts = ["profile", "draft"].into_iter().chain(params::CUTS);
     let known = adjustments::controls().chain(inspection::KEYS).chain(of_request);
-    known.chain(columns::KEYS).chain(cuts)
+    known.chain(columns::KEYS).chain(cuts).chain(methods)
 }

@@ -55,6 +55,8 @@ fn code(root: &Path, proto: &Proto) -> Result<Vec<u8>, Box<dyn Error>> {
     let config = tonic_prost_build::configure()
         .bytes(".")
         .codec_path("crate::Codec")
+        // One a draft, most of which are something smaller.
+        .boxed(".logitd.v1.DraftDistribution.kind.logits")
         .emit_rerun_if_changed(false)
         .out_dir(&out);
     let known = proto.known.iter();
@@ -74,7 +76,9 @@ fn fields(root: &Path) -> Result<Vec<u8>, Box<dyn Error>> {
     let set = compile(root, &API)?;
     let file = set.file.iter().find(|file| file.package() == API.package).ok_or("no API")?;
     let mut code = format!("// From {}. Not to be edited: {RENEW}\nuse super::Fields;\n", API.file);
-    let mut messages = vec!["SampleStreamRequest".to_owned(), "EvaluateStreamRequest".to_owned()];
+    let roots =
+        ["SampleStreamRequest", "EvaluateStreamRequest", "VerifyStreamRequest", "BeamStepRequest"];
+    let mut messages = roots.map(str::to_owned).to_vec();
     let mut next = 0;
     while let Some(name) = messages.get(next).cloned() {
         let message = file.message_type.iter().find(|message| message.name() == name);

@@ -1,0 +1,178 @@
+//! Steps of beams: what messages ask for, and what came of it.
+
+use logitd_core::adjustments::{AdjustmentsError, STOP_IDS_MAX};
+use logitd_core::beams::{Candidate, StepSpec, Stepped};
+use logitd_core::inspection::Normaliser;
+use logitd_core::params::{FIELDS, ParamsSpec};
+use logitd_proto as api;
+
+/// The parameters that rows of beams can have.
+const COEFFICIENTS: [&str; 10] = [
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "no_repeat_ngram",
+    "min_tokens",
+    "dry_multiplier",
+    "dry_base",
+    "dry_allowed_length",
+    "dry_last_n",
+    "profile",
+];
+
+/// What a message asks for.
+pub fn spec(group: &api::BeamGroup) -> Result<StepSpec, String> {
+    Ok(StepSpec {
+        scores: group.scores.clone(),
+        beams: group.beams,
+        eos_ids: group.eos_ids.clone(),
+        temperature: group.temperature.unwrap_or(1.0),
+        normaliser: normaliser(group.normaliser).ok_or_else(|| {
+            let number = group.normaliser;
+            format!("normaliser is {number}; allowed: 0 (adjusted), 1 (adjusted), 2 (raw)")
+        })?,
+    })
+}
+
+fn normaliser(number: i32) -> Option<Normaliser> {
+    match api::BeamNormaliser::try_from(number) {
+        Ok(api::BeamNormaliser::Unspecified | api::BeamNormaliser::Adjusted) => {
+            Some(Normaliser::Adjusted)
+        }
+        Ok(api::BeamNormaliser::Raw) => Some(Normaliser::Raw),
+        Err(_) => None,
+    }
+}
+
+/// The API's name of a normaliser.
+pub fn normaliser_message(normaliser: Normaliser) -> api::BeamNormaliser {
+    match normaliser {
+        Normaliser::Adjusted => api::BeamNormaliser::Adjusted,
+        Normaliser::Raw => api::BeamNormaliser::Raw,
+    }
+}
+
+/// The first parameter of a message that does not adjust logits, by its name, with its value.
+pub fn beyond_coefficients(
+    params: &api::SamplingParams,
+    spec: &ParamsSpec,
+) -> Option<(&'static str, String)> {
+    let default = ParamsSpec::default();
+    let others = FIELDS.iter().filter(|field| !COEFFICIENTS.contains(&field.name));
+    let mut given = others.filter(|field| field.get(*spec) != field.get(default));
+    given
+        .next()
+        .map(|field| (field.name, field.get(*spec).to_string()))
+        .or_else(|| params.logprobs.as_ref().map(|_| ("logprobs", "given".into())))
+        .or_else(|| params.return_kept.then(|| ("return_kept", "true".into())))
+}
+
+/// Has `min_tokens` ban the tokens that finish a beam, as it bans the stop tokens of these adjustments.
+pub fn stop_at(
+    adjustments: &mut api::Adjustments,
+    eos_ids: &[u32],
+) -> Result<(), AdjustmentsError> {
+    let stop_ids = &mut adjustments.stop_ids;
+    let own = stop_ids.len();
+    let others: Vec<u32> = eos_ids.iter().copied().filter(|id| !stop_ids.contains(id)).collect();
+    stop_ids.extend(others);
+    if own <= STOP_IDS_MAX && stop_ids.len() > STOP_IDS_MAX {
+        return Err(AdjustmentsError {
+            field: "stop_ids".into(),
+            description: format!(
+                "has {own}, and {} with eos_ids; allowed: up to {STOP_IDS_MAX} together",
+                stop_ids.len()
+            ),
+        });
+    }
+    Ok(())
+}
+
+/// What came of a step.
+pub fn message(stepped: &Stepped) -> api::BeamGroupResult {
+    api::BeamGroupResult {
+        statuses: stepped.statuses.iter().map(|&s| super::row::status_message(s).into()).collect(),
+        running: Some(columns(&stepped.running)),
+        finished: Some(columns(&stepped.finished)),
+        candidates: Some(columns(&stepped.candidates)),
+    }
+}
+
+fn columns(candidates: &[Candidate]) -> api::BeamContinuations {
+    api::BeamContinuations {
+        beams: candidates.iter().map(|one| one.beam).collect(),
+        tokens: candidates.iter().map(|one| one.token).collect(),
+        scores: candidates.iter().map(|one| one.score).collect(),
+    }
+}
+
+/// What a message says of continuations; an error where its columns differ in length.
+pub fn candidates(columns: &api::BeamContinuations) -> Result<Vec<Candidate>, String> {
+    let api::BeamContinuations { beams, tokens, scores } = columns;
+    if beams.len() != tokens.len() || beams.len() != scores.len() {
+        let (beams, tokens, scores) = (beams.len(), tokens.len(), scores.len());
+        return Err(format!("the answer has {beams} beams, {tokens} tokens and {scores} scores"));
+    }
+    let all = beams.iter().zip(tokens).zip(scores);
+    Ok(all.map(|((&beam, &token), &score)| Candidate { beam, token, score }).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn normalisers_there_and_back() {
+        for each in [Normaliser::Adjusted, Normaliser::Raw] {
+            assert_eq!(normaliser(normaliser_message(each).into()), Some(each));
+        }
+        assert_eq!((normaliser(0), normaliser(3)), (Some(Normaliser::Adjusted), None));
+    }
+
+    #[test]
+    fn continuations_go_and_come_back() {
+        let own = [(0, 7, -5), (1, 9, i64::MIN)];
+        let own = own.map(|(beam, token, score)| Candidate { beam, token, score });
+        let sent = columns(&own);
+        assert_eq!(candidates(&sent).unwrap(), own);
+        let said = candidates(&api::BeamContinuations { scores: vec![1], ..sent }).unwrap_err();
+        assert_eq!(said, "the answer has 2 beams, 2 tokens and 1 scores");
+    }
+
+    #[test]
+    fn what_cuts_or_draws_is_named() {
+        let told = |params: api::SamplingParams| {
+            let spec = crate::wire::params::spec(&params).unwrap();
+            beyond_coefficients(&params, &spec)
+        };
+        let coefficients = api::SamplingParams {
+            repetition_penalty: Some(1.5),
+            min_tokens: 3,
+            dry: Some(api::Dry { multiplier: 1.0, ..Default::default() }),
+            profile: api::Profile::Sglang.into(),
+            ..Default::default()
+        };
+        assert_eq!(told(coefficients), None);
+        let of = |name, value: &str| Some((name, value.to_owned()));
+        assert_eq!(told(api::SamplingParams { top_k: 3, ..Default::default() }), of("top_k", "3"));
+        let temperature = Some(0.5);
+        let params = api::SamplingParams { temperature, ..Default::default() };
+        assert_eq!(told(params), of("temperature", "0.5"));
+        let params = api::SamplingParams { return_kept: true, ..Default::default() };
+        assert_eq!(told(params), of("return_kept", "true"));
+    }
+
+    #[test]
+    fn tokens_that_finish_a_beam_are_stop_tokens_once() {
+        let mut adjustments = api::Adjustments { stop_ids: vec![3, 4], ..Default::default() };
+        stop_at(&mut adjustments, &[4, 5]).unwrap();
+        assert_eq!(adjustments.stop_ids, [3, 4, 5]);
+        adjustments.stop_ids = (0..128).collect();
+        stop_at(&mut adjustments, &[5]).unwrap();
+        let error = stop_at(&mut adjustments, &[200]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "stop_ids has 128, and 129 with eos_ids; allowed: up to 128 together"
+        );
+    }
+}
