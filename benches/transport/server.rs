@@ -10,9 +10,10 @@ use logitd::server::Server;
 use logitd_core::backend::Backend;
 use logitd_proto::sampler_service_server::{SamplerService, SamplerServiceServer};
 use logitd_proto::{
-    EvaluateRequest, EvaluateResponse, EvaluateStreamRequest, EvaluateStreamResponse,
-    GetInfoRequest, GetInfoResponse, RowResult, SampleRequest, SampleResponse, SampleStreamRequest,
-    SampleStreamResponse, sample_stream_response,
+    BeamStepRequest, BeamStepResponse, EvaluateRequest, EvaluateResponse, EvaluateStreamRequest,
+    EvaluateStreamResponse, GetInfoRequest, GetInfoResponse, RowResult, SampleRequest,
+    SampleResponse, SampleStreamRequest, SampleStreamResponse, VerifyRequest, VerifyResponse,
+    VerifyStreamRequest, VerifyStreamResponse, sample_stream_response,
 };
 use std::error::Error;
 use std::io::{self, Read, Write};
@@ -199,6 +200,8 @@ impl SamplerService for Bare {
         Pin<Box<dyn Stream<Item = std::result::Result<SampleStreamResponse, Status>> + Send>>;
     type EvaluateStreamStream =
         tokio_stream::Empty<std::result::Result<EvaluateStreamResponse, Status>>;
+    type VerifyStreamStream =
+        tokio_stream::Empty<std::result::Result<VerifyStreamResponse, Status>>;
 
     async fn sample(
         &self,
@@ -233,6 +236,27 @@ impl SamplerService for Bare {
         _: Request<Streaming<EvaluateStreamRequest>>,
     ) -> std::result::Result<Response<Self::EvaluateStreamStream>, Status> {
         Err(Status::unimplemented("nothing is evaluated here"))
+    }
+
+    async fn verify(
+        &self,
+        _: Request<VerifyRequest>,
+    ) -> std::result::Result<Response<VerifyResponse>, Status> {
+        Err(Status::unimplemented("nothing is verified here"))
+    }
+
+    async fn verify_stream(
+        &self,
+        _: Request<Streaming<VerifyStreamRequest>>,
+    ) -> std::result::Result<Response<Self::VerifyStreamStream>, Status> {
+        Err(Status::unimplemented("nothing is verified here"))
+    }
+
+    async fn beam_step(
+        &self,
+        _: Request<BeamStepRequest>,
+    ) -> std::result::Result<Response<BeamStepResponse>, Status> {
+        Err(Status::unimplemented("no beams are here"))
     }
 
     async fn get_info(

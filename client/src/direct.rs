@@ -3,10 +3,16 @@
 use super::Error;
 use super::connect::{CONNECT_TIMEOUT, RESPONSE_BYTES_MAX};
 use super::version::{Known, Version};
-use logitd_proto::direct::{ANSWER_HEAD_BYTES, Hello, REQUEST_BYTES_MAX, RequestHead};
+use logitd_proto::direct::{
+    ANSWER_HEAD_BYTES, Hello, REQUEST_BYTES_MAX, RequestHead, SAMPLE, VERIFY,
+};
 use logitd_proto::sample_stream_response::Result as Outcome;
 use logitd_proto::shm::Registered;
-use logitd_proto::{SampleRequest, SampleResponse, SampleStreamResponse};
+use logitd_proto::verify_stream_response::Result as Verified;
+use logitd_proto::{
+    SampleRequest, SampleResponse, SampleStreamResponse, VerifyRequest, VerifyResponse,
+    VerifyStreamResponse,
+};
 use prost::Message;
 use std::io;
 use std::time::Duration;
@@ -107,6 +113,35 @@ impl Direct {
             Some(version) => version.check(request).await?,
             None => Known::OF_ALL.check(request)?,
         }
+        let answer: SampleStreamResponse = self.exchange(SAMPLE, request).await?;
+        match answer.result {
+            Some(Outcome::Response(response)) => Ok(response),
+            Some(Outcome::Error(error)) => Err(error.into()),
+            None => Err(Status::internal("an answer without a result").into()),
+        }
+    }
+
+    /// Verifies the drafts of sequences, as [`Client::verify`](super::Client::verify). All else is as with
+    /// [`sample`](Self::sample). A server that does not know such calls is refused here where a client has opened the
+    /// connection; otherwise it refuses the call, and ends the connection.
+    pub async fn verify(&mut self, request: &VerifyRequest) -> Result<VerifyResponse, Error> {
+        if let Some(version) = &self.version {
+            version.knows("verify").await?;
+        }
+        let answer: VerifyStreamResponse = self.exchange(VERIFY, request).await?;
+        match answer.result {
+            Some(Verified::Response(response)) => Ok(response),
+            Some(Verified::Error(error)) => Err(error.into()),
+            None => Err(Status::internal("an answer without a result").into()),
+        }
+    }
+
+    /// Sends a request of a kind, and receives its answer.
+    async fn exchange<A: Message + Default>(
+        &mut self,
+        kind: u8,
+        request: &impl Message,
+    ) -> Result<A, Error> {
         let length = request.encoded_len();
         if length > REQUEST_BYTES_MAX {
             let text = format!(
@@ -118,8 +153,8 @@ impl Direct {
         let timeout = self.timeout;
         let timeout_us = timeout
             .map_or(0, |timeout| u32::try_from(timeout.as_micros()).unwrap_or(u32::MAX).max(1));
-        let called =
-            self.call(&mut stream, request, RequestHead { length: length as u32, timeout_us });
+        let head = RequestHead { kind, length: length as u32, timeout_us };
+        let called = self.call(&mut stream, request, head);
         let response = match timeout {
             None => called.await,
             Some(timeout) => tokio::time::timeout(timeout, called)
@@ -129,19 +164,15 @@ impl Direct {
         let response = response
             .map_err(|error| Status::unavailable(format!("the connection is lost: {error}")))?;
         self.stream = Some(stream);
-        match response.result {
-            Some(Outcome::Response(response)) => Ok(response),
-            Some(Outcome::Error(error)) => Err(error.into()),
-            None => Err(Status::internal("an answer without a result").into()),
-        }
+        Ok(response)
     }
 
-    async fn call(
+    async fn call<A: Message + Default>(
         &mut self,
         stream: &mut UnixStream,
-        request: &SampleRequest,
+        request: &impl Message,
         head: RequestHead,
-    ) -> io::Result<SampleStreamResponse> {
+    ) -> io::Result<A> {
         self.buffer.clear();
         self.buffer.extend(head.encode());
         request.encode(&mut self.buffer).map_err(io::Error::other)?;
@@ -154,6 +185,6 @@ impl Direct {
         }
         self.buffer.resize(length, 0);
         stream.read_exact(&mut self.buffer).await?;
-        SampleStreamResponse::decode(&*self.buffer).map_err(io::Error::other)
+        A::decode(&*self.buffer).map_err(io::Error::other)
     }
 }

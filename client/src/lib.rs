@@ -37,6 +37,7 @@ mod error;
 mod region;
 mod split;
 mod stream;
+mod verify;
 mod version;
 
 pub use logitd_proto as api;
@@ -48,12 +49,13 @@ pub use error::Error;
 pub use region::Region;
 pub use split::split;
 pub use stream::{SampleReceiver, SampleSender, SampleStream};
+pub use verify::{VerifyReceiver, VerifySender, VerifyStream};
 
 use connect::Bearer;
 use logitd_proto::sampler_service_client::SamplerServiceClient;
 use logitd_proto::{
-    EvaluateRequest, EvaluateResponse, GetInfoRequest, GetInfoResponse, RowResult, SampleRequest,
-    SampleResponse,
+    BeamStepRequest, BeamStepResponse, EvaluateRequest, EvaluateResponse, GetInfoRequest,
+    GetInfoResponse, RowResult, SampleRequest, SampleResponse, VerifyRequest, VerifyResponse,
 };
 use std::future::Future;
 use std::time::Duration;
@@ -117,6 +119,19 @@ impl Client {
             .await
     }
 
+    /// Verifies the drafts of sequences: speculative decoding, within the server's limits. Servers without it answer
+    /// UNIMPLEMENTED; those with it name `verify` among their controls.
+    pub async fn verify(&self, request: VerifyRequest) -> Result<VerifyResponse, Error> {
+        self.attempts(request, |mut service, sent| async move { service.verify(sent).await }).await
+    }
+
+    /// A step of beam search, within the server's limits. Servers without it answer UNIMPLEMENTED; those with it name
+    /// `beam_step` among their controls.
+    pub async fn beam_step(&self, request: BeamStepRequest) -> Result<BeamStepResponse, Error> {
+        self.attempts(request, |mut service, sent| async move { service.beam_step(sent).await })
+            .await
+    }
+
     /// Sends a request, again as long as the server says that it has no room and attempts are left.
     async fn attempts<M, R, F>(
         &self,
@@ -159,6 +174,11 @@ impl Client {
     /// Opens a stream: many requests in flight on one call.
     pub async fn stream(&self) -> Result<SampleStream, Error> {
         SampleStream::open(self.service.clone(), self.version.clone(), None).await
+    }
+
+    /// Opens a stream of requests to verify: many in flight on one call.
+    pub async fn verify_stream(&self) -> Result<VerifyStream, Error> {
+        VerifyStream::open(self.service.clone()).await
     }
 
     /// Opens a connection for direct calls, to the server's control socket, with this client's token and

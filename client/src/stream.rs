@@ -33,9 +33,7 @@ impl SampleStream {
         version: Version,
         timeout: Option<Duration>,
     ) -> Result<Self, Error> {
-        let (requests, sent) = mpsc::channel(SENT_AHEAD);
-        let hung_up = CancellationToken::new();
-        let outgoing = Outgoing { sent, hung_up: Box::pin(hung_up.clone().cancelled_owned()) };
+        let (requests, outgoing, hang_up) = outgoing();
         let mut call = Request::new(outgoing);
         if let Some(timeout) = timeout {
             call.set_timeout(timeout);
@@ -43,7 +41,7 @@ impl SampleStream {
         let answers = service.sample_stream(call).await?.into_inner();
         Ok(Self {
             sender: SampleSender { requests, next_id: 0, version },
-            receiver: SampleReceiver { answers, _hang_up: hung_up.drop_guard() },
+            receiver: SampleReceiver { answers, _hang_up: hang_up },
         })
     }
 
@@ -135,15 +133,23 @@ impl SampleReceiver {
     }
 }
 
+/// A way for requests, until what is returned last is dropped.
+pub(super) fn outgoing<M>() -> (mpsc::Sender<M>, Outgoing<M>, DropGuard) {
+    let (requests, sent) = mpsc::channel(SENT_AHEAD);
+    let hung_up = CancellationToken::new();
+    let outgoing = Outgoing { sent, hung_up: Box::pin(hung_up.clone().cancelled_owned()) };
+    (requests, outgoing, hung_up.drop_guard())
+}
+
 /// The requests on their way. They end when the sender is dropped, and also when the receiver is: as
 /// long as one direction is open, the transport would not tell the server that the other is gone.
-struct Outgoing {
-    sent: mpsc::Receiver<SampleStreamRequest>,
+pub(super) struct Outgoing<M> {
+    sent: mpsc::Receiver<M>,
     hung_up: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-impl Stream for Outgoing {
-    type Item = SampleStreamRequest;
+impl<M> Stream for Outgoing<M> {
+    type Item = M;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if self.hung_up.as_mut().poll(cx).is_ready() {

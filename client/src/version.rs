@@ -27,14 +27,23 @@ impl Version {
         if new_fields(request).next().is_none() {
             return Ok(());
         }
-        let known = match self.known.get() {
-            Some(known) => known,
-            None => {
-                let info = self.service.clone().get_info(GetInfoRequest {}).await?.into_inner();
-                self.known.get_or_init(|| Known::of(&info))
-            }
-        };
-        known.check(request)
+        self.known().await?.check(request)
+    }
+
+    /// Refuses a method, or a field, that this server does not name among its controls.
+    pub async fn knows(&self, control: &str) -> Result<(), Error> {
+        match self.known().await?.controls.iter().any(|known| known == control) {
+            true => Ok(()),
+            false => Err(Error::Control { field: control.into() }),
+        }
+    }
+
+    async fn known(&self) -> Result<&Known, Error> {
+        if let Some(known) = self.known.get() {
+            return Ok(known);
+        }
+        let info = self.service.clone().get_info(GetInfoRequest {}).await?.into_inner();
+        Ok(self.known.get_or_init(|| Known::of(&info)))
     }
 }
 

@@ -8,12 +8,19 @@
 //! client: Hello, token_bytes bytes of bearer token
 //! server: u32 length of a reason; 0: welcome; otherwise the reason, and the connection ends
 //! then, as often as wanted:
-//! client: u32 length, u32 timeout in microseconds (0: none), a SampleRequest of that length
-//! server: u32 length, a SampleStreamResponse of that length, with id 0
+//! client: 24 bits of length and 8 of a kind, u32 timeout in microseconds (0: none), a request of that length
+//! server: u32 length, an answer of that length, with id 0
 //! ```
 //!
+//! | kind | request | answer |
+//! |---|---|---|
+//! | 0 | SampleRequest | SampleStreamResponse |
+//! | 1 | VerifyRequest (to a server whose controls in GetInfo name `verify`) | VerifyStreamResponse |
+//!
+//! A server that does not know a kind refuses the request, and ends the connection.
+//!
 //! A connection has one call at a time; whoever wants more in flight opens more of them. Regions are those
-//! that the same process has registered. Answers, refusals, deadlines and limits are those of `Sample`. Closing the
+//! that the same process has registered. Answers, refusals, deadlines and limits are those of the methods. Closing the
 //! connection cancels the call.
 //!
 //! All integers are little-endian.
@@ -26,6 +33,9 @@ pub const MAGIC: u32 = u32::from_le_bytes(*b"lgtc");
 pub const VERSION: u32 = 1;
 /// The longest request: its logits lie elsewhere.
 pub const REQUEST_BYTES_MAX: usize = 1 << 20;
+/// Bits of a request's length; its kind is above them.
+const LENGTH_BITS: u32 = 24;
+const LENGTH_MASK: u32 = (1 << LENGTH_BITS) - 1;
 /// Bytes before a request.
 pub const REQUEST_HEAD_BYTES: usize = 8;
 /// Bytes before an answer, and before a reason.
@@ -59,10 +69,17 @@ impl Hello {
     }
 }
 
+/// The kind of a `SampleRequest`.
+pub const SAMPLE: u8 = 0;
+/// The kind of a `VerifyRequest`.
+pub const VERIFY: u8 = 1;
+
 /// What comes before a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestHead {
-    /// Length of the encoded request.
+    /// What kind of request it is.
+    pub kind: u8,
+    /// Length of the encoded request: below 2^24.
     pub length: u32,
     /// How long an answer is wanted; 0: as long as it takes.
     pub timeout_us: u32,
@@ -72,7 +89,8 @@ impl RequestHead {
     /// On the wire.
     pub fn encode(&self) -> [u8; REQUEST_HEAD_BYTES] {
         let mut head = [0; REQUEST_HEAD_BYTES];
-        head[..4].copy_from_slice(&self.length.to_le_bytes());
+        let length = self.length & LENGTH_MASK;
+        head[..4].copy_from_slice(&(length | u32::from(self.kind) << LENGTH_BITS).to_le_bytes());
         head[4..].copy_from_slice(&self.timeout_us.to_le_bytes());
         head
     }
@@ -80,7 +98,8 @@ impl RequestHead {
     /// From the wire; any bytes are one.
     pub fn decode(head: [u8; REQUEST_HEAD_BYTES]) -> Self {
         let word = |at: usize| u32::from_le_bytes(head[at..at + 4].try_into().expect("four bytes"));
-        Self { length: word(0), timeout_us: word(4) }
+        let [first, timeout_us] = [word(0), word(4)];
+        Self { kind: (first >> LENGTH_BITS) as u8, length: first & LENGTH_MASK, timeout_us }
     }
 }
 
@@ -97,7 +116,11 @@ mod tests {
         assert!(Hello::decode(&other).unwrap().unwrap_err().contains("version 2"));
         other[0] = b'x';
         assert_eq!(Hello::decode(&other), None);
-        let head = RequestHead { length: 7, timeout_us: u32::MAX };
-        assert_eq!(RequestHead::decode(head.encode()), head);
+        for kind in [SAMPLE, VERIFY, 255] {
+            let head = RequestHead { kind, length: 7, timeout_us: u32::MAX };
+            assert_eq!(RequestHead::decode(head.encode()), head);
+        }
+        let sample = RequestHead { kind: SAMPLE, length: 7, timeout_us: 1 };
+        assert_eq!(sample.encode(), [7, 0, 0, 0, 1, 0, 0, 0], "as it was before there were kinds");
     }
 }

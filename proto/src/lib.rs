@@ -23,7 +23,7 @@ pub mod shm;
 #[path = "generated_trace.rs"]
 pub mod trace;
 
-pub use codec::{Codec, PARAMS_MAX, decode};
+pub use codec::{Codec, PARAMS_MAX, Received, decode};
 pub use columns::WrongColumn;
 pub use generated::*;
 pub use rows::{RequestRows, RowLayout};

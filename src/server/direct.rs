@@ -2,7 +2,7 @@
 //!
 //! A connection is one task with one call at a time, which wakes nobody but the device: what a small call
 //! costs beside its sampling is two reads, two writes and the way to the device and back. Everything else is as
-//! with `Sample`: permits, limits, deadlines, tokens, errors, metrics, drain.
+//! with `Sample` and `Verify`: permits, limits, deadlines, tokens, errors, metrics, drain.
 
 use super::account::Account;
 use super::auth::TOKEN_BYTES_MAX;
@@ -12,19 +12,27 @@ use super::convert;
 use super::envelope::Shape;
 use super::error::Error;
 use super::frames::{Admissions, Admitted};
-use super::intake::{self, Intake};
+use super::intake::{self, Intake, RequestFields};
 use super::line::Line;
 use super::log::Sparse;
 use super::metrics::{self, RequestWatch};
 use super::pool::Buffer;
 use super::room::Room;
-use super::sample::{Sampled, sample};
+use super::run::AnswerRoom;
+use super::sample::{Answered, sample};
 use super::state::Shared;
+use super::verify::verify;
 use crate::engine::{GroupId, Refused};
 use crate::plane::Peer;
-use logitd_proto::direct::{Hello, REQUEST_BYTES_MAX, REQUEST_HEAD_BYTES, RequestHead};
+use logitd_proto::direct::{
+    Hello, REQUEST_BYTES_MAX, REQUEST_HEAD_BYTES, RequestHead, SAMPLE, VERIFY,
+};
 use logitd_proto::sample_stream_response::Result as Outcome;
-use logitd_proto::{self as api, Plane, SampleRequest, SampleStreamResponse};
+use logitd_proto::verify_stream_response::Result as Verified;
+use logitd_proto::{
+    self as api, Plane, Received, SampleResponse, SampleStreamResponse, StreamError,
+    VerifyResponse, VerifyStreamResponse,
+};
 use prost::Message;
 use rustix::net::{RecvFlags, recv};
 use std::future::Future;
@@ -145,29 +153,26 @@ impl Connection {
         let active = self.shared.active.token();
         let watch = RequestWatch::begin();
         let span = telemetry_span(&self.call);
-        let sampled = self.sample_next(&mut head).instrument(span.clone()).await;
-        let (result, room, goes_on) = match sampled {
-            Ok(Sampled { response, room }) => (Outcome::Response(response), Some(room), true),
+        let answered = self.request_next(&mut head).instrument(span.clone()).await;
+        let (answer, room, goes_on) = match answered {
+            Ok((answer, room)) => (answer, Some(room), true),
             Err(Ended::Refused(error, goes_on)) => {
-                (Outcome::Error(convert::stream_error(&error)), None, goes_on)
+                (Answer::Error(convert::stream_error(&error)), None, goes_on)
             }
             // Counted as cancelled.
             Err(Ended::HungUp) => return Ok(false),
             Err(Ended::Broken(error)) => return Err(error),
         };
-        let code = match &result {
-            Outcome::Response(_) => Code::Ok,
-            Outcome::Error(error) => Code::from(error.code),
+        let code = match &answer {
+            Answer::Sample(_) | Answer::Verify(_) => Code::Ok,
+            Answer::Error(error) => Code::from(error.code),
         };
         span.in_scope(|| {
             Span::current().record("code", metrics::code_name(code));
             tracing::debug!("answered");
         });
         watch.done(code);
-        let response = SampleStreamResponse { result: Some(result), ..Default::default() };
-        self.buffer.clear();
-        self.buffer.extend((response.encoded_len() as u32).to_le_bytes());
-        response.encode(&mut self.buffer).map_err(io::Error::other)?;
+        answer.encode(&mut self.buffer)?;
         let patience = &self.shared.patience;
         let written = within(patience.stall, self.stream.write_all(&self.buffer));
         tokio::select! {
@@ -207,11 +212,14 @@ impl Connection {
     }
 
     /// The rest of the request, and what comes of it.
-    async fn sample_next(&mut self, head: &mut [u8; REQUEST_HEAD_BYTES]) -> Result<Sampled, Ended> {
+    async fn request_next(
+        &mut self,
+        head: &mut [u8; REQUEST_HEAD_BYTES],
+    ) -> Result<(Answer, AnswerRoom), Ended> {
         let begun = Instant::now();
         let patience = Arc::clone(&self.shared.patience);
         let received = within(self.shared.bounds.receive_timeout, self.receive(head));
-        let (RequestHead { timeout_us, .. }, room) = tokio::select! {
+        let (RequestHead { kind, timeout_us, .. }, room) = tokio::select! {
             biased;
             received = received => received??,
             () = patience.over.cancelled() => {
@@ -220,17 +228,14 @@ impl Connection {
             }
         };
         let Self { shared, call, stream, buffer } = self;
-        let refused = |error| Ended::Refused(error, true);
-        let (request, logits) = decode(shared, buffer).map_err(refused)?;
-        let admitted = Admitted::new(room, logits);
         let deadline = (timeout_us > 0)
             .then(|| begun.checked_add(Duration::from_micros(timeout_us.into())))
             .flatten();
         let call = Call { deadline, ..call.clone() };
         tokio::select! {
             biased;
-            sampled = sample(shared, &call, admitted, request, Plane::Inline) => {
-                sampled.map_err(refused)
+            answered = answer(shared, &call, kind, buffer, room) => {
+                answered.map_err(|error| Ended::Refused(error, true))
             }
             () = hung_up(stream) => Err(Ended::HungUp),
         }
@@ -246,7 +251,7 @@ impl Connection {
         stream.read_exact(&mut head[1..]).await?;
         let head = RequestHead::decode(*head);
         let length = head.length as usize;
-        if let Err(error) = within_size(shared, length) {
+        if let Err(error) = known(head.kind).and_then(|()| within_size(shared, length)) {
             return Ok(Err(Ended::Refused(error, false)));
         }
         let rooms = shared.rooms(call);
@@ -276,16 +281,86 @@ impl Connection {
     }
 }
 
+/// What a request of a known kind is answered with.
+async fn answer(
+    shared: &Shared,
+    call: &Call,
+    kind: u8,
+    message: &[u8],
+    room: Room,
+) -> Result<(Answer, AnswerRoom), Error> {
+    match kind {
+        VERIFY => {
+            let (request, logits) = decode(shared, intake::VERIFY, message)?;
+            let admitted = Admitted::new(room, logits);
+            let Answered { response, room } =
+                verify(shared, call, admitted, request, Plane::Inline).await?;
+            Ok((Answer::Verify(response), room))
+        }
+        _ => {
+            let (request, logits) = decode(shared, intake::SAMPLE, message)?;
+            let admitted = Admitted::new(room, logits);
+            let Answered { response, room } =
+                sample(shared, call, admitted, request, Plane::Inline).await?;
+            Ok((Answer::Sample(response), room))
+        }
+    }
+}
+
+/// What a request is answered with.
+enum Answer {
+    Sample(SampleResponse),
+    Verify(VerifyResponse),
+    /// Written the same way, whatever the request was.
+    Error(StreamError),
+}
+
+impl Answer {
+    /// Writes it in place of what is there, with its head.
+    fn encode(self, into: &mut Vec<u8>) -> io::Result<()> {
+        let sampled = |result| SampleStreamResponse { result: Some(result), ..Default::default() };
+        match self {
+            Self::Sample(response) => framed(&sampled(Outcome::Response(response)), into),
+            Self::Error(error) => framed(&sampled(Outcome::Error(error)), into),
+            Self::Verify(response) => {
+                let result = Some(Verified::Response(response));
+                framed(&VerifyStreamResponse { id: 0, result }, into)
+            }
+        }
+    }
+}
+
+fn framed(message: &impl Message, into: &mut Vec<u8>) -> io::Result<()> {
+    into.clear();
+    into.extend((message.encoded_len() as u32).to_le_bytes());
+    message.encode(into).map_err(io::Error::other)
+}
+
+/// Whether there are requests of a kind.
+fn known(kind: u8) -> Result<(), Error> {
+    match kind {
+        SAMPLE | VERIFY => Ok(()),
+        kind => {
+            let text = format!("is of kind {kind}; allowed: {SAMPLE} (sample), {VERIFY} (verify)");
+            Err(Error::invalid("message", text))
+        }
+    }
+}
+
 /// The request, and its logits where they were taken out of it. A small one is decoded at once; others are held to
 /// the bounds of a message first.
-fn decode(shared: &Shared, message: &[u8]) -> Result<(SampleRequest, Option<Buffer>), Error> {
+fn decode<D: Received>(
+    shared: &Shared,
+    fields: &'static RequestFields,
+    message: &[u8],
+) -> Result<(D, Option<Buffer>), Error> {
     let malformed = |status: Status| Error::invalid("message", status.message());
     let rows_max = shared.bounds.request_rows_max;
     if Intake::is_harmless(message.len(), rows_max) {
         return Ok((api::decode(message).map_err(malformed)?, None));
     }
     let mut intake =
-        Intake::new(Shape::Unary, intake::SAMPLE, message.len(), rows_max, shared.pool.clone());
+        Intake::new(Shape::Unary, fields, message.len(), rows_max, shared.pool.clone());
     intake.read(message, true)?;
     let (rest, logits) = intake.finish();
     Ok((api::decode(&rest).map_err(malformed)?, logits))

@@ -4,7 +4,7 @@ use crate::harness::backends::Gated;
 use crate::harness::{TestServer, expected, request};
 use logitd_client::{Direct, Error, Region};
 use logitd_core::backend::Backend;
-use logitd_proto::direct::{Hello, RequestHead};
+use logitd_proto::direct::{Hello, RequestHead, SAMPLE};
 use logitd_proto::sample_stream_response::Result as Outcome;
 use logitd_proto::{Plane, SampleRequest, SampleStreamResponse, SamplingParams, SlotRef};
 use prost::Message;
@@ -72,7 +72,7 @@ fn code(error: &Error) -> Code {
 }
 
 async fn send(stream: &mut UnixStream, message: &[u8], timeout_us: u32) {
-    let head = RequestHead { length: message.len() as u32, timeout_us };
+    let head = RequestHead { kind: SAMPLE, length: message.len() as u32, timeout_us };
     stream.write_all(&[&head.encode(), message].concat()).await.unwrap();
 }
 
@@ -146,7 +146,13 @@ async fn a_refusal_is_an_answer_and_the_connection_goes_on() {
     send(&mut raw, &good.encode_to_vec(), 0).await;
     assert_eq!(receive(&mut raw).await, Code::Ok);
     // What is not read cannot be followed by anything.
-    raw.write_all(&RequestHead { length: u32::MAX, timeout_us: 0 }.encode()).await.unwrap();
+    raw.write_all(&RequestHead { kind: SAMPLE, length: 1 << 23, timeout_us: 0 }.encode())
+        .await
+        .unwrap();
+    assert_eq!(receive(&mut raw).await, Code::InvalidArgument);
+    assert_eq!(raw.read(&mut [0]).await.unwrap(), 0, "it ends");
+    let mut raw = shared.welcomed().await;
+    raw.write_all(&RequestHead { kind: 9, length: 4, timeout_us: 0 }.encode()).await.unwrap();
     assert_eq!(receive(&mut raw).await, Code::InvalidArgument);
     assert_eq!(raw.read(&mut [0]).await.unwrap(), 0, "it ends");
     shared.server.idle().await;
@@ -190,7 +196,9 @@ async fn what_is_no_greeting_ends_the_connection_and_nothing_else() {
     }
     // A request that stops half way.
     let mut raw = shared.welcomed().await;
-    raw.write_all(&RequestHead { length: 100, timeout_us: 0 }.encode()[..5]).await.unwrap();
+    raw.write_all(&RequestHead { kind: SAMPLE, length: 100, timeout_us: 0 }.encode()[..5])
+        .await
+        .unwrap();
     let end = raw.read_u32_le();
     tokio::time::timeout(Duration::from_secs(10), end).await.expect("it ends").unwrap_err();
     assert!(shared.calls().await.sample(&request(1, 5, 1)).await.is_ok());

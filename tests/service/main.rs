@@ -2,6 +2,7 @@
 
 mod adjustments;
 mod architecture;
+mod beam;
 mod cli;
 mod columns;
 mod connections;
@@ -26,3 +27,4 @@ mod server;
 mod shm;
 mod siege;
 mod soak;
+mod verify;
