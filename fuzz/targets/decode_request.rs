@@ -13,11 +13,11 @@ use libfuzzer_sys::fuzz_target;
 use logitd_core::evaluate::row::RowEvaluator;
 use logitd_core::evaluate::{Position, Question};
 use logitd_proto::{
-    self as api, Codec, EvaluateRequest, EvaluateResponse, SampleRequest, SampleResponse,
-    SampleStreamRequest,
+    self as api, BeamStepRequest, BeamStepResponse, Codec, EvaluateRequest, EvaluateResponse,
+    SampleRequest, SampleResponse, SampleStreamRequest, VerifyRequest, VerifyResponse,
 };
 use logitd_core::backend::{Backend, reference::Reference};
-use logitd::engine::{Engine, EngineConfig, Request};
+use logitd::engine::{Completed, Engine, EngineConfig, Permit, Request, RequestRow};
 use logitd_core::params::{ParamsSpec, SamplingParams};
 use logitd::server::pool::Pool;
 use logitd::server::envelope::Shape;
@@ -26,7 +26,7 @@ use logitd::server::intake::{self, RequestFields};
 use logitd::server::line::Line;
 use logitd::server::room::Rooms;
 use logitd::server::unread::Patience;
-use logitd::server::{Error, by_row, convert, evaluate};
+use logitd::server::{Error, beam, by_row, convert, evaluate, verify};
 use prost::Message;
 use std::pin::Pin;
 use std::sync::LazyLock;
@@ -87,9 +87,11 @@ fuzz_target!(init: common::plant("decode_request", seeds()), |data: &[u8]| {
     let Some((&plan, wire)) = data.split_first() else { return };
     let piece = [1, 2, 7, 100, usize::MAX][usize::from(plan >> 1) % 5];
     RUNTIME.block_on(async {
-        match plan & 17 {
+        match plan & 0x71 {
             0 => unary(wire, piece).await,
             1 => stream(wire, piece).await,
+            32 => verification(wire, piece).await,
+            64 => beams(wire, piece).await,
             _ => evaluation(wire, piece).await,
         }
     });
@@ -155,6 +157,94 @@ async fn evaluation(wire: &[u8], piece: usize) {
         Ok(None) => (),
         Err(status) => expect_told(&status),
     }
+}
+
+async fn verification(wire: &[u8], piece: usize) {
+    let admissions = Admissions::default();
+    let body = body(wire, piece, Shape::Unary, intake::VERIFY, &admissions);
+    let decoder = Codec::<VerifyResponse, VerifyRequest>::default().decoder();
+    let mut messages = Streaming::new_request(decoder, body, None, Some(MESSAGE_BYTES_MAX));
+    match messages.message().await {
+        Ok(Some(request)) => {
+            let admitted = admissions.next().expect("every message is admitted");
+            if let Err(error) = verify_drafts(admitted, request).await {
+                expect_told(&convert::status(&error));
+            }
+        }
+        Ok(None) => (),
+        Err(status) => expect_told(&status),
+    }
+}
+
+/// What the server does with sequences and their drafts.
+async fn verify_drafts(
+    admitted: Result<Admitted, Error>,
+    mut request: VerifyRequest,
+) -> Result<(), Error> {
+    let (permit, _shares) = admitted?.complete(&mut request.logits);
+    let sent = request.sequences.clone();
+    let batch = verify::batch(request, None, &LIMITS)?;
+    let drafts: usize = sent.iter().map(|sequence| sequence.drafts.len() + 1).sum();
+    assert_eq!((batch.rows.len(), batch.sequences.len()), (drafts, sent.len()));
+    let answer_bytes = verify::answer_bytes(&batch.rows, &batch.sequences);
+    let done = run(permit, batch.rows, batch.bytes).await?;
+    let response = verify::response(&done, &batch.sequences, api::Plane::Inline);
+    assert!(response.encoded_len() <= answer_bytes, "there was room for it");
+    for (verified, sent) in response.sequences.iter().zip(&sent) {
+        let accepted = verified.accepted as usize;
+        let last = usize::from(verified.status() == api::RowStatus::Ok);
+        assert!(accepted <= sent.drafts.len());
+        assert_eq!(verified.tokens.len(), accepted + last);
+        assert_eq!(verified.logprobs.len(), verified.tokens.len());
+    }
+    Ok(())
+}
+
+async fn beams(wire: &[u8], piece: usize) {
+    let admissions = Admissions::default();
+    let body = body(wire, piece, Shape::Unary, intake::BEAM_STEP, &admissions);
+    let decoder = Codec::<BeamStepResponse, BeamStepRequest>::default().decoder();
+    let mut messages = Streaming::new_request(decoder, body, None, Some(MESSAGE_BYTES_MAX));
+    match messages.message().await {
+        Ok(Some(request)) => {
+            let admitted = admissions.next().expect("every message is admitted");
+            if let Err(error) = step(admitted, request).await {
+                expect_told(&convert::status(&error));
+            }
+        }
+        Ok(None) => (),
+        Err(status) => expect_told(&status),
+    }
+}
+
+/// What the server does with groups of beams.
+async fn step(
+    admitted: Result<Admitted, Error>,
+    mut request: BeamStepRequest,
+) -> Result<(), Error> {
+    let (permit, _shares) = admitted?.complete(&mut request.logits);
+    let groups = request.groups.len();
+    let batch = beam::batch(request, None, &LIMITS)?;
+    let answer_bytes = beam::answer_bytes(&batch.steps);
+    let done = run(permit, batch.rows, batch.bytes).await?;
+    let response = beam::response(&done, &batch.steps, api::Plane::Inline);
+    assert!(response.encoded_len() <= answer_bytes, "there was room for it");
+    assert_eq!(response.groups.len(), groups);
+    Ok(())
+}
+
+/// Has the engine sample rows, which with what stands beside them have so many bytes.
+async fn run(
+    mut permit: Permit,
+    rows: Vec<RequestRow>,
+    bytes: usize,
+) -> Result<Completed, Error> {
+    permit.resize(rows.len(), bytes)?;
+    let in_rows: usize = rows.iter().map(RequestRow::bytes).sum();
+    let _side_room = permit.split_off(bytes - in_rows);
+    let priority = Default::default();
+    let request = Request { rows, deadline: None, priority, source: Default::default() };
+    Ok(ENGINE.submit(permit, request)?.await?)
 }
 
 /// What was accepted is within the limits, and can be evaluated.
@@ -432,11 +522,83 @@ fn seeds() -> Vec<Vec<u8>> {
     for request in evaluations {
         seeds.push([&[16], &*framed(&request.encode_to_vec())].concat());
     }
+    for request in verifications(&good) {
+        seeds.push([&[32], &*framed(&request.encode_to_vec())].concat());
+    }
+    for request in steps(&good) {
+        seeds.push([&[64], &*framed(&request.encode_to_vec())].concat());
+    }
     seeds.push(vec![0, 0, 0xff, 0xff, 0xff, 0xff, 1, 2, 3]);
     seeds.push(vec![1, 0, 0, 0, 8, 0, 1, 2, 3]);
     seeds.push(vec![0, 1, 0, 0, 0, 2, 8, 1]);
     seeds.push(vec![0, 7, 0, 0, 0, 0]);
     seeds
+}
+
+/// Sequences of every mode, a tree, and wrong ones, over the rows of a request.
+fn verifications(good: &SampleRequest) -> Vec<VerifyRequest> {
+    use api::draft_distribution::Kind;
+    let logits = api::LogitsDraft { row: 2, params: Some(Default::default()), adjustments: None };
+    let sparse = api::SparseDraft { tokens: vec![2, 0], weights: vec![1, 3] };
+    let dense = api::DenseDraft { probabilities: vec![0.25; 4] };
+    let of = |kind| api::DraftDistribution { kind };
+    let plain = api::DraftedSequence {
+        drafts: vec![1, 2],
+        params: Some(api::SamplingParams { seed: Some(7), ..Default::default() }),
+        adjustments: Some(api::Adjustments { output: vec![1], ..Default::default() }),
+        ..Default::default()
+    };
+    let rejected = |kinds: [Option<Kind>; 2]| api::DraftedSequence {
+        mode: api::VerifyMode::Rejection.into(),
+        distributions: kinds.map(of).to_vec(),
+        ..plain.clone()
+    };
+    let typical = api::VerifyMode::Typical.into();
+    let sequences = [
+        plain.clone(),
+        api::DraftedSequence { parents: vec![0, 0], ..plain.clone() },
+        api::DraftedSequence { parents: vec![0, 2], ..plain.clone() },
+        api::DraftedSequence { mode: typical, typical_delta: Some(0.5), ..plain.clone() },
+        api::DraftedSequence { rows: Some(3), first_row: Some(1), ..plain.clone() },
+        api::DraftedSequence { row_adjustments: vec![Default::default(); 3], ..plain.clone() },
+        rejected([Some(Kind::Logits(Box::new(logits))), None]),
+        rejected([Some(Kind::Sparse(sparse)), Some(Kind::Dense(dense))]),
+        rejected([Some(Kind::Sparse(Default::default())), None]),
+    ];
+    let request = |sequence| VerifyRequest {
+        dtype: good.dtype,
+        vocab_size: good.vocab_size,
+        logits: good.logits.clone(),
+        sequences: vec![sequence],
+        ..Default::default()
+    };
+    sequences.map(request).to_vec()
+}
+
+/// Groups of beams, right and wrong, over the rows of a request.
+fn steps(good: &SampleRequest) -> Vec<BeamStepRequest> {
+    let plain = api::BeamGroup {
+        scores: vec![0, -5, 7],
+        beams: 3,
+        eos_ids: vec![2],
+        params: vec![api::SamplingParams { min_tokens: 2, ..Default::default() }],
+        ..Default::default()
+    };
+    let groups = [
+        plain.clone(),
+        api::BeamGroup { normaliser: 2, temperature: Some(0.5), ..plain.clone() },
+        api::BeamGroup { scores: vec![i64::MIN], ..plain.clone() },
+        api::BeamGroup { eos_ids: vec![2, 2], first_row: Some(9), ..plain.clone() },
+        api::BeamGroup { adjustments: vec![Default::default(); 3], ..plain },
+    ];
+    let request = |group| BeamStepRequest {
+        dtype: good.dtype,
+        vocab_size: good.vocab_size,
+        logits: good.logits.clone(),
+        groups: vec![group],
+        ..Default::default()
+    };
+    groups.map(request).to_vec()
 }
 
 /// A message as it is on the wire: not compressed, its length, itself.

@@ -295,7 +295,7 @@ fn lay_out(
 }
 
 /// Bytes that the answer takes at most, before it is encoded and after.
-fn answer_bytes(steps: &[Step]) -> usize {
+pub fn answer_bytes(steps: &[Step]) -> usize {
     const MESSAGE_BYTES: usize = 512;
     const GROUP_BYTES: usize = 320;
     // A beam, a token and a score; and a status.
@@ -310,7 +310,7 @@ fn answer_bytes(steps: &[Step]) -> usize {
 }
 
 /// The answer to a request whose rows were asked.
-fn response(done: &Completed, steps: &[Step], plane: Plane) -> BeamStepResponse {
+pub fn response(done: &Completed, steps: &[Step], plane: Plane) -> BeamStepResponse {
     let mut at = 0;
     let group = |step: &Step| {
         let rows = at..at + step.spec().scores.len();

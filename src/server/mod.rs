@@ -9,7 +9,8 @@ mod admission;
 mod auth;
 #[doc(hidden)] // As `frames`.
 pub mod authority;
-mod beam;
+#[doc(hidden)] // As `frames`.
+pub mod beam;
 mod borrow;
 #[doc(hidden)] // As `frames`.
 pub mod by_row;

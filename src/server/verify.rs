@@ -618,7 +618,7 @@ impl Checked {
 }
 
 /// Bytes that the answer takes at most, before it is encoded and after.
-fn answer_bytes(rows: &[RequestRow], sequences: &[Sequence]) -> usize {
+pub fn answer_bytes(rows: &[RequestRow], sequences: &[Sequence]) -> usize {
     const MESSAGE_BYTES: usize = 512;
     const SEQUENCE_BYTES: usize = 160;
     // A token, its logprob and its node.
@@ -635,7 +635,7 @@ fn answer_bytes(rows: &[RequestRow], sequences: &[Sequence]) -> usize {
 }
 
 /// The answer to a request whose rows were sampled.
-fn response(done: &Completed, sequences: &[Sequence], plane: Plane) -> VerifyResponse {
+pub fn response(done: &Completed, sequences: &[Sequence], plane: Plane) -> VerifyResponse {
     VerifyResponse {
         sequences: sequences.iter().map(|sequence| sequence.answer(done)).collect(),
         timings: Some(convert::timings(done)),

@@ -40,7 +40,7 @@ class BufCurl(unittest.TestCase):
     def test_commands_of_the_readme_print_what_it_says(self):
         text = (Path(__file__).parents[2] / "README.md").read_text()
         blocks = re.findall(r"SamplerService/(\w+) -d '(\{.*?\})'\n```\n\n```json\n(.*?)```", text, re.DOTALL)
-        self.assertEqual([method for method, _, _ in blocks], ["Sample", "Evaluate"])
+        self.assertEqual([method for method, _, _ in blocks], ["Sample", "Verify", "BeamStep", "Evaluate"])
         for method, data, said in blocks:
             done = self.ask(method, json.loads(data))
             self.assertEqual(done.returncode, 0, done.stderr)

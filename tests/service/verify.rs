@@ -603,32 +603,39 @@ async fn limits_are_those_of_the_flags() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_take_room_beside_logits() {
-    let flags = ["--queue-bytes-max=128KiB"];
-    let server = TestServer::start(&flags).await;
+async fn a_row_takes_room_each_time_it_is_used() {
+    let server =
+        TestServer::start(&["--queue-bytes-max=256KiB", "--message-bytes-max=256KiB"]).await;
     let client = server.client().await;
     let vocab_size = 20_000;
-    let dense = |drafts: usize| {
-        let probabilities = vec![1.0 / vocab_size as f32; vocab_size];
-        let kind = Some(Kind::Dense(DenseDraft { probabilities }));
-        let sequence = DraftedSequence {
-            mode: VerifyMode::Rejection.into(),
-            drafts: vec![1; drafts],
-            distributions: vec![DraftDistribution { kind }; drafts],
-            ..Default::default()
-        };
-        VerifyRequest {
-            dtype: Dtype::F16.into(),
-            vocab_size: vocab_size as u32,
-            logits: logits(drafts + 1, vocab_size, 1),
-            sequences: vec![sequence],
-            ..Default::default()
-        }
+    let sequences = |count: usize| VerifyRequest {
+        dtype: Dtype::F16.into(),
+        vocab_size: vocab_size as u32,
+        logits: logits(1, vocab_size, 1),
+        sequences: vec![DraftedSequence { first_row: Some(0), ..Default::default() }; count],
+        ..Default::default()
     };
-    assert!(client.verify(dense(0)).await.is_ok());
-    // Two rows have 80,000 bytes, and the probabilities as many.
-    let (code, message) = refused(&client, dense(1)).await;
-    assert!([Code::OutOfRange, Code::ResourceExhausted].contains(&code), "{message}");
+    let response = client.verify(sequences(6)).await.unwrap();
+    assert_eq!(response.sequences.len(), 6);
+    let (code, message) = refused(&client, sequences(7)).await;
+    assert_eq!(code, Code::OutOfRange, "{message}");
+    assert!(
+        message.contains("280000 bytes of logits") && message.contains("queue_bytes_max"),
+        "{message}"
+    );
+    // What a draft was drawn from takes room as well: here a row of its own.
+    let mut request = sequences(3);
+    for sequence in &mut request.sequences {
+        let draft = Kind::Logits(Box::default());
+        sequence.mode = VerifyMode::Rejection.into();
+        sequence.drafts = vec![1];
+        sequence.distributions = vec![DraftDistribution { kind: Some(draft) }];
+    }
+    request.logits = logits(2, vocab_size, 1);
+    let (code, message) = refused(&client, request.clone()).await;
+    assert_eq!(code, Code::OutOfRange, "{message}");
+    request.sequences.truncate(1);
+    assert!(client.verify(request).await.is_ok());
     server.idle().await;
 }
 
