@@ -35,8 +35,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use logitd_proto::RowStatus;
+use super::Error;
+use logitd_proto::{BeamContinuations, BeamGroupResult, RowStatus};
 use std::fmt;
+use tonic::Status;
 
 /// The most beams of a search.
 pub const BEAMS_MAX: u32 = 64;
@@ -127,6 +129,27 @@ pub struct Step {
     pub running: Vec<Candidate>,
     /// Those of the first `beams` of them that end their text.
     pub finished: Vec<Candidate>,
+}
+
+impl TryFrom<BeamGroupResult> for Step {
+    type Error = Error;
+
+    /// What the server's answer says of a group; an error where that is not a step.
+    fn try_from(result: BeamGroupResult) -> Result<Self, Error> {
+        let statuses = result.statuses().collect();
+        let BeamGroupResult { running, finished, candidates, .. } = result;
+        let [candidates, running, finished] = [candidates, running, finished].map(continuations);
+        Ok(Self { statuses, candidates: candidates?, running: running?, finished: finished? })
+    }
+}
+
+fn continuations(columns: Option<BeamContinuations>) -> Result<Vec<Candidate>, Error> {
+    let BeamContinuations { beams, tokens, scores } = columns.unwrap_or_default();
+    if beams.len() != tokens.len() || beams.len() != scores.len() {
+        return Err(Status::internal("an answer whose columns differ in length").into());
+    }
+    let all = beams.into_iter().zip(tokens).zip(scores);
+    Ok(all.map(|((beam, token), score)| Candidate { beam, token, score }).collect())
 }
 
 /// Why a search has ended.

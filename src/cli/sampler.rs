@@ -45,12 +45,10 @@ pub trait Sampler {
     /// A step of a beam search over these rows, with their parameters.
     fn step(
         &mut self,
-        _rows: &[StoredRow],
-        _sets: &[Set],
-        _step: &Step,
-    ) -> Result<Stepped, Box<dyn Error>> {
-        Err(format!("{}: is not asked for a step of a beam search", self.name()).into())
-    }
+        rows: &[StoredRow],
+        sets: &[Set],
+        step: &Step,
+    ) -> Result<Stepped, Box<dyn Error>>;
 
     /// The backend, where it is one of this process.
     fn backend(&mut self) -> Option<&mut dyn Backend> {

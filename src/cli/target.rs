@@ -3,13 +3,19 @@
 use super::answer::Answer;
 use super::sampler::{Batch, Sampler};
 use crate::files::params::Set;
+use crate::files::vectors::StoredRow;
 use crate::wire;
+use bytes::Bytes;
 use logitd_client::{self, Client};
 use logitd_core::adjustments::AdjustmentsSpec;
 use logitd_core::backend::dual;
-use logitd_core::batch::Dtype;
+use logitd_core::batch::{Dtype, Row, RowError};
+use logitd_core::beams::{Step, StepSpec, Stepped};
 use logitd_core::candidates;
-use logitd_proto::{self as api, Candidates, GetInfoResponse, SampleRequest};
+use logitd_core::params::ParamsSpec;
+use logitd_proto::{
+    self as api, BeamGroup, BeamStepRequest, Candidates, GetInfoResponse, SampleRequest,
+};
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use tokio::runtime::Runtime;
@@ -186,6 +192,64 @@ impl Sampler for Remote {
         let rows = self.runtime.block_on(sampled)?.rows;
         rows.into_iter().map(answer).collect()
     }
+
+    fn step(
+        &mut self,
+        rows: &[StoredRow],
+        sets: &[Set],
+        step: &Step,
+    ) -> Result<Stepped, Box<dyn Error>> {
+        let (dtype, vocab_size, logits) = together(rows)?;
+        let StepSpec { scores, beams, eos_ids, temperature, normaliser } = step.spec().clone();
+        let params = |set: &Set| {
+            // Greedy is what a step asks for by itself.
+            let temperature = ParamsSpec::DEFAULT.temperature;
+            let params = ParamsSpec { temperature, ..set.params };
+            params_message(&Set { params, ..set.clone() })
+        };
+        let group = BeamGroup {
+            rows: Some(rows.len() as u32),
+            scores,
+            beams,
+            eos_ids,
+            temperature: Some(temperature),
+            normaliser: wire::beam::normaliser_message(normaliser).into(),
+            params: sets.iter().map(params).collect(),
+            adjustments: adjustments(sets),
+            ..Default::default()
+        };
+        let request = BeamStepRequest {
+            dtype: wire::row::dtype_message(dtype).into(),
+            vocab_size,
+            logits,
+            groups: vec![group],
+            ..Default::default()
+        };
+        let mut response = self.runtime.block_on(self.client.beam_step(request))?;
+        let group = response.groups.pop().ok_or("the answer has no group")?;
+        Ok(wire::beam::stepped(&group)?)
+    }
+}
+
+/// Rows as those of one request. Where they differ, all are widened to f32, and shorter ones have tokens of -inf behind
+/// theirs: neither changes a row.
+fn together(rows: &[StoredRow]) -> Result<(Dtype, u32, Bytes), RowError> {
+    let vocab_size = rows.iter().map(StoredRow::vocab_size).max().unwrap_or(0);
+    let alike = |row: &StoredRow| (row.dtype, row.vocab_size()) == (rows[0].dtype, vocab_size);
+    if rows.iter().all(alike) {
+        let dtype = rows.first().map_or(Dtype::F32, |row| row.dtype);
+        return Ok((dtype, vocab_size, rows.iter().flat_map(|row| row.logits.clone()).collect()));
+    }
+    let params = ParamsSpec::DEFAULT.parse(|| 0).expect("the defaults are valid");
+    let mut logits = Vec::with_capacity(rows.len() * vocab_size as usize * size_of::<f32>());
+    for row in rows {
+        let own = Row::new(row.dtype, &row.logits, params)?;
+        let padding = vocab_size - row.vocab_size();
+        let widened = (0..row.vocab_size()).map(|token| own.logit(token));
+        let padded = widened.chain((0..padding).map(|_| f32::NEG_INFINITY));
+        logits.extend(padded.flat_map(f32::to_le_bytes));
+    }
+    Ok((Dtype::F32, vocab_size, logits.into()))
 }
 
 fn params_message(set: &Set) -> api::SamplingParams {

@@ -106,6 +106,22 @@ fn columns(candidates: &[Candidate]) -> api::BeamContinuations {
     }
 }
 
+/// What a message says of a step.
+pub fn stepped(message: &api::BeamGroupResult) -> Result<Stepped, String> {
+    let status = |&number: &i32| {
+        super::row::status(number).ok_or_else(|| {
+            format!("the answer has the row status {number}; is the server newer?")
+        })
+    };
+    let read = |given: &Option<_>| given.as_ref().map_or(Ok(vec![]), candidates);
+    Ok(Stepped {
+        statuses: message.statuses.iter().map(status).collect::<Result<_, _>>()?,
+        running: read(&message.running)?,
+        finished: read(&message.finished)?,
+        candidates: read(&message.candidates)?,
+    })
+}
+
 /// What a message says of continuations; an error where its columns differ in length.
 pub fn candidates(columns: &api::BeamContinuations) -> Result<Vec<Candidate>, String> {
     let api::BeamContinuations { beams, tokens, scores } = columns;
@@ -120,6 +136,7 @@ pub fn candidates(columns: &api::BeamContinuations) -> Result<Vec<Candidate>, St
 #[cfg(test)]
 mod tests {
     use super::*;
+    use logitd_core::status::RowStatus;
 
     #[test]
     fn normalisers_there_and_back() {
@@ -135,6 +152,10 @@ mod tests {
         let own = own.map(|(beam, token, score)| Candidate { beam, token, score });
         let sent = columns(&own);
         assert_eq!(candidates(&sent).unwrap(), own);
+        let statuses = vec![RowStatus::Ok, RowStatus::Nan];
+        let (all, none) = (own.to_vec(), vec![]);
+        let step = Stepped { statuses, candidates: all.clone(), running: all, finished: none };
+        assert_eq!(stepped(&message(&step)), Ok(step));
         let said = candidates(&api::BeamContinuations { scores: vec![1], ..sent }).unwrap_err();
         assert_eq!(said, "the answer has 2 beams, 2 tokens and 1 scores");
     }

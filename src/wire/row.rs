@@ -25,7 +25,8 @@ pub fn dtype_message(dtype: Dtype) -> api::Dtype {
     }
 }
 
-fn status(number: i32) -> Option<RowStatus> {
+/// The status of that number, if a row that was sampled can have it.
+pub fn status(number: i32) -> Option<RowStatus> {
     match api::RowStatus::try_from(number) {
         Ok(api::RowStatus::Ok) => Some(RowStatus::Ok),
         Ok(api::RowStatus::Nan) => Some(RowStatus::Nan),
