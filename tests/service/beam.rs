@@ -101,13 +101,7 @@ fn stepped(asked: &Asked, all: &[u8]) -> Stepped {
 }
 
 fn is(result: &BeamGroupResult, wanted: &Stepped) {
-    let statuses: Vec<RowStatus> = result.statuses().collect();
-    let of_core = wanted.statuses.iter().map(|&status| wire::row::status_message(status));
-    assert_eq!(statuses, of_core.collect::<Vec<_>>());
-    let read = |columns: &Option<_>| wire::beam::candidates(columns.as_ref().unwrap()).unwrap();
-    assert_eq!(read(&result.running), wanted.running);
-    assert_eq!(read(&result.finished), wanted.finished);
-    assert_eq!(read(&result.candidates), wanted.candidates);
+    assert_eq!(wire::beam::stepped(result).as_ref(), Ok(wanted));
 }
 
 /// Groups of several kinds over one batch, and what is wanted of each.

@@ -99,6 +99,8 @@ fn a_server_returns_the_known_answers_that_the_api_has() {
         assert!(!text.contains("these fields"), "{text}");
     }
     let target = &serve.targets[0];
+    let text = folder.verify(0, &[&path("beams.json"), "--target", target]);
+    assert!(text.contains("13 cases compared") && !text.contains("skipped"), "{text}");
     let text = folder.verify(0, &[&path("cuts.json"), "--target", target]);
     assert!(text.contains("168 cases compared") && !text.contains("these fields"), "{text}");
     let text = folder.verify(2, &[&controls, "--target", target, "--kinds", "log2,pow2"]);
