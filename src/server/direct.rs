@@ -29,10 +29,7 @@ use logitd_proto::direct::{
 };
 use logitd_proto::sample_stream_response::Result as Outcome;
 use logitd_proto::verify_stream_response::Result as Verified;
-use logitd_proto::{
-    self as api, Plane, Received, SampleResponse, SampleStreamResponse, StreamError,
-    VerifyResponse, VerifyStreamResponse,
-};
+use logitd_proto::{self as api, Plane, Received, SampleStreamResponse, VerifyStreamResponse};
 use prost::Message;
 use rustix::net::{RecvFlags, recv};
 use std::future::Future;
@@ -154,25 +151,26 @@ impl Connection {
         let watch = RequestWatch::begin();
         let span = telemetry_span(&self.call);
         let answered = self.request_next(&mut head).instrument(span.clone()).await;
-        let (answer, room, goes_on) = match answered {
-            Ok((answer, room)) => (answer, Some(room), true),
+        let (code, room, goes_on) = match answered {
+            Ok(room) => (Code::Ok, Some(room), true),
             Err(Ended::Refused(error, goes_on)) => {
-                (Answer::Error(convert::stream_error(&error)), None, goes_on)
+                let error = convert::stream_error(&error);
+                let code = Code::from(error.code);
+                // Written the same way, whatever the request was.
+                let result = Some(Outcome::Error(error));
+                let refusal = SampleStreamResponse { result, ..Default::default() };
+                framed(&refusal, &mut self.buffer)?;
+                (code, None, goes_on)
             }
             // Counted as cancelled.
             Err(Ended::HungUp) => return Ok(false),
             Err(Ended::Broken(error)) => return Err(error),
-        };
-        let code = match &answer {
-            Answer::Sample(_) | Answer::Verify(_) => Code::Ok,
-            Answer::Error(error) => Code::from(error.code),
         };
         span.in_scope(|| {
             Span::current().record("code", metrics::code_name(code));
             tracing::debug!("answered");
         });
         watch.done(code);
-        answer.encode(&mut self.buffer)?;
         let patience = &self.shared.patience;
         let written = within(patience.stall, self.stream.write_all(&self.buffer));
         tokio::select! {
@@ -211,11 +209,11 @@ impl Connection {
         shared.shm.as_ref().zip(call.peer).is_some_and(|(shm, peer)| shm.regions.is_owner(peer))
     }
 
-    /// The rest of the request, and what comes of it.
+    /// The rest of the request; the buffer then has the answer to it.
     async fn request_next(
         &mut self,
         head: &mut [u8; REQUEST_HEAD_BYTES],
-    ) -> Result<(Answer, AnswerRoom), Ended> {
+    ) -> Result<AnswerRoom, Ended> {
         let begun = Instant::now();
         let patience = Arc::clone(&self.shared.patience);
         let received = within(self.shared.bounds.receive_timeout, self.receive(head));
@@ -234,9 +232,7 @@ impl Connection {
         let call = Call { deadline, ..call.clone() };
         tokio::select! {
             biased;
-            answered = answer(shared, &call, kind, buffer, room) => {
-                answered.map_err(|error| Ended::Refused(error, true))
-            }
+            answered = answer(shared, &call, kind, buffer, room) => answered,
             () = hung_up(stream) => Err(Ended::HungUp),
         }
     }
@@ -281,51 +277,33 @@ impl Connection {
     }
 }
 
-/// What a request of a known kind is answered with.
+/// Puts what a request of a known kind is answered with in its place.
 async fn answer(
     shared: &Shared,
     call: &Call,
     kind: u8,
-    message: &[u8],
+    buffer: &mut Vec<u8>,
     room: Room,
-) -> Result<(Answer, AnswerRoom), Error> {
+) -> Result<AnswerRoom, Ended> {
+    let refused = |error| Ended::Refused(error, true);
     match kind {
         VERIFY => {
-            let (request, logits) = decode(shared, intake::VERIFY, message)?;
+            let (request, logits) = decode(shared, intake::VERIFY, buffer).map_err(refused)?;
             let admitted = Admitted::new(room, logits);
-            let Answered { response, room } =
-                verify(shared, call, admitted, request, Plane::Inline).await?;
-            Ok((Answer::Verify(response), room))
+            let answered = verify(shared, call, admitted, request, Plane::Inline).await;
+            let Answered { response, room } = answered.map_err(refused)?;
+            let result = Some(Verified::Response(response));
+            framed(&VerifyStreamResponse { id: 0, result }, buffer)?;
+            Ok(room)
         }
         _ => {
-            let (request, logits) = decode(shared, intake::SAMPLE, message)?;
+            let (request, logits) = decode(shared, intake::SAMPLE, buffer).map_err(refused)?;
             let admitted = Admitted::new(room, logits);
-            let Answered { response, room } =
-                sample(shared, call, admitted, request, Plane::Inline).await?;
-            Ok((Answer::Sample(response), room))
-        }
-    }
-}
-
-/// What a request is answered with.
-enum Answer {
-    Sample(SampleResponse),
-    Verify(VerifyResponse),
-    /// Written the same way, whatever the request was.
-    Error(StreamError),
-}
-
-impl Answer {
-    /// Writes it in place of what is there, with its head.
-    fn encode(self, into: &mut Vec<u8>) -> io::Result<()> {
-        let sampled = |result| SampleStreamResponse { result: Some(result), ..Default::default() };
-        match self {
-            Self::Sample(response) => framed(&sampled(Outcome::Response(response)), into),
-            Self::Error(error) => framed(&sampled(Outcome::Error(error)), into),
-            Self::Verify(response) => {
-                let result = Some(Verified::Response(response));
-                framed(&VerifyStreamResponse { id: 0, result }, into)
-            }
+            let answered = sample(shared, call, admitted, request, Plane::Inline).await;
+            let Answered { response, room } = answered.map_err(refused)?;
+            let result = Some(Outcome::Response(response));
+            framed(&SampleStreamResponse { result, ..Default::default() }, buffer)?;
+            Ok(room)
         }
     }
 }

@@ -109,9 +109,8 @@ fn columns(candidates: &[Candidate]) -> api::BeamContinuations {
 /// What a message says of a step.
 pub fn stepped(message: &api::BeamGroupResult) -> Result<Stepped, String> {
     let status = |&number: &i32| {
-        super::row::status(number).ok_or_else(|| {
-            format!("the answer has the row status {number}; is the server newer?")
-        })
+        super::row::status(number)
+            .ok_or_else(|| format!("the answer has the row status {number}; is the server newer?"))
     };
     let read = |given: &Option<_>| given.as_ref().map_or(Ok(vec![]), candidates);
     Ok(Stepped {
