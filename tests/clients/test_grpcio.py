@@ -183,6 +183,32 @@ class Sampling(WithServer):
         self.assertEqual(list(sampled.drawn.tokens), [draw.token for draw in row.draws])
         self.assertEqual(list(sampled.drawn.logprobs), [draw.logprob for draw in row.draws])
 
+    def test_drafts_are_verified_token_by_token(self):
+        logits = array.array("f", [0.5, 2.0, 1.0, 1.75]).tobytes()
+        params = pb.SamplingParams(temperature=0.7, top_k=3, seed=7)
+        sampled = [self.stub.Sample(pb.SampleRequest(dtype="DTYPE_F32", vocab_size=4, logits=logits, params=[
+            pb.SamplingParams(temperature=0.7, top_k=3, seed=7, position=position)])).rows[0] for position in range(3)]
+        tokens = [row.token for row in sampled]
+        for right in range(3):
+            drafts = tokens[:right] + [(tokens[right] + 1) % 4] * (2 - right)
+            sequence = pb.DraftedSequence(drafts=drafts, rows=3, params=params)
+            request = pb.VerifyRequest(dtype="DTYPE_F32", vocab_size=4, logits=logits * 3, sequences=[sequence])
+            streamed, = self.stub.VerifyStream(iter([pb.VerifyStreamRequest(id=9, request=request)]))
+            for response in [self.stub.Verify(request), streamed.response]:
+                verified, = response.sequences
+                self.assertEqual((verified.accepted, list(verified.tokens)), (right, tokens[:right + 1]))
+                self.assertEqual(list(verified.logprobs), [row.logprob for row in sampled[:right + 1]])
+
+    def test_a_step_of_beams_scores_what_logprobs_say(self):
+        logits = array.array("f", [0.5, 2.0, 1.0, 1.75]).tobytes()
+        group = pb.BeamGroup(scores=[0], beams=2, eos_ids=[3])
+        request = pb.BeamStepRequest(dtype="DTYPE_F32", vocab_size=4, logits=logits, groups=[group])
+        result, = self.stub.BeamStep(request).groups
+        self.assertEqual((list(result.running.tokens), list(result.finished.tokens)), ([1, 2], [3]))
+        total = math.log(sum(math.exp(x) for x in [0.5, 2.0, 1.0, 1.75]))
+        for score, x in zip(result.candidates.scores, [2.0, 1.75, 1.0, 0.5], strict=True):
+            self.assertAlmostEqual(score / 2**32, x - total, delta=1e-6)
+
     def test_the_response_says_where_it_was_computed(self):
         info = self.stub.GetInfo(pb.GetInfoRequest(), timeout=TIMEOUT_S)
         response = self.stub.Sample(request_for(self.questions[0]), timeout=TIMEOUT_S)
