@@ -690,7 +690,8 @@ mod tests {
         assert!(error.contains("params.logprobs.ids: has ") && error.contains("1024"), "{error}");
         // What is no list has the bound that it always had.
         let unknown = with_length(30, &vec![0; 5000]);
-        let message = with_length(SAMPLE.params, &unknown);
+        let (params, _) = SAMPLE.params.expect("it has parameters");
+        let message = with_length(params, &unknown);
         let mut intake = Intake::new(Shape::Unary, SAMPLE, message.len(), 1, Pool::new(1 << 20));
         let error = intake.read(&message, false).unwrap_err().to_string();
         assert!(error.contains("without logits, candidates, adjustments and logprobs"), "{error}");
