@@ -202,9 +202,9 @@ impl Sampler for Remote {
         let (dtype, vocab_size, logits) = together(rows)?;
         let StepSpec { scores, beams, eos_ids, temperature, normaliser } = step.spec().clone();
         let params = |set: &Set| {
-            // Greedy is what a step asks for by itself.
+            // Greedy is what a step asks for by itself, and nothing is drawn with a seed.
             let temperature = ParamsSpec::DEFAULT.temperature;
-            let params = ParamsSpec { temperature, ..set.params };
+            let params = ParamsSpec { temperature, seed: None, ..set.params };
             params_message(&Set { params, ..set.clone() })
         };
         let group = BeamGroup {

@@ -267,6 +267,10 @@ impl Check<'_> {
         let given = std::mem::take(&mut sequence.params).unwrap_or_default();
         let last = sequence.drafts.len() as u64;
         let (spec, params) = self.params("params", &given, last, wrong);
+        if spec.draft {
+            let text = "draft is true, in a sequence to be verified; allowed: false; a draft's row may have it";
+            self.add(wrong, "params.draft", text.into());
+        }
         let own = sequence.adjustments.take();
         let adjustments = self.adjustments("", own, &given, params, wrong);
         let of_rows = std::mem::take(&mut sequence.row_adjustments);

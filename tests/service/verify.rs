@@ -490,6 +490,7 @@ async fn what_is_wrong_is_named() {
             with(&|s| params(s).mirostat_tau = 5.0),
             "sequences[0].params.mirostat_tau: mirostat_tau is 5, in a sequence to be verified",
         ),
+        (with(&|s| params(s).draft = true), "sequences[0].params.draft: draft is true"),
         (with(&|s| params(s).draws = Some(2)), "sequences[0].params.draws: draws is 2"),
         (
             with(&|s| params(s).adaptive_target = Some(0.5)),
