@@ -18,9 +18,9 @@ pub enum Mode {
     /// With the token that is sampled anyway: the tokens are those of decoding without drafts, bit for bit.
     #[default]
     Match,
-    /// By [rejection](crate::draft::Rule::Rejection).
+    /// By [rejection](crate::row::Rule::Rejection).
     Rejection,
-    /// By [probability](crate::draft::Rule::Typical).
+    /// By [probability](crate::row::Rule::Typical).
     Typical,
 }
 

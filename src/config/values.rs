@@ -3,9 +3,9 @@
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use logitd_core::backend::cpu::{Isa, THREADS_MAX};
 use logitd_core::beams::BEAMS_MAX;
-use logitd_core::draft::DRAFTS_MAX;
 use logitd_core::evaluate::sets::SETS_MAX;
 use logitd_core::inspection::TOP_LOGPROBS_MAX;
+use logitd_core::row::DRAFTS_MAX;
 use logitd_core::verify::TREE_NODES_MAX;
 use std::fmt;
 use std::net::SocketAddr;

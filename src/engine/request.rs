@@ -6,9 +6,9 @@ use logitd_core::adjustments::{Adjustments, AdjustmentsSpec};
 use logitd_core::backend::{DeviceError, DeviceInfo};
 use logitd_core::batch::{Dtype, Loan, LoanError, Results, Row, RowError};
 use logitd_core::candidates::TokenList;
-use logitd_core::draft::{self, Draft, Proposal, Rule};
 use logitd_core::inspection::Inspect;
 use logitd_core::params::SamplingParams;
+use logitd_core::row::{self, Draft, Proposal, Rule};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -179,7 +179,7 @@ impl RequestRow {
     }
 }
 
-impl draft::Source for RequestRow {
+impl row::Source for RequestRow {
     fn row(&self) -> Row<'_> {
         self.as_row()
     }

@@ -1,8 +1,8 @@
 //! Sequences to be verified: what messages say of drafts and their distributions, and what came of them.
 
 use logitd_core::batch::RowResult;
-use logitd_core::draft::{Proposal, Typical, WEIGHTS_END};
 use logitd_core::params::{Field, ParamsSpec};
+use logitd_core::row::{Proposal, Typical, WEIGHTS_END};
 use logitd_core::verify::{Mode, Verified};
 use logitd_proto as api;
 use std::collections::HashSet;

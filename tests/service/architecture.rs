@@ -28,16 +28,16 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("core/status", &[]),
     ("core/inspection", &["core/status"]),
     ("core/beams", &["core/inspection", "core/status"]),
-    (
-        "core/batch",
-        &["core/adjustments", "core/inspection", "core/params", "core/status", "core/arithmetic"],
-    ),
+    ("core/row", &["core/adjustments", "core/inspection", "core/params"]),
+    ("core/batch", &["core/row", "core/inspection", "core/params", "core/status"]),
+    ("core/verify", &["core/batch", "core/adjustments", "core/params"]),
     ("core/candidates", &["core/batch", "core/arithmetic"]),
     (
         "core/backend",
         &[
             "kernels",
             "core/adjustments",
+            "core/row",
             "core/batch",
             "core/inspection",
             "core/params",

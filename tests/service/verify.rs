@@ -8,8 +8,8 @@ use logitd::wire;
 use logitd_client::{Client, Error, Region};
 use logitd_core::backend::{Backend, reference::Reference};
 use logitd_core::batch::{Dtype as RowDtype, Results, Row};
-use logitd_core::draft::{Draft, Proposal, Rule, Source, Typical};
 use logitd_core::params::{ParamsSpec, SamplingParams as Params};
+use logitd_core::row::{Draft, Proposal, Rule, Source, Typical};
 use logitd_core::verify;
 use logitd_proto::draft_distribution::Kind;
 use logitd_proto::{

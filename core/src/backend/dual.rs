@@ -7,9 +7,9 @@
 use super::{Backend, DeviceError, DeviceInfo};
 use crate::adjustments::Adjustments;
 use crate::batch::{Draw, Dtype, Outcome, Results, Row, RowResult, State};
-use crate::draft::Draft;
 use crate::inspection::{Inspect, Inspection, KeptIds, TokenLogprob};
 use crate::params::SamplingParams;
+use crate::row::Draft;
 use std::fmt;
 
 /// Runs two backends and answers for the first. A difference is a [`DeviceError`].
@@ -218,8 +218,8 @@ impl Answer {
 mod tests {
     use super::*;
     use crate::backend::reference::Reference;
-    use crate::draft::{Rule, Typical};
     use crate::params::ParamsSpec;
+    use crate::row::{Rule, Typical};
 
     /// The oracle, with one bit of one logprob flipped in the given row.
     struct Wrong(Reference, usize);

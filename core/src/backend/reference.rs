@@ -15,8 +15,8 @@ use crate::arithmetic::mass::{Scale, UNIT, mass};
 use crate::arithmetic::philox::{PURPOSE_DRAFT, PURPOSE_TOKEN, bits};
 use crate::arithmetic::{key::key32, race};
 use crate::batch::{Draw, Outcome, Results, Row, RowStatus, Slot, State};
-use crate::draft::Draft;
 use crate::params::{DrawRule, Profile, SamplingParams};
+use crate::row::Draft;
 
 /// The oracle as a backend, one row after another on the calling thread.
 #[derive(Debug)]

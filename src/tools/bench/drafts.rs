@@ -6,8 +6,8 @@ use half::{bf16, f16};
 use logitd_core::backend::cpu::{Cpu, CpuOptions};
 use logitd_core::backend::{Backend, DeviceError};
 use logitd_core::batch::{Dtype, Results, Row, RowStatus};
-use logitd_core::draft::{Draft, Proposal, Rule, Source};
 use logitd_core::params::{ParamsSpec, SamplingParams};
+use logitd_core::row::{Draft, Proposal, Rule, Source};
 use std::sync::Arc;
 
 /// How far a drafter's logits are from the target's: about as far as those of a model of a fourth of the size.

@@ -8,8 +8,8 @@ use super::values::Values;
 use logitd_core::adjustments::Adjustments;
 use logitd_core::backend::reference::kept_masses;
 use logitd_core::batch::{Dtype, Row};
-use logitd_core::draft::{Draft, Proposal, Rule, Source, Typical, WEIGHTS_END};
 use logitd_core::params::{ParamsSpec, SamplingParams};
+use logitd_core::row::{Draft, Proposal, Rule, Source, Typical, WEIGHTS_END};
 use std::sync::Arc;
 
 /// One row in so many has a draft.

@@ -23,9 +23,9 @@ pub use values::Values;
 
 use logitd_core::adjustments::Adjustments;
 use logitd_core::batch::{Dtype, Row, VOCAB_SIZE_MAX};
-use logitd_core::draft::Draft;
 use logitd_core::inspection::Inspect;
 use logitd_core::params::SamplingParams;
+use logitd_core::row::Draft;
 
 /// A generated row.
 #[derive(Clone, Debug)]
@@ -112,8 +112,8 @@ mod tests {
     use super::*;
     use logitd_core::backend::{Backend, reference::Reference};
     use logitd_core::batch::{Results, RowStatus};
-    use logitd_core::draft::{Proposal, Rule};
     use logitd_core::params::{FIELDS, ParamsSpec, Profile};
+    use logitd_core::row::{Proposal, Rule};
     use std::collections::HashSet;
 
     #[test]

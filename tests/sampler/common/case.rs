@@ -4,9 +4,9 @@ use half::{bf16, f16};
 use logitd::tools::generate;
 use logitd_core::adjustments::{Adjustments, AdjustmentsSpec, Limits};
 use logitd_core::batch::{Dtype, Row};
-use logitd_core::draft::Draft;
 use logitd_core::inspection::Inspect;
 use logitd_core::params::{ParamsSpec, SamplingParams};
+use logitd_core::row::Draft;
 use std::fmt;
 
 /// A row to be sampled, and where to lay it.

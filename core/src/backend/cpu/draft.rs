@@ -28,7 +28,7 @@ use crate::arithmetic::accept::{Share, accepts, likely_enough, residual, scaled}
 use crate::arithmetic::interval::Interval;
 use crate::arithmetic::philox::{PURPOSE_ACCEPTANCE, PURPOSE_RESIDUAL, bits};
 use crate::batch::{Row, RowStatus};
-use crate::draft::{Rule, Typical};
+use crate::row::{Rule, Typical};
 
 /// Memory for drafts that are not taken.
 #[derive(Default)]

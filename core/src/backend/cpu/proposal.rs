@@ -27,7 +27,7 @@ use crate::arithmetic::mass::{Scale, UNIT};
 use crate::arithmetic::plan::Plan;
 use crate::backend::adjusted::Adjuster;
 use crate::batch::{Dtype, Row, RowStatus};
-use crate::draft::{Draft, Proposal, Rule};
+use crate::row::{Draft, Proposal, Rule};
 
 /// Memory for proposals. Each thread has one.
 #[derive(Default)]

@@ -8,7 +8,7 @@ use crate::arithmetic::philox::{PURPOSE_ACCEPTANCE, PURPOSE_RESIDUAL, bits};
 use crate::arithmetic::power::pow2;
 use crate::arithmetic::surprisal::surprisal;
 use crate::batch::{Row, RowStatus};
-use crate::draft::{Draft, Proposal, Rule, Typical};
+use crate::row::{Draft, Proposal, Rule, Typical};
 use std::cmp::Ordering;
 
 /// What became of a draft.
