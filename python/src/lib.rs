@@ -67,6 +67,7 @@ fn describe<'py>(py: Python<'py>, field: &'static Field) -> PyResult<Bound<'py, 
         Value::Real(x) => described.set_item("default", x.to_string().parse::<f64>()?)?,
         Value::Whole(n) => described.set_item("default", n)?,
         Value::Name(name) => described.set_item("default", name)?,
+        Value::Flag(on) => described.set_item("default", on)?,
         Value::Unset => described.set_item("default", py.None())?,
     }
     described.set_item("allowed", field.allowed)?;
