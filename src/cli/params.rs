@@ -67,14 +67,14 @@ fn read_flags<'a>(
     Ok(spec)
 }
 
-/// A flag for each parameter that `verify --drift` leaves open: the seed is the command's own, and both rules are
-/// compared.
+/// A flag for each parameter that `verify --drift` leaves open: the seed is the command's own, both rules are
+/// compared, and so are drafts.
 #[derive(Clone, Debug)]
 pub struct DriftFlags(Vec<Option<String>>);
 
 /// Those parameters.
 fn drift_fields() -> impl Iterator<Item = &'static Field> {
-    FIELDS.iter().filter(|field| !["seed", "draw_rule"].contains(&field.name))
+    FIELDS.iter().filter(|field| !["seed", "draw_rule", "draft"].contains(&field.name))
 }
 
 impl clap::Args for DriftFlags {

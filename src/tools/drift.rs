@@ -1,10 +1,17 @@
 //! How much of what is drawn changes where logits change a little: the same positions, computed twice (in another
 //! batch, by another kernel or model), drawn with the same seeds by each rule.
+//!
+//! It is what speculative decoding lives on, too. Where the second drafts for the first, MATCH takes the drafts that do not
+//! differ, if both draw with the same seeds. Rejection sampling takes as many as the two distributions have in common,
+//! and has to be told the drafter's.
 
+use super::drafter::Drafter;
 use logitd_core::backend::reference::kept_masses;
 use logitd_core::backend::{Backend, DeviceError};
 use logitd_core::batch::{Results, Row, RowStatus};
-use logitd_core::params::{DrawRule, ParamsSpec};
+use logitd_core::params::{DrawRule, ParamsSpec, SamplingParams};
+use logitd_core::row::{Draft, Proposal, Rule, Source};
+use std::sync::Arc;
 
 /// What was counted so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -18,6 +25,8 @@ pub struct Drift {
     /// Draws that differ.
     cumulative: u64,
     race: u64,
+    /// Drafts of the second that the first takes by rejection.
+    taken: u64,
 }
 
 impl Drift {
@@ -28,12 +37,30 @@ impl Drift {
 
     /// The share of cumulative draws that differ.
     pub fn cumulative(&self) -> f64 {
-        self.cumulative as f64 / self.draws.max(1) as f64
+        self.of_draws(self.cumulative)
     }
 
     /// The share of draws by race that differ.
     pub fn race(&self) -> f64 {
-        self.race as f64 / self.draws.max(1) as f64
+        self.of_draws(self.race)
+    }
+
+    /// The share of drafts that MATCH takes where the second drafts for the first with its seeds, by a rule: those that do
+    /// not differ.
+    pub fn matched(&self, draw_rule: DrawRule) -> f64 {
+        1.0 - match draw_rule {
+            DrawRule::Cumulative => self.cumulative(),
+            DrawRule::Race => self.race(),
+        }
+    }
+
+    /// The share of drafts that rejection sampling takes, where it is told the second's row.
+    pub fn by_rejection(&self) -> f64 {
+        self.of_draws(self.taken)
+    }
+
+    fn of_draws(&self, count: u64) -> f64 {
+        count as f64 / self.draws.max(1) as f64
     }
 
     /// Adds a position, whose parameters both rows have. A row without a token is its own error.
@@ -46,12 +73,14 @@ impl Drift {
         let masses = |side, row| kept_masses(row).map_err(|status| DriftError::Row(side, status));
         let distance = total_variation(&masses(Side::A, a)?, &masses(Side::B, b)?);
         let mut differ = |rule| -> Result<u64, DriftError> {
-            let rows = [a, b].map(|row| row.with_params(by_rule(row, rule)));
+            let by_rule = |row| with(row, |spec| ParamsSpec { draw_rule: rule, ..spec });
+            let rows = [a, b].map(by_rule);
             backend.sample(&rows, results)?;
             let [a, b] = [0, 1].map(|i| results.row(i).draws);
             Ok(a.iter().zip(b).filter(|(a, b)| a.token != b.token).count() as u64)
         };
         let (cumulative, race) = (differ(DrawRule::Cumulative)?, differ(DrawRule::Race)?);
+        self.taken += taken_by_rejection(backend, a, b, results)?;
         self.rows += 1;
         self.draws += u64::from(a.params().draws());
         self.distance += distance;
@@ -81,9 +110,53 @@ pub enum DriftError {
     Device(#[from] DeviceError),
 }
 
-fn by_rule(row: &Row<'_>, draw_rule: DrawRule) -> logitd_core::params::SamplingParams {
-    let spec = ParamsSpec { draw_rule, ..(*row.params()).into() };
-    spec.parse(|| unreachable!("parsed parameters have a seed")).expect("still valid")
+/// How many drafts the target takes by rejection. There are as many as it has draws, each with a seed of its own, since a
+/// row decides about one draft.
+fn taken_by_rejection(
+    backend: &mut dyn Backend,
+    target: &Row<'_>,
+    drafter: &Row<'_>,
+    results: &mut Results,
+) -> Result<u64, DeviceError> {
+    let logits: Arc<[u8]> = drafter.logits().into();
+    let of_trial = |row: &Row<'_>, trial: u32, draft| {
+        let seed = row.params().seed().wrapping_add(trial.into());
+        params(row, |spec| ParamsSpec { seed: Some(seed), draws: 1, draft, ..spec })
+    };
+    let trials = 0..target.params().draws();
+    let drafters: Vec<_> = (trials.clone())
+        .map(|trial| {
+            let params = of_trial(drafter, trial, true);
+            Arc::new(Drafter {
+                dtype: drafter.dtype(),
+                logits: Arc::clone(&logits),
+                params,
+                adjustments: None,
+            })
+        })
+        .collect();
+    let rows: Vec<Row<'_>> = drafters.iter().map(|drafter| drafter.row()).collect();
+    backend.sample(&rows, results)?;
+    let drafted = results.iter().zip(&drafters).map(|(result, drafter)| {
+        let source = Arc::clone(drafter) as Arc<dyn Source>;
+        Draft { token: result.draws[0].token, rule: Rule::Rejection(Proposal::Row(source)) }
+    });
+    let drafts: Vec<Draft> = drafted.collect();
+    let row =
+        |(trial, draft)| target.with_params(of_trial(target, trial, false)).with_draft(Some(draft));
+    let rows: Vec<Row<'_>> = trials.zip(&drafts).map(row).collect();
+    backend.sample(&rows, results)?;
+    Ok(results.iter().filter(|result| result.accepted == Some(true)).count() as u64)
+}
+
+/// The row with other parameters.
+fn with<'a>(row: &Row<'a>, change: impl Fn(ParamsSpec) -> ParamsSpec) -> Row<'a> {
+    row.with_params(params(row, change))
+}
+
+fn params(row: &Row<'_>, change: impl Fn(ParamsSpec) -> ParamsSpec) -> SamplingParams {
+    let changed = change((*row.params()).into());
+    changed.parse(|| unreachable!("parsed parameters have a seed")).expect("still valid")
 }
 
 /// Half the sum of the differences in probability; both lists by ascending token.
@@ -145,6 +218,7 @@ mod tests {
         let pair = [&row(&same), &row(&same)];
         drift.add(&mut Reference::default(), pair, &mut results).unwrap();
         assert_eq!((drift.least(), drift.cumulative(), drift.race()), (0.0, 0.0, 0.0));
+        assert_eq!(drift.by_rejection(), 1.0);
         let mut drift = Drift::default();
         let pair = [&row(&same), &row(&other)];
         drift.add(&mut Reference::default(), pair, &mut results).unwrap();
@@ -154,6 +228,10 @@ mod tests {
             least > 0.02 && race > least * 0.5 && race < least * 2.0 && race < cumulative / 2.0
         );
         assert_eq!((drift.rows, drift.draws), (1, 1000));
+        // Rejection takes what the distributions share, a deviation of a thousand draws aside; by race nearly as much matches.
+        let (rejection, race) = (drift.by_rejection(), drift.matched(DrawRule::Race));
+        println!("rejection {rejection}, matched by race {race}");
+        assert!((rejection - (1.0 - least)).abs() < 0.03 && race == 1.0 - drift.race());
     }
 
     #[test]

@@ -190,7 +190,8 @@ fn the_parts_of_an_inspection_agree() {
         let status = result.outcome.status;
         assert_eq!([adjusted.status, sampled.status], [status; 2], "{case}");
         assert_eq!(kept.is_some(), status == RowStatus::Ok);
-        if case.adjustments.is_none() {
+        // The row that a draft was drawn from can be what has no token.
+        if case.adjustments.is_none() && case.draft.is_none() {
             assert_eq!(raw.status, status, "{case}");
             assert_eq!(
                 raw.ids.iter().map(|t| t.rank).collect::<Vec<_>>(),

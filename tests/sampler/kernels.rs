@@ -73,7 +73,7 @@ fn known_answers() {
 #[test]
 fn device_functions_stand_as_the_arithmetic_does() {
     // What one side alone needs: the host prepares cuts and scales and ends with logprobs; the CPU has keys
-    // of 16 bits, names of rules, and a coin for XTC; devices take all words of a generator's round. C++ has one
+    // of 16 bits, names of rules, a coin for XTC, and rows with drafts; devices take all words of a generator's round. C++ has one
     // namespace for all, no array constants, and nothing that is for one folder only.
     let host_only = [
         "top_p_fraction",
@@ -87,6 +87,10 @@ fn device_functions_stand_as_the_arithmetic_does() {
         "named",
         "truncated",
         "PURPOSE_XTC",
+        "PURPOSE_DRAFT",
+        "PURPOSE_ACCEPTANCE",
+        "PURPOSE_RESIDUAL",
+        "PURPOSE_RACE_DRAFT",
         "bits",
     ];
     let device_only = [

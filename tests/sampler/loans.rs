@@ -64,9 +64,10 @@ fn rows_on_loan_give_the_bits_of_rows_that_are_here() {
     for mapped in [true, false] {
         let (memory, starts) = Lent::new(&rows, mapped);
         let lent = |i: usize| {
-            let Case { dtype, logits, params, adjustments, inspect, .. } = &rows[i];
-            let row = Row::lent(*dtype, &memory, starts[i], logits.len(), *params);
-            row.unwrap().with_adjustments(adjustments.as_ref()).with_inspect(inspect.as_ref())
+            let Case { dtype, logits, params, adjustments, inspect, draft, .. } = &rows[i];
+            let row = Row::lent(*dtype, &memory, starts[i], logits.len(), *params).unwrap();
+            let row = row.with_adjustments(adjustments.as_ref()).with_inspect(inspect.as_ref());
+            row.with_draft(draft.as_ref())
         };
         let all: Vec<Row<'_>> = (0..rows.len()).map(lent).collect();
         let mut mixed = all.clone();

@@ -16,7 +16,7 @@ use logitd_core::backend::cpu::{Cpu, CpuOptions};
 use logitd_core::backend::{Backend, reference::Reference};
 use logitd_core::batch::{Dtype, Results, Row};
 use logitd_core::params::{DrawRule, ParamsSpec, SamplingParams};
-use logitd_core::row::{Draft, Proposal, Rule, Source};
+use logitd_core::row::{Draft, Proposal, Rule, Source, Typical};
 use logitd_core::verify::{chain, of_row};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -389,6 +389,36 @@ fn drafts_are_drawn_from_random_bits_of_their_own() {
         for ((result, expected), case) in results.iter().zip(&expected).zip(&cases) {
             let tokens: Vec<u32> = result.draws.iter().map(|draw| draw.token).collect();
             assert_eq!(tokens, *expected, "{case}");
+        }
+    }
+}
+
+#[test]
+fn a_token_without_mass_is_never_likely_enough() {
+    // The least of deltas, whose share of any entropy is nothing; a banned token, and one whose mass is 0.
+    let banned = AdjustmentsSpec { banned_ids: vec![1], ..Default::default() };
+    let case = |token, (epsilon, delta)| {
+        let x = [1.0, 2.0, -60.0, 0.5, 1.5];
+        let spec = ParamsSpec { seed: Some(u64::from(token)), ..ParamsSpec::DEFAULT };
+        let rule = Rule::Typical(Typical { epsilon, delta });
+        let draft = Some(Draft { token, rule });
+        Case { draft, ..Case::values("tiny delta", Dtype::F32, &x, spec).adjusted(banned.clone()) }
+    };
+    let least = f32::from_bits(1);
+    let cases: Vec<Case> = [(1.0, 1e-30), (1e-30, 1.0), (least, least)]
+        .into_iter()
+        .flat_map(|bounds| (0..5).map(move |token| case(token, bounds)))
+        .collect();
+    let placed: Vec<_> = cases.iter().map(Case::place).collect();
+    let rows: Vec<_> = placed.iter().map(|placed| placed.row()).collect();
+    let mut results = Results::default();
+    let oracle = Box::new(Reference::default()) as Box<dyn Backend>;
+    for mut backend in candidates().into_iter().chain([oracle]) {
+        sample(backend.as_mut(), &rows, &mut results);
+        for (result, case) in results.iter().zip(&cases) {
+            let token = case.draft.as_ref().unwrap().token;
+            assert_eq!(result.accepted, Some(![1, 2].contains(&token)), "{case}, draft {token}");
+            assert!(![1, 2].contains(&result.draws[0].token), "{case}");
         }
     }
 }

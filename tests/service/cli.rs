@@ -455,6 +455,9 @@ fn verify_measures_what_drifts() {
     for share in ["least", "cumulative", "race"] {
         assert_eq!(drift[share], 0.0, "equal files: {said}");
     }
+    for taken in ["match", "match_race", "rejection"] {
+        assert_eq!(drift["taken"][taken], 1.0, "equal files: {said}");
+    }
     // Each row is compared by itself: the first has the same certain token on both sides, the others have not.
     let certain =
         |token: usize, x: f32| (0..300).map(|i| if i == token { x } else { 0.0 }).collect();
@@ -467,8 +470,12 @@ fn verify_measures_what_drifts() {
         let share = drift[share].as_f64().unwrap();
         assert!((share - 2.0 / 3.0).abs() < 1e-6, "{said}");
     }
+    for taken in ["match", "match_race", "rejection"] {
+        let share = drift["taken"][taken].as_f64().unwrap();
+        assert!((share - 1.0 / 3.0).abs() < 1e-6, "{said}");
+    }
     let said = folder.ok(&["verify", "--drift", &a, &b]);
-    assert!(said.contains("4 rows, 4 draws") && said.contains("race"), "{said}");
+    assert!(said.contains("4 rows, 4 draws") && said.contains("match, race   100.00%"), "{said}");
     let error = folder.error(&["verify", "--drift", &a, &other]);
     assert!(error.contains("4 rows of 300 tokens") && error.contains("3 of 300"), "{error}");
     assert!(folder.error(&["verify", "--drift", &a]).contains("--drift"));

@@ -8,10 +8,10 @@ use crate::files::npy::{Declared, LogitsFile};
 use crate::tools::drift::{Drift, DriftError, Side};
 use logitd_core::backend::Backend;
 use logitd_core::batch::{Results, Row};
-use logitd_core::params::ParamsSpec;
+use logitd_core::params::{DrawRule, ParamsSpec};
 use serde_json::json;
 use std::error::Error;
-use std::io::{Write as _, stdout};
+use std::io::{self, Write, stdout};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -29,26 +29,51 @@ pub fn run(args: &Args, [a, b]: [&PathBuf; 2], backend: &mut dyn Backend) -> Out
             "least": drift.least(),
             "cumulative": drift.cumulative(),
             "race": drift.race(),
+            "taken": {
+                "match": drift.matched(DrawRule::Cumulative),
+                "match_race": drift.matched(DrawRule::Race),
+                "rejection": drift.by_rejection(),
+            },
         });
         writeln!(out, "{object}")?;
         return Ok(ExitCode::SUCCESS);
     }
-    let percent = |share: f64| format!("{:.2}%", share * 100.0);
     writeln!(
         out,
         "{} rows, {} draws by each rule, the same seeds and positions\n",
         grouped(drift.rows),
         grouped(drift.draws)
     )?;
-    let lines = [
-        ("least", drift.least(), "total variation of what is kept: no rule can differ less"),
-        ("cumulative", drift.cumulative(), "draws that differ, draw_rule cumulative"),
-        ("race", drift.race(), "draws that differ, draw_rule race"),
-    ];
-    for (name, share, what) in lines {
-        writeln!(out, "  {name:<12}{:>8}  {what}", percent(share))?;
-    }
+    table(
+        &mut out,
+        [
+            ("least", drift.least(), "total variation of what is kept: no rule can differ less"),
+            ("cumulative", drift.cumulative(), "draws that differ, draw_rule cumulative"),
+            ("race", drift.race(), "draws that differ, draw_rule race"),
+        ],
+    )?;
+    writeln!(out, "\nDrafts of the second file that the first takes\n")?;
+    table(
+        &mut out,
+        [
+            (
+                "match",
+                drift.matched(DrawRule::Cumulative),
+                "drawn with the target's seed, cumulative",
+            ),
+            ("match, race", drift.matched(DrawRule::Race), "drawn with the target's seed, by race"),
+            ("rejection", drift.by_rejection(), "told with the row that they were drawn from"),
+        ],
+    )?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Shares, and what they are of.
+fn table(out: &mut impl Write, lines: [(&str, f64, &str); 3]) -> io::Result<()> {
+    lines.iter().try_for_each(|(name, share, what)| {
+        let percent = format!("{:.2}%", share * 100.0);
+        writeln!(out, "  {name:<12}{percent:>8}  {what}")
+    })
 }
 
 fn open(args: &Args, path: &Path) -> Result<LogitsFile, Box<dyn Error>> {

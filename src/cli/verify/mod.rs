@@ -99,8 +99,8 @@ pub struct Args {
     known_answers: VectorsArgs,
 
     /// Measure how much of what is drawn differs between two files of the same positions (the same prompts in
-    /// another batch, by another kernel or model), with the same seeds under either draw rule. Row i is drawn at
-    /// --position + i
+    /// another batch, by another kernel or model), with the same seeds under either draw rule; and how many drafts the
+    /// model of A would take of B's, were B a draft model. Row i is drawn at --position + i
     #[arg(long, num_args = 2, value_names = ["A.npy", "B.npy"], help_heading = "Drift",
         conflicts_with_all = ["b", "rows", "first_row", "vocab_size_max", "logits", "params", "recorded", "vectors"])]
     drift: Vec<PathBuf>,

@@ -5,31 +5,16 @@ use super::cuts::params;
 use super::random::Random;
 use super::shaped::shaped;
 use super::values::Values;
+use crate::tools::drafter::Drafter;
 use logitd_core::adjustments::Adjustments;
 use logitd_core::backend::reference::kept_masses;
 use logitd_core::batch::{Dtype, Row};
 use logitd_core::params::{ParamsSpec, SamplingParams};
-use logitd_core::row::{Draft, Proposal, Rule, Source, Typical, WEIGHTS_END};
+use logitd_core::row::{Draft, Proposal, Rule, Typical, WEIGHTS_END};
 use std::sync::Arc;
 
 /// One row in so many has a draft.
 const ROWS: u64 = 5;
-
-/// The row that a draft was drawn from.
-#[derive(Debug)]
-struct Drafter {
-    dtype: Dtype,
-    logits: Vec<u8>,
-    params: SamplingParams,
-    adjustments: Option<Adjustments>,
-}
-
-impl Source for Drafter {
-    fn row(&self) -> Row<'_> {
-        let row = Row::new(self.dtype, &self.logits, self.params).expect("1 to 2^20 whole logits");
-        row.with_adjustments(self.adjustments.as_ref())
-    }
-}
 
 /// The parameters of a row with a draft, which has one draw, and whose history goes on with earlier drafts; most rows
 /// keep what they have.
@@ -104,12 +89,12 @@ fn proposal(random: &mut Random, row: &Row<'_>, kept: &[(u32, u64)]) -> Proposal
         }
         2 | 3 => Proposal::Dense(probabilities(random, vocab_size)),
         4 => {
-            let own = row.logits().to_vec();
+            let own = row.logits().into();
             let own = Drafter { dtype: row.dtype(), logits: own, ..drafter(random, row) };
             Proposal::Row(Arc::new(own))
         }
         5 => {
-            let (dtype, logits) = (row.dtype(), row.logits().to_vec());
+            let (dtype, logits) = (row.dtype(), row.logits().into());
             let (params, adjustments) = (*row.params(), row.adjustments().cloned());
             Proposal::Row(Arc::new(Drafter { dtype, logits, params, adjustments }))
         }
@@ -125,7 +110,7 @@ fn drafter(random: &mut Random, row: &Row<'_>) -> Drafter {
     let params = params(random, dtype, &logits, temperature);
     let (params, adjustments) = adjusted(random, row.vocab_size(), params);
     let params = shaped(random, dtype, &logits, params);
-    Drafter { dtype, logits, params, adjustments }
+    Drafter { dtype, logits: logits.into(), params, adjustments }
 }
 
 /// From one weight of 1 to a sum just below the limit.
