@@ -126,7 +126,7 @@ mod tests {
 
     #[test]
     fn everything_promised_comes_up() {
-        let cases: Vec<Case> = (0..3000).map(|i| case(1, i, 4096)).collect();
+        let cases: Vec<Case> = (0..3500).map(|i| case(1, i, 4096)).collect();
         let rows: Vec<_> = cases.iter().map(Case::row).collect();
         let mut results = Results::default();
         Reference::default().sample(&rows, &mut results).unwrap();
