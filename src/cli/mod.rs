@@ -6,6 +6,7 @@ mod chart;
 pub mod completions;
 pub mod demo;
 pub mod digest;
+mod drafted;
 pub mod info;
 pub mod load;
 pub mod man;

@@ -1,6 +1,7 @@
 //! What turns rows into answers for the command line: a device of this process, or a server.
 
 use super::answer::Answer;
+use super::drafted::{Sequence, Taken};
 use super::params;
 use crate::devices::describe;
 use crate::files::params::Set;
@@ -50,10 +51,8 @@ pub trait Sampler {
         step: &Step,
     ) -> Result<Stepped, Box<dyn Error>>;
 
-    /// The backend, where it is one of this process.
-    fn backend(&mut self) -> Option<&mut dyn Backend> {
-        None
-    }
+    /// Which of its drafts a sequence takes.
+    fn verify(&mut self, sequence: &Sequence) -> Result<Taken, Box<dyn Error>>;
 }
 
 /// A device of this process.
@@ -136,7 +135,7 @@ impl Sampler for Local {
         Ok(step.merge(found))
     }
 
-    fn backend(&mut self) -> Option<&mut dyn Backend> {
-        Some(&mut *self.backend)
+    fn verify(&mut self, sequence: &Sequence) -> Result<Taken, Box<dyn Error>> {
+        sequence.verify(&mut *self.backend)
     }
 }

@@ -1,6 +1,7 @@
 //! A running server as a sampler, and the flags that lead to it.
 
 use super::answer::Answer;
+use super::drafted::{Origin, Sequence, Taken};
 use super::sampler::{Batch, Sampler};
 use crate::files::params::Set;
 use crate::files::vectors::StoredRow;
@@ -13,8 +14,10 @@ use logitd_core::batch::{Dtype, Row, RowError};
 use logitd_core::beams::{Step, StepSpec, Stepped};
 use logitd_core::candidates;
 use logitd_core::params::ParamsSpec;
+use logitd_proto::draft_distribution::Kind;
 use logitd_proto::{
-    self as api, BeamGroup, BeamStepRequest, Candidates, GetInfoResponse, SampleRequest,
+    self as api, BeamGroup, BeamStepRequest, Candidates, DraftDistribution, DraftedSequence,
+    GetInfoResponse, SampleRequest, VerifyRequest,
 };
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -229,6 +232,77 @@ impl Sampler for Remote {
         let group = response.groups.pop().ok_or("the answer has no group")?;
         Ok(wire::beam::stepped(&group)?)
     }
+
+    fn verify(&mut self, sequence: &Sequence) -> Result<Taken, Box<dyn Error>> {
+        let request = verify_request(sequence)?;
+        let mut response = self.runtime.block_on(self.client.verify(request))?;
+        let sequence = response.sequences.pop().ok_or("the answer has no sequence")?;
+        taken(sequence)
+    }
+}
+
+/// The rows of a sequence, and behind them those that its drafts were drawn from.
+fn verify_request(sequence: &Sequence) -> Result<VerifyRequest, RowError> {
+    let mut rows = sequence.rows.clone();
+    let mut named = vec![];
+    for origin in &sequence.origins {
+        named.push(rows.len() as u32);
+        if let Origin::Row(row, _) = origin {
+            rows.push(row.clone());
+        }
+    }
+    let (dtype, vocab_size, logits) = together(&rows)?;
+    let origins = sequence.origins.iter().zip(named);
+    let drafted = DraftedSequence {
+        rows: Some(sequence.rows.len() as u32),
+        mode: wire::verify::mode_message(sequence.mode).into(),
+        drafts: sequence.drafts.clone(),
+        parents: sequence.parents.clone().unwrap_or_default(),
+        params: Some(params_message(&sequence.set)),
+        adjustments: Some(wire::adjustments::message(&sequence.set.adjustments)),
+        distributions: origins.map(|(origin, row)| distribution(origin, row, vocab_size)).collect(),
+        typical_epsilon: sequence.typical.map(|typical| typical.epsilon),
+        typical_delta: sequence.typical.map(|typical| typical.delta),
+        ..Default::default()
+    };
+    Ok(VerifyRequest {
+        dtype: wire::row::dtype_message(dtype).into(),
+        vocab_size,
+        logits,
+        sequences: vec![drafted],
+        ..Default::default()
+    })
+}
+
+/// What a draft was drawn from; `row` is the place of its row, if it has one.
+fn distribution(origin: &Origin, row: u32, vocab_size: u32) -> DraftDistribution {
+    let kind = match origin {
+        Origin::Point => None,
+        Origin::Row(_, set) => Some(Kind::Logits(Box::new(api::LogitsDraft {
+            row,
+            params: Some(params_message(set)),
+            adjustments: Some(wire::adjustments::message(&set.adjustments)),
+        }))),
+        Origin::Sparse(weights) => {
+            let (tokens, weights) = weights.iter().copied().unzip();
+            Some(Kind::Sparse(api::SparseDraft { tokens, weights }))
+        }
+        Origin::Dense(given) => {
+            let mut probabilities = given.clone();
+            // Tokens that rows are padded with have none.
+            probabilities.resize(given.len().max(vocab_size as usize), 0.0);
+            Some(Kind::Dense(api::DenseDraft { probabilities }))
+        }
+    };
+    DraftDistribution { kind }
+}
+
+fn taken(sequence: api::VerifiedSequence) -> Result<Taken, Box<dyn Error>> {
+    let number = sequence.status;
+    let status = wire::row::status(number)
+        .ok_or_else(|| format!("the answer has the row status {number}; is the server newer?"))?;
+    let api::VerifiedSequence { accepted, tokens, logprobs, path, .. } = sequence;
+    Ok(Taken { status, accepted: accepted as usize, path, tokens, logprobs })
 }
 
 /// Rows as those of one request. Where they differ, all are widened to f32, and shorter ones have tokens of -inf behind

@@ -51,8 +51,7 @@ pub static KINDS: [Kind; 10] = [
 ];
 
 /// Kinds of which the API has nothing: a server is not asked for them.
-pub const NOT_OF_SERVERS: [&str; 7] =
-    ["verify", "tree", "exponential", "log2", "pow2", "surprisal", "interval"];
+pub const NOT_OF_SERVERS: [&str; 5] = ["exponential", "log2", "pow2", "surprisal", "interval"];
 
 impl Kind {
     /// The kind of that name.

@@ -1,11 +1,12 @@
 //! What is held to the known answers: a backend of this process, or a server.
 
 use crate::cli::answer::Answer;
+use crate::cli::drafted::{Sequence, Taken};
 use crate::cli::sampler::{Batch, Sampler};
 use crate::files::npy::LogitsFile;
 use crate::files::params::Set;
 use crate::files::vectors::{RowSource, StoredRow, Vectors};
-use logitd_core::batch::{Dtype, Results, Row};
+use logitd_core::batch::Dtype;
 use logitd_core::beams::{Step, Stepped};
 use logitd_core::params::ParamsSpec;
 use serde_json::Value as Json;
@@ -73,12 +74,9 @@ impl Subject {
         self.sampler.step(rows, sets, step)
     }
 
-    /// The results of rows of any form, which only a backend of this process can be given.
-    pub fn results(&mut self, rows: &[Row<'_>]) -> Result<Results, Box<dyn Error>> {
-        let backend = self.sampler.backend().ok_or("the API does not have such rows")?;
-        let mut results = Results::default();
-        backend.sample(rows, &mut results)?;
-        Ok(results)
+    /// Which of its drafts a sequence takes.
+    pub fn verify(&mut self, sequence: &Sequence) -> Result<Taken, Box<dyn Error>> {
+        self.sampler.verify(sequence)
     }
 
     /// The mass of a token so far below the maximum: what it adds to that of a row which has nothing else.
