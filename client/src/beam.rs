@@ -1,9 +1,10 @@
 //! A beam search: what it keeps, what it goes on with, and when it stops.
 //!
 //! The server makes steps: of the logits of a search's beams and their scores it says which continuations are the best. It
-//! keeps nothing between them. The rest is here, without a connection: a [`Search`] asks for rows, takes what was found of
+//! keeps nothing between them. The rest is here: a [`Search`] asks for rows, takes what was found of
 //! them, and keeps the best finished texts, as Hugging Face's `generate(num_beams=...)` does. Several searches go side by side
-//! as groups of one `Search`, so that a step is one call for all that are still open.
+//! as groups of one `Search`, so that a step is one call for all that are still open. [`Search::run_on`] makes the calls;
+//! [`Search::run`] has any function for them, and needs no connection.
 //!
 //! Scores of beams are integers, in units of 2^-32 nat, and add up without rounding. Finished texts are compared by their
 //! score divided by `length ^ length_penalty`, in f64 with a power that is the same on every machine.
@@ -35,9 +36,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-use super::Error;
-use logitd_proto::{BeamContinuations, BeamGroupResult, RowStatus};
+use super::{Client, Error};
+use logitd_proto::{
+    BeamContinuations, BeamGroup, BeamGroupResult, BeamStepRequest, BeamStepResponse, RowStatus,
+};
 use std::fmt;
+use std::future::Future;
 use tonic::Status;
 
 /// The most beams of a search.
@@ -183,7 +187,7 @@ pub enum SearchError {
         /// What it is, and what is allowed.
         description: String,
     },
-    /// A step has an answer for another number of groups than are open, or of beams that there are not.
+    /// A step has a request or an answer for another number of groups than are open, or one of beams that there are not.
     #[error("a step that does not fit: {0}")]
     Step(String),
     /// A search has no beam left to go on with, and has found nothing.
@@ -196,13 +200,13 @@ pub enum SearchError {
     },
 }
 
-/// Why [`Search::run`] has ended without texts.
+/// Why [`Search::run`] or [`Search::run_on`] has ended without texts.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum RunError<E> {
     /// The search.
     #[error(transparent)]
     Search(#[from] SearchError),
-    /// The function that makes steps.
+    /// The function that makes steps or their rows, or the server.
     #[error("{0}")]
     Step(E),
 }
@@ -387,6 +391,80 @@ impl Search {
         }
         Ok(self.found().into_iter().flatten().collect())
     }
+
+    /// Goes on to the end with a server's steps. The function is given the open groups, and returns a request with the
+    /// rows of their beams, one group after another: as bytes, or as a slot of memory. Its `groups` are empty, or one a
+    /// group with what is not the search's (`temperature`, `normaliser`, `params`, `adjustments`); the scores, the number
+    /// of rows and of beams and `eos_ids` are set here.
+    ///
+    /// ```no_run
+    /// use logitd_client::api::{BeamStepRequest, Dtype};
+    /// use logitd_client::beam::{Beam, Options, Search};
+    /// use logitd_client::{Client, Error};
+    ///
+    /// # async fn example(logits: impl Fn(&Beam) -> Vec<u8>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = Client::connect("http://127.0.0.1:50051").await?;
+    /// let options = Options { beams: 4, eos_ids: vec![2], max_length: 64, ..Options::default() };
+    /// let found = Search::new(options, 1)?
+    ///     .run_on(&client, |open| {
+    ///         let beams = open.iter().flat_map(|group| group.beams());
+    ///         let request = BeamStepRequest {
+    ///             dtype: Dtype::F16.into(),
+    ///             vocab_size: 32_000,
+    ///             logits: beams.flat_map(&logits).collect(), // of the model, behind the tokens of each beam
+    ///             ..Default::default()
+    ///         };
+    ///         async { Ok::<_, Error>(request) }
+    ///     })
+    ///     .await?;
+    /// println!("{:?}", found[0].texts[0].tokens);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn run_on<E, F>(
+        mut self,
+        client: &Client,
+        mut rows: impl FnMut(&[&Group]) -> F,
+    ) -> Result<Vec<Found>, RunError<E>>
+    where
+        E: From<Error>,
+        F: Future<Output = Result<BeamStepRequest, E>>,
+    {
+        loop {
+            let open: Vec<&Group> = self.open().collect();
+            if open.is_empty() {
+                break;
+            }
+            let made = rows(&open);
+            drop(open);
+            let mut request = made.await.map_err(RunError::Step)?;
+            self.ask(&mut request)?;
+            let answered = client.beam_step(request).await.and_then(steps);
+            self.advance(answered.map_err(|error| RunError::Step(error.into()))?)?;
+        }
+        Ok(self.found().into_iter().flatten().collect())
+    }
+
+    /// Has a request ask for the open groups.
+    fn ask(&self, request: &mut BeamStepRequest) -> Result<(), SearchError> {
+        let (given, open) = (request.groups.len(), self.open().count());
+        if given != 0 && given != open {
+            let text = format!("a request of {given} groups, and {open} are open");
+            return Err(SearchError::Step(text));
+        }
+        request.groups.resize_with(open, BeamGroup::default);
+        for (asked, group) in request.groups.iter_mut().zip(self.open()) {
+            asked.scores = group.beams.iter().map(|beam| beam.score).collect();
+            asked.rows = Some(group.beams.len() as u32);
+            asked.beams = self.options.beams;
+            asked.eos_ids.clone_from(&self.options.eos_ids);
+        }
+        Ok(())
+    }
+}
+
+fn steps(response: BeamStepResponse) -> Result<Vec<Step>, Error> {
+    response.groups.into_iter().map(Step::try_from).collect()
 }
 
 #[cfg(test)]
