@@ -135,6 +135,10 @@ pub fn batch(
         next = first.saturating_add(count);
         checked.extend(check.group(group, first, &mut wrong));
     }
+    if wrong.none() {
+        let places = |one: &Checked| one.first..one.first + one.step.spec().scores.len();
+        rows.check_used(&mut wrong, checked.iter().map(places), "group");
+    }
     let (Some(priority), true) = (priority, wrong.none()) else {
         return Err(wrong.into_error());
     };

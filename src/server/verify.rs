@@ -24,6 +24,7 @@ use logitd_core::row::{Draft, Proposal, Rule, Typical};
 use logitd_core::verify::{self, Mode};
 use logitd_proto::draft_distribution::Kind;
 use logitd_proto::{self as api, DraftedSequence, Limits, Plane, VerifyRequest, VerifyResponse};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// Requests with lists of up to so many bytes are checked where the call is handled: some 100 us.
@@ -204,6 +205,10 @@ pub fn batch(request: VerifyRequest, lent: Option<Lent>, limits: &Limits) -> Res
         let first = check.place(&sequence, count, next, &mut wrong);
         next = first.saturating_add(count);
         checked.extend(check.sequence(sequence, first, &mut wrong));
+    }
+    if wrong.none() {
+        let used = checked.iter().flat_map(Checked::places);
+        rows.check_used(&mut wrong, used, "sequence or distribution");
     }
     let (Some(priority), true) = (priority, wrong.none()) else {
         return Err(wrong.into_error());
@@ -556,6 +561,16 @@ pub(super) fn within_work(rows: &[RequestRow], limits: &Limits) -> Result<(), Er
 }
 
 impl Checked {
+    /// The places of the rows that it uses.
+    fn places(&self) -> impl Iterator<Item = Range<usize>> {
+        let own = self.first..self.first + self.drafts.len() + 1;
+        let of_draft = |origin: &Origin| match *origin {
+            Origin::Row { row, .. } => Some(row..row + 1),
+            Origin::Known(_) => None,
+        };
+        std::iter::once(own).chain(self.origins.iter().filter_map(of_draft))
+    }
+
     /// Bytes of what stands beside the rows of the sequence.
     fn side_bytes(&self, rows: &WholeRows) -> usize {
         let asked = self.asked.as_ref().map_or(0, |asked| size_of_val(&*asked.ids));

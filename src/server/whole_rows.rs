@@ -8,6 +8,7 @@ use logitd_core::adjustments::{Adjustments, AdjustmentsError};
 use logitd_core::batch::Dtype;
 use logitd_core::params::SamplingParams;
 use logitd_proto::RowLayout;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// What a request says of its rows.
@@ -80,6 +81,32 @@ impl WholeRows {
             }
         };
         row.map_err(|error| Error::invalid("logits", error.to_string()))
+    }
+
+    /// Notes the first row that nothing uses: who sends it has forgotten something, or miscounts. `by` says what uses rows,
+    /// `used` which.
+    pub(super) fn check_used(
+        &self,
+        wrong: &mut Violations<'_>,
+        used: impl Iterator<Item = Range<usize>>,
+        by: &str,
+    ) {
+        let mut used: Vec<Range<usize>> = used.collect();
+        used.sort_unstable_by_key(|range| range.start);
+        let on = |next: usize, range: Range<usize>| match range.start <= next {
+            true => next.max(range.end),
+            false => next,
+        };
+        let next = used.into_iter().fold(0, on);
+        let all = self.count();
+        if next < all {
+            let text = || {
+                format!(
+                    "row {next} of {all} is in no {by}; allowed: rows that are used; leave it out, or name it there"
+                )
+            };
+            wrong.add(|| "logits".into(), text);
+        }
     }
 
     /// Where the rows of one that has `count` of them begin: where it says, or behind those of the one before. What is
