@@ -3,6 +3,7 @@
 use crate::harness::{OnThisHost, TestServer, cpu, logits};
 use bytes::Bytes;
 use logitd::wire;
+use logitd_client::beam::{Group, Options, RunError, Search, Step};
 use logitd_client::{Client, Error, Region};
 use logitd_core::adjustments::{Adjustments as Parsed, Limits as AdjustmentLimits};
 use logitd_core::backend::{Backend, reference::Reference};
@@ -173,6 +174,68 @@ async fn rows_may_lie_in_shared_memory_in_any_order() {
     host.server.idle().await;
 }
 
+/// The rows of a model whose logits are made from the text: the group's number, and the tokens.
+fn rows_behind(open: &[&Group]) -> Bytes {
+    let mix = |salt: u64, token: &u32| salt.wrapping_mul(31).wrapping_add(u64::from(*token) + 1);
+    let row = |group: &Group| {
+        let texts = group.beams().iter().map(|beam| &beam.tokens);
+        let salts = texts.map(|text| text.iter().fold(group.index() as u64 + 7, mix));
+        salts.flat_map(|salt| logits(1, VOCAB_SIZE, salt)).collect::<Vec<u8>>()
+    };
+    open.iter().flat_map(|group| row(group)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_search_on_a_server_finds_what_it_finds_with_the_reference() {
+    let server = TestServer::with(&[], vec![cpu()]).await;
+    let client = server.client().await;
+    let eos_ids: Vec<u32> = (0..VOCAB_SIZE as u32).step_by(9).collect();
+    let options = Options { beams: 4, eos_ids, max_length: 9, ..Options::default() };
+    let search = || Search::new(options.clone(), 3).unwrap();
+    let request = |open: &[&Group], groups: usize| BeamStepRequest {
+        dtype: Dtype::F16.into(),
+        vocab_size: VOCAB_SIZE as u32,
+        logits: rows_behind(open),
+        groups: vec![BeamGroup { temperature: Some(0.7), ..Default::default() }; groups],
+        ..Default::default()
+    };
+    let asks = |open: &[&Group]| {
+        let request = request(open, open.len());
+        async { Ok::<_, Error>(request) }
+    };
+    let found = search().run_on(&client, asks).await.unwrap();
+    let mut steps = 0;
+    let wanted = search().run(|open| {
+        steps += 1;
+        let step = |group: &&Group| {
+            let scores: Vec<i64> = group.beams().iter().map(|beam| beam.score).collect();
+            let asked = asked(&scores, 4, &options.eos_ids, false, ParamsSpec::default());
+            Step::try_from(wire::beam::message(&stepped(&asked, &rows_behind(&[*group]))))
+        };
+        open.iter().map(step).collect::<Result<Vec<_>, Error>>()
+    });
+    assert_eq!(found, wanted.unwrap());
+    assert!(steps > 1 && found.len() == 3, "{steps} steps, {found:?}");
+    let lengths = found.iter().flat_map(|one| &one.texts).map(|text| text.tokens.len());
+    assert!(lengths.clone().any(|length| length != found[0].texts[0].tokens.len()), "{found:?}");
+
+    // What the server refuses, and what the function does, ends a search by name.
+    let wrong = |open: &[&Group]| {
+        let request = BeamStepRequest { vocab_size: 0, ..request(open, 0) };
+        async { Ok::<_, Error>(request) }
+    };
+    let error = search().run_on(&client, wrong).await.unwrap_err();
+    assert!(matches!(&error, RunError::Step(Error::Status(_))), "{error}");
+    assert!(error.to_string().contains("vocab_size is 0"), "{error}");
+    let wrong = |open: &[&Group]| {
+        let request = request(open, 2);
+        async { Ok::<_, Error>(request) }
+    };
+    let error = search().run_on(&client, wrong).await.unwrap_err().to_string();
+    assert_eq!(error, "a step that does not fit: a request of 2 groups, and 3 are open");
+    server.idle().await;
+}
+
 async fn refused(client: &Client, request: BeamStepRequest) -> (Code, String) {
     match client.beam_step(request).await.unwrap_err() {
         Error::Status(status) => (status.code(), status.message().to_owned()),
@@ -200,6 +263,10 @@ async fn what_is_wrong_is_named() {
     for (request, text) in [
         (BeamStepRequest { groups: vec![], ..plain() }, "groups: groups is empty"),
         (BeamStepRequest { vocab_size: 0, ..plain() }, "vocab_size: vocab_size is 0"),
+        (
+            BeamStepRequest { logits: logits(4, VOCAB_SIZE, 1), ..plain() },
+            "logits: row 2 of 4 is in no group; allowed",
+        ),
         (with(&|g| g.beams = 0), "groups[0].beams: beams is 0; allowed: 1 to 64"),
         (with(&|g| g.beams = 1), "groups[0].scores: scores has 2 scores; allowed: up to 1"),
         (with(&|g| g.scores[1] = i64::MIN), "groups[0].scores[1]: scores is -9223372036854775808"),
