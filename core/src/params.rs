@@ -493,6 +493,22 @@ impl Field {
         matches!(self.kind, Kind::Flag)
     }
 
+    /// The names that it can be set to; none where it is a number.
+    pub fn names(&self) -> &'static [&'static str] {
+        match self.kind {
+            Kind::Name { names, .. } => names,
+            _ => &[],
+        }
+    }
+
+    /// The name of the API's enum that stands for one of [`names`](Self::names): `DRAW_RULE_RACE` of `race`.
+    pub fn enum_name(&self, name: &str) -> Option<String> {
+        match self.kind {
+            Kind::Name { prefix, .. } => Some(format!("{prefix}{}", name.to_uppercase())),
+            _ => None,
+        }
+    }
+
     /// What it is set to.
     pub fn get(&self, mut spec: ParamsSpec) -> Value {
         match (self.place)(&mut spec) {

@@ -13,7 +13,7 @@ mod device;
 mod evaluate;
 mod metrics;
 mod permits;
-mod priority;
+pub mod priority;
 mod queue;
 mod request;
 mod slots;

@@ -2,7 +2,7 @@
 
 /// Makes this thread one that computes while the processor has nothing else to do.
 #[cfg(target_os = "linux")]
-pub(super) fn lower_priority() {
+pub fn lower_priority() {
     // On Linux a thread has a priority of its own; 19 is the lowest.
     let thread = rustix::thread::gettid();
     if let Err(error) = rustix::process::setpriority_process(Some(thread), 19) {
@@ -11,5 +11,6 @@ pub(super) fn lower_priority() {
     }
 }
 
+/// Makes this thread one that computes while the processor has nothing else to do.
 #[cfg(not(target_os = "linux"))]
-pub(super) fn lower_priority() {}
+pub fn lower_priority() {}

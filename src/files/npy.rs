@@ -79,6 +79,25 @@ impl LogitsFile {
             }
             (Data::Memory(begin), length)
         };
+        Self::new(data, length, array, declared)
+    }
+
+    /// The same of a file that is in memory already, as a whole.
+    pub fn of_bytes(bytes: Vec<u8>, declared: Declared) -> Result<Self, NpyError> {
+        let array = npy(&bytes)?;
+        if array.is_none() {
+            raw_is_declared(&bytes, declared)?;
+        }
+        let length = bytes.len() as u64;
+        Self::new(Data::Memory(bytes), length, array, declared)
+    }
+
+    fn new(
+        data: Data,
+        length: u64,
+        array: Option<(Header, usize)>,
+        declared: Declared,
+    ) -> Result<Self, NpyError> {
         let start_bytes = array.as_ref().map_or(0, |(_, start)| *start as u64);
         let shape = match array {
             Some((header, _)) => shape(&header, declared)?,
@@ -157,6 +176,21 @@ impl LogitsFile {
 /// # Panics
 /// If `logits` is not a whole number of rows.
 pub fn write(path: &Path, dtype: Dtype, vocab_size: u32, logits: &[u8]) -> io::Result<()> {
+    let mut file = io::BufWriter::new(File::create(path)?);
+    write_to(&mut file, dtype, vocab_size, logits)?;
+    file.flush()
+}
+
+/// The same, to whatever takes bytes.
+///
+/// # Panics
+/// If `logits` is not a whole number of rows.
+pub fn write_to(
+    out: &mut impl Write,
+    dtype: Dtype,
+    vocab_size: u32,
+    logits: &[u8],
+) -> io::Result<()> {
     let row_bytes = vocab_size as usize * dtype.size_bytes();
     assert!(logits.len().is_multiple_of(row_bytes), "{} bytes of rows", logits.len());
     let descr = match dtype {
@@ -165,21 +199,25 @@ pub fn write(path: &Path, dtype: Dtype, vocab_size: u32, logits: &[u8]) -> io::R
         Dtype::F32 => "<f4",
     };
     let rows = logits.len() / row_bytes;
-    write_array(path, descr, &format!("({rows}, {vocab_size})"), logits)
+    write_array_to(out, descr, &format!("({rows}, {vocab_size})"), logits)
 }
 
 /// Writes an array of that dtype and shape, in numpy's words.
 fn write_array(path: &Path, descr: &str, shape: &str, data: &[u8]) -> io::Result<()> {
+    let mut file = io::BufWriter::new(File::create(path)?);
+    write_array_to(&mut file, descr, shape, data)?;
+    file.flush()
+}
+
+fn write_array_to(out: &mut impl Write, descr: &str, shape: &str, data: &[u8]) -> io::Result<()> {
     let dict = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}");
     // The data begins at a multiple of 64: 10 bytes before the header, a newline at its end.
     let length = (10 + dict.len() + 1).next_multiple_of(64) - 10;
-    let mut file = io::BufWriter::new(File::create(path)?);
-    file.write_all(MAGIC)?;
-    file.write_all(&[1, 0])?;
-    file.write_all(&(length as u16).to_le_bytes())?;
-    writeln!(file, "{dict:<0$}", length - 1)?;
-    file.write_all(data)?;
-    file.flush()
+    out.write_all(MAGIC)?;
+    out.write_all(&[1, 0])?;
+    out.write_all(&(length as u16).to_le_bytes())?;
+    writeln!(out, "{dict:<0$}", length - 1)?;
+    out.write_all(data)
 }
 
 /// Why a file is not rows of logits.

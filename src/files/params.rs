@@ -71,6 +71,11 @@ pub fn read(path: &Path, flags: &Set) -> Result<Sets, String> {
     sets(&text, flags).map_err(|(line, error)| format!("{}, line {line}: {error}", path.display()))
 }
 
+/// What one line asks for; what it leaves out is as in `flags`. The error names key, value and range.
+pub fn line(text: &str, flags: &Set) -> Result<Set, String> {
+    Line::read(text)?.set(flags)
+}
+
 /// The text of a file, without the mark that some programs begin it with. PowerShell writes UTF-16.
 fn text(bytes: Vec<u8>) -> Result<String, String> {
     let utf16 = |of: fn([u8; 2]) -> u16| {
