@@ -12,6 +12,7 @@ pub mod load;
 pub mod man;
 mod output;
 mod params;
+pub mod play;
 mod positions;
 mod progress;
 mod rows;
@@ -62,6 +63,7 @@ struct Cli {
 const AFTER_HELP: &str = "\
 First steps:
   logitd demo                                      see it work, on real logits
+  logitd play                                      move the controls in a browser
   logitd serve                                     listen on 127.0.0.1:50051
   logitd sample --logits logits.npy --top-k 50     sample a file, here or on a server
   logitd verify                                    check this machine, bit for bit
@@ -74,6 +76,7 @@ Exit code: 0 fine, 1 a verdict (a difference was found), 2 an error.
 enum Command {
     Serve(serve::Args),
     Demo(demo::Args),
+    Play(play::Args),
     Sample(Box<sample::Args>),
     Verify(Box<verify::Args>),
     Bench(bench::Args),
@@ -127,6 +130,7 @@ fn run(command: Command) -> Outcome {
     match command {
         Command::Serve(args) => serve::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Play(args) => play::run(args),
         Command::Sample(args) => sample::run(*args),
         Command::Verify(args) => verify::run(*args),
         Command::Bench(args) => bench::run(args),

@@ -35,8 +35,16 @@ pub fn run(args: Args) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(mut config: Config) -> Result<(), Box<dyn Error>> {
+async fn serve(config: Config) -> Result<(), Box<dyn Error>> {
     let _telemetry = telemetry::install(&config.telemetry)?;
+    serve_on(config, |_| ()).await
+}
+
+/// Serves until it is asked to stop. `ready` sees the server when it is bound.
+pub(super) async fn serve_on(
+    mut config: Config,
+    ready: impl FnOnce(&Server),
+) -> Result<(), Box<dyn Error>> {
     raise_open_files();
     for note in config.fit(&Machine::look()) {
         match note {
@@ -70,9 +78,13 @@ async fn serve(mut config: Config) -> Result<(), Box<dyn Error>> {
     if let Some(address) = server.metrics_address() {
         tracing::info!(address = %format!("http://{address}/metrics"), "metrics");
     }
+    if let Some(address) = server.admin_address() {
+        tracing::info!(address = %format!("http://{address}/"), "page");
+    }
     for address in server.targets() {
         tracing::info!(address, "listening");
     }
+    ready(&server);
     let service = Service::new(engine.clone());
     let signals = signals.follow(server.reloader(), service.clone());
     service.ready();

@@ -5,6 +5,7 @@
 //! first of these that is given counts, then the default. The flags are the only list: the file's
 //! values take the place of their defaults, and pass through the same parsers.
 
+mod admin;
 mod devices;
 mod file;
 mod machine;
@@ -12,6 +13,7 @@ mod origin;
 pub(crate) mod values;
 
 use crate::devices::DeviceChoice;
+pub use admin::AdminConfig;
 pub use machine::{Grant, Machine, Note};
 pub use origin::{blame, check_variables};
 pub use values::Address;
@@ -99,6 +101,10 @@ pub struct Config {
     /// How to be seen
     #[command(flatten, next_help_heading = "Telemetry")]
     pub telemetry: TelemetryConfig,
+
+    /// A page for people
+    #[command(flatten, next_help_heading = "Page")]
+    pub admin: AdminConfig,
 
     /// The settings that somebody chose, by a flag, a variable or the file.
     #[arg(skip)]
@@ -391,7 +397,7 @@ pub struct SecurityConfig {
     #[arg(long, value_name = "BYTES", env = "LOGITD_TOKEN_BYTES_MAX", default_value = "512MiB", value_parser = bytes)]
     pub token_bytes_max: usize,
 
-    /// Listen beyond this host without TLS, and for metrics without tokens
+    /// Listen beyond this host without TLS, and for metrics and the page without tokens
     #[arg(long, env = "LOGITD_INSECURE", num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     pub insecure: bool,
 }
@@ -648,6 +654,20 @@ impl Config {
                  token, or --insecure if the network is trusted"
             ));
         }
+        if let Some(open) = self.admin.admin_listen.filter(|address| !address.ip().is_loopback())
+            && !security.insecure
+        {
+            return wrong(format!(
+                "--admin-listen {open} can be reached from other hosts, without encryption; listen on 127.0.0.1 behind a \
+                 proxy that speaks TLS, or give --insecure if the network is trusted"
+            ));
+        }
+        if let (Some(folder), None) = (&self.admin.studies_dir, self.admin.admin_listen) {
+            return wrong(format!(
+                "--studies-dir {} is for the page, and there is none; add --admin-listen 127.0.0.1:9091",
+                folder.display()
+            ));
+        }
         if let (DeviceChoice::Reference, Some(isa)) = (&self.device.device, self.device.isa) {
             return wrong(format!(
                 "--isa {isa} is for the processor; --device {} has one way to compute; drop one of them",
@@ -876,6 +896,15 @@ mod tests {
         assert!(parse(&[metrics, "--tls-cert=a", "--tls-key=b"]).is_err(), "it speaks no TLS");
         assert!(parse(&[metrics, "--insecure"]).is_ok());
         assert!(parse(&[metrics, "--tokens-file=a"]).is_ok());
+        let admin = "--admin-listen=0.0.0.0:9091";
+        for more in [&["--tls-cert=a", "--tls-key=b"][..], &["--tokens-file=a"]] {
+            let error = parse(&[&[admin][..], more].concat()).unwrap_err().to_string();
+            assert!(error.contains("--admin-listen 0.0.0.0:9091"), "it speaks no TLS: {error}");
+        }
+        assert!(parse(&[admin, "--insecure"]).is_ok());
+        assert!(parse(&["--admin-listen=[::1]:9091"]).is_ok());
+        let error = parse(&["--studies-dir=/tmp"]).unwrap_err().to_string();
+        assert!(error.contains("add --admin-listen"), "{error}");
         assert!(parse(&["--tls-cert=a"]).is_err());
         assert!(parse(&["--tls-client-ca=a"]).is_err());
     }

@@ -5,6 +5,7 @@
 //! handlers in [`service`] and [`stream`] convert ([`convert`]), submit and await.
 
 mod account;
+mod admin;
 mod admission;
 mod auth;
 #[doc(hidden)] // As `frames`.
@@ -56,6 +57,7 @@ pub mod unread;
 #[doc(hidden)] // As `frames`.
 pub mod verify;
 mod waiting;
+mod web;
 mod whole_rows;
 
 pub use auth::TOKEN_BYTES_MAX;
@@ -111,6 +113,7 @@ pub struct Server {
     config: Config,
     listeners: Listeners,
     metrics: Option<tokio::net::TcpListener>,
+    admin: Option<tokio::net::TcpListener>,
     credentials: Arc<Credentials>,
     control: Option<ControlSocket>,
     recorder: Option<Arc<Recorder>>,
@@ -160,6 +163,14 @@ pub enum ServerError {
         /// What the system said.
         reason: String,
     },
+    /// The address of the page.
+    #[error("cannot listen on --admin-listen {address}: {reason}")]
+    Admin {
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        reason: String,
+    },
     /// A file of certificates, keys or tokens, or the one to record in.
     #[error("{0}")]
     File(String),
@@ -196,6 +207,14 @@ impl Server {
                     .map_err(|e| ServerError::Metrics { address, reason: e.to_string() })?,
             ),
         };
+        let admin = match config.admin.admin_listen {
+            None => None,
+            Some(address) => Some(
+                admin::bind(address)
+                    .await
+                    .map_err(|e| ServerError::Admin { address, reason: e.to_string() })?,
+            ),
+        };
         let listeners = Listeners::bind(&config.listen, config.unix_mode)?;
         let control = match &config.shm.shm {
             Some(Address::Unix(path)) => {
@@ -206,7 +225,16 @@ impl Server {
         };
         let recorder = recording::open(&config.recording).map_err(ServerError::File)?;
         let device_memory = Vec::new();
-        Ok(Self { config, listeners, metrics, credentials, control, recorder, device_memory })
+        Ok(Self {
+            config,
+            listeners,
+            metrics,
+            admin,
+            credentials,
+            control,
+            recorder,
+            device_memory,
+        })
     }
 
     /// Offers memory of these devices to whoever may share memory with the server (`--shm`).
@@ -234,6 +262,11 @@ impl Server {
         self.metrics.as_ref().and_then(|listener| listener.local_addr().ok())
     }
 
+    /// Where the page is.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin.as_ref().and_then(|listener| listener.local_addr().ok())
+    }
+
     /// Serves until `shutdown` resolves, then drains: health says no, `--drain-delay` passes, sockets
     /// close, every request that was taken is answered (within `--drain-timeout`), connections close. Calls whose
     /// clients neither end their messages nor read their answers are cut off after `--drain-grace`.
@@ -242,8 +275,17 @@ impl Server {
         engine: Engine,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), ServerError> {
-        let Self { config, listeners, metrics, credentials, control, recorder, device_memory } =
-            self;
+        let targets = self.targets();
+        let Self {
+            config,
+            listeners,
+            metrics,
+            admin,
+            credentials,
+            control,
+            recorder,
+            device_memory,
+        } = self;
         let uuids = device_memory.iter().map(|on| (on.device().to_owned(), on.uuid())).collect();
         pool::keep_freed_memory();
         // Whoever is on this host may look.
@@ -299,6 +341,15 @@ impl Server {
                 (tokio::runtime::Handle::current().metrics().num_workers() / 2).max(1),
             ),
         });
+        let leaving = CancellationToken::new();
+        let seen = admin.map(|listener| {
+            let (config, engine) = (config.clone(), engine.clone());
+            let (credentials, leaving) = (Arc::clone(&credentials), leaving.clone());
+            let served = async move {
+                admin::serve(listener, &config, targets, engine, credentials, leaving).await;
+            };
+            tokio::spawn(served)
+        });
         let health = HealthReporter::new();
         set_health(&health, ServingStatus::Serving).await;
         let connections = Arc::new(Connections::new(
@@ -339,6 +390,7 @@ impl Server {
                 () = follow_devices(&engine, &health) => {}
                 () = credentials.watch_expiry() => {}
             }
+            leaving.cancel();
             drain(&config, &shared, &health, &connections).await
         };
         let result = tokio::select! {
@@ -349,8 +401,8 @@ impl Server {
         if let Some(recording) = recording {
             recording.finish().await;
         }
-        if let Some(scraped) = scraped {
-            scraped.abort();
+        for task in [scraped, seen].into_iter().flatten() {
+            task.abort();
         }
         result
     }

@@ -61,7 +61,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("plane", &["core", "proto"]),
     ("tools", &["client", "core", "files", "proto", "record", "wire"]),
     ("config", &["core", "devices", "engine", "files", "plane", "record", "wire"]),
-    ("server", &["config", "core", "engine", "plane", "proto", "record", "wire"]),
+    ("server", &["config", "core", "engine", "files", "plane", "proto", "record", "wire"]),
     (
         "cli",
         &[
