@@ -16,6 +16,7 @@ class Daemon:
         self.flags = flags
         self.addresses: list[str] = []
         self.metrics: str | None = None
+        self.page: str | None = None
 
     def __enter__(self) -> "Daemon":
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("LOGITD_", "RUST_"))}
@@ -59,6 +60,8 @@ class Daemon:
                 continue
             if event.get("message") == "metrics":
                 self.metrics = event["address"]
+            if event.get("message") == "page":
+                self.page = event["address"].rstrip("/")
             if event.get("message") == "listening":
                 self.addresses.append(event["address"])
                 if len(self.addresses) == expected:
