@@ -24,7 +24,7 @@ const CARDS = [
   {title: "Requests a second", say: rate, series: () => [["answered", point => point.requests]]},
   {title: "Rows a second", say: rate, series: () => [["sampled", point => point.rows]]},
   {title: "Latency", say: time, series: () => [["half of the requests", 0], ["90%", 1], ["99%", 2]].map(([name, i]) => [name, point => point.latency?.[i] ?? null])},
-  {title: "Bytes of logits a second", say: bytes, series: () => names("bytes").map(name => [name, point => point.bytes[name] ?? 0])},
+  {title: "Bytes of logits a second", say: bytes, series: () => names("bytes").map(name => [name, point => point.bytes[name] ?? 0]), none: "none since the server started"},
   {title: "Rows that wait", say: x => grouped(Math.round(x)), series: () => [["in the queue", point => point.queue]]},
   {title: "Refused or failed a second", say: rate, series: () => names("refused").map(name => [name, point => point.refused[name] ?? 0]), none: "none since the server started"},
 ];
@@ -51,7 +51,8 @@ function draw(card, element) {
   const series = card.series();
   const shown = points.slice(-POINTS_MAX);
   const values = series.map(([, of]) => shown.map(of));
-  const top = ceiling(Math.max(0, ...values.flat().filter(x => x !== null)));
+  const most = Math.max(0, ...values.flat().filter(x => x !== null));
+  const top = ceiling(most);
   const x = i => WIDTH * (POINTS_MAX - shown.length + i) / (POINTS_MAX - 1);
   const y = value => HEIGHT * (1 - value / top);
   const now = values.map(list => list.findLast(value => value !== null) ?? null);
@@ -59,7 +60,7 @@ function draw(card, element) {
   const picture = svg("svg", {viewBox: `0 -8 ${WIDTH} ${HEIGHT + 28}`, role: "img", "aria-label": `${card.title}, now ${said || card.none}`});
   for (const share of [0, 0.5, 1]) {
     picture.append(svg("line", {class: "grid", x1: 0, x2: WIDTH, y1: y(top * share), y2: y(top * share)}));
-    if (share > 0) picture.append(svg("text", {x: 2, y: y(top * share) + 12}, card.say(top * share)));
+    if (share > 0 && most > 0) picture.append(svg("text", {x: 2, y: y(top * share) + 12}, card.say(top * share)));
   }
   for (const [minutes, anchor] of [[10, "start"], [5, "middle"], [0, "end"]]) {
     picture.append(svg("text", {x: WIDTH * (1 - minutes / 10), y: HEIGHT + 16, "text-anchor": anchor}, minutes ? `${minutes} min ago` : "now"));
