@@ -164,7 +164,7 @@ fn routes(admin: Arc<Admin>, credentials: Arc<Credentials>, local: bool) -> Rout
 }
 
 /// Refuses what pages of elsewhere have browsers ask: by a name that they gave to this host, or across sites.
-fn own(request: Request, local: bool) -> Result<Request, Response> {
+fn own(request: Request, local: bool) -> Result<Request, Refusal> {
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
     let host = header(HOST.as_str()).unwrap_or_default();
     if local && !is_this_host(host) {
@@ -203,16 +203,45 @@ async fn protect(mut response: Response) -> Response {
     response
 }
 
-async fn nothing_else(uri: Uri) -> Response {
+async fn nothing_else(uri: Uri) -> Refusal {
     refuse(StatusCode::NOT_FOUND, &format!("there is no {}; / is the page", uri.path()))
 }
 
-fn refuse(status: StatusCode, error: &str) -> Response {
-    answer(status, json!({ "error": error }).to_string())
+/// Why a question is not answered.
+struct Refusal {
+    status: StatusCode,
+    error: String,
+    /// Whether it may be asked again, in a second.
+    again: bool,
 }
 
-fn wrong(error: String) -> Response {
-    refuse(StatusCode::BAD_REQUEST, &error)
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = answer(self.status, json!({ "error": self.error }).to_string());
+        if self.again {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+impl From<WorkerError> for Refusal {
+    fn from(error: WorkerError) -> Self {
+        let again = matches!(error, WorkerError::Busy(_));
+        let status = match again {
+            true => StatusCode::SERVICE_UNAVAILABLE,
+            false => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self { status, error: error.to_string(), again }
+    }
+}
+
+fn refuse(status: StatusCode, error: &str) -> Refusal {
+    Refusal { status, error: error.into(), again: false }
+}
+
+fn wrong(error: String) -> Refusal {
+    Refusal { status: StatusCode::BAD_REQUEST, error, again: false }
 }
 
 fn answer(status: StatusCode, json: String) -> Response {
@@ -222,21 +251,7 @@ fn answer(status: StatusCode, json: String) -> Response {
 fn as_json(value: &impl serde::Serialize) -> Response {
     match serde_json::to_string(value) {
         Ok(json) => answer(StatusCode::OK, json),
-        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-    }
-}
-
-impl IntoResponse for WorkerError {
-    fn into_response(self) -> Response {
-        let text = self.to_string();
-        match self {
-            Self::Busy(_) => {
-                let mut response = refuse(StatusCode::SERVICE_UNAVAILABLE, &text);
-                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
-                response
-            }
-            Self::Thread(_) | Self::Panicked => refuse(StatusCode::INTERNAL_SERVER_ERROR, &text),
-        }
+        Err(error) => refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()).into_response(),
     }
 }
 
@@ -246,19 +261,19 @@ fn asked<'a>(uri: &'a Uri, key: &str) -> Option<&'a str> {
     pairs.into_iter().find(|(name, _)| *name == key).map(|(_, value)| value)
 }
 
-fn row_name(uri: &Uri) -> Result<RowName, Response> {
+fn row_name(uri: &Uri) -> Result<RowName, Refusal> {
     asked(uri, "row").unwrap_or("0").parse().map_err(wrong)
 }
 
 /// A number of an address, within bounds.
-fn number(uri: &Uri, key: &str, default: u64, most: u64) -> Result<u64, Response> {
+fn number(uri: &Uri, key: &str, default: u64, most: u64) -> Result<u64, Refusal> {
     let Some(text) = asked(uri, key) else { return Ok(default) };
     let number = text.parse().ok().filter(|number| *number <= most);
     number.ok_or_else(|| wrong(format!("{key} is {text:?}; allowed: 0 to {most}")))
 }
 
 /// A body of so many bytes, once it is there.
-async fn body(body: Body, flag: &str, most: usize) -> Result<Vec<u8>, Response> {
+async fn body(body: Body, flag: &str, most: usize) -> Result<Vec<u8>, Refusal> {
     let late = || {
         let text = format!("the body did not arrive within {} s", ARRIVE_TIMEOUT.as_secs());
         refuse(StatusCode::REQUEST_TIMEOUT, &text)
@@ -274,7 +289,7 @@ async fn body(body: Body, flag: &str, most: usize) -> Result<Vec<u8>, Response> 
 }
 
 /// The parameters of a question: a line as `--params` has them.
-async fn set(request: Request) -> Result<Set, Response> {
+async fn set(request: Request) -> Result<Set, Refusal> {
     let bytes = body(request.into_body(), "", QUESTION_BYTES_MAX).await?;
     let text = String::from_utf8(bytes).map_err(|_| wrong("the question is not UTF-8".into()))?;
     let text = if text.trim().is_empty() { "{}" } else { &text };
@@ -282,7 +297,7 @@ async fn set(request: Request) -> Result<Set, Response> {
 }
 
 type Asked = State<Arc<Admin>>;
-type Answer = Result<Response, Response>;
+type Answer = Result<Response, Refusal>;
 
 async fn health(State(admin): Asked) -> Response {
     match admin.draining.is_cancelled() {
@@ -294,7 +309,7 @@ async fn health(State(admin): Asked) -> Response {
 }
 
 async fn about(State(admin): Asked) -> Answer {
-    let rows = admin.worker.ask(|_| rows::carried()).await.map_err(IntoResponse::into_response)?;
+    let rows = admin.worker.ask(|_| rows::carried()).await?;
     Ok(as_json(&json!({
         "version": env!("CARGO_PKG_VERSION"),
         "arithmetic_version": logitd_core::arithmetic::VERSION,
@@ -312,7 +327,7 @@ async fn look(State(admin): Asked, request: Request) -> Answer {
     let set = set(request).await?;
     let limits = admin.limits;
     let seen = admin.worker.ask(move |bench| look::look(bench, &row, &set, top.max(1), limits));
-    let seen = seen.await.map_err(IntoResponse::into_response)?.map_err(wrong)?;
+    let seen = seen.await?.map_err(wrong)?;
     Ok(as_json(&seen))
 }
 
@@ -336,7 +351,7 @@ async fn copies(State(admin): Asked, request: Request) -> Answer {
         let place = copy::Place { target, page: &shared.page, token: shared.token };
         Ok(copy::copies(&set, logits, &place))
     });
-    let said = said.await.map_err(IntoResponse::into_response)?.map_err(wrong)?;
+    let said = said.await?.map_err(wrong)?;
     Ok(as_json(&said))
 }
 
@@ -353,7 +368,7 @@ async fn upload(State(admin): Asked, request: Request) -> Answer {
     let most = admin.upload_bytes_max;
     let bytes = body(request.into_body(), " (--admin-upload-bytes-max)", most).await?;
     let added = admin.worker.ask(move |bench| bench.uploads.add(bytes, dtype));
-    let added = added.await.map_err(IntoResponse::into_response)?.map_err(wrong)?;
+    let added = added.await?.map_err(wrong)?;
     Ok(as_json(&added))
 }
 
@@ -366,7 +381,7 @@ async fn row(State(admin): Asked, uri: Uri) -> Answer {
             .map_err(|error| error.to_string())?;
         Ok(bytes)
     });
-    let file = file.await.map_err(IntoResponse::into_response)?.map_err(wrong)?;
+    let file = file.await?.map_err(wrong)?;
     Ok(([(CONTENT_TYPE, "application/octet-stream")], file).into_response())
 }
 
@@ -392,7 +407,7 @@ async fn report(State(admin): Asked, Path(name): Path<String>) -> Answer {
 /// What a disk says, away from the threads that serve.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, String> + Send + 'static,
-) -> Result<T, Response> {
+) -> Result<T, Refusal> {
     let done = tokio::task::spawn_blocking(work).await;
     let done =
         done.map_err(|error| refuse(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()))?;
