@@ -287,7 +287,7 @@ fn what_is_not_known_is_named_and_counted_and_never_compared() {
     let text = folder.verify(2, &[&file, "--case", "57", "--known"]);
     assert!(text.contains("nothing was compared"), "{text}");
     for (args, part) in [
-        (&["--kinds", "a_new_kind"][..], "names a_new_kind; known: sample, beam, mass"),
+        (&["--kinds", "a_new_kind"][..], "names a_new_kind; known: sample, verify, tree, beam"),
         (&["--case", "58"], "--case is 58; it holds 58 cases"),
         (&["--rows", "5"], "--rows"),
         (&["--params", "a.jsonl"], "--params"),

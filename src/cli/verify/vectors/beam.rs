@@ -84,10 +84,13 @@ fn step(case: &Case, vocab_size: u32) -> Result<Step, Box<dyn Error>> {
     Ok(spec.parse(vocab_size).map_err(|mut errors| errors.swap_remove(0))?)
 }
 
-/// The parameters of each row.
+/// The parameters of each row: those of the case, or the defaults.
 fn sets(case: &Case, rows: &[StoredRow]) -> Result<Vec<Set>, Box<dyn Error>> {
-    let params: Option<Vec<Map<String, Json>>> = read(case, "row_params")?;
-    let params = params.unwrap_or_else(|| vec![Map::new(); rows.len()]);
+    let params = match case.fields.contains_key("row_params") {
+        true => read(case, "row_params")?,
+        false => None,
+    };
+    let params: Vec<Map<String, Json>> = params.unwrap_or_else(|| vec![Map::new(); rows.len()]);
     if params.len() != rows.len() {
         let sets = params.len();
         return Err(format!("has {} rows, and row_params of {sets}", rows.len()).into());
