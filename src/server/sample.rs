@@ -124,7 +124,8 @@ async fn borrow(
     permit: &mut Permit,
     request: &mut SampleRequest,
 ) -> Result<(Plane, Slot), Error> {
-    if request.candidates.is_some() {
+    // Beside logits the slot is what is wrong first.
+    if request.candidates.is_some() && request.logits.is_empty() {
         let text = "stands beside a slot; allowed: one or the other, candidates come as bytes";
         return Err(Error::invalid("candidates", text));
     }

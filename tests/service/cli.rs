@@ -261,7 +261,7 @@ fn info_says_what_this_machine_offers() {
         }
     }
     assert_eq!(info["limits"]["vocab_size_max"], logitd_core::batch::VOCAB_SIZE_MAX);
-    assert_eq!(info["limits"].as_object().unwrap().len(), 21);
+    assert_eq!(info["limits"].as_object().unwrap().len(), 24);
     let text = folder.ok(&["info"]);
     let controls = info["controls"].as_array().unwrap();
     let rules = info["draw_rules"].as_array().unwrap();
