@@ -1,6 +1,6 @@
 """What `logitd tune` draws and records, as a browser shows it: the page of its report, and its study in optuna-dashboard.
 
-With LOGITD_PICTURES=FOLDER the pictures of README.md are made again: in docs/pictures.
+With PICTURES=FOLDER the pictures of README.md are made again: in docs/pictures.
 """
 
 import os
@@ -33,7 +33,7 @@ class PagesTest(unittest.TestCase):
         folder = tempfile.TemporaryDirectory(prefix="logitd-pages-")
         self.addCleanup(folder.cleanup)
         self.folder = pathlib.Path(folder.name)
-        self.pictures = pathlib.Path(os.environ.get("LOGITD_PICTURES") or self.folder)
+        self.pictures = pathlib.Path(os.environ.get("PICTURES") or self.folder)
         self.pictures.mkdir(parents=True, exist_ok=True)
 
     def picture(self, browser: Browser, name: str, selector: str | None = None) -> None:

@@ -1,6 +1,6 @@
 """The page of --admin-listen in a browser: every slider against `logitd sample`, draws, uploads, copies, a drain; nothing for axe-core to find.
 
-With LOGITD_PICTURES=FOLDER the picture of README.md is made again: in docs/pictures.
+With PICTURES=FOLDER the picture of README.md is made again: in docs/pictures.
 """
 
 import collections
@@ -289,7 +289,7 @@ class PlayTest(unittest.TestCase):
         self.assertTrue(policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'") and "unsafe" not in policy, policy)
 
     def picture(self, browser: Browser, name: str) -> None:
-        folder = pathlib.Path(os.environ.get("LOGITD_PICTURES") or self.folder)
+        folder = pathlib.Path(os.environ.get("PICTURES") or self.folder)
         folder.mkdir(parents=True, exist_ok=True)
         browser.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
         browser.picture(folder / name)

@@ -181,7 +181,7 @@ fn sample_by_list<S: Simd, E: Element>(
             let other = other.map(|others| first_token(s, others, mask, merged));
             let touched = touched.iter().find(|(_, x)| *x == max).map(|(id, _)| *id);
             let token = touched.into_iter().chain(other).min().expect("one has the maximum");
-            let places = Places { draws: &mut *draws, accepted: accepted.as_deref_mut() };
+            let places = Places { draws, accepted: accepted.as_deref_mut() };
             let said = say_first(row, token, with.proposed, places);
             **outcome = match said {
                 Ok(()) => Outcome { status, kept: 1, kept_mass: UNIT },
@@ -226,7 +226,7 @@ fn sample_by_list<S: Simd, E: Element>(
         next: &[],
     };
     let kept = cut_list(&all, chain.steps(), merged);
-    let places = Places { draws: &mut *draws, accepted: accepted.as_deref_mut() };
+    let places = Places { draws, accepted: accepted.as_deref_mut() };
     let found = take(&all, row, kept, with.proposed, tokens, places);
     **outcome = match found {
         Ok(kept_mass) => Outcome { status, kept: kept.count() as u32, kept_mass },

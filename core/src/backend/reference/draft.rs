@@ -71,7 +71,7 @@ fn reject(row: &Row<'_>, p: &[u64], q: &[u64], token: usize) -> Decision {
     }
     let left = |i: usize| {
         let (own, covered) = (wide(p[i]) * wide(all_q), wide(q[i]) * wide(all_p));
-        if own > covered { own - covered } else { 0 }
+        own.saturating_sub(covered)
     };
     let mut rest: Vec<u128> = (0..p.len()).map(left).collect();
     if rest.iter().all(|&rest| rest == 0) {
