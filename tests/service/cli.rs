@@ -475,7 +475,7 @@ fn verify_measures_what_drifts() {
         assert!((share - 1.0 / 3.0).abs() < 1e-6, "{said}");
     }
     let said = folder.ok(&["verify", "--drift", &a, &b]);
-    assert!(said.contains("4 rows, 4 draws") && said.contains("match, race   100.00%"), "{said}");
+    assert!(said.contains("4 rows, 4 draws") && said.contains("match, race  100.00%"), "{said}");
     let error = folder.error(&["verify", "--drift", &a, &other]);
     assert!(error.contains("4 rows of 300 tokens") && error.contains("3 of 300"), "{error}");
     assert!(folder.error(&["verify", "--drift", &a]).contains("--drift"));

@@ -28,6 +28,7 @@ mod passes;
 mod portable;
 mod prepare;
 mod proposal;
+mod propose;
 mod race;
 mod race_pairs;
 mod ranks;
@@ -50,7 +51,7 @@ use crate::adjustments::changes::Changes;
 use crate::arithmetic::mass::Scale;
 use crate::batch::{Dtype, Results, Row, Slot};
 pub use isa::{Isa, UnknownIsa};
-use proposal::Proposed;
+use propose::propose;
 use row::With;
 use simd::Simd;
 use std::fmt;
@@ -116,7 +117,7 @@ pub struct Cpu {
 struct Bench {
     adjuster: Adjuster,
     scratch: Scratch,
-    proposal: proposal::Buffers,
+    proposal: propose::Buffers,
 }
 
 impl Cpu {
@@ -262,7 +263,7 @@ struct SampleRow<'a, 'b> {
     next: &'a [u8],
     scratch: &'a mut Scratch,
     /// For what its draft was drawn from.
-    proposal: &'a mut proposal::Buffers,
+    proposal: &'a mut propose::Buffers,
     slot: Slot<'b>,
 }
 
@@ -283,7 +284,7 @@ impl SampleRow<'_, '_> {
     fn sample<S: Simd, E: element::Element>(self, s: S) {
         let Self { team, row, changes, next, scratch, proposal, slot } = self;
         let proposed = match row.draft() {
-            Some(draft) => Proposed::of(s, team, draft, proposal),
+            Some(draft) => propose(s, team, draft, proposal),
             None => Ok(None),
         };
         let proposed = proposed.as_ref().map(Option::as_ref).map_err(|status| *status);

@@ -6,39 +6,15 @@
 //! a row:                       prepared and cut as if it was sampled, with memory of its own; few kept tokens are listed,
 //!                              of many the sum is known, and a block is weighed where somebody looks at it
 //! ```
-//!
-//! This is done before the row for which the token was drafted is looked at, of which nothing has to be known here: not
-//! even its dtype. Whether that row takes the draft needs one mass and the sum. Only a row that does not take it asks for more.
 
 use super::blocks::BLOCK;
 use super::cut::Cut;
-use super::draw::first_token;
-use super::element::{Bf16, Element, F16, F32};
+use super::element::Element;
 use super::list::List;
 use super::passes::ScannedRow;
-use super::prepare::prepare;
-use super::row::Scratch;
-use super::search::{Kept, cut};
-use super::shaped;
 use super::simd::Simd;
-use super::team::Team;
 use crate::arithmetic::accept::Share;
-use crate::arithmetic::mass::{Scale, UNIT};
-use crate::arithmetic::plan::Plan;
-use crate::backend::adjusted::Adjuster;
-use crate::batch::{Dtype, Row, RowStatus};
-use crate::row::{Draft, Proposal, Rule};
-
-/// Memory for proposals. Each thread has one.
-#[derive(Default)]
-pub struct Buffers {
-    adjuster: Adjuster,
-    /// A row as it is adjusted.
-    copy: Vec<u8>,
-    scratch: Scratch,
-    /// Masses of tokens, ids ascending.
-    few: Vec<(u32, u64)>,
-}
+use crate::arithmetic::mass::UNIT;
 
 /// What a draft was drawn from.
 pub struct Proposed<'a> {
@@ -96,76 +72,19 @@ impl<'a> Proposed<'a> {
     /// No token has anything. The sum is 1, so that all that a row has is left of it.
     pub const NOTHING: Self = Self { total: 1, masses: Masses::Few(&[]) };
 
-    /// What the draft of a row was drawn from, if that is asked for. An error is the status of the proposal's row.
-    pub fn of<S: Simd>(
-        s: S,
-        team: &'a Team,
-        draft: &'a Draft,
-        buffers: &'a mut Buffers,
-    ) -> Result<Option<Self>, RowStatus> {
-        let Rule::Rejection(proposal) = &draft.rule else { return Ok(None) };
-        let Buffers { adjuster, copy, scratch, few } = buffers;
-        few.clear();
-        Ok(Some(match proposal {
-            Proposal::Point => {
-                few.push((draft.token, 1));
-                Self::few(few)
-            }
-            Proposal::Sparse(weights) => Self::few(weights),
-            Proposal::Dense(p) => {
-                Self { total: p.iter().copied().map(mass_of).sum(), masses: Masses::Dense(p) }
-            }
-            Proposal::Row(source) => {
-                let row = adjuster.apply(&source.row(), copy);
-                match row.dtype() {
-                    Dtype::F16 => Self::of_row::<S, F16>(s, team, &row, scratch, few)?,
-                    Dtype::Bf16 => Self::of_row::<S, Bf16>(s, team, &row, scratch, few)?,
-                    Dtype::F32 => Self::of_row::<S, F32>(s, team, &row, scratch, few)?,
-                }
-            }
-        }))
-    }
-
-    fn few(few: &'a [(u32, u64)]) -> Self {
+    /// A list of masses, ids ascending.
+    pub fn few(few: &'a [(u32, u64)]) -> Self {
         Self { total: few.iter().map(|(_, mass)| mass).sum(), masses: Masses::Few(few) }
     }
 
-    /// What a row that needs no further adjustment is drawn from.
-    fn of_row<S: Simd, E: Element>(
-        s: S,
-        team: &'a Team,
-        row: &Row<'a>,
-        scratch: &'a mut Scratch,
-        few: &'a mut Vec<(u32, u64)>,
-    ) -> Result<Self, RowStatus> {
-        let Scratch { prepare: memory, search, tokens, shaped, .. } = scratch;
-        let prepared = prepare::<S, E>(s, team, row, None, memory);
-        if prepared.status != RowStatus::Ok {
-            return Err(prepared.status);
-        }
-        let scanned = |scale| prepared.scanned_row(s, team, scale, row.vocab_size(), &[]);
-        let params = row.params();
-        let list = match params.plan() {
-            _ if params.cuts().is_some() => {
-                shaped::list(&scanned(Scale::new(1.0)), params, shaped, search).0
-            }
-            Plan::Greedy => {
-                few.push((first_token(s, &prepared, &mut tokens.draw), UNIT));
-                return Ok(Self::few(few));
-            }
-            Plan::Draw(chain) => {
-                let row = scanned(chain.scale);
-                match cut(&row, &chain, search) {
-                    Kept::List(list) => list,
-                    Kept::Blocks { cut, masses, .. } => {
-                        let masses_of = Masses::Row(Box::new(UpTo { row, cut }));
-                        return Ok(Self { total: masses.iter().sum(), masses: masses_of });
-                    }
-                }
-            }
-        };
-        few.extend(list.ids().iter().enumerate().map(|(i, &id)| (id, list.mass(i))));
-        Ok(Self::few(few))
+    /// A probability a token.
+    pub fn dense(p: &'a [f32]) -> Self {
+        Self { total: p.iter().copied().map(mass_of).sum(), masses: Masses::Dense(p) }
+    }
+
+    /// The tokens of a row, whose masses have this sum.
+    pub fn row<S: Simd, E: Element>(total: u64, row: UpTo<'a, S, E>) -> Self {
+        Self { total, masses: Masses::Row(Box::new(row)) }
     }
 
     /// What a token has of it.
