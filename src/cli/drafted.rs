@@ -35,7 +35,7 @@ pub enum Origin {
     /// Nothing: it was certain.
     Point,
     /// A row of the draft model. Seed and position are those of the draft's place.
-    Row(StoredRow, Set),
+    Row(StoredRow, Box<Set>),
     /// Tokens with weights, ids ascending.
     Sparse(Vec<(u32, u64)>),
     /// A probability a token.

@@ -50,7 +50,7 @@ fn both(rows: usize, vocab_size: usize) -> (SampleRequest, SampleRequest) {
         position: u64::from(i) << 40,
         draws: Some(1 + i % 3),
         draw_rule: (i % 3) as i32,
-        draft: i % 5 == 0,
+        draft: i.is_multiple_of(5),
         repetition_penalty: Some(1.5),
         frequency_penalty: i as f32 / 64.0,
         presence_penalty: 0.25,

@@ -17,8 +17,11 @@ use std::error::Error;
 const GIVEN: [&str; 7] =
     ["rows", "scores", "beams", "eos", "temperature", "row_params", "normaliser"];
 
+/// A field of a step as a case has it.
+type Told = fn(&Stepped) -> Json;
+
 /// The fields of an expectation that are compared, by their names.
-static EXPECTED: [(&str, fn(&Stepped) -> Json); 4] = [
+static EXPECTED: [(&str, Told); 4] = [
     ("statuses", |step| step.statuses.iter().map(|status| json!(status.name())).collect()),
     ("candidates", |step| triples(&step.candidates)),
     ("running", |step| triples(&step.running)),

@@ -142,7 +142,7 @@ fn origin(
         let row = subject.row(vectors, named)?;
         let own = object.get("params").and_then(Json::as_object).cloned().unwrap_or_default();
         let set = sample::set(&own, row.vocab_size())?;
-        return Ok(Origin::Row(row, set));
+        return Ok(Origin::Row(row, Box::new(set)));
     }
     let [tokens, weights] = ["tokens", "weights"].map(|key| object.get(key).cloned());
     let tokens: Vec<u32> = serde_json::from_value(tokens.unwrap_or_default())?;
