@@ -126,6 +126,7 @@ pub fn batch(
     let Some(rows) = WholeRows::of(given, logits, lent, &mut wrong) else {
         return Err(wrong.into_error());
     };
+    let is_placed = groups.iter().any(|group| group.first_row.is_some());
     let mut next = 0;
     let mut checked = Vec::with_capacity(groups.len());
     for (i, group) in groups.into_iter().enumerate() {
@@ -135,7 +136,7 @@ pub fn batch(
         next = first.saturating_add(count);
         checked.extend(check.group(group, first, &mut wrong));
     }
-    if wrong.none() {
+    if wrong.none() && !is_placed {
         let places = |one: &Checked| one.first..one.first + one.step.spec().scores.len();
         rows.check_used(&mut wrong, checked.iter().map(places), "group");
     }

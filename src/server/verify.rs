@@ -197,6 +197,7 @@ pub fn batch(request: VerifyRequest, lent: Option<Lent>, limits: &Limits) -> Res
     let Some(rows) = WholeRows::of(given, logits, lent, &mut wrong) else {
         return Err(wrong.into_error());
     };
+    let is_placed = sequences.iter().any(|sequence| sequence.first_row.is_some());
     let mut next = 0;
     let mut checked = Vec::with_capacity(sequences.len());
     for (i, sequence) in sequences.into_iter().enumerate() {
@@ -206,7 +207,7 @@ pub fn batch(request: VerifyRequest, lent: Option<Lent>, limits: &Limits) -> Res
         next = first.saturating_add(count);
         checked.extend(check.sequence(sequence, first, &mut wrong));
     }
-    if wrong.none() {
+    if wrong.none() && !is_placed {
         let used = checked.iter().flat_map(Checked::places);
         rows.check_used(&mut wrong, used, "sequence or distribution");
     }

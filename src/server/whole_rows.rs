@@ -83,8 +83,8 @@ impl WholeRows {
         row.map_err(|error| Error::invalid("logits", error.to_string()))
     }
 
-    /// Notes the first row that nothing uses: who sends it has forgotten something, or miscounts. `by` says what uses rows,
-    /// `used` which.
+    /// Notes the first row that nothing uses, where no `first_row` says where rows are: who sends it has forgotten something, or
+    /// miscounts. `by` says what uses rows, `used` which.
     pub(super) fn check_used(
         &self,
         wrong: &mut Violations<'_>,
@@ -102,7 +102,7 @@ impl WholeRows {
         if next < all {
             let text = || {
                 format!(
-                    "row {next} of {all} is in no {by}; allowed: rows that are used; leave it out, or name it there"
+                    "row {next} of {all} is in no {by}; allowed: rows that are used, unless a first_row says which are"
                 )
             };
             wrong.add(|| "logits".into(), text);

@@ -452,6 +452,29 @@ async fn rows_and_histories_may_lie_in_shared_memory_and_calls_may_be_direct() {
     host.server.idle().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_padded_batch_says_where_its_sequences_begin() {
+    let server = TestServer::start(&[]).await;
+    let client = server.client().await;
+    // Two rows of padding behind the first sequence, one behind the second.
+    let all = logits(8, VOCAB_SIZE, 1);
+    let sequence = |first_row, drafts: &[u32]| DraftedSequence {
+        first_row,
+        drafts: drafts.to_vec(),
+        params: Some(SamplingParams { seed: Some(7), ..Default::default() }),
+        ..Default::default()
+    };
+    let request = |logits, sequences| VerifyRequest { logits, sequences, ..plain() };
+    let padded = [sequence(Some(0), &[4]), sequence(Some(4), &[5, 6])];
+    let padded = client.verify(request(all.clone(), padded.to_vec())).await.unwrap();
+    let row = VOCAB_SIZE * 2;
+    for (i, (rows, drafts)) in [(0..2, &[4][..]), (4..7, &[5, 6])].into_iter().enumerate() {
+        let alone = all[rows.start * row..rows.end * row].to_vec().into();
+        let alone = client.verify(request(alone, vec![sequence(None, drafts)])).await.unwrap();
+        assert_eq!(alone.sequences, std::slice::from_ref(&padded.sequences[i]));
+    }
+}
+
 async fn refused(client: &Client, request: VerifyRequest) -> (Code, String) {
     match client.verify(request).await.unwrap_err() {
         Error::Status(status) => (status.code(), status.message().to_owned()),
@@ -509,13 +532,6 @@ async fn what_is_wrong_is_named() {
         (
             VerifyRequest { logits: logits(6, VOCAB_SIZE, 1), ..plain() },
             "logits: row 4 of 6 is in no sequence or distribution; allowed",
-        ),
-        (
-            with(&|s| {
-                (s.first_row, s.mode) = (Some(1), VerifyMode::Match.into());
-                s.distributions.clear();
-            }),
-            "logits: row 0 of 4 is in no sequence or distribution; allowed",
         ),
         (
             with(&|s| draft(s).row = 0),
