@@ -2,7 +2,7 @@
 //!
 //! It shares no budget with sampling. Its connections are counted by themselves ([`web`]), what it computes is computed
 //! by a thread of its own and of the lowest priority ([`worker`]), and what it tells of the server is read from the metrics
-//! every other second, however many pages are open ([`live`]).
+//! every other second, however many pages are open ([`live`](mod@live)).
 
 mod chi;
 mod controls;
