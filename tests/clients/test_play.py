@@ -28,7 +28,7 @@ PICTURE_BYTES_MAX = 150_000
 VOCAB_SIZE = 262_144
 # Where the tests begin: one draw, since two controls allow no more.
 BEGIN = "#row=3&temperature=0.8&seed=11&draws=1"
-FILES = ("/", "/live", "/common.js", "/play.js", "/live.js", "/style.css")
+FILES = ("/", "/live", "/common.js", "/play.js", "/live.js", "/style.css", "/icon.svg")
 
 
 def npy(descr: str, shape: str, data: bytes) -> bytes:

@@ -57,16 +57,21 @@ const REPORT_POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox; frame-ancestors 'none'";
 
 /// The files of the page: where, what, and their text.
-const FILES: [(&str, &str, &str); 6] = [
+const FILES: [(&str, &str, &str); 8] = [
     ("/", HTML, include_str!("../../../templates/admin/play.html")),
     ("/live", HTML, include_str!("../../../templates/admin/live.html")),
     ("/common.js", SCRIPT, include_str!("../../../templates/admin/common.js")),
     ("/play.js", SCRIPT, include_str!("../../../templates/admin/play.js")),
     ("/live.js", SCRIPT, include_str!("../../../templates/admin/live.js")),
     ("/style.css", "text/css; charset=utf-8", STYLE),
+    ("/icon.svg", ICON_TYPE, ICON),
+    // Where browsers look that have not read the page yet.
+    ("/favicon.ico", ICON_TYPE, ICON),
 ];
 const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
+const ICON_TYPE: &str = "image/svg+xml";
+const ICON: &str = include_str!("../../../templates/admin/icon.svg");
 /// What reports have, and more.
 const STYLE: &str = concat!(
     include_str!("../../../templates/style.css"),
