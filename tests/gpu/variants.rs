@@ -155,7 +155,10 @@ fn rows_in_memory_of_the_device() {
                 }
                 client.write(at, row.logits()).unwrap();
                 let lent = Row::lent(row.dtype(), &region, at, row.bytes(), *row.params()).unwrap();
-                let lent = lent.with_adjustments(row.adjustments()).with_inspect(row.inspect());
+                let lent = lent
+                    .with_adjustments(row.adjustments())
+                    .with_inspect(row.inspect())
+                    .with_draft(row.draft());
                 // At any place of a multiple of the dtype's size, mostly one right after the other.
                 at = (at + row.bytes() + 2 * random.below(2) as usize).next_multiple_of(4);
                 lent
