@@ -112,7 +112,8 @@ static BATCHES: LazyLock<Vec<Batch>> = LazyLock::new(|| {
 });
 
 /// Sizes about the edges of a share, a tile and several; all alignments that a tight packing makes; and more draws than
-/// a block takes at once, of a whole row and by race of a row of few, where noise of either half of its range can win.
+/// a block takes at once, of a whole row and by race of a row of few, where noise of either half of its range can win; and a race
+/// that tokens of every block can win.
 fn edges() -> Vec<Case> {
     let sizes = [1, 2, 7, 8, 9, 15, 16, 17, 255, 256, 257, 511, 513, 2047, 2049];
     let case = |(i, vocab_size): (usize, u32)| {
@@ -133,9 +134,12 @@ fn edges() -> Vec<Case> {
     let race =
         ParamsSpec { draws: 1000, seed: Some(7), draw_rule: DrawRule::Race, ..Default::default() };
     let values = [0.0f32, 1.0, 2.0].map(f32::to_bits);
-    let race = Case::bits("3 tokens, 1000 draws by race", Dtype::F32, &values, race);
+    let of_few = Case::bits("3 tokens, 1000 draws by race", Dtype::F32, &values, race);
+    let logits = Values::Model.logits(&mut Random::new(3, 100), Dtype::F16, 4001, 1.0);
+    let race = ParamsSpec { draws: 16, temperature: 2.0, ..race };
+    let of_all = Case::new("Model, 16 draws by race", Dtype::F16, logits, race);
     let sizes = sizes.into_iter().cycle().take(3 * sizes.len());
-    sizes.enumerate().map(case).chain([many, race]).collect()
+    sizes.enumerate().map(case).chain([many, of_few, of_all]).collect()
 }
 
 /// Rows that are adjusted and asked about, by one block and by several.
