@@ -25,7 +25,7 @@ use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, HeaderValue, REFERRER_POLICY,
     RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{StatusCode, Uri};
+use axum::http::{Method, StatusCode, Uri};
 use axum::middleware::{map_request, map_response};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{Router, get, post};
@@ -40,6 +40,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use worker::{Worker, WorkerError};
 
@@ -85,6 +86,8 @@ struct Admin {
     draining: CancellationToken,
     limits: look::Limits,
     upload_bytes_max: usize,
+    /// One file arrives at a time, so that those on their way take no more memory than one.
+    uploading: Semaphore,
     studies: Option<PathBuf>,
     targets: Vec<String>,
     page: String,
@@ -120,6 +123,7 @@ pub async fn serve(
             race_tokens_max: work.request_race_tokens_max,
         },
         upload_bytes_max: config.admin.admin_upload_bytes_max,
+        uploading: Semaphore::new(1),
         studies: config.admin.studies_dir.clone(),
         targets,
         page: format!("http://{address}"),
@@ -177,8 +181,10 @@ fn own(request: Request, local: bool) -> Result<Request, Refusal> {
         return Err(refuse(StatusCode::FORBIDDEN, &text));
     }
     match header("sec-fetch-site") {
-        // A link from elsewhere may lead here.
-        Some("cross-site") if header("sec-fetch-mode") != Some("navigate") => {
+        // A link from elsewhere may lead here; a form of elsewhere may not send anything.
+        Some("cross-site")
+            if header("sec-fetch-mode") != Some("navigate") || request.method() != Method::GET =>
+        {
             Err(refuse(StatusCode::FORBIDDEN, "asked by a page of elsewhere"))
         }
         _ => Ok(request),
@@ -371,6 +377,11 @@ async fn upload(State(admin): Asked, request: Request) -> Answer {
         ),
     };
     let most = admin.upload_bytes_max;
+    let Ok(_one) = admin.uploading.try_acquire() else {
+        let text =
+            "another file is on its way; one is taken at a time; send it again when that is here";
+        return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, text));
+    };
     let bytes = body(request.into_body(), " (--admin-upload-bytes-max)", most).await?;
     let added = admin.worker.ask(move |bench| bench.uploads.add(bytes, dtype));
     let added = added.await?.map_err(wrong)?;

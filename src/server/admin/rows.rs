@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::str::FromStr;
 
+/// Rows of a file that are listed; the others go by their numbers.
+const LISTED_MAX: usize = 64;
 /// Bytes of a file's digest that name it.
 const NAME_BYTES: usize = 8;
 
@@ -109,7 +111,7 @@ impl Uploads {
         });
         let stay = newest.count();
         self.files.drain(..self.files.len() - stay);
-        let about = (0..upload.rows).map(|row| upload.about(row)).collect();
+        let about = (0..upload.rows.min(LISTED_MAX)).map(|row| upload.about(row)).collect();
         self.files.push_back(upload);
         Ok(about)
     }
