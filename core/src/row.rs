@@ -414,7 +414,7 @@ pub enum Proposal {
     Row(Arc<dyn Source>),
     /// Tokens with weights, ids ascending; others have none. The sum of the weights is below [`WEIGHTS_END`], and above 0.
     Sparse(Vec<(u32, u64)>),
-    /// A probability a token: each from 0 to 1, not all 0.
+    /// A probability a token: each from 0 to 1, and at least one of 2^-40 or more.
     Dense(Vec<f32>),
 }
 

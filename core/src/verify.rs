@@ -68,7 +68,7 @@ pub fn of_row(
 /// Walks over a chain: one row a draft, and one more.
 ///
 /// # Panics
-/// If there are fewer results, or a result without status OK is not the last that is looked at and has no token.
+/// If a result that is looked at is missing, or is OK without a token.
 pub fn chain<'r>(drafts: &[u32], result: impl Fn(usize) -> RowResult<'r>) -> Verified {
     let mut rows = vec![];
     for place in 0..=drafts.len() {

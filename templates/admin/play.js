@@ -261,6 +261,9 @@ async function look() {
       }
     } catch (error) {
       $("error").textContent = error.message;
+      // What was there before is of other settings.
+      copies = null;
+      showCopy();
     }
     document.body.classList.remove("asks");
   }

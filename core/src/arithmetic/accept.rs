@@ -1,6 +1,6 @@
 //! Whether a row takes a drafted token by rejection, and what it draws from where it does not.
 //!
-//! Both distributions are masses and their sum, integers below 2^60: no probability is rounded. Taken with real random
+//! Both distributions are masses and their sum, integers of at most 2^60: no probability is rounded. Taken with real random
 //! numbers, the masses that are accepted and those of the residual add up to the target's, token by token; the 64 random
 //! bits miss that by at most 2^-64.
 
@@ -13,7 +13,7 @@ use super::power::pow2;
 pub struct Share {
     /// At most `total`.
     pub mass: u64,
-    /// Above 0, below 2^60.
+    /// Above 0, at most 2^60.
     pub total: u64,
 }
 
@@ -31,7 +31,7 @@ pub fn residual(p: Share, q: Share) -> u128 {
     product(p.mass, q.total).saturating_sub(product(q.mass, p.total))
 }
 
-/// `floor(value * bits / 2^64)`: a place below `value`, which is below 2^120.
+/// `floor(value * bits / 2^64)`: a place below `value`, which is at most 2^120.
 #[inline]
 pub fn scaled(value: u128, bits: u64) -> u128 {
     let bits = u128::from(bits);
