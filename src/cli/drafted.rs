@@ -3,6 +3,7 @@
 use super::params;
 use crate::files::params::Set;
 use crate::files::vectors::StoredRow;
+use crate::wire;
 use logitd_core::adjustments::Adjustments;
 use logitd_core::backend::Backend;
 use logitd_core::batch::{Results, RowStatus};
@@ -113,14 +114,16 @@ impl Sequence {
             Some(parents) => verify::tree(parents, &self.drafts, |node| results.row(node)),
         };
         let draws = || verified.rows.iter().map(|&row| results.row(row).draws[0]);
-        let is_tree = self.parents.is_some();
-        let path = verified.rows.iter().filter(|&&node| is_tree && node > 0);
+        let tokens: Vec<u32> = draws().map(|draw| draw.token).collect();
+        let accepted = &tokens[..verified.accepted];
+        let path = |parents: &Vec<u32>| wire::verify::path(parents, &self.drafts, accepted);
+        let path = self.parents.as_ref().map(path);
         Taken {
             status: verified.status,
             accepted: verified.accepted,
-            path: path.map(|&node| node as u32).collect(),
-            tokens: draws().map(|draw| draw.token).collect(),
+            path: path.unwrap_or_default(),
             logprobs: draws().map(|draw| draw.logprob).collect(),
+            tokens,
         }
     }
 }

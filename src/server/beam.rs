@@ -183,12 +183,13 @@ impl Check<'_> {
         first: usize,
         wrong: &mut Violations<'_>,
     ) -> Option<Checked> {
-        let step = self.step(&group, wrong);
+        // Its eos_ids go into all adjustments, so they are few before that.
+        let step = self.step(&group, wrong)?;
         let params = self.params(&group, wrong);
         let adjustments = std::mem::take(&mut group.adjustments);
         let adjustments = self.adjustments(adjustments, &group, &params, wrong)?;
         let params: Option<Vec<SamplingParams>> = params.into_iter().collect();
-        Some(Checked { first, step: step?, params: params?, adjustments })
+        Some(Checked { first, step, params: params?, adjustments })
     }
 
     fn step(&self, group: &BeamGroup, wrong: &mut Violations<'_>) -> Option<Step> {
@@ -243,7 +244,9 @@ impl Check<'_> {
         wrong: &mut Violations<'_>,
     ) -> Option<Vec<Adjustments>> {
         let BeamGroup { eos_ids, scores, .. } = group;
-        let stops = params.iter().flatten().any(|params| params.min_tokens() > 0);
+        // More sets than rows are refused as they are.
+        let stops = given.len() <= scores.len().max(1)
+            && params.iter().flatten().any(|params| params.min_tokens() > 0);
         if stops && given.is_empty() && !eos_ids.is_empty() {
             given.push(api::Adjustments::default());
         }

@@ -79,7 +79,8 @@ impl Size {
             let DraftedSequence { drafts, parents, distributions, .. } = sequence;
             within_drafts(drafts.len(), !parents.is_empty(), limits)?;
             size.rows += drafts.len() + 1;
-            size.path_bytes += path_bytes(parents);
+            // More parents than drafts are refused by name.
+            size.path_bytes += path_bytes(&parents[..parents.len().min(drafts.len())]);
             size.list_bytes += prost::Message::encoded_len(sequence);
             let is_row = |kind: &Option<Kind>| matches!(kind, Some(Kind::Logits(_)));
             draft_rows += distributions.iter().filter(|one| is_row(&one.kind)).count();

@@ -74,9 +74,13 @@ pub fn stop_at(
 ) -> Result<(), AdjustmentsError> {
     let stop_ids = &mut adjustments.stop_ids;
     let own = stop_ids.len();
+    if own > STOP_IDS_MAX {
+        // Refused as they are.
+        return Ok(());
+    }
     let others: Vec<u32> = eos_ids.iter().copied().filter(|id| !stop_ids.contains(id)).collect();
     stop_ids.extend(others);
-    if own <= STOP_IDS_MAX && stop_ids.len() > STOP_IDS_MAX {
+    if stop_ids.len() > STOP_IDS_MAX {
         return Err(AdjustmentsError {
             field: "stop_ids".into(),
             description: format!(

@@ -170,7 +170,7 @@ pub fn message<'r>(
 }
 
 /// The nodes that these tokens lead through, from the root of a tree on.
-fn path(parents: &[u32], drafts: &[u32], tokens: &[u32]) -> Vec<u32> {
+pub fn path(parents: &[u32], drafts: &[u32], tokens: &[u32]) -> Vec<u32> {
     let mut node = 0;
     let step = |&token: &u32| {
         let child = (node as usize..parents.len())
