@@ -131,7 +131,16 @@ impl WholeRows {
         }
         let first = first_row.map_or(next, |first| first as usize);
         let all = self.count();
-        if first.saturating_add(count) > all {
+        let fits = first.saturating_add(count) <= all;
+        if !fits && first_row.is_none() {
+            let text = || {
+                format!(
+                    "logits has {all} rows, and {} has {count}, from row {first} on, one {each}; allowed: rows for all of them",
+                    path()
+                )
+            };
+            wrong.add(|| "logits".into(), text);
+        } else if !fits {
             let last = first.saturating_add(count - 1);
             let text = || {
                 format!(

@@ -108,16 +108,16 @@ fn is(result: &BeamGroupResult, wanted: &Stepped) {
 /// Groups of several kinds over one batch, and what is wanted of each.
 fn groups() -> (BeamStepRequest, Vec<Stepped>) {
     let mut all = logits(9, VOCAB_SIZE, 4).to_vec();
-    // A row without a distribution, and one of which the stored logits have none.
+    // A row without a distribution, and one that has none as it is stored: the NaN is banned.
     all[3 * ROW_BYTES..][..2].copy_from_slice(&half::f16::NAN.to_le_bytes());
-    all[7 * ROW_BYTES + 2..][..2].copy_from_slice(&half::f16::NAN.to_le_bytes());
+    all[7 * ROW_BYTES + 4..][..2].copy_from_slice(&half::f16::NAN.to_le_bytes());
     let units = |nats: f64| (nats * (1u64 << 32) as f64) as i64;
-    let scores = [0, units(-0.5), units(-0.25), 1 << 62];
+    let scores = [0, units(-0.5), units(-0.25)];
     let asked = [
         asked(&[0], 4, &[5, 6, 7], false, ParamsSpec::default()),
-        asked(&scores[..3], 3, &[], false, ParamsSpec::default()),
-        asked(&scores[1..3], 2, &[1, 2, 90], false, penalised()),
-        asked(&scores[..3], 64, &[11], true, penalised()),
+        asked(&scores, 3, &[], false, ParamsSpec::default()),
+        asked(&scores[1..], 2, &[1, 2, 90], false, penalised()),
+        asked(&scores, 64, &[11], true, penalised()),
     ];
     let mut wanted = vec![];
     let mut first = 0;
@@ -148,6 +148,8 @@ async fn groups_go_on_as_the_reference_says() {
         assert_eq!(response.plane(), Plane::Inline);
         let statuses: Vec<RowStatus> = response.groups[1].statuses().collect();
         assert_eq!(statuses, [RowStatus::Ok, RowStatus::Ok, RowStatus::Nan]);
+        let statuses: Vec<RowStatus> = response.groups[3].statuses().collect();
+        assert_eq!(statuses, [RowStatus::Ok, RowStatus::Nan, RowStatus::Ok]);
         server.idle().await;
     }
 }
@@ -277,6 +279,19 @@ async fn what_is_wrong_is_named() {
         (with(&|g| g.normaliser = 9), "groups[0].normaliser: normaliser is 9; allowed"),
         (with(&|g| g.rows = Some(3)), "groups[0].rows: rows is 3, and it has 2 rows"),
         (with(&|g| g.first_row = Some(1)), "groups[0].first_row: first_row is 1"),
+        (
+            BeamStepRequest { logits: logits(1, VOCAB_SIZE, 1), ..plain() },
+            "logits: logits has 1 rows, and groups[0] has 2, from row 0 on",
+        ),
+        // 8 GB, if every set had them all.
+        (
+            with(&|g| {
+                g.eos_ids = (0..1_000_000).collect();
+                g.params = set(SamplingParams { min_tokens: 1, ..Default::default() });
+                g.adjustments = vec![Adjustments::default(); 2000];
+            }),
+            "groups[0].eos_ids: eos_ids has 1000000 tokens; allowed: up to 32",
+        ),
         (
             with(&|g| g.params = set(SamplingParams { top_k: 3, ..Default::default() })),
             "groups[0].params[0].top_k: top_k is 3, and a step of beams cuts and draws nothing",
