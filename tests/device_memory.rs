@@ -223,6 +223,55 @@ async fn rows_on_the_device_and_rows_in_messages_share_launches() {
     served.stop().await;
 }
 
+/// Rows in the memory of one of several devices are sampled there, however free the other is, and never go through
+/// the host; until the device is taken out.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_several_devices_each_samples_what_lies_in_its_memory() {
+    // After the 24 launches of the first part.
+    let fault = format!("oom:{}", SELF_TEST_LAUNCHES + 25);
+    let variables = [
+        ("FAKE_CUDA_DEVICES", "2"),
+        ("FAKE_CUDA_FAULT_DEVICE", "1"),
+        ("FAKE_CUDA_FAULT", fault.as_str()),
+    ];
+    let served = Served::start(&["--device=cuda:0,1"], &variables).await;
+    let regions = [0, 1].map(|device| served.register(device, 1 << 20, 8).unwrap());
+    let before = served.asked();
+    let mut sampled = tokio::task::JoinSet::new();
+    for (device, mut region) in regions.into_iter().enumerate() {
+        let client = served.client.clone();
+        sampled.spawn(async move {
+            let mut devices = Vec::new();
+            for salt in 0..24 {
+                let inline = request(3, 500, salt);
+                let response = client.sample(region.through(salt as u32 % 8, &inline)).await;
+                let response = response.unwrap();
+                assert_eq!(response.rows, expected(&inline));
+                devices.push(response.device);
+            }
+            (device, region, devices)
+        });
+    }
+    let mut on_the_second = None;
+    for (device, region, devices) in sampled.join_all().await {
+        assert_eq!(devices, vec![format!("cuda:{device}"); 24]);
+        on_the_second = (device == 1).then_some(region).or(on_the_second);
+    }
+    let asked = served.asked();
+    let news = asked.strip_prefix(&before).unwrap();
+    let uploads = news.lines().filter_map(|line| line.strip_prefix("upload ")?.parse().ok());
+    assert_eq!(uploads.filter(|&bytes: &usize| bytes > 8 * DESCRIPTOR_BYTES).count(), 0, "{news}");
+
+    let mut region = on_the_second.unwrap();
+    let mut devices = Vec::new();
+    for salt in 0..6 {
+        devices.push(served.right(&mut region, salt as u32, request(3, 500, salt)).await);
+    }
+    assert_eq!(devices.last().unwrap(), "cuda:0", "{devices:?}");
+    served.daemon.logged("device taken out").await;
+    served.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn load_writes_to_every_device_and_finds_no_wrong_answer() {
     let two = [("FAKE_CUDA_DEVICES", "2")];

@@ -364,7 +364,7 @@ impl Shared {
             if state.stopped {
                 return None;
             }
-            state.queue.take_batch(Instant::now(), &mut parts, &mut expired);
+            state.queue.take_batch(0, Instant::now(), &mut parts, &mut expired);
             drop(state);
             expired.drain(..).for_each(|job: Arc<Job>| job.fail(Failure::DeadlineExceeded));
             if let Some(part) = parts.pop() {

@@ -11,6 +11,7 @@
 
 mod device;
 mod evaluate;
+mod homes;
 mod metrics;
 mod permits;
 pub mod priority;
@@ -142,8 +143,8 @@ impl Engine {
             handles.push(handle);
             sampler
         });
-        for (backend, device) in backends.into_iter().zip(devices) {
-            let worker = Worker::new(Arc::clone(&shared), backend, device, sampler.clone());
+        for (at, (backend, device)) in backends.into_iter().zip(devices).enumerate() {
+            let worker = Worker::new(Arc::clone(&shared), backend, device, at, sampler.clone());
             handles.push(spawn("logitd-worker", move || worker.run()));
         }
         let timer = Arc::clone(&shared);
@@ -170,7 +171,8 @@ impl Engine {
         if (rows, bytes) != (permit.rows(), permit.bytes()) {
             permit.resize(rows, bytes)?;
         }
-        let (work, answer) = Work::new(request, permit, now);
+        let home = shared.home(&request);
+        let (work, answer) = Work::new(request, permit, home, now);
         let key = shared.push(work, now)?;
         Ok(Ticket { shared: Arc::clone(shared), key, answer, answered: false })
     }
@@ -236,6 +238,8 @@ struct Shared {
     config: EngineConfig,
     permits: Arc<Permits>,
     metrics: Metrics,
+    /// The ids of the devices that there were at the start.
+    ids: Vec<String>,
     devices: watch::Sender<Vec<DeviceState>>,
     state: Mutex<State>,
     /// Told when there is work, or when a worker has to look up.
@@ -291,6 +295,7 @@ impl Shared {
             config,
             permits: Arc::new(permits),
             metrics,
+            ids: devices.iter().map(|device| device.info.id.clone()).collect(),
             devices: watch::Sender::new(devices.iter().map(up).collect()),
             state: Mutex::new(state),
             work: Condvar::new(),
@@ -313,6 +318,15 @@ impl Shared {
         }
     }
 
+    /// The one of several devices in whose memory the request's logits lie.
+    fn home(&self, request: &Request) -> Option<usize> {
+        if self.ids.len() < 2 {
+            return None;
+        }
+        let loan = request.rows.first()?.loan()?;
+        self.ids.iter().position(|id| loan.address_on(id, 0).is_some())
+    }
+
     fn push(&self, work: Arc<Work>, now: Instant) -> Result<Key, Refused> {
         let (source, priority, deadline) = (work.source, work.priority, work.deadline);
         let mut state = self.lock();
@@ -324,17 +338,16 @@ impl Shared {
         let was = state.queue.ready(now);
         let key = state.queue.push(work, source, priority, deadline, now);
         self.gauge(&state);
-        // A worker that sleeps until a batch is due need not wake for less.
+        // A worker that sleeps until a batch is due need not wake for less; where there are homes, it may sleep for longer.
         let ready = state.queue.ready(now);
-        let wake = (ready == Ready::Now || ready != was) && state.wake();
+        let is_news = ready == Ready::Now || ready != was || state.queue.has_homes();
+        let wake = if is_news { state.wake() } else { Wake::Nobody };
         let wake_timer = deadline.is_some_and(|d| state.timer_at.is_none_or(|at| d < at));
         if wake_timer {
             state.timer_at = deadline;
         }
         drop(state);
-        if wake {
-            self.work.notify_one();
-        }
+        self.notify(wake);
         if wake_timer {
             self.timer.notify_one();
         }
@@ -366,6 +379,15 @@ impl Shared {
         waiting.into_iter().for_each(|work| work.fail(Failure::Cancelled));
     }
 
+    /// Wakes the workers that were picked.
+    fn notify(&self, wake: Wake) {
+        match wake {
+            Wake::Nobody => {}
+            Wake::One => self.work.notify_one(),
+            Wake::All => self.work.notify_all(),
+        }
+    }
+
     fn gauge(&self, state: &State) {
         self.metrics.queue_rows.set(state.queue.waiting().rows as f64);
     }
@@ -376,15 +398,25 @@ impl Shared {
     }
 }
 
+/// Who of the sleeping workers is to be woken.
+#[must_use]
+enum Wake {
+    Nobody,
+    One,
+    All,
+}
+
 impl State {
-    /// Picks one sleeping worker to be woken, if there is one.
-    fn wake(&mut self) -> bool {
-        let any = self.idle > 0;
-        if any {
-            self.idle -= 1;
-            self.signals += 1;
-        }
-        any
+    /// Picks one sleeping worker to be woken, if there is one; all of them where rows wait that only one of them takes.
+    fn wake(&mut self) -> Wake {
+        let (woken, wake) = match self.idle {
+            0 => (0, Wake::Nobody),
+            idle if self.queue.has_homes() => (idle, Wake::All),
+            _ => (1, Wake::One),
+        };
+        self.idle -= woken;
+        self.signals += woken;
+        wake
     }
 }
 

@@ -19,8 +19,11 @@
 //! - Being overtaken is bounded. A request whose next row is too large for the room left is the first
 //!   of its priority in the next batch; and the first of a priority that [`Config::passed_over_max`]
 //!   batches in a row took nothing from opens the next batch, whatever its priority.
+//! - Rows in the memory of a device that takes work are passed over by others ([`homes`](super::homes)): for these, they are
+//!   not there.
 
 use super::Priority;
+use super::homes::Homes;
 use super::request::Inspected;
 use super::slots::{Key, Slots};
 use super::turns::{Place, Source, Turns};
@@ -35,6 +38,10 @@ pub(super) trait Item: Clone {
     fn rows(&self) -> usize;
     /// What one row takes of a batch.
     fn row_size(&self, row: usize) -> RowSize;
+    /// The one of several devices in whose memory the rows lie.
+    fn home(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// What one row takes of a batch.
@@ -134,6 +141,7 @@ pub(super) struct Queue<T> {
     deadlines: BTreeSet<(Instant, Key)>,
     next_sizes: Sizes,
     waiting: Budget,
+    homes: Homes,
     /// When the first of the waiting has waited long enough.
     due: Option<Instant>,
     /// Entries that were given back.
@@ -223,6 +231,7 @@ impl<T: Item> Queue<T> {
             deadlines: BTreeSet::new(),
             next_sizes: Sizes::default(),
             waiting: Budget::default(),
+            homes: Homes::default(),
             due: None,
             returned: 0,
         }
@@ -310,7 +319,25 @@ impl<T: Item> Queue<T> {
         self.due = self.due.map(|due| due.min(now));
     }
 
-    /// Whether a batch should be taken.
+    /// From now on, every device takes what lies in the memory of this one.
+    pub fn close_home(&mut self, device: usize) {
+        self.homes.close(device);
+    }
+
+    /// Whether anything waits for one device alone.
+    pub fn has_homes(&self) -> bool {
+        self.homes.any()
+    }
+
+    /// Whether a device should take a batch.
+    pub fn ready_for(&self, device: usize, now: Instant) -> Ready {
+        if self.homes.left_to_others(device) == self.waiting.rows {
+            return Ready::Empty;
+        }
+        self.ready(now)
+    }
+
+    /// Whether a batch should be taken, by whichever device.
     pub fn ready(&self, now: Instant) -> Ready {
         match self.due {
             None => Ready::Empty,
@@ -320,15 +347,19 @@ impl<T: Item> Queue<T> {
         }
     }
 
-    /// Takes the next batch, adding its parts to `parts`; what has expired goes to `expired` instead.
+    /// Takes the next batch of a device, adding its parts to `parts`; what has expired goes to `expired` instead.
     /// Several parts may be of one item.
-    pub fn take_batch(&mut self, now: Instant, parts: &mut Vec<Part<T>>, expired: &mut Vec<T>) {
+    pub fn take_batch(
+        &mut self,
+        device: usize,
+        now: Instant,
+        parts: &mut Vec<Part<T>>,
+        expired: &mut Vec<T>,
+    ) {
         self.expire(now, expired);
         let mut room = self.config.budget;
         for priority in self.order() {
-            let had_any = self.turns[priority].first().is_some();
-            let first_taken = self.take_from(priority, &mut room, parts);
-            let passed_over = had_any && !first_taken;
+            let passed_over = self.take_from(priority, device, &mut room, parts) == Some(false);
             self.passed_over[priority] =
                 if passed_over { self.passed_over[priority] + 1 } else { 0 };
         }
@@ -348,21 +379,40 @@ impl<T: Item> Queue<T> {
         order
     }
 
-    /// Fills the room from one priority. Says whether its first got a place.
-    fn take_from(&mut self, priority: usize, room: &mut Budget, parts: &mut Vec<Part<T>>) -> bool {
-        let first = self.turns[priority].first();
+    /// Fills the room from one priority. Says whether the first for this device got a place, if there is one.
+    fn take_from(
+        &mut self,
+        priority: usize,
+        device: usize,
+        room: &mut Budget,
+        parts: &mut Vec<Part<T>>,
+    ) -> Option<bool> {
+        let first = self.skip(self.turns[priority].first(), priority, device)?;
         let mut first_taken = false;
-        let mut cursor = first;
+        let mut cursor = Some(first);
         while let Some(place) = cursor {
             if !self.next_sizes.least().is_some_and(|least| room.fits(least)) {
                 break;
             }
             let taken = self.take_rows(place, priority, room, parts);
-            first_taken |= taken && cursor == first;
+            first_taken |= taken && place == first;
             // Where its turn is over, what is left of it may be next again.
+            cursor = self.skip(self.turns[priority].after(place), priority, device);
+        }
+        Some(first_taken)
+    }
+
+    /// The next place, from one on, of what a device takes.
+    fn skip(&self, from: Option<Place>, priority: usize, device: usize) -> Option<Place> {
+        let mut cursor = from;
+        while let Some(place) = cursor {
+            let entry = self.entries.get(place.key()).expect("it has a place");
+            if self.homes.takes(device, entry.item.home()) {
+                break;
+            }
             cursor = self.turns[priority].after(place);
         }
-        first_taken
+        cursor
     }
 
     /// Moves rows of one entry to the batch, up to the end of its turn. Says whether any.
@@ -392,6 +442,7 @@ impl<T: Item> Queue<T> {
         self.turns[priority].taken(place);
         let rows = start..entry.rows.start;
         let item = entry.item.clone();
+        self.homes.remove(item.home(), taken.rows);
         parts.push(Part { item, rows });
         self.waiting.rows -= taken.rows;
         self.waiting.bytes -= taken.bytes;
@@ -421,6 +472,7 @@ impl<T: Item> Queue<T> {
         let mut entry = Entry { item, rows, turn_end, priority, source, place: None, deadline };
         let cost = entry.begin_turn(self.config.budget);
         let size = entry.size();
+        self.homes.add(entry.item.home(), size.rows);
         self.waiting.rows += size.rows;
         self.waiting.bytes += size.bytes;
         self.waiting.draws += size.draws;
@@ -454,6 +506,7 @@ impl<T: Item> Queue<T> {
     fn remove(&mut self, key: Key) -> Option<Entry<T>> {
         let entry = self.entries.get(key)?;
         let (size, next_size) = (entry.size(), entry.next_size());
+        self.homes.remove(entry.item.home(), size.rows);
         self.waiting.rows -= size.rows;
         self.waiting.bytes -= size.bytes;
         self.waiting.draws -= size.draws;

@@ -18,6 +18,7 @@ pub(super) struct Work {
     pub source: Source,
     pub priority: Priority,
     pub deadline: Option<Instant>,
+    home: Option<usize>,
     accepted: Instant,
     progress: Mutex<Progress>,
     /// Declared last: the rows are gone when their room is given to others.
@@ -59,6 +60,7 @@ impl Work {
     pub fn new(
         request: Request,
         permit: Permit,
+        home: Option<usize>,
         accepted: Instant,
     ) -> (Arc<Self>, oneshot::Receiver<Answer>) {
         let (answer, receiver) = oneshot::channel();
@@ -69,7 +71,8 @@ impl Work {
             pieces: Vec::new(),
             timings: Timings::default(),
         });
-        let work = Self { rows, source, priority, deadline, accepted, progress, _permit: permit };
+        let work =
+            Self { rows, source, priority, deadline, home, accepted, progress, _permit: permit };
         (Arc::new(work), receiver)
     }
 
@@ -162,6 +165,10 @@ impl Item for Arc<Work> {
             race_tokens: row.race_tokens_max(),
             inspected: row.inspected(),
         }
+    }
+
+    fn home(&self) -> Option<usize> {
+        self.home
     }
 }
 

@@ -14,7 +14,7 @@ use super::device::Device;
 use super::queue::{Part, Ready};
 use super::verify::Sampler;
 use super::work::{Letter, Ran, Work};
-use super::{DeviceState, Failure, Refused, Shared, State};
+use super::{DeviceState, Failure, Refused, Shared, State, Wake};
 use logitd_core::backend::{Backend, DeviceError};
 use logitd_core::batch::{Results, Row};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 pub(super) struct Worker {
     shared: Arc<Shared>,
     device: Arc<Device>,
+    /// Its place among the devices of the start.
+    at: usize,
     backend: Box<dyn Backend>,
     sampler: Option<Sampler>,
     batch: Batch,
@@ -52,21 +54,25 @@ impl Worker {
         shared: Arc<Shared>,
         backend: Box<dyn Backend>,
         device: Arc<Device>,
+        at: usize,
         sampler: Option<Sampler>,
     ) -> Self {
-        Self { shared, device, backend, sampler, batch: Batch::default() }
+        Self { shared, device, at, backend, sampler, batch: Batch::default() }
     }
 
     /// Runs until the engine stops or the device is lost with nothing to take its place.
     pub fn run(self) {
-        let (shared, device) = (Arc::clone(&self.shared), Arc::clone(&self.device));
+        let (shared, device, at) = (Arc::clone(&self.shared), Arc::clone(&self.device), self.at);
         if catch_unwind(AssertUnwindSafe(|| self.work())).is_err() {
             // Not the backend: what we call or are. Its batch is lost, the others must not hang.
             tracing::error!(device = %device.info.id, "a worker panicked");
             let mut state = shared.lock();
             state.up -= 1;
+            state.queue.close_home(at);
+            let wake = state.wake();
             let reason = "its worker panicked".into();
             shared.end_if_last(state, DeviceError { device: device.info.id.clone(), reason });
+            shared.notify(wake);
             shared.set_up(&device, false);
         }
     }
@@ -98,20 +104,22 @@ impl Worker {
                 return Next::Condemned;
             }
             let now = Instant::now();
-            let left = match state.queue.ready(now) {
+            let left = match state.queue.ready_for(self.at, now) {
                 Ready::Now => break now,
                 Ready::At(due) => Some(due - now),
                 Ready::Empty => None,
             };
             state = self.shared.wait(state, left);
         };
-        state.queue.take_batch(now, &mut self.batch.parts, &mut self.batch.expired);
+        let Batch { parts, expired, .. } = &mut self.batch;
+        state.queue.take_batch(self.at, now, parts, expired);
         self.shared.gauge(&state);
-        let wake = matches!(state.queue.ready(now), Ready::Now) && state.wake();
+        let wake = match state.queue.ready(now) {
+            Ready::Now => state.wake(),
+            _ => Wake::Nobody,
+        };
         drop(state);
-        if wake {
-            self.shared.work.notify_one();
-        }
+        self.shared.notify(wake);
         Next::Batch
     }
 
@@ -194,13 +202,14 @@ impl Worker {
 
     /// Takes the device out. The worker that comes back has another one.
     fn replace(self, error: DeviceError) -> Option<Self> {
-        let Self { shared, device, backend, sampler, mut batch } = self;
+        let Self { shared, device, at, backend, sampler, mut batch } = self;
         tracing::error!(device = %error.device, reason = %error.reason, "device taken out");
         let _ = catch_unwind(AssertUnwindSafe(|| drop(backend)));
 
         let _unanswered = shared.permits.hold();
         let mut state = shared.lock();
         state.up -= 1;
+        state.queue.close_home(at);
         if state.stopped {
             drop(state);
             shared.set_up(&device, false);
@@ -221,7 +230,7 @@ impl Worker {
                 let device = Device::new(backend.device());
                 tracing::warn!(device = %device.info.id, "fallback takes over");
                 shared.set_up(&device, true);
-                return Some(Self { shared, device, backend, sampler, batch });
+                return Some(Self { shared, device, at, backend, sampler, batch });
             }
             tracing::error!("the fallback could not be made");
             state = shared.lock();
@@ -298,9 +307,7 @@ impl Shared {
         let wake = state.wake();
         drop(state);
         drop(unwanted);
-        if wake {
-            self.work.notify_one();
-        }
+        self.notify(wake);
         // There may be deadlines that the timer has forgotten.
         self.timer.notify_one();
     }

@@ -12,6 +12,7 @@ struct Request {
     source: Source,
     priority: Priority,
     deadline: Option<Instant>,
+    home: Option<usize>,
 }
 
 impl Item for Rc<Request> {
@@ -21,6 +22,10 @@ impl Item for Rc<Request> {
 
     fn row_size(&self, row: usize) -> RowSize {
         self.sizes[row]
+    }
+
+    fn home(&self) -> Option<usize> {
+        self.home
     }
 }
 
@@ -41,13 +46,17 @@ enum Op {
         source: Source,
         priority: Priority,
         deadline_ms: Option<u64>,
+        home: Option<usize>,
     },
     Cancel(usize),
     Advance {
         ms: u64,
     },
     Expire,
-    Take,
+    /// By one of the devices.
+    Take(usize),
+    /// From now on, every device takes what is at home there.
+    Close(usize),
     /// Returns the last batch if that has not been done.
     GiveBack,
 }
@@ -80,19 +89,42 @@ fn source() -> impl Strategy<Value = Source> {
     (0..2usize, 0..2usize).prop_map(|(group, connection)| source_of(group, connection))
 }
 
+fn deadline_ms() -> impl Strategy<Value = Option<u64>> {
+    proptest::option::weighted(0.3, 1..20u64)
+}
+
+/// Devices that take from the queue.
+const DEVICES: usize = 3;
+
+fn home() -> impl Strategy<Value = Option<usize>> {
+    proptest::option::weighted(0.3, 0..DEVICES)
+}
+
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        6 => (sizes(), source(), priority(), proptest::option::weighted(0.3, 1..20u64)).prop_map(
-            |(sizes, source, priority, deadline_ms)| {
-                Op::Push { sizes, source, priority, deadline_ms }
+        6 => (sizes(), source(), priority(), deadline_ms(), home()).prop_map(
+            |(sizes, source, priority, deadline_ms, home)| {
+                Op::Push { sizes, source, priority, deadline_ms, home }
             },
         ),
         1 => (0..100usize).prop_map(Op::Cancel),
         1 => (1..5u64).prop_map(|ms| Op::Advance { ms }),
         1 => Just(Op::Expire),
-        4 => Just(Op::Take),
+        4 => (0..DEVICES).prop_map(Op::Take),
         1 => Just(Op::GiveBack),
     ]
+}
+
+/// Often without any home, as on a server with one device.
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let homeless = op().prop_map(|mut op| {
+        if let Op::Push { home, .. } = &mut op {
+            *home = None;
+        }
+        op
+    });
+    let close = prop_oneof![30 => op(), 1 => (0..DEVICES).prop_map(Op::Close)];
+    prop_oneof![proptest::collection::vec(homeless, 1..80), proptest::collection::vec(close, 1..80),]
 }
 
 /// What should be waiting: entries in order of arrival, and what is known about each.
@@ -105,6 +137,7 @@ struct Model {
     /// For each request, how often each row was taken, less how often it was given back.
     taken: Vec<Vec<i32>>,
     cancelled: Vec<usize>,
+    closed: [bool; DEVICES],
 }
 
 #[derive(Clone)]
@@ -131,14 +164,15 @@ impl Model {
             last_batch: Vec::new(),
             taken: Vec::new(),
             cancelled: Vec::new(),
+            closed: [false; DEVICES],
         }
     }
 
     fn run(&mut self, op: Op) {
         match op {
-            Op::Push { sizes, source, priority, deadline_ms } => {
+            Op::Push { sizes, source, priority, deadline_ms, home } => {
                 let deadline = deadline_ms.map(|n| self.now + ms(n));
-                self.push(sizes, source, priority, deadline);
+                self.push(sizes, source, priority, deadline, home);
             }
             Op::Cancel(i) if !self.requests.is_empty() => self.cancel(i % self.requests.len()),
             Op::Advance { ms: n } => self.now += ms(n),
@@ -147,7 +181,11 @@ impl Model {
                 self.queue.expire(self.now, &mut expired);
                 self.expect_expired(expired);
             }
-            Op::Take => self.take(),
+            Op::Take(device) => self.take(device),
+            Op::Close(device) => {
+                self.closed[device] = true;
+                self.queue.close_home(device);
+            }
             Op::GiveBack => self.give_back(),
             Op::Cancel(_) => {}
         }
@@ -160,11 +198,12 @@ impl Model {
         source: Source,
         priority: Priority,
         deadline: Option<Instant>,
+        home: Option<usize>,
     ) {
         let id = self.requests.len();
         let rows = 0..sizes.len();
         self.taken.push(vec![0; sizes.len()]);
-        let request = Rc::new(Request { id, sizes, source, priority, deadline });
+        let request = Rc::new(Request { id, sizes, source, priority, deadline, home });
         let key = self.queue.push(Rc::clone(&request), source, priority, deadline, self.now);
         self.requests.push((Rc::clone(&request), key));
         self.waiting.push(Waiting { request, rows, started: false, returned: false });
@@ -196,14 +235,19 @@ impl Model {
         assert_eq!(expired, expected);
     }
 
-    fn take(&mut self) {
+    fn takes(&self, device: usize, request: &Request) -> bool {
+        request.home.is_none_or(|home| home == device || self.closed[home])
+    }
+
+    fn take(&mut self, device: usize) {
         let (mut parts, mut expired) = (Vec::new(), Vec::new());
-        self.queue.take_batch(self.now, &mut parts, &mut expired);
+        self.queue.take_batch(device, self.now, &mut parts, &mut expired);
         self.expect_expired(expired);
 
         let mut room = BUDGET;
         for part in &parts {
             let id = part.item.id;
+            assert!(self.takes(device, &part.item), "{id} is at home elsewhere");
             let at = self
                 .waiting
                 .iter()
@@ -217,6 +261,7 @@ impl Model {
                         && w.request.source == part.item.source
                         && !w.started
                         && !w.returned
+                        && self.takes(device, &w.request)
                 });
                 for w in overtaken {
                     assert!(!room.fits(w.next_size()), "{} overtook {}", id, w.request.id);
@@ -233,7 +278,7 @@ impl Model {
                 self.waiting.remove(at);
             }
         }
-        for w in &self.waiting {
+        for w in self.waiting.iter().filter(|w| self.takes(device, &w.request)) {
             assert!(!room.fits(w.next_size()), "the batch left {} behind", w.request.id);
         }
         self.last_batch = parts;
@@ -264,13 +309,19 @@ impl Model {
         assert_eq!(self.queue.next_sizes, next_sizes);
         let is_empty = self.queue.ready(self.now) == Ready::Empty;
         assert_eq!(is_empty, self.waiting.is_empty());
+        for device in 0..DEVICES {
+            let is_empty = self.queue.ready_for(device, self.now) == Ready::Empty;
+            assert_eq!(is_empty, !self.waiting.iter().any(|w| self.takes(device, &w.request)));
+        }
+        let is_kept = |w: &Waiting| w.request.home.is_some_and(|home| !self.closed[home]);
+        assert_eq!(self.queue.has_homes(), self.waiting.iter().any(is_kept));
     }
 }
 
 proptest! {
     #[test]
     fn nothing_is_lost_doubled_reordered_or_left_behind(
-        ops in proptest::collection::vec(op(), 1..80),
+        ops in ops(),
     ) {
         let mut model = Model::new(ms(2));
         for op in ops {
@@ -279,10 +330,8 @@ proptest! {
         // Whatever is left comes out, each row once.
         model.run(Op::Expire);
         for _ in 0..100_000 {
-            if model.waiting.is_empty() {
-                break;
-            }
-            model.run(Op::Take);
+            let Some(waiting) = model.waiting.first() else { break };
+            model.run(Op::Take(waiting.request.home.unwrap_or(0)));
             prop_assert!(!model.last_batch.is_empty());
         }
         prop_assert!(model.waiting.is_empty());
@@ -314,11 +363,11 @@ proptest! {
                 rows_left.push(sizes.len());
                 let id = start_by.len() - 1;
                 let (source, priority) = (Source::default(), Priority::Normal);
-                let request = Request { id, sizes, source, priority, deadline: None };
+                let request = Request { id, sizes, source, priority, deadline: None, home: None };
                 queue.push(Rc::new(request), source, priority, None, now);
             }
             let mut parts = Vec::new();
-            queue.take_batch(now, &mut parts, &mut Vec::new());
+            queue.take_batch(0, now, &mut parts, &mut Vec::new());
             taken += 1;
             for part in &parts {
                 rows_left[part.item.id] -= part.rows.len();
@@ -377,16 +426,31 @@ impl Bench {
         priority: Priority,
         deadline: Option<Instant>,
     ) -> usize {
+        self.push_at(None, source, sizes, priority, deadline)
+    }
+
+    fn push_at(
+        &mut self,
+        home: Option<usize>,
+        source: Source,
+        sizes: Vec<RowSize>,
+        priority: Priority,
+        deadline: Option<Instant>,
+    ) -> usize {
         let id = self.keys.len();
-        let request = Rc::new(Request { id, sizes, source, priority, deadline });
+        let request = Rc::new(Request { id, sizes, source, priority, deadline, home });
         self.keys.push(self.queue.push(request, source, priority, deadline, self.now));
         id
     }
 
     /// The next batch: ids and rows.
     fn take(&mut self) -> Vec<(usize, Range<usize>)> {
+        self.take_by(0)
+    }
+
+    fn take_by(&mut self, device: usize) -> Vec<(usize, Range<usize>)> {
         let mut parts = Vec::new();
-        self.queue.take_batch(self.now, &mut parts, &mut Vec::new());
+        self.queue.take_batch(device, self.now, &mut parts, &mut Vec::new());
         parts.into_iter().map(|part| (part.item.id, part.rows)).collect()
     }
 }
@@ -512,7 +576,7 @@ fn what_was_given_back_is_first_again() {
     bench.push(6, 1, Normal);
     bench.push(1, 1, Normal);
     let mut parts = Vec::new();
-    bench.queue.take_batch(bench.now, &mut parts, &mut Vec::new());
+    bench.queue.take_batch(0, bench.now, &mut parts, &mut Vec::new());
     for part in parts.into_iter().rev() {
         bench.queue.give_back(part, Normal, None, bench.now);
     }
@@ -520,6 +584,24 @@ fn what_was_given_back_is_first_again() {
     assert_eq!(bench.take(), [(0, 0..6), (1, 0..2)]);
     assert_eq!(bench.take(), [(1, 2..6), (2, 0..1)]);
     assert!(!bench.queue.has_returned());
+}
+
+#[test]
+fn what_is_at_home_elsewhere_is_passed_over_and_counts_for_no_priority() {
+    let mut bench = Bench::new(Duration::ZERO);
+    let row = RowSize { bytes: 1, draws: 1, ..Default::default() };
+    let low = bench.push_at(Some(1), Source::default(), vec![row; 2], Low, None);
+    // Low ones of this device are never passed over, so a high one is always first.
+    for _ in 0..10 {
+        let high = bench.push(8, 1, High);
+        assert_eq!(bench.take_by(0), [(high, 0..8)]);
+        assert_eq!(bench.queue.ready_for(0, bench.now), Ready::Empty);
+    }
+    let high = bench.push(7, 1, High);
+    assert_eq!(bench.take_by(1), [(high, 0..7), (low, 0..1)]);
+    bench.queue.close_home(1);
+    assert_eq!(bench.queue.ready_for(0, bench.now), Ready::Now);
+    assert_eq!(bench.take_by(0), [(low, 1..2)]);
 }
 
 #[test]
@@ -576,7 +658,7 @@ fn rows_of_groups(bench: &mut Bench, batches: usize) -> [usize; 2] {
     let mut counts = [0; 2];
     for _ in 0..batches {
         let mut parts = Vec::new();
-        bench.queue.take_batch(bench.now, &mut parts, &mut Vec::new());
+        bench.queue.take_batch(0, bench.now, &mut parts, &mut Vec::new());
         for part in parts {
             counts[usize::from(part.item.source.group == GroupId::of(1usize))] += part.rows.len();
         }
