@@ -53,6 +53,11 @@ pub fn check(
         return Err(format!("has {} rows, and scores for {scores}", rows.len()).into());
     }
     let sets = sets(case, &rows)?;
+    for name in ["statuses", "candidates"] {
+        if !expect.contains_key(name) {
+            return Err(format!("expects no {name}").into());
+        }
+    }
     let stepped = subject.step(&rows, &sets, &step)?;
     let mut check = Check::default();
     for (name, got) in &EXPECTED {

@@ -64,9 +64,16 @@ pub fn check(
         Mode::Match => {}
         Mode::Typical => sequence.typical = Some(typical(case.object("params")?)?),
         Mode::Rejection => {
-            let given = case.fields.get("draft_distributions").unwrap_or(&Json::Null);
-            for place in 0..count {
-                sequence.origins.push(origin(vectors, subject, &given[place])?);
+            let given = match case.fields.get("draft_distributions") {
+                None | Some(Json::Null) => vec![Json::Null; count],
+                Some(given) => given.as_array().cloned().unwrap_or_default(),
+            };
+            if given.len() != count {
+                let given = given.len();
+                return Err(format!("has {given} draft_distributions for {count} drafts").into());
+            }
+            for one in &given {
+                sequence.origins.push(origin(vectors, subject, one)?);
             }
         }
     }
@@ -147,6 +154,10 @@ fn origin(
     let [tokens, weights] = ["tokens", "weights"].map(|key| object.get(key).cloned());
     let tokens: Vec<u32> = serde_json::from_value(tokens.unwrap_or_default())?;
     let weights: Vec<u64> = serde_json::from_value(weights.unwrap_or_default())?;
+    if tokens.len() != weights.len() {
+        let (tokens, weights) = (tokens.len(), weights.len());
+        return Err(format!("has {tokens} tokens and {weights} weights").into());
+    }
     let mut weights: Vec<_> = tokens.into_iter().zip(weights).collect();
     weights.sort_unstable();
     let sum = weights.iter().map(|(_, weight)| u128::from(*weight)).sum::<u128>();
