@@ -70,8 +70,8 @@ fn hard_rows_are_alike_for_every_backend() {
             let x: Vec<f32> = (0..n).map(value).collect();
             let (k, dtype) = (i + j, Dtype::ALL[(i + j) % 3]);
             let case = Case::values(&format!("{name}, {n}"), dtype, &x, params[k % 4]);
-            let count = [1, 2, 128, CONTINUATIONS_MAX][k % 4];
-            let temperature = [1.0, 0.3, 50.0][k % 3];
+            let count = [1, 2, 128, CONTINUATIONS_MAX][(k + j) % 4];
+            let temperature = [1.0, 0.3, 50.0][(k + j) % 3];
             for normaliser in [Normaliser::Adjusted, Normaliser::Raw] {
                 let case = case.clone().inspected(asked(count, temperature, normaliser));
                 cases.push(adjusted(case.clone()));
