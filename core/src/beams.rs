@@ -28,7 +28,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+use crate::adjustments::{AdjustmentsError, STOP_IDS_MAX};
 use crate::inspection::{Continuation, Continuations, Continue, Inspect, Normaliser};
+use crate::params::{FIELDS, ParamsSpec};
 use crate::status::RowStatus;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
@@ -43,6 +45,20 @@ pub const SCORE_MAX: i64 = 1 << 62;
 pub const CONTINUATIONS_MAX: u32 = count(BEAMS_MAX, EOS_IDS_MAX);
 /// The least and the greatest temperature of a step.
 pub const TEMPERATURES: [f32; 2] = [1e-4, 1e4];
+
+/// The parameters that rows of beams can have.
+const COEFFICIENTS: [&str; 10] = [
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "no_repeat_ngram",
+    "min_tokens",
+    "dry_multiplier",
+    "dry_base",
+    "dry_allowed_length",
+    "dry_last_n",
+    "profile",
+];
 
 /// How many candidates a step of so many beams looks at: enough that so many are left when every row ends its text in
 /// every way.
@@ -259,6 +275,35 @@ fn first(rows: &[&Continuations], scores: &[i64], count: usize) -> Vec<Candidate
     candidates
 }
 
+/// The first parameter of a row that does not adjust logits, by its name, with its value.
+pub fn beyond_coefficients(spec: &ParamsSpec) -> Option<(&'static str, String)> {
+    let default = ParamsSpec::default();
+    let others = FIELDS.iter().filter(|field| !COEFFICIENTS.contains(&field.name));
+    let mut given = others.filter(|field| field.get(*spec) != field.get(default));
+    given.next().map(|field| (field.name, field.get(*spec).to_string()))
+}
+
+/// Has `min_tokens` ban the tokens that finish a beam, as it bans these stop tokens.
+pub fn stop_at(stop_ids: &mut Vec<u32>, eos_ids: &[u32]) -> Result<(), AdjustmentsError> {
+    let own = stop_ids.len();
+    if own > STOP_IDS_MAX {
+        // Refused as they are.
+        return Ok(());
+    }
+    let others: Vec<u32> = eos_ids.iter().copied().filter(|id| !stop_ids.contains(id)).collect();
+    stop_ids.extend(others);
+    if stop_ids.len() > STOP_IDS_MAX {
+        return Err(AdjustmentsError {
+            field: "stop_ids".into(),
+            description: format!(
+                "has {own}, and {} with eos_ids; allowed: up to {STOP_IDS_MAX} together",
+                stop_ids.len()
+            ),
+        });
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -403,5 +448,19 @@ mod tests {
         assert_eq!(all.len(), 4, "{all:?}");
         assert_eq!(step(&[0], 64, &[]).count(), 128);
         assert_eq!(step(&[0], 64, &(0..32).collect::<Vec<_>>()).count(), CONTINUATIONS_MAX);
+    }
+
+    #[test]
+    fn tokens_that_finish_a_beam_are_stop_tokens_once() {
+        let mut stop_ids = vec![3, 4];
+        stop_at(&mut stop_ids, &[4, 5]).unwrap();
+        assert_eq!(stop_ids, [3, 4, 5]);
+        stop_ids = (0..128).collect();
+        stop_at(&mut stop_ids, &[5]).unwrap();
+        let error = stop_at(&mut stop_ids, &[200]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "stop_ids has 128, and 129 with eos_ids; allowed: up to 128 together"
+        );
     }
 }

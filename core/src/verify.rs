@@ -4,6 +4,8 @@
 //! draft's position, with the drafts before it as history ([`of_row`]). Then the sequence walks over what they say: up to
 //! the first row that says something else than its draft, which is the last that counts.
 
+pub mod drafts;
+
 use crate::adjustments::Adjustments;
 use crate::batch::{RowResult, RowStatus};
 use crate::params::SamplingParams;

@@ -3,7 +3,6 @@
 use super::params;
 use crate::files::params::Set;
 use crate::files::vectors::StoredRow;
-use crate::wire;
 use logitd_core::adjustments::Adjustments;
 use logitd_core::backend::Backend;
 use logitd_core::batch::{Results, RowStatus};
@@ -116,7 +115,7 @@ impl Sequence {
         let draws = || verified.rows.iter().map(|&row| results.row(row).draws[0]);
         let tokens: Vec<u32> = draws().map(|draw| draw.token).collect();
         let accepted = &tokens[..verified.accepted];
-        let path = |parents: &Vec<u32>| wire::verify::path(parents, &self.drafts, accepted);
+        let path = |parents: &Vec<u32>| verify::drafts::path(parents, &self.drafts, accepted);
         let path = self.parents.as_ref().map(path);
         Taken {
             status: verified.status,

@@ -14,7 +14,7 @@ use crate::engine::{Completed, Permit, Priority, RequestRow};
 use crate::wire;
 use logitd_core::adjustments::Adjustments;
 use logitd_core::arithmetic;
-use logitd_core::beams::{Step, StepError};
+use logitd_core::beams::{Step, StepError, stop_at};
 use logitd_core::inspection::Inspect;
 use logitd_core::params::{ParamsSpec, SamplingParams};
 use logitd_proto::{self as api, BeamGroup, BeamStepRequest, BeamStepResponse, Limits, Plane};
@@ -252,7 +252,7 @@ impl Check<'_> {
         }
         let mut errors = vec![];
         for (j, set) in given.iter_mut().enumerate().filter(|_| stops) {
-            if let Err(mut error) = wire::beam::stop_at(set, eos_ids) {
+            if let Err(mut error) = stop_at(&mut set.stop_ids, eos_ids) {
                 error.field = format!("adjustments[{j}].{}", error.field);
                 errors.push(error);
             }

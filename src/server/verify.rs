@@ -15,12 +15,12 @@ use super::whole_rows::{self, Given, WholeRows, renamed};
 use crate::engine::{Completed, Permit, Priority, RequestRow};
 use crate::wire;
 use crate::wire::inspection::{self, Asked, InspectError};
-use crate::wire::verify::DraftError;
 use logitd_core::adjustments::Adjustments;
 use logitd_core::arithmetic;
 use logitd_core::batch::RowResult;
 use logitd_core::params::{ParamsSpec, SamplingParams};
 use logitd_core::row::{Draft, Proposal, Rule, Typical};
+use logitd_core::verify::drafts::{self, DraftError};
 use logitd_core::verify::{self, Mode};
 use logitd_proto::draft_distribution::Kind;
 use logitd_proto::{self as api, DraftedSequence, Limits, Plane, VerifyRequest, VerifyResponse};
@@ -269,8 +269,9 @@ impl Check<'_> {
     ) -> Option<Checked> {
         let vocab_size = self.rows.vocab_size();
         let mode = self.mode(&sequence, wrong);
-        self.keep(wrong, wire::verify::check_drafts(&sequence, vocab_size));
-        let typical = self.keep(wrong, wire::verify::typical(&sequence));
+        let DraftedSequence { parents, typical_epsilon, typical_delta, .. } = &sequence;
+        self.keep(wrong, drafts::check(&sequence.drafts, parents, vocab_size));
+        let typical = self.keep(wrong, drafts::typical(*typical_epsilon, *typical_delta));
         let given = std::mem::take(&mut sequence.params).unwrap_or_default();
         let last = sequence.drafts.len() as u64;
         let (spec, params) = self.params("params", &given, last, wrong);
@@ -339,17 +340,16 @@ impl Check<'_> {
         let path = || format!("{}.{field}", self.path);
         let spec = wrong.spec(&path, given);
         let params = wrong.params(&path, spec);
-        if let Some((name, value)) = wire::verify::refused(&spec) {
+        if let Some((name, value)) = drafts::refused(&spec) {
             let text =
                 format!("{name} is {value}, in a sequence to be verified; allowed: its default");
             self.add(wrong, &format!("{field}.{name}"), text);
         }
-        if spec.position.checked_add(last).is_none() {
-            let (position, most) = (spec.position, u64::MAX - last);
-            let text =
-                format!("position is {position}, and {last} tokens follow; allowed: up to {most}");
-            self.add(wrong, &format!("{field}.position"), text);
-        }
+        let within = |error: DraftError| {
+            let field = format!("{field}.{}", error.field);
+            DraftError { field, ..error }
+        };
+        self.keep(wrong, drafts::check_position(spec.position, last).map_err(within));
         (spec, params)
     }
 
@@ -472,8 +472,8 @@ impl Check<'_> {
         let vocab_size = self.rows.vocab_size();
         let made = match given.kind {
             None => Ok(Proposal::Point),
-            Some(Kind::Sparse(draft)) => wire::verify::sparse(draft, vocab_size),
-            Some(Kind::Dense(draft)) => wire::verify::dense(draft, vocab_size),
+            Some(Kind::Sparse(draft)) => drafts::sparse(draft.tokens, draft.weights, vocab_size),
+            Some(Kind::Dense(draft)) => drafts::dense(draft.probabilities, vocab_size),
             Some(Kind::Logits(draft)) => return self.draft_row(j, *draft, wrong),
         };
         let within = |error: DraftError| {

@@ -1,24 +1,9 @@
 //! Steps of beams: what messages ask for, and what came of it.
 
-use logitd_core::adjustments::{AdjustmentsError, STOP_IDS_MAX};
-use logitd_core::beams::{Candidate, StepSpec, Stepped};
+use logitd_core::beams::{self, Candidate, StepSpec, Stepped};
 use logitd_core::inspection::Normaliser;
-use logitd_core::params::{FIELDS, ParamsSpec};
+use logitd_core::params::ParamsSpec;
 use logitd_proto as api;
-
-/// The parameters that rows of beams can have.
-const COEFFICIENTS: [&str; 10] = [
-    "repetition_penalty",
-    "frequency_penalty",
-    "presence_penalty",
-    "no_repeat_ngram",
-    "min_tokens",
-    "dry_multiplier",
-    "dry_base",
-    "dry_allowed_length",
-    "dry_last_n",
-    "profile",
-];
 
 /// What a message asks for.
 pub fn spec(group: &api::BeamGroup) -> Result<StepSpec, String> {
@@ -57,39 +42,9 @@ pub fn beyond_coefficients(
     params: &api::SamplingParams,
     spec: &ParamsSpec,
 ) -> Option<(&'static str, String)> {
-    let default = ParamsSpec::default();
-    let others = FIELDS.iter().filter(|field| !COEFFICIENTS.contains(&field.name));
-    let mut given = others.filter(|field| field.get(*spec) != field.get(default));
-    given
-        .next()
-        .map(|field| (field.name, field.get(*spec).to_string()))
+    beams::beyond_coefficients(spec)
         .or_else(|| params.logprobs.as_ref().map(|_| ("logprobs", "given".into())))
         .or_else(|| params.return_kept.then(|| ("return_kept", "true".into())))
-}
-
-/// Has `min_tokens` ban the tokens that finish a beam, as it bans the stop tokens of these adjustments.
-pub fn stop_at(
-    adjustments: &mut api::Adjustments,
-    eos_ids: &[u32],
-) -> Result<(), AdjustmentsError> {
-    let stop_ids = &mut adjustments.stop_ids;
-    let own = stop_ids.len();
-    if own > STOP_IDS_MAX {
-        // Refused as they are.
-        return Ok(());
-    }
-    let others: Vec<u32> = eos_ids.iter().copied().filter(|id| !stop_ids.contains(id)).collect();
-    stop_ids.extend(others);
-    if stop_ids.len() > STOP_IDS_MAX {
-        return Err(AdjustmentsError {
-            field: "stop_ids".into(),
-            description: format!(
-                "has {own}, and {} with eos_ids; allowed: up to {STOP_IDS_MAX} together",
-                stop_ids.len()
-            ),
-        });
-    }
-    Ok(())
 }
 
 /// What came of a step.
@@ -184,19 +139,5 @@ mod tests {
         assert_eq!(told(params), of("temperature", "0.5"));
         let params = api::SamplingParams { return_kept: true, ..Default::default() };
         assert_eq!(told(params), of("return_kept", "true"));
-    }
-
-    #[test]
-    fn tokens_that_finish_a_beam_are_stop_tokens_once() {
-        let mut adjustments = api::Adjustments { stop_ids: vec![3, 4], ..Default::default() };
-        stop_at(&mut adjustments, &[4, 5]).unwrap();
-        assert_eq!(adjustments.stop_ids, [3, 4, 5]);
-        adjustments.stop_ids = (0..128).collect();
-        stop_at(&mut adjustments, &[5]).unwrap();
-        let error = stop_at(&mut adjustments, &[200]).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "stop_ids has 128, and 129 with eos_ids; allowed: up to 128 together"
-        );
     }
 }
