@@ -23,6 +23,7 @@ use super::driver::{Addresses, Driver, Launch, Part};
 use super::kernels::{self, Loaded, Tier};
 use super::plan::{Capacity, Geometry, Kernel, Packing, Properties, TEAM_BLOCKS_MAX, TILE};
 use super::region::Regions;
+use super::tensor::Tensors;
 use crate::backend::DeviceInfo;
 use crate::batch::VOCAB_SIZE_MAX;
 use choice::Choice;
@@ -216,6 +217,19 @@ impl CudaDriver {
     /// Memory of this device for other processes to write to.
     pub fn regions(&self) -> Result<Regions, String> {
         Regions::new(&self.context, &self.device.id, self.hang_timeout)
+    }
+
+    /// What reads tensors of others in this process on this device.
+    pub fn tensors(&self) -> Result<Tensors, String> {
+        Tensors::new(self.context.ordinal(), &self.device.id, self.hang_timeout)
+    }
+
+    /// Has launches that are started from now on come behind what the stream of these tensors has now.
+    pub fn follow(&mut self, tensors: &Tensors) -> Result<(), String> {
+        let streams = self.slots.iter().map(|slot| slot.stream);
+        // SAFETY: the streams are this driver's own and alive, in the primary context, which both have retained; tensors
+        // of another device have another context, which the driver refuses.
+        unsafe { tensors.lane().lead(streams) }
     }
 
     /// Asks the kernels whether their compiler kept to the arithmetic.

@@ -5,7 +5,8 @@
 //! [`launcher`] (rows in, launches out, results back). The launcher is the same for every driver. [`device`]
 //! is that of a GPU, with its kernels from [`kernels`] and checked by [`self_test`] before it takes work.
 //! Tests have another, in `kernels/host/`, which runs the very kernels on the CPU, so that all of this is
-//! proven without a GPU. [`region`] is memory of a device that another process writes its logits to.
+//! proven without a GPU. [`region`] is memory of a device that another process writes its logits to, [`tensor`] memory of
+//! somebody else in this process.
 
 // Device memory and foreign functions: each block says which check it stands on.
 #![allow(unsafe_code)]
@@ -17,11 +18,13 @@ pub mod device;
 pub mod driver;
 pub mod inspect;
 pub mod kernels;
+mod lane;
 pub mod launcher;
 mod nvrtc;
 pub mod plan;
 pub mod region;
 pub mod self_test;
+pub mod tensor;
 
 use launcher::Launcher;
 use std::panic::catch_unwind;

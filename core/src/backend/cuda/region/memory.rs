@@ -1,21 +1,20 @@
 //! A physical allocation of a device's memory, its addresses, and the lane that copies to and from it.
 
-use crate::backend::cuda::context::{self, Context, HostMemory, check};
+use crate::backend::cuda::context::{Context, check};
+use crate::backend::cuda::lane::Lane;
 use cudarc::driver::sys::{
-    self, CUdevice, CUdeviceptr, CUevent, CUmemAccess_flags, CUmemAccessDesc,
+    self, CUdevice, CUdeviceptr, CUmemAccess_flags, CUmemAccessDesc,
     CUmemAllocationGranularity_flags as Granularity, CUmemAllocationHandleType,
     CUmemAllocationProp, CUmemAllocationType, CUmemGenericAllocationHandle, CUmemLocation,
-    CUmemLocationType, CUstream,
+    CUmemLocationType,
 };
 use std::ffi::c_void;
 use std::fmt;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-/// Pinned memory that copies pass through, piece by piece: so much a region.
-const BOUNCE_BYTES: usize = 1 << 20;
 /// How handles are passed on.
 const DESCRIPTOR: CUmemAllocationHandleType =
     CUmemAllocationHandleType::CU_MEM_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR;
@@ -37,26 +36,19 @@ pub(super) fn granularity(context: &Context) -> Result<u64, String> {
 pub(super) struct Memory {
     // Before the lane, whose context it needs to go.
     mapping: Mapping,
-    lane: Mutex<Lane>,
-    hang_timeout: Duration,
-    /// Why it is not touched any more.
-    lost: OnceLock<String>,
+    lane: Lane,
 }
 
 impl Memory {
     /// Maps all of an allocation, which has so many bytes.
     pub fn map(
-        mut context: Context,
+        context: Context,
         handle: &Handle,
         bytes: usize,
         hang_timeout: Duration,
     ) -> Result<Self, String> {
         let mapping = Mapping::new(&context, handle, bytes)?;
-        let stream = context.stream()?;
-        let done = context.signal()?;
-        let bounce = context.host_memory(BOUNCE_BYTES)?;
-        let lane = Mutex::new(Lane { stream, done, bounce, context });
-        Ok(Self { mapping, lane, hang_timeout, lost: OnceLock::new() })
+        Ok(Self { mapping, lane: Lane::new(context, hang_timeout)? })
     }
 
     /// Bytes of it.
@@ -71,12 +63,12 @@ impl Memory {
 
     /// Why it is not touched any more, if it is not.
     pub fn lost(&self) -> Option<&str> {
-        self.lost.get().map(String::as_str)
+        self.lane.lost()
     }
 
     /// From now on it is not touched, and nothing of it is given back.
     pub fn lose(&self, reason: String) {
-        self.lose_lane(&self.lane(), reason);
+        self.lane.lose(reason);
     }
 
     /// Copies from the device. On an error it is lost.
@@ -85,57 +77,30 @@ impl Memory {
     /// If that is beyond the memory.
     pub fn read(&self, at: usize, into: &mut [u8]) -> Result<(), String> {
         self.assert_within(at, into.len());
-        self.use_lane(|lane| {
-            let mut pieces = into.chunks_mut(BOUNCE_BYTES).zip((at..).step_by(BOUNCE_BYTES));
-            pieces.try_for_each(|(piece, at)| lane.read(self.address(at), piece, self.hang_timeout))
-        })
+        self.lane.read(self.address(at), into)
     }
 
     /// Copies to the device, as [`read`](Self::read) copies from it.
     pub fn write(&self, at: usize, from: &[u8]) -> Result<(), String> {
         self.assert_within(at, from.len());
-        self.use_lane(|lane| {
-            let mut pieces = from.chunks(BOUNCE_BYTES).zip((at..).step_by(BOUNCE_BYTES));
-            pieces
-                .try_for_each(|(piece, at)| lane.write(self.address(at), piece, self.hang_timeout))
-        })
+        self.lane.write(self.address(at), from)
     }
 
     /// Makes it all zeros.
     pub fn clear(&self) -> Result<(), String> {
-        self.use_lane(|lane| lane.clear(self.address(0), self.bytes(), self.hang_timeout))
+        self.lane.clear(self.address(0), self.bytes())
     }
 
     fn assert_within(&self, at: usize, bytes: usize) {
         let all = self.bytes();
         assert!(at <= all && bytes <= all - at, "{bytes} bytes from {at} on, of a region of {all}");
     }
-
-    /// Does something in the lane, unless the memory is lost. It is when that fails.
-    fn use_lane(&self, work: impl FnOnce(&Lane) -> Result<(), String>) -> Result<(), String> {
-        let lane = self.lane();
-        if let Some(reason) = self.lost.get() {
-            return Err(reason.clone());
-        }
-        let done = lane.context.bind().and_then(|()| work(&lane));
-        done.inspect_err(|reason| self.lose_lane(&lane, reason.clone()))
-    }
-
-    fn lose_lane(&self, lane: &Lane, reason: String) {
-        lane.context.lose();
-        // The first reason is the one that tells.
-        let _ = self.lost.set(reason);
-    }
-
-    fn lane(&self) -> MutexGuard<'_, Lane> {
-        self.lane.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
         // The mapping goes next. Whether that needs a context, CUDA's documentation does not say.
-        let _ = self.lane().context.bind();
+        let _ = self.lane.bind();
     }
 }
 
@@ -143,63 +108,6 @@ impl fmt::Debug for Memory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Mapping { address, bytes, .. } = self.mapping;
         write!(f, "{bytes} bytes at {address:#x} of a device")
-    }
-}
-
-/// One copy at a time, through pinned memory.
-struct Lane {
-    stream: CUstream,
-    done: CUevent,
-    bounce: HostMemory,
-    context: Context,
-}
-
-// SAFETY: the driver's handles may be used from any thread that has the context bound, which
-// `Memory::use_lane` sees to; and the pinned memory is the lane's own.
-unsafe impl Send for Lane {}
-
-impl Lane {
-    /// From the device; at most [`BOUNCE_BYTES`].
-    fn read(&self, from: CUdeviceptr, into: &mut [u8], longest: Duration) -> Result<(), String> {
-        let bounce = self.bounce.start;
-        assert!(into.len() <= self.bounce.bytes);
-        // SAFETY: the callers have asserted that so many bytes are mapped there, and there is room for them; the
-        // pinned memory is not touched before the copy is waited for, or never again where that fails.
-        check("cuMemcpyDtoHAsync", unsafe {
-            sys::cuMemcpyDtoHAsync_v2(bounce.cast(), from, into.len(), self.stream)
-        })?;
-        self.finish(longest)?;
-        // SAFETY: so many bytes were written there just now; nobody else has the lane.
-        into.copy_from_slice(unsafe { std::slice::from_raw_parts(bounce, into.len()) });
-        Ok(())
-    }
-
-    /// To the device; at most [`BOUNCE_BYTES`].
-    fn write(&self, to: CUdeviceptr, from: &[u8], longest: Duration) -> Result<(), String> {
-        let bounce = self.bounce.start;
-        assert!(from.len() <= self.bounce.bytes);
-        // SAFETY: there is room for so many bytes, in memory of the lane's own; no copy is on its way, since each
-        // is waited for, and where that fails there is no other.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), bounce, from.len()) };
-        // SAFETY: as in `read`, the other way.
-        check("cuMemcpyHtoDAsync", unsafe {
-            sys::cuMemcpyHtoDAsync_v2(to, bounce.cast(), from.len(), self.stream)
-        })?;
-        self.finish(longest)
-    }
-
-    /// Makes it all zeros.
-    fn clear(&self, address: CUdeviceptr, bytes: usize, longest: Duration) -> Result<(), String> {
-        // SAFETY: so many bytes are mapped there, and nobody else has them yet.
-        check("cuMemsetD8Async", unsafe { sys::cuMemsetD8Async(address, 0, bytes, self.stream) })?;
-        self.finish(longest)
-    }
-
-    fn finish(&self, longest: Duration) -> Result<(), String> {
-        // SAFETY: both are this lane's own and alive.
-        check("cuEventRecord", unsafe { sys::cuEventRecord(self.done, self.stream) })?;
-        // SAFETY: the event is alive, and `Memory::use_lane` has bound the context.
-        unsafe { context::wait(self.done, "a copy", longest) }
     }
 }
 
