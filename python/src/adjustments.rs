@@ -43,7 +43,24 @@ static LISTS: [List; 12] = [
     List { name: "dry_breakers", kind: Kind::Sequences(|spec| &mut spec.breakers) },
 ];
 
+/// The keywords that are for single rows of a sequence.
+static LISTS_OF_ROWS: [List; 3] = [
+    List { name: "row_allowed_bitmask", kind: Kind::Mask },
+    List { name: "row_allowed_ids", kind: Kind::Ids(|spec| &mut spec.allowed_ids) },
+    List { name: "row_banned_ids", kind: Kind::Ids(|spec| &mut spec.banned_ids) },
+];
+
 impl List {
+    /// Those that are for single rows of a sequence.
+    pub fn of_rows() -> &'static [Self] {
+        &LISTS_OF_ROWS
+    }
+
+    /// Its own.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
     /// The keyword of that name.
     pub fn named(name: &str) -> Option<&'static Self> {
         LISTS.iter().find(|list| list.name == name)
@@ -127,7 +144,7 @@ pub fn of_rows(
     let mut all = AdjustmentsSpec::default();
     let mut each = Vec::new();
     for (list, value) in lists {
-        match Each::split(list.name, value, list.depth(), params.len())? {
+        match Each::split(list.name, value, list.depth(), invalid.of())? {
             Each::All(value) => {
                 if let Err(error) = list.set(&mut all, &value) {
                     invalid.keep_of_all(&list.path(), error)?;

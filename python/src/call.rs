@@ -6,6 +6,8 @@ use crate::each::Each;
 use crate::inspect;
 use crate::invalid::Invalid;
 use crate::logits::Logits;
+use crate::memory::device::Reader;
+use crate::of::Of;
 use logitd_core::adjustments::Adjustments;
 use logitd_core::inspection::Inspect;
 use logitd_core::params::{ParamsSpec, SamplingParams};
@@ -33,14 +35,24 @@ pub struct Asked {
 impl<'py> Call<'py> {
     /// From its array and its keywords.
     pub fn of(x: &Bound<'py, PyAny>, controls: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        Self::named(None, "x", x, controls)
+    }
+
+    /// The same, of an array that this may read too. Errors call the array `name`.
+    pub fn named(
+        reader: Option<&Reader>,
+        name: &str,
+        x: &Bound<'py, PyAny>,
+        controls: Option<&Bound<'_, PyDict>>,
+    ) -> PyResult<Self> {
         let controls = Controls::of(controls)?;
-        let logits = Logits::of("x", x, controls.vocab_size.as_ref())?;
+        let logits = Logits::read_by(reader, name, x, controls.vocab_size.as_ref())?;
         let (rows, vocab_size) = (logits.rows(), logits.vocab_size());
-        let mut invalid = Invalid::of(rows, controls.keeps_invalid_rows);
-        let mut params = controls.params(rows, &mut invalid)?;
+        let mut invalid = Invalid::among(Of::rows(rows), controls.keeps_invalid_rows);
+        let mut params = controls.params(&mut invalid)?;
         let mut adjustments =
             adjustments::of_rows(&controls.lists, &params, vocab_size, &mut invalid)?;
-        let mut inspect = inspect::of_rows(&controls.asked, rows, vocab_size, &mut invalid)?;
+        let mut inspect = inspect::of_rows(&controls.asked, vocab_size, &mut invalid)?;
         for row in invalid.rows() {
             params[row] = stand_in();
             leave_out(&mut adjustments, row, adjustments::nothing);

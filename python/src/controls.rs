@@ -28,15 +28,28 @@ pub struct Controls<'py> {
     pub vocab_size: Option<Bound<'py, PyAny>>,
     /// Whether the rows that are wrong have a status, and the call goes on.
     pub keeps_invalid_rows: bool,
+    /// The keywords that the call has beside these.
+    own: &'static [&'static str],
 }
 
 impl<'py> Controls<'py> {
     /// The keywords, each known. None is as good as a keyword that is left out.
     pub fn of(keywords: Option<&Bound<'py, PyDict>>) -> PyResult<Self> {
-        let mut controls = Self::default();
+        Self::beside(&[], keywords)
+    }
+
+    /// The same of what stands beside keywords of a call's own.
+    pub fn beside(
+        own: &'static [&'static str],
+        keywords: Option<&Bound<'py, PyDict>>,
+    ) -> PyResult<Self> {
+        let mut controls = Self { own, ..Self::default() };
         for (name, value) in keywords.into_iter().flatten() {
             let name = name.cast_into::<PyString>()?;
             let name = name.to_str()?;
+            if own.contains(&name) {
+                continue;
+            }
             match value.cast::<PyDict>() {
                 Ok(group) if Field::of_group(name).next().is_some() => {
                     for (key, value) in group {
@@ -52,10 +65,10 @@ impl<'py> Controls<'py> {
     fn add(&mut self, name: &str, value: Bound<'py, PyAny>) -> PyResult<()> {
         if value.is_none() {
             // Still only what is known.
-            return if known().any(|known| known == name) {
+            return if known(self.own).any(|known| known == name) {
                 Ok(())
             } else {
-                Err(unknown(value.py(), name))
+                Err(unknown(value.py(), name, self.own))
             };
         }
         if let Some(field) = Field::named(name) {
@@ -84,30 +97,17 @@ impl<'py> Controls<'py> {
                     }
                 }
             }
-            _ => return Err(unknown(value.py(), name)),
+            _ => return Err(unknown(value.py(), name, self.own)),
         }
         Ok(())
     }
 
-    /// The parameters of each row. Those without a seed get one of the operating system's.
-    pub fn params(&self, rows: usize, invalid: &mut Invalid) -> PyResult<Vec<SamplingParams>> {
-        let mut all = ParamsSpec::default();
-        let mut each = Vec::new();
-        for (field, given) in &self.fields {
-            match values(field, given, rows, invalid)? {
-                Each::All(value) => field.set(&mut all, value),
-                values => each.push((field, values)),
-            }
-        }
-        let mut specs = vec![all; rows];
-        for (row, spec) in specs.iter_mut().enumerate() {
-            for (field, values) in &each {
-                field.set(spec, *values.get(row));
-            }
-        }
+    /// The parameters of each row, or sequence. Those without a seed get one of the operating system's.
+    pub fn params(&self, invalid: &mut Invalid) -> PyResult<Vec<SamplingParams>> {
+        let specs = self.specs(invalid)?;
         let seedless = specs.iter().filter(|spec| spec.seed.is_none()).count();
         let mut seeds = fresh_seeds(seedless)?.into_iter();
-        let mut parsed = Vec::with_capacity(rows);
+        let mut parsed = Vec::with_capacity(specs.len());
         for (row, spec) in specs.into_iter().enumerate() {
             let seed = || seeds.next().expect("one for each that has none");
             parsed.push(match spec.parse(seed) {
@@ -120,16 +120,36 @@ impl<'py> Controls<'py> {
         }
         Ok(parsed)
     }
+
+    /// The same as they are given.
+    pub fn specs(&self, invalid: &mut Invalid) -> PyResult<Vec<ParamsSpec>> {
+        let mut all = ParamsSpec::default();
+        let mut each = Vec::new();
+        for (field, given) in &self.fields {
+            match values(field, given, invalid)? {
+                Each::All(value) => field.set(&mut all, value),
+                values => each.push((field, values)),
+            }
+        }
+        let mut specs = vec![all; invalid.of().count];
+        for (row, spec) in specs.iter_mut().enumerate() {
+            for (field, values) in &each {
+                field.set(spec, *values.get(row));
+            }
+        }
+        Ok(specs)
+    }
 }
 
-/// Every keyword.
-fn known() -> impl Iterator<Item = &'static str> {
-    FIELDS.iter().map(|field| field.name).chain(adjustments::List::names()).chain(OPTIONS)
+/// Every keyword, those of a call's own first.
+fn known(own: &'static [&'static str]) -> impl Iterator<Item = &'static str> {
+    let controls = FIELDS.iter().map(|field| field.name).chain(adjustments::List::names());
+    own.iter().copied().chain(controls).chain(OPTIONS)
 }
 
-fn unknown(py: Python<'_>, name: &str) -> PyErr {
+fn unknown(py: Python<'_>, name: &str, own: &'static [&'static str]) -> PyErr {
     let nearest = || -> PyResult<Option<String>> {
-        let known = known().collect::<Vec<_>>();
+        let known = known(own).collect::<Vec<_>>();
         let close = py.import("difflib")?.call_method1("get_close_matches", (name, known, 1))?;
         Ok(close.extract::<Vec<String>>()?.pop())
     };
@@ -137,7 +157,7 @@ fn unknown(py: Python<'_>, name: &str) -> PyErr {
         Ok(Some(nearest)) => format!(" (did you mean {nearest}?)"),
         _ => String::new(),
     };
-    let known = known().collect::<Vec<_>>().join(", ");
+    let known = known(own).collect::<Vec<_>>().join(", ");
     PyTypeError::new_err(format!("there is no control {name}{meant}; there are: {known}"))
 }
 
@@ -151,11 +171,10 @@ fn fresh_seeds(count: usize) -> PyResult<Vec<u64>> {
 fn values(
     field: &'static Field,
     given: &Bound<'_, PyAny>,
-    rows: usize,
     invalid: &mut Invalid,
 ) -> PyResult<Each<Value>> {
     let given = plain(given)?;
-    let values = Each::split(field.name, &given, 0, rows)?;
+    let values = Each::split(field.name, &given, 0, invalid.of())?;
     if let Each::All(one) = &values
         && !invalid.are_kept()
     {

@@ -1,6 +1,7 @@
 //! Values that are one for all rows, or one a row.
 
 use crate::invalid::Invalid;
+use crate::of::Of;
 use pyo3::exceptions::PyValueError;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -53,23 +54,27 @@ impl<T> Each<T> {
 
 impl<'py> Each<Bound<'py, PyAny>> {
     /// A value that is one for all rows if lists are nested in it `depth` deep, and one a row if once more.
-    pub fn split(
-        name: &str,
-        value: &Bound<'py, PyAny>,
-        depth: usize,
-        rows: usize,
-    ) -> PyResult<Self> {
+    pub fn split(name: &str, value: &Bound<'py, PyAny>, depth: usize, of: Of) -> PyResult<Self> {
         if depth_of(value)? <= depth {
             return Ok(Self::All(value.clone()));
         }
         let values = value.try_iter()?.collect::<PyResult<Vec<_>>>()?;
-        if values.len() != rows {
+        let Of { count, one } = of;
+        if values.len() != count {
             return Err(PyValueError::new_err(format!(
-                "{name} has {} values for {rows} rows; allowed: one for all of them, or one a row",
+                "{name} has {} values for {count} {one}s; allowed: one for all of them, or one a {one}",
                 values.len()
             )));
         }
         Ok(Self::Rows(values))
+    }
+}
+
+/// The lists of a value that has one for each of some sequences, or is the list of a single one.
+pub fn lists<'py>(value: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    match depth_of(value)? {
+        0 | 1 => Ok(vec![value.clone()]),
+        _ => value.try_iter()?.collect(),
     }
 }
 

@@ -21,13 +21,12 @@ pub struct Asked<'py> {
 /// What is asked of each row; None where nothing is asked of any.
 pub fn of_rows(
     asked: &Asked<'_>,
-    rows: usize,
     vocab_size: usize,
     invalid: &mut Invalid,
 ) -> PyResult<Option<Each<Inspect>>> {
     let logprobs = match &asked.logprobs {
         None => Each::All(Inspect::default()),
-        Some(given) => Each::split("logprobs", given, 0, rows)?.try_map(
+        Some(given) => Each::split("logprobs", given, 0, invalid.of())?.try_map(
             "params.logprobs",
             invalid,
             &Inspect::default(),
@@ -36,7 +35,7 @@ pub fn of_rows(
     };
     let kept = match &asked.return_kept {
         None => Each::All(None),
-        Some(given) => Each::split("return_kept", given, 0, rows)?.try_map(
+        Some(given) => Each::split("return_kept", given, 0, invalid.of())?.try_map(
             "params.return_kept",
             invalid,
             &None,
@@ -51,7 +50,7 @@ pub fn of_rows(
         }
         (inspect, kept) => {
             let of_row = |row| both(inspect.get(row), kept.get(row));
-            let each: Vec<_> = (0..rows).map(of_row).collect();
+            let each: Vec<_> = (0..invalid.of().count).map(of_row).collect();
             each.iter().any(|inspect| !inspect.is_empty()).then_some(Each::Rows(each))
         }
     })

@@ -1,5 +1,6 @@
 //! Rows whose parameters are wrong, where the others are to be sampled all the same.
 
+use crate::of::Of;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use std::collections::BTreeMap;
@@ -14,17 +15,22 @@ pub struct Violation {
 
 /// The rows that are wrong, as far as they are found. Without `on_invalid_row="status"` the first of them is an error of
 /// the call.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Invalid {
-    rows: usize,
+    of: Of,
     are_kept: bool,
     found: BTreeMap<usize, Violation>,
 }
 
 impl Invalid {
-    /// Of so many rows, none so far.
-    pub fn of(rows: usize, are_kept: bool) -> Self {
-        Self { rows, are_kept, found: BTreeMap::new() }
+    /// Of so many rows, or sequences, none so far.
+    pub fn among(of: Of, are_kept: bool) -> Self {
+        Self { of, are_kept, found: BTreeMap::new() }
+    }
+
+    /// What there are.
+    pub fn of(&self) -> Of {
+        self.of
     }
 
     /// Notes an error of a row. What is of the wrong type is wrong with the call, whatever becomes of rows.
@@ -34,14 +40,14 @@ impl Invalid {
                 self.found.entry(row).or_insert(violation);
                 Ok(())
             }
-            None => Err(of_row(row, &error)),
+            None => Err(of_one(self.of, row, &error)),
         }
     }
 
     /// Notes an error of what is for all rows.
     pub fn keep_of_all(&mut self, field: &str, error: PyErr) -> PyResult<()> {
         let Some(violation) = self.violation(field, &error) else { return Err(error) };
-        for row in 0..self.rows {
+        for row in 0..self.of.count {
             self.found.entry(row).or_insert_with(|| violation.clone());
         }
         Ok(())
@@ -77,10 +83,10 @@ pub fn path(name: &str) -> String {
     format!("params.{}", name.replacen("dry_", "dry.", 1))
 }
 
-/// An error that says of which row it is.
-fn of_row(row: usize, error: &PyErr) -> PyErr {
+/// An error that says of which row it is, or of which sequence.
+pub fn of_one(of: Of, place: usize, error: &PyErr) -> PyErr {
     Python::attach(|py| {
-        let said = format!("row {row}: {}", error.value(py));
+        let said = format!("{} {place}: {}", of.one, error.value(py));
         PyErr::from_type(error.get_type(py), said)
     })
 }

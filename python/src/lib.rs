@@ -10,6 +10,7 @@
 
 mod adjustments;
 mod arrays;
+mod beams;
 mod call;
 mod client;
 mod controls;
@@ -21,10 +22,12 @@ mod inspect;
 mod invalid;
 mod logits;
 mod memory;
+mod of;
 mod results;
 mod sampler;
 mod table;
 mod tokens;
+mod verify;
 
 use logitd_core::params::{FIELDS, Field, ParamsSpec, Value};
 use pyo3::prelude::*;
@@ -38,6 +41,11 @@ fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<client::Task>()?;
     module.add_class::<client::Staging>()?;
     module.add_class::<results::Results>()?;
+    module.add_class::<verify::verified::Verified>()?;
+    module.add_class::<beams::found::BeamGroup>()?;
+    module.add_class::<beams::found::Continuations>()?;
+    module.add_class::<beams::search::BeamSearch>()?;
+    module.add_class::<beams::search::BeamText>()?;
     module.add_class::<history::History>()?;
     module.add_class::<distribution::Distribution>()?;
     module.add("RowError", module.py().get_type::<table::RowError>())?;
@@ -47,6 +55,8 @@ fn native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("OPTIONS", controls::OPTIONS)?;
     module.add("ADJUSTMENTS", adjustments::List::names().collect::<Vec<_>>())?;
     module.add_function(wrap_pyfunction!(sampler::sample, module)?)?;
+    module.add_function(wrap_pyfunction!(sampler::verify, module)?)?;
+    module.add_function(wrap_pyfunction!(sampler::beam_step, module)?)?;
     module.add_function(wrap_pyfunction!(evaluate::evaluate, module)?)?;
     module.add_function(wrap_pyfunction!(fields, module)?)
 }

@@ -2,6 +2,7 @@
 
 use crate::call::Asked;
 use crate::invalid::Violation;
+use logitd_core::batch::{Outcome, RowResult};
 use logitd_core::inspection::{Inspection, KeptIds};
 use logitd_core::status::{RowStatus, State};
 use pyo3::create_exception;
@@ -85,6 +86,20 @@ impl Table {
             vocab_size: asked.vocab_size,
             violations: BTreeMap::new(),
         }
+    }
+
+    /// Room for rows that have one draw each.
+    pub fn of_single_draws(vocab_size: u32) -> Self {
+        Self { draws: 1, vocab_size, ..Self::default() }
+    }
+
+    /// Adds a row that was sampled with this seed.
+    pub fn add(&mut self, result: RowResult<'_>, seed: u64) {
+        let Outcome { status, kept, kept_mass } = result.outcome;
+        let status = Status::Sampled(status);
+        let inspection = result.inspection.cloned().map(Box::new);
+        let row = RowOfTable { status, seed, kept, kept_mass, inspection, state: result.state };
+        self.push(row, result.draws.iter().map(|draw| (draw.token, draw.logprob)));
     }
 
     /// Adds a row and what was drawn from it.

@@ -113,3 +113,83 @@ def keywords(params: dict[str, Any], vocab_size: int) -> dict[str, Any]:
     if "logit_bias" in params:
         params["logit_bias"] = [(token, float(bias)) for token, bias in params["logit_bias"]]
     return params
+
+
+@dataclass
+class Drafted:
+    """Rows of a sequence, its drafts, keywords for them, and what is expected."""
+
+    name: str
+    rows: np.ndarray
+    drafts: list[int]
+    controls: dict[str, Any]
+    expect: dict[str, Any]
+
+
+def drafted() -> list[Drafted]:
+    file = read("independent/drafts.json")
+    rows = {name: row(stored) for name, stored in file["rows"].items()}
+    found = []
+    for case in file["cases"]:
+        x = together([rows[name] for name in case["rows"]])
+        controls = keywords(case["params"], x.shape[1])
+        if case["kind"] == "tree":
+            drafts, controls["parents"] = case["tokens"][1:], case["parents"][1:]
+        else:
+            drafts, controls["mode"] = case["drafts"], case["mode"].lower()
+            if case["draft_distributions"]:
+                controls["distributions"] = [distribution(one, rows) for one in case["draft_distributions"]]
+        found.append(Drafted(f"{case['name']}, {controls}"[:200], x, drafts, controls, case["expect"]))
+    return found
+
+
+def together(rows: list[np.ndarray]) -> np.ndarray:
+    """Rows as those of one call. Where they differ, all are widened, and shorter ones have tokens of -inf behind theirs: neither changes a row."""
+    if len({(row.dtype, len(row)) for row in rows}) == 1:
+        return np.stack(rows)
+    longest = max(len(row) for row in rows)
+    padded = [np.pad(row.astype(np.float32), (0, longest - len(row)), constant_values=-np.inf) for row in rows]
+    return np.stack(padded)
+
+
+def distribution(stored: dict[str, Any] | None, rows: dict[str, np.ndarray]) -> Any:
+    """What a draft was drawn from, as Python has it."""
+    if stored is None:
+        return None
+    if "probs_bits" in stored:
+        return np.array([int(pattern, 16) for pattern in stored["probs_bits"]], np.uint32).view(np.float32)
+    if "weights" in stored:
+        return dict(zip(stored["tokens"], stored["weights"], strict=True))
+    drawn = rows[stored["row"]]
+    return logitd.DraftLogits(drawn, **keywords(stored["params"], len(drawn)))
+
+
+@dataclass
+class Stepped:
+    """Rows of beams, their scores, keywords for them, and what is expected."""
+
+    name: str
+    rows: np.ndarray
+    scores: list[int]
+    controls: dict[str, Any]
+    expect: dict[str, Any]
+
+
+def stepped() -> list[Stepped]:
+    file = read("independent/beams.json")
+    rows = {name: row(stored) for name, stored in file["rows"].items()}
+    found = []
+    for case in file["cases"]:
+        x = together([rows[name] for name in case["rows"]])
+        controls = {"beams": case["beams"], "eos_ids": case["eos"], "temperature": case["temperature"], "normaliser": case["normaliser"].lower()}
+        each = [keywords(params, x.shape[1]) for params in case["row_params"] or []]
+        names = {name for params in each for name in params}
+        controls |= {name: [params.get(name) for params in each] for name in names}
+        found.append(Stepped(case["name"], x, case["scores"], controls, case["expect"]))
+    return found
+
+
+def bits(values: np.ndarray) -> list[int]:
+    """The patterns of float32 numbers."""
+    found: list[int] = np.ascontiguousarray(values).view(np.uint32).ravel().tolist()
+    return found

@@ -104,3 +104,17 @@ logitd.evaluate(x, [1, 2], temperatures=[0.5])  # type: ignore[call-arg]
 suggest(3)  # type: ignore[arg-type]
 found.mean("perplexity")  # type: ignore[arg-type]
 results.tokens = results.tokens  # type: ignore[misc]
+
+verified = logitd.verify(x, [1], mode="rejection", distributions=logitd.DraftLogits(x[:1], temperature=0.8), temperature=[0.8])
+assert_type(verified, logitd.Verified)
+assert_type(verified.tokens_of(0), npt.NDArray[np.uint32])
+history.extend(verified.tokens_of(0))
+logitd.verify(x, [[], []], parents=None, row_allowed_bitmask=np.zeros((2, 1), np.int32), distributions=[None, {5: 1}, np.zeros(9, np.float32)])
+logitd.verify(x, [1], moed="match")  # type: ignore[call-arg]
+logitd.verify(x, [1], mode="greedy")  # type: ignore[arg-type]
+[group] = logitd.beam_step(x, [0, -1], beams=2, eos_ids=[3], min_tokens=2)
+assert_type(group.running.scores, npt.NDArray[np.int64])
+search = logitd.BeamSearch(2, beams=4, early_stopping="never")
+search.step(x, logitd.Sampler(), temperature=0.5, banned_ids=[1])
+search.step(x, top_k=5)  # type: ignore[call-arg]
+assert_type(search.found[0][0].tokens, npt.NDArray[np.uint32])

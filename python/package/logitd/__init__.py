@@ -14,26 +14,39 @@ import enum
 from . import errors
 from ._evaluate import Evaluation, References, evaluate
 from ._native import (
+    BeamGroup,
+    BeamSearch,
+    BeamText,
     Client,
+    Continuations,
     Distribution,
     History,
     Results,
     RowError,
     Sampler,
     Staging,
+    Verified,
     __version__,
     arithmetic_version,
+    beam_step,
     fields,
     sample,
+    verify,
 )
 from .aio import AsyncClient
+from .drafts import DraftLogits
 from .logprobs import Logprobs
 from .server import Server
 
 __all__ = [
     "AsyncClient",
+    "BeamGroup",
+    "BeamSearch",
+    "BeamText",
     "Client",
+    "Continuations",
     "Distribution",
+    "DraftLogits",
     "Evaluation",
     "History",
     "Logprobs",
@@ -44,12 +57,15 @@ __all__ = [
     "Server",
     "Staging",
     "Status",
+    "Verified",
     "__version__",
     "arithmetic_version",
+    "beam_step",
     "errors",
     "evaluate",
     "fields",
     "sample",
+    "verify",
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     _Axis: TypeAlias = float | Sequence[float | None] | _ToList | None
     _Metric: TypeAlias = Literal["nll", "brier", "coverage", "tail", "entropy", "choices", "surprise", "mean_kept"]
+    _Sets: TypeAlias = Iterable[Mapping[str, Any]] | Mapping[str, Any] | npt.NDArray[Any] | None
     _WholeAxis: TypeAlias = int | Sequence[int | None] | _ToList | None
 
 __all__ = ["METRICS", "ROWS", "SUMS", "Evaluation", "References", "evaluate"]
@@ -220,7 +221,7 @@ class Evaluation:
 def evaluate(
     logits: _Logits,
     references: _Ids,
-    sets: Iterable[Mapping[str, Any]] | Mapping[str, Any] | npt.NDArray[Any] | None = None,
+    sets: _Sets = None,
     *,
     temperature: _Axis = None,
     top_k: _WholeAxis = None,
@@ -244,7 +245,54 @@ def evaluate(
     logits of a row count. The GIL is released; nobody may write to `logits` meanwhile.
     """
     axes = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-    options = {
+    options = _options(sets, axes, groups, tail_share, rows, threads, vocab_size)
+    return _made(_native.evaluate(logits, references, options), tail_share)
+
+
+def through(
+    ask: Callable[[_Logits, _Ids, Mapping[str, Any]], dict[str, Any]],
+    logits: _Logits,
+    references: _Ids,
+    sets: _Sets = None,
+    *,
+    temperature: _Axis = None,
+    top_k: _WholeAxis = None,
+    top_p: _Axis = None,
+    min_p: _Axis = None,
+    groups: _Ids | None = None,
+    tail_share: float = 1e-4,
+    rows: bool = False,
+    vocab_size: int | None = None,
+) -> Evaluation:
+    """The same by somebody else: `Client.evaluate`."""
+    axes = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    return _made(ask(logits, references, _options(sets, axes, groups, tail_share, rows, 0, vocab_size)), tail_share)
+
+
+async def through_async(
+    ask: Callable[[_Logits, _Ids, Mapping[str, Any]], Awaitable[dict[str, Any]]],
+    logits: _Logits,
+    references: _Ids,
+    sets: _Sets = None,
+    *,
+    temperature: _Axis = None,
+    top_k: _WholeAxis = None,
+    top_p: _Axis = None,
+    min_p: _Axis = None,
+    groups: _Ids | None = None,
+    tail_share: float = 1e-4,
+    rows: bool = False,
+    vocab_size: int | None = None,
+) -> Evaluation:
+    """The same by somebody who is waited for: `AsyncClient.evaluate`."""
+    axes = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    return _made(await ask(logits, references, _options(sets, axes, groups, tail_share, rows, 0, vocab_size)), tail_share)
+
+
+def _options(
+    sets: _Sets, axes: Mapping[str, Any], groups: _Ids | None, tail_share: float, rows: bool, threads: int, vocab_size: int | None
+) -> dict[str, Any]:
+    return {
         "sets": sets,
         "axes": {name: values for name, values in axes.items() if values is not None},
         "groups": groups,
@@ -253,9 +301,11 @@ def evaluate(
         "threads": threads,
         "vocab_size": vocab_size,
     }
-    found = _native.evaluate(logits, references, options)
+
+
+def _made(found: dict[str, Any], tail_share: float) -> Evaluation:
     asked = {name: found.get(name) for name in ROWS}
-    params = {name: found.pop(name) for name in axes}
+    params = {name: found.pop(name) for name in ("temperature", "top_k", "top_p", "min_p")}
     entropy_of_rows = found.pop("entropy")
     said = References(found.pop("status"), found.pop("rank"), found.pop("logprob"), entropy_of_rows)
     return Evaluation(params=params, references=said, tail_share=tail_share, **(found | asked))

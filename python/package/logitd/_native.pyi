@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from typing_extensions import Buffer, Self, Unpack
 
+from ._evaluate import Evaluation, _Axis, _Sets, _WholeAxis
+from .drafts import DraftLogits
 from .logprobs import Logprobs
 
 __all__ = [
@@ -16,6 +18,11 @@ __all__ = [
     "Staging",
     "Results",
     "Distribution",
+    "Verified",
+    "BeamGroup",
+    "Continuations",
+    "BeamSearch",
+    "BeamText",
     "History",
     "RowError",
     "__version__",
@@ -24,6 +31,8 @@ __all__ = [
     "ADJUSTMENTS",
     "OPTIONS",
     "sample",
+    "verify",
+    "beam_step",
     "evaluate",
     "fields",
 ]
@@ -137,6 +146,69 @@ class Controls(TypedDict, total=False):
     vocab_size: int | None
     on_invalid_row: Literal["refuse", "status"] | None
 
+_Mode: TypeAlias = Literal["match", "rejection", "typical"]
+_Drafts: TypeAlias = _Ids | Sequence[_Ids | None]
+_Weights: TypeAlias = Mapping[int, int]
+_Distributions: TypeAlias = DraftLogits | _Array | Sequence[DraftLogits | _Array | _Weights | None]
+
+@type_check_only
+class VerifyControls(Controls, total=False):
+    """What can be asked of sequences with drafts: the controls of `sample`, one for all or one a sequence. Only for type checkers."""
+
+    mode: _Mode | None | Sequence[_Mode | None]
+    parents: _Drafts | None
+    distributions: _Distributions | None
+    typical_epsilon: _Number
+    typical_delta: _Number
+    row_allowed_bitmask: _MaskEach
+    row_allowed_ids: _IdsEach
+    row_banned_ids: _IdsEach
+
+_Scores: TypeAlias = Sequence[int] | _Array | Sequence[Sequence[int] | _Array]
+
+@type_check_only
+class _Adjusting(TypedDict, total=False):
+    """The controls that adjust logits, one for all rows or one a row."""
+
+    repetition_penalty: _Number
+    frequency_penalty: _Number
+    presence_penalty: _Number
+    no_repeat_ngram: _Whole
+    min_tokens: _Whole
+    dry_multiplier: _Number
+    dry_base: _Number
+    dry_allowed_length: _Whole
+    dry_last_n: _Whole
+    profile: _Name
+    dry: _Dry | None
+    allowed_bitmask: _MaskEach
+    allowed_ids: _IdsEach
+    banned_ids: _IdsEach
+    bad_words: _SequencesEach
+    stop_ids: _IdsEach
+    logit_bias: _BiasesEach
+    prompt: _IdsEach
+    output: _IdsEach
+    output_length: _Whole
+    counts: _CountsEach
+    history: History | None | Sequence[History | None]
+    dry_breakers: _SequencesEach
+    vocab_size: int | None
+
+@type_check_only
+class SearchControls(_Adjusting, total=False):
+    """What a beam search can ask of its steps. Only for type checkers."""
+
+    temperature: float | None
+    normaliser: Literal["adjusted", "raw"] | None
+
+@type_check_only
+class BeamControls(SearchControls, total=False):
+    """What can be asked of a step of beams. Only for type checkers."""
+
+    beams: int
+    eos_ids: _Ids | None
+
 @type_check_only
 class _Field(TypedDict):
     name: str
@@ -246,6 +318,141 @@ class Distribution:
         """The ranks of these: `[rows, ids]`."""
 
 @final
+class Verified:
+    """What came of sequences with drafts, in their order. An array is made when it is first looked at."""
+
+    @property
+    def status(self) -> npt.NDArray[np.uint8]:
+        """What became of each sequence, a `Status`: where it is not OK, the row behind the last token has none."""
+    @property
+    def accepted(self) -> npt.NDArray[np.uint32]:
+        """How many drafts of each sequence were taken."""
+    @property
+    def tokens(self) -> npt.NDArray[np.int64]:
+        """What the sequences go on with, `[sequences, most]`: the drafts that were taken, and behind them a token of the target
+        where the status is OK; -1 behind those of a sequence.
+        """
+    @property
+    def logprobs(self) -> npt.NDArray[np.float32]:
+        """The natural logarithms of the tokens' probabilities among the kept tokens of their rows, NaN where there is no
+        token; -inf for a draft that was taken and whose probability is too small for the arithmetic.
+        """
+    @property
+    def path(self) -> npt.NDArray[np.int64]:
+        """Of trees: the nodes of the drafts that were taken, in order, `[sequences, most]`; -1 behind those of a sequence."""
+    @property
+    def seeds(self) -> npt.NDArray[np.uint64]:
+        """The seed of each sequence."""
+    @property
+    def rows(self) -> Results | None:
+        """The results of the tokens' rows, a row for each token of the first sequence, then of the next, where `logprobs` or
+        `return_kept` asked for them, else None.
+        """
+    def tokens_of(self, sequence: int) -> npt.NDArray[np.uint32]:
+        """The tokens that a sequence goes on with: `history.extend(verified.tokens_of(0))`."""
+    def raise_for_status(self) -> Self:
+        """Raises a RowError that names the first sequence whose status is not OK, if there is one; returns the answer."""
+    def __len__(self) -> int: ...
+
+@final
+class BeamGroup:
+    """How a group of beams goes on. Continuations are best first: by score, equal ones by beam, then by the order of their row."""
+
+    @property
+    def status(self) -> npt.NDArray[np.uint8]:
+        """What became of each row, a `Status`. One that is not OK gives no continuations."""
+    @property
+    def running(self) -> Continuations:
+        """The best continuations that are not finished: the beams of the next step."""
+    @property
+    def finished(self) -> Continuations:
+        """Those of the best `beams` candidates that are finished."""
+    @property
+    def candidates(self) -> Continuations:
+        """The best continuations of all rows, finished or not."""
+
+@final
+class Continuations:
+    """Continuations of beams, best first, as columns of equal length."""
+
+    @property
+    def beams(self) -> npt.NDArray[np.uint32]:
+        """Which beam each goes on from: its row's place in the group."""
+    @property
+    def tokens(self) -> npt.NDArray[np.uint32]:
+        """The tokens that they go on with."""
+    @property
+    def scores(self) -> npt.NDArray[np.int64]:
+        """Their scores, in units of 2^-32 nat."""
+    def __len__(self) -> int: ...
+
+@final
+class BeamSearch:
+    """Beam searches side by side, as Hugging Face's `generate(num_beams=...)` makes them, in whole numbers: a step asks for a
+    row of logits behind each of `tokens`, and `step` takes them.
+
+    `groups` is how many searches there are, `beams` how many texts each looks at side by side and finds (1 to 64), `eos_ids`
+    what ends a text, `max_length` how many tokens it has at most (20). Finished texts are compared by `score / length **
+    length_penalty`; `early_stopping` is True, False or "never", as there.
+    """
+
+    def __new__(
+        cls,
+        groups: int = 1,
+        *,
+        beams: int,
+        eos_ids: _Ids | None = None,
+        max_length: int | None = None,
+        length_penalty: float = 1.0,
+        early_stopping: bool | Literal["never"] | None = None,
+    ) -> Self: ...
+    @property
+    def open(self) -> list[int]:
+        """The searches that are not at their end, by their numbers: the groups of the next step. None are left in the end."""
+    @property
+    def tokens(self) -> list[npt.NDArray[np.uint32]]:
+        """The tokens behind which a row of logits is wanted, without the prompt: those of each beam of each open group, in
+        order. In the first step a group has one beam, without tokens.
+        """
+    @property
+    def scores(self) -> list[list[int]]:
+        """The running scores of the beams, in units of 2^-32 nat: a list for each open group, as `beam_step` takes them."""
+    @property
+    def parents(self) -> npt.NDArray[np.int64]:
+        """The row of the step before that each row goes on from, which is where its model's cache is; in the first step the
+        number of its group.
+        """
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keywords of `beam_step` that are the search's own: `beams` and `eos_ids`."""
+    def step(self, x: _Logits, /, by: Sampler | Client | None = None, **controls: Unpack[SearchControls]) -> None:
+        """Takes a row of logits for each of `tokens`, and goes on: a step of `by` (a `Sampler` or a `Client`; None is
+        `logitd.beam_step`) with these controls, and `temperature` and `normaliser`.
+        """
+    def advance(self, groups: list[BeamGroup]) -> None:
+        """Takes what a `beam_step` of the open groups has found: what `step` does by itself."""
+    @property
+    def found(self) -> list[list[BeamText]]:
+        """The best finished texts of each search, best first: those of the end, or those so far where it is open."""
+    @property
+    def ends(self) -> list[Literal["early", "length", "no_candidate"] | None]:
+        """Why each search has ended: "early", "length", or "no_candidate" where no beam could go on; None where it is open."""
+
+@final
+class BeamText:
+    """A text that a search has found."""
+
+    @property
+    def tokens(self) -> npt.NDArray[np.uint32]:
+        """Its tokens, the one that ended it included."""
+    @property
+    def score(self) -> int:
+        """The natural logarithm of its probability, in units of 2^-32."""
+    @property
+    def normalised(self) -> float:
+        """By what texts are compared: the score in nats, divided by the power of the length."""
+
+@final
 class History:
     """The tokens of a sequence, which grow from step to step: in each step `sample(x, history=history, ..)`, then
     `history.append(token)`. The same as `prompt` and `output`, which are read anew in each call.
@@ -282,6 +489,10 @@ class Sampler:
     ) -> Self: ...
     def sample(self, x: _Logits, /, **controls: Unpack[Controls]) -> Results:
         """Draws tokens from rows of logits, as `logitd.sample` does."""
+    def verify(self, x: _Logits, drafts: _Drafts, /, **controls: Unpack[VerifyControls]) -> Verified:
+        """Verifies drafts of sequences, as `logitd.verify` does."""
+    def beam_step(self, x: _Logits, scores: _Scores, /, **controls: Unpack[BeamControls]) -> list[BeamGroup]:
+        """Makes a step of beam searches, as `logitd.beam_step` does."""
     @property
     def device(self) -> str:
         """What it computes on: cpu or reference."""
@@ -306,6 +517,19 @@ class _ClientOptions(TypedDict, total=False):
     tls_domain: str | None
 
 @type_check_only
+class _Evaluating(TypedDict, total=False):
+    """The options of `logitd.evaluate` that a server has too."""
+
+    temperature: _Axis
+    top_k: _WholeAxis
+    top_p: _Axis
+    min_p: _Axis
+    groups: _Ids | None
+    tail_share: float
+    rows: bool
+    vocab_size: int | None
+
+@type_check_only
 class _Info(TypedDict):
     version: str
     arithmetic_version: int
@@ -328,6 +552,14 @@ class Client:
     def __new__(cls, target: str, **options: Unpack[_ClientOptions]) -> Self: ...
     def sample(self, x: _Logits, /, **controls: Unpack[Controls]) -> Results:
         """Draws tokens from rows of logits, as `logitd.sample` does, on the server."""
+    def verify(self, x: _Logits, drafts: _Drafts, /, **controls: Unpack[VerifyControls]) -> Verified:
+        """Verifies drafts of sequences, as `logitd.verify` does, on the server."""
+    def beam_step(self, x: _Logits, scores: _Scores, /, **controls: Unpack[BeamControls]) -> list[BeamGroup]:
+        """Makes a step of beam searches, as `logitd.beam_step` does, on the server."""
+    def evaluate(self, logits: _Logits, references: _Ids, sets: _Sets = None, **options: Unpack[_Evaluating]) -> Evaluation:
+        """Evaluates sets of sampling parameters over rows whose next token is known, as `logitd.evaluate` does, on the server."""
+    def _evaluate(self, logits: _Logits, references: _Ids, options: Mapping[str, Any], /) -> dict[str, Any]:
+        """What `evaluate` is made of: arrays by their names."""
     def staging(self, shape: tuple[int, int], dtype: _Dtype) -> Staging:
         """Memory to write logits to, `[rows, vocab_size]` of f16, bf16 or f32, until the end of a `with` block.
 
@@ -343,6 +575,12 @@ class AsyncConnection:
     def __new__(cls, target: str, **options: Unpack[_ClientOptions]) -> Self: ...
     def sample(self, x: _Logits, controls: Mapping[str, Any] | None, done: _Done) -> Task:
         """Begins to sample. What `x` has is taken before this returns."""
+    def verify(self, x: _Logits, drafts: _Drafts, controls: Mapping[str, Any] | None, done: _Done) -> Task:
+        """Begins to verify. What `x` has is taken before this returns."""
+    def beam_step(self, x: _Logits, scores: _Scores, controls: Mapping[str, Any] | None, done: _Done) -> Task:
+        """Begins to make a step of beam searches. What `x` has is taken before this returns."""
+    def evaluate(self, logits: _Logits, references: _Ids, options: Mapping[str, Any], done: _Done) -> Task:
+        """Begins to evaluate. What `logits` has is taken before this returns."""
     def info(self, done: _Done) -> Task:
         """Begins to ask the server what it is."""
     def staging(self, shape: tuple[int, int], dtype: _Dtype) -> Staging:
@@ -397,6 +635,20 @@ def sample(x: _Logits, /, **controls: Unpack[Controls]) -> Results:
 
     `x` has float16, bfloat16 or float32 logits: `[rows, vocab_size]`, or `[vocab_size]` for a single row, whose results
     are arrays of one. It is read where it lies, without a copy and without the GIL; nobody may write to it meanwhile.
+    """
+
+def verify(x: _Logits, drafts: _Drafts, /, **controls: Unpack[VerifyControls]) -> Verified:
+    """Verifies drafts of sequences: speculative decoding.
+
+    `x` has the rows of all sequences, one sequence after another: a row for each draft, and one more. `drafts` has the tokens
+    of one sequence, or a list for each. `mode` is match, rejection or typical; `parents` makes trees of drafts.
+    """
+
+def beam_step(x: _Logits, scores: _Scores, /, **controls: Unpack[BeamControls]) -> list[BeamGroup]:
+    """Makes a step of beam searches: which continuations of beams are the best.
+
+    `x` has a row for each beam, one group after another; `scores` their running scores in units of 2^-32 nat, a list for a
+    single group or one for each ([0] in the first step). Returns a `BeamGroup` for each group.
     """
 
 def evaluate(logits: _Logits, references: _Ids, options: Mapping[str, Any], /) -> dict[str, Any]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from ._native import AsyncConnection, Results, Staging, Task
+from ._evaluate import Evaluation, through_async
+from ._native import AsyncConnection, BeamGroup, Results, Staging, Task, Verified
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ._native import Controls, _ClientOptions, _Info, _Logits
+    from ._evaluate import _Sets
+    from ._native import BeamControls, Controls, VerifyControls, _ClientOptions, _Drafts, _Evaluating, _Ids, _Info, _Logits, _Scores
 
 __all__ = ["AsyncClient"]
 
@@ -34,6 +36,24 @@ class AsyncClient:
         """Draws tokens from rows of logits, as `logitd.sample` does, on the server."""
         results: Results = await _call(lambda done: self._connection.sample(x, dict(controls), done))
         return results
+
+    async def verify(self, x: _Logits, drafts: _Drafts, /, **controls: Unpack[VerifyControls]) -> Verified:
+        """Verifies drafts of sequences, as `logitd.verify` does, on the server."""
+        verified: Verified = await _call(lambda done: self._connection.verify(x, drafts, dict(controls), done))
+        return verified
+
+    async def beam_step(self, x: _Logits, scores: _Scores, /, **controls: Unpack[BeamControls]) -> list[BeamGroup]:
+        """Makes a step of beam searches, as `logitd.beam_step` does, on the server."""
+        groups: list[BeamGroup] = await _call(lambda done: self._connection.beam_step(x, scores, dict(controls), done))
+        return groups
+
+    async def evaluate(self, logits: _Logits, references: _Ids, sets: _Sets = None, **options: Unpack[_Evaluating]) -> Evaluation:
+        """Evaluates sets of sampling parameters over rows whose next token is known, as `logitd.evaluate` does, on the server."""
+
+        def ask(logits: _Logits, references: _Ids, options: Mapping[str, Any]) -> Awaitable[dict[str, Any]]:
+            return _call(lambda done: self._connection.evaluate(logits, references, options, done))
+
+        return await through_async(ask, logits, references, sets, **options)
 
     async def info(self) -> _Info:
         """What the server says of itself: its version, devices (ids), planes, and the address of its control socket."""

@@ -5,12 +5,21 @@ use super::driver::Driver;
 use super::options::Options;
 use super::planes::{Link, Plane, Staged, Target};
 use super::pool::{Lease, Memory};
+use super::requests::Request;
 use super::staging::{Shape, Staging, lease};
-use super::{errors, messages, options, raise};
+use super::{beams, errors, evaluations, messages, options, raise, sequences};
+use crate::beams::asked::Call as BeamCall;
 use crate::call::{Asked, Call};
+use crate::evaluate::asked::{Call as EvaluateCall, Options as Evaluating};
+use crate::evaluate::found;
 use crate::results::Results;
+use crate::verify::asked::Call as VerifyCall;
+use crate::verify::verified::Verified;
 use logitd_client::Error;
-use logitd_client::api::{GetInfoResponse, SampleRequest, SampleResponse, SlotRef};
+use logitd_client::api::{
+    BeamStepRequest, BeamStepResponse, EvaluateRequest, EvaluateResponse, GetInfoResponse,
+    SampleRequest, SampleResponse, SlotRef, VerifyResponse,
+};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -157,14 +166,8 @@ impl AsyncConnection {
         let Call { logits, asked } = Call::of(x, controls)?;
         let (dtype, rows) = (logits.dtype(), logits.bytes());
         let link = self.link.link.get();
-        let source = match link.and_then(|link| link.staged(&logits)) {
-            Some(staged) => Source::Staged(staged),
-            // Other threads of Python go on beside the copy.
-            None => py.detach(|| match link {
-                Some(link) => written(link, &rows),
-                None => Source::Bytes(rows.concat()),
-            }),
-        };
+        let staged = link.and_then(|link| link.staged::<SampleRequest>(&logits));
+        let source = self.source(py, staged, &rows);
         let link = Arc::clone(&self.link);
         let sampled = async move {
             if asked.params.is_empty() {
@@ -172,13 +175,84 @@ impl AsyncConnection {
             }
             let link = link.link().await?;
             let request = messages::request(dtype, &asked, link.has_columns());
-            Ok((sample(link, request, source).await?, asked))
+            Ok((ask(link, request, source).await?, asked))
         };
         let value = |py: Python<'_>, (response, asked): (SampleResponse, Asked)| {
             let table = messages::table(response, &asked)?;
             Ok(Py::new(py, Results::from(table))?.into_any())
         };
         Ok(self.begin(sampled, value, done))
+    }
+
+    /// Begins to verify. What `x` has is taken before this returns.
+    fn verify(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        drafts: &Bound<'_, PyAny>,
+        controls: Option<&Bound<'_, PyDict>>,
+        done: Py<PyAny>,
+    ) -> PyResult<Task> {
+        let VerifyCall { logits, asked } = VerifyCall::of(None, x, drafts, controls)?;
+        let request = sequences::request(&logits, &asked);
+        let link = self.link.link.get();
+        let staged = link.and_then(|link| sequences::staged(link, &logits, &asked));
+        let mut rows = logits.bytes();
+        rows.extend(sequences::rows(&asked));
+        let source = self.source(py, staged, &rows);
+        let link = Arc::clone(&self.link);
+        let verified = async move { Ok((ask(link.link().await?, request, source).await?, asked)) };
+        let value = |py: Python<'_>, (response, asked): (VerifyResponse, _)| {
+            let verified = Verified::new(py, sequences::found(response, &asked)?)?;
+            Ok(Py::new(py, verified)?.into_any())
+        };
+        Ok(self.begin(verified, value, done))
+    }
+
+    /// Begins to make a step of beam searches. What `x` has is taken before this returns.
+    fn beam_step(
+        &self,
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        scores: &Bound<'_, PyAny>,
+        controls: Option<&Bound<'_, PyDict>>,
+        done: Py<PyAny>,
+    ) -> PyResult<Task> {
+        let BeamCall { logits, asked } = BeamCall::of(None, x, scores, controls)?;
+        let request = beams::request(&logits, &asked);
+        let link = self.link.link.get();
+        let staged = link.and_then(|link| link.staged::<BeamStepRequest>(&logits));
+        let source = self.source(py, staged, &logits.bytes());
+        let link = Arc::clone(&self.link);
+        let stepped = async move { Ok((ask(link.link().await?, request, source).await?, asked)) };
+        let value = |py: Python<'_>, (response, asked): (BeamStepResponse, _)| {
+            let groups = beams::found(response, &asked)?;
+            Ok(groups.into_pyobject(py)?.into_any().unbind())
+        };
+        Ok(self.begin(stepped, value, done))
+    }
+
+    /// Begins to evaluate. What `logits` has is taken before this returns.
+    fn evaluate<'py>(
+        &self,
+        py: Python<'py>,
+        logits: &Bound<'py, PyAny>,
+        references: &Bound<'py, PyAny>,
+        options: Evaluating<'py>,
+        done: Py<PyAny>,
+    ) -> PyResult<Task> {
+        let EvaluateCall { logits, asked } = EvaluateCall::of(logits, references, &options)?;
+        let request = evaluations::request(&logits, &asked);
+        let link = self.link.link.get();
+        let staged = link.and_then(|link| link.staged::<EvaluateRequest>(&logits));
+        let source = self.source(py, staged, &logits.bytes());
+        let link = Arc::clone(&self.link);
+        let evaluated = async move { Ok((ask(link.link().await?, request, source).await?, asked)) };
+        let value = |py: Python<'_>, (response, asked): (EvaluateResponse, _)| {
+            let answer = evaluations::answer(response, &asked)?;
+            Ok(found::arrays(py, &asked, &answer)?.into_any().unbind())
+        };
+        Ok(self.begin(evaluated, value, done))
     }
 
     /// Begins to ask the server what it is.
@@ -203,6 +277,16 @@ impl AsyncConnection {
 }
 
 impl AsyncConnection {
+    /// The logits of a call that begins: these rows, or what is lent.
+    fn source(&self, py: Python<'_>, staged: Option<Staged>, rows: &[&[u8]]) -> Source {
+        match (staged, self.link.link.get()) {
+            (Some(staged), _) => Source::Staged(staged),
+            // Other threads of Python go on beside the copy.
+            (None, Some(link)) => py.detach(|| written(link, rows)),
+            (None, None) => py.detach(|| Source::Bytes(rows.concat())),
+        }
+    }
+
     fn begin<T: Send + 'static>(
         &self,
         call: impl Future<Output = Result<T, Error>> + Send + 'static,
@@ -241,16 +325,14 @@ fn written(link: &Link, rows: &[&[u8]]) -> Source {
 
 /// After an error memory is let go of, since nobody knows what the server still has of it; so it is where a call is
 /// cancelled.
-async fn sample(
+async fn ask<R: Request>(
     link: &Link,
-    mut request: SampleRequest,
+    mut request: R,
     mut source: Source,
-) -> Result<SampleResponse, Error> {
-    if let Some(plane) = link.shared() {
+) -> Result<R::Response, Error> {
+    if let Some(plane) = link.shared_for::<R>() {
         match in_memory(link, plane, &mut request, &mut source).await {
-            Err(error) if link.can_do_without(&error) => {
-                (request.slot, request.row_stride) = (None, 0);
-            }
+            Err(error) if link.can_do_without(&error) => {}
             Err(error) => return Err(error),
             Ok(response) => {
                 if let Source::Written(written) = source {
@@ -260,24 +342,24 @@ async fn sample(
             }
         }
     }
-    request.logits = source.bytes().await?.into();
-    link.send(request).await
+    request.carry(source.bytes().await?);
+    request.send(link).await
 }
 
 /// A call whose logits lie in memory of the server's, or are written there first.
-async fn in_memory(
+async fn in_memory<R: Request>(
     link: &Link,
     plane: Plane,
-    request: &mut SampleRequest,
+    request: &mut R,
     source: &mut Source,
-) -> Result<SampleResponse, Error> {
+) -> Result<R::Response, Error> {
     if let Source::Bytes(bytes) = source {
         *source = Source::Written(Box::new(fresh(link, bytes).await?));
     }
     match source {
         Source::Bytes(_) => unreachable!("they are written by now"),
         Source::Written(written) => {
-            request.slot = Some(written.slot.clone());
+            request.place(written.slot.clone(), 0);
             link.call(plane, &mut written.memory.direct, request).await
         }
         Source::Staged(staged) => {

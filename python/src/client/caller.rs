@@ -3,8 +3,8 @@
 use super::driver::Driver;
 use super::planes::{Link, Plane, Staged, Target};
 use super::pool::Memory;
+use super::requests::Request;
 use logitd_client::Error;
-use logitd_client::api::{SampleRequest, SampleResponse};
 use pyo3::prelude::*;
 use std::future::Future;
 use std::time::Duration;
@@ -40,20 +40,19 @@ impl Caller {
 
     /// Sends a request whose logits are these rows, one after another, or lie where they are lent, and waits for the
     /// answer.
-    pub fn sample(
+    pub fn ask<R: Request>(
         &self,
-        mut request: SampleRequest,
+        mut request: R,
         rows: &[&[u8]],
         staged: Option<Staged>,
-    ) -> Result<SampleResponse, Failure> {
-        let Some(plane) = self.link.shared() else { return self.send(request, rows) };
+    ) -> Result<R::Response, Failure> {
+        let Some(plane) = self.link.shared_for::<R>() else { return self.send(request, rows) };
         let answer = match staged {
             Some(staged) => self.in_place(plane, &mut request, &staged),
             None => self.copy(plane, &mut request, rows),
         };
         match answer {
             Err(Failure::Client(error)) if self.link.can_do_without(&error) => {
-                (request.slot, request.row_stride) = (None, 0);
                 self.send(request, rows)
             }
             answer => answer,
@@ -61,12 +60,12 @@ impl Caller {
     }
 
     /// Logits that lie in memory of the server's already. Another call with the same memory is waited for.
-    fn in_place(
+    fn in_place<R: Request>(
         &self,
         plane: Plane,
-        request: &mut SampleRequest,
+        request: &mut R,
         staged: &Staged,
-    ) -> Result<SampleResponse, Failure> {
+    ) -> Result<R::Response, Failure> {
         let place = &staged.lease.memory;
         let mut memory = match place.try_lock() {
             Ok(memory) => memory,
@@ -78,18 +77,18 @@ impl Caller {
         staged.end(had_failed, self.call(plane, memory, request))
     }
 
-    fn send(&self, request: SampleRequest, rows: &[&[u8]]) -> Result<SampleResponse, Failure> {
-        let request = SampleRequest { logits: rows.concat().into(), ..request };
-        wait(&self.runtime, self.link.send(request))
+    fn send<R: Request>(&self, mut request: R, rows: &[&[u8]]) -> Result<R::Response, Failure> {
+        request.carry(rows.concat());
+        wait(&self.runtime, request.send(&self.link))
     }
 
     /// After an error the memory is let go of, since nobody knows what the server still has of it.
-    fn copy(
+    fn copy<R: Request>(
         &self,
         plane: Plane,
-        request: &mut SampleRequest,
+        request: &mut R,
         rows: &[&[u8]],
-    ) -> Result<SampleResponse, Failure> {
+    ) -> Result<R::Response, Failure> {
         let pool = &self.link.pool;
         let _call = match pool.calls.try_acquire() {
             Ok(call) => call,
@@ -98,19 +97,19 @@ impl Caller {
             })?,
         };
         let mut memory = self.link.memory(rows.iter().map(|row| row.len()).sum())?;
-        request.slot = Some(memory.write(rows));
+        request.place(memory.write(rows), 0);
         let response = self.call(plane, &mut memory, request)?;
         pool.give(memory);
         Ok(response)
     }
 
     /// What a direct call takes is driven by whoever calls.
-    fn call(
+    fn call<R: Request>(
         &self,
         plane: Plane,
         memory: &mut Memory,
-        request: &mut SampleRequest,
-    ) -> Result<SampleResponse, Failure> {
+        request: &mut R,
+    ) -> Result<R::Response, Failure> {
         let Memory { direct, driver, .. } = memory;
         if plane != Plane::Direct {
             return wait(&self.runtime, self.link.call(plane, direct, request));

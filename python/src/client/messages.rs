@@ -18,11 +18,6 @@ use pyo3::prelude::*;
 /// A request without its logits: in columns where the server knows them and they can tell it, else in messages.
 pub fn request(dtype: Dtype, asked: &Asked, has_columns: bool) -> api::SampleRequest {
     let Asked { params, adjustments, inspect, invalid, vocab_size } = asked;
-    let dtype = match dtype {
-        Dtype::F16 => api::Dtype::F16,
-        Dtype::Bf16 => api::Dtype::Bf16,
-        Dtype::F32 => api::Dtype::F32,
-    };
     let on_invalid_row = match invalid.are_kept() {
         true => api::OnInvalidRow::Status,
         false => api::OnInvalidRow::Unspecified,
@@ -46,17 +41,7 @@ pub fn request(dtype: Dtype, asked: &Asked, has_columns: bool) -> api::SampleReq
             .collect();
         (Some(columns), vec![])
     } else {
-        let set = |row| {
-            let (breakers, inspect) = shared(row);
-            let mut set = columns.set(row);
-            if !breakers.is_empty() {
-                set.dry.get_or_insert_default().breakers = sequences(breakers);
-            }
-            set.logprobs = inspect.and_then(logprobs_of);
-            set.return_kept = inspect.is_some_and(|inspect| inspect.kept_ids_max.is_some());
-            set
-        };
-        (None, (0..params.len()).map(set).collect())
+        (None, sets(asked))
     };
     let adjustments = match adjustments {
         None => vec![],
@@ -64,7 +49,7 @@ pub fn request(dtype: Dtype, asked: &Asked, has_columns: bool) -> api::SampleReq
         Some(Each::Rows(rows)) => rows.iter().map(|row| lists(row.lists())).collect(),
     };
     api::SampleRequest {
-        dtype: dtype.into(),
+        dtype: dtype_of(dtype),
         vocab_size: *vocab_size,
         rows: Some(asked.params.len() as u32),
         params,
@@ -73,6 +58,44 @@ pub fn request(dtype: Dtype, asked: &Asked, has_columns: bool) -> api::SampleReq
         adjustments,
         on_invalid_row: on_invalid_row.into(),
         ..Default::default()
+    }
+}
+
+/// How logits are stored.
+pub fn dtype_of(dtype: Dtype) -> i32 {
+    match dtype {
+        Dtype::F16 => api::Dtype::F16,
+        Dtype::Bf16 => api::Dtype::Bf16,
+        Dtype::F32 => api::Dtype::F32,
+    }
+    .into()
+}
+
+/// The parameters of each row as a message, with what is asked for beside tokens.
+pub fn sets(asked: &Asked) -> Vec<api::SamplingParams> {
+    let Asked { params, adjustments, inspect, .. } = asked;
+    let columns = columns(params);
+    let set = |row| {
+        let mut set = columns.set(row);
+        break_at(&mut set, breakers(adjustments.as_ref(), row));
+        let inspect = inspect.as_ref().map(|each| each.get(row));
+        set.logprobs = inspect.and_then(logprobs_of);
+        set.return_kept = inspect.is_some_and(|inspect| inspect.kept_ids_max.is_some());
+        set
+    };
+    (0..params.len()).map(set).collect()
+}
+
+/// Parameters that nothing is asked of beside tokens, with the breakers of their adjustments.
+pub fn set(params: SamplingParams, adjustments: Option<&Adjustments>) -> api::SamplingParams {
+    let mut set = columns(&[params]).set(0);
+    break_at(&mut set, adjustments.map_or(&[], Adjustments::breakers));
+    set
+}
+
+fn break_at(set: &mut api::SamplingParams, breakers: &[Vec<u32>]) {
+    if !breakers.is_empty() {
+        set.dry.get_or_insert_default().breakers = sequences(breakers);
     }
 }
 
@@ -172,7 +195,8 @@ fn optional(specs: &[ParamsSpec], value: fn(&ParamsSpec) -> Option<f32>) -> Vec<
     clippy::needless_update,
     reason = "the API may have fields that this crate does not know yet"
 )]
-fn lists(spec: &AdjustmentsSpec) -> api::Adjustments {
+/// Lists as a message.
+pub fn lists(spec: &AdjustmentsSpec) -> api::Adjustments {
     let mask = spec.allowed_bitmask.iter().flat_map(|word| word.to_le_bytes());
     let bias = |&(token, bias): &(u32, f32)| api::TokenBias { token, bias };
     api::Adjustments {
@@ -211,7 +235,12 @@ pub fn table(response: api::SampleResponse, asked: &Asked) -> PyResult<Table> {
         Some(columns) => of_columns(columns, response.rows, asked),
         None => of_messages(response.rows, asked),
     };
-    table.ok_or_else(|| {
+    known(table)
+}
+
+/// What an answer says, or an error where it says what cannot be.
+pub fn known<T>(read: Option<T>) -> PyResult<T> {
+    read.ok_or_else(|| {
         let said = "the server's answer has other rows, statuses that are not known here, or tokens that there are not";
         PyRuntimeError::new_err(said)
     })
@@ -279,18 +308,23 @@ fn of_messages(rows: Vec<api::RowResult>, asked: &Asked) -> Option<Table> {
         if push_invalid(&mut table, i, &row, asked) {
             continue;
         }
-        let status = status(row.status)?;
-        // With one draw there is no list of them.
-        let only = row.token.zip(row.logprob).filter(|_| row.draws.is_empty());
-        let drawn = row.draws.iter().map(|draw| (draw.token, draw.logprob));
-        let drawn: Vec<_> = only.into_iter().chain(drawn).collect();
-        let (seed, kept, kept_mass) = (row.seed, row.kept, row.kept_mass);
-        let state = state_of([row.mirostat_mu, row.adaptive_sum, row.adaptive_weight]);
-        let inspection = inspection(row, asked)?;
-        let row = RowOfTable { status, seed, kept, kept_mass, inspection, state };
-        table.push(row, drawn.into_iter());
+        push(&mut table, row, asked)?;
     }
     Some(table)
+}
+
+/// Adds a row as its message says it, if it is one that can be.
+pub fn push(table: &mut Table, row: api::RowResult, asked: &Asked) -> Option<()> {
+    let status = status(row.status)?;
+    // With one draw there is no list of them.
+    let only = row.token.zip(row.logprob).filter(|_| row.draws.is_empty());
+    let drawn = row.draws.iter().map(|draw| (draw.token, draw.logprob));
+    let drawn: Vec<_> = only.into_iter().chain(drawn).collect();
+    let (seed, kept, kept_mass) = (row.seed, row.kept, row.kept_mass);
+    let state = state_of([row.mirostat_mu, row.adaptive_sum, row.adaptive_weight]);
+    let inspection = inspection(row, asked)?;
+    table.push(RowOfTable { status, seed, kept, kept_mass, inspection, state }, drawn.into_iter());
+    Some(())
 }
 
 /// What the next row of a sequence is given: mirostat's mu, or the sum and the weight of adaptive-p.
@@ -371,7 +405,8 @@ fn tokens(columns: Option<api::TokenLogprobs>) -> Vec<TokenLogprob> {
     each.map(|((token, rank), logprob)| TokenLogprob { token, rank, logprob }).collect()
 }
 
-fn status(number: i32) -> Option<Status> {
+/// A status that is known here.
+pub fn status(number: i32) -> Option<Status> {
     Some(match api::RowStatus::try_from(number).ok()? {
         api::RowStatus::Unspecified => return None,
         api::RowStatus::Ok => Status::Sampled(RowStatus::Ok),

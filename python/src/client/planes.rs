@@ -1,8 +1,9 @@
 //! The ways that logits take to a server.
 
 use super::pool::{Lease, Memory, Pool, SLOT_BYTES_MIN};
+use super::requests::Request;
 use crate::logits::Logits;
-use logitd_client::api::{self, SampleRequest, SampleResponse};
+use logitd_client::api;
 use logitd_client::{Builder, Client, Direct, Error, Region};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -92,6 +93,14 @@ impl Link {
         self.info.controls.iter().any(|known| known == "columns")
     }
 
+    /// The plane by which memory is shared in requests of a kind, if any is.
+    pub fn shared_for<R: Request>(&self) -> Option<Plane> {
+        match self.shared() {
+            Some(Plane::Direct) if !R::IS_DIRECT => Some(Plane::SharedMemory),
+            plane => plane,
+        }
+    }
+
     /// The plane by which memory is shared, if any is.
     pub fn shared(&self) -> Option<Plane> {
         match self.choice {
@@ -122,8 +131,9 @@ impl Link {
         Ok(Memory { direct: None, driver: None, region, bytes })
     }
 
-    /// The memory that logits lie in, where it is lent by this connection. Nothing of them has to be sent then.
-    pub fn staged(&self, logits: &Logits<'_>) -> Option<Staged> {
+    /// The memory that logits lie in, where it is lent by this connection and requests of this kind can say where they lie.
+    /// Nothing of them has to be sent then.
+    pub fn staged<R: Request>(&self, logits: &Logits<'_>) -> Option<Staged> {
         let (address, stride_bytes) = logits.place()?;
         let lease = self.pool.leased(address)?;
         let (row_bytes, size) = (logits.row_bytes(), logits.dtype().size_bytes());
@@ -132,34 +142,28 @@ impl Link {
             stride if stride == row_bytes => 0,
             stride => u32::try_from(stride / size).ok()?,
         };
-        let is_within = stride_bytes.is_multiple_of(size) && length_bytes <= lease.bytes;
+        let is_within = stride_bytes.is_multiple_of(size)
+            && length_bytes <= lease.bytes
+            && (row_stride == 0 || R::HAS_STRIDE);
         let row_stride_bytes = stride_bytes;
         is_within.then_some(Staged { lease, length_bytes, row_bytes, row_stride_bytes, row_stride })
     }
 
-    /// Sends bytes: in one message, or in several.
-    pub async fn send(&self, request: SampleRequest) -> Result<SampleResponse, Error> {
-        let is_large =
-            self.info.chunk_bytes > 0 && request.logits.len() as u64 > self.info.chunk_bytes;
-        match self.choice {
-            Choice::Only(Plane::Chunked) => self.client.sample_chunked(request, &self.info).await,
-            Choice::Bytes | Choice::OnThisHost if is_large => {
-                self.client.sample_chunked(request, &self.info).await
-            }
-            _ => self.client.sample(request).await,
-        }
-    }
-
     /// A call whose logits are in the server's memory already. A direct one leaves the request as it is, for what can be
     /// done without.
-    pub async fn call(
+    pub async fn call<R: Request>(
         &self,
         plane: Plane,
         direct: &mut Option<Direct>,
-        request: &mut SampleRequest,
-    ) -> Result<SampleResponse, Error> {
+        request: &mut R,
+    ) -> Result<R::Response, Error> {
         if plane != Plane::Direct {
-            return self.client.sample(std::mem::take(request)).await;
+            // Where it may have to be sent another way after all, it is left as it is.
+            let sent = match self.choice {
+                Choice::OnThisHost => request.clone(),
+                Choice::Only(_) | Choice::Bytes => std::mem::take(request),
+            };
+            return sent.send(self).await;
         }
         let mut attempt = 0;
         loop {
@@ -167,7 +171,7 @@ impl Link {
                 Some(open) => open,
                 None => self.client.direct().await?,
             };
-            let error = match direct.insert(open).sample(request).await {
+            let error = match request.send_directly(direct.insert(open)).await {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
@@ -185,9 +189,8 @@ impl Link {
 
 impl Staged {
     /// Says in a request where it lies; its memory is at hand.
-    pub fn place(&self, memory: &mut Memory, request: &mut SampleRequest) {
-        request.slot = Some(memory.region.commit(0, self.length_bytes));
-        request.row_stride = self.row_stride;
+    pub fn place(&self, memory: &mut Memory, request: &mut impl Request) {
+        request.place(memory.region.commit(0, self.length_bytes), self.row_stride);
     }
 
     /// A copy of its rows, one behind the other.

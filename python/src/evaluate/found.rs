@@ -1,8 +1,8 @@
 //! What was found, as numpy arrays by their names.
 
+use super::asked::Asked;
 use crate::arrays::{array_of, by_rows};
 use crate::table::{NO_TOKEN, Status};
-use logitd_core::evaluate::sets::Sets;
 use logitd_core::evaluate::sums::{GroupSums, SetSums};
 use logitd_core::evaluate::{Answer, Evaluation, Reference};
 use logitd_core::params::SamplingParams;
@@ -28,15 +28,16 @@ const SUMS: [(&str, &str, Sum); 8] = [
 /// was asked for.
 pub fn arrays<'py>(
     py: Python<'py>,
-    sets: &Sets,
+    asked: &Asked,
     answer: &Answer,
-    rows_are_asked: bool,
 ) -> PyResult<Bound<'py, PyDict>> {
     let arrays = PyDict::new(py);
+    let sets = &asked.sets.sets;
+    arrays.set_item("vocab_size", asked.vocab_size)?;
     add_params(&arrays, sets.params())?;
     add_references(&arrays, &answer.references)?;
     add_sums(&arrays, answer, sets.len())?;
-    if rows_are_asked {
+    if asked.rows {
         add_rows(&arrays, answer, sets.len())?;
     }
     Ok(arrays)

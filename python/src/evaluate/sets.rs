@@ -13,11 +13,21 @@ use pyo3::types::{PyDict, PyString};
 /// As many as `logitd tune` searches at most.
 const SETS_MAX: usize = 1 << 20;
 
+/// Sets as they are given.
+pub struct Given {
+    pub sets: Sets,
+    /// The values that they are every combination of, if they are.
+    pub grid: Option<Grid>,
+}
+
 /// The sets that are asked for. Without any there is one: the model as it is.
-pub fn of(sets: Option<&Bound<'_, PyAny>>, axes: &Bound<'_, PyDict>) -> PyResult<Sets> {
-    let specs = match sets {
-        None => grid(axes)?,
-        Some(sets) if axes.is_empty() => listed(sets)?,
+pub fn of(sets: Option<&Bound<'_, PyAny>>, axes: &Bound<'_, PyDict>) -> PyResult<Given> {
+    let (specs, grid) = match sets {
+        None => {
+            let grid = grid(axes)?;
+            (grid.specs(), Some(grid))
+        }
+        Some(sets) if axes.is_empty() => (listed(sets)?, None),
         Some(_) => {
             let axes = axes.keys();
             return Err(PyTypeError::new_err(format!(
@@ -26,11 +36,12 @@ pub fn of(sets: Option<&Bound<'_, PyAny>>, axes: &Bound<'_, PyDict>) -> PyResult
         }
     };
     let parsed = specs.into_iter().map(|spec| spec.parse(|| 0).map_err(wrong));
-    Sets::new(parsed.collect::<PyResult<_>>()?).map_err(wrong)
+    let sets = Sets::new(parsed.collect::<PyResult<_>>()?).map_err(wrong)?;
+    Ok(Given { sets, grid })
 }
 
 /// Every combination of the values of each axis.
-fn grid(axes: &Bound<'_, PyDict>) -> PyResult<Vec<ParamsSpec>> {
+fn grid(axes: &Bound<'_, PyDict>) -> PyResult<Grid> {
     let mut values = Vec::new();
     for name in FIELDS_OF_SETS {
         let field = field(axes.py(), name, "a grid")?;
@@ -48,7 +59,7 @@ fn grid(axes: &Bound<'_, PyDict>) -> PyResult<Vec<ParamsSpec>> {
     let whole = |axis: usize| values[axis].iter().map(|value| whole(*value)).collect();
     let [temperature, top_k, top_p, min_p] = [0, 1, 2, 3];
     let (temperature, top_p, min_p) = (real(temperature), real(top_p), real(min_p));
-    Ok(Grid { temperature, top_k: whole(top_k), top_p, min_p }.specs())
+    Ok(Grid { temperature, top_k: whole(top_k), top_p, min_p })
 }
 
 /// Parameters as they are in a list of dicts, or in columns.

@@ -11,6 +11,9 @@ use pyo3::types::PyCapsule;
 
 /// Devices whose memory the processor reads: its own, and what is pinned for CUDA.
 const READABLE: [i32; 2] = [1, 3];
+/// The memory of a CUDA device, and what such a device shares with the processor.
+pub const CUDA: i32 = 2;
+pub const CUDA_MANAGED: i32 = 13;
 
 /// The tensor that an object is, if it is one.
 pub fn array<'py>(name: &str, object: &Bound<'py, PyAny>) -> PyResult<Option<Array<'py>>> {
@@ -46,14 +49,24 @@ impl Described {
 pub fn describe(name: &str, tensor: &Tensor) -> PyResult<Described> {
     if !READABLE.contains(&tensor.device_type) {
         return Err(PyTypeError::new_err(format!(
-            "{name} is in the memory of another device; this version samples on the processor: x.cpu()"
+            "{name} is in the memory of another device, and is read by the processor here; allowed: x.cpu(), or in process \
+             a logitd.Sampler(device=\"cuda:0\") of its device"
         )));
     }
+    let (at, element, shape, strides) = parts(name, tensor)?;
+    Ok(Described { at, element, shape, strides })
+}
+
+/// Where a tensor begins, its elements, its lengths and its strides in bytes, wherever it is.
+pub fn parts(
+    name: &str,
+    tensor: &Tensor,
+) -> PyResult<(*const u8, Element, Vec<isize>, Vec<isize>)> {
     let element = element(tensor);
     let (shape, strides) = geometry(name, tensor, element.size())?;
     let offset = usize::try_from(tensor.byte_offset)?;
     let at = tensor.data.cast::<u8>().wrapping_add(offset).cast_const();
-    Ok(Described { at, element, shape, strides })
+    Ok((at, element, shape, strides))
 }
 
 fn element(tensor: &Tensor) -> Element {

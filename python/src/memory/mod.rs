@@ -2,13 +2,14 @@
 //!
 //! Two protocols are read. `__array_struct__` is numpy's own (and says whether bytes are swapped); DLPack is what torch
 //! and all others have, some of them by a table of C functions too. The buffer protocol is not in the stable ABI of Python 3.10; what has only that becomes a numpy
-//! array first, of the same memory.
+//! array first, of the same memory. What lies in the memory of a CUDA device is [`device`]'s.
 //!
 //! All of this crate's `unsafe` is in this folder. What it stands on is said by the owner of the memory and cannot be
 //! checked: that the description is true, and that nobody writes while the memory is read. The second is what numpy
 //! itself asks of everybody who lets go of the GIL.
 
 mod abi;
+pub mod device;
 mod dlpack;
 mod exchange;
 pub mod export;
