@@ -160,16 +160,22 @@ pub fn beam_step(
 /// The sampler of calls that name none.
 fn default(py: Python<'_>) -> PyResult<&'static Sampler> {
     static DEFAULT: PyOnceLock<Sampler> = PyOnceLock::new();
-    DEFAULT.get_or_try_init(py, || Sampler::new(None, None, "cpu"))
+    DEFAULT.get_or_try_init(py, || Sampler::new(py, None, None, "cpu"))
 }
 
 #[pymethods]
 impl Sampler {
     #[new]
     #[pyo3(signature = (threads=None, isa=None, device="cpu"))]
-    fn new(threads: Option<i64>, isa: Option<&str>, device: &str) -> PyResult<Self> {
+    fn new(
+        py: Python<'_>,
+        threads: Option<i64>,
+        isa: Option<&str>,
+        device: &str,
+    ) -> PyResult<Self> {
         let options = options(threads, isa, device)?;
-        let mut bench = Bench::new(options)?;
+        // The kernels of a device may have to be compiled.
+        let mut bench = py.detach(|| Bench::new(options))?;
         let info = bench.machine.backend().device().clone();
         let reader = bench.machine.reader(options)?;
         let bench = Mutex::new((std::process::id(), Arc::new(Mutex::new(bench))));

@@ -19,5 +19,5 @@ def test_a_block_runs(block: str) -> None:
 
 
 def test_all_kinds_of_calls_are_among_them() -> None:
-    for call in ["logitd.sample(", "logitd.Client(", "logitd.AsyncClient(", ".staging("]:
+    for call in ["logitd.sample(", "logitd.verify(", "logitd.BeamSearch(", "logitd.Client(", "logitd.AsyncClient(", ".staging("]:
         assert any(call in block for block in BLOCKS), call

@@ -49,6 +49,12 @@ class _DLPack(Protocol):
     def __dlpack__(self) -> Any: ...
 
 @type_check_only
+class _CudaArray(Protocol):
+    """An array of CuPy or Numba, on a device."""
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]: ...
+
+@type_check_only
 class _ToList(Protocol):
     """An array of numbers, a value a row."""
     def tolist(self) -> Any: ...
@@ -425,7 +431,7 @@ class BeamSearch:
     @property
     def options(self) -> dict[str, Any]:
         """The keywords of `beam_step` that are the search's own: `beams` and `eos_ids`."""
-    def step(self, x: _Logits, /, by: Sampler | Client | None = None, **controls: Unpack[SearchControls]) -> None:
+    def step(self, x: _Logits | _CudaArray, /, by: Sampler | Client | None = None, **controls: Unpack[SearchControls]) -> None:
         """Takes a row of logits for each of `tokens`, and goes on: a step of `by` (a `Sampler` or a `Client`; None is
         `logitd.beam_step`) with these controls, and `temperature` and `normaliser`.
         """
@@ -478,27 +484,28 @@ class Sampler:
     """Threads and memory that rows are sampled with, kept from call to call.
 
     Calls of several threads take turns; what is to sample at the same time is several samplers, with a part of the
-    threads each.
+    threads each. `device` is cpu, cuda:0 and so on, or reference, the slow oracle. On a CUDA device `x` may lie in its memory:
+    a tensor with DLPack or `__cuda_array_interface__`, which is read behind what its stream has, without a copy to the host.
     """
 
     def __new__(
         cls,
         threads: int | None = None,
         isa: Literal["portable", "avx2", "avx512"] | None = None,
-        device: Literal["cpu", "reference"] = "cpu",
+        device: str = "cpu",
     ) -> Self: ...
-    def sample(self, x: _Logits, /, **controls: Unpack[Controls]) -> Results:
+    def sample(self, x: _Logits | _CudaArray, /, **controls: Unpack[Controls]) -> Results:
         """Draws tokens from rows of logits, as `logitd.sample` does."""
-    def verify(self, x: _Logits, drafts: _Drafts, /, **controls: Unpack[VerifyControls]) -> Verified:
+    def verify(self, x: _Logits | _CudaArray, drafts: _Drafts, /, **controls: Unpack[VerifyControls]) -> Verified:
         """Verifies drafts of sequences, as `logitd.verify` does."""
-    def beam_step(self, x: _Logits, scores: _Scores, /, **controls: Unpack[BeamControls]) -> list[BeamGroup]:
+    def beam_step(self, x: _Logits | _CudaArray, scores: _Scores, /, **controls: Unpack[BeamControls]) -> list[BeamGroup]:
         """Makes a step of beam searches, as `logitd.beam_step` does."""
     @property
     def device(self) -> str:
-        """What it computes on: cpu or reference."""
+        """What it computes on: cpu, reference, or a CUDA device: cuda:0."""
     @property
     def isa(self) -> str:
-        """What the code was chosen for: portable, avx2 or avx512."""
+        """What the code was chosen for: portable, avx2 or avx512; of a CUDA device its chip and where its kernels are from."""
     @property
     def threads(self) -> int:
         """How many threads it computes with, the caller's among them."""
