@@ -31,7 +31,8 @@ def test_a_sampler_says_what_it_is() -> None:
         ({"isa": "sse9"}, "instruction set \"sse9\" is unknown; there are: portable, avx2, avx512"),
         ({"threads": -1}, "threads is -1; allowed: 0 .one for each core. to 1024"),
         ({"threads": 5000}, "threads is 5000; allowed: 0 .one for each core. to 1024"),
-        ({"device": "cuda:0"}, "device is cuda:0; allowed: cpu, reference"),
+        ({"device": "cuda"}, "device is cuda; allowed: cpu, reference, or cuda:0 and so on"),
+        ({"device": "cuda:0", "isa": "avx2"}, "the device cuda:0 has no threads and no isa"),
         ({"device": "reference", "threads": 2}, "reference has no threads"),
     ]:
         with pytest.raises(ValueError, match=said):

@@ -342,8 +342,8 @@ async fn ask<R: Request>(
             }
         }
     }
-    request.carry(source.bytes().await?);
-    request.send(link).await
+    let logits = source.bytes().await?;
+    link.send(request, logits).await
 }
 
 /// A call whose logits lie in memory of the server's, or are written there first.

@@ -77,9 +77,8 @@ impl Caller {
         staged.end(had_failed, self.call(plane, memory, request))
     }
 
-    fn send<R: Request>(&self, mut request: R, rows: &[&[u8]]) -> Result<R::Response, Failure> {
-        request.carry(rows.concat());
-        wait(&self.runtime, request.send(&self.link))
+    fn send<R: Request>(&self, request: R, rows: &[&[u8]]) -> Result<R::Response, Failure> {
+        wait(&self.runtime, self.link.send(request, rows.concat()))
     }
 
     /// After an error the memory is let go of, since nobody knows what the server still has of it.

@@ -149,6 +149,22 @@ impl Link {
         is_within.then_some(Staged { lease, length_bytes, row_bytes, row_stride_bytes, row_stride })
     }
 
+    /// Sends a request with its logits as bytes: in one message, or in several.
+    pub async fn send<R: Request>(
+        &self,
+        mut request: R,
+        logits: Vec<u8>,
+    ) -> Result<R::Response, Error> {
+        let chunk_bytes = self.info.chunk_bytes;
+        let is_large = chunk_bytes > 0 && logits.len() as u64 > chunk_bytes;
+        let is_cut = match self.choice {
+            Choice::Only(plane) => plane == Plane::Chunked,
+            Choice::Bytes | Choice::OnThisHost => is_large,
+        };
+        request.carry(logits);
+        request.send(&self.client, is_cut.then_some(&self.info)).await
+    }
+
     /// A call whose logits are in the server's memory already. A direct one leaves the request as it is, for what can be
     /// done without.
     pub async fn call<R: Request>(
@@ -163,7 +179,7 @@ impl Link {
                 Choice::OnThisHost => request.clone(),
                 Choice::Only(_) | Choice::Bytes => std::mem::take(request),
             };
-            return sent.send(self).await;
+            return sent.send(&self.client, None).await;
         }
         let mut attempt = 0;
         loop {

@@ -1,11 +1,10 @@
 //! The requests that take the same ways to a server.
 
-use super::planes::{Choice, Link, Plane};
 use logitd_client::api::{
-    BeamStepRequest, BeamStepResponse, EvaluateRequest, EvaluateResponse, SampleRequest,
-    SampleResponse, SlotRef, VerifyRequest, VerifyResponse,
+    BeamStepRequest, BeamStepResponse, EvaluateRequest, EvaluateResponse, GetInfoResponse,
+    SampleRequest, SampleResponse, SlotRef, VerifyRequest, VerifyResponse,
 };
-use logitd_client::{Direct, Error};
+use logitd_client::{Client, Direct, Error};
 use std::future::Future;
 
 /// A request whose logits are bytes of it, or lie in memory that is shared with the server.
@@ -22,8 +21,12 @@ pub trait Request: Clone + Default + Send + Sync + 'static {
     /// Says where its logits lie in memory.
     fn place(&mut self, slot: SlotRef, row_stride: u32);
 
-    /// Sends it by gRPC, as it is.
-    fn send(self, link: &Link) -> impl Future<Output = Result<Self::Response, Error>> + Send;
+    /// Sends it by gRPC, as it is; in several messages where it can be and what the server says of itself is given.
+    fn send(
+        self,
+        client: &Client,
+        cut_for: Option<&GetInfoResponse>,
+    ) -> impl Future<Output = Result<Self::Response, Error>> + Send;
 
     /// Sends it as a direct call, if it can be one.
     fn send_directly(
@@ -45,16 +48,14 @@ impl Request for SampleRequest {
         (self.slot, self.row_stride) = (Some(slot), row_stride);
     }
 
-    /// In one message, or in several.
-    async fn send(self, link: &Link) -> Result<SampleResponse, Error> {
-        let is_large =
-            link.info.chunk_bytes > 0 && self.logits.len() as u64 > link.info.chunk_bytes;
-        match link.choice {
-            Choice::Only(Plane::Chunked) => link.client.sample_chunked(self, &link.info).await,
-            Choice::Bytes | Choice::OnThisHost if is_large => {
-                link.client.sample_chunked(self, &link.info).await
-            }
-            _ => link.client.sample(self).await,
+    async fn send(
+        self,
+        client: &Client,
+        cut_for: Option<&GetInfoResponse>,
+    ) -> Result<SampleResponse, Error> {
+        match cut_for {
+            Some(info) => client.sample_chunked(self, info).await,
+            None => client.sample(self).await,
         }
     }
 
@@ -76,8 +77,12 @@ impl Request for VerifyRequest {
         (self.slot, self.row_stride) = (Some(slot), row_stride);
     }
 
-    async fn send(self, link: &Link) -> Result<VerifyResponse, Error> {
-        link.client.verify(self).await
+    async fn send(
+        self,
+        client: &Client,
+        _: Option<&GetInfoResponse>,
+    ) -> Result<VerifyResponse, Error> {
+        client.verify(self).await
     }
 
     async fn send_directly(&self, direct: &mut Direct) -> Result<VerifyResponse, Error> {
@@ -98,8 +103,12 @@ impl Request for BeamStepRequest {
         (self.slot, self.row_stride) = (Some(slot), row_stride);
     }
 
-    async fn send(self, link: &Link) -> Result<BeamStepResponse, Error> {
-        link.client.beam_step(self).await
+    async fn send(
+        self,
+        client: &Client,
+        _: Option<&GetInfoResponse>,
+    ) -> Result<BeamStepResponse, Error> {
+        client.beam_step(self).await
     }
 
     async fn send_directly(&self, _: &mut Direct) -> Result<BeamStepResponse, Error> {
@@ -121,8 +130,12 @@ impl Request for EvaluateRequest {
         self.slot = Some(slot);
     }
 
-    async fn send(self, link: &Link) -> Result<EvaluateResponse, Error> {
-        link.client.evaluate(self).await
+    async fn send(
+        self,
+        client: &Client,
+        _: Option<&GetInfoResponse>,
+    ) -> Result<EvaluateResponse, Error> {
+        client.evaluate(self).await
     }
 
     async fn send_directly(&self, _: &mut Direct) -> Result<EvaluateResponse, Error> {

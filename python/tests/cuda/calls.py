@@ -1,5 +1,6 @@
 """What `test_cuda.py` runs in processes of their own, over the fake driver. Each function is a test."""
 
+import functools
 import os
 import pathlib
 import sys
@@ -14,8 +15,14 @@ RULES: dict[str, Any] = {"temperature": 0.8, "top_k": [40, 0, 5, 7], "top_p": 0.
 X = np.random.default_rng(9).normal(0, 3, (4, 3000)).astype(np.float16)
 
 
+@functools.cache
+def of_device() -> logitd.Sampler:
+    """One is enough: it takes its time to prove itself."""
+    return logitd.Sampler(device="cuda:0")
+
+
 def arrays_of_every_kind_are_read_behind_their_streams() -> None:
-    device, sampler = Device(), logitd.Sampler(device="cuda:0")
+    device, sampler = Device(), of_device()
     expected = logitd.sample(X, **RULES)
     for kind in (ByDLPack, ByInterface):
         for x in (kind(device, X), kind(device, X, padding=24)):
@@ -33,7 +40,7 @@ def arrays_of_every_kind_are_read_behind_their_streams() -> None:
 
 
 def rows_that_the_processor_samples_come_from_there() -> None:
-    device, sampler = Device(), logitd.Sampler(device="cuda:0")
+    device, sampler = Device(), of_device()
     x = ByDLPack(device, X)
     cuts: dict[str, Any] = {"typical_p": 0.9, "seed": 3}
     same(sampler.sample(x, **cuts), logitd.sample(X, **cuts))
@@ -47,7 +54,7 @@ def rows_that_the_processor_samples_come_from_there() -> None:
 
 
 def nothing_comes_through_the_host() -> None:
-    device, sampler = Device(), logitd.Sampler(device="cuda:0")
+    device, sampler = Device(), of_device()
     x = ByDLPack(device, X)
     log = pathlib.Path(os.environ["FAKE_CUDA_LOG"])
     before = log.stat().st_size
@@ -61,7 +68,7 @@ def nothing_comes_through_the_host() -> None:
 
 
 def what_cannot_be_read_is_refused_by_name() -> None:
-    device, sampler = Device(), logitd.Sampler(device="cuda:0")
+    device, sampler = Device(), of_device()
     x = ByDLPack(device, X)
     refused(TypeError, "x is in the memory of another device, and is read by the processor here; allowed: x.cpu(), or in process a logitd.Sampler(device=\"cuda:0\")", lambda: logitd.sample(Stubborn(device, X)))
     device.ordinal = 1
@@ -77,14 +84,14 @@ def what_cannot_be_read_is_refused_by_name() -> None:
 
 def an_array_that_nobody_orders_is_a_fault() -> None:
     """The driver notices a read that comes behind no write: so that it would notice one of ours."""
-    device, sampler = Device(), logitd.Sampler(device="cuda:0")
+    device, sampler = Device(), of_device()
     x = ByDLPack(device, X)
     x.waits = False
     sampler.sample(x, **RULES)
 
 
 def a_stream_that_nobody_names_is_a_fault() -> None:
-    device, sampler = Device(), logitd.Sampler(device="cuda:0")
+    device, sampler = Device(), of_device()
     x = ByInterface(device, X)
     x.says_stream = False
     sampler.sample(x, **RULES)
