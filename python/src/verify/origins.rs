@@ -46,7 +46,7 @@ pub fn of(given: &Bound<'_, PyAny>, drafts: usize, like: &Logits<'_>) -> PyResul
     let origins = if is_of_rows(given)? {
         rows(name, given, like)?
     } else if let Some(matrix) = array(name, given)? {
-        let one = |row| dense(name, &matrix, row, like.vocab_size());
+        let one = |row| dense(&format!("{name}[{row}]"), &matrix, row, like.vocab_size());
         (0..matrix.rows()).map(one).collect::<PyResult<_>>()?
     } else {
         let Ok(items) = given.try_iter() else {
@@ -140,7 +140,7 @@ fn sparse(name: &str, given: &Bound<'_, PyDict>, vocab_size: usize) -> PyResult<
         tokens.push(whole(&format!("{name}: a token"), &token)?);
         weights.push(weight.extract::<u64>().map_err(|_| {
             PyValueError::new_err(format!(
-                "{name}[{token}] is {weight}; allowed: whole numbers below 2^60, which weights need not be normalised for"
+                "{name}[{token}] is {weight}; allowed: whole numbers, whose sum is below 2^60"
             ))
         })?);
     }
@@ -152,7 +152,7 @@ fn dense(name: &str, array: &Array<'_>, row: usize, vocab_size: usize) -> PyResu
     let (words, _) = array.row(row).as_chunks();
     let probabilities = words.iter().map(|word| f32::from_ne_bytes(*word)).collect();
     let made = drafts::dense(probabilities, vocab_size as u32);
-    made.map(Origin::Known).map_err(|error| wrong(&format!("{name}[{row}]"), &error))
+    made.map(Origin::Known).map_err(|error| wrong(name, &error))
 }
 
 /// An array of probabilities, if it is an array.
