@@ -130,9 +130,8 @@ fn sequences(
         )));
     }
     let modes = own.each("mode", of)?;
-    let bounds = ["typical_epsilon", "typical_delta"].map(|name| own.each(name, of));
-    let [epsilon, delta] = bounds;
-    let (epsilon, delta) = (epsilon?, delta?);
+    let epsilon = own.each("typical_epsilon", of)?;
+    let delta = own.each("typical_delta", of)?;
     let (mut sequences, mut first) = (Vec::with_capacity(given.len()), 0);
     for (i, drafts) in given.iter().enumerate() {
         let one = One {
