@@ -336,7 +336,7 @@ fn decided_requests() -> Vec<(VerifyRequest, VerifiedSequence)> {
                 1 => Proposal::Row(Arc::new(DraftRow(row(&all, 3), parsed))),
                 _ => Proposal::Dense(dense),
             },
-            wire::verify::sparse(weights, VOCAB_SIZE as u32).unwrap(),
+            verify::drafts::sparse(weights.tokens, weights.weights, VOCAB_SIZE as u32).unwrap(),
         ];
         let typical = Typical { epsilon: 0.03, delta: 0.5 };
         for mode in [VerifyMode::Rejection, VerifyMode::Typical] {
