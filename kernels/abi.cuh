@@ -15,6 +15,7 @@ using u8 = unsigned char;
 using u16 = unsigned short;
 using u32 = unsigned int;
 using i32 = int;
+using i64 = long long;
 using u64 = unsigned long long;
 
 // How logits are stored: `Dtype` in core/src/batch.rs.
@@ -128,6 +129,25 @@ struct AdjustBatch {
     u32 row_blocks;
 };
 static_assert(sizeof(AdjustBatch) == 16, "see adjust.rs");
+
+// A row with cuts that go before those of its `row`, and where the row that they leave is written: at the same place, if
+// nobody asks about the row as it was.
+struct CutDescriptor {
+    RowDescriptor row;
+    u64 to;             // address of the row that is left
+    float top_n_sigma;  // above 0
+    u32 reserved;
+};
+static_assert(sizeof(CutDescriptor) == 96, "see cuts.rs");
+LOGITD_AT(CutDescriptor, to, 80);
+LOGITD_AT(CutDescriptor, top_n_sigma, 88);
+
+// The argument of `logitd_cut`.
+struct CutBatch {
+    Batch batch;  // its `row_count` is how many rows have such cuts
+    u64 cuts;     // CutDescriptor[row_count]
+};
+static_assert(sizeof(CutBatch) == 72, "see cuts.rs");
 
 // Bits of InspectDescriptor::flags.
 enum InspectFlags : u32 {

@@ -227,13 +227,13 @@ template <class D, bool CLUSTER> DEVICE u32 top_p_floor(const Work<D, CLUSTER>& 
     return max(lowest, min(key_of<D>(x), work.max_key));
 }
 
-// The least key that min-p keeps.
-template <class D, bool CLUSTER> DEVICE u32 min_p_key(const Work<D, CLUSTER>& work) {
+// The least key at this distance from the maximum, or nearer.
+template <class D, bool CLUSTER> DEVICE u32 least_key(const Work<D, CLUSTER>& work, float distance) {
     u32 low = Keys<D>::CANDIDATE_MIN - 1;  // not kept: -inf
     u32 high = work.max_key;               // kept
     while (high - low > 1) {
         const u32 middle = low + (high - low) / 2;
-        if (min_p_keeps(value_of<D>(middle), work.max, work.row->min_p_distance)) {
+        if (min_p_keeps(value_of<D>(middle), work.max, distance)) {
             high = middle;
         } else {
             low = middle;

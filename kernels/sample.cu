@@ -2,6 +2,7 @@
 // and parameters. README.md beside this file has the design.
 #include "abi.cuh"
 #include "adjust.cuh"
+#include "chain.cuh"
 #include "finish_list.cuh"
 #include "histogram.cuh"
 #include "inspect.cuh"
@@ -91,7 +92,7 @@ template <class D, bool CLUSTER> DEVICE Decision decide(Work<D, CLUSTER>& work) 
         decision.cut = cut_ties(work, decision.cut, range, goal, by_mass);
     }
     if (row->flags & MIN_P) {
-        const u32 key = min_p_key(work);
+        const u32 key = least_key(work, row->min_p_distance);
         if (key > decision.cut.key) decision.cut = {key, EVERY_ID};
         if (!has_k && !has_p) {
             const u32 listed = list_candidates(work, decision.cut, key, attempt);
@@ -149,6 +150,17 @@ template <class D, bool CLUSTER> DEVICE void sample_row(const Batch& batch, u32 
         finish_sampled(batch, work);
     }
     end_work(work);
+}
+
+template <class D>
+DEVICE void cut_row(const Batch& batch, const CutDescriptor* asked, u32 place, unsigned char* shared) {
+    Work<D, false> work = begin_row<D, false>(batch, &asked->row, place, shared);
+    apply_cuts(work, asked);
+    if (!work.team.leave(&work.shared->word)) return;
+    if (thread_index() == 0) {
+        work.scratch->control = {0, 0, {0, 0}};
+        work.scratch->sums[0] = work.scratch->sums[1] = 0;
+    }
 }
 
 template <bool CLUSTER> DEVICE void sample_batch(const Batch& batch) {
@@ -211,6 +223,22 @@ KERNEL __launch_bounds__(THREADS, RESIDENT_BLOCKS_MIN) logitd_adjust(AdjustBatch
     } else {
         adjust_row<Format<F32>>(row, block, batch.row_blocks, shared);
     }
+}
+
+// Makes the rows that are sampled of those that have cuts before those of the sampling kernel.
+KERNEL __launch_bounds__(THREADS, RESIDENT_BLOCKS_MIN) logitd_cut(CutBatch all) {
+    const Batch& batch = all.batch;
+    unsigned char* shared = dynamic_shared();
+    const u32 place = take_place<false>(batch, &reinterpret_cast<Shared*>(shared)->word);
+    const CutDescriptor* asked = reinterpret_cast<const CutDescriptor*>(all.cuts) + place / batch.team_blocks;
+    if (asked->row.dtype == F16) {
+        cut_row<Format<F16>>(batch, asked, place, shared);
+    } else if (asked->row.dtype == BF16) {
+        cut_row<Format<BF16>>(batch, asked, place, shared);
+    } else {
+        cut_row<Format<F32>>(batch, asked, place, shared);
+    }
+    give_place_back<false>(batch);
 }
 
 // Says more than tokens of rows that were sampled in the launch before.

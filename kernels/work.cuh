@@ -44,7 +44,8 @@ constexpr u32 TEAM_BLOCKS_MAX = 8;
 // A row's scratch memory, but for what there is of each tile.
 struct Scratch {
     TeamControl control;
-    u32 reserved[12];
+    u64 sums[2];  // of a row's logits, where a cut asks for them
+    u32 reserved[8];
     Histogram histograms[HISTOGRAMS];
     u64 fastest[2][TEAM_BLOCKS_MAX];  // in the race of one draw and of the next: each block's fastest
     u64 list[LIST];

@@ -25,12 +25,12 @@ def is_left_out(step):
 
 
 def print_bench(bench):
-    print("== bench: case, vocabulary, rows, team: kernel us (in L2; adjusting, inspecting; with transfers), GB/s, ratio to copy")
+    print("== bench: case, vocabulary, rows, team: kernel us (in L2; adjusting, cutting, inspecting; with transfers), GB/s, ratio to copy")
     for b in bench:
         goal = TARGETS.get(b["rows"]) if b["case"] == "top_k_top_p" and b["vocab_size"] == 128256 else None
         verdict = "" if goal is None else f"   goal {goal:.0f}: {'met' if b['kernel_us'] <= goal else 'MISSED'}"
         print(f"{b['case']:20} {b['vocab_size']:>7} {b['rows']:>4} {b['team_blocks']}: {b['kernel_us']:8.1f} "
-              f"({b['kernel_cached_us']:.1f}; {b['adjust_us']:.1f}, {b['inspect_us']:.1f}; {b['uploaded_us']:.1f}) {b['read_gb_per_s']:7.0f} {b['ratio']:6.2f}{verdict}")
+              f"({b['kernel_cached_us']:.1f}; {b['adjust_us']:.1f}, {b['cut_us']:.1f}, {b['inspect_us']:.1f}; {b['uploaded_us']:.1f}) {b['read_gb_per_s']:7.0f} {b['ratio']:6.2f}{verdict}")
 
 
 def print_peers(peers):

@@ -44,7 +44,8 @@ struct Request {
     ShimLaunch shim;
     logitd::Batch batch;
     logitd::AdjustBatch adjust;       // with rows where there is such a launch
-    logitd::InspectBatch inspect[2];  // likewise
+    logitd::CutBatch cut;             // likewise
+    logitd::InspectBatch inspect[2];
     uint64_t input_bytes, output_bytes;
 };
 
@@ -98,11 +99,13 @@ struct Machine {
         std::memcpy(input.start, bytes.data(), bytes.size());
         const auto rows = descriptors<logitd::RowDescriptor>(request.batch.rows, request.batch.row_count);
         const auto changes = descriptors<logitd::AdjustDescriptor>(request.adjust.rows, request.adjust.row_count);
+        const auto cuts = descriptors<logitd::CutDescriptor>(request.cut.cuts, request.cut.batch.row_count);
         auto asked = descriptors<logitd::InspectDescriptor>(request.inspect[0].asked, request.inspect[0].batch.row_count);
         const auto more = descriptors<logitd::InspectDescriptor>(request.inspect[1].asked, request.inspect[1].batch.row_count);
         ASAN_POISON_MEMORY_REGION(input.start, input.size);
         allow(request.batch.rows, rows.size() * sizeof rows[0]);
         allow(request.adjust.rows, changes.size() * sizeof changes[0]);
+        allow(request.cut.cuts, cuts.size() * sizeof cuts[0]);
         allow(request.inspect[0].asked, asked.size() * sizeof asked[0]);
         allow(request.inspect[1].asked, more.size() * sizeof more[0]);
         for (const auto& row : rows) allow_row(row);
@@ -111,6 +114,10 @@ struct Machine {
             allow(change.to, change.vocab_size * size_of(change.to_dtype));
             allow(change.mask, (change.vocab_size + 31) / 32 * sizeof(uint32_t));
             allow(change.touches, (change.touch_count + change.stop_count) * sizeof(logitd::Touch));
+        }
+        for (const auto& cut : cuts) {
+            allow_row(cut.row);
+            allow(cut.to, cut.row.vocab_size * size_of(cut.row.dtype));
         }
         asked.insert(asked.end(), more.begin(), more.end());
         for (const auto& of : asked) {
@@ -161,10 +168,15 @@ struct Machine {
             if (error[0] != 0) return error;
         }
         const uint32_t rows = request.batch.row_count;
+        shim.shared_bytes = request.shim.shared_bytes - request.batch.stage_bytes;
+        if (request.cut.batch.row_count > 0) {
+            LOGITD_JOIN(logitd_shim_cut_, LOGITD_SHIM_NAME)(&request.cut, &shim, error, SIZE);
+            if (error[0] != 0) return error;
+            if (!is_clean(rows)) return unclean;
+        }
         LOGITD_JOIN(logitd_shim_sample_, LOGITD_SHIM_NAME)(&request.batch, &request.shim, error, SIZE);
         if (error[0] != 0) return error;
         if (!is_clean(rows)) return unclean;
-        shim.shared_bytes = request.shim.shared_bytes - request.batch.stage_bytes;
         for (const logitd::InspectBatch& inspect : request.inspect) {
             if (inspect.batch.row_count == 0) continue;
             LOGITD_JOIN(logitd_shim_inspect_, LOGITD_SHIM_NAME)(&inspect, &shim, error, SIZE);

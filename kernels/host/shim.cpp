@@ -36,6 +36,17 @@ int report(const std::string& text, char* error, size_t error_bytes) {
     return 1;
 }
 
+// The launch of a kernel whose teams are no clusters.
+simt::Launch unstaged(const logitd::Batch& batch, const ShimLaunch* shim) {
+    return {batch.row_count * batch.team_blocks,
+            logitd::THREADS,
+            1,
+            shim->shared_bytes,
+            shim->resident_blocks,
+            shim->seed,
+            static_cast<simt::Order>(shim->order)};
+}
+
 }  // namespace
 
 extern "C" void LOGITD_JOIN(logitd_shim_geometry_, LOGITD_SHIM_NAME)(ShimGeometry* geometry) {
@@ -43,7 +54,7 @@ extern "C" void LOGITD_JOIN(logitd_shim_geometry_, LOGITD_SHIM_NAME)(ShimGeometr
                  logitd::MASS_BINS, sizeof(logitd::Shared), sizeof(logitd::Scratch)};
 }
 
-// Launches what comes before the sampling kernel. Returns 0, or writes why not.
+// Launches what adjusts rows before they are sampled. Returns 0, or writes why not.
 extern "C" int LOGITD_JOIN(logitd_shim_adjust_, LOGITD_SHIM_NAME)(const logitd::AdjustBatch* batch,
                                                                   const ShimLaunch* shim, char* error,
                                                                   size_t error_bytes) {
@@ -58,19 +69,19 @@ extern "C" int LOGITD_JOIN(logitd_shim_adjust_, LOGITD_SHIM_NAME)(const logitd::
     return report(simt::run(launch, [&] { logitd::logitd_adjust(argument); }), error, error_bytes);
 }
 
-// Launches what comes after it. Returns 0, or writes why not.
+// Launches what cuts rows before they are sampled. Returns 0, or writes why not.
+extern "C" int LOGITD_JOIN(logitd_shim_cut_, LOGITD_SHIM_NAME)(const logitd::CutBatch* all, const ShimLaunch* shim,
+                                                               char* error, size_t error_bytes) {
+    const logitd::CutBatch argument = *all;
+    return report(simt::run(unstaged(all->batch, shim), [&] { logitd::logitd_cut(argument); }), error, error_bytes);
+}
+
+// Launches what is asked of rows afterwards. Returns 0, or writes why not.
 extern "C" int LOGITD_JOIN(logitd_shim_inspect_, LOGITD_SHIM_NAME)(const logitd::InspectBatch* all,
                                                                    const ShimLaunch* shim, char* error,
                                                                    size_t error_bytes) {
-    const simt::Launch launch = {all->batch.row_count * all->batch.team_blocks,
-                                 logitd::THREADS,
-                                 1,
-                                 shim->shared_bytes,
-                                 shim->resident_blocks,
-                                 shim->seed,
-                                 static_cast<simt::Order>(shim->order)};
     const logitd::InspectBatch argument = *all;
-    return report(simt::run(launch, [&] { logitd::logitd_inspect(argument); }), error, error_bytes);
+    return report(simt::run(unstaged(all->batch, shim), [&] { logitd::logitd_inspect(argument); }), error, error_bytes);
 }
 
 // Launches the batch. Returns 0, or writes why not.

@@ -7,6 +7,7 @@
 use logitd_core::backend::DeviceInfo;
 use logitd_core::backend::cuda::abi::{Batch, Probe};
 use logitd_core::backend::cuda::adjust::{AdjustBatch, SHARED_BYTES};
+use logitd_core::backend::cuda::cuts::CutBatch;
 use logitd_core::backend::cuda::driver::{Addresses, Driver, Launch};
 use logitd_core::backend::cuda::inspect::InspectBatch;
 use logitd_core::backend::cuda::launcher::Launcher;
@@ -275,8 +276,11 @@ impl Driver for ShimDriver {
         if let Some(batch) = &launch.adjust {
             run(functions.adjust, batch, &ShimLaunch { shared_bytes: SHARED_BYTES, ..shim })?;
         }
+        let shared_bytes = launch.unstaged_shared_bytes();
+        if let Some(batch) = &launch.cut {
+            run(functions.cut, batch, &ShimLaunch { shared_bytes, ..shim })?;
+        }
         run(functions.sample, &launch.batch, &shim)?;
-        let shared_bytes = launch.inspect_shared_bytes();
         for batch in launch.inspect.iter().flatten() {
             run(functions.inspect, batch, &ShimLaunch { shared_bytes, ..shim })?;
         }
@@ -318,6 +322,7 @@ type Function<T> = unsafe extern "C" fn(*const T, *const ShimLaunch, *mut c_char
 /// The kernels of a build.
 struct Functions {
     adjust: Function<AdjustBatch>,
+    cut: Function<CutBatch>,
     sample: Function<Batch>,
     inspect: Function<InspectBatch>,
 }
@@ -327,11 +332,13 @@ impl Functions {
         match build {
             Build::Shipped => Self {
                 adjust: logitd_shim_adjust_shipped,
+                cut: logitd_shim_cut_shipped,
                 sample: logitd_shim_sample_shipped,
                 inspect: logitd_shim_inspect_shipped,
             },
             Build::Small => Self {
                 adjust: logitd_shim_adjust_small,
+                cut: logitd_shim_cut_small,
                 sample: logitd_shim_sample_small,
                 inspect: logitd_shim_inspect_small,
             },
@@ -372,6 +379,18 @@ unsafe extern "C" {
     ) -> c_int;
     fn logitd_shim_adjust_small(
         batch: *const AdjustBatch,
+        launch: *const ShimLaunch,
+        error: *mut c_char,
+        error_bytes: usize,
+    ) -> c_int;
+    fn logitd_shim_cut_shipped(
+        batch: *const CutBatch,
+        launch: *const ShimLaunch,
+        error: *mut c_char,
+        error_bytes: usize,
+    ) -> c_int;
+    fn logitd_shim_cut_small(
+        batch: *const CutBatch,
         launch: *const ShimLaunch,
         error: *mut c_char,
         error_bytes: usize,

@@ -130,6 +130,14 @@ inline float __fsub_rn(float a, float b) { return a - b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }
 
+inline double __dmul_rn(double a, double b) { return a * b; }
+inline double __ddiv_rn(double a, double b) { return a / b; }
+inline double __dsqrt_rn(double a) { return std::sqrt(a); }
+inline double __uint2double_rn(unsigned value) { return static_cast<double>(value); }
+inline double __ull2double_rn(unsigned long long value) { return static_cast<double>(value); }
+inline double __longlong_as_double(long long bits) { return simt::from_word<double>(static_cast<uint64_t>(bits)); }
+inline float __double2float_rn(double value) { return static_cast<float>(value); }
+
 inline float __uint2float_rn(unsigned value) { return static_cast<float>(value); }
 inline float __ull2float_rn(unsigned long long value) { return static_cast<float>(value); }
 

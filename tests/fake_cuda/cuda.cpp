@@ -622,8 +622,8 @@ API int cuModuleLoadData(Module** module, const void* image) {
     if (std::strstr(variable("FAKE_CUDA_REFUSE", ""), kind.c_str())) return NO_BINARY_FOR_GPU;
     log("module %s", kind.c_str());
     *module = new Module;
-    for (const char* name : {"logitd_sample_cluster", "logitd_sample_grid", "logitd_adjust", "logitd_inspect", "logitd_probe",
-                             "logitd_read"}) {
+    for (const char* name : {"logitd_sample_cluster", "logitd_sample_grid", "logitd_adjust", "logitd_cut", "logitd_inspect",
+                             "logitd_probe", "logitd_read"}) {
         (*module)->functions[name] = std::make_unique<Function>(Function{name});
     }
     context->modules.insert(*module);
@@ -1027,6 +1027,17 @@ API int cuLaunchKernelEx(const LaunchConfig* given, Function* function, void** p
         enqueue(context, config.stream, "a kernel that adjusts", {whole(context, batch.rows, true)}, [=] {
             return run_beside(config, launch_number, [&] { logitd::logitd_adjust(batch); });
         });
+        return SUCCESS;
+    }
+    if (function->name == "logitd_cut") {
+        const logitd::CutBatch all = *static_cast<logitd::CutBatch*>(parameters[0]);
+        const logitd::Batch& batch = all.batch;
+        if (config.grid_x != batch.row_count * batch.team_blocks) misused("the grid is not a team of blocks a row");
+        const u64 launch_number = context->samples;
+        enqueue(context, config.stream, "a kernel that cuts",
+                {whole(context, all.cuts, true), whole(context, batch.control, true),
+                 whole(context, batch.scratch, true), whole(context, batch.tiles, true)},
+                [=] { return run_beside(config, launch_number, [&] { logitd::logitd_cut(all); }); });
         return SUCCESS;
     }
     if (function->name == "logitd_inspect") {

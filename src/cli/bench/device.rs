@@ -76,7 +76,7 @@ fn head(cuda: &Cuda, args: &Args) -> io::Result<()> {
     )?;
     writeln!(
         out,
-        "{:20} {:>7} {:>5} {:>5} {:>10} {:>10} {:>10} {:>10} {:>12} {:>9} {:>9} {:>6}",
+        "{:20} {:>7} {:>5} {:>5} {:>10} {:>10} {:>10} {:>10} {:>10} {:>12} {:>9} {:>9} {:>6}",
         "case",
         "vocab",
         "rows",
@@ -84,6 +84,7 @@ fn head(cuda: &Cuda, args: &Args) -> io::Result<()> {
         "kernel us",
         "in L2 us",
         "adjust us",
+        "cut us",
         "inspect us",
         "uploaded us",
         "GB/s",
@@ -100,7 +101,7 @@ fn line(args: &Args, measured: &Measurement) -> io::Result<()> {
     }
     writeln!(
         out,
-        "{:20} {:>7} {:>5} {:>5} {:>10.1} {:>10.1} {:>10.1} {:>10.1} {:>12.1} {:>9.1} {:>9.1} {:>6.2}",
+        "{:20} {:>7} {:>5} {:>5} {:>10.1} {:>10.1} {:>10.1} {:>10.1} {:>10.1} {:>12.1} {:>9.1} {:>9.1} {:>6.2}",
         measured.case,
         measured.vocab_size,
         measured.rows,
@@ -108,6 +109,7 @@ fn line(args: &Args, measured: &Measurement) -> io::Result<()> {
         measured.kernel_us,
         measured.kernel_cached_us,
         measured.adjust_us,
+        measured.cut_us,
         measured.inspect_us,
         measured.uploaded_us,
         measured.read_gb_per_s,

@@ -76,6 +76,8 @@ pub struct Measurement {
     pub kernel_cached_us: f64,
     /// The kernel that makes the adjustments, with the logits in no cache.
     pub adjust_us: f64,
+    /// The kernel of cuts that go before those of the sampling kernel, with the logits where the one before left them.
+    pub cut_us: f64,
     /// The kernel that computes log-probabilities, after the one that draws.
     pub inspect_us: f64,
     /// With upload and download.
@@ -151,6 +153,7 @@ impl Subject {
             kernel_us,
             kernel_cached_us: us(|pass| pass.cached.sample),
             adjust_us: us(|pass| pass.cold.adjust),
+            cut_us: us(|pass| pass.cold.cut),
             inspect_us: us(|pass| pass.cold.inspect),
             uploaded_us: us(|pass| pass.uploaded),
             read_gb_per_s,

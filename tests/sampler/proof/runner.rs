@@ -4,6 +4,7 @@
 use logitd_core::backend::DeviceInfo;
 use logitd_core::backend::cuda::abi::{Batch, Probe};
 use logitd_core::backend::cuda::adjust::AdjustBatch;
+use logitd_core::backend::cuda::cuts::CutBatch;
 use logitd_core::backend::cuda::driver::{Addresses, Driver, Launch};
 use logitd_core::backend::cuda::inspect::InspectBatch;
 use logitd_core::backend::cuda::launcher::Launcher;
@@ -245,7 +246,8 @@ impl Driver for Runner {
 }
 
 /// Arguments of the launches before and after.
-const BESIDE_BYTES: usize = size_of::<AdjustBatch>() + 2 * size_of::<InspectBatch>();
+const BESIDE_BYTES: usize =
+    size_of::<AdjustBatch>() + size_of::<CutBatch>() + 2 * size_of::<InspectBatch>();
 
 fn put_batch(bytes: &mut Vec<u8>, batch: &Batch) {
     let Batch { rows, outcomes, draws, control, scratch, tiles, .. } = *batch;
@@ -260,6 +262,13 @@ fn put_beside(bytes: &mut Vec<u8>, launch: &Launch) {
         Some(AdjustBatch { rows, row_count, row_blocks }) => {
             put64(bytes, &[rows]);
             put32(bytes, &[row_count, row_blocks]);
+        }
+    }
+    match launch.cut {
+        None => bytes.extend([0; size_of::<CutBatch>()]),
+        Some(CutBatch { batch, cuts }) => {
+            put_batch(bytes, &batch);
+            put64(bytes, &[cuts]);
         }
     }
     for inspect in launch.inspect {

@@ -97,6 +97,10 @@ fn f32_of(bits: u64) -> f32 {
     f32::from_bits(bits as u32)
 }
 
+fn f64_of(bits: u64) -> f64 {
+    f64::from_bits(bits)
+}
+
 /// Whether either is NaN.
 fn unordered(a: u64, b: u64) -> bool {
     f32_of(a).is_nan() || f32_of(b).is_nan()
@@ -156,9 +160,14 @@ pub fn arithmetic(name: &str, rest: &[&str]) -> Option<Op> {
         }
         ("neg", ["f32"]) => Op::Unary(|a| a ^ 0x8000_0000),
         ("abs", ["f32"]) => Op::Unary(|a| a & 0x7fff_ffff),
+        ("mul", ["rn", "f64"]) => Op::Binary(|a, b| (f64_of(a) * f64_of(b)).to_bits()),
+        ("div", ["rn", "f64"]) => Op::Binary(|a, b| (f64_of(a) / f64_of(b)).to_bits()),
+        ("sqrt", ["rn", "f64"]) => Op::Unary(|a| f64_of(a).sqrt().to_bits()),
+        ("neg", ["f64"]) => Op::Unary(|a| a ^ 1 << 63),
         ("neg", ["s32"]) => Op::Unary(|a| u64::from((a as u32).wrapping_neg())),
         ("neg", ["s64"]) => Op::Unary(|a| a.wrapping_neg()),
         ("neg", ["s16"]) => Op::Unary(|a| u64::from((a as u16).wrapping_neg())),
+        ("abs", ["s64"]) => Op::Unary(|a| (a as i64).unsigned_abs()),
         ("abs", ["s32"]) => Op::Unary(|a| u64::from((a as i32).unsigned_abs())),
         // A predicate that is set to -1 is true.
         ("not", ["pred"]) => Op::Unary(|a| u64::from(a == 0)),
@@ -273,6 +282,10 @@ pub fn conversion(parts: &[&str]) -> Option<fn(u64) -> u64> {
         ["f32", "bf16"] => |a| of_f32(bf16::from_bits(a as u16).to_f32()),
         ["rn", "f32", "u32"] => |a| of_f32(a as u32 as f32),
         ["rn", "f32", "u64"] => |a| of_f32(a as f32),
+        ["rn", "f32", "f64"] => |a| of_f32(f64_of(a) as f32),
+        ["rn", "f64", "u32"] => |a| f64::from(a as u32).to_bits(),
+        ["rn", "f64", "u64"] => |a| (a as f64).to_bits(),
+        ["f64", "f32"] => |a| f64::from(f32_of(a)).to_bits(),
         ["rn", "f32", "s32"] => |a| of_f32(a as i32 as f32),
         [to @ ("u16" | "u32" | "u64" | "s16" | "s32" | "s64" | "u8" | "s8"), from] => {
             let narrow = |width: usize| -> fn(u64) -> u64 {

@@ -4,8 +4,8 @@
 //! It holds by construction. ptxas, which makes machine code of this PTX, may contract "mul/add sequences
 //! with no rounding modifiers" (PTX ISA, `add`); here all have one. So what is fused is what is called
 //! `fma`, and every one of those is found to be a line of `mass` in `kernels/mass.cuh`, of `exponential` in
-//! `kernels/race.cuh`, or of `surprisal` in `kernels/surprisal.cuh`. Products that are rounded by themselves are for
-//! `logitd_adjust` alone.
+//! `kernels/race.cuh`, of `surprisal` in `kernels/surprisal.cuh`, or of `z` in `kernels/deviation.cuh`. Products that are
+//! rounded by themselves are for `logitd_adjust` alone, f64 for `logitd_cut`.
 
 use super::driver::probe;
 use super::nvcc::{CHIPS, FLAGS, Kernels, compile, kernels, nvcc_or_skip, sources};
@@ -30,6 +30,18 @@ const OPERATIONS: [&str; 14] = [
     "cvt.rn.f32.s32",
     "cvt.rn.f32.u32",
     "cvt.rn.f32.u64",
+];
+
+/// What top-n-sigma does in f64, once a row.
+const OF_DEVIATIONS: [&str; 8] = [
+    "mul.rn.f64",
+    "div.rn.f64",
+    "sqrt.rn.f64",
+    "neg.f64",
+    "cvt.rn.f64.u32",
+    "cvt.rn.f64.u64",
+    "cvt.f64.f32",
+    "cvt.rn.f32.f64",
 ];
 
 /// What the fused operations of `mass` add, in order: the rounding constant, the rounded part with its sign
@@ -61,6 +73,8 @@ const RACE_ADDENDS: [u64; 8] = [
 const TO_UNIT: u64 = 0x2f80_0000;
 /// 2^22: what `surprisal` multiplies a fraction by.
 const BIT: u64 = 0x4a80_0000;
+/// 2^10: what `z` multiplies a logit by.
+const UNITS: u64 = 0x4480_0000;
 
 #[test]
 fn nothing_is_fused_but_what_is_written() {
@@ -82,13 +96,19 @@ fn nothing_is_fused_but_what_is_written() {
         );
         let inspects =
             kernels.module.entry("logitd_inspect").and_then(|entry| check_kernel(entry, &[]));
-        let Found { masses, surprisals } =
+        let Found { masses, surprisals, deviations } =
             inspects.unwrap_or_else(|e| panic!("sm_{chip} logitd_inspect: {e}"));
         println!("sm_{chip} logitd_inspect: {masses} masses, {surprisals} surprisals");
-        assert!(masses > 0 && surprisals == masses);
+        assert!(masses > 0 && surprisals == masses && deviations == 0);
         let adjusts = kernels.module.entry("logitd_adjust");
         let adjusts = adjusts.and_then(|entry| check_kernel(entry, &["mul.rn.f32"]));
-        assert_eq!(adjusts, Ok(Found { masses: 0, surprisals: 0 }), "sm_{chip} logitd_adjust");
+        assert_eq!(adjusts, Ok(Found::default()), "sm_{chip} logitd_adjust");
+        let cuts = kernels.module.entry("logitd_cut");
+        let Found { masses, surprisals, deviations } = cuts
+            .and_then(|entry| check_kernel(entry, &OF_DEVIATIONS))
+            .unwrap_or_else(|e| panic!("sm_{chip} logitd_cut: {e}"));
+        println!("sm_{chip} logitd_cut: {deviations} logits in units of deviations");
+        assert!(masses == 0 && surprisals == 0 && deviations > 0);
         let probe = kernels.module.entry("logitd_probe").and_then(check_probe);
         assert_eq!(probe, Ok(()), "sm_{chip}");
     }
@@ -162,17 +182,18 @@ fn probe_alone() -> String {
 }
 
 /// How many times functions of the arithmetic stand in a kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Found {
     masses: usize,
     surprisals: usize,
+    deviations: usize,
 }
 
 /// Checks a sampling kernel. How many times `mass` stands in it.
 fn check_sampling(entry: &Entry) -> Result<usize, String> {
     match check_kernel(entry, &[])? {
-        Found { masses, surprisals: 0 } => Ok(masses),
-        found => Err(format!("{found:?}: nothing is surprising in sampling")),
+        Found { masses, surprisals: 0, deviations: 0 } => Ok(masses),
+        found => Err(format!("{found:?}: sampling has masses alone")),
     }
 }
 
@@ -182,7 +203,7 @@ fn check_kernel(entry: &Entry, more_operations: &[&str]) -> Result<Found, String
     let definitions = definitions(entry);
     let mut found = [0; ADDENDS.len()];
     let mut of_races = [0; RACE_ADDENDS.len() + 2];
-    let mut surprisals = 0;
+    let (mut surprisals, mut deviations) = (0, 0);
     let allowed = |opcode: &str| OPERATIONS.contains(&opcode) || more_operations.contains(&opcode);
     for i in &entry.body {
         if is_float(&i.opcode) && !is_plain(&i.opcode) && !allowed(&i.opcode) {
@@ -193,8 +214,12 @@ fn check_kernel(entry: &Entry, more_operations: &[&str]) -> Result<Found, String
                 of_races[place] += 1;
                 continue;
             }
-            if is_of_surprisal(i, &definitions) {
+            if is_rounded_in_units(i, BIT, &definitions) {
                 surprisals += 1;
+                continue;
+            }
+            if is_rounded_in_units(i, UNITS, &definitions) {
+                deviations += 1;
                 continue;
             }
             let addend = addend(&i.operands[3], &definitions)
@@ -208,7 +233,7 @@ fn check_kernel(entry: &Entry, more_operations: &[&str]) -> Result<Found, String
         return Err(format!("from line {line}: parts of `exponential`: {of_races:?}"));
     }
     match found.iter().all(|&count| count == found[0]) {
-        true => Ok(Found { masses: found[0], surprisals }),
+        true => Ok(Found { masses: found[0], surprisals, deviations }),
         false => Err(format!("from line {line}: parts of `mass`: {found:?}")),
     }
 }
@@ -227,10 +252,15 @@ fn race_place(fma: &Instruction, definitions: &HashMap<Reg, Vec<&Instruction>>) 
     is_converted(*reg, definitions, 4).then_some(1 + RACE_ADDENDS.len())
 }
 
-/// Whether a fused operation is that of `surprisal` in `kernels/surprisal.cuh`.
-fn is_of_surprisal(fma: &Instruction, definitions: &HashMap<Reg, Vec<&Instruction>>) -> bool {
+/// Whether a fused operation rounds a value in these units: that of `surprisal` in `kernels/surprisal.cuh`, and that of `z`
+/// in `kernels/deviation.cuh`.
+fn is_rounded_in_units(
+    fma: &Instruction,
+    units: u64,
+    definitions: &HashMap<Reg, Vec<&Instruction>>,
+) -> bool {
     let constant = |operand: &Operand| constant(operand, definitions);
-    fma.operands[1..3].iter().any(|factor| constant(factor) == Some(BIT))
+    fma.operands[1..3].iter().any(|factor| constant(factor) == Some(units))
         && constant(&fma.operands[3]) == ADDENDS[0]
 }
 

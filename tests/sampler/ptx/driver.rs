@@ -201,15 +201,23 @@ impl Driver for PtxDriver {
             };
             launch(&kernels.adjust, geometry, &bytes_of_adjust(adjust), &mut self.memory, seed)?;
         }
+        let unstaged = |batch: &Batch| Geometry {
+            blocks: batch.row_count * batch.team_blocks,
+            cluster: 1,
+            dynamic_shared_bytes: wanted.unstaged_shared_bytes() as usize,
+            ..geometry
+        };
+        if let Some(cut) = &wanted.cut {
+            let argument = [&bytes_of(&cut.batch)[..], &cut.cuts.to_le_bytes()].concat();
+            launch(&kernels.cut, unstaged(&cut.batch), &argument, &mut self.memory, seed)?;
+            self.check_clean()?;
+        }
         let program = program(&kernels, self.options.kernel);
         self.executed = launch(program, geometry, &bytes_of(batch), &mut self.memory, seed)?;
         self.check_clean()?;
         for inspect in wanted.inspect.iter().flatten() {
-            let blocks = inspect.batch.row_count * inspect.batch.team_blocks;
-            let dynamic_shared_bytes = wanted.inspect_shared_bytes() as usize;
-            let geometry = Geometry { blocks, cluster: 1, dynamic_shared_bytes, ..geometry };
             let argument = [&bytes_of(&inspect.batch)[..], &inspect.asked.to_le_bytes()].concat();
-            launch(&kernels.inspect, geometry, &argument, &mut self.memory, seed)?;
+            launch(&kernels.inspect, unstaged(&inspect.batch), &argument, &mut self.memory, seed)?;
             self.check_clean()?;
         }
         Ok(())

@@ -26,6 +26,7 @@ pub struct Kernels {
     pub grid: Program,
     pub cluster: Program,
     pub adjust: Program,
+    pub cut: Program,
     pub inspect: Program,
     pub probe: Program,
 }
@@ -38,9 +39,10 @@ impl Kernels {
         let grid = program("logitd_sample_grid")?;
         let cluster = program("logitd_sample_cluster")?;
         let adjust = program("logitd_adjust")?;
+        let cut = program("logitd_cut")?;
         let inspect = program("logitd_inspect")?;
         let probe = program("logitd_probe")?;
-        Ok(Self { text, module, grid, cluster, adjust, inspect, probe })
+        Ok(Self { text, module, grid, cluster, adjust, cut, inspect, probe })
     }
 }
 

@@ -3,7 +3,7 @@
 //! Each slot has a stream of its own, in which its launch goes from beginning to end:
 //!
 //! ```text
-//! copy the input -> adjust rows -> wait for the kernels launched before -> sample -> inspect -> copy the output
+//! copy the input -> adjust rows -> wait for the kernels launched before -> cut -> sample -> inspect -> copy the output
 //! ```
 //!
 //! so that the copies of one slot overlap with the kernel of another, while kernels, which share one scratch
@@ -102,6 +102,7 @@ pub struct CudaDriver {
     /// The grid kernel, where launches may take it in place of `kernel`.
     grid: Option<CUfunction>,
     adjust: CUfunction,
+    cut: CUfunction,
     inspect: CUfunction,
     probe: CUfunction,
     slots: Vec<Slot>,
@@ -183,6 +184,7 @@ impl CudaDriver {
             kernel: choice.function,
             grid: choice.grid.map(|(function, _)| function),
             adjust: choice::beside(&context, module, c"logitd_adjust")?,
+            cut: choice::beside(&context, module, c"logitd_cut")?,
             inspect: choice::beside(&context, module, c"logitd_inspect")?,
             probe: context.function(module, c"logitd_probe")?,
             module,
@@ -312,6 +314,7 @@ impl CudaDriver {
                 sys::cuStreamWaitEvent(stream, self.slots[last].computed, 0)
             })?;
         }
+        self.launch_cut(launch, stream)?;
         self.launch_sample(launch, stream)?;
         self.launch_inspect(launch, stream)?;
         self.last = Some(slot);
@@ -364,15 +367,26 @@ impl CudaDriver {
         grid.launch(self.adjust, stream, &parameters)
     }
 
+    fn launch_cut(&self, launch: &Launch, stream: CUstream) -> Result<(), String> {
+        let Some(mut cut) = launch.cut else { return Ok(()) };
+        let parameters = [(&raw mut cut).cast::<c_void>()];
+        self.unstaged(&cut.batch, launch).launch(self.cut, stream, &parameters)
+    }
+
+    /// The blocks of a kernel with the sampling kernel's teams, for some of its rows.
+    fn unstaged(&self, batch: &Batch, launch: &Launch) -> Grid {
+        Grid {
+            blocks: batch.row_count * batch.team_blocks,
+            threads: self.properties.geometry.threads,
+            shared_bytes: launch.unstaged_shared_bytes(),
+            cluster_blocks: 1,
+        }
+    }
+
     fn launch_inspect(&self, launch: &Launch, stream: CUstream) -> Result<(), String> {
         for mut inspect in launch.inspect.into_iter().flatten() {
             let parameters = [(&raw mut inspect).cast::<c_void>()];
-            let grid = Grid {
-                blocks: inspect.batch.row_count * inspect.batch.team_blocks,
-                threads: self.properties.geometry.threads,
-                shared_bytes: launch.inspect_shared_bytes(),
-                cluster_blocks: 1,
-            };
+            let grid = self.unstaged(&inspect.batch, launch);
             grid.launch(self.inspect, stream, &parameters)?;
         }
         Ok(())

@@ -2,6 +2,7 @@
 
 use super::abi::Batch;
 use super::adjust::AdjustBatch;
+use super::cuts::CutBatch;
 use super::inspect::InspectBatch;
 use super::plan::{Capacity, Kernel, Properties};
 use crate::backend::DeviceInfo;
@@ -68,6 +69,8 @@ pub struct Addresses {
 pub struct Launch {
     /// What is done to rows before, if anything is.
     pub adjust: Option<AdjustBatch>,
+    /// What is cut of rows before those are sampled, if anything is.
+    pub cut: Option<CutBatch>,
     /// The kernel's argument.
     pub batch: Batch,
     /// The kernel.
@@ -85,8 +88,8 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// Shared memory a block of what is asked afterwards: nothing is staged there.
-    pub fn inspect_shared_bytes(&self) -> u32 {
+    /// Shared memory a block of the kernels before and after that have the same teams: nothing is staged there.
+    pub fn unstaged_shared_bytes(&self) -> u32 {
         self.shared_bytes - self.batch.stage_bytes
     }
 

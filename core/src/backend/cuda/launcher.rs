@@ -2,6 +2,7 @@
 
 use super::abi::{Batch, Plain, RowDescriptor, RowDraw, RowOutcome, bytes_of};
 use super::adjust::{AdjustBatch, Change};
+use super::cuts::{self, CutBatch, CutDescriptor};
 use super::driver::{Driver, Launch, Part};
 use super::inspect::{self, Answers, InspectBatch, InspectDescriptor};
 use super::plan::{self, Layout, Shape, answers_at, draws_at};
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 /// are copied into another slot, so that copying and computing overlap. A row that is lent and lies in the
 /// device's memory does not pass through the host's.
 ///
-/// A row with cuts that no kernel knows, with a draft, or whose continuations are asked for, or that does not fit a launch with its adjustments and what is asked of it beside
+/// A row with cuts that have no kernel, with a draft, or whose continuations are asked for, or that does not fit a launch with its adjustments and what is asked of it beside
 /// tokens, is sampled by the processor, which has the same bits.
 pub struct Launcher<D> {
     driver: D,
@@ -124,12 +125,12 @@ impl<D: Driver> Launcher<D> {
         self.changed
     }
 
-    /// Whether a row goes to the processor: one with cuts, a draft to decide about or to draw, or continuations, which have no kernel; and one with adjustments, or of which more
+    /// Whether a row goes to the processor: one with cuts that have no kernel, with a draft to decide about or to draw, or with continuations; and one with adjustments, or of which more
     /// than tokens is asked, that does not fit a launch. Others always do.
     fn is_for_host(&mut self, row: &Row<'_>) -> bool {
         let goes_on = row.inspect().is_some_and(|asked| asked.continuations.is_some());
         let drafts = row.draft().is_some() || row.params().is_draft();
-        if row.params().cuts().is_some() || drafts || goes_on {
+        if !cuts::have_kernels(row.params()) || drafts || goes_on {
             return true;
         }
         let asks = row.adjustments().is_some() || row.inspect().is_some();
@@ -249,7 +250,7 @@ impl<D: Driver> Launcher<D> {
             answers: addresses.output + answers_at as u64,
             input: self.driver.input(slot),
             parts: vec![],
-            described: [0; 3],
+            described: [0; 4],
         };
         filling.begin(taken);
         for (i, row) in rows[..taken].iter().enumerate() {
@@ -257,19 +258,23 @@ impl<D: Driver> Launcher<D> {
         }
         let Filling { parts, described: counts, .. } = filling;
         self.copy_time += begun.elapsed();
-        let [changes_at, sampled_at, stored_at] = layout.descriptors_at;
+        let [changes_at, cuts_at, sampled_at, stored_at] = layout.descriptors_at;
         let address = |at: usize| addresses.input + at as u64;
         let adjust = (counts[0] > 0).then(|| {
             let longest = rows[..taken].iter().map(Row::vocab_size).max().unwrap_or(1);
             let threads = properties.geometry.threads;
             AdjustBatch::new(address(changes_at), counts[0], longest, threads)
         });
-        let inspect = [(sampled_at, counts[1]), (stored_at, counts[2])].map(|(at, row_count)| {
-            let batch = Batch { row_count, stage_bytes: 0, ..batch };
+        let of_some = |row_count: u32| Batch { row_count, stage_bytes: 0, ..batch };
+        let cut = (counts[1] > 0)
+            .then(|| CutBatch { batch: of_some(counts[1]), cuts: address(cuts_at) });
+        let inspect = [(sampled_at, counts[2]), (stored_at, counts[3])].map(|(at, row_count)| {
+            let batch = of_some(row_count);
             (row_count > 0).then(|| InspectBatch { batch, asked: address(at) })
         });
         Launch {
             adjust,
+            cut,
             batch,
             kernel: shape.kernel,
             shared_bytes: shape.shared_bytes,
@@ -348,8 +353,8 @@ struct Filling<'a> {
     answers: u64,
     input: &'a mut [u8],
     parts: Vec<Part>,
-    /// Descriptors so far: of changes, and of what is asked of sampled and of stored rows.
-    described: [u32; 3],
+    /// Descriptors so far: of changes, of cuts, and of what is asked of sampled and of stored rows.
+    described: [u32; 4],
 }
 
 impl Filling<'_> {
@@ -361,7 +366,7 @@ impl Filling<'_> {
     /// Makes room for the descriptors of so many rows, and for all others.
     fn begin(&mut self, rows: usize) {
         let end = match self.layout.descriptors_at {
-            [at, _, end] if at == end => rows * size_of::<RowDescriptor>(),
+            [at, .., end] if at == end => rows * size_of::<RowDescriptor>(),
             _ => self.layout.descriptors_end,
         };
         self.parts.push(Part::Host { at: 0, bytes: end });
@@ -406,8 +411,14 @@ impl Filling<'_> {
             let addresses = [stored, sampled.logits, mask, touches];
             self.describe(0, &change.descriptor(row, addresses));
         }
+        let mut drawn = sampled;
+        if cuts::is_cut(row.params()) {
+            let apart = layout.cut_at[i].map(|at| self.address(layout.made_at + at));
+            drawn.logits = apart.unwrap_or(sampled.logits);
+            self.describe(1, &CutDescriptor::new(row, sampled, drawn.logits));
+        }
         let at = i * size_of::<RowDescriptor>();
-        self.input[at..at + size_of::<RowDescriptor>()].copy_from_slice(sampled.bytes());
+        self.input[at..at + size_of::<RowDescriptor>()].copy_from_slice(drawn.bytes());
         if let (Some(asked), Some(places)) = (row.inspect(), layout.inspects[i]) {
             self.put(places.ids_at, bytes_of(&asked.ids));
             let (scale, raw) = (inspect::scale(plan), inspect::raw_scale());
@@ -428,7 +439,7 @@ impl Filling<'_> {
                     raw_c: raw.c,
                     raw_dmin: raw.dmin,
                 };
-                self.describe(1 + which, &descriptor);
+                self.describe(2 + which, &descriptor);
             }
         }
     }

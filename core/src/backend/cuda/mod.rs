@@ -14,6 +14,7 @@
 pub mod abi;
 pub mod adjust;
 mod context;
+pub mod cuts;
 pub mod device;
 pub mod driver;
 pub mod inspect;

@@ -2,6 +2,7 @@
 
 use super::abi::{RowDescriptor, RowDraw, RowOutcome};
 use super::adjust::{AdjustDescriptor, Change, TouchedToken};
+use super::cuts::{self, CutDescriptor};
 use super::inspect::{self, InspectDescriptor};
 use crate::arithmetic::draw::DrawRule;
 use crate::arithmetic::plan::{Plan, Step};
@@ -195,10 +196,13 @@ pub struct Layout {
     pub first_draws: Vec<u32>,
     /// Where what is done to each row before lies, if something is.
     pub changes: Vec<Option<ChangePlaces>>,
+    /// Where each row goes that a cut leaves beside the one before, counted from where such rows start.
+    pub cut_at: Vec<Option<usize>>,
     /// Where what is asked of each row lies, if something is asked beside its tokens.
     pub inspects: Vec<Option<InspectPlaces>>,
-    /// Where the descriptors of changes start, and those of what is asked: of sampled rows, and of stored ones.
-    pub descriptors_at: [usize; 3],
+    /// Where the descriptors of changes start, those of cuts, and those of what is asked: of sampled rows, and of stored
+    /// ones.
+    pub descriptors_at: [usize; 4],
     /// Where all descriptors end, those of rows that found no room among them.
     pub descriptors_end: usize,
     /// What is done with each row.
@@ -255,6 +259,7 @@ impl Layout {
             let mut made_end = self.made_bytes;
             let change_places =
                 change.map(|change| place_change(row, change, &mut row_end, &mut made_end));
+            let cut_at = place_cut(row, change, &mut made_end);
             let mut answer_end = self.answer_bytes;
             let inspect_places = place_inspect(row, change, &plan, &mut row_end, &mut answer_end);
             let lead = start % 16 / size;
@@ -274,6 +279,7 @@ impl Layout {
             self.logits_at.push(start);
             self.ids_at.push(ids_at);
             self.changes.push(change_places);
+            self.cut_at.push(cut_at);
             self.inspects.push(inspect_places);
             self.first_draws.push(self.draws as u32);
             (self.draws, self.tile_capacity, end) = (draws, tiles, row_end);
@@ -292,6 +298,7 @@ impl Layout {
         self.logits_at.clear();
         self.ids_at.clear();
         self.changes.clear();
+        self.cut_at.clear();
         self.inspects.clear();
         self.first_draws.clear();
         self.plans.clear();
@@ -304,11 +311,13 @@ impl Layout {
     fn place_descriptors(&mut self, rows: &[Row<'_>], changes: &[Change]) -> usize {
         let changed = changes.iter().take(rows.len()).filter(|change| !change.is_nothing()).count();
         let asked = rows.iter().filter(|row| row.inspect().is_some()).count();
+        let cut = rows.iter().filter(|row| cuts::is_cut(row.params())).count();
         let changes_at = rows.len() * size_of::<RowDescriptor>();
-        let sampled_at = changes_at + changed * size_of::<AdjustDescriptor>();
+        let cuts_at = changes_at + changed * size_of::<AdjustDescriptor>();
+        let sampled_at = cuts_at + cut * size_of::<CutDescriptor>();
         let stored_at = sampled_at + asked * size_of::<InspectDescriptor>();
         let stored = if changed > 0 { asked } else { 0 };
-        self.descriptors_at = [changes_at, sampled_at, stored_at];
+        self.descriptors_at = [changes_at, cuts_at, sampled_at, stored_at];
         self.descriptors_end = stored_at + stored * size_of::<InspectDescriptor>();
         self.descriptors_end.next_multiple_of(PART_ALIGN)
     }
@@ -327,14 +336,14 @@ impl Layout {
 }
 
 /// Whether a row fits a launch alone whatever its adjustments are, by what a token takes at most: its logit and its id,
-/// a bit of the mask, its change, its new logit; and by the most that is said of it.
+/// a bit of the mask, its change, its new logit, that again where a cut leaves it; and by the most that is said of it.
 pub fn surely_fits(row: &Row<'_>, capacity: &Capacity) -> bool {
-    let of_token = 2 * size_of::<f32>() + size_of::<u32>() + 1 + size_of::<TouchedToken>();
+    let of_token = 3 * size_of::<f32>() + size_of::<u32>() + 1 + size_of::<TouchedToken>();
     let (asked, said) = row.inspect().map_or((0, 0), |asked| {
         let each = inspect::answer_bytes(asked, row.params().draws() as usize);
         (size_of_val(&*asked.ids), 2 * each + inspect::kept_bytes(row.vocab_size()))
     });
-    let few = size_of::<RowDescriptor>() + size_of::<AdjustDescriptor>();
+    let few = size_of::<RowDescriptor>() + size_of::<AdjustDescriptor>() + size_of::<CutDescriptor>();
     let few = few + 2 * size_of::<InspectDescriptor>() + 8 * PART_ALIGN;
     row.vocab_size() as usize * of_token + asked + few <= capacity.input_bytes
         && said + size_of::<u64>() <= capacity.answer_bytes
@@ -352,6 +361,16 @@ fn place_change(row: &Row<'_>, change: &Change, end: &mut usize, made: &mut usiz
         *made = (*made + bytes).next_multiple_of(PART_ALIGN);
     }
     ChangePlaces { mask_at, touches_at, made_at }
+}
+
+/// Makes room for the row that a cut leaves behind all others that are made, if it stays beside the one before.
+fn place_cut(row: &Row<'_>, change: Option<&Change>, made: &mut usize) -> Option<usize> {
+    let at = *made;
+    let size = change.map_or(row.dtype(), |change| change.dtype(row)).size_bytes();
+    cuts::is_apart(row).then(|| {
+        *made = (at + row.vocab_size() as usize * size).next_multiple_of(PART_ALIGN);
+        at
+    })
 }
 
 /// Makes room for what is asked of a row behind it, and for what is said behind what is said of others.

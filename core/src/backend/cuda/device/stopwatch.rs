@@ -19,7 +19,7 @@ const READ_GRID: Grid = Grid { blocks: 528, threads: 512, shared_bytes: 0, clust
 
 /// Events, and memory that is larger than the caches.
 pub struct Stopwatch {
-    events: [CUevent; 10],
+    events: [CUevent; 12],
     read: CUfunction,
     /// All zero, and as long as the other one.
     from: u64,
@@ -44,6 +44,8 @@ pub struct Pass {
 pub struct Kernels {
     /// The one that changes logits; next to nothing where no row has adjustments.
     pub adjust: Duration,
+    /// The one that cuts before; next to nothing where no row has such a cut.
+    pub cut: Duration,
     /// The one that draws.
     pub sample: Duration,
     /// The one that answers questions about rows; next to nothing where there are none.
@@ -56,7 +58,7 @@ impl CudaDriver {
         let context = &mut self.context;
         let large_bytes =
             context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)? as usize * 4;
-        let mut events = [std::ptr::null_mut(); 10];
+        let mut events = [std::ptr::null_mut(); 12];
         for event in &mut events {
             *event = context.timer()?;
         }
@@ -119,8 +121,8 @@ impl CudaDriver {
         assert_eq!(launch.batch.rows, slot.input, "prepared in slot 0");
         self.context.bind()?;
         let stream = slot.stream;
-        let [a, b, c, d, e, f, g, h, begin, end] = stopwatch.events;
-        let (cold, cached) = ([a, b, c, d], [e, f, g, h]);
+        let [a, b, c, d, e, f, g, h, i, j, begin, end] = stopwatch.events;
+        let (cold, cached) = ([a, b, c, d, e], [f, g, h, i, j]);
         self.upload(0, launch)?;
         // It keeps the device busy until the rest is in the stream, too: no gap is timed.
         read_large(stopwatch, stream)?;
@@ -129,6 +131,7 @@ impl CudaDriver {
         self.record(begin, stream)?;
         self.upload(0, launch)?;
         self.launch_adjust(launch, stream)?;
+        self.launch_cut(launch, stream)?;
         self.launch_sample(launch, stream)?;
         self.launch_inspect(launch, stream)?;
         self.download(0, launch)?;
@@ -146,11 +149,13 @@ impl CudaDriver {
         &self,
         launch: &Launch,
         stream: CUstream,
-        [begun, adjusted, sampled, inspected]: [CUevent; 4],
+        [begun, adjusted, cut, sampled, inspected]: [CUevent; 5],
     ) -> Result<(), String> {
         self.record(begun, stream)?;
         self.launch_adjust(launch, stream)?;
         self.record(adjusted, stream)?;
+        self.launch_cut(launch, stream)?;
+        self.record(cut, stream)?;
         self.launch_sample(launch, stream)?;
         self.record(sampled, stream)?;
         self.launch_inspect(launch, stream)?;
@@ -159,10 +164,11 @@ impl CudaDriver {
 }
 
 impl Kernels {
-    fn between([begun, adjusted, sampled, inspected]: [CUevent; 4]) -> Result<Self, String> {
+    fn between([begun, adjusted, cut, sampled, inspected]: [CUevent; 5]) -> Result<Self, String> {
         Ok(Self {
             adjust: elapsed(begun, adjusted)?,
-            sample: elapsed(adjusted, sampled)?,
+            cut: elapsed(adjusted, cut)?,
+            sample: elapsed(cut, sampled)?,
             inspect: elapsed(sampled, inspected)?,
         })
     }
