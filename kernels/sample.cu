@@ -122,10 +122,13 @@ template <class D, bool CLUSTER> DEVICE void finish_sampled(const Batch& batch, 
     }
 }
 
+// The barriers of a team begin anew.
+DEVICE void clear_counters(Scratch* scratch) { scratch->control = {0, 0, {0, 0}}; }
+
 // The last block of a team to finish leaves the scratch memory as it found it.
 template <class D, bool CLUSTER> DEVICE void end_work(Work<D, CLUSTER>& work) {
     if (!work.team.leave(&work.shared->word)) return;
-    if (thread_index() == 0) work.scratch->control = {0, 0, {0, 0}};
+    if (thread_index() == 0) clear_counters(work.scratch);
     if (work.row->flags & RACE && thread_index() < 2 * TEAM_BLOCKS_MAX) {
         work.scratch->fastest[thread_index() / TEAM_BLOCKS_MAX][thread_index() % TEAM_BLOCKS_MAX] = 0;
     }
@@ -158,7 +161,7 @@ DEVICE void cut_row(const Batch& batch, const CutDescriptor* asked, u32 place, u
     apply_cuts(work, asked);
     if (!work.team.leave(&work.shared->word)) return;
     if (thread_index() == 0) {
-        work.scratch->control = {0, 0, {0, 0}};
+        clear_counters(work.scratch);
         work.scratch->sums[0] = work.scratch->sums[1] = 0;
     }
 }

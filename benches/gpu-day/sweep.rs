@@ -21,16 +21,18 @@ use logitd_core::params::ParamsSpec;
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-/// What is asked of every row: a name, temperature, top_k (0: none), top_p (1: none).
-type Case = (&'static str, f32, u32, f32);
+/// What is asked of every row, by a name.
+type Case = (&'static str, ParamsSpec);
 
-const CASES: [Case; 6] = [
-    ("k50_p95", 0.8, 50, 0.95),
-    ("p95", 0.8, 0, 0.95),
-    ("t08", 0.8, 0, 1.0),
-    ("greedy", 0.0, 0, 1.0),
-    ("k1000", 0.8, 1000, 1.0),
-    ("p95_flat", 10.0, 0, 0.95),
+const PLAIN: ParamsSpec = ParamsSpec { temperature: 0.8, ..ParamsSpec::DEFAULT };
+const CASES: [Case; 7] = [
+    ("k50_p95", ParamsSpec { top_k: 50, top_p: 0.95, ..PLAIN }),
+    ("p95", ParamsSpec { top_p: 0.95, ..PLAIN }),
+    ("t08", PLAIN),
+    ("greedy", ParamsSpec { temperature: 0.0, ..PLAIN }),
+    ("k1000", ParamsSpec { top_k: 1000, ..PLAIN }),
+    ("p95_flat", ParamsSpec { temperature: 10.0, top_p: 0.95, ..PLAIN }),
+    ("sigma1", ParamsSpec { top_n_sigma: 1.0, ..PLAIN }),
 ];
 /// Of these the shapes are timed that the planner does not choose.
 const CASES_OF_EVERY_SHAPE: usize = 3;
@@ -151,10 +153,10 @@ impl Sweep {
         Ok(())
     }
 
-    fn batch(&self, rows: usize, &(_, temperature, top_k, top_p): &Case) -> Vec<Row<'_>> {
+    fn batch(&self, rows: usize, &(_, asked): &Case) -> Vec<Row<'_>> {
         let row = |row: usize| {
             let seed = Some(row as u64);
-            let spec = ParamsSpec { temperature, top_k, top_p, seed, ..Default::default() };
+            let spec = ParamsSpec { seed, ..asked };
             let params = spec.parse(|| 0).expect("valid parameters");
             Row::new(Dtype::F16, &self.logits[row % self.logits.len()], params).expect("a row")
         };
@@ -196,6 +198,7 @@ impl Sweep {
             "shared_bytes": launch.shared_bytes,
             "kernel_us": us(|pass| pass.cold.sample),
             "kernel_min_us": least.as_secs_f64() * 1e6,
+            "cut_us": us(|pass| pass.cold.cut),
             "kernel_cached_us": us(|pass| pass.cached.sample),
             "uploaded_us": us(|pass| pass.uploaded),
             "call_us": median(calls),

@@ -5,7 +5,7 @@
 use crate::common::compare::first_difference;
 use crate::common::known::{self, Answer, Rows};
 use crate::common::real::{CARRIED, Recording, carried, carried_prefix};
-use crate::common::{Case, Panel, beside, skipped};
+use crate::common::{Case, Panel, beside, cuts, skipped};
 use logitd::tools::generate::{Random, Values};
 use logitd_core::backend::Backend;
 use logitd_core::backend::cpu::{Cpu, CpuOptions};
@@ -30,6 +30,7 @@ pub const TESTS: &[(&str, fn())] = &[
     ("recorded_rows", recorded_rows),
     ("ties_zeros_and_what_has_no_token", ties_zeros_and_what_has_no_token),
     ("rows_with_adjustments_and_questions", rows_with_adjustments_and_questions),
+    ("rows_with_cuts", rows_with_cuts),
     ("every_place_in_a_batch", every_place_in_a_batch),
     ("the_largest_rows_and_the_most_draws", the_largest_rows_and_the_most_draws),
     ("batches_of_many_launches", batches_of_many_launches),
@@ -279,6 +280,13 @@ fn rows_with_adjustments_and_questions() {
     let cases: Vec<Case> = cases.into_iter().step_by(step).collect();
     let test = "rows_with_adjustments_and_questions";
     for_variants(test, |panel, _| panel.check(&cases));
+}
+
+/// Cut on the device before they are sampled.
+fn rows_with_cuts() {
+    let step = if is_fake() { 7 } else { 1 };
+    let cases: Vec<Case> = cuts::all().into_iter().step_by(step).collect();
+    for_variants("rows_with_cuts", |panel, _| panel.check(&cases));
 }
 
 /// A row's answer is its own, wherever it stands and whoever stands beside it.

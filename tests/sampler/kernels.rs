@@ -12,7 +12,7 @@ use crate::common::case::pattern;
 use crate::common::known::{self, Answer, Rows};
 use crate::common::real::{CARRIED, Recording, carried, carried_prefix, settings};
 use crate::common::{Case, Panel};
-use crate::common::{beside, borders};
+use crate::common::{beside, borders, cuts};
 use logitd::tools::generate::{self, Random, Values};
 use logitd_core::adjustments::AdjustmentsSpec;
 use logitd_core::backend::Backend;
@@ -238,6 +238,15 @@ fn rows_with_adjustments_and_questions() {
     }
 }
 
+#[test]
+fn rows_with_cuts() {
+    let cases = cuts::all();
+    assert!(!is_helped(&cases));
+    for team_blocks in [None, Some(1), Some(3), Some(8)] {
+        panel(one_of_each().map(|options| ShimOptions { team_blocks, ..options })).check(&cases);
+    }
+}
+
 /// Samples these on the shim by itself. Whether the processor had to help.
 fn is_helped(cases: &[Case]) -> bool {
     let placed: Vec<_> = cases.iter().map(Case::place).collect();
@@ -295,10 +304,11 @@ fn recorded_rows() {
         Err(why) => return crate::common::skipped("recorded_rows", why),
     };
     for row in 0..64 {
-        let spec = match row % 4 {
+        let spec = match row % 5 {
             0 => ParamsSpec { temperature: 0.7, top_k: 40, top_p: 0.9, ..Default::default() },
             1 => ParamsSpec { top_p: 0.95, ..Default::default() },
             2 => ParamsSpec { temperature: 0.0, ..Default::default() },
+            3 => ParamsSpec { temperature: 1.5, top_n_sigma: 1.0, ..Default::default() },
             _ => ParamsSpec { temperature: 1.3, min_p: 0.02, draws: 9, ..Default::default() },
         };
         let logits = recording.row(row).to_vec();
@@ -310,7 +320,15 @@ fn recorded_rows() {
 /// Flat, tied and enormous rows, with cuts that fall anywhere in them.
 #[test]
 fn the_largest_rows() {
-    let kinds = [Values::Constant, Values::Model, Values::Coarse, Values::Cliff, Values::AnyFinite];
+    let kinds = [
+        Values::Constant,
+        Values::Model,
+        Values::Coarse,
+        Values::Cliff,
+        Values::AnyFinite,
+        Values::Model,
+        Values::AnyFinite,
+    ];
     let base = ParamsSpec { draws: 3, seed: Some(11), ..Default::default() };
     let settings = [
         base,
@@ -318,6 +336,8 @@ fn the_largest_rows() {
         ParamsSpec { top_k: VOCAB_SIZE_MAX / 2 + 1, top_p: 0.5, ..base },
         ParamsSpec { temperature: 1e4, top_p: 1f32.next_down(), ..base },
         ParamsSpec { temperature: 0.7, top_p: 0.9, min_p: 0.001, ..base },
+        ParamsSpec { top_n_sigma: 1.0, temperature: 3.0, ..base },
+        ParamsSpec { top_n_sigma: 2.0, top_p: 0.9, ..base },
     ];
     for (i, (values, spec)) in kinds.into_iter().zip(settings).enumerate() {
         let dtype = Dtype::ALL[i % 3];

@@ -2,7 +2,7 @@
 //!
 //! Each row has its own top_k, top_p and seed. A launch is timed with its logits in the device's memory but
 //! not in its caches, at once again, and with upload and download; the copy that its bandwidth is
-//! compared with runs between. The kernels for adjustments and for questions are timed apart. Medians of all passes are taken.
+//! compared with runs between. The kernels for adjustments, for cuts before others and for questions are timed apart. Medians of all passes are taken.
 
 use super::cases::{CASES, Case};
 use super::measure::check_backend;
@@ -18,7 +18,7 @@ use std::error::Error;
 use std::time::Duration;
 
 /// The cases that are timed: of real rows, and with nothing that a kernel does not do.
-pub const NAMES: [&str; 9] = [
+pub const NAMES: [&str; 10] = [
     "top_k_top_p",
     "top_p",
     "greedy",
@@ -28,6 +28,7 @@ pub const NAMES: [&str; 9] = [
     "adjusted",
     "adjusted_temperature",
     "logprobs_top20",
+    "top_n_sigma",
 ];
 
 /// The cases that are timed, in the order of the report.

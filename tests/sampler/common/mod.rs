@@ -10,6 +10,7 @@ pub mod borders;
 pub mod candidates;
 pub mod case;
 pub mod compare;
+pub mod cuts;
 #[cfg(unix)]
 pub mod guarded;
 pub mod inspected;

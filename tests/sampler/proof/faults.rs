@@ -65,6 +65,32 @@ const EDITS: &[(&str, &[Edit])] = &[
         ],
     ),
     (
+        "chain.cuh",
+        &[
+            ("banned tokens deviate", "x[token] > NEGATIVE_INFINITY", "true", Bits),
+            (
+                "sums of the last block to come",
+                "atomicAdd(&work.scratch->sums[1], squares);",
+                "work.scratch->sums[1] = squares;",
+                Any,
+            ),
+            ("what equals the border is cut", "!(x[i] < least)", "(x[i] > least)", Bits),
+            (
+                "the second tile of eight tokens is not looked at",
+                "work.tile_keys[(slot + count - 1) / TILE]",
+                "0u",
+                Bits,
+            ),
+            (
+                "a row that stays is not written",
+                "to == row->logits && kept == 0xffu",
+                "kept == 0xffu",
+                Any,
+            ),
+            ("the first block alone writes", "work.team.size * THREADS * SHARE", "0xffffffu", Any),
+        ],
+    ),
+    (
         "cut.cuh",
         &[
             ("top-p rounds down", "(fraction * mass != 0)", "0", Bits),
@@ -74,6 +100,38 @@ const EDITS: &[(&str, &[Edit])] = &[
                 "__fsub_rn(x, max) >= distance",
                 "__fsub_rn(x, max) > distance",
                 Any,
+            ),
+        ],
+    ),
+    (
+        "deviation.cuh",
+        &[
+            ("what is far is not near", "fminf(fmaxf(x, -FAR), FAR)", "x", Bits),
+            (
+                "whole units are cut off",
+                "static_cast<i32>(__float_as_uint(rounded) - ROUND_BITS)",
+                "static_cast<i32>(fminf(fmaxf(x, -FAR), FAR) * UNITS)",
+                Bits,
+            ),
+            ("sums of 64 bits", "__umul64hi(sums.squares, count)", "0ull", Bits),
+            ("no borrow", "(scaled < squared)", "0", Bits),
+            (
+                "the sum is never below 0",
+                "sums.sum < 0 ? -sums.sum : sums.sum",
+                "sums.sum < 0 ? 1 : sums.sum",
+                Bits,
+            ),
+            (
+                "the deviation of a sample",
+                "__uint2double_rn(count)",
+                "__uint2double_rn(count - 1)",
+                Bits,
+            ),
+            (
+                "a deviation of f32",
+                "__dsqrt_rn(spread)",
+                "static_cast<float>(__dsqrt_rn(spread))",
+                Bits,
             ),
         ],
     ),
@@ -236,7 +294,8 @@ const EDITS: &[(&str, &[Edit])] = &[
         &[
             ("scratch memory is left dirty", "words[i] = make_uint4(0, 0, 0, 0);", ";", UNCLEAN),
             ("the fastest are left", "thread_index() < 2 * TEAM_BLOCKS_MAX", "false", UNCLEAN),
-            ("counters are left", "work.scratch->control = {0, 0, {0, 0}};", ";", UNCLEAN),
+            ("counters are left", "scratch->control = {0, 0, {0, 0}};", ";", UNCLEAN),
+            ("sums are left", "work.scratch->sums[0] = work.scratch->sums[1] = 0;", ";", UNCLEAN),
         ],
     ),
     (

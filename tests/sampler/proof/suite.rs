@@ -2,7 +2,7 @@
 
 use super::runner::Runner;
 use crate::common::compare::first_difference;
-use crate::common::{Case, beside, borders, known};
+use crate::common::{Case, beside, borders, cuts, known};
 use logitd::tools::generate::{Random, Values};
 use logitd_core::adjustments::AdjustmentsSpec;
 use logitd_core::backend::cuda::plan::{Kernel, Packing};
@@ -84,7 +84,7 @@ fn variants() -> impl Iterator<Item = ShimOptions> {
 }
 
 /// Where [`crowds`] is among the batches.
-const CROWDS: usize = 6;
+const CROWDS: usize = 7;
 
 static BATCHES: LazyLock<Vec<Batch>> = LazyLock::new(|| {
     let known::Rows { rows, cases } = known::read("rows.json");
@@ -95,6 +95,7 @@ static BATCHES: LazyLock<Vec<Batch>> = LazyLock::new(|| {
         borders::all(),
         edges(),
         adjusted_and_asked(),
+        cuts::all(),
         generated(1, 300),
         generated(2, 4000),
         crowds(),

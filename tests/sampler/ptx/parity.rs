@@ -4,7 +4,7 @@ use super::driver::{Options, open, probe};
 use super::nvcc::{CHIPS, Kernels, kernels, nvcc_or_skip};
 use crate::common::known::{self, Answer, Rows};
 use crate::common::real::carried_prefix;
-use crate::common::{Case, Panel, beside};
+use crate::common::{Case, Panel, beside, cuts};
 use logitd::tools::generate::{Random, Values};
 use logitd_core::backend::Backend;
 use logitd_core::backend::cuda::plan::{Kernel, Packing};
@@ -103,6 +103,14 @@ fn rows_with_adjustments_and_questions() {
     panel(nvcc, one_of_each()).check(&cases);
 }
 
+/// Every third of them, likewise.
+#[test]
+fn rows_with_cuts() {
+    let Some(nvcc) = nvcc_or_skip("rows_with_cuts") else { return };
+    let cases: Vec<Case> = cuts::all().into_iter().step_by(3).collect();
+    panel(nvcc, one_of_each()).check(&cases);
+}
+
 /// Blocks of a team wait for each other; that a launch ends must not need all of them to fit.
 #[test]
 fn a_device_that_holds_one_team_is_enough() {
@@ -125,6 +133,7 @@ fn a_real_row() {
         ParamsSpec { temperature: 0.8, top_p: 0.95, ..base },
         ParamsSpec { min_p: 0.1, ..base },
         ParamsSpec { temperature: 3.0, top_k: 3000, top_p: 0.9, min_p: 0.001, ..base },
+        ParamsSpec { temperature: 1.5, top_n_sigma: 1.0, ..base },
     ];
     let shipped =
         one_of_each().filter(|options| options.build == Build::Shipped).collect::<Vec<_>>();
@@ -174,6 +183,39 @@ fn planted_faults_are_found() {
     assert!(finds(without("0f3C1D96A6", "0f3C1D96B6")), "a coefficient");
     assert!(finds(without("setp.ge.f32", "setp.gt.f32")), "a comparison");
     assert!(finds(format!("{head}{}", unfused(body))), "contraction undone");
+}
+
+/// The same of the kernel of cuts, by rows that have some.
+#[test]
+fn planted_faults_of_cuts_are_found() {
+    let Some(nvcc) = nvcc_or_skip("planted_faults_of_cuts_are_found") else { return };
+    let options = Options { seed: 3, ..one_of_each().nth(1).expect("the small build") };
+    let good = kernels(nvcc, options.chip, options.build);
+    let cases = cuts::all();
+    let finds = |text: String| {
+        let kernels = Arc::new(Kernels::read(text).expect("what was planted is PTX"));
+        let mut ptx = open(kernels, options);
+        let mut panel = Panel::of(Vec::new());
+        cases.iter().any(|case| {
+            panel.check(std::slice::from_ref(case));
+            let mut got = Results::default();
+            let answer = ptx.sample(&[case.place().row()], &mut got);
+            answer.is_err() || got.row(0) != panel.expected().row(0)
+        })
+    };
+    let start = good.text.find(".entry logitd_cut").expect("its entry");
+    let end = good.text.find(".entry logitd_inspect").expect("the one after it");
+    let (head, body, tail) = (&good.text[..start], &good.text[start..end], &good.text[end..]);
+    let without = |what: &str, instead: &str| {
+        assert!(body.contains(what), "{what}");
+        format!("{head}{}{tail}", body.replace(what, instead))
+    };
+    assert!(!finds(good.text.clone()), "what nothing was changed in is right");
+    assert!(finds(without("0f45000000", "0f45800000")), "what is far counts twice");
+    assert!(finds(without("0d3F50000000000000", "0d3F50000000000001")), "a unit");
+    assert!(finds(without("sqrt.rn.f64", "mov.f64")), "no root");
+    assert!(finds(without("setp.ge.f32", "setp.gt.f32")), "a comparison");
+    assert!(finds(without("bar.sync \t0;", "")), "no barrier");
 }
 
 /// A row that has a part of the mass in every token.

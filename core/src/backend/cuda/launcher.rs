@@ -266,8 +266,8 @@ impl<D: Driver> Launcher<D> {
             AdjustBatch::new(address(changes_at), counts[0], longest, threads)
         });
         let of_some = |row_count: u32| Batch { row_count, stage_bytes: 0, ..batch };
-        let cut = (counts[1] > 0)
-            .then(|| CutBatch { batch: of_some(counts[1]), cuts: address(cuts_at) });
+        let cut =
+            (counts[1] > 0).then(|| CutBatch { batch: of_some(counts[1]), cuts: address(cuts_at) });
         let inspect = [(sampled_at, counts[2]), (stored_at, counts[3])].map(|(at, row_count)| {
             let batch = of_some(row_count);
             (row_count > 0).then(|| InspectBatch { batch, asked: address(at) })

@@ -343,7 +343,8 @@ pub fn surely_fits(row: &Row<'_>, capacity: &Capacity) -> bool {
         let each = inspect::answer_bytes(asked, row.params().draws() as usize);
         (size_of_val(&*asked.ids), 2 * each + inspect::kept_bytes(row.vocab_size()))
     });
-    let few = size_of::<RowDescriptor>() + size_of::<AdjustDescriptor>() + size_of::<CutDescriptor>();
+    let few =
+        size_of::<RowDescriptor>() + size_of::<AdjustDescriptor>() + size_of::<CutDescriptor>();
     let few = few + 2 * size_of::<InspectDescriptor>() + 8 * PART_ALIGN;
     row.vocab_size() as usize * of_token + asked + few <= capacity.input_bytes
         && said + size_of::<u64>() <= capacity.answer_bytes

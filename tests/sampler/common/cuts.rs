@@ -1,0 +1,112 @@
+//! Rows with cuts that kernels could have wrong: logits on a border, beyond what counts, banned, equal, few and many.
+
+use super::Case;
+use logitd_core::adjustments::AdjustmentsSpec;
+use logitd_core::batch::Dtype;
+use logitd_core::inspection::Inspect;
+use logitd_core::params::{DrawRule, ParamsSpec};
+
+/// All of them.
+pub fn all() -> Vec<Case> {
+    let sizes = [1, 7, 33, 300, 1025, 3001];
+    let of_sizes = sizes.into_iter().enumerate().flat_map(|(i, n)| of_size(n, i));
+    deviations().into_iter().chain(without_a_token()).chain(of_sizes).collect()
+}
+
+/// Rows of which the deviation is a whole number, or is not what the logits say at first sight.
+fn deviations() -> Vec<Case> {
+    // Mean 5, deviation 2.
+    let textbook = [2.0, 4.0, 4.0, 4.0, 5.0, 5.0, 7.0, 9.0];
+    let half_banned: Vec<f32> =
+        (0..300).map(|i| if i % 5 == 0 { (i % 4) as f32 } else { f32::NEG_INFINITY }).collect();
+    // Beyond 2048 in either direction, where a distance is more than the sums say.
+    let far: Vec<f32> = (0..3001).map(|i| [-60_000.0, 2500.0, 2049.0, -3.0][i % 4]).collect();
+    // Its sums need more than 64 bits, and the first is below 0.
+    let low: Vec<f32> = (0..3001).map(|i| -2000.0 + (i * 7919 % 1009) as f32 / 16.0).collect();
+    // Between units, where they are rounded to even.
+    let fine: Vec<f32> = (0..300).map(|i| (i % 9) as f32 / 2048.0).collect();
+    let rows: [(&str, &[f32], &[f32]); 5] = [
+        ("the textbook", &textbook, &[1.0, 1f32.next_down(), 0.5, 2.5, 3.5, 100.0, 1e-30]),
+        ("half banned", &half_banned, &[0.5, 1.0, 2.0]),
+        ("far", &far, &[0.2, 1.0]),
+        ("low", &low, &[0.5, 1.0, 2.0]),
+        ("fine", &fine, &[0.6, 1.5, 2.2]),
+    ];
+    let case = |(name, x, s): (&'static str, Vec<f32>, f32)| {
+        let spec = ParamsSpec { top_n_sigma: s, temperature: 2.0, draws: 3, ..Default::default() };
+        Dtype::ALL.map(|dtype| Case::values(&format!("{name}, {s} sigma"), dtype, &x, spec))
+    };
+    let each =
+        rows.into_iter().flat_map(|(name, x, all)| all.iter().map(move |&s| (name, x.to_vec(), s)));
+    each.flat_map(case).collect()
+}
+
+/// Rows that keep their reason.
+fn without_a_token() -> Vec<Case> {
+    let rows = [
+        vec![f32::NEG_INFINITY; 40],
+        (0..700).map(|i| if i == 600 { f32::NAN } else { 1.0 }).collect(),
+        (0..700).map(|i| if i == 3 { f32::INFINITY } else { 1.0 }).collect(),
+    ];
+    let spec = ParamsSpec { top_n_sigma: 1.0, ..Default::default() };
+    let case = |x: Vec<f32>| {
+        let case = Case::values("without a token", Dtype::F16, &x, spec);
+        [case.clone(), case.inspected(asked(x.len() as u32))]
+    };
+    rows.into_iter().flat_map(case).collect()
+}
+
+/// Each cut alone, before others, before a race, behind adjustments, and asked about.
+fn of_size(n: u32, salt: usize) -> Vec<Case> {
+    let values = [
+        spread as fn(u32) -> f32,
+        |_| 1.25,
+        |i| if i % 3 == 0 { 0.0 } else { -0.0 },
+        |i| {
+            if i % 5 == 0 { (i % 4) as f32 } else { f32::NEG_INFINITY }
+        },
+    ];
+    let base = ParamsSpec { draws: 4, seed: Some(salt as u64), ..Default::default() };
+    let sigma = ParamsSpec { top_n_sigma: 1.0, ..base };
+    let specs = [
+        sigma,
+        ParamsSpec { top_k: 3, ..sigma },
+        ParamsSpec { top_k: 40, top_p: 0.7, ..sigma },
+        ParamsSpec { top_p: 0.9, temperature: 3.0, ..sigma },
+        ParamsSpec { min_p: 0.3, top_n_sigma: 2.0, ..sigma },
+        ParamsSpec { draw_rule: DrawRule::Race, temperature: 2.0, ..sigma },
+        ParamsSpec { temperature: 0.0, ..sigma },
+        ParamsSpec { top_n_sigma: 0.01, ..sigma },
+    ];
+    let case = |(i, spec): (usize, ParamsSpec)| {
+        let dtype = Dtype::ALL[(i + salt) % 3];
+        let value = values[(i + salt) / 2 % values.len()];
+        let x: Vec<f32> = (0..n).map(value).collect();
+        let case = Case::values(&format!("cut {i} of {n} tokens"), dtype, &x, spec);
+        let case = case.at(2 * dtype.size_bytes() * i);
+        match i % 4 {
+            0 => case,
+            1 => case.inspected(asked(n)),
+            2 => case.adjusted(banned(n)),
+            _ => case.adjusted(biased(n)).inspected(asked(n)),
+        }
+    };
+    specs.into_iter().chain(specs).enumerate().map(case).collect()
+}
+
+fn asked(n: u32) -> Option<Inspect> {
+    let ids = [0, n - 1, n / 2, n].into();
+    Some(Inspect { of: [true; 3], top: 5, ids, kept_ids_max: Some(n / 2), continuations: None })
+}
+
+fn banned(n: u32) -> AdjustmentsSpec {
+    AdjustmentsSpec { banned_ids: vec![n / 2], ..Default::default() }
+}
+
+fn biased(n: u32) -> AdjustmentsSpec {
+    AdjustmentsSpec { logit_bias: vec![(n / 3, 1.5)], ..Default::default() }
+}
+
+fn spread(i: u32) -> f32 {
+    (i * 7919 % 1009) as f32 * -0.03125
+}
