@@ -130,17 +130,31 @@ struct AdjustBatch {
 };
 static_assert(sizeof(AdjustBatch) == 16, "see adjust.rs");
 
-// A row with cuts that go before those of its `row`, and where the row that they leave is written: at the same place, if
-// nobody asks about the row as it was.
-struct CutDescriptor {
-    RowDescriptor row;
-    u64 to;             // address of the row that is left
-    float top_n_sigma;  // above 0
-    u32 reserved;
+// Cuts of CutDescriptor::stages, CUT_STAGE_BITS each, the first one lowest.
+enum CutStage : u32 {
+    CUT_DEVIATION = 1,
+    CUT_TOP_K = 2,
+    CUT_TOP_P = 3,
+    CUT_MIN_P = 4,
+    CUT_TYPICAL = 5,
+    CUT_XTC = 6,
 };
-static_assert(sizeof(CutDescriptor) == 96, "see cuts.rs");
+constexpr u32 CUT_STAGE_BITS = 4;
+constexpr u32 CUT_STAGE = (1u << CUT_STAGE_BITS) - 1;
+
+// A row with cuts that go before those of the sampling kernel, and where the row that they leave is written: at the same
+// place, if nobody asks about the row as it was.
+struct CutDescriptor {
+    RowDescriptor row;     // with the temperature that masses have in these cuts
+    u64 to;                // address of the row that is left
+    u64 typical_fraction;  // cut::top_p_fraction
+    u64 xtc_fraction;      // likewise
+    float top_n_sigma;
+    u32 stages;            // CutStage
+};
+static_assert(sizeof(CutDescriptor) == 112, "see cuts.rs");
 LOGITD_AT(CutDescriptor, to, 80);
-LOGITD_AT(CutDescriptor, top_n_sigma, 88);
+LOGITD_AT(CutDescriptor, top_n_sigma, 104);
 
 // The argument of `logitd_cut`.
 struct CutBatch {

@@ -1,21 +1,103 @@
-// Cuts of a row that go before top-k, top-p and min-p: what they leave is a row of its own.
+// core/src/backend/cpu/chain.rs: cuts in the order of a row's profile, each of what the ones before it left. What they leave
+// is a row of its own.
 //
-// Where a token is cut, the row that is sampled has -inf, which is no candidate: the sampling kernel needs not know that there
-// was a cut. Tiles without a token that is left are written, and not read again.
+// What is left is always an interval of the total order. Where a token is cut, the row that is sampled has -inf, which is no
+// candidate: the sampling kernel needs not know that there was a cut. Tiles without a token that is left are written, and not
+// read again.
 #pragma once
 #include "adjust.cuh"
 #include "cut.cuh"
 #include "deviation.cuh"
 #include "histogram.cuh"
+#include "interval.cuh"
 #include "scan.cuh"
+#include "surprisal.cuh"
 #include "work.cuh"
 
 namespace logitd {
 namespace {
 
-// Scans this block's tiles as `scan_tiles` does, and adds their logits to the row's sums. Known to the team after its next
-// barrier.
-template <class D> DEVICE void scan_deviations(const Work<D, false>& work) {
+// What is left of a row. Tokens before the first one are cut from the beginning of the order: those with greater keys, and
+// those with its key and lower ids.
+template <class D> struct Chain {
+    Work<D, false>& work;
+    const CutDescriptor* asked;
+    Cut first;
+    Cut cut;
+    u32 turn;  // how many exchanges there were
+};
+
+// A token in the order, by 52 bits: the lower, the earlier. Never 0.
+DEVICE u64 place_in_order(u32 key, u32 id) { return static_cast<u64>(~key) << 20 | id; }
+
+// What the blocks of a team say, one number each, put together by all. A barrier of the team. Two sets of places take turns,
+// so that one is enough.
+template <class D, class Together> DEVICE u64 exchange(Chain<D>& chain, u64 own, Together together) {
+    Work<D, false>& work = chain.work;
+    u64* said = work.scratch->said[chain.turn++ % 2];
+    if (thread_index() == 0) said[work.team.rank] = own;
+    work.team.sync();
+    u64 all = 0;
+    for (u32 block = 0; block < work.team.size; block++) all = together(all, __ldcg(said + block));
+    return all;
+}
+
+template <class D> DEVICE u64 sum_of_team(Chain<D>& chain, u64 of_thread) {
+    return exchange(chain, block_sum(of_thread, chain.work.shared->partial), [](u64 a, u64 b) { return a + b; });
+}
+
+template <class D> DEVICE u64 max_of_team(Chain<D>& chain, u64 of_thread) {
+    return exchange(chain, block_max(of_thread, chain.work.shared->partial), [](u64 a, u64 b) { return a > b ? a : b; });
+}
+
+// Cuts behind a token, unless it is cut already.
+template <class D> DEVICE void end_at(Chain<D>& chain, Cut last) {
+    const bool less = last.key > chain.cut.key || (last.key == chain.cut.key && last.id < chain.cut.id);
+    if (less) chain.cut = last;
+}
+
+// Every token that is left of this block's tiles: `each(x, id)`.
+template <class D, class Each> DEVICE void for_tokens_left(const Chain<D>& chain, Each each) {
+    const Work<D, false>& work = chain.work;
+    const float highest = value_of<D>(chain.first.key);
+    for_tiles_from<D>(work, chain.cut.key, [&](u32 tile, float (&x)[SHARE]) {
+        apply_cut<D>(work, chain.cut, tile, x);
+        const u32 id = first_id<D>(work, tile);
+#pragma unroll
+        for (u32 i = 0; i < SHARE; i++) {
+            if (x[i] > NEGATIVE_INFINITY && x[i] <= highest) each(x[i], id + i);
+        }
+    });
+}
+
+// The masses of what is left, and these times surprisals.
+template <class D> DEVICE Interval sums_of(Chain<D>& chain) {
+    Interval all = {0, 0};
+    for_tokens_left(chain, [&](float x, u32) {
+        const Surprisal token = surprisal(x, chain.work.max, chain.work.scale);
+        all.mass += token.mass;
+        all.term += token.term;
+    });
+    all.mass = sum_of_team(chain, all.mass);
+    all.term = sum_of_team(chain, all.term);
+    return all;
+}
+
+// The greatest key from `low` to `high` that is so, of keys that are so up to one; `low`, if none is.
+template <class Is> DEVICE u32 last_key(u32 low, u32 high, Is is) {
+    while (low < high) {
+        const u32 middle = high - (high - low) / 2;
+        if (is(middle)) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    return low;
+}
+
+// Scans this block's tiles as `scan_tiles` does, and sums up their logits. Known to the team after its next barrier.
+template <class D> DEVICE Deviation scan_deviations(const Work<D, false>& work) {
     Deviation sums = {0, 0};
     for (u32 first = warp_index(); first < work.own_tiles; first += WARPS * TILES_AHEAD) {
         Share<D> shares[TILES_AHEAD];
@@ -38,52 +120,182 @@ template <class D> DEVICE void scan_deviations(const Work<D, false>& work) {
             if (lane_index() == 0) work.tile_maxima[work.tile_at(i)] = summary;
         }
     }
-    const u64 sum = block_sum(static_cast<u64>(sums.sum), work.shared->partial);
-    const u64 squares = block_sum(sums.squares, work.shared->partial);
-    if (thread_index() != 0) return;
-    atomicAdd(&work.scratch->sums[0], sum);
-    atomicAdd(&work.scratch->sums[1], squares);
+    return sums;
 }
 
-// Writes the row at `to`, with -inf in place of what is below `key`: each block its part of it. A NaN stays.
-template <class D> DEVICE void write_cut(const Work<D, false>& work, u64 to, u32 key) {
+// Top-k, which no cut before the first token comes before; or top-p of what is left, which has the mass `all`.
+template <class D> DEVICE void cut_prefix(Chain<D>& chain, bool by_mass, u64 all) {
+    Work<D, false>& work = chain.work;
     const RowDescriptor* row = work.row;
-    const float least = value_of<D>(key);
+    if (!by_mass && row->top_k >= work.candidates) return;
+    const u64 goal = by_mass ? top_p_target(row->top_p_fraction, all) : row->top_k;
+    const u32 floor = by_mass ? max(chain.cut.key, top_p_floor(work, goal, all)) : top_k_floor(work, row->top_k);
+    const Cut given = by_mass ? chain.cut : no_cut<D>();
+    Range range = {min(floor, chain.first.key), chain.first.key, 0, 0, 0};
+    do {
+        narrow(work, given, range, goal, by_mass);
+    } while (range.low < range.high);
+    end_at(chain, cut_ties(work, given, range, goal, by_mass));
+}
+
+// Relative to the first token that is left, which has the first key only where nothing was cut before it.
+template <class D> DEVICE void cut_min_p(Chain<D>& chain) {
+    Work<D, false>& work = chain.work;
+    u32 top = chain.first.key;
+    if (top < work.max_key) {
+        u32 highest = 0;
+        for_tokens_left(chain, [&](float x, u32) { highest = max(highest, key_of<D>(x)); });
+        top = static_cast<u32>(max_of_team(chain, highest));
+    }
+    end_at(chain, {least_key<D>(top, value_of<D>(top), work.row->min_p_distance), EVERY_ID});
+}
+
+// How far the surprisals are from their mean that typical-p keeps.
+struct Near {
+    u32 low, high;  // the least distance with enough mass within it is one of these
+    u64 within;     // the mass of lesser distances
+};
+
+// Replaces the distances by a bin of them: as `narrow` does for keys.
+template <class D> DEVICE void narrow_distance(Chain<D>& chain, Near& near, u32 mean, u64 goal) {
+    Work<D, false>& work = chain.work;
+    auto& bins = work.shared->weighed;
+    Histogram* histogram = &work.scratch->histograms[work.histogram % HISTOGRAMS];
+    Histogram* stale = &work.scratch->histograms[(work.histogram + 2) % HISTOGRAMS];
+    const u32 steps = (near.high - near.low) / MASS_BINS;
+    const u32 shift = steps == 0 ? 0 : 32 - static_cast<u32>(__clz(static_cast<int>(steps)));
+    for (u32 i = thread_index(); i < MASS_BINS; i += THREADS) bins.low[i] = bins.high[i] = 0;
+    __syncthreads();
+    for_tokens_left(chain, [&](float x, u32) {
+        const Surprisal token = surprisal(x, work.max, work.scale);
+        const u32 far = token.g > mean ? token.g - mean : mean - token.g;
+        if (token.mass == 0 || far < near.low || far > near.high) return;
+        const u32 bin = (far - near.low) >> shift;
+        add_mass(&bins.low[bin], &bins.high[bin], token.mass);
+    });
+    __syncthreads();
+    for (u32 i = thread_index(); i < MASS_BINS; i += THREADS) {
+        const u64 mass = static_cast<u64>(bins.high[i]) << 32 | bins.low[i];
+        if (mass > 0) atomicAdd(&histogram->weighed.mass[i], mass);
+    }
+    work.team.sync();
+    if (work.histogram > 0) clear_part(work, stale);
+    work.histogram++;
+
+    constexpr u32 LENGTH = MASS_BINS / THREADS;
+    const u64* masses = histogram->weighed.mass + thread_index() * LENGTH;
+    u64 sum = 0;
+    for (u32 i = 0; i < LENGTH; i++) sum += __ldcg(masses + i);
+    u64* answer = work.shared->answer;
+    u64 all;
+    u64 within = near.within + block_scan(sum, work.shared->partial, all);
+    if (within < goal && goal <= within + sum) {
+        u32 i = 0;
+        for (u64 mass = __ldcg(masses); within + mass < goal; mass = __ldcg(masses + ++i)) within += mass;
+        answer[0] = thread_index() * LENGTH + i;
+        answer[1] = within;
+    }
+    __syncthreads();
+    near.low += static_cast<u32>(answer[0]) << shift;
+    near.high = near.low + min(near.high - near.low, (1u << shift) - 1);
+    near.within = answer[1];  // written again after the barriers of the next step only
+}
+
+template <class D> DEVICE void cut_typical(Chain<D>& chain, Interval all) {
+    const Work<D, false>& work = chain.work;
+    const auto g = [&](u32 key) { return surprisal(value_of<D>(key), work.max, work.scale).g; };
+    const u32 center = mean(all);
+    const u64 goal = top_p_target(chain.asked->typical_fraction, all.mass);
+    const u32 last = g(chain.cut.key);
+    Near near = {0, max(center, last > center ? last - center : 0), 0};
+    do {
+        narrow_distance(chain, near, center, goal);
+    } while (near.low < near.high);
+    // No surprisal is less than that of a greater key.
+    const u32 least = center > near.low ? center - near.low : 0, most = center + near.low;
+    const u32 end = chain.first.key;
+    const u32 beyond = last_key(chain.cut.key - 1, end, [&](u32 key) { return key < chain.cut.key || g(key) > most; });
+    chain.first = {last_key(chain.cut.key, end, [&](u32 key) { return g(key) >= least; }), 0};
+    end_at(chain, {beyond + 1, EVERY_ID});
+}
+
+// Of the tokens that are likely enough the last one stays, and those before it go.
+template <class D> DEVICE void cut_xtc(Chain<D>& chain, u64 all) {
+    const Work<D, false>& work = chain.work;
+    const u64 least = top_p_target(chain.asked->xtc_fraction, all);
+    u64 last = 0;
+    for_tokens_left(chain, [&](float x, u32 id) {
+        const u64 place = place_in_order(key_of<D>(x), id);
+        if (place > last && mass(x, work.max, work.scale) >= least) last = place;
+    });
+    last = max_of_team(chain, last);
+    if (last > 0) chain.first = {~static_cast<u32>(last >> 20), static_cast<u32>(last) & 0xfffffu};
+}
+
+// Writes the row at `to`, with -inf in place of what is cut: each block its part of it. A NaN stays.
+template <class D> DEVICE void write_left(const Chain<D>& chain) {
+    const Work<D, false>& work = chain.work;
+    const RowDescriptor* row = work.row;
+    const u64 to = chain.asked->to;
+    const float highest = value_of<D>(chain.first.key), lowest = value_of<D>(chain.cut.key);
     Share<D> nothing;
 #pragma unroll
     for (u32 i = 0; i < Share<D>::VECTORS * 4; i++) nothing.words[i] = D::FILL;
     const u32 step = work.team.size * THREADS * SHARE;
-    for (u32 first = (work.team.rank * THREADS + thread_index()) * SHARE; first < row->vocab_size; first += step) {
-        const u32 count = min(row->vocab_size - first, SHARE);
-        const u32 slot = work.view.lead + first;
-        if (max(work.tile_keys[slot / TILE], work.tile_keys[(slot + count - 1) / TILE]) < key) {
-            write_eight(to, first, count, nothing);
+    for (u32 begin = (work.team.rank * THREADS + thread_index()) * SHARE; begin < row->vocab_size; begin += step) {
+        const u32 count = min(row->vocab_size - begin, SHARE);
+        const u32 slot = work.view.lead + begin;
+        if (max(work.tile_keys[slot / TILE], work.tile_keys[(slot + count - 1) / TILE]) < chain.cut.key) {
+            write_eight(to, begin, count, nothing);
             continue;
         }
-        Share<D> share = read_eight<D>(row->logits, first, count);
+        Share<D> share = read_eight<D>(row->logits, begin, count);
         float x[SHARE];
         widen_share<D>(share, x);
-        u32 kept = 0;
+        u32 left = 0;
 #pragma unroll
-        for (u32 i = 0; i < SHARE; i++) kept |= static_cast<u32>(!(x[i] < least)) << i;
-        if (to == row->logits && kept == 0xffu) continue;
-        ban(share, kept);
-        write_eight(to, first, count, share);
+        for (u32 i = 0; i < SHARE; i++) {
+            const bool behind = x[i] < lowest || (x[i] == lowest && begin + i > chain.cut.id);
+            const bool before = x[i] > highest || (x[i] == highest && begin + i < chain.first.id);
+            left |= static_cast<u32>(!(behind || before)) << i;
+        }
+        if (to == row->logits && left == 0xffu) continue;
+        ban(share, left);
+        write_eight(to, begin, count, share);
     }
 }
 
-// Makes the row that is sampled of one that has a cut. A row without a token keeps its reason.
+// Makes the row that is sampled of one that has cuts. A row without a token keeps its reason.
 template <class D> DEVICE void apply_cuts(Work<D, false>& work, const CutDescriptor* asked) {
-    scan_deviations(work);
-    work.team.sync();
+    Chain<D> chain = {work, asked, {0, 0}, no_cut<D>(), 0};
+    Deviation sums = scan_deviations(work);
+    sums.sum = static_cast<i64>(sum_of_team(chain, static_cast<u64>(sums.sum)));
+    sums.squares = sum_of_team(chain, sums.squares);
     gather_tiles(work);
-    u32 key = Keys<D>::CANDIDATE_MIN;
-    if (status_of<D>(work.max_key) == OK) {
-        const u64* sums = work.scratch->sums;
-        const Deviation deviation = {static_cast<i64>(__ldcg(sums)), __ldcg(sums + 1)};
-        key = least_key(work, distance(deviation, work.candidates, asked->top_n_sigma));
+    chain.first.key = work.max_key;
+    u32 stages = status_of<D>(work.max_key) == OK ? asked->stages : 0;
+    // Always the first, where it is one.
+    if ((stages & CUT_STAGE) == CUT_DEVIATION) {
+        const float least = distance(sums, work.candidates, asked->top_n_sigma);
+        end_at(chain, {least_key<D>(work.max_key, work.max, least), EVERY_ID});
+        stages >>= CUT_STAGE_BITS;
     }
-    write_cut(work, asked->to, key);
+#pragma unroll 1
+    for (; stages != 0; stages >>= CUT_STAGE_BITS) {
+        const u32 stage = stages & CUT_STAGE;
+        const bool weighs = stage != CUT_TOP_K && stage != CUT_MIN_P;
+        const Interval all = weighs ? sums_of(chain) : Interval{0, 0};
+        if (stage == CUT_TOP_K || stage == CUT_TOP_P) {
+            cut_prefix(chain, stage == CUT_TOP_P, all.mass);
+        } else if (stage == CUT_MIN_P) {
+            cut_min_p(chain);
+        } else if (stage == CUT_TYPICAL) {
+            cut_typical(chain, all);
+        } else {
+            cut_xtc(chain, all.mass);
+        }
+    }
+    write_left(chain);
 }
 
 }  // namespace

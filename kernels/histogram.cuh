@@ -227,13 +227,13 @@ template <class D, bool CLUSTER> DEVICE u32 top_p_floor(const Work<D, CLUSTER>& 
     return max(lowest, min(key_of<D>(x), work.max_key));
 }
 
-// The least key at this distance from the maximum, or nearer.
-template <class D, bool CLUSTER> DEVICE u32 least_key(const Work<D, CLUSTER>& work, float distance) {
+// The least key at this distance from `first`, or nearer: `top` is the key of that.
+template <class D> DEVICE u32 least_key(u32 top, float first, float distance) {
     u32 low = Keys<D>::CANDIDATE_MIN - 1;  // not kept: -inf
-    u32 high = work.max_key;               // kept
+    u32 high = top;                        // kept
     while (high - low > 1) {
         const u32 middle = low + (high - low) / 2;
-        if (min_p_keeps(value_of<D>(middle), work.max, distance)) {
+        if (min_p_keeps(value_of<D>(middle), first, distance)) {
             high = middle;
         } else {
             low = middle;
@@ -241,6 +241,9 @@ template <class D, bool CLUSTER> DEVICE u32 least_key(const Work<D, CLUSTER>& wo
     }
     return high;
 }
+
+// Where everything is kept.
+template <class D> DEVICE Cut no_cut() { return {Keys<D>::CANDIDATE_MIN, EVERY_ID}; }
 
 }  // namespace
 }  // namespace logitd

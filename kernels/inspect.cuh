@@ -51,8 +51,6 @@ template <class D> DEVICE void clear_answer(const Work<D, false>& work, const In
     for (u32 i = thread_index(); i < of.draw_count + of.asked->id_count; i += THREADS) of.named[i] = {0, 0};
 }
 
-template <class D> DEVICE Cut no_cut() { return {Keys<D>::CANDIDATE_MIN, EVERY_ID}; }
-
 // The cut after the first `n` tokens of the order, or after the last candidate.
 template <class D> DEVICE Cut cut_after(Work<D, false>& work, u32 n) {
     const Cut all = no_cut<D>();

@@ -131,7 +131,7 @@ template <class D, bool CLUSTER> DEVICE u64 fastest_of_block(const Work<D, CLUST
 // turns, so that one barrier a draw is enough.
 template <class D, bool CLUSTER> DEVICE void race_in_tiles(const Batch& batch, Work<D, CLUSTER>& work, Cut cut) {
     for (u32 draw = 0; draw < work.row->draws; draw++) {
-        u64* fastest = work.scratch->fastest[draw % 2];
+        u64* fastest = work.scratch->said[draw % 2];
         const u64 best = fastest_of_block(work, cut, draw);
         if (thread_index() == 0) fastest[work.team.rank] = best;
         work.team.sync();

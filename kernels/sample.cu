@@ -92,7 +92,7 @@ template <class D, bool CLUSTER> DEVICE Decision decide(Work<D, CLUSTER>& work) 
         decision.cut = cut_ties(work, decision.cut, range, goal, by_mass);
     }
     if (row->flags & MIN_P) {
-        const u32 key = least_key(work, row->min_p_distance);
+        const u32 key = least_key<D>(work.max_key, work.max, row->min_p_distance);
         if (key > decision.cut.key) decision.cut = {key, EVERY_ID};
         if (!has_k && !has_p) {
             const u32 listed = list_candidates(work, decision.cut, key, attempt);
@@ -125,18 +125,24 @@ template <class D, bool CLUSTER> DEVICE void finish_sampled(const Batch& batch, 
 // The barriers of a team begin anew.
 DEVICE void clear_counters(Scratch* scratch) { scratch->control = {0, 0, {0, 0}}; }
 
+// Nobody has said anything.
+DEVICE void clear_said(Scratch* scratch) {
+    if (thread_index() >= 2 * TEAM_BLOCKS_MAX) return;
+    scratch->said[thread_index() / TEAM_BLOCKS_MAX][thread_index() % TEAM_BLOCKS_MAX] = 0;
+}
+
+// All histograms are zero.
+DEVICE void clear_histograms(Scratch* scratch) {
+    uint4* words = reinterpret_cast<uint4*>(scratch->histograms);
+    for (u32 i = thread_index(); i < sizeof(scratch->histograms) / 16; i += THREADS) words[i] = make_uint4(0, 0, 0, 0);
+}
+
 // The last block of a team to finish leaves the scratch memory as it found it.
 template <class D, bool CLUSTER> DEVICE void end_work(Work<D, CLUSTER>& work) {
     if (!work.team.leave(&work.shared->word)) return;
     if (thread_index() == 0) clear_counters(work.scratch);
-    if (work.row->flags & RACE && thread_index() < 2 * TEAM_BLOCKS_MAX) {
-        work.scratch->fastest[thread_index() / TEAM_BLOCKS_MAX][thread_index() % TEAM_BLOCKS_MAX] = 0;
-    }
-    if (work.histogram == 0) return;
-    uint4* words = reinterpret_cast<uint4*>(work.scratch->histograms);
-    for (u32 i = thread_index(); i < sizeof(work.scratch->histograms) / 16; i += THREADS) {
-        words[i] = make_uint4(0, 0, 0, 0);
-    }
+    if (work.row->flags & RACE) clear_said(work.scratch);
+    if (work.histogram > 0) clear_histograms(work.scratch);
 }
 
 template <class D, bool CLUSTER> DEVICE void sample_row(const Batch& batch, u32 place, unsigned char* shared) {
@@ -160,10 +166,9 @@ DEVICE void cut_row(const Batch& batch, const CutDescriptor* asked, u32 place, u
     Work<D, false> work = begin_row<D, false>(batch, &asked->row, place, shared);
     apply_cuts(work, asked);
     if (!work.team.leave(&work.shared->word)) return;
-    if (thread_index() == 0) {
-        clear_counters(work.scratch);
-        work.scratch->sums[0] = work.scratch->sums[1] = 0;
-    }
+    if (thread_index() == 0) clear_counters(work.scratch);
+    clear_said(work.scratch);
+    if (work.histogram > 0) clear_histograms(work.scratch);
 }
 
 template <bool CLUSTER> DEVICE void sample_batch(const Batch& batch) {

@@ -44,10 +44,9 @@ constexpr u32 TEAM_BLOCKS_MAX = 8;
 // A row's scratch memory, but for what there is of each tile.
 struct Scratch {
     TeamControl control;
-    u64 sums[2];  // of a row's logits, where a cut asks for them
-    u32 reserved[8];
+    u32 reserved[12];
     Histogram histograms[HISTOGRAMS];
-    u64 fastest[2][TEAM_BLOCKS_MAX];  // in the race of one draw and of the next: each block's fastest
+    u64 said[2][TEAM_BLOCKS_MAX];  // in one exchange and in the next: what each block says
     u64 list[LIST];
 };
 

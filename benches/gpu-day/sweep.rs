@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 type Case = (&'static str, ParamsSpec);
 
 const PLAIN: ParamsSpec = ParamsSpec { temperature: 0.8, ..ParamsSpec::DEFAULT };
-const CASES: [Case; 7] = [
+const CASES: [Case; 9] = [
     ("k50_p95", ParamsSpec { top_k: 50, top_p: 0.95, ..PLAIN }),
     ("p95", ParamsSpec { top_p: 0.95, ..PLAIN }),
     ("t08", PLAIN),
@@ -33,6 +33,8 @@ const CASES: [Case; 7] = [
     ("k1000", ParamsSpec { top_k: 1000, ..PLAIN }),
     ("p95_flat", ParamsSpec { temperature: 10.0, top_p: 0.95, ..PLAIN }),
     ("sigma1", ParamsSpec { top_n_sigma: 1.0, ..PLAIN }),
+    ("typical95", ParamsSpec { typical_p: 0.95, ..PLAIN }),
+    ("xtc", ParamsSpec { min_p: 0.02, xtc_probability: 1.0, ..PLAIN }),
 ];
 /// Of these the shapes are timed that the planner does not choose.
 const CASES_OF_EVERY_SHAPE: usize = 3;

@@ -242,7 +242,7 @@ fn rows_with_adjustments_and_questions() {
 fn rows_with_cuts() {
     let cases = cuts::all();
     assert!(!is_helped(&cases));
-    for team_blocks in [None, Some(1), Some(3), Some(8)] {
+    for team_blocks in [None, Some(3)] {
         panel(one_of_each().map(|options| ShimOptions { team_blocks, ..options })).check(&cases);
     }
 }
@@ -304,11 +304,13 @@ fn recorded_rows() {
         Err(why) => return crate::common::skipped("recorded_rows", why),
     };
     for row in 0..64 {
-        let spec = match row % 5 {
+        let spec = match row % 7 {
             0 => ParamsSpec { temperature: 0.7, top_k: 40, top_p: 0.9, ..Default::default() },
             1 => ParamsSpec { top_p: 0.95, ..Default::default() },
             2 => ParamsSpec { temperature: 0.0, ..Default::default() },
             3 => ParamsSpec { temperature: 1.5, top_n_sigma: 1.0, ..Default::default() },
+            4 => ParamsSpec { typical_p: 0.9, ..Default::default() },
+            5 => ParamsSpec { xtc_probability: 1.0, xtc_threshold: 0.05, ..Default::default() },
             _ => ParamsSpec { temperature: 1.3, min_p: 0.02, draws: 9, ..Default::default() },
         };
         let logits = recording.row(row).to_vec();
@@ -328,6 +330,8 @@ fn the_largest_rows() {
         Values::AnyFinite,
         Values::Model,
         Values::AnyFinite,
+        Values::Model,
+        Values::Coarse,
     ];
     let base = ParamsSpec { draws: 3, seed: Some(11), ..Default::default() };
     let settings = [
@@ -338,6 +342,8 @@ fn the_largest_rows() {
         ParamsSpec { temperature: 0.7, top_p: 0.9, min_p: 0.001, ..base },
         ParamsSpec { top_n_sigma: 1.0, temperature: 3.0, ..base },
         ParamsSpec { top_n_sigma: 2.0, top_p: 0.9, ..base },
+        ParamsSpec { typical_p: 0.5, temperature: 2.0, ..base },
+        ParamsSpec { xtc_probability: 1.0, xtc_threshold: 1e-6, ..base },
     ];
     for (i, (values, spec)) in kinds.into_iter().zip(settings).enumerate() {
         let dtype = Dtype::ALL[i % 3];

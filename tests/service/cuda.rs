@@ -376,12 +376,14 @@ async fn the_server_over_the_shim() {
         assert_eq!(response.device, "shim");
     }
     let mut request = request(3, 257, 3);
-    request.params[1].top_n_sigma = 1.0;
+    request.params[0].top_n_sigma = 1.0;
+    request.params[1].typical_p = Some(0.5);
+    (request.params[2].xtc_probability, request.params[2].xtc_threshold) = (1.0, Some(0.01));
     let response = client.sample(request.clone()).await.unwrap();
     assert_eq!(response.rows, expected(&request));
     assert_eq!(response.device, "shim");
     // A row that no kernel samples is the processor's, and the answer says so.
-    request.params[1].typical_p = Some(0.5);
+    request.params[1].top_a = 0.5;
     let response = client.sample(request.clone()).await.unwrap();
     assert_eq!(response.rows, expected(&request));
     assert_eq!(response.device, "shim+cpu");
@@ -396,7 +398,7 @@ fn bench_runs_and_names_the_fake() {
     assert!(text.starts_with("cuda:0 (FAKE CUDA device 0"), "{text}");
     let lines = ok(&[&args[..], &["--json"]].concat(), &[]);
     let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(lines.len(), 20, "ten cases, two batches");
+    assert_eq!(lines.len(), 24, "twelve cases, two batches");
     for line in &lines {
         assert!(line["name"].as_str().unwrap().starts_with("FAKE CUDA"), "{line}");
         assert!(
@@ -409,7 +411,7 @@ fn bench_runs_and_names_the_fake() {
     let wrong = logitd(&args, &[("FAKE_CUDA_FAULT", "flip:20")]);
     assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
     assert!(String::from_utf8_lossy(&wrong.stderr).contains("is wrong in row"), "{wrong:?}");
-    for case in ["constant_top_p", "typical_p"] {
+    for case in ["constant_top_p", "beam_step"] {
         let said = logitd(&["bench", "--device=cuda", "--case", case], &[]);
         let said = String::from_utf8_lossy(&said.stderr);
         assert!(
@@ -425,11 +427,11 @@ fn bench_runs_and_names_the_fake() {
     ok(&args, &[("FAKE_CUDA_LOG", log.to_str().unwrap())]);
     let log = std::fs::read_to_string(log).unwrap();
     let timed: Vec<&str> = log.lines().skip_while(|line| !line.contains("logitd_read")).collect();
-    assert_eq!(timed.iter().filter(|line| line.contains("logitd_read")).count(), 20 * 3);
+    assert_eq!(timed.iter().filter(|line| line.contains("logitd_read")).count(), 24 * 3);
     // Kernels run beside the one that draws only where a case has work for them: in two batches, each once for the check
     // and three times in each of three passes.
     let launched = |kernel| timed.iter().filter(|line| line.contains(kernel)).count();
     assert_eq!((launched("logitd_adjust"), launched("logitd_inspect")), (3 * 2 * 10, 2 * 10));
-    assert_eq!(launched("logitd_cut"), 2 * 10);
+    assert_eq!(launched("logitd_cut"), 3 * 2 * 10);
     assert!(timed.iter().all(|line| !line.starts_with("memset")), "{timed:?}");
 }

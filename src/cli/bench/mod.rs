@@ -58,7 +58,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t = DtypeArg::F16)]
     dtype: DtypeArg,
 
-    /// Which cases; repeatable [default: all; with --device ten of them, and no others]
+    /// Which cases; repeatable [default: all; with --device twelve of them, and no others]
     #[arg(long, value_name = "CASE", value_parser = case())]
     case: Vec<&'static Case>,
 

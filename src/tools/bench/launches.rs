@@ -18,7 +18,7 @@ use std::error::Error;
 use std::time::Duration;
 
 /// The cases that are timed: of real rows, and with nothing that a kernel does not do.
-pub const NAMES: [&str; 10] = [
+pub const NAMES: [&str; 12] = [
     "top_k_top_p",
     "top_p",
     "greedy",
@@ -29,6 +29,8 @@ pub const NAMES: [&str; 10] = [
     "adjusted_temperature",
     "logprobs_top20",
     "top_n_sigma",
+    "typical_p",
+    "xtc",
 ];
 
 /// The cases that are timed, in the order of the report.

@@ -4,13 +4,13 @@ use super::Case;
 use logitd_core::adjustments::AdjustmentsSpec;
 use logitd_core::batch::Dtype;
 use logitd_core::inspection::Inspect;
-use logitd_core::params::{DrawRule, ParamsSpec};
+use logitd_core::params::{DrawRule, ParamsSpec, Profile};
 
 /// All of them.
 pub fn all() -> Vec<Case> {
     let sizes = [1, 7, 33, 300, 1025, 3001];
     let of_sizes = sizes.into_iter().enumerate().flat_map(|(i, n)| of_size(n, i));
-    deviations().into_iter().chain(without_a_token()).chain(of_sizes).collect()
+    deviations().into_iter().chain(intervals()).chain(without_a_token()).chain(of_sizes).collect()
 }
 
 /// Rows of which the deviation is a whole number, or is not what the logits say at first sight.
@@ -39,6 +39,44 @@ fn deviations() -> Vec<Case> {
     let each =
         rows.into_iter().flat_map(|(name, x, all)| all.iter().map(move |&s| (name, x.to_vec(), s)));
     each.flat_map(case).collect()
+}
+
+/// Rows of which typical-p keeps equal tokens together, on either side of the mean, or XTC one of many equal ones.
+fn intervals() -> Vec<Case> {
+    let crowd = |i: usize| if i % 7 == 3 { 1.0 } else { 0.5 };
+    let steps: Vec<f32> = (0..900).map(|i| -((i % 30) as f32) / 4.0).collect();
+    let crowds: Vec<f32> = (0..900).map(crowd).collect();
+    let two: Vec<f32> = (0..9).map(|i| if i % 4 == 1 { 5.0 } else { -20.0 }).collect();
+    let lone: Vec<f32> = (0..300).map(|i| if i == 77 { 30.0 } else { (i % 3) as f32 }).collect();
+    // Of the likely ones none, or those before a border that lies among equal ones.
+    let flat = vec![2.5; 700];
+    let base = ParamsSpec { draws: 6, seed: Some(3), ..Default::default() };
+    let typical = [1e-9, 0.05, 0.2, 0.5, 0.9, 1f32.next_down()];
+    let typical = typical.map(|typical_p| ParamsSpec { typical_p, ..base });
+    let thresholds = [1e-9, 0.001, 0.003, 0.02, 0.2, 0.5];
+    let xtc = ParamsSpec { xtc_probability: 1.0, ..base };
+    let xtc = thresholds.map(|xtc_threshold| ParamsSpec { xtc_threshold, ..xtc });
+    let both = ParamsSpec { typical_p: 0.6, xtc_threshold: 0.004, ..xtc[0] };
+    let of_llamacpp = ParamsSpec { profile: Profile::Llamacpp, ..both };
+    let more = [
+        both,
+        ParamsSpec { top_k: 70, ..both },
+        ParamsSpec { top_p: 0.3, ..xtc[1] },
+        ParamsSpec { top_k: 200, top_p: 0.7, min_p: 0.05, ..xtc[2] },
+        ParamsSpec { temperature: 0.3, ..of_llamacpp },
+        ParamsSpec { temperature: 2.5, top_p: 0.8, min_p: 0.1, ..of_llamacpp },
+        ParamsSpec { temperature: 0.0, top_p: 0.8, ..of_llamacpp },
+        ParamsSpec { top_k: 100, top_p: 0.5, xtc_probability: 0.0, ..of_llamacpp },
+    ];
+    let rows = [("steps", steps), ("crowds", crowds), ("two", two), ("lone", lone), ("flat", flat)];
+    let specs = typical.into_iter().chain(xtc).chain(more).enumerate();
+    let all = specs.flat_map(|(i, spec)| {
+        rows.clone().into_iter().enumerate().map(move |(j, (name, x))| {
+            let dtype = Dtype::ALL[(i + j) % 3];
+            Case::values(&format!("{name}, interval {i}"), dtype, &x, spec)
+        })
+    });
+    all.collect()
 }
 
 /// Rows that keep their reason.
@@ -78,6 +116,18 @@ fn of_size(n: u32, salt: usize) -> Vec<Case> {
         ParamsSpec { temperature: 0.0, ..sigma },
         ParamsSpec { top_n_sigma: 0.01, ..sigma },
     ];
+    let typical = ParamsSpec { typical_p: 0.4, ..base };
+    let xtc = ParamsSpec { xtc_probability: 1.0, xtc_threshold: 0.01, ..base };
+    let race = ParamsSpec { draw_rule: DrawRule::Race, ..base };
+    let intervals = [
+        typical,
+        ParamsSpec { top_n_sigma: 1.5, top_k: 30, min_p: 0.1, ..typical },
+        ParamsSpec { typical_p: 0.9, temperature: 3.0, ..race },
+        xtc,
+        ParamsSpec { top_p: 0.95, temperature: 2.0, ..xtc },
+        ParamsSpec { xtc_probability: 1.0, xtc_threshold: 0.002, temperature: 8.0, ..race },
+        ParamsSpec { profile: Profile::Llamacpp, typical_p: 0.8, top_p: 0.9, min_p: 0.01, ..xtc },
+    ];
     let case = |(i, spec): (usize, ParamsSpec)| {
         let dtype = Dtype::ALL[(i + salt) % 3];
         let value = values[(i + salt) / 2 % values.len()];
@@ -91,7 +141,11 @@ fn of_size(n: u32, salt: usize) -> Vec<Case> {
             _ => case.adjusted(biased(n)).inspected(asked(n)),
         }
     };
-    specs.into_iter().chain(specs).enumerate().map(case).collect()
+    // Of rows that lack the first tokens of the order, kernels say no more than tokens.
+    let silent = |case: Case| Case { inspect: None, ..case };
+    let intervals = intervals.into_iter().chain(intervals).enumerate();
+    let intervals = intervals.map(|(i, spec)| silent(case((i, spec))));
+    specs.into_iter().chain(specs).enumerate().map(case).chain(intervals).collect()
 }
 
 fn asked(n: u32) -> Option<Inspect> {

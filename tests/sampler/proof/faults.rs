@@ -68,13 +68,45 @@ const EDITS: &[(&str, &[Edit])] = &[
         "chain.cuh",
         &[
             ("banned tokens deviate", "x[token] > NEGATIVE_INFINITY", "true", Bits),
+            ("what one block says alone", "block < work.team.size", "block < 1", Any),
+            ("exchanges in one place", "chain.turn++ % 2", "0u * chain.turn++", Any),
+            ("tokens before the first count", "x[i] <= highest", "true", Bits),
+            ("what equals the border is cut", "x[i] < lowest", "x[i] <= lowest", Bits),
+            ("ties are kept behind their last", "begin + i > chain.cut.id", "false", Any),
             (
-                "sums of the last block to come",
-                "atomicAdd(&work.scratch->sums[1], squares);",
-                "work.scratch->sums[1] = squares;",
+                "likely ties go with their last",
+                "begin + i < chain.first.id",
+                "begin + i <= chain.first.id",
+                Bits,
+            ),
+            ("min-p is relative to the maximum", "top < work.max_key", "false", Bits),
+            (
+                "the mean is that of the first token",
+                "token.g > mean ? token.g - mean : mean - token.g",
+                "token.g",
+                Bits,
+            ),
+            ("a distance is lost", "far < near.low", "far <= near.low", Any),
+            (
+                "nearer distances have no mass",
+                "near.within + block_scan(sum, work.shared->partial, all)",
+                "block_scan(sum, work.shared->partial, all)",
                 Any,
             ),
-            ("what equals the border is cut", "!(x[i] < least)", "(x[i] > least)", Bits),
+            (
+                "masses of distances without atomics",
+                "atomicAdd(&histogram->weighed.mass[i], mass);",
+                "const u64 m = histogram->weighed.mass[i]; spin_pause(); histogram->weighed.mass[i] = m + mass;",
+                Any,
+            ),
+            ("distances are used again as they are", "clear_part(work, stale);", ";", Any),
+            (
+                "nothing is less surprising than the mean",
+                "center > near.low ? center - near.low : 0",
+                "center",
+                Bits,
+            ),
+            ("the first likely one stays", "place > last", "last == 0", Any),
             (
                 "the second tile of eight tokens is not looked at",
                 "work.tile_keys[(slot + count - 1) / TILE]",
@@ -83,11 +115,16 @@ const EDITS: &[(&str, &[Edit])] = &[
             ),
             (
                 "a row that stays is not written",
-                "to == row->logits && kept == 0xffu",
-                "kept == 0xffu",
+                "to == row->logits && left == 0xffu",
+                "left == 0xffu",
                 Any,
             ),
-            ("the first block alone writes", "work.team.size * THREADS * SHARE", "0xffffffu", Any),
+            (
+                "a block writes its first part alone",
+                "begin += step",
+                "begin += row->vocab_size",
+                Any,
+            ),
         ],
     ),
     (
@@ -125,12 +162,6 @@ const EDITS: &[(&str, &[Edit])] = &[
                 "the deviation of a sample",
                 "__uint2double_rn(count)",
                 "__uint2double_rn(count - 1)",
-                Bits,
-            ),
-            (
-                "a deviation of f32",
-                "__dsqrt_rn(spread)",
-                "static_cast<float>(__dsqrt_rn(spread))",
                 Bits,
             ),
         ],
@@ -272,6 +303,7 @@ const EDITS: &[(&str, &[Edit])] = &[
             ),
         ],
     ),
+    ("interval.cuh", &[("a mean that is rounded", "rest >= of.mass", "rest > of.mass / 2", Bits)]),
     (
         "philox.cuh",
         &[
@@ -293,9 +325,8 @@ const EDITS: &[(&str, &[Edit])] = &[
         "sample.cu",
         &[
             ("scratch memory is left dirty", "words[i] = make_uint4(0, 0, 0, 0);", ";", UNCLEAN),
-            ("the fastest are left", "thread_index() < 2 * TEAM_BLOCKS_MAX", "false", UNCLEAN),
+            ("what was said is left", "thread_index() >= 2 * TEAM_BLOCKS_MAX", "true", UNCLEAN),
             ("counters are left", "scratch->control = {0, 0, {0, 0}};", ";", UNCLEAN),
-            ("sums are left", "work.scratch->sums[0] = work.scratch->sums[1] = 0;", ";", UNCLEAN),
         ],
     ),
     (

@@ -96,19 +96,21 @@ fn nothing_is_fused_but_what_is_written() {
         );
         let inspects =
             kernels.module.entry("logitd_inspect").and_then(|entry| check_kernel(entry, &[]));
-        let Found { masses, surprisals, deviations } =
+        let Found { masses, surprisals, alone, deviations } =
             inspects.unwrap_or_else(|e| panic!("sm_{chip} logitd_inspect: {e}"));
         println!("sm_{chip} logitd_inspect: {masses} masses, {surprisals} surprisals");
-        assert!(masses > 0 && surprisals == masses && deviations == 0);
+        assert!(masses > 0 && surprisals == masses && (alone, deviations) == (0, 0));
         let adjusts = kernels.module.entry("logitd_adjust");
         let adjusts = adjusts.and_then(|entry| check_kernel(entry, &["mul.rn.f32"]));
         assert_eq!(adjusts, Ok(Found::default()), "sm_{chip} logitd_adjust");
         let cuts = kernels.module.entry("logitd_cut");
-        let Found { masses, surprisals, deviations } = cuts
+        let Found { masses, surprisals, alone, deviations } = cuts
             .and_then(|entry| check_kernel(entry, &OF_DEVIATIONS))
             .unwrap_or_else(|e| panic!("sm_{chip} logitd_cut: {e}"));
-        println!("sm_{chip} logitd_cut: {deviations} logits in units of deviations");
-        assert!(masses == 0 && surprisals == 0 && deviations > 0);
+        println!(
+            "sm_{chip} logitd_cut: {masses} masses, {surprisals} surprisals, {deviations} deviations"
+        );
+        assert!(masses > 0 && surprisals > alone && alone > 0 && deviations > 0);
         let probe = kernels.module.entry("logitd_probe").and_then(check_probe);
         assert_eq!(probe, Ok(()), "sm_{chip}");
     }
@@ -186,13 +188,15 @@ fn probe_alone() -> String {
 struct Found {
     masses: usize,
     surprisals: usize,
+    /// Surprisals without a mass.
+    alone: usize,
     deviations: usize,
 }
 
 /// Checks a sampling kernel. How many times `mass` stands in it.
 fn check_sampling(entry: &Entry) -> Result<usize, String> {
     match check_kernel(entry, &[])? {
-        Found { masses, surprisals: 0, deviations: 0 } => Ok(masses),
+        Found { masses, surprisals: 0, alone: 0, deviations: 0 } => Ok(masses),
         found => Err(format!("{found:?}: sampling has masses alone")),
     }
 }
@@ -201,7 +205,7 @@ fn check_sampling(entry: &Entry) -> Result<usize, String> {
 fn check_kernel(entry: &Entry, more_operations: &[&str]) -> Result<Found, String> {
     let at = |i: &Instruction, what: &str| format!("line {}: {what} {:?}", i.line, i.operands);
     let definitions = definitions(entry);
-    let mut found = [0; ADDENDS.len()];
+    let mut found = [0usize; ADDENDS.len()];
     let mut of_races = [0; RACE_ADDENDS.len() + 2];
     let (mut surprisals, mut deviations) = (0, 0);
     let allowed = |opcode: &str| OPERATIONS.contains(&opcode) || more_operations.contains(&opcode);
@@ -232,8 +236,11 @@ fn check_kernel(entry: &Entry, more_operations: &[&str]) -> Result<Found, String
     if of_races.iter().any(|&count| count != of_races[0]) {
         return Err(format!("from line {line}: parts of `exponential`: {of_races:?}"));
     }
-    match found.iter().all(|&count| count == found[0]) {
-        true => Ok(Found { masses: found[0], surprisals, deviations }),
+    // A surprisal of which the mass is not asked has no power.
+    let [splits, .., masses] = found;
+    let is_whole = found[1] == splits && found[2..].iter().all(|&count| count == masses);
+    match is_whole && splits >= masses {
+        true => Ok(Found { masses, surprisals, alone: splits - masses, deviations }),
         false => Err(format!("from line {line}: parts of `mass`: {found:?}")),
     }
 }

@@ -134,6 +134,8 @@ fn a_real_row() {
         ParamsSpec { min_p: 0.1, ..base },
         ParamsSpec { temperature: 3.0, top_k: 3000, top_p: 0.9, min_p: 0.001, ..base },
         ParamsSpec { temperature: 1.5, top_n_sigma: 1.0, ..base },
+        ParamsSpec { typical_p: 0.9, ..base },
+        ParamsSpec { xtc_probability: 1.0, xtc_threshold: 0.05, ..base },
     ];
     let shipped =
         one_of_each().filter(|options| options.build == Build::Shipped).collect::<Vec<_>>();

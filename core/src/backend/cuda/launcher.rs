@@ -2,7 +2,7 @@
 
 use super::abi::{Batch, Plain, RowDescriptor, RowDraw, RowOutcome, bytes_of};
 use super::adjust::{AdjustBatch, Change};
-use super::cuts::{self, CutBatch, CutDescriptor};
+use super::cuts::{self, CutBatch, CutsBefore};
 use super::driver::{Driver, Launch, Part};
 use super::inspect::{self, Answers, InspectBatch, InspectDescriptor};
 use super::plan::{self, Layout, Shape, answers_at, draws_at};
@@ -130,7 +130,9 @@ impl<D: Driver> Launcher<D> {
     fn is_for_host(&mut self, row: &Row<'_>) -> bool {
         let goes_on = row.inspect().is_some_and(|asked| asked.continuations.is_some());
         let drafts = row.draft().is_some() || row.params().is_draft();
-        if !cuts::have_kernels(row.params()) || drafts || goes_on {
+        let has_kernels = cuts::have_kernels(row.params())
+            && !CutsBefore::of(row.params()).are_asked_too_much(row);
+        if !has_kernels || drafts || goes_on {
             return true;
         }
         let asks = row.adjustments().is_some() || row.inspect().is_some();
@@ -412,10 +414,12 @@ impl Filling<'_> {
             self.describe(0, &change.descriptor(row, addresses));
         }
         let mut drawn = sampled;
-        if cuts::is_cut(row.params()) {
+        let cuts = CutsBefore::of(row.params());
+        if cuts.are_some() {
             let apart = layout.cut_at[i].map(|at| self.address(layout.made_at + at));
-            drawn.logits = apart.unwrap_or(sampled.logits);
-            self.describe(1, &CutDescriptor::new(row, sampled, drawn.logits));
+            let to = apart.unwrap_or(sampled.logits);
+            self.describe(1, &cuts.descriptor(row, sampled, to));
+            drawn = cuts.left(sampled, to);
         }
         let at = i * size_of::<RowDescriptor>();
         self.input[at..at + size_of::<RowDescriptor>()].copy_from_slice(drawn.bytes());

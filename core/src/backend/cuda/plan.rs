@@ -2,7 +2,7 @@
 
 use super::abi::{RowDescriptor, RowDraw, RowOutcome};
 use super::adjust::{AdjustDescriptor, Change, TouchedToken};
-use super::cuts::{self, CutDescriptor};
+use super::cuts::{CutDescriptor, CutsBefore};
 use super::inspect::{self, InspectDescriptor};
 use crate::arithmetic::draw::DrawRule;
 use crate::arithmetic::plan::{Plan, Step};
@@ -311,7 +311,7 @@ impl Layout {
     fn place_descriptors(&mut self, rows: &[Row<'_>], changes: &[Change]) -> usize {
         let changed = changes.iter().take(rows.len()).filter(|change| !change.is_nothing()).count();
         let asked = rows.iter().filter(|row| row.inspect().is_some()).count();
-        let cut = rows.iter().filter(|row| cuts::is_cut(row.params())).count();
+        let cut = rows.iter().filter(|row| CutsBefore::of(row.params()).are_some()).count();
         let changes_at = rows.len() * size_of::<RowDescriptor>();
         let cuts_at = changes_at + changed * size_of::<AdjustDescriptor>();
         let sampled_at = cuts_at + cut * size_of::<CutDescriptor>();
@@ -368,7 +368,7 @@ fn place_change(row: &Row<'_>, change: &Change, end: &mut usize, made: &mut usiz
 fn place_cut(row: &Row<'_>, change: Option<&Change>, made: &mut usize) -> Option<usize> {
     let at = *made;
     let size = change.map_or(row.dtype(), |change| change.dtype(row)).size_bytes();
-    cuts::is_apart(row).then(|| {
+    CutsBefore::of(row.params()).are_apart(row).then(|| {
         *made = (at + row.vocab_size() as usize * size).next_multiple_of(PART_ALIGN);
         at
     })
