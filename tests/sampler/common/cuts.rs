@@ -23,12 +23,20 @@ fn deviations() -> Vec<Case> {
     let far: Vec<f32> = (0..3001).map(|i| [-60_000.0, 2500.0, 2049.0, -3.0][i % 4]).collect();
     // Its sums need more than 64 bits, and the first is below 0.
     let low: Vec<f32> = (0..3001).map(|i| -2000.0 + (i * 7919 % 1009) as f32 / 16.0).collect();
+    // Squares of 2^64 and more, of which one is a little less.
+    let mut round: Vec<f32> = (0..4096).map(|i| [1032.0, 1016.0][i % 2]).collect();
+    round[1] = 1015.0;
+    // Kept tokens at the end of eight, of which the others may be in the tile before.
+    let ends: Vec<f32> =
+        (0..1000).map(|i| if i % 256 == 255 { 9.0 } else { -((i % 3) as f32) }).collect();
     // Between units, where they are rounded to even.
     let fine: Vec<f32> = (0..300).map(|i| (i % 9) as f32 / 2048.0).collect();
-    let rows: [(&str, &[f32], &[f32]); 5] = [
+    let rows: [(&str, &[f32], &[f32]); 7] = [
         ("the textbook", &textbook, &[1.0, 1f32.next_down(), 0.5, 2.5, 3.5, 100.0, 1e-30]),
         ("half banned", &half_banned, &[0.5, 1.0, 2.0]),
         ("far", &far, &[0.2, 1.0]),
+        ("round", &round, &[1.0]),
+        ("ends", &ends, &[1.0]),
         ("low", &low, &[0.5, 1.0, 2.0]),
         ("fine", &fine, &[0.6, 1.5, 2.2]),
     ];
@@ -45,6 +53,7 @@ fn deviations() -> Vec<Case> {
 fn intervals() -> Vec<Case> {
     let crowd = |i: usize| if i % 7 == 3 { 1.0 } else { 0.5 };
     let steps: Vec<f32> = (0..900).map(|i| -((i % 30) as f32) / 4.0).collect();
+    let near: Vec<f32> = (0..900).map(|i| -((i * 7919 % 97) as f32) / 512.0).collect();
     let crowds: Vec<f32> = (0..900).map(crowd).collect();
     let two: Vec<f32> = (0..9).map(|i| if i % 4 == 1 { 5.0 } else { -20.0 }).collect();
     let lone: Vec<f32> = (0..300).map(|i| if i == 77 { 30.0 } else { (i % 3) as f32 }).collect();
@@ -66,9 +75,18 @@ fn intervals() -> Vec<Case> {
         ParamsSpec { temperature: 0.3, ..of_llamacpp },
         ParamsSpec { temperature: 2.5, top_p: 0.8, min_p: 0.1, ..of_llamacpp },
         ParamsSpec { temperature: 0.0, top_p: 0.8, ..of_llamacpp },
+        ParamsSpec { typical_p: 0.35, min_p: 1.0, ..of_llamacpp },
+        ParamsSpec { typical_p: 0.7, min_p: 0.97, ..of_llamacpp },
         ParamsSpec { top_k: 100, top_p: 0.5, xtc_probability: 0.0, ..of_llamacpp },
     ];
-    let rows = [("steps", steps), ("crowds", crowds), ("two", two), ("lone", lone), ("flat", flat)];
+    let rows = [
+        ("steps", steps),
+        ("near", near),
+        ("crowds", crowds),
+        ("two", two),
+        ("lone", lone),
+        ("flat", flat),
+    ];
     let specs = typical.into_iter().chain(xtc).chain(more).enumerate();
     let all = specs.flat_map(|(i, spec)| {
         rows.clone().into_iter().enumerate().map(move |(j, (name, x))| {

@@ -303,7 +303,7 @@ const EDITS: &[(&str, &[Edit])] = &[
             ),
         ],
     ),
-    ("interval.cuh", &[("a mean that is rounded", "rest >= of.mass", "rest > of.mass / 2", Bits)]),
+    ("interval.cuh", &[("half the mean", "bit < 18", "bit < 17", Bits)]),
     (
         "philox.cuh",
         &[
