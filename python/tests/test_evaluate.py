@@ -135,6 +135,21 @@ def test_sets_are_a_grid_a_list_or_columns() -> None:
     assert logitd.evaluate(logits, references).params_of(0) == {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 
+def test_further_cuts_are_axes_too() -> None:
+    logits, references = rows(5)
+    grid = logitd.evaluate(logits, references, temperature=[0.6, 1.2], typical_p=[0.3, None], profile=["logitd", "llamacpp"], rows=True)
+    assert list(grid.params) == ["temperature", "top_k", "top_p", "min_p", "profile", "typical_p"] and len(grid) == 8
+    assert grid.params_of(2) == {"temperature": 0.6, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "profile": "llamacpp", "typical_p": 0.3}
+    for place in range(8):
+        sampled = logitd.sample(logits, **grid.params_of(place), seed=1)
+        assert grid.row_kept is not None and (grid.row_kept[:, place] == sampled.kept).all()
+    again = logitd.evaluate(logits, references, [grid.params_of(place) for place in range(8)])
+    assert (again.logprob_q32 == grid.logprob_q32).all() and (again.tail_q32 == grid.tail_q32).all()
+    assert (logitd.evaluate(logits, references, grid.params).hits == grid.hits).all()
+    with pytest.raises(ValueError, match="typical_p of the two is not the same"):
+        grid + logitd.evaluate(logits, references, temperature=[0.6, 1.2])
+
+
 def test_logits_are_read_where_they_lie() -> None:
     logits, references = rows(9)
     plain = logitd.evaluate(logits, references, **GRID)
@@ -173,6 +188,8 @@ def test_rows_without_a_token_are_counted_and_left_out() -> None:
         ({"groups": [0, 0, 1]}, ValueError, "groups has 3 values for 4 rows; allowed: one a row"),
         ({"sets": [{"top_p": 0.9}, {"top_p": 1.5}]}, ValueError, "sets[1]: top_p is 1.5; allowed: "),
         ({"sets": [{"top_q": 0.9}]}, TypeError, "sets[0] has top_q (did you mean top_p?); sets can have: temperature, top_k, top_p, min_p"),
+        ({"sets": [{"xtc_probability": 0.5}]}, ValueError, "set 0 has xtc_probability 0.5; allowed in sets: 0 or 1"),
+        ({"profile": ["hf", "ollama"]}, ValueError, "profile[1]: profile is ollama; allowed: logitd, hf"),
         ({"sets": [{"repetition_penalty": 1.1}]}, TypeError, "sets[0] has repetition_penalty; sets can have: temperature"),
         ({"sets": [0.9]}, TypeError, "sets[0] is a <class 'float'>; allowed: a dict of parameters"),
         ({"sets": 5}, TypeError, "sets is 5; allowed: a list of dicts, or columns"),

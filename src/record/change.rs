@@ -2,30 +2,34 @@
 
 use super::recheck::{RecheckError, answer};
 use super::{ReadError, Reader};
+use crate::wire;
 use logitd_core::backend::Backend;
 use logitd_core::batch::Results;
+use logitd_core::params::{Field, Value};
 use logitd_proto::{RowResult, RowStatus, SampleRequest, SamplingParams};
 use std::path::Path;
 
-/// Parameters that take the place of those of every row; what is `None` stays as it was.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// Parameters that take the place of those of every row; what is not among them stays as it was.
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Setting {
-    /// `temperature`.
-    pub temperature: Option<f32>,
-    /// `top_k`.
-    pub top_k: Option<u32>,
-    /// `top_p`.
-    pub top_p: Option<f32>,
-    /// `min_p`.
-    pub min_p: Option<f32>,
+    values: Vec<(&'static str, Value)>,
 }
 
 impl Setting {
-    fn apply(self, params: &mut SamplingParams) {
-        params.temperature = self.temperature.or(params.temperature);
-        params.top_k = self.top_k.unwrap_or(params.top_k);
-        params.top_p = self.top_p.or(params.top_p);
-        params.min_p = self.min_p.unwrap_or(params.min_p);
+    /// These parameters, by their names in the API, each with a value of its kind.
+    pub fn new(values: impl IntoIterator<Item = (&'static str, Value)>) -> Self {
+        Self { values: values.into_iter().collect() }
+    }
+
+    fn apply(&self, params: &mut SamplingParams) {
+        // One with a number that names nothing is refused when it is sampled.
+        if let Ok(mut spec) = wire::params::spec(params) {
+            for (name, value) in &self.values {
+                Field::named(name).expect("a parameter").set(&mut spec, *value);
+            }
+            let dry = params.dry.take();
+            *params = SamplingParams { dry, ..wire::params::message(&spec) };
+        }
         // Of the answer, only tokens are looked at.
         (params.logprobs, params.return_kept) = (None, false);
     }
@@ -71,7 +75,7 @@ pub fn changes(
         };
         let request = entry.seeded_request();
         let again = |setting: &Setting| {
-            let request = with(request.clone(), *setting);
+            let request = with(request.clone(), setting);
             Ok(answer(backend, &request, &mut results)?.rows)
         };
         match settings.iter().map(again).collect::<Result<Vec<_>, RecheckError>>() {
@@ -93,7 +97,7 @@ pub fn changes(
     Ok(found)
 }
 
-fn with(mut request: SampleRequest, setting: Setting) -> SampleRequest {
+fn with(mut request: SampleRequest, setting: &Setting) -> SampleRequest {
     request.params.iter_mut().for_each(|params| setting.apply(params));
     request
 }
@@ -153,9 +157,9 @@ mod tests {
         let recorder = Recorder::start(RecorderOptions::new(&path)).unwrap();
         let settings = [
             Setting::default(),
-            Setting { top_k: Some(1), ..Setting::default() },
-            Setting { temperature: Some(0.5), ..Setting::default() },
-            Setting { top_p: Some(0.5), min_p: Some(0.1), ..Setting::default() },
+            Setting::new([("top_k", Value::Whole(1))]),
+            Setting::new([("temperature", Value::Real(0.5))]),
+            Setting::new([("top_p", Value::Real(0.5)), ("min_p", Value::Real(0.1))]),
         ];
         let (mut draws, mut expected) = (0, [0; 4]);
         for n in 0..10 {
@@ -165,7 +169,7 @@ mod tests {
                 answer.rows.iter().flat_map(tokens).collect::<Vec<_>>()
             };
             draws += all(&recorded).len() as u64;
-            for (expected, setting) in expected.iter_mut().zip(settings) {
+            for (expected, setting) in expected.iter_mut().zip(&settings) {
                 let mut other = params(n);
                 setting.apply(&mut other);
                 let other = all(&sampled(&request(n, other)));
@@ -181,7 +185,7 @@ mod tests {
         assert_eq!(found.changed, expected);
         assert!(expected[0] == 0 && expected[1..].iter().all(|n| (1..draws).contains(n)));
         // What cannot be sampled is left out, with the reason.
-        let wrong = [Setting { top_p: Some(2.0), ..Setting::default() }];
+        let wrong = [Setting::new([("top_p", Value::Real(2.0))])];
         let found = changes(&path, &mut Reference::default(), &wrong, |_| ()).unwrap();
         assert_eq!((found.requests, found.left_out), (0, 11));
         assert!(found.reason.unwrap().to_string().contains("top_p"));

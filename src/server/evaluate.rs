@@ -16,10 +16,10 @@ use crate::engine::{
 use crate::wire;
 use logitd_core::arithmetic;
 use logitd_core::batch::Dtype;
-use logitd_core::evaluate::sets::{Grid, SetError, Sets};
+use logitd_core::evaluate::sets::{FIELDS_OF_SETS, Grid, SetError, Sets};
 use logitd_core::evaluate::sums::{SetSums, TAIL_SHARE};
 use logitd_core::evaluate::{Evaluation, GROUPS_END, TailShare};
-use logitd_core::params::{ParamsSpec, SamplingParams};
+use logitd_core::params::{Field, ParamsSpec, SamplingParams, Value};
 use logitd_proto::{self as api, EvaluateRequest, EvaluateResponse, Limits, Plane, RowLayout};
 use std::sync::Arc;
 
@@ -276,8 +276,7 @@ fn sets(wrong: &mut Violations<'_>, request: &EvaluateRequest) -> Option<Sets> {
             ("dry", set.dry.is_some()),
         ];
         for (name, _) in is_asked.into_iter().filter(|(_, given)| *given) {
-            let text =
-                || format!("{name} stands in a set; allowed: temperature, top_k, top_p, min_p");
+            let text = || format!("{name} stands in a set; allowed: {}", FIELDS_OF_SETS.join(", "));
             wrong.add(|| format!("sets[{place}].{name}"), text);
         }
     }
@@ -286,13 +285,7 @@ fn sets(wrong: &mut Violations<'_>, request: &EvaluateRequest) -> Option<Sets> {
     let mut parsed: Vec<Option<SamplingParams>> =
         specs.iter().enumerate().map(&mut parse).collect();
     if let Some(grid) = &request.grid {
-        let grid = Grid {
-            temperature: axis(&grid.temperature, ParamsSpec::DEFAULT.temperature),
-            top_k: axis(&grid.top_k, ParamsSpec::DEFAULT.top_k),
-            top_p: axis(&grid.top_p, ParamsSpec::DEFAULT.top_p),
-            min_p: axis(&grid.min_p, ParamsSpec::DEFAULT.min_p),
-        };
-        if axes(wrong, &grid) {
+        if let Some(grid) = unfolded(wrong, grid) {
             parsed.extend(grid.specs().iter().map(|spec| spec.parse(|| 0).ok()));
         }
     }
@@ -300,39 +293,40 @@ fn sets(wrong: &mut Violations<'_>, request: &EvaluateRequest) -> Option<Sets> {
     if !wrong.none() {
         return None;
     }
-    let refused = |SetError { set, field, value }: SetError| {
-        let text =
-            || format!("{field} is {value}, in a set; allowed: temperature, top_k, top_p, min_p");
+    let refused = |SetError { set, field, value, why }: SetError| {
+        let text = || format!("{field} is {value}; {why}");
         wrong.add(|| format!("sets[{set}].{}", wire::params::path(field)), text);
     };
     Sets::new(parsed).map_err(refused).ok()
 }
 
-fn axis<T: Copy>(values: &[T], default: T) -> Vec<T> {
-    if values.is_empty() { vec![default] } else { values.to_vec() }
-}
-
-/// Notes what is wrong with the values of each axis, and says whether nothing is.
-fn axes(wrong: &mut Violations<'_>, grid: &Grid) -> bool {
-    let default = ParamsSpec::DEFAULT;
-    let temperatures = grid.temperature.iter().map(|&x| ParamsSpec { temperature: x, ..default });
-    let top_p = grid.top_p.iter().map(|&x| ParamsSpec { top_p: x, ..default });
-    let min_p = grid.min_p.iter().map(|&x| ParamsSpec { min_p: x, ..default });
-    let axes: [(&str, Vec<ParamsSpec>); 3] = [
-        ("temperature", temperatures.collect()),
-        ("top_p", top_p.collect()),
-        ("min_p", min_p.collect()),
+/// The axes of a grid, if nothing is wrong with any value; notes what is.
+fn unfolded(wrong: &mut Violations<'_>, grid: &api::SetGrid) -> Option<Grid> {
+    let real = |values: &[f32]| values.iter().copied().map(Value::Real).collect::<Vec<_>>();
+    let top_k = grid.top_k.iter().map(|k| Value::Whole((*k).into()));
+    let axes = [
+        ("temperature", real(&grid.temperature)),
+        ("top_k", top_k.collect()),
+        ("top_p", real(&grid.top_p)),
+        ("min_p", real(&grid.min_p)),
     ];
-    let mut right = true;
-    for (name, specs) in axes {
-        for (place, spec) in specs.iter().enumerate() {
-            if let Err(error) = spec.parse(|| 0) {
+    let (mut unfolded, mut right) = (Grid::default(), true);
+    for (name, values) in axes {
+        let field = Field::named(name).expect("a parameter");
+        for (place, value) in values.iter().enumerate() {
+            let mut alone = ParamsSpec::DEFAULT;
+            field.set(&mut alone, *value);
+            if let Err(error) = alone.parse(|| 0) {
                 right = false;
                 wrong.add(|| format!("grid.{name}[{place}]"), || error.to_string());
             }
         }
+        // An axis without a value has its default.
+        if !values.is_empty() {
+            unfolded = unfolded.with(name, values);
+        }
     }
-    right
+    right.then_some(unfolded)
 }
 
 /// Bytes of an answer, in memory and as it is encoded.

@@ -9,9 +9,9 @@
 //! 3. A line that was cut off when its writer died is cut away before anything is appended: Optuna passes over it at the
 //!    end of a file, and fails on it within one.
 
-use super::search::Point;
+use super::search::{FURTHER, Further, Point};
 use logitd_core::evaluate::sums::SetSums;
-use logitd_core::params::shortest;
+use logitd_core::params::{Profile, shortest};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::fmt::Write as _;
@@ -37,6 +37,19 @@ const RANGES: [(&str, f64, f64); 4] = [
     ("top_k", 0.0, u32::MAX as f64),
     ("top_p", 0.01, 1.0),
     ("min_p", 0.0, 1.0),
+];
+/// The same of further cuts, in their order: whatever they can be. A trial has those that any other of its batch has.
+const FURTHER_RANGES: [(f64, f64); FURTHER.len()] = [
+    (0.0, 100.0),
+    (0.0, 1.0),
+    (0.0, 1.0),
+    (0.0, 1.0),
+    (0.0, 1.0),
+    (1e-45, 1.0),
+    (0.0, 1.0),
+    (1e-45, 1.0),
+    (0.0, 100.0),
+    (0.01, 100.0),
 ];
 /// The same where one is: no top_p is 0.
 const WIDE_RANGES: [(f64, f64); 4] = [(0.0, 1e4), (0.0, u32::MAX as f64), (1e-45, 1.0), (0.0, 1.0)];
@@ -196,8 +209,9 @@ impl Journal {
     /// Appends trials.
     pub fn append(&mut self, trials: &[(Trial, Said)]) -> Result<(), JournalError> {
         let now = now();
-        let distributions =
-            distributions(trials.iter().map(|(trial, _)| trial.point), self.vocab_size);
+        let points = trials.iter().map(|(trial, _)| trial.point);
+        let also = Also::of(points.clone());
+        let distributions = distributions(points, self.vocab_size, &also);
         let head = format!(
             "{{\"op_code\":4,\"worker_id\":\"{}\",\"study_id\":{},\"datetime_start\":\"{now}\",\
              \"datetime_complete\":\"{now}\",\"state\":1,\"value\":null,\"distributions\":{distributions}",
@@ -208,7 +222,7 @@ impl Journal {
         cut_torn_line(&file)?;
         let mut lines = String::new();
         for (trial, said) in trials {
-            line(&head, trial, said, &mut lines);
+            line(&head, trial, said, &also, &mut lines);
             if lines.len() >= WRITE_BYTES {
                 file.write_all(lines.as_bytes())?;
                 lines.clear();
@@ -289,7 +303,15 @@ fn trial(line: &Line) -> Option<Trial> {
     };
     // An object's keys are texts, and 10 comes before 9 there.
     groups.sort_unstable_by_key(|(label, _)| *label);
+    let mut further = Further::NONE;
+    for (name, value) in FURTHER.iter().zip(&mut further.values) {
+        *value = number(name).map_or(*value, |number| number as f32);
+    }
+    if let Some(place) = number("profile") {
+        further.profile = *Profile::ALL.get(place as usize)?;
+    }
     let point = Point {
+        further,
         temperature: number("temperature")? as f32,
         top_k: number("top_k")? as u32,
         top_p: number("top_p")? as f32,
@@ -320,7 +342,11 @@ fn creation(spec: &StudySpec, study_id: u64, worker_id: &str) -> String {
 }
 
 /// What the parameters may be: the same for every trial of a study whose sets are within [`RANGES`].
-fn distributions(points: impl Iterator<Item = Point> + Clone, vocab_size: u32) -> String {
+fn distributions(
+    points: impl Iterator<Item = Point> + Clone,
+    vocab_size: u32,
+    also: &Also,
+) -> String {
     let of = |i: usize, name: &str| {
         let value = |point: Point| match name {
             "temperature" => f64::from(point.temperature),
@@ -350,11 +376,43 @@ fn distributions(points: impl Iterator<Item = Point> + Clone, vocab_size: u32) -
         .iter()
         .enumerate()
         .map(|(i, (name, ..))| (name.to_string(), of(i, name).to_string().into()));
-    Value::Object(all.collect()).to_string()
+    let further = also.further.iter().map(|&place| {
+        let (low, high) = FURTHER_RANGES[place];
+        let own = json!({
+            "name": "FloatDistribution",
+            "attributes": {"step": null, "low": low, "high": high, "log": false},
+        });
+        (FURTHER[place].to_owned(), own.to_string().into())
+    });
+    let profile = also.profile.then(|| {
+        let names = Profile::ALL.map(Profile::name);
+        let own = json!({"name": "CategoricalDistribution", "attributes": {"choices": names}});
+        ("profile".to_owned(), own.to_string().into())
+    });
+    Value::Object(all.chain(further).chain(profile).collect()).to_string()
+}
+
+/// What the trials of a batch have beside temperature, top_k, top_p and min_p: all of them the same.
+struct Also {
+    /// Places in [`FURTHER`].
+    further: Vec<usize>,
+    profile: bool,
+}
+
+impl Also {
+    fn of(mut points: impl Iterator<Item = Point> + Clone) -> Self {
+        let none = Further::NONE;
+        let given = |place: &usize| {
+            let mut values = points.clone().map(|point| point.further.values[*place]);
+            values.any(|value| value != none.values[*place])
+        };
+        let further = (0..FURTHER.len()).filter(given).collect();
+        Self { further, profile: points.any(|point| point.further.profile != none.profile) }
+    }
 }
 
 /// A trial as a line. By hand: there are tens of thousands, and all begin alike.
-fn line(head: &str, trial: &Trial, said: &Said, to: &mut String) {
+fn line(head: &str, trial: &Trial, said: &Said, also: &Also, to: &mut String) {
     let list = |numbers: &SetSums| {
         let texts = self::numbers(numbers).map(|number| number.to_string());
         format!("[{}]", texts.join(","))
@@ -363,13 +421,22 @@ fn line(head: &str, trial: &Trial, said: &Said, to: &mut String) {
         let texts: Vec<String> = values.iter().map(|value| json!(value).to_string()).collect();
         format!("[{}]", texts.join(","))
     };
-    let Point { temperature, top_k, top_p, min_p } = trial.point;
-    let params = format!(
-        "{{\"temperature\":{},\"top_k\":{top_k},\"top_p\":{},\"min_p\":{}}}",
+    let Point { temperature, top_k, top_p, min_p, further } = trial.point;
+    let mut params = format!(
+        "{{\"temperature\":{},\"top_k\":{top_k},\"top_p\":{},\"min_p\":{}",
         shortest(temperature),
         shortest(top_p),
         shortest(min_p)
     );
+    for &place in &also.further {
+        let (name, value) = (FURTHER[place], shortest(further.values[place]));
+        write!(params, ",\"{name}\":{value}").expect("a text has room");
+    }
+    if also.profile {
+        // Optuna has a category by its place.
+        write!(params, ",\"profile\":{}", further.profile as u32).expect("a text has room");
+    }
+    params.push('}');
     let mut attributes = String::new();
     for (name, mean) in &said.means {
         write!(attributes, "\"{name}\":{},", json!(mean)).expect("a text has room");

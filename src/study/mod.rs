@@ -10,6 +10,7 @@
 
 pub mod choose;
 pub mod compare;
+mod further;
 pub mod goal;
 pub mod journal;
 pub mod metrics;

@@ -5,7 +5,7 @@ use super::choose::{Chooser, Scored};
 use super::goal::Goal;
 use super::journal::Trial;
 use super::metrics::{Measure, Metric};
-use super::search::{Point, double};
+use super::search::{Further, Key, Point, double};
 use logitd_core::evaluate::TailShare;
 use logitd_core::evaluate::sums::SetSums;
 use serde_json::{Map, Value, json};
@@ -91,7 +91,7 @@ impl Subject {
 pub struct Results {
     subject: Subject,
     trials: Vec<Trial>,
-    places: HashMap<[u32; 4], usize>,
+    places: HashMap<Key, usize>,
 }
 
 impl Results {
@@ -127,6 +127,11 @@ impl Results {
     /// The place of a set, if it was evaluated.
     pub fn place(&self, point: Point) -> Option<usize> {
         self.places.get(&point.key()).copied()
+    }
+
+    /// Whether any set has a further cut, or a profile of its own.
+    pub fn have_further(&self) -> bool {
+        self.trials.iter().any(|trial| trial.point.further != Further::NONE)
     }
 
     /// A mean over all rows.

@@ -2,10 +2,16 @@
 
 use logitd_core::arithmetic::philox::philox4x32_10;
 use logitd_core::evaluate::sets::Grid;
-use logitd_core::params::{Field, ParamsError, ParamsSpec, SamplingParams, Value, shortest};
+use logitd_core::params::{
+    Field, ParamsError, ParamsSpec, Profile, SamplingParams, Value, shortest,
+};
 use serde_json::{Value as Json, json};
 use std::collections::HashSet;
 use std::fmt;
+
+pub use super::further::{FURTHER, Further};
+
+use super::further::{self, tidy};
 
 /// The most sets of a search.
 pub const SETS_MAX: usize = 1 << 20;
@@ -21,7 +27,7 @@ const IDLE_ROUNDS: usize = 2;
 /// What the generator is used for.
 const PURPOSE: u32 = u32::from_be_bytes(*b"tune");
 
-/// A set, by the four parameters that are searched.
+/// A set, by the parameters that are searched.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Point {
     /// 0 is greedy.
@@ -32,26 +38,38 @@ pub struct Point {
     pub top_p: f32,
     /// 0 is off.
     pub min_p: f32,
+    /// Its further cuts.
+    pub further: Further,
 }
+
+/// What tells a set from others.
+pub type Key = [u32; 5 + FURTHER.len()];
 
 impl Point {
     /// The model as it is: temperature 1, no cut.
-    pub const PLAIN: Self = Self { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0 };
+    pub const PLAIN: Self =
+        Self { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, further: Further::NONE };
 
     /// What tells it from others.
-    pub fn key(self) -> [u32; 4] {
+    pub fn key(self) -> Key {
+        let mut key = [0; 5 + FURTHER.len()];
         // Adding +0.0 makes one of the two zeros.
-        [
+        key[..5].copy_from_slice(&[
             (self.temperature + 0.0).to_bits(),
             self.top_k,
             self.top_p.to_bits(),
             (self.min_p + 0.0).to_bits(),
-        ]
+            self.further.profile as u32,
+        ]);
+        let further = self.further.values.map(|x| (x + 0.0).to_bits());
+        key[5..].copy_from_slice(&further);
+        key
     }
 
     /// How many cuts are on.
     pub fn cuts(self) -> usize {
-        [self.top_k > 0, self.top_p < 1.0, self.min_p > 0.0].into_iter().filter(|on| *on).count()
+        let own = [self.top_k > 0, self.top_p < 1.0, self.min_p > 0.0];
+        own.into_iter().filter(|on| *on).count() + self.further.cuts()
     }
 
     /// The same as parameters.
@@ -62,15 +80,15 @@ impl Point {
 
 impl From<Point> for ParamsSpec {
     fn from(point: Point) -> Self {
-        let Point { temperature, top_k, top_p, min_p } = point;
-        Self { temperature, top_k, top_p, min_p, ..Self::DEFAULT }
+        let Point { temperature, top_k, top_p, min_p, further } = point;
+        Self { temperature, top_k, top_p, min_p, ..further.into() }
     }
 }
 
 impl From<ParamsSpec> for Point {
     fn from(spec: ParamsSpec) -> Self {
         let ParamsSpec { temperature, top_k, top_p, min_p, .. } = spec;
-        Self { temperature, top_k, top_p, min_p }
+        Self { temperature, top_k, top_p, min_p, further: spec.into() }
     }
 }
 
@@ -92,7 +110,10 @@ impl fmt::Display for Point {
         if self.min_p > 0.0 {
             write!(f, ", min_p {}", shortest(self.min_p))?;
         }
-        Ok(())
+        match self.further == Further::NONE {
+            true => Ok(()),
+            false => write!(f, ", {}", self.further),
+        }
     }
 }
 
@@ -108,6 +129,10 @@ pub struct Axes {
     pub top_p: Vec<f32>,
     /// Rising; 0 is off.
     pub min_p: Vec<f32>,
+    /// Whose order of cuts.
+    pub profile: Vec<Profile>,
+    /// The values of further cuts that are searched, by their places in [`FURTHER`], ascending.
+    pub further: Vec<(usize, Vec<f32>)>,
 }
 
 impl Default for Axes {
@@ -120,6 +145,8 @@ impl Default for Axes {
                 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.92, 0.95, 0.97, 0.98, 0.99, 0.995, 0.999, 1.0,
             ],
             min_p: vec![0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3],
+            profile: vec![Profile::Logitd],
+            further: Vec::new(),
         }
     }
 }
@@ -163,20 +190,45 @@ impl Axes {
                 self.top_k.sort_by_key(|k| k.wrapping_sub(1));
                 self.top_k.dedup();
             }
-            other => unreachable!("{other} is no axis"),
+            "profile" => {
+                let profile = |value: &Value| match value {
+                    Value::Name(name) => Profile::named(name).expect("a profile's name"),
+                    other => unreachable!("{name} is {other:?}"),
+                };
+                self.profile = values.iter().map(profile).collect();
+                self.profile.sort_by_key(|profile| *profile as u32);
+                self.profile.dedup();
+            }
+            other => {
+                let axis = further::place(other).expect("an axis");
+                let mut values: Vec<f32> = values.iter().map(real).collect();
+                further::arrange(axis, &mut values);
+                match self.further.binary_search_by_key(&axis, |(axis, _)| *axis) {
+                    Ok(place) => self.further[place].1 = values,
+                    Err(place) => self.further.insert(place, (axis, values)),
+                }
+            }
         }
         Ok(())
     }
 
-    /// The lists as JSON, by parameter.
+    /// The lists as JSON, by parameter: of those of further cuts, what is searched.
     pub fn to_json(&self) -> Json {
         let real = |axis: &[f32]| axis.iter().map(|x| double(*x)).collect::<Vec<_>>();
-        json!({
+        let mut lists = json!({
             "temperature": real(&self.temperature),
             "top_k": self.top_k,
             "top_p": real(&self.top_p),
             "min_p": real(&self.min_p),
-        })
+        });
+        if self.profile != [Profile::Logitd] {
+            let names: Vec<&str> = self.profile.iter().map(|profile| profile.name()).collect();
+            lists["profile"] = json!(names);
+        }
+        for (axis, values) in &self.further {
+            lists[FURTHER[*axis]] = json!(real(values));
+        }
+        lists
     }
 
     /// The inverse; `None` where it is something else.
@@ -186,38 +238,67 @@ impl Axes {
             list(name)?.iter().map(|x| Some(x.as_f64()? as f32)).collect::<Option<Vec<_>>>()
         };
         let whole = |k: &Json| u32::try_from(k.as_u64()?).ok();
+        let profile = |name: &Json| Profile::named(name.as_str()?);
+        let profiles = match list("profile") {
+            Some(names) => names.iter().map(profile).collect::<Option<_>>()?,
+            None => vec![Profile::Logitd],
+        };
+        let further = (0..FURTHER.len()).filter(|axis| lists.get(FURTHER[*axis]).is_some());
         Some(Self {
             temperature: real("temperature")?,
             top_k: list("top_k")?.iter().map(whole).collect::<Option<_>>()?,
             top_p: real("top_p")?,
             min_p: real("min_p")?,
+            profile: profiles,
+            further: further
+                .map(|axis| Some((axis, real(FURTHER[axis])?)))
+                .collect::<Option<_>>()?,
         })
     }
 
     /// Every combination.
     pub fn grid(&self) -> Result<Vec<Point>, AxisError> {
-        let Self { temperature, top_k, top_p, min_p } = self.clone();
-        let lengths = [temperature.len(), top_k.len(), top_p.len(), min_p.len()];
-        let grid = Grid { temperature, top_k, top_p, min_p };
+        let real = |values: &[f32]| values.iter().copied().map(Value::Real).collect::<Vec<_>>();
+        let top_k = self.top_k.iter().map(|k| Value::Whole((*k).into()));
+        let mut grid = Grid::default()
+            .with("temperature", real(&self.temperature))
+            .with("top_k", top_k)
+            .with("top_p", real(&self.top_p))
+            .with("min_p", real(&self.min_p))
+            .with("profile", self.profile.iter().map(|profile| Value::Name(profile.name())));
+        for (axis, values) in &self.further {
+            grid = grid.with(FURTHER[*axis], real(values));
+        }
         if grid.sets().is_none_or(|sets| sets > SETS_MAX) {
-            return Err(AxisError::Large(lengths));
+            return Err(AxisError::Large(self.lengths()));
         }
         Ok(grid.specs().into_iter().map(Point::from).collect())
+    }
+
+    /// How many values each axis has: of those of further cuts, what is searched.
+    fn lengths(&self) -> Vec<usize> {
+        let Self { temperature, top_k, top_p, min_p, profile, further } = self;
+        let own = [temperature.len(), top_k.len(), top_p.len(), min_p.len()];
+        let profile = Some(profile.len()).filter(|length| *length > 1);
+        own.into_iter().chain(profile).chain(further.iter().map(|(_, axis)| axis.len())).collect()
     }
 
     /// So many points of the space that the grid spans, drawn by a seed.
     pub fn random(&self, sets: usize, seed: u64) -> Vec<Point> {
         let key = [seed as u32, (seed >> 32) as u32];
-        let unit = |bits: u32| f64::from(bits) / 4_294_967_296.0;
-        let point = |i: usize| self.at(philox4x32_10([i as u32, 0, 0, PURPOSE], key).map(unit));
-        (0..sets).map(point).collect()
+        let unit = |i: usize, dimension: u32| {
+            let counter = [i as u32, dimension / 4, 0, PURPOSE];
+            let bits = philox4x32_10(counter, key)[dimension as usize % 4];
+            f64::from(bits) / 4_294_967_296.0
+        };
+        (0..sets).map(|i| self.at(|dimension| unit(i, dimension))).collect()
     }
 
     /// So many points that fill that space evenly.
     pub fn sobol(&self, sets: usize, seed: u64) -> Vec<Point> {
         let seed = (seed ^ seed >> 32) as u32;
         let unit = |i, dimension| f64::from(sobol_burley::sample(i as u32, dimension, seed));
-        (0..sets).map(|i| self.at([0, 1, 2, 3].map(|dimension| unit(i, dimension)))).collect()
+        (0..sets).map(|i| self.at(|dimension| unit(i, dimension))).collect()
     }
 
     /// What lies around a point: each parameter's value, the next ones of the axis, and what is in the middle between,
@@ -251,6 +332,9 @@ impl Axes {
             top_k,
             top_p: real(&self.top_p, point.top_p, STEPS_LEAST.top_p),
             min_p: real(&self.min_p, point.min_p, STEPS_LEAST.min_p),
+            // What lies between two of them is none.
+            profile: vec![point.further.profile],
+            further: self.further.iter().map(|of| further::around(of, &point.further)).collect(),
         }
     }
 
@@ -270,11 +354,15 @@ impl Axes {
             top_k,
             top_p: real(&self.top_p, &other.top_p),
             min_p: real(&self.min_p, &other.min_p),
+            profile: self.profile.clone(),
+            further: further::union(&self.further, &other.further),
         }
     }
 
-    /// A point between those of the grid, by how far along each axis it lies.
-    fn at(&self, units: [f64; 4]) -> Point {
+    /// A point between those of the grid, by how far along each axis it lies: temperature, top_k, top_p, min_p, the profile,
+    /// and then what else is searched.
+    fn at(&self, unit: impl Fn(u32) -> f64) -> Point {
+        let units = [0, 1, 2, 3].map(&unit);
         let between = |axis: &[f32], unit: f64| {
             let (below, above, part) = place(axis.len(), unit);
             let (below, above) = (f64::from(axis[below]), f64::from(axis[above]));
@@ -299,7 +387,20 @@ impl Axes {
             top_k,
             top_p: tidy(between(&self.top_p, units[2])),
             min_p: tidy(between(&self.min_p, units[3])),
+            further: self.further_at(unit),
         }
+    }
+
+    /// The same of the profile and of further cuts.
+    fn further_at(&self, unit: impl Fn(u32) -> f64) -> Further {
+        // A profile is one of several: none lies between two.
+        let profiles = self.profile.len();
+        let profile = self.profile[((unit(4) * profiles as f64) as usize).min(profiles - 1)];
+        let mut further = Further { profile, ..Further::NONE };
+        for ((axis, values), dimension) in self.further.iter().zip(5..) {
+            further.values[*axis] = further::between(*axis, values, unit(dimension));
+        }
+        further
     }
 }
 
@@ -322,7 +423,7 @@ pub struct Refinement {
     /// Every value that was tried.
     all: Axes,
     next: Axes,
-    tried: HashSet<[u32; 4]>,
+    tried: HashSet<Key>,
     best: Option<Point>,
     idle: usize,
 }
@@ -353,10 +454,14 @@ impl Refinement {
     }
 }
 
+/// Whether a parameter is one of a cut, or what a cut is off by.
+pub fn can_be_off(name: &str) -> bool {
+    !["temperature", "profile", "xtc_threshold", "dynatemp_exponent"].contains(&name)
+}
+
 /// The value of a parameter, or its default for `off`.
 fn read(field: &'static Field, text: &str) -> Result<Value, AxisError> {
-    let is_cut = field.name != "temperature";
-    match text.trim().eq_ignore_ascii_case("off") && is_cut {
+    match text.trim().eq_ignore_ascii_case("off") && can_be_off(field.name) {
         true => Ok(field.get(ParamsSpec::DEFAULT)),
         false => Ok(field.read(text)?),
     }
@@ -376,11 +481,6 @@ fn range(name: &'static str, start: &str, end: &str, step: &str) -> Result<Vec<S
     // A step of a decimal number is one too: what adding up left behind the ninth place is rounded away.
     let value = |i: usize| ((start + i as f64 * step) * 1e9).round() / 1e9;
     Ok((0..=steps as usize).map(|i| value(i).to_string()).collect())
-}
-
-/// To six digits, so that it is written shortly.
-fn tidy(x: f64) -> f32 {
-    format!("{x:.5e}").parse().expect("a number")
 }
 
 /// Between which two of so many values a unit lies, and where.
@@ -420,10 +520,10 @@ pub enum AxisError {
     },
     /// More sets than a search has.
     #[error(
-        "{} x {} x {} x {} sets are more than {SETS_MAX}; give shorter lists, or --search sobol --sets N",
-        .0[0], .0[1], .0[2], .0[3]
+        "{} sets are more than {SETS_MAX}; give shorter lists, or --search sobol --sets N",
+        .0.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ")
     )]
-    Large([usize; 4]),
+    Large(Vec<usize>),
 }
 
 #[cfg(test)]
@@ -507,8 +607,13 @@ mod tests {
         assert_eq!(axes.sobol(50, 7), axes.sobol(50, 7));
         assert_ne!(axes.sobol(50, 7), axes.sobol(50, 8));
         assert_ne!(axes.random(50, 7), axes.random(50, 8));
-        let one =
-            Axes { temperature: vec![0.7], top_k: vec![0], top_p: vec![1.0], min_p: vec![0.0] };
+        let one = Axes {
+            temperature: vec![0.7],
+            top_k: vec![0],
+            top_p: vec![1.0],
+            min_p: vec![0.0],
+            ..Axes::default()
+        };
         assert!(
             one.sobol(9, 1)
                 .iter()
@@ -519,7 +624,7 @@ mod tests {
     #[test]
     fn what_is_around_a_point_goes_half_way_to_the_next() {
         let axes = Axes::default();
-        let point = Point { temperature: 1.1, top_k: 1000, top_p: 0.95, min_p: 0.0 };
+        let point = Point { temperature: 1.1, top_k: 1000, top_p: 0.95, ..Point::PLAIN };
         let near = axes.around(point, 262_144);
         assert_eq!(near.temperature, [1.05, 1.075, 1.1, 1.125, 1.15]);
         assert_eq!(near.top_k, [320, 566, 1000, 16_191, 0]);
@@ -533,8 +638,57 @@ mod tests {
             top_k: vec![980, 1000, 1020],
             top_p: vec![0.948, 0.95, 0.952],
             min_p: vec![0.0, 0.0005],
+            ..Axes::default()
         };
         assert_eq!(least.around(point, 262_144), least);
+    }
+
+    #[test]
+    fn further_cuts_are_axes_by_their_names() {
+        let mut axes = Axes::default();
+        for (name, text) in [
+            ("temperature", "0.5,1"),
+            ("top_k", "off"),
+            ("top_p", "off"),
+            ("min_p", "off"),
+            ("typical_p", "off,0.2:0.8:0.3"),
+            ("top_n_sigma", "off,1,2"),
+            ("profile", "llamacpp,logitd"),
+            ("xtc_probability", "1,off"),
+        ] {
+            axes.set(name, text).unwrap();
+        }
+        assert_eq!(axes.profile, [Profile::Logitd, Profile::Llamacpp]);
+        let place = |name| further::place(name).unwrap();
+        let lists = [
+            (place("top_n_sigma"), vec![1.0, 2.0, 0.0]),
+            (place("typical_p"), vec![0.2, 0.5, 0.8, 1.0]),
+            (place("xtc_probability"), vec![0.0, 1.0]),
+        ];
+        assert_eq!(axes.further, lists);
+        assert_eq!(Axes::from_json(&axes.to_json()), Some(axes.clone()));
+        let grid = axes.grid().unwrap();
+        let keys: HashSet<_> = grid.iter().map(|point| point.key()).collect();
+        assert_eq!((grid.len(), keys.len()), (2 * 2 * 3 * 4 * 2, grid.len()));
+        let last = grid[grid.len() - 1];
+        assert_eq!(last.to_string(), "temperature 1, xtc_probability 1, profile llamacpp");
+        assert_eq!(Point::from(ParamsSpec::from(last)), last);
+        assert_eq!((last.cuts(), grid[1].cuts()), (1, 3));
+        for point in [axes.random(500, 3), axes.sobol(500, 3)].concat() {
+            let spec = ParamsSpec::from(point);
+            assert!([0.0, 1.0].contains(&spec.xtc_probability), "{point}");
+            assert!(spec.top_n_sigma == 0.0 || (1.0..=2.0).contains(&spec.top_n_sigma), "{point}");
+            assert!((0.2..=1.0).contains(&spec.typical_p) && point.params().is_ok(), "{point}");
+        }
+        let near = axes.around(grid[1], 262_144);
+        assert_eq!((near.profile.len(), &near.further[2].1[..]), (1, &[0.0, 1.0][..]));
+        assert_eq!(near.further[0].1, [1.0, 1.5, 2.0]);
+        assert_eq!(near.further[1].1, [0.2, 0.35, 0.5]);
+        let off = near.around(Point::PLAIN, 262_144);
+        // Nothing is in the middle between a number of standard deviations and off.
+        assert_eq!(off.further[0].1, [2.0, 0.0]);
+        let said = axes.set("xtc_threshold", "off").unwrap_err().to_string();
+        assert!(said.contains("xtc_threshold is off; allowed"), "{said}");
     }
 
     /// The sets of a refinement by a cost, round by round, and its best. The grid's best is `start`, if it is named.

@@ -433,6 +433,8 @@ fn coarse(axes: &Axes) -> Axes {
         top_k: few(&axes.top_k),
         top_p: few(&axes.top_p),
         min_p: few(&axes.min_p),
+        profile: axes.profile.clone(),
+        further: axes.further.iter().map(|(axis, values)| (*axis, few(values))).collect(),
     }
 }
 

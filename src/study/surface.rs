@@ -1,8 +1,10 @@
 //! What a whole grid says: the best that is possible with some values, and how much each parameter matters.
 
 use super::choose::{Chooser, Scored};
+use super::further;
 use super::metrics::Metric;
-use super::search::{Axes, Point};
+use super::search::{Axes, FURTHER, Further, Key, Point, can_be_off};
+use logitd_core::params::Profile;
 use std::collections::{BTreeMap, HashMap};
 
 /// A parameter that is searched.
@@ -16,19 +18,32 @@ pub enum Parameter {
     TopP,
     /// `min_p`.
     MinP,
+    /// The profile.
+    Profile,
+    /// A further cut, by its place in [`FURTHER`].
+    Further(usize),
 }
 
 impl Parameter {
-    /// Every one.
-    pub const ALL: [Self; 4] = [Self::Temperature, Self::TopK, Self::TopP, Self::MinP];
+    /// Those that every search has.
+    pub const COMMON: [Self; 4] = [Self::Temperature, Self::TopK, Self::TopP, Self::MinP];
+
+    /// Those of some axes.
+    pub fn of(axes: &Axes) -> Vec<Self> {
+        let profile = (axes.profile.len() > 1).then_some(Self::Profile);
+        let further = axes.further.iter().map(|(axis, _)| Self::Further(*axis));
+        Self::COMMON.into_iter().chain(profile).chain(further).collect()
+    }
 
     /// Its name in the API.
-    pub const fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Temperature => "temperature",
             Self::TopK => "top_k",
             Self::TopP => "top_p",
             Self::MinP => "min_p",
+            Self::Profile => "profile",
+            Self::Further(axis) => FURTHER[axis],
         }
     }
 
@@ -40,6 +55,8 @@ impl Parameter {
             Self::TopK => point.top_k.into(),
             Self::TopP => point.top_p.into(),
             Self::MinP => point.min_p.into(),
+            Self::Profile => f64::from(point.further.profile as u32),
+            Self::Further(axis) => further::order(axis, point.further.values[axis]).into(),
         }
     }
 
@@ -50,12 +67,14 @@ impl Parameter {
             Self::TopP if value >= 1.0 => "off".into(),
             Self::MinP if value == 0.0 => "off".into(),
             Self::TopK => value.to_string(),
+            Self::Profile => Profile::ALL[value as usize].name().into(),
+            Self::Further(axis) => {
+                let none = further::order(axis, Further::NONE.values[axis]);
+                let is_off = can_be_off(FURTHER[axis]) && value == f64::from(none);
+                if is_off { "off".into() } else { (value as f32).to_string() }
+            }
             _ => (value as f32).to_string(),
         }
-    }
-
-    fn place(self) -> usize {
-        Self::ALL.iter().position(|of| *of == self).expect("one of them")
     }
 }
 
@@ -74,34 +93,53 @@ pub struct Importance {
 #[derive(Clone, Debug)]
 pub struct Surface<'a> {
     sets: Vec<Scored<'a>>,
+    parameters: Vec<Parameter>,
     /// The values of each parameter, rising.
-    axes: [Vec<f64>; 4],
-    /// The place of each set in the grid.
-    places: Vec<[usize; 4]>,
+    axes: Vec<Vec<f64>>,
+    /// The place of each set in the grid: as many numbers a set as there are parameters.
+    places: Vec<usize>,
 }
 
 impl<'a> Surface<'a> {
     /// The grid of some axes, out of some sets: others of them are left out. `None` where a set of the grid is missing.
     pub fn of(sets: &[Scored<'a>], axes: &Axes) -> Option<Self> {
         let points = axes.grid().ok()?;
-        let tried: HashMap<[u32; 4], Scored<'a>> =
+        let tried: HashMap<Key, Scored<'a>> =
             sets.iter().map(|set| (set.point.key(), *set)).collect();
         let sets: Vec<Scored<'a>> =
             points.iter().map(|point| tried.get(&point.key()).copied()).collect::<Option<_>>()?;
-        let values = Parameter::ALL.map(|parameter| {
+        let parameters = Parameter::of(axes);
+        let values = |parameter: &Parameter| {
             let mut values: Vec<f64> = points.iter().map(|p| parameter.value(*p)).collect();
             values.sort_by(f64::total_cmp);
             values.dedup();
             values
-        });
+        };
+        let values: Vec<Vec<f64>> = parameters.iter().map(values).collect();
         let place = |point: &Point| {
-            Parameter::ALL.map(|parameter| {
-                let value = parameter.value(*point);
-                values[parameter.place()].partition_point(|of| *of < value)
+            let point = *point;
+            parameters.iter().zip(&values).map(move |(parameter, values)| {
+                let value = parameter.value(point);
+                values.partition_point(|of| *of < value)
             })
         };
-        let places = points.iter().map(place).collect();
-        Some(Self { sets, axes: values, places })
+        let places = points.iter().flat_map(place).collect();
+        Some(Self { sets, parameters, axes: values, places })
+    }
+
+    /// Its parameters.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// The place of a parameter among these.
+    fn place(&self, of: Parameter) -> usize {
+        self.parameters.iter().position(|other| *other == of).expect("one of them")
+    }
+
+    /// The places of the sets, one after another.
+    fn places(&self) -> impl Iterator<Item = &[usize]> {
+        self.places.chunks_exact(self.parameters.len())
     }
 
     /// Its sets.
@@ -111,7 +149,7 @@ impl<'a> Surface<'a> {
 
     /// The values of a parameter, rising.
     pub fn axis(&self, parameter: Parameter) -> &[f64] {
-        &self.axes[parameter.place()]
+        &self.axes[self.place(parameter)]
     }
 
     /// With each pair of values of two parameters, the best set within the goal's limits, whatever the others are: rows
@@ -121,11 +159,11 @@ impl<'a> Surface<'a> {
         chooser: &Chooser<'_>,
         of: [Parameter; 2],
     ) -> Vec<Vec<Option<Scored<'a>>>> {
-        let [rows, columns] = of.map(Parameter::place);
+        let [rows, columns] = of.map(|of| self.place(of));
+        let places: Vec<&[usize]> = self.places().collect();
         let mut best = vec![vec![None; self.axes[columns].len()]; self.axes[rows].len()];
         for i in chooser.ranked(&self.sets) {
-            let cell: &mut Option<Scored<'a>> =
-                &mut best[self.places[i][rows]][self.places[i][columns]];
+            let cell: &mut Option<Scored<'a>> = &mut best[places[i][rows]][places[i][columns]];
             cell.get_or_insert(self.sets[i]);
         }
         best
@@ -133,35 +171,36 @@ impl<'a> Surface<'a> {
 
     /// The same with each value of one.
     pub fn best_with_one(&self, chooser: &Chooser<'_>, of: Parameter) -> Vec<Option<Scored<'a>>> {
-        let mut best = vec![None; self.axes[of.place()].len()];
+        let own = self.place(of);
+        let places: Vec<usize> = self.places().map(|place| place[own]).collect();
+        let mut best = vec![None; self.axes[own].len()];
         for i in chooser.ranked(&self.sets) {
-            best[self.places[i][of.place()]].get_or_insert(self.sets[i]);
+            best[places[i]].get_or_insert(self.sets[i]);
         }
         best
     }
 
     /// How much each parameter matters to a metric: exactly, since the grid is whole. Nothing where all sets have the same.
-    pub fn importances(&self, chooser: &Chooser<'_>, metric: Metric) -> Option<[Importance; 4]> {
+    pub fn importances(&self, chooser: &Chooser<'_>, metric: Metric) -> Option<Vec<Importance>> {
         let values: Vec<f64> =
             self.sets.iter().map(|set| chooser.measure.mean(metric, set.rows, set.sums)).collect();
         let all = variance(&values);
         if all <= 1e-18 {
             return None;
         }
-        Some(Parameter::ALL.map(|parameter| {
-            let own = parameter.place();
+        let importance = |(own, parameter): (usize, &Parameter)| {
             let first = variance(&self.means(&values, |place| vec![place[own]])) / all;
-            let rest =
-                |place: &[usize; 4]| (0..4).filter(|i| *i != own).map(|i| place[i]).collect();
+            let rest = |place: &[usize]| [&place[..own], &place[own + 1..]].concat();
             let total = 1.0 - variance(&self.means(&values, rest)) / all;
-            Importance { parameter, first, total }
-        }))
+            Importance { parameter: *parameter, first, total }
+        };
+        Some(self.parameters.iter().enumerate().map(importance).collect())
     }
 
     /// The means over what has the same key.
-    fn means(&self, values: &[f64], key: impl Fn(&[usize; 4]) -> Vec<usize>) -> Vec<f64> {
+    fn means(&self, values: &[f64], key: impl Fn(&[usize]) -> Vec<usize>) -> Vec<f64> {
         let mut sums: BTreeMap<Vec<usize>, (f64, f64)> = BTreeMap::new();
-        for (place, value) in self.places.iter().zip(values) {
+        for (place, value) in self.places().zip(values) {
             let (sum, count) = sums.entry(key(place)).or_default();
             *sum += value;
             *count += 1.0;

@@ -22,7 +22,7 @@ const CHUNK_BYTES: usize = 4 << 20;
 /// Bytes that a message may have beside logits, sets and a label and a reference a row.
 const MESSAGE_BYTES: usize = 1 << 10;
 /// Bytes of a set in a list, at most.
-const SET_BYTES: usize = 32;
+const SET_BYTES: usize = 96;
 /// Chunks on their way to one server.
 const CHUNKS_AT_ONCE: usize = 2;
 /// Chunks that a server does not answer, one after another, before it is left out.
@@ -299,9 +299,8 @@ fn parts(sets: &[SamplingParams], most: usize, list_max: usize) -> Vec<Part> {
     let list_max = list_max.min(most);
     let part = |(i, sets): (usize, &[SamplingParams])| {
         let message = |set: &SamplingParams| {
-            let ParamsSpec { temperature, top_k, top_p, min_p, .. } = (*set).into();
-            let (temperature, top_p) = (Some(temperature), Some(top_p));
-            api::SamplingParams { temperature, top_k, top_p, min_p, ..Default::default() }
+            let message = wire::params::message(&ParamsSpec { seed: None, ..(*set).into() });
+            api::SamplingParams { draws: None, repetition_penalty: None, ..message }
         };
         let first = i * list_max;
         Part {
@@ -313,13 +312,17 @@ fn parts(sets: &[SamplingParams], most: usize, list_max: usize) -> Vec<Part> {
     sets.chunks(list_max).enumerate().map(part).collect()
 }
 
-/// The grid whose combinations these are, each once, and the place of each combination among them.
+/// The grid whose combinations these are, each once, and the place of each combination among them. Further cuts are none of
+/// its axes.
 fn grid(sets: &[SamplingParams]) -> Option<(SetGrid, Vec<usize>)> {
     type Key = (u32, u32, u32, u32);
     fn keep<T: PartialEq>(axis: &mut Vec<T>, value: T) {
         if !axis.contains(&value) {
             axis.push(value);
         }
+    }
+    if sets.iter().any(|set| set.cuts().is_some()) {
+        return None;
     }
     let (mut grid, mut found) = (SetGrid::default(), HashMap::<Key, usize>::new());
     for (place, set) in sets.iter().enumerate() {

@@ -9,11 +9,11 @@ use logitd_core::backend::{Backend, reference::Reference as Oracle};
 use logitd_core::batch::{Dtype, Results, Row, RowStatus};
 use logitd_core::evaluate::cpu::{Cpu, Digested};
 use logitd_core::evaluate::reference::Reference;
-use logitd_core::evaluate::sets::Sets;
+use logitd_core::evaluate::sets::{FIELDS_OF_SETS, Sets};
 use logitd_core::evaluate::sums::Sums;
 use logitd_core::evaluate::{Answer, Evaluator, Position, Question, TailShare};
-use logitd_core::params::{ParamsSpec, SamplingParams};
-use std::collections::HashSet;
+use logitd_core::params::{Field, ParamsSpec, Profile, SamplingParams};
+use std::collections::{HashMap, HashSet};
 
 const SEED: u64 = 5;
 
@@ -51,6 +51,15 @@ impl Case {
                     ..Default::default()
                 };
                 sets.push(spec.parse(|| 0).unwrap());
+                // The same with further cuts, and again without some of them: a part of their chains is shared.
+                let shaped = evaluable(generate::shaped(&mut random, dtype, &logits, own));
+                if shaped.cuts().is_some() {
+                    let further = ParamsSpec { draws: 1, ..shaped.into() };
+                    let shorter = ParamsSpec { typical_p: 1.0, xtc_probability: 0.0, ..further };
+                    let other = ParamsSpec { temperature: 0.8, ..further };
+                    let all = [further, shorter, other].map(|spec| spec.parse(|| 0).unwrap());
+                    sets.extend(all);
+                }
             }
         }
         Self {
@@ -76,6 +85,24 @@ impl Case {
     }
 }
 
+/// What of some parameters a set can have.
+fn evaluable(params: SamplingParams) -> SamplingParams {
+    let spec = ParamsSpec::from(params);
+    let default = ParamsSpec::DEFAULT;
+    let spec = ParamsSpec {
+        mirostat_tau: default.mirostat_tau,
+        mirostat_eta: default.mirostat_eta,
+        mirostat_mu: default.mirostat_mu,
+        adaptive_target: default.adaptive_target,
+        adaptive_decay: default.adaptive_decay,
+        adaptive_sum: default.adaptive_sum,
+        adaptive_weight: default.adaptive_weight,
+        xtc_probability: spec.xtc_probability.ceil(),
+        ..spec
+    };
+    spec.parse(|| 0).unwrap()
+}
+
 fn question(sets: &Sets, tail: f32) -> Question<'_> {
     Question { sets, tail: TailShare::new(tail).unwrap(), rows: true }
 }
@@ -84,10 +111,18 @@ fn question(sets: &Sets, tail: f32) -> Question<'_> {
 fn digests_say_what_a_sorted_row_says_and_what_sampling_says() {
     let (mut hits, mut cut, mut failed) = (0, 0, 0);
     let mut kinds: HashSet<Values> = HashSet::new();
+    let mut further: HashMap<&str, usize> = HashMap::new();
     for index in 0..2000 {
         let case = Case::generated(index, if index % 10 == 0 { 1 << 17 } else { 1 << 11 });
         kinds.insert(case.values);
         let sets = Sets::new(case.sets.clone()).unwrap();
+        for set in case.sets.iter().filter(|set| set.cuts().is_some()) {
+            let given = FIELDS_OF_SETS[4..].iter().filter(|name| {
+                let field = Field::named(name).unwrap();
+                field.get((*set).into()) != field.get(ParamsSpec::DEFAULT)
+            });
+            given.for_each(|name| *further.entry(name).or_default() += 1);
+        }
         for tail in [1e-4, 0.25] {
             let (position, question) = ([case.position()], question(&sets, tail));
             let expected = Reference.evaluate(&position, &question);
@@ -107,6 +142,9 @@ fn digests_say_what_a_sorted_row_says_and_what_sampling_says() {
             }
         }
     }
+    println!("sets with further cuts: {further:?}");
+    assert_eq!(further.len(), FIELDS_OF_SETS.len() - 4, "not every further cut was tried");
+    assert!(further.values().all(|count| *count > 100), "{further:?}");
     println!("references kept {hits} times, cut {cut} times; rows without a token: {failed}");
     assert!(hits > 3000 && cut > 3000 && failed > 100, "{hits} {cut} {failed}");
     assert_eq!(kinds.len(), Values::ALL.len(), "not every kind of row was tried");
@@ -151,6 +189,67 @@ fn expands(case: &Case, question: &Question<'_>, expected: &Answer) {
     let position = Position::new(row, digest.rank(), case.group).unwrap();
     let name = format!("{}, expanded", case.name);
     same(&name, &case.sets, &Cpu::new(1).evaluate(&[position], question), expected);
+}
+
+/// Rows that are all ties, and that are nearly so, under every further cut and profile.
+#[test]
+fn further_cuts_of_equal_logits_are_those_of_sampling() {
+    let default = ParamsSpec::DEFAULT;
+    let mut sets = vec![];
+    for profile in Profile::ALL {
+        for temperature in [0.0, 0.4, 1.0, 2.5] {
+            let own = ParamsSpec { profile, temperature, ..default };
+            sets.extend([
+                ParamsSpec { top_k: 3, ..own },
+                ParamsSpec { top_k: 7, top_p: 0.6, ..own },
+                ParamsSpec { top_p: 0.3, min_p: 0.9, ..own },
+                ParamsSpec { top_n_sigma: 1.0, top_k: 5, ..own },
+                ParamsSpec { top_h: 0.5, top_p: 0.9, ..own },
+                ParamsSpec { top_a: 0.7, ..own },
+                ParamsSpec { epsilon_cutoff: 0.2, ..own },
+                ParamsSpec { eta_cutoff: 0.1, typical_p: 0.4, ..own },
+                ParamsSpec { typical_p: 0.4, min_p: 0.5, ..own },
+                ParamsSpec { xtc_probability: 1.0, xtc_threshold: 0.08, ..own },
+                ParamsSpec { xtc_probability: 1.0, xtc_threshold: 0.04, typical_p: 0.9, ..own },
+                ParamsSpec { dynatemp_range: 0.5, dynatemp_exponent: 2.0, top_k: 9, ..own },
+                ParamsSpec { dynatemp_range: 2.5, typical_p: 0.7, ..own },
+            ]);
+        }
+    }
+    let sets: Vec<SamplingParams> = sets.iter().flat_map(|spec| spec.parse(|| 0)).collect();
+    assert!(sets.len() > 130, "{}", sets.len());
+    let mut rows: Vec<Vec<f32>> = [1, 2, 3, 20, 4096].map(|n| vec![1.5; n]).to_vec();
+    rows.push([vec![2.0; 6], vec![1.0; 5], vec![-1.0; 30]].concat());
+    rows.push([vec![-0.0; 3], vec![0.0; 3], vec![f32::NEG_INFINITY; 4], vec![-90.0; 200]].concat());
+    rows.push((0..300).map(|i| -(i / 7) as f32 * 0.37).collect());
+    let (mut begins_later, mut compared) = (0, 0);
+    for values in &rows {
+        let logits: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        for reference in [0, values.len() / 2, values.len() - 1] {
+            let case = Case {
+                name: format!("{} logits from {}, reference {reference}", values.len(), values[0]),
+                values: Values::ALL[0],
+                dtype: Dtype::F32,
+                logits: logits.clone(),
+                reference: reference as u32,
+                group: 0,
+                sets: sets.clone(),
+            };
+            let sets = Sets::new(case.sets.clone()).unwrap();
+            let (position, question) = ([case.position()], question(&sets, 1e-2));
+            let expected = Reference.evaluate(&position, &question);
+            for isa in Isa::supported() {
+                let found = Cpu::new(1).with_isa(isa).unwrap().evaluate(&position, &question);
+                same(&format!("{isa}: {}", case.name), &case.sets, &found, &expected);
+            }
+            agrees_with_sampling(&case, &expected);
+            let is_cut = |i: &usize| reference == 0 && expected.rows[*i].logprob.is_none();
+            begins_later += (0..case.sets.len()).filter(is_cut).count();
+            compared += case.sets.len();
+        }
+    }
+    println!("{compared} sets x rows, of which {begins_later} keep no first token");
+    assert!(begins_later > 50, "{begins_later}");
 }
 
 #[test]

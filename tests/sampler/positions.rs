@@ -112,6 +112,7 @@ fn compare(rows: &[Digested], text: &str, near: impl Fn(Metric, f64) -> f64) {
             top_k: line["top_k"] as u32,
             top_p: line["top_p"] as f32,
             min_p: line["min_p"] as f32,
+            ..Point::PLAIN
         })
         .collect();
     let total = total(rows, &points, 2);

@@ -19,7 +19,7 @@ use logitd_proto::evaluate_stream_response::Result as Outcome;
 use logitd_proto::sampler_service_client::SamplerServiceClient;
 use logitd_proto::{
     Dtype, EvaluateRequest, EvaluateResponse, EvaluateStreamRequest, GroupSums, Logprobs, Plane,
-    Priority, SamplingParams, SetGrid,
+    Priority, Profile, SamplingParams, SetGrid,
 };
 use std::time::{Duration, Instant};
 use tonic::Code;
@@ -41,7 +41,18 @@ fn evaluation(rows: usize) -> EvaluateRequest {
         logits: logits(rows, VOCAB_SIZE as usize, 5),
         references: (0..rows as u32).map(|row| row * 31 % VOCAB_SIZE).collect(),
         groups: (0..rows as u32).map(|row| [7, 4095, 0][row as usize % 3]).collect(),
-        sets: vec![SamplingParams::default(), set(0.0, 3, 0.5, 0.1), set(0.7, 40, 0.95, 0.05)],
+        sets: vec![
+            SamplingParams::default(),
+            set(0.0, 3, 0.5, 0.1),
+            set(0.7, 40, 0.95, 0.05),
+            SamplingParams { typical_p: Some(0.6), top_n_sigma: 1.5, ..set(0.8, 0, 0.9, 0.0) },
+            SamplingParams {
+                xtc_probability: 1.0,
+                xtc_threshold: Some(0.02),
+                profile: Profile::Llamacpp.into(),
+                ..set(0.9, 100, 0.99, 0.0)
+            },
+        ],
         grid: Some(SetGrid {
             temperature: vec![0.5, 1.3],
             top_k: vec![0, 1, 50],
@@ -288,11 +299,15 @@ async fn what_is_wrong_is_named() {
         (with(&|r| r.sets[2].top_p = Some(1.5)), "sets[2].top_p: top_p is 1.5"),
         (
             with(&|r| r.sets[1].repetition_penalty = Some(2.0)),
-            "sets[1].repetition_penalty: repetition_penalty is 2, in a set; allowed: temperature",
+            "sets[1].repetition_penalty: repetition_penalty is 2; it belongs to a history or to draws; allowed in sets: temperature",
         ),
         (
             with(&|r| r.sets[1].mirostat_tau = 5.0),
-            "sets[1].mirostat_tau: mirostat_tau is 5, in a set; allowed: temperature",
+            "sets[1].mirostat_tau: mirostat_tau is 5; it belongs to a history or to draws; allowed in sets: temperature",
+        ),
+        (
+            with(&|r| r.sets[1].xtc_probability = 0.5),
+            "sets[1].xtc_probability: xtc_probability is 0.5; allowed in sets: 0 or 1",
         ),
         (
             with(&|r| r.sets[1].logprobs = Some(Logprobs::default())),

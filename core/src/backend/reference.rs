@@ -8,6 +8,7 @@ mod cuts;
 mod draft;
 mod inspect;
 
+pub(crate) use self::cuts::{Left, cut};
 use self::draft::Decision;
 use super::{Backend, DeviceError, DeviceInfo};
 use crate::arithmetic::logprob::logprob;

@@ -11,11 +11,15 @@
 //! Whoever has rows at hand asks an [`Evaluator`] and has an [`Answer`]; whoever asks again about the same rows keeps
 //! their digests, and asks [`Cpu::sums_by`](cpu::Cpu::sums_by).
 
+mod chains;
 pub mod cpu;
 pub mod digest;
+mod masses;
+mod places;
 pub mod reference;
 pub mod row;
 pub mod sets;
+mod stages;
 pub mod sums;
 mod surface;
 

@@ -1,8 +1,8 @@
 //! The oracle: sorts each row and does what the definition says, set by set and token by token.
 //!
-//! It takes the order, the masses and the logarithms from [`crate::arithmetic`], the nucleus from the oracle of sampling
-//! ([`crate::backend::reference`]), and works out other cuts, divisions and sums by itself, so that it stays an independent
-//! opinion. It is never optimised.
+//! It takes the order, the masses and the logarithms from [`crate::arithmetic`], the nucleus and what further cuts leave from
+//! the oracle of sampling ([`crate::backend::reference`]), and works out other cuts, divisions and sums by itself, so that it
+//! stays an independent opinion. It is never optimised.
 
 use super::sums::{GroupSums, LOGPROB_Q32_MIN, SetSums};
 use super::{Answer, Evaluation, Evaluator, Position, Question, Reference as Said};
@@ -13,9 +13,10 @@ use crate::arithmetic::logprob::logprob;
 use crate::arithmetic::mass::{Scale, UNIT, mass};
 use crate::arithmetic::score::score;
 use crate::arithmetic::surprisal::surprisal;
-use crate::backend::reference::nucleus;
-use crate::params::SamplingParams;
+use crate::backend::reference::{Left, cut, nucleus};
+use crate::params::{Profile, SamplingParams};
 use crate::status::RowStatus;
+use std::ops::Range;
 
 /// The oracle, one row after another on the calling thread.
 #[derive(Clone, Copy, Debug, Default)]
@@ -84,15 +85,16 @@ impl Sorted {
         self.x[0]
     }
 
-    /// Mass, surprisal and term of each of the first tokens, at a temperature.
-    fn interval(&self, kept: usize, temperature: f32) -> Interval {
+    /// Mass, surprisal and term of some tokens at a temperature, relative to the first of them.
+    fn interval(&self, kept: Range<usize>, temperature: f32) -> Interval {
         let scale = Scale::new(temperature);
-        let tokens = self.x[..kept].iter().map(|&x| surprisal(x, self.first(), scale));
+        let max = self.x[kept.start];
+        let tokens = self.x[kept].iter().map(|&x| surprisal(x, max, scale));
         tokens.fold(Interval::default(), Interval::with)
     }
 
     fn said(&self) -> Said {
-        let raw = self.interval(self.x.len(), 1.0);
+        let raw = self.interval(0..self.x.len(), 1.0);
         Said {
             status: RowStatus::Ok,
             rank: self.rank as u32,
@@ -102,18 +104,27 @@ impl Sorted {
     }
 
     fn evaluate(&self, params: &SamplingParams, tail_share: f32) -> (SetSums, Evaluation) {
-        let (kept, masses) = self.kept(params);
+        let Left { range, temperature } = self.kept(params);
+        let max = self.x[range.start];
+        let greedy = params.is_greedy();
+        let masses: Vec<u64> = match greedy {
+            true => vec![UNIT],
+            false => {
+                let scale = Scale::new(temperature);
+                self.x[range.clone()].iter().map(|&x| mass(x, max, scale)).collect()
+            }
+        };
         let whole: u128 = masses.iter().map(|&m| u128::from(m)).sum();
-        let hit = self.rank < kept;
+        let hit = range.contains(&self.rank);
 
         let one = Scale::new(1.0);
-        let raw_whole = self.interval(self.x.len(), 1.0).mass;
+        let raw_whole = self.interval(0..self.x.len(), 1.0).mass;
         let tail_mass = ((f64::from(tail_share) * 2f64.powi(64)) as u128 * u128::from(raw_whole))
             .div_ceil(1 << 64)
             .max(1);
         let (mut surprise, mut tail) = (0u128, 0u128);
         let mut squares = Wide::default();
-        for (&x, &m) in self.x.iter().zip(&masses) {
+        for (&x, &m) in self.x[range.clone()].iter().zip(&masses) {
             let raw = surprisal(x, self.first(), one);
             surprise += u128::from(m) * u128::from(raw.g);
             squares.add(u128::from(m) * u128::from(m));
@@ -121,20 +132,19 @@ impl Sorted {
                 tail += u128::from(m);
             }
         }
-        let greedy = params.is_greedy();
         let entropy = match greedy {
             true => 0,
-            false => self.interval(kept, params.temperature()).entropy(),
+            false => self.interval(range.clone(), temperature).entropy(),
         };
         let logprob_q32 = match hit && !greedy {
-            true => score(self.reference - self.first(), params.temperature(), whole as u64),
+            true => score(self.reference - max, temperature, whole as u64),
             false => 0,
         };
-        let reference_mass = if hit { masses[self.rank] } else { 0 };
+        let reference_mass = if hit { masses[self.rank - range.start] } else { 0 };
         let surprise = (surprise << 10) / whole + log2_mass(raw_whole) as u128;
         let sums = SetSums {
             hits: hit.into(),
-            kept: kept as u64,
+            kept: range.len() as u64,
             logprob_q32: logprob_q32.max(LOGPROB_Q32_MIN),
             probability_q32: ((u128::from(reference_mass) << 32) / whole) as u64,
             entropy_q32: entropy,
@@ -144,31 +154,32 @@ impl Sorted {
         };
         let logprob = hit.then(|| match greedy {
             true => 0.0,
-            false => {
-                let scale = Scale::new(params.temperature());
-                logprob(self.reference, self.first(), scale, whole as u64)
-            }
+            false => logprob(self.reference, max, Scale::new(temperature), whole as u64),
         });
-        (sums, Evaluation { kept: kept as u32, kept_mass: whole as u64, logprob })
+        (sums, Evaluation { kept: range.len() as u32, kept_mass: whole as u64, logprob })
     }
 
-    /// How many tokens are kept, and their masses.
-    fn kept(&self, params: &SamplingParams) -> (usize, Vec<u64>) {
-        if params.is_greedy() {
-            return (1, vec![UNIT]);
-        }
+    /// Which tokens are kept, by their places in the order, and the temperature that is drawn at.
+    fn kept(&self, params: &SamplingParams) -> Left {
         let temperature = params.temperature();
+        let profile = params.all_cuts().profile;
+        if params.is_greedy() && profile != Profile::Llamacpp {
+            return Left { range: 0..1, temperature };
+        }
+        if params.cuts().is_some() {
+            let Left { range: Range { start, end }, temperature } = cut(&self.x, params);
+            let end = if params.is_greedy() { start + 1 } else { end };
+            return Left { range: start..end, temperature };
+        }
         let scale = Scale::new(temperature);
-        let mut masses: Vec<u64> = self.x.iter().map(|&x| mass(x, self.first(), scale)).collect();
+        let masses: Vec<u64> = self.x.iter().map(|&x| mass(x, self.first(), scale)).collect();
         let n_k = params.top_k().map_or(self.x.len(), |k| self.x.len().min(k as usize));
         let n_p = params.top_p().map_or(self.x.len(), |p| nucleus(&masses[..n_k], p));
         let n_m = params.min_p().map_or(self.x.len(), |p| {
             let least = (libm::log(f64::from(p)) * f64::from(temperature)) as f32;
             self.x.iter().take_while(|&&x| x - self.first() >= least).count()
         });
-        let kept = n_k.min(n_p).min(n_m);
-        masses.truncate(kept);
-        (kept, masses)
+        Left { range: 0..n_k.min(n_p).min(n_m), temperature }
     }
 }
 

@@ -36,15 +36,12 @@ impl RowEvaluator {
             Err(status) => return Reference { status, ..Default::default() },
         };
         let reference = self.surface.take(&digest, question.tail);
-        self.surface.each(&digest, question.sets, |set, found, kept_mass| {
+        self.surface.each(&digest, question.sets, |set, found| {
             let evaluation = match question.rows {
                 false => Evaluation::default(),
-                true => {
-                    let temperature = question.sets.params()[set].temperature();
-                    Surface::evaluation(&digest, temperature, found, kept_mass)
-                }
+                true => found.evaluation(),
             };
-            see(set, found, evaluation);
+            see(set, &found.sums, evaluation);
         });
         reference
     }

@@ -1,56 +1,79 @@
 //! Sets of sampling parameters to be evaluated over the same rows, arranged so that what sets share is found once.
 //!
 //! Sets of one temperature share the masses of a row. Among these, sets share cuts: top-k's depends on `top_k` alone,
-//! top-p's on `top_k` and `top_p`, min-p's on `min_p`. A grid of 9 x 14 x 10 has 1,260 sets and 145 cuts.
+//! top-p's on `top_k` and `top_p`, min-p's on `min_p`. A grid of 9 x 14 x 10 has 1,260 sets and 145 cuts. Sets with further
+//! cuts are [`chains`](super::chains).
 
+use super::chains::Chains;
+use super::places::Places;
 use crate::arithmetic::cut::{min_p_distance, top_p_fraction};
 use crate::arithmetic::mass::Scale;
-use crate::params::{FIELDS, ParamsSpec, SamplingParams, Value};
-use std::collections::HashMap;
-use std::hash::Hash;
+use crate::params::{FIELDS, Field, ParamsSpec, SamplingParams, Value};
+use std::fmt;
 
 /// Sets that a server evaluates in one call, at most.
 pub const SETS_MAX: u32 = 1 << 16;
-/// The parameters that make a set. The others belong to a draw or to a history that rows here do not have, or are cuts
-/// that are not evaluated.
-pub const FIELDS_OF_SETS: [&str; 4] = ["temperature", "top_k", "top_p", "min_p"];
+/// The parameters that make a set. The others belong to a draw, or to a history that rows here do not have.
+pub const FIELDS_OF_SETS: [&str; 15] = [
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "profile",
+    "top_n_sigma",
+    "top_h",
+    "top_a",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "typical_p",
+    "xtc_probability",
+    "xtc_threshold",
+    "dynatemp_range",
+    "dynatemp_exponent",
+];
 /// Parameters that a draw has, and that are ignored.
 const OF_DRAWS: [&str; 5] = ["seed", "position", "draws", "draw_rule", "draft"];
 
-/// Every combination of some values, `min_p` changing fastest and `temperature` slowest.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// Every combination of some values of [`FIELDS_OF_SETS`], the last axis changing fastest and the first slowest.
+#[derive(Clone, Debug, Default)]
 pub struct Grid {
-    /// 0, or 1e-30 to 1e4.
-    pub temperature: Vec<f32>,
-    /// 0 is off.
-    pub top_k: Vec<u32>,
-    /// 1 is off.
-    pub top_p: Vec<f32>,
-    /// 0 is off.
-    pub min_p: Vec<f32>,
+    axes: Vec<(&'static Field, Vec<Value>)>,
 }
 
 impl Grid {
+    /// With one more axis: a parameter by its name in the API, and its values.
+    ///
+    /// # Panics
+    /// If there is no such parameter, or a value is of another kind than its.
+    pub fn with(mut self, name: &str, values: impl IntoIterator<Item = Value>) -> Self {
+        let field = Field::named(name).expect("a parameter");
+        self.axes.push((field, values.into_iter().collect()));
+        self
+    }
+
+    /// Its axes: the parameters' names, and their values.
+    pub fn axes(&self) -> impl Iterator<Item = (&'static str, &[Value])> {
+        self.axes.iter().map(|(field, values)| (field.name, values.as_slice()))
+    }
+
     /// How many sets it has; `None` where no number says it. To be compared with a limit before they are made.
     pub fn sets(&self) -> Option<usize> {
-        let Self { temperature, top_k, top_p, min_p } = self;
-        let others = [top_k.len(), top_p.len(), min_p.len()];
-        others.into_iter().try_fold(temperature.len(), usize::checked_mul)
+        self.axes.iter().try_fold(1, |sets: usize, (_, values)| sets.checked_mul(values.len()))
     }
 
     /// Its sets, unparsed. None where an axis has no value.
     pub fn specs(&self) -> Vec<ParamsSpec> {
-        let mut specs = Vec::new();
-        for &temperature in &self.temperature {
-            for &top_k in &self.top_k {
-                for &top_p in &self.top_p {
-                    for &min_p in &self.min_p {
-                        let own =
-                            ParamsSpec { temperature, top_k, top_p, min_p, ..Default::default() };
-                        specs.push(own);
-                    }
-                }
-            }
+        let mut specs = vec![ParamsSpec::DEFAULT];
+        for (field, values) in &self.axes {
+            let with = |spec: &ParamsSpec| {
+                let spec = *spec;
+                values.iter().map(move |value| {
+                    let mut spec = spec;
+                    field.set(&mut spec, *value);
+                    spec
+                })
+            };
+            specs = specs.iter().flat_map(with).collect();
         }
         specs
     }
@@ -61,6 +84,7 @@ impl Grid {
 pub struct Sets {
     params: Vec<SamplingParams>,
     temperatures: Vec<Temperature>,
+    chains: Chains,
 }
 
 impl Sets {
@@ -73,19 +97,29 @@ impl Sets {
                 !known && field.get(spec) != field.get(ParamsSpec::DEFAULT)
             });
             if let Some(field) = other {
-                return Err(SetError { set, field: field.name, value: field.get(spec) });
+                let why = Why::Unknown;
+                return Err(SetError { set, field: field.name, value: field.get(spec), why });
+            }
+            let (field, xtc) = ("xtc_probability", params.all_cuts().xtc);
+            if xtc.probability > 0.0 && xtc.probability < 1.0 {
+                let (value, why) = (Value::Real(xtc.probability), Why::Coin);
+                return Err(SetError { set, field, value, why });
             }
         }
         let mut places = Places::default();
-        let mut temperatures: Vec<Temperature> = Vec::new();
+        let (mut temperatures, mut chains) = (Vec::<Temperature>::new(), Chains::default());
         for (set, params) in params.iter().enumerate() {
+            if Chains::need(params) {
+                chains.push(set, params);
+                continue;
+            }
             let place = places.of(params.temperature().to_bits());
             if place == temperatures.len() {
                 temperatures.push(Temperature::new(params.temperature()));
             }
             temperatures[place].push(set, params);
         }
-        Ok(Self { params, temperatures })
+        Ok(Self { params, temperatures, chains: chains.arranged() })
     }
 
     /// Their parameters.
@@ -103,14 +137,19 @@ impl Sets {
         self.params.is_empty()
     }
 
-    /// How many temperatures they have.
+    /// How often a row is weighed for them: once a temperature, and once more for each that further cuts have.
     pub fn temperature_count(&self) -> usize {
-        self.temperatures.len()
+        self.temperatures.len() + self.chains.weighings()
     }
 
-    /// The same sets, by temperature.
+    /// Those without further cuts, by temperature.
     pub(super) fn temperatures(&self) -> &[Temperature] {
         &self.temperatures
+    }
+
+    /// The others.
+    pub(super) fn chains(&self) -> &Chains {
+        &self.chains
     }
 }
 
@@ -185,28 +224,9 @@ impl Temperature {
     }
 }
 
-/// A number for each of some values, in the order in which they come.
-#[derive(Clone, Debug)]
-struct Places<K>(HashMap<K, usize>);
-
-impl<K> Default for Places<K> {
-    fn default() -> Self {
-        Self(HashMap::new())
-    }
-}
-
-impl<K: Eq + Hash> Places<K> {
-    fn of(&mut self, value: K) -> usize {
-        let next = self.0.len();
-        *self.0.entry(value).or_insert(next)
-    }
-}
-
-/// A set with a parameter that is not evaluated.
+/// A set with a parameter that is not evaluated, or a value of one.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[error(
-    "set {set} has {field} {value}; sets can have temperature, top_k, top_p and min_p: leave {field} out"
-)]
+#[error("set {set} has {field} {value}; {why}")]
 pub struct SetError {
     /// Its place in the list.
     pub set: usize,
@@ -214,6 +234,30 @@ pub struct SetError {
     pub field: &'static str,
     /// What it is.
     pub value: Value,
+    /// What is wrong with it, and what to do.
+    pub why: Why,
+}
+
+/// Why a parameter is not evaluated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// No set has it: it belongs to a history, or to a state that draws change.
+    Unknown,
+    /// It is tossed for with a draw's own random bits.
+    Coin,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => write!(
+                f,
+                "it belongs to a history or to draws; allowed in sets: {}",
+                FIELDS_OF_SETS.join(", ")
+            ),
+            Self::Coin => f.write_str("allowed in sets: 0 or 1, since its coin belongs to a draw"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -225,13 +269,13 @@ mod tests {
     }
 
     #[test]
-    fn a_grid_goes_through_min_p_first_and_shares_its_cuts() {
-        let grid = Grid {
-            temperature: vec![0.5, 0.0],
-            top_k: vec![0, 7, 9],
-            top_p: vec![1.0, 0.5],
-            min_p: vec![0.0, 0.1],
-        };
+    fn a_grid_goes_through_its_last_axis_first_and_shares_its_cuts() {
+        let real = |values: &[f32]| values.iter().copied().map(Value::Real).collect::<Vec<_>>();
+        let grid = Grid::default()
+            .with("temperature", real(&[0.5, 0.0]))
+            .with("top_k", [0, 7, 9].map(Value::Whole))
+            .with("top_p", real(&[1.0, 0.5]))
+            .with("min_p", real(&[0.0, 0.1]));
         let specs = grid.specs();
         assert_eq!((specs.len(), grid.sets()), (24, Some(24)));
         let four = |spec: &ParamsSpec| (spec.temperature, spec.top_k, spec.top_p, spec.min_p);
@@ -244,22 +288,27 @@ mod tests {
         assert_eq!((warm.top_k.len(), warm.nuclei.len(), warm.floors.len()), (3, 3, 1));
         assert_eq!(warm.members.len() + greedy.members.len(), sets.len());
         assert!(warm.scale.is_some() && greedy.scale.is_none());
-        let empty = Grid { top_p: vec![], ..grid };
-        assert!(empty.specs().is_empty());
+        let empty = grid.with("top_h", []);
+        assert!(empty.specs().is_empty() && empty.sets() == Some(0));
+        assert_eq!((Grid::default().specs().len(), Grid::default().sets()), (1, Some(1)));
     }
 
     #[test]
-    fn what_needs_a_history_is_refused_by_name() {
+    fn what_needs_a_history_or_a_draw_is_refused_by_name() {
         let plain = ParamsSpec { seed: Some(5), draws: 3, ..Default::default() };
         assert!(Sets::new(parsed([plain])).is_ok());
         for (field, spec) in [
             ("repetition_penalty", ParamsSpec { repetition_penalty: 1.1, ..plain }),
             ("min_tokens", ParamsSpec { min_tokens: 4, ..plain }),
             ("dry_multiplier", ParamsSpec { dry_multiplier: 0.5, ..plain }),
+            ("mirostat_tau", ParamsSpec { mirostat_tau: 5.0, draws: 1, ..plain }),
+            ("adaptive_target", ParamsSpec { adaptive_target: Some(0.5), draws: 1, ..plain }),
+            ("xtc_probability", ParamsSpec { xtc_probability: 0.5, ..plain }),
         ] {
             let error = Sets::new(parsed([plain, spec])).unwrap_err();
             assert_eq!((error.set, error.field), (1, field));
-            assert!(error.to_string().contains(field), "{error}");
+            let said = error.to_string();
+            assert!(said.contains(field) && said.contains("allowed in sets: "), "{said}");
         }
     }
 }

@@ -6,6 +6,9 @@
 //!     for each top_k, nucleus, floor: how many tokens it keeps               a binary search each
 //!     sort these cuts; walk them, with the other sums on the way             once a cut
 //!     for each set: the shortest of its cuts                                 a minimum and an addition
+//! for each root of the chains: masses, W and E before each group             once for what is weighed alike
+//!     for each node: the interval that its stage leaves                      some binary searches each
+//!     for each leaf: a temperature, an interval; sort and walk these         once a different one
 //! ```
 //!
 //! What it costs, a row and temperature of a real grid (13,000 groups, 145 cuts, 1,260 sets). Floor: 13,000 groups of 36
@@ -15,25 +18,27 @@
 //!
 //! A *group* is a run of equal logits; a cut that ends within one is a division. What a set comes to is a function of how
 //! many tokens it keeps, so it is worked out once a cut, of which a grid has a tenth or less as many as sets.
+//!
+//! Sets with further cuts are [`chains`](super::chains): what they keep is an interval, which may begin after the first
+//! token. Their masses are then made anew, relative to the first that is kept.
 
+use super::chains::{Chains, Drawn, Heat, Root};
 use super::digest::Digest;
+use super::masses::{Cut, Found, Masses, RowSums, Walk, deviation};
 use super::sets::{Sets, Temperature};
-use super::sums::{LOGPROB_Q32_MIN, SetSums, collision};
-use super::{Evaluation, Reference, TailShare};
+use super::stages::Cutting;
+use super::{Reference, TailShare};
 use crate::arithmetic::cut::top_p_target;
-use crate::arithmetic::fraction::{q64, share};
+use crate::arithmetic::deviation::Deviation;
+use crate::arithmetic::dynatemp;
 use crate::arithmetic::interval::{Interval, nats};
-use crate::arithmetic::log2::log2_mass;
 use crate::arithmetic::logprob::logprob;
-use crate::arithmetic::mass::{Scale, UNIT};
-use crate::arithmetic::score::score;
-use crate::arithmetic::surprisal::surprisal;
-use crate::backend::cpu::{Isa, SurprisalSlices, surprisals};
+use crate::arithmetic::mass::Scale;
+use crate::arithmetic::stages::Stage;
+use crate::backend::cpu::Isa;
+use crate::params::Dynatemp;
 use crate::status::RowStatus;
-
-/// Groups from this surprisal on have neither mass nor term (units of 2^-22 bit): see
-/// [`surprisal`](crate::arithmetic::surprisal), whose mantissa times surprisal is below 2^53 here.
-const NOTHING_FROM: u32 = 54 << 22;
+use std::ops::Range;
 
 /// Evaluates digests, in memory that it keeps.
 #[derive(Debug)]
@@ -42,49 +47,24 @@ pub(super) struct Surface {
     row: RowSums,
     masses: Masses,
     cuts: Vec<Cut>,
-    /// The place of each cut among those in ascending order, and what it comes to.
+    /// The place of each cut, or leaf, among those in ascending order, and what it comes to.
     places: Vec<u32>,
     order: Vec<u32>,
-    found: Vec<SetSums>,
-    kept_masses: Vec<u64>,
+    found: Vec<Found>,
+    /// What is left by each node of a root.
+    left: Vec<Range<u32>>,
+    asks: Vec<Ask>,
+    /// Masses that are drawn from, where they are not those that were cut by.
+    drawn: Masses,
 }
 
-/// What is said of a row at temperature 1.
-#[derive(Debug, Default)]
-struct RowSums {
-    /// Tokens before each group, and all.
-    first: Vec<u32>,
-    /// Mass, surprisal and term of each group.
-    raw: Surprisals,
-    whole: Interval,
-    /// The first group of the tail.
-    tail_from: usize,
-    /// The reference's logit; `None` where it is -inf.
-    reference: Option<(usize, f32)>,
-}
-
-/// The groups of a row at a temperature, up to the last that has mass or term.
-#[derive(Debug, Default)]
-struct Masses {
-    own: Surprisals,
-    /// The mass before each group, and all.
-    before: Vec<u64>,
-}
-
-/// A [`Surprisal`](crate::arithmetic::surprisal::Surprisal) a group, field by field.
-#[derive(Debug, Default)]
-struct Surprisals {
-    mass: Vec<u64>,
-    g: Vec<u32>,
-    term: Vec<u64>,
-}
-
-/// So many first tokens: all of the groups before one, and a part of that.
-#[derive(Clone, Copy, Debug, Default)]
-struct Cut {
-    kept: u32,
-    group: usize,
-    part: u32,
+/// What is drawn from: an interval of the order, at a temperature.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Ask {
+    /// 0 is greedy.
+    temperature: f32,
+    start: u32,
+    end: u32,
 }
 
 impl Surface {
@@ -98,7 +78,9 @@ impl Surface {
             places: Vec::new(),
             order: Vec::new(),
             found: Vec::new(),
-            kept_masses: Vec::new(),
+            left: Vec::new(),
+            asks: Vec::new(),
+            drawn: Masses::default(),
         }
     }
 
@@ -116,12 +98,7 @@ impl Surface {
     }
 
     /// What each set comes to over the row that was taken up.
-    pub fn each(
-        &mut self,
-        digest: &Digest,
-        sets: &Sets,
-        mut see: impl FnMut(usize, &SetSums, u64),
-    ) {
+    pub fn each(&mut self, digest: &Digest, sets: &Sets, mut see: impl FnMut(usize, &Found)) {
         for temperature in sets.temperatures() {
             match temperature.scale {
                 Some(scale) => {
@@ -140,14 +117,126 @@ impl Surface {
                 if let Some(floor) = member.floor {
                     place = place.min(self.places[floors + floor]);
                 }
-                see(member.set, &self.found[place as usize], self.kept_masses[place as usize]);
+                see(member.set, &self.found[place as usize]);
             }
+        }
+        self.chains(digest, sets.chains(), see);
+    }
+
+    /// The same of sets with further cuts.
+    fn chains(&mut self, digest: &Digest, chains: &Chains, mut see: impl FnMut(usize, &Found)) {
+        let deviation = chains.have(Stage::TopNSigma).then(|| deviation(digest));
+        let mut weighed = None;
+        for root in chains.roots() {
+            let temperature = match root.heat {
+                Heat::Fixed(temperature) => temperature,
+                Heat::Dynamic(temperature, by) => {
+                    dynamic(temperature, by, self.row.tokens().into(), || self.row.whole)
+                }
+            };
+            if weighed != Some(temperature) {
+                weighed = Some(temperature);
+                let groups = 0..digest.values().len();
+                self.masses.weigh(self.isa, digest, groups, Scale::new(temperature));
+                self.masses.sum_terms(digest);
+            }
+            self.ask(digest, root, temperature, deviation);
+            self.draw(digest, temperature);
+            for &(set, leaf) in &root.members {
+                see(set, &self.found[self.places[leaf] as usize]);
+            }
+        }
+    }
+
+    /// Finds what each node of a root leaves, and what each leaf asks for.
+    fn ask(
+        &mut self,
+        digest: &Digest,
+        root: &Root,
+        temperature: f32,
+        deviation: Option<Deviation>,
+    ) {
+        let cutting = Cutting {
+            values: digest.values(),
+            row: &self.row,
+            masses: &self.masses,
+            temperature,
+            profile: root.profile,
+            deviation,
+        };
+        let whole = 0..self.row.tokens();
+        let left = |nodes: &[Range<u32>], node: Option<usize>| {
+            node.map_or(whole.clone(), |node| nodes[node].clone())
+        };
+        self.left.clear();
+        for node in &root.nodes {
+            let own = cutting.cut(node.step, left(&self.left, node.parent));
+            self.left.push(own);
+        }
+        self.asks.clear();
+        for leaf in &root.leaves {
+            let Range { start, end } = left(&self.left, leaf.node);
+            let temperature = match leaf.drawn {
+                Drawn::AsCut => temperature,
+                Drawn::At(temperature) => temperature,
+                // The chain was weighed at 1.
+                Drawn::Dynamic(temperature, by) => {
+                    dynamic(temperature, by, (end - start).into(), || cutting.sums(start..end))
+                }
+            };
+            self.asks.push(Ask { temperature, start, end });
+        }
+    }
+
+    /// Goes through what is asked for, by temperature and by where it begins and ends, summing up what lies between.
+    fn draw(&mut self, digest: &Digest, of_chain: f32) {
+        let Self { isa, row, masses, asks, order, places, found, drawn, .. } = self;
+        order.clear();
+        order.extend(0..asks.len() as u32);
+        order.sort_unstable_by_key(|&i| asks[i as usize].key());
+        places.resize(asks.len(), 0);
+        found.clear();
+        let (mut last, mut weighed) = (None::<Ask>, None);
+        let (mut walk, mut group) = (Walk::default(), 0);
+        for (at, &i) in order.iter().enumerate() {
+            let ask = asks[i as usize];
+            if last != Some(ask) {
+                if ask.temperature == 0.0 {
+                    found.push(row.greedy(digest, ask.start));
+                } else {
+                    let is_whole = ask.start == 0 && ask.temperature == of_chain;
+                    let first = row.group(ask.start);
+                    if !is_whole && weighed != Some((ask.temperature, first)) {
+                        weighed = Some((ask.temperature, first));
+                        let alike =
+                            order[at..].iter().map(|&i| &asks[i as usize]).take_while(|other| {
+                                other.temperature == ask.temperature
+                                    && other.start < row.first[first + 1]
+                            });
+                        let end = alike.map(|other| other.end).max().expect("its own");
+                        let groups = first..row.group(end - 1) + 1;
+                        drawn.weigh(*isa, digest, groups, Scale::new(ask.temperature));
+                    }
+                    let masses = if is_whole { &*masses } else { &*drawn };
+                    let goes_on = last.is_some_and(|last| {
+                        (last.temperature, last.start) == (ask.temperature, ask.start)
+                    });
+                    if !goes_on {
+                        (walk, group) = (Walk::from(ask.start), first);
+                    }
+                    let sums = walk.over(ask.end, row, masses, &mut group);
+                    found.push(sums.found(digest, row, masses, ask.temperature));
+                }
+                last = Some(ask);
+            }
+            places[i as usize] = found.len() as u32 - 1;
         }
     }
 
     /// Weighs the groups and finds every cut.
     fn cut(&mut self, digest: &Digest, temperature: &Temperature, scale: Scale) {
-        self.masses.weigh(self.isa, digest, scale);
+        let groups = 0..digest.values().len();
+        self.masses.weigh(self.isa, digest, groups, scale);
         let (values, first, masses) = (digest.values(), &self.row.first, &self.masses);
         let max = values[0];
         let n_all = first[values.len()];
@@ -176,30 +265,18 @@ impl Surface {
     /// Goes through the cuts by what they keep, summing up what lies between them.
     fn walk(&mut self, digest: &Digest, temperature: &Temperature) {
         self.found.clear();
-        self.kept_masses.clear();
         let (row, masses) = (&self.row, &self.masses);
-        let mut walk = Walk::default();
+        let (mut walk, mut group) = (Walk::from(0), 0);
         let mut last = None;
         for &i in &self.order {
-            let cut = self.cuts[i as usize];
-            if last == Some(cut.kept) {
+            let kept = self.cuts[i as usize].kept;
+            if last == Some(kept) {
                 self.found.push(self.found[self.found.len() - 1]);
-                self.kept_masses.push(self.kept_masses[self.kept_masses.len() - 1]);
                 continue;
             }
-            last = Some(cut.kept);
-            // A whole group at the end of a cut may be told as a part of it.
-            while walk.group < cut.group.min(masses.own.mass.len()) {
-                let group = walk.group;
-                walk.add(row, masses, group, digest.counts()[group]);
-                walk.group += 1;
-            }
-            let mut sums = walk;
-            if cut.part > 0 && cut.group < masses.own.mass.len() {
-                sums.add(row, masses, cut.group, cut.part);
-            }
-            self.found.push(sums.found(digest, row, masses, temperature.temperature, cut.kept));
-            self.kept_masses.push(sums.interval.mass);
+            last = Some(kept);
+            let sums = walk.over(kept, row, masses, &mut group);
+            self.found.push(sums.found(digest, row, masses, temperature.temperature));
         }
     }
 
@@ -208,172 +285,26 @@ impl Surface {
         let cuts = temperature.top_k.len() + temperature.nuclei.len() + temperature.floors.len();
         self.places.clear();
         self.places.resize(cuts, 0);
-        let hit = u64::from(digest.rank() == 0);
-        self.kept_masses.clear();
-        self.kept_masses.push(UNIT);
         self.found.clear();
-        self.found.push(SetSums {
-            hits: hit,
-            kept: 1,
-            logprob_q32: 0,
-            probability_q32: hit << 32,
-            entropy_q32: 0,
-            surprise_q32: log2_mass(self.row.whole.mass) as u64,
-            collision_q32: 1 << 32,
-            tail_q32: if self.row.tail_from == 0 { 1 << 32 } else { 0 },
-        });
-    }
-
-    /// What a set comes to over the row that was taken up.
-    pub fn evaluation(
-        digest: &Digest,
-        temperature: f32,
-        found: &SetSums,
-        kept_mass: u64,
-    ) -> Evaluation {
-        let logprob = (found.hits > 0).then(|| {
-            if temperature == 0.0 {
-                return 0.0;
-            }
-            let x = reference_of(digest).map_or(f32::NEG_INFINITY, |(_, x)| x);
-            logprob(x, digest.values()[0], Scale::new(temperature), kept_mass)
-        });
-        Evaluation { kept: found.kept as u32, kept_mass, logprob }
+        self.found.push(self.row.greedy(digest, 0));
     }
 }
 
-/// The group of the reference, and its logit; `None` where it is at -inf.
-fn reference_of(digest: &Digest) -> Option<(usize, f32)> {
-    let mut before = 0;
-    let group = digest.counts().iter().position(|&count| {
-        before += count;
-        digest.rank() < before
-    })?;
-    Some((group, digest.values()[group]))
-}
-
-impl RowSums {
-    fn take(&mut self, isa: Isa, digest: &Digest, tail: TailShare) {
-        let (values, counts) = (digest.values(), digest.counts());
-        self.first.clear();
-        let mut tokens = 0;
-        for &count in counts {
-            self.first.push(tokens);
-            tokens += count;
-        }
-        self.first.push(tokens);
-
-        let scale = Scale::new(1.0);
-        let Surprisals { mass, g, term } = &mut self.raw;
-        weigh(isa, values, values[0], scale, mass, g, term);
-        self.whole = Interval::default();
-        for ((&mass, &term), &count) in mass.iter().zip(&*term).zip(counts) {
-            self.whole.mass += mass * u64::from(count);
-            self.whole.term += term * u64::from(count);
-        }
-        let least = share(q64(tail.get()), self.whole.mass);
-        self.tail_from = mass.partition_point(|&mass| mass >= least);
-        self.reference = reference_of(digest);
-    }
-
-    /// So many first tokens, 1 or more and not more than there are.
-    fn at(&self, kept: u32) -> Cut {
-        let group = self.first.partition_point(|&first| first < kept) - 1;
-        Cut { kept, group, part: kept - self.first[group] }
+impl Ask {
+    /// The bits of temperatures, none of which is below 0, have their order.
+    fn key(self) -> (u32, u32, u32) {
+        (self.temperature.to_bits(), self.start, self.end)
     }
 }
 
-fn weigh(
-    isa: Isa,
-    x: &[f32],
-    max: f32,
-    scale: Scale,
-    mass: &mut Vec<u64>,
-    g: &mut Vec<u32>,
-    term: &mut Vec<u64>,
-) {
-    mass.resize(x.len(), 0);
-    g.resize(x.len(), 0);
-    term.resize(x.len(), 0);
-    surprisals(isa, x, max, scale, SurprisalSlices { mass, g, term });
-}
-
-impl Masses {
-    fn weigh(&mut self, isa: Isa, digest: &Digest, scale: Scale) {
-        let (values, max) = (digest.values(), digest.values()[0]);
-        let live = values.partition_point(|&x| surprisal(x, max, scale).g < NOTHING_FROM);
-        let Surprisals { mass, g, term } = &mut self.own;
-        weigh(isa, &values[..live], max, scale, mass, g, term);
-        self.before.clear();
-        self.before.push(0);
-        let mut before = 0;
-        for (&mass, &count) in mass.iter().zip(digest.counts()) {
-            before += mass * u64::from(count);
-            self.before.push(before);
-        }
-    }
-
-    fn up_to(&self, cut: Cut) -> u64 {
-        match self.own.mass.get(cut.group) {
-            Some(mass) => self.before[cut.group] + mass * u64::from(cut.part),
-            None => self.before[self.own.mass.len()],
-        }
-    }
-}
-
-/// The sums over the first tokens.
-#[derive(Clone, Copy, Debug, Default)]
-struct Walk {
-    /// The groups that are summed wholly: those before this one.
-    group: usize,
-    interval: Interval,
-    /// Mass times the surprisal at temperature 1.
-    surprise: u128,
-    /// The squares of the masses.
-    squares: u128,
-    /// The mass of the tail.
-    tail: u64,
-}
-
-impl Walk {
-    #[inline]
-    fn add(&mut self, row: &RowSums, masses: &Masses, group: usize, count: u32) {
-        let mass = masses.own.mass[group];
-        let all = mass * u64::from(count);
-        self.interval.mass += all;
-        self.interval.term += masses.own.term[group] * u64::from(count);
-        self.surprise += u128::from(all) * u128::from(row.raw.g[group]);
-        self.squares += u128::from(all) * u128::from(mass);
-        if group >= row.tail_from {
-            self.tail += all;
-        }
-    }
-
-    fn found(
-        &self,
-        digest: &Digest,
-        row: &RowSums,
-        masses: &Masses,
-        temperature: f32,
-        kept: u32,
-    ) -> SetSums {
-        let whole = self.interval.mass;
-        let share = |mass: u64| ((u128::from(mass) << 32) / u128::from(whole)) as u64;
-        let mut sums = SetSums {
-            kept: kept.into(),
-            entropy_q32: self.interval.entropy(),
-            surprise_q32: log2_mass(row.whole.mass) as u64
-                + ((self.surprise << 10) / u128::from(whole)) as u64,
-            collision_q32: collision(self.squares, whole),
-            tail_q32: share(self.tail),
-            ..Default::default()
-        };
-        if let Some((group, x)) = row.reference.filter(|_| digest.rank() < kept) {
-            sums.hits = 1;
-            let logprob = score(x - digest.values()[0], temperature, whole);
-            sums.logprob_q32 = logprob.max(LOGPROB_Q32_MIN);
-            sums.probability_q32 = share(masses.own.mass.get(group).copied().unwrap_or(0));
-        }
-        sums
-    }
+/// The temperature that some tokens, of these sums at 1, make of one.
+fn dynamic(
+    temperature: f32,
+    Dynatemp { range, exponent }: Dynatemp,
+    count: u64,
+    sums: impl FnOnce() -> Interval,
+) -> f32 {
+    // Of a lone token the temperature stays.
+    let entropy = if count < 2 { 0 } else { sums().entropy() };
+    dynatemp::temperature(temperature, range, exponent, count, entropy)
 }

@@ -56,7 +56,7 @@ class Evaluation:
     """
 
     params: dict[str, npt.NDArray[Any]]
-    """The sets: a column for each of temperature, top_k (0 is off), top_p (1 is off) and min_p (0 is off)."""
+    """The sets: a column for each of temperature, top_k (0 is off), top_p (1 is off), min_p (0 is off), and of what else any of them has."""
     references: References
     """What is said of each row whatever the sets are."""
     vocab_size: int
@@ -106,7 +106,8 @@ class Evaluation:
 
         if not isinstance(other, Evaluation):
             return NotImplemented
-        differing = [name for name, column in self.params.items() if not np.array_equal(column, other.params[name])]
+        names = self.params | other.params
+        differing = [name for name in names if not np.array_equal(self.params.get(name, ()), other.params.get(name, ()))]
         differing += [name for name in ("vocab_size", "tail_share") if getattr(self, name) != getattr(other, name)]
         if differing:
             raise ValueError(f"{differing[0]} of the two is not the same; allowed: evaluations of the same sets, vocab_size and tail_share")
@@ -134,10 +135,11 @@ class Evaluation:
             **{name: joined(name) for name in ROWS},
         )
 
-    def params_of(self, place: int) -> dict[str, float]:
+    def params_of(self, place: int) -> dict[str, Any]:
         """The parameters of a set as keywords: `logitd.sample(x, **found.params_of(found.nll.argmin()))`."""
         # As it is written: the double nearest to a float32 has more digits.
-        return {name: int(column[place]) if name == "top_k" else float(str(column[place])) for name, column in self.params.items()}
+        read = {"top_k": int, "profile": str}
+        return {name: read.get(name, float)(str(column[place])) for name, column in self.params.items()}
 
     def mean(self, metric: _Metric, *, miss_nats: float | None = None) -> npt.NDArray[np.float64]:
         """A metric of each set over all rows. `miss_nats` is what `nll` charges for a token that is cut: ln vocab_size."""
@@ -227,6 +229,17 @@ def evaluate(
     top_k: _WholeAxis = None,
     top_p: _Axis = None,
     min_p: _Axis = None,
+    profile: str | Sequence[str] | None = None,
+    top_n_sigma: _Axis = None,
+    top_h: _Axis = None,
+    top_a: _Axis = None,
+    epsilon_cutoff: _Axis = None,
+    eta_cutoff: _Axis = None,
+    typical_p: _Axis = None,
+    xtc_probability: _Axis = None,
+    xtc_threshold: _Axis = None,
+    dynatemp_range: _Axis = None,
+    dynatemp_exponent: _Axis = None,
     groups: _Ids | None = None,
     tail_share: float = 1e-4,
     rows: bool = False,
@@ -237,14 +250,31 @@ def evaluate(
 
     `logits` is what `logitd.sample` takes, `[rows, vocab_size]`; `references` is the token that came next, one a row;
     `groups` is a label a row, by which sums are kept apart. The sets are a list of dicts, columns (a dict, a structured
-    array, a data frame), or every combination of the values of the four axes, `min_p` changing fastest and `temperature`
-    slowest. A parameter that is left out or None is off, the temperature 1.
+    array, a data frame), or every combination of the values of the axes, the last one changing fastest and `temperature`
+    slowest. A parameter that is left out or None is off, the temperature 1. `xtc_probability` is 0 or 1: its coin belongs to
+    a draw.
 
     `tail_share` is the share of the model's own probability below which a token counts as unlikely, `rows` asks for an
     answer a row and set too, `threads` is how many to compute with (0: one for each core), `vocab_size` says how many
     logits of a row count. The GIL is released; nobody may write to `logits` meanwhile.
     """
-    axes = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
+    axes = {
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "profile": profile,
+        "top_n_sigma": top_n_sigma,
+        "top_h": top_h,
+        "top_a": top_a,
+        "epsilon_cutoff": epsilon_cutoff,
+        "eta_cutoff": eta_cutoff,
+        "typical_p": typical_p,
+        "xtc_probability": xtc_probability,
+        "xtc_threshold": xtc_threshold,
+        "dynatemp_range": dynatemp_range,
+        "dynatemp_exponent": dynatemp_exponent,
+    }
     options = _options(sets, axes, groups, tail_share, rows, threads, vocab_size)
     return _made(_native.evaluate(logits, references, options), tail_share)
 
@@ -255,17 +285,13 @@ def through(
     references: _Ids,
     sets: _Sets = None,
     *,
-    temperature: _Axis = None,
-    top_k: _WholeAxis = None,
-    top_p: _Axis = None,
-    min_p: _Axis = None,
     groups: _Ids | None = None,
     tail_share: float = 1e-4,
     rows: bool = False,
     vocab_size: int | None = None,
+    **axes: Any,
 ) -> Evaluation:
     """The same by somebody else: `Client.evaluate`."""
-    axes = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     return _made(ask(logits, references, _options(sets, axes, groups, tail_share, rows, 0, vocab_size)), tail_share)
 
 
@@ -275,17 +301,13 @@ async def through_async(
     references: _Ids,
     sets: _Sets = None,
     *,
-    temperature: _Axis = None,
-    top_k: _WholeAxis = None,
-    top_p: _Axis = None,
-    min_p: _Axis = None,
     groups: _Ids | None = None,
     tail_share: float = 1e-4,
     rows: bool = False,
     vocab_size: int | None = None,
+    **axes: Any,
 ) -> Evaluation:
     """The same by somebody who is waited for: `AsyncClient.evaluate`."""
-    axes = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
     return _made(await ask(logits, references, _options(sets, axes, groups, tail_share, rows, 0, vocab_size)), tail_share)
 
 
@@ -305,7 +327,6 @@ def _options(
 
 def _made(found: dict[str, Any], tail_share: float) -> Evaluation:
     asked = {name: found.get(name) for name in ROWS}
-    params = {name: found.pop(name) for name in ("temperature", "top_k", "top_p", "min_p")}
     entropy_of_rows = found.pop("entropy")
     said = References(found.pop("status"), found.pop("rank"), found.pop("logprob"), entropy_of_rows)
-    return Evaluation(params=params, references=said, tail_share=tail_share, **(found | asked))
+    return Evaluation(references=said, tail_share=tail_share, **(found | asked))

@@ -531,6 +531,17 @@ class _Evaluating(TypedDict, total=False):
     top_k: _WholeAxis
     top_p: _Axis
     min_p: _Axis
+    profile: str | Sequence[str] | None
+    top_n_sigma: _Axis
+    top_h: _Axis
+    top_a: _Axis
+    epsilon_cutoff: _Axis
+    eta_cutoff: _Axis
+    typical_p: _Axis
+    xtc_probability: _Axis
+    xtc_threshold: _Axis
+    dynatemp_range: _Axis
+    dynatemp_exponent: _Axis
     groups: _Ids | None
     tail_share: float
     rows: bool

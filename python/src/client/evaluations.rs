@@ -5,19 +5,16 @@ use crate::evaluate::asked::Asked;
 use crate::logits::Logits;
 use crate::table::Status;
 use logitd_client::api;
+use logitd_core::evaluate::sets::Grid;
 use logitd_core::evaluate::sums::{GroupSums, SetSums, Sums};
 use logitd_core::evaluate::{Answer, Evaluation, Reference};
+use logitd_core::params::Value;
 use logitd_core::status::RowStatus;
 use pyo3::prelude::*;
 
 /// A request without its logits.
 pub fn request(logits: &Logits<'_>, asked: &Asked) -> api::EvaluateRequest {
-    let grid = asked.sets.grid.as_ref().map(|grid| api::SetGrid {
-        temperature: grid.temperature.clone(),
-        top_k: grid.top_k.clone(),
-        top_p: grid.top_p.clone(),
-        min_p: grid.min_p.clone(),
-    });
+    let grid = asked.sets.grid.as_ref().and_then(grid_of);
     let listed = match &grid {
         Some(_) => vec![],
         None => asked.sets.sets.params().iter().map(|params| set(*params, None)).collect(),
@@ -37,6 +34,32 @@ pub fn request(logits: &Logits<'_>, asked: &Asked) -> api::EvaluateRequest {
         rows: asked.rows,
         ..Default::default()
     }
+}
+
+/// A grid whose axes the message has. Sets that others make are listed.
+fn grid_of(grid: &Grid) -> Option<api::SetGrid> {
+    let mut message = api::SetGrid::default();
+    for (name, values) in grid.axes() {
+        let real = || {
+            values
+                .iter()
+                .filter_map(|value| if let Value::Real(x) = value { Some(*x) } else { None })
+        };
+        match name {
+            "temperature" => message.temperature = real().collect(),
+            "top_p" => message.top_p = real().collect(),
+            "min_p" => message.min_p = real().collect(),
+            "top_k" => {
+                let whole = values.iter().filter_map(|value| match value {
+                    Value::Whole(n) => u32::try_from(*n).ok(),
+                    _ => None,
+                });
+                message.top_k = whole.collect();
+            }
+            _ => return None,
+        }
+    }
+    Some(message)
 }
 
 /// What came of it.

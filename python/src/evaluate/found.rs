@@ -3,12 +3,16 @@
 use super::asked::Asked;
 use crate::arrays::{array_of, by_rows};
 use crate::table::{NO_TOKEN, Status};
+use logitd_core::evaluate::sets::{FIELDS_OF_SETS, Sets};
 use logitd_core::evaluate::sums::{GroupSums, SetSums};
 use logitd_core::evaluate::{Answer, Evaluation, Reference};
-use logitd_core::params::SamplingParams;
+use logitd_core::params::{Field, ParamsSpec, SamplingParams, Value};
 use logitd_core::status::RowStatus;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+
+/// The first so many of [`FIELDS_OF_SETS`] are in every answer; of the others, what a set has.
+const IN_EVERY_ANSWER: usize = 4;
 
 /// A sum of a set, as bytes.
 type Sum = fn(&SetSums) -> [u8; 8];
@@ -44,14 +48,42 @@ pub fn arrays<'py>(
 }
 
 fn add_params(to: &Bound<'_, PyDict>, params: &[SamplingParams]) -> PyResult<()> {
-    let real = |get: fn(&SamplingParams) -> f32| {
-        array_of(to.py(), "float32", params.iter().map(|own| get(own).to_ne_bytes()))
-    };
-    let top_k = params.iter().map(|own| own.top_k().unwrap_or(0).to_ne_bytes());
-    to.set_item("temperature", real(SamplingParams::temperature)?)?;
-    to.set_item("top_k", array_of(to.py(), "uint32", top_k)?)?;
-    to.set_item("top_p", real(|own| own.top_p().unwrap_or(1.0))?)?;
-    to.set_item("min_p", real(|own| own.min_p().unwrap_or(0.0))?)
+    let columns = PyDict::new(to.py());
+    for (i, name) in FIELDS_OF_SETS.into_iter().enumerate() {
+        let field = Field::named(name).expect("a parameter");
+        let values = || params.iter().map(|own| field.get((*own).into()));
+        let default = field.get(ParamsSpec::DEFAULT);
+        if i >= IN_EVERY_ANSWER && values().all(|value| value == default) {
+            continue;
+        }
+        let column = match default {
+            Value::Whole(_) => array_of(to.py(), "uint32", values().map(whole))?,
+            Value::Name(_) => names(to.py(), values())?,
+            _ => array_of(to.py(), "float32", values().map(real))?,
+        };
+        columns.set_item(name, column)?;
+    }
+    to.set_item("params", columns)
+}
+
+fn whole(value: Value) -> [u8; 4] {
+    match value {
+        Value::Whole(n) => (n as u32).to_ne_bytes(),
+        other => unreachable!("{other} is no whole number"),
+    }
+}
+
+fn real(value: Value) -> [u8; 4] {
+    match value {
+        Value::Real(x) => x.to_ne_bytes(),
+        other => unreachable!("{other} is no number"),
+    }
+}
+
+/// Names, as numpy has texts.
+fn names<'py>(py: Python<'py>, values: impl Iterator<Item = Value>) -> PyResult<Bound<'py, PyAny>> {
+    let texts: Vec<String> = values.map(|value| value.to_string()).collect();
+    py.import("numpy")?.call_method1("array", (texts,))
 }
 
 fn add_references(to: &Bound<'_, PyDict>, all: &[Reference]) -> PyResult<()> {

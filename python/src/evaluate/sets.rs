@@ -42,24 +42,18 @@ pub fn of(sets: Option<&Bound<'_, PyAny>>, axes: &Bound<'_, PyDict>) -> PyResult
 
 /// Every combination of the values of each axis.
 fn grid(axes: &Bound<'_, PyDict>) -> PyResult<Grid> {
-    let mut values = Vec::new();
+    let mut grid = Grid::default();
     for name in FIELDS_OF_SETS {
         let field = field(axes.py(), name, "a grid")?;
-        let own = match axes.get_item(name)? {
-            Some(given) => column(field, &given, name)?,
-            None => vec![field.get(ParamsSpec::DEFAULT)],
-        };
+        let Some(given) = axes.get_item(name)? else { continue };
+        let own = column(field, &given, name)?;
         if own.is_empty() {
             return Err(wrong(format!("{name} has no value; allowed: at least one, or None")));
         }
-        values.push(own);
+        grid = grid.with(name, own);
     }
-    check_count(values.iter().map(Vec::len).fold(1, usize::saturating_mul))?;
-    let real = |axis: usize| values[axis].iter().map(|value| real(*value)).collect();
-    let whole = |axis: usize| values[axis].iter().map(|value| whole(*value)).collect();
-    let [temperature, top_k, top_p, min_p] = [0, 1, 2, 3];
-    let (temperature, top_p, min_p) = (real(temperature), real(top_p), real(min_p));
-    Ok(Grid { temperature, top_k: whole(top_k), top_p, min_p })
+    check_count(grid.sets().unwrap_or(usize::MAX))?;
+    Ok(grid)
 }
 
 /// Parameters as they are in a list of dicts, or in columns.
@@ -183,18 +177,4 @@ fn check_count(sets: usize) -> PyResult<()> {
     Err(wrong(format!(
         "there are {sets} sets or more; allowed: up to {SETS_MAX} a call. Evaluate a part of them in each of several calls"
     )))
-}
-
-fn real(value: Value) -> f32 {
-    match value {
-        Value::Real(x) => x,
-        other => unreachable!("{other} is no value of a real parameter"),
-    }
-}
-
-fn whole(value: Value) -> u32 {
-    match value {
-        Value::Whole(n) => n.try_into().expect("top_k has 32 bits"),
-        other => unreachable!("{other} is no value of top_k"),
-    }
 }

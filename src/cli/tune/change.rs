@@ -24,7 +24,8 @@ pub fn run(args: &TuneArgs, path: &Path) -> Outcome {
     let names = [AS_RECORDED].into_iter().chain(args.compare.iter().map(|of| of.name.as_str()));
     let names: Vec<&str> = names.collect();
     let settings = [Setting::default()].into_iter();
-    let settings: Vec<Setting> = settings.chain(args.compare.iter().map(|of| of.setting)).collect();
+    let settings: Vec<Setting> =
+        settings.chain(args.compare.iter().map(|of| of.setting.clone())).collect();
     let mut backend =
         Cpu::new(CpuOptions { threads: threads(args.threads), ..CpuOptions::default() })?;
     let bytes = std::fs::metadata(path).map_err(|e| error(&e))?.len();

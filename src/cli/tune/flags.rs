@@ -6,7 +6,7 @@ use crate::config::values;
 use crate::record::Setting;
 use crate::study::goal::{Direction, Goal, Limit, metric};
 use crate::study::metrics::Metric;
-use crate::study::search::{Axes, Point, SETS_MAX, SOBOL_MAX};
+use crate::study::search::{Axes, Point, SETS_MAX, SOBOL_MAX, can_be_off};
 use crate::study::session::Search;
 use crate::wire::names::nearest;
 use clap::ValueEnum;
@@ -22,7 +22,7 @@ const SETS_DEFAULT: usize = 2048;
 const ROUNDS_DEFAULT: usize = 2;
 
 /// What belongs to a search, and not to what one found.
-const NOT_SHOWN: [&str; 18] = [
+const NOT_SHOWN: [&str; 19] = [
     "logits",
     "digests",
     "goal",
@@ -38,6 +38,7 @@ const NOT_SHOWN: [&str; 18] = [
     "top_k",
     "top_p",
     "min_p",
+    "axis",
     "folds",
     "study",
     "target",
@@ -112,9 +113,15 @@ pub struct Args {
     #[arg(long, value_name = "LIST", allow_hyphen_values = true, help_heading = "Search")]
     min_p: Option<String>,
 
-    /// A setting to be shown beside the best: temperature=0.8,top_k=40,top_p=0.95,min_p=0.05 (what is left out is off), or
-    /// what others use unless told otherwise: llama.cpp, vllm, hf (llama.cpp's numbers, in logitd's order: llama.cpp applies
-    /// its temperature last). Repeatable
+    /// Values of another control, by its name: typical_p=off,0.9,0.95 or top_n_sigma=off,0.5:2:0.5. There are profile,
+    /// top_n_sigma, top_h, top_a, epsilon_cutoff, eta_cutoff, typical_p, xtc_probability (0 or 1), xtc_threshold,
+    /// dynatemp_range and dynatemp_exponent. Repeatable
+    #[arg(long, value_name = "NAME=LIST", help_heading = "Search")]
+    axis: Vec<String>,
+
+    /// A setting to be shown beside the best: temperature=0.8,top_k=40,top_p=0.95,min_p=0.05, with any control that --axis
+    /// has (what is left out is off), or what others use unless told otherwise: llama.cpp, vllm, hf (llama.cpp's numbers, in
+    /// logitd's order: with profile=llamacpp, in its own). Repeatable
     #[arg(long, value_name = "SETTING", value_parser = compared, help_heading = "Output")]
     pub compare: Vec<Compared>,
 
@@ -263,14 +270,44 @@ impl Args {
     pub fn axes(&self) -> Result<Axes, Box<dyn Error>> {
         let mut axes = Axes::default();
         let flags = [&self.temperature, &self.top_k, &self.top_p, &self.min_p];
-        for (name, flag) in FIELDS_OF_SETS.into_iter().zip(flags) {
+        for (name, flag) in OWN_FLAGS.into_iter().zip(flags) {
             if let Some(text) = flag {
                 axes.set(name, text)
                     .map_err(|error| format!("--{}: {error}", name.replace('_', "-")))?;
             }
         }
+        let mut seen: Vec<&str> = Vec::new();
+        for text in &self.axis {
+            let (name, list) = text.split_once('=').ok_or_else(|| {
+                format!("--axis {text:?} is no NAME=LIST; write typical_p=off,0.9")
+            })?;
+            let name = axis_named(name.trim())?;
+            if seen.contains(&name) {
+                return Err(format!("--axis {name} is given twice; leave one out").into());
+            }
+            seen.push(name);
+            axes.set(name, list).map_err(|error| format!("--axis {name}: {error}"))?;
+        }
         Ok(axes)
     }
+}
+
+/// Axes that have flags of their own.
+const OWN_FLAGS: [&str; 4] = ["temperature", "top_k", "top_p", "min_p"];
+
+/// An axis that has none, by the name of its parameter.
+fn axis_named(name: &str) -> Result<&'static str, String> {
+    if OWN_FLAGS.contains(&name) {
+        let flag = name.replace('_', "-");
+        return Err(format!("--axis {name}: it has a flag of its own; write --{flag} LIST"));
+    }
+    let others = || FIELDS_OF_SETS.into_iter().filter(|name| !OWN_FLAGS.contains(name));
+    others().find(|of| *of == name).ok_or_else(|| {
+        let meant = nearest(name, others());
+        let meant = meant.map(|meant| format!("; did you mean {meant}?")).unwrap_or_default();
+        let known = others().collect::<Vec<_>>().join(", ");
+        format!("--axis {name:?} is unknown; there are {known}{meant}")
+    })
 }
 
 fn positive(text: &str) -> Result<f64, String> {
@@ -297,27 +334,25 @@ fn pareto(text: &str) -> Result<[(Metric, Direction); 2], String> {
 
 /// What others use unless told otherwise.
 const PRESETS: [(&str, Point); 3] = [
-    ("llama.cpp", Point { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05 }),
+    ("llama.cpp", Point { temperature: 0.8, top_k: 40, top_p: 0.95, min_p: 0.05, ..Point::PLAIN }),
     ("vllm", Point::PLAIN),
     ("hf", Point { top_k: 50, ..Point::PLAIN }),
 ];
 
 fn compared(text: &str) -> Result<Compared, String> {
-    let named = |point: Point, of: &[&str]| Compared {
-        name: text.into(),
-        point,
-        setting: Setting {
-            temperature: of.contains(&"temperature").then_some(point.temperature),
-            top_k: of.contains(&"top_k").then_some(point.top_k),
-            top_p: of.contains(&"top_p").then_some(point.top_p),
-            min_p: of.contains(&"min_p").then_some(point.min_p),
-        },
+    let named = |point: Point, of: &[&'static str]| {
+        let spec = ParamsSpec::from(point);
+        let value = |name: &&'static str| {
+            let field = Field::named(name).expect("a parameter");
+            (field.name, field.get(spec))
+        };
+        Compared { name: text.into(), point, setting: Setting::new(of.iter().map(value)) }
     };
     if let Some((_, point)) = PRESETS.iter().find(|(name, _)| *name == text) {
-        return Ok(named(*point, &FIELDS_OF_SETS));
+        return Ok(named(*point, &OWN_FLAGS));
     }
     let mut spec = ParamsSpec::default();
-    let mut seen: Vec<&str> = Vec::new();
+    let mut seen: Vec<&'static str> = Vec::new();
     for part in text.split(',') {
         let (name, value) = part.split_once('=').ok_or_else(|| {
             let presets = PRESETS.map(|(name, _)| name).join(", ");
@@ -336,7 +371,7 @@ fn compared(text: &str) -> Result<Compared, String> {
             return Err(format!("{name} is given twice; leave one out"));
         }
         seen.push(field.name);
-        if !(value.eq_ignore_ascii_case("off") && field.name != "temperature") {
+        if !(value.eq_ignore_ascii_case("off") && can_be_off(field.name)) {
             field.set(&mut spec, field.read(value).map_err(|error| error.to_string())?);
         }
     }
@@ -347,6 +382,7 @@ fn compared(text: &str) -> Result<Compared, String> {
 mod tests {
     use super::*;
     use clap::Parser;
+    use logitd_core::params::Value;
 
     #[derive(Debug, Parser)]
     struct Cli {
@@ -389,10 +425,14 @@ mod tests {
         let off = compared("temperature=0,top_k=off,top_p=OFF,min_p=off").unwrap();
         assert_eq!(off.point, Point { temperature: 0.0, ..Point::PLAIN });
         let plain = compared("top_k=0,top_p=1,min_p=0").unwrap();
-        let setting =
-            Setting { temperature: None, top_k: Some(0), top_p: Some(1.0), min_p: Some(0.0) };
+        let values =
+            [("top_k", Value::Whole(0)), ("top_p", Value::Real(1.0)), ("min_p", Value::Real(0.0))];
+        let setting = Setting::new(values);
         assert_eq!((plain.point, plain.setting), (Point::PLAIN, setting));
+        let further = compared("temperature=0.7,typical_p=0.9,profile=hf").unwrap();
+        assert_eq!(further.point.to_string(), "temperature 0.7, typical_p 0.9, profile hf");
         for (text, part) in [
+            ("profile=off", "profile is off; allowed"),
             ("plain", "no name=value and none of llama.cpp, vllm, hf"),
             ("top_k=40,seed=1", "\"seed\" is unknown; a setting has temperature"),
             ("topp=0.5", "did you mean top_p?"),
@@ -416,6 +456,21 @@ mod tests {
         assert!(
             search(&["--search", "grid", "--sets", "5"]).unwrap_err().contains("random and sobol")
         );
+        let flags = ["--axis", "typical_p=off,0.9", "--axis", "top_n_sigma = 1:2:0.5"];
+        let axes = args(&flags).axes().unwrap();
+        assert_eq!(axes.further.iter().map(|(_, list)| list.len()).collect::<Vec<_>>(), [3, 2]);
+        for (axis, part) in [
+            ("typical_p", "no NAME=LIST"),
+            ("top_p=0.5", "write --top-p LIST"),
+            ("typicalp=0.5", "did you mean typical_p?"),
+            ("typical_p=0", "--axis typical_p: typical_p is 0; allowed"),
+            ("mirostat_tau=5", "is unknown"),
+        ] {
+            let said = args(&["--axis", axis]).axes().unwrap_err().to_string();
+            assert!(said.contains(part), "{axis}: {said}");
+        }
+        let twice = args(&["--axis", "top_h=off", "--axis", "top_h=0.5"]).axes().unwrap_err();
+        assert!(twice.to_string().contains("given twice"), "{twice}");
         let said = args(&["--top-p", "0"]).axes().unwrap_err().to_string();
         assert_eq!(said, "--top-p: top_p is 0; allowed: above 0, up to 1 (1 disables it)");
     }

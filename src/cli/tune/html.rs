@@ -75,7 +75,7 @@ pub fn page(report: &Report<'_>, command: &str) -> askama::Result<String> {
     }
     if let Some(surface) = &surface {
         heats = self::heats(report, surface);
-        tables.extend(Parameter::ALL.map(|of| along(report, surface, of)));
+        tables.extend(surface.parameters().iter().map(|of| along(report, surface, *of)));
         tables.push(importances(report, surface));
     }
     let best = report.best();
@@ -258,7 +258,10 @@ fn part_names(picks: &mut [Pick]) {
 /// The best that is possible with each pair of values.
 fn heats(report: &Report<'_>, surface: &Surface<'_>) -> Vec<Heat> {
     use Parameter::{MinP, Temperature, TopK, TopP};
-    let pairs = [[Temperature, TopP], [Temperature, TopK], [Temperature, MinP], [TopK, TopP]];
+    let mut pairs =
+        vec![[Temperature, TopP], [Temperature, TopK], [Temperature, MinP], [TopK, TopP]];
+    let others = surface.parameters().iter().filter(|of| !Parameter::COMMON.contains(of));
+    pairs.extend(others.map(|of| [Temperature, *of]));
     let chooser = report.results.chooser();
     let metric = report.results.subject().goal.metric;
     let heat = |of: [Parameter; 2]| {
@@ -278,7 +281,7 @@ fn heats(report: &Report<'_>, surface: &Surface<'_>) -> Vec<Heat> {
         Heat {
             title: format!("{} over {} and {}", metric.name(), rows.name(), columns.name()),
             about: format!(
-                "The {} that is possible with these two, whatever the other two are, within the limits; darker is worse, - is nothing \
+                "The {} that is possible with these two, whatever the others are, within the limits; darker is worse, - is nothing \
                  within them.",
                 chooser.goal
             ),
@@ -331,7 +334,7 @@ fn importances(report: &Report<'_>, surface: &Surface<'_>) -> Table {
     let metrics = [Metric::Nll, Metric::Tail, Metric::Coverage, Metric::Entropy];
     let found = metrics.map(|metric| surface.importances(&chooser, metric));
     let line = |(i, of): (usize, Parameter)| {
-        let cell = |found: &Option<[crate::study::surface::Importance; 4]>| match found {
+        let cell = |found: &Option<Vec<crate::study::surface::Importance>>| match found {
             Some(found) => format!("{:.2} / {:.2}", found[i].first, found[i].total),
             None => "-".into(),
         };
@@ -345,7 +348,7 @@ fn importances(report: &Report<'_>, surface: &Surface<'_>) -> Table {
                 (Sobol indices, exact)."
             .into(),
         head,
-        lines: Parameter::ALL.into_iter().enumerate().map(line).collect(),
+        lines: surface.parameters().iter().copied().enumerate().map(line).collect(),
     }
 }
 

@@ -235,14 +235,17 @@ impl Both<'_> {
     /// A line a setting: its values, and what it comes to in each study.
     fn table(&self) -> Vec<Vec<String>> {
         const SHOWN: [Metric; 4] = [Metric::Nll, Metric::Coverage, Metric::Tail, Metric::Entropy];
-        let head = ["", "temperature", "top_k", "top_p", "min_p"].map(str::to_owned);
+        let all = self.studies.map(|study| &study.results);
+        // Whichever has further cuts, both have a column for them.
+        let all = if all[1].have_further() { all[1] } else { all[0] };
+        let head = std::iter::once(String::new()).chain(table::names(all));
         let columns = SHOWN
             .iter()
             .flat_map(|metric| LETTERS.map(|letter| format!("{} in {letter}", metric.name())));
-        let mut cells = vec![head.into_iter().chain(columns).collect::<Vec<_>>()];
+        let mut cells = vec![head.chain(columns).collect::<Vec<_>>()];
         for (name, point) in self.shown() {
             let mut line = vec![name];
-            line.extend(table::values(point));
+            line.extend(table::values(all, point));
             for metric in SHOWN {
                 line.extend(self.studies.map(|study| {
                     let place = study.results.place(point);

@@ -5,10 +5,10 @@ use crate::cli::text::{grouped, table};
 use crate::study::choose::Difference;
 use crate::study::metrics::{Measure, Metric};
 use crate::study::results::Results;
-use crate::study::search::{Point, double};
+use crate::study::search::{Further, Point, double};
 use anstyle::Style;
 use logitd_core::evaluate::sums::SetSums;
-use logitd_core::params::shortest;
+use logitd_core::params::{Profile, shortest};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use std::io::{self, Write};
@@ -52,7 +52,12 @@ impl<'a> Line<'a> {
         sums: &SetSums,
         difference: Difference,
     ) -> Self {
-        let Point { temperature, top_k, top_p, min_p } = point;
+        let Point { temperature, top_k, top_p, min_p, further } = point;
+        let mut more = Map::new();
+        more.extend(further.given().map(|(name, value)| (name.to_owned(), double(value).into())));
+        if further.profile != Profile::default() {
+            more.insert("profile".into(), further.profile.name().into());
+        }
         let mean = |metric| measure.mean(metric, rows, sums);
         Self {
             name,
@@ -72,7 +77,7 @@ impl<'a> Line<'a> {
             mean_kept: mean(Metric::Kept),
             nll_difference: difference.mean,
             nll_difference_error: difference.error,
-            more: Map::new(),
+            more,
         }
     }
 
@@ -174,9 +179,10 @@ pub fn ending(
 
 /// The settings that are shown, under their head.
 pub fn settings(report: &Report<'_>) -> Vec<Vec<String>> {
-    let head =
-        ["", "temperature", "top_k", "top_p", "min_p", "nll", "", "coverage", "tail", "entropy"];
-    let mut cells = vec![head.map(str::to_owned).to_vec()];
+    let mut head = vec![String::new()];
+    head.extend(names(report.results));
+    head.extend(["nll", "", "coverage", "tail", "entropy"].map(str::to_owned));
+    let mut cells = vec![head];
     cells.extend(report.shown.iter().map(|shown| setting(report, shown)));
     cells
 }
@@ -199,7 +205,7 @@ fn setting(report: &Report<'_>, shown: &Shown) -> Vec<String> {
         _ => difference(&shown.difference),
     };
     let mut cells = vec![shown.name.clone()];
-    cells.extend(values(shown.point));
+    cells.extend(values(report.results, shown.point));
     cells.extend([
         format!("{:.3}", mean(Metric::Nll)),
         difference,
@@ -210,15 +216,26 @@ fn setting(report: &Report<'_>, shown: &Shown) -> Vec<String> {
     cells
 }
 
-/// What a setting has of each parameter.
-pub fn values(point: Point) -> [String; 4] {
+/// What stands above the parameters of a setting: those that all have, and where the study has further cuts, one for them.
+pub fn names(results: &Results) -> Vec<String> {
+    let further = results.have_further().then_some("further cuts");
+    let names = ["temperature", "top_k", "top_p", "min_p"].into_iter().chain(further);
+    names.map(str::to_owned).collect()
+}
+
+/// What a setting has of each of these.
+pub fn values(results: &Results, point: Point) -> Vec<String> {
     let off = |on: bool, text: String| if on { text } else { "off".into() };
-    [
+    let mut values = vec![
         shortest(point.temperature),
         off(point.top_k > 0, point.top_k.to_string()),
         off(point.top_p < 1.0, shortest(point.top_p)),
         off(point.min_p > 0.0, shortest(point.min_p)),
-    ]
+    ];
+    if results.have_further() {
+        values.push(off(point.further != Further::NONE, point.further.to_string()));
+    }
+    values
 }
 
 fn difference(difference: &Difference) -> String {
@@ -251,9 +268,9 @@ pub fn by_group(report: &Report<'_>) -> Vec<Vec<String>> {
     let results = report.results;
     let goal = &results.subject().goal;
     let (measure, metrics) = (results.subject().measure, goal.metrics());
-    let head =
-        ["best by group", "rows", "temperature", "top_k", "top_p", "min_p"].map(str::to_owned);
-    let mut head = head.to_vec();
+    let mut head = ["best by group", "rows"].map(str::to_owned).to_vec();
+    head.extend(names(results));
+    let parameters = head.len() - 2;
     head.extend(metrics.iter().map(|metric| metric.name().to_owned()));
     head.push(format!("{} of the best of all", goal.metric.name()));
     let mut cells = vec![head];
@@ -264,10 +281,10 @@ pub fn by_group(report: &Report<'_>) -> Vec<Vec<String>> {
             |i: usize, metric| format!("{:.3}", measure.mean(metric, sets[i].rows, sets[i].sums));
         match results.chooser().ranked(&sets).first() {
             Some(&own) => {
-                line.extend(values(sets[own].point));
+                line.extend(values(results, sets[own].point));
                 line.extend(metrics.iter().map(|metric| mean(own, *metric)));
             }
-            None => line.extend(std::iter::repeat_n("none".to_owned(), 4 + metrics.len())),
+            None => line.extend(std::iter::repeat_n("none".to_owned(), parameters + metrics.len())),
         }
         let of_all = sets.iter().position(|set| set.point.key() == report.best().point.key());
         line.push(of_all.map_or(String::new(), |i| mean(i, goal.metric)));
@@ -280,10 +297,10 @@ pub fn by_group(report: &Report<'_>) -> Vec<Vec<String>> {
 pub fn front(report: &Report<'_>) -> Option<(String, Vec<Vec<String>>)> {
     let front = report.front.as_ref()?;
     let mut cells = vec![front.of.map(|metric| metric.name().to_owned()).to_vec()];
-    cells[0].extend(["temperature", "top_k", "top_p", "min_p"].map(str::to_owned));
+    cells[0].extend(names(report.results));
     for (point, sums) in &front.sets {
         let mean = |metric| format!("{:.4}", report.results.mean(metric, sums));
-        cells.push(front.of.map(mean).into_iter().chain(values(*point)).collect());
+        cells.push(front.of.map(mean).into_iter().chain(values(report.results, *point)).collect());
     }
     Some(("No setting is better in both metrics than one of these:".into(), cells))
 }
@@ -292,9 +309,12 @@ pub fn front(report: &Report<'_>) -> Option<(String, Vec<Vec<String>>)> {
 pub fn folds(report: &Report<'_>) -> Option<(String, Vec<Vec<String>>)> {
     let subject = report.results.subject();
     let metrics = subject.goal.metrics();
-    let head = ["", "rows", "temperature", "top_k", "top_p", "min_p"].map(str::to_owned);
-    let names = metrics.iter().map(|metric| metric.name().to_owned());
-    let mut cells = vec![head.into_iter().chain(names).collect::<Vec<_>>()];
+    let parameters = names(report.results);
+    let nothing = vec![String::new(); parameters.len()];
+    let mut head = ["", "rows"].map(str::to_owned).to_vec();
+    head.extend(parameters);
+    head.extend(metrics.iter().map(|metric| metric.name().to_owned()));
+    let mut cells = vec![head];
     let means = |rows, sums: &SetSums| {
         let mean = |metric: &Metric| format!("{:.4}", subject.measure.mean(*metric, rows, sums));
         metrics.iter().map(mean).collect::<Vec<_>>()
@@ -303,15 +323,17 @@ pub fn folds(report: &Report<'_>) -> Option<(String, Vec<Vec<String>>)> {
     for (fold, i) in report.folds.iter().zip(1..) {
         let mut line = vec![format!("part {i}"), grouped(fold.rows)];
         match fold.within_limits {
-            true => line.extend(values(fold.point)),
-            false => line.extend(["none is within the limits", "", "", ""].map(str::to_owned)),
+            true => line.extend(values(report.results, fold.point)),
+            false => {
+                line.push("none is within the limits".into());
+                line.extend_from_slice(&nothing[1..]);
+            }
         }
         line.extend(means(fold.rows, &fold.sums));
         cells.push(line);
         sum += fold.sums;
     }
     let rows = report.results.rows();
-    let nothing = [const { String::new() }; 4];
     for (name, sums) in [("over all parts", &sum), ("best of all rows", &report.best().sums)] {
         let line = [name.to_owned(), grouped(rows)].into_iter().chain(nothing.clone());
         cells.push(line.chain(means(rows, sums)).collect());
