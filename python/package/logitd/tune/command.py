@@ -35,6 +35,9 @@ CUT = f".. (cut off after {LINE_CHARACTERS_MAX} characters)"
 # What is told of a command that has failed: so many lines, and so much of each.
 LINES_TOLD = 20
 CHARACTERS_TOLD = 400
+# What ends a command whose search is gone: it reads a pipe that only the search writes to, and whose end nothing can hide, not
+# even SIGKILL. A line says that there is nothing to end any more.
+GUARD = 'read -r _ || { kill -s TERM -- "-$1"; sleep "$2"; kill -s KILL -- "-$1"; }'
 # For what is still in a pipe when the command has ended.
 DRAIN_S = 1.0
 
@@ -132,6 +135,14 @@ class _Process:
             start_new_session=True,
         )
         assert self._child.stdout is not None and self._child.stderr is not None
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", GUARD, "logitd-tune-guard", str(self._child.pid), f"{GRACE_S:g}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            # Whoever ends the search's group, by a key or by a shell, does not mean this.
+            start_new_session=True,
+        )
         self._ended = threading.Event()
         self._readers = [
             threading.Thread(target=self._read_out, args=(self._child.stdout,), daemon=True),
@@ -184,6 +195,7 @@ class _Process:
     def close(self) -> None:
         """Nobody reads any further. What it left behind to run may say more."""
         self._ended.set()
+        self._guard.communicate(b"\n")
 
     def end(self) -> None:
         """Ends it and all of its group, at first kindly."""
