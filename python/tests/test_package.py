@@ -1,6 +1,8 @@
 """The package as it is installed."""
 
 import importlib.metadata
+import pathlib
+import re
 import subprocess
 import sys
 
@@ -31,7 +33,9 @@ def test_what_it_says_of_itself() -> None:
 
     distribution = importlib.metadata.distribution("logitd")
     assert logitd.__version__ == distribution.version
-    extras = [f"logitd-server=={logitd.__version__} ; extra == 'server'", "optuna==5.0.* ; extra == 'tune'"]
+    project = pathlib.Path(__file__).parents[1].joinpath("pyproject.toml").read_text()
+    [optuna] = re.findall(r'^tune = \["(optuna==[^"]+)"\]$', project, re.MULTILINE)
+    extras = [f"logitd-server=={logitd.__version__} ; extra == 'server'", f"{optuna} ; extra == 'tune'"]
     assert distribution.requires == ["numpy>=1.22", *extras]
     assert logitd.arithmetic_version == 2
     assert {"logitd/py.typed", "logitd/_native.pyi"} <= {str(file) for file in distribution.files or []}

@@ -20,7 +20,7 @@ import pytest
 import logitd
 from positions import carried
 
-optuna = pytest.importorskip("optuna", reason="optuna is not installed (pip install 'optuna==5.0.*')")
+optuna = pytest.importorskip("optuna", reason="optuna is not installed (pip install 'logitd[tune]')")
 from optuna.trial import TrialState  # noqa: E402
 
 from logitd.tune import cli, command  # noqa: E402
@@ -434,6 +434,25 @@ def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> None:
     while not condition():
         assert time.monotonic() < until, f"not within {seconds} s"
         time.sleep(0.05)
+
+
+def test_a_search_that_is_killed_leaves_no_command_behind(folder: pathlib.Path) -> None:
+    # What it has started, too, goes on as long as it lives.
+    line = "(while :; do date >> beats; sleep 0.1; done) & wait"
+    worker = subprocess.Popen([sys.executable, "-m", "logitd.tune", "--command", line, "--minimize", "loss"], stdout=subprocess.DEVNULL)
+    beats = folder / "beats"
+    try:
+        wait_for(beats.exists)
+    finally:
+        worker.kill()
+        worker.wait()
+
+    def is_still() -> bool:
+        before = beats.stat().st_size
+        time.sleep(1)
+        return beats.stat().st_size == before
+
+    wait_for(is_still)
 
 
 PROXY = """\

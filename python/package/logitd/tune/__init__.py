@@ -8,7 +8,7 @@ runs `./eval.sh` with settings that Optuna suggests; `--help` has the rest. Who 
         return score(generate(**logitd.tune.suggest(trial)))
 
 Where the text is known, and only the next token is judged, `logitd tune` and `logitd.evaluate` measure every setting
-exactly, without a search. `pip install 'optuna==5.0.*'` brings Optuna; `suggest` and `metrics` do without.
+exactly, without a search. `pip install 'logitd[tune]'` brings Optuna; `suggest` and `metrics` do without.
 """
 
 from . import metrics

@@ -10,7 +10,7 @@ def main() -> int:
     except ModuleNotFoundError as error:
         if error.name not in ("optuna", "numpy"):
             raise
-        print(f"python -m logitd.tune needs {error.name}: pip install 'optuna==5.0.*'", file=sys.stderr)
+        print(f"python -m logitd.tune needs {error.name}: pip install 'logitd[tune]'", file=sys.stderr)
         return 2
     return cli.main()
 
