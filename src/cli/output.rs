@@ -18,7 +18,13 @@ fn writable(path: &Path) -> io::Result<()> {
     match File::options().write(true).create_new(true).open(path) {
         Ok(_) => std::fs::remove_file(path),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            File::options().write(true).open(path).map(drop)
+            match (File::options().write(true).open(path), path.read_link()) {
+                // A link to what is not there yet: writing makes it.
+                (Err(error), Ok(target)) if error.kind() == io::ErrorKind::NotFound => {
+                    writable(&path.with_file_name(target))
+                }
+                (opened, _) => opened.map(drop),
+            }
         }
         Err(error) => Err(error),
     }
@@ -38,6 +44,23 @@ mod tests {
         assert_eq!(check("--out", &file), Ok(()));
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "milk");
         assert_eq!(check("--out", Path::new("/dev/null")), Ok(()));
+        #[cfg(unix)]
+        {
+            let link = |name: &str, target: &str| {
+                let link = folder.path().join(name);
+                std::os::unix::fs::symlink(target, &link).unwrap();
+                link
+            };
+            let (dangling, further) = (link("dangling", "new"), link("further", "dangling"));
+            for path in [&dangling, &further] {
+                assert_eq!(check("--report", path), Ok(()));
+                assert!(path.is_symlink() && !path.exists(), "a link is left as it was");
+            }
+            let beyond = link("beyond", "no/x");
+            let said = check("--report", &beyond).unwrap_err();
+            assert!(said.starts_with(&format!("--report {}: ", beyond.display())), "{said}");
+            assert!(check("--report", &link("circle", "circle")).is_err());
+        }
         // No folder, a file for one, a folder itself, and where nobody can make files, not even root.
         let beyond = [folder.path().join("no/x"), file.join("x"), folder.path().into()];
         for path in beyond.into_iter().chain(["/proc/logitd".into()]) {

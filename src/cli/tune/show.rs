@@ -68,18 +68,30 @@ pub fn run(args: &TuneArgs) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
+/// A file and a part of a name; without one, an empty part. A file may have # in its own name, and in those of its folders.
+fn parted(asked: &str) -> (&str, &str) {
+    match asked.rsplit_once('#') {
+        Some((path, part)) if !Path::new(asked).exists() && Path::new(path).is_file() => {
+            (path, part)
+        }
+        _ => (asked, ""),
+    }
+}
+
 /// The studies of a file, or those that have something in their names: `FILE#PART`.
 fn read(asked: &str) -> Result<Vec<Study>, String> {
-    let (path, part) = match asked.rsplit_once('#') {
-        Some((path, part)) if !Path::new(asked).exists() => (path, part),
-        _ => (asked, ""),
-    };
+    let (path, part) = parted(asked);
     let named = |error: &dyn std::fmt::Display| format!("--show {path}: {error}");
     let recorded = journal::studies(Path::new(path)).map_err(|error| named(&error))?;
     let names: Vec<String> = recorded.iter().map(|study| study.name.clone()).collect();
     // Optuna's own studies have no sums.
     let ours = recorded.into_iter().filter(|study| !study.trials.is_empty());
-    let wanted = ours.filter(|study| study.name.contains(part));
+    // The whole name of one may be a part of another's.
+    let is_whole = names.iter().any(|name| name == part);
+    let wanted = ours.filter(|study| match is_whole {
+        true => study.name == part,
+        false => study.name.contains(part),
+    });
     let studies = wanted.map(|study| Study::new(asked, study)).collect::<Result<Vec<_>, _>>();
     let studies = studies.map_err(|error| named(&error))?;
     match studies.is_empty() {
@@ -99,9 +111,10 @@ fn only(studies: &[Study]) -> Result<&Study, String> {
         _ => {
             let names: Vec<&str> = studies.iter().map(|study| study.name.as_str()).collect();
             Err(format!(
-                "--show {0}: {1} studies are in it; add # and a part of the name of one, such as '{0}#{2}': {3}",
+                "--show {}: {} studies are in it; name one with # and a part of its name, such as '{}#{}': {}",
                 studies[0].asked,
                 names.len(),
+                parted(&studies[0].asked).0,
                 names[0],
                 names.join(", ")
             ))
