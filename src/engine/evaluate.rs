@@ -1,9 +1,11 @@
 //! Evaluations: what sets of parameters come to over rows, on threads of their own.
 //!
 //! An evaluation takes many times what sampling takes, and nobody waits for it as one waits for a token. So it runs beside
-//! the devices, on threads of low priority (nice 19 on Linux), which compute while the processor has nothing else to do. The
-//! rows of all evaluations wait in one [queue], in which sources take turns by what rows cost; a thread takes one row at a
-//! time. Threads are started by the first evaluation.
+//! the devices, on threads of low priority (nice 19 on Linux), which compute while the processor has nothing else to do, and
+//! give way every 100 us. The rows of all evaluations wait in one [queue], in which sources take turns by what rows cost; a
+//! thread takes one row at a time. Threads are started by the first evaluation. What else an evaluation takes, unfolding
+//! thousands of sets and arranging their sums, is work for the same threads ([`Evaluations::work`]), and goes before rows:
+//! whoever waits for it has taken room.
 
 use super::permits::Permit;
 use super::priority::lower_priority;
@@ -17,6 +19,7 @@ use logitd_core::evaluate::sets::Sets;
 use logitd_core::evaluate::sums::{GroupSums, SetSums};
 use logitd_core::evaluate::{Evaluation, Position, Question, Reference, TailShare};
 use metrics::{Counter, Unit, counter, describe_counter};
+use std::collections::VecDeque;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -95,13 +98,28 @@ impl Evaluations {
             passed_over_max,
         });
         let shared = Arc::new(Shared {
-            state: Mutex::new(State { queue, stopped: false }),
+            state: Mutex::new(State { queue, works: VecDeque::new(), stopped: false }),
             work: Condvar::new(),
             rows: counter!("logitd_evaluated_rows_total"),
             evaluations: counter!("logitd_evaluations_total"),
         });
         let count = threads.max(1);
         Self { threads: Arc::new(Threads { shared, count, handles: OnceLock::new() }) }
+    }
+
+    /// Has a thread do some work; an error where the threads are stopped, or it panics. Whoever asks has taken room for it,
+    /// so that there are not many.
+    pub async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Refused> {
+        let (sender, done) = oneshot::channel();
+        self.threads.started().add(Box::new(move || {
+            if !sender.is_closed() {
+                let _ = sender.send(work());
+            }
+        }));
+        done.await.map_err(|_| Refused::Draining)
     }
 
     /// Queues an evaluation. The permit is held until its last row is done.
@@ -313,8 +331,12 @@ struct Shared {
     evaluations: Counter,
 }
 
+type Work = Box<dyn FnOnce() + Send>;
+
 struct State {
     queue: Queue<Arc<Job>>,
+    /// What is done before the next row.
+    works: VecDeque<Work>,
     stopped: bool,
 }
 
@@ -324,11 +346,31 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Adds some work, which is dropped where the threads are stopped.
+    fn add(&self, work: Work) {
+        let mut state = self.lock();
+        if state.stopped {
+            return;
+        }
+        state.works.push_back(work);
+        drop(state);
+        self.work.notify_all();
+    }
+
     /// Takes row after row until the threads are stopped.
     fn run(&self) {
         lower_priority();
         let (mut evaluator, mut of_row) = (RowEvaluator::new(), OfRow::default());
-        while let Some(part) = self.next() {
+        while let Some(next) = self.next() {
+            let part = match next {
+                Next::Row(part) => part,
+                Next::Work(work) => {
+                    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+                        tracing::error!("a part of an evaluation panicked");
+                    }
+                    continue;
+                }
+            };
             let (job, row) = (part.item, part.rows.start);
             let begun = Instant::now();
             if !job.begin(begun) {
@@ -353,25 +395,33 @@ impl Shared {
         }
     }
 
-    /// The next row; `None` once the threads are stopped.
-    fn next(&self) -> Option<Part<Arc<Job>>> {
+    /// What is to be done next; `None` once the threads are stopped.
+    fn next(&self) -> Option<Next> {
         let (mut parts, mut expired) = (Vec::new(), Vec::new());
         loop {
             let mut state = self.lock();
-            while !state.stopped && state.queue.waiting().rows == 0 {
+            while !state.stopped && state.works.is_empty() && state.queue.waiting().rows == 0 {
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
             }
             if state.stopped {
                 return None;
             }
+            if let Some(work) = state.works.pop_front() {
+                return Some(Next::Work(work));
+            }
             state.queue.take_batch(0, Instant::now(), &mut parts, &mut expired);
             drop(state);
             expired.drain(..).for_each(|job: Arc<Job>| job.fail(Failure::DeadlineExceeded));
             if let Some(part) = parts.pop() {
-                return Some(part);
+                return Some(Next::Row(part));
             }
         }
     }
+}
+
+enum Next {
+    Row(Part<Arc<Job>>),
+    Work(Work),
 }
 
 /// The threads, started when there is something to do, and joined when the last handle goes.
@@ -400,7 +450,10 @@ impl Drop for Threads {
         let mut state = self.shared.lock();
         state.stopped = true;
         state.queue.clear(&mut waiting);
+        // Dropped, each answers that it is not done.
+        let works = std::mem::take(&mut state.works);
         drop(state);
+        drop(works);
         self.shared.work.notify_all();
         waiting.into_iter().for_each(|job| job.fail(Failure::Cancelled));
         let handles = self.handles.take().and_then(|handles| handles.into_inner().ok());

@@ -16,7 +16,7 @@ use crate::engine::{
 use crate::wire;
 use logitd_core::arithmetic;
 use logitd_core::batch::Dtype;
-use logitd_core::evaluate::sets::{FIELDS_OF_SETS, Grid, SetError, Sets};
+use logitd_core::evaluate::sets::{FIELDS_OF_SETS, Grid, SetError, Sets, give_way};
 use logitd_core::evaluate::sums::{SetSums, TAIL_SHARE};
 use logitd_core::evaluate::{Evaluation, GROUPS_END, TailShare};
 use logitd_core::params::{Field, ParamsSpec, SamplingParams, Value};
@@ -25,8 +25,9 @@ use std::sync::Arc;
 
 /// Bytes that a set takes: as it is asked for, as it was parsed, and by its cuts.
 const SET_BYTES: usize = size_of::<ParamsSpec>() + size_of::<SamplingParams>() + 256;
-/// Requests with up to so many sets are checked where the call is handled: less than 100 us.
-const CHECK_INLINE_SETS_MAX: usize = 256;
+/// Up to so many sets are checked, and so many sums arranged, where the call is handled: less than 100 us. More are for the
+/// threads that evaluate, which leave the processor to samples.
+const INLINE_MAX: usize = 256;
 
 /// Evaluates one request, of a unary call or of a stream, with what its message was let in with. `bytes` is the plane of
 /// logits that come as bytes.
@@ -49,14 +50,17 @@ pub async fn evaluate(
 
     let asked_priority = request.priority;
     let limits = *limits;
-    let is_small = size.sets <= CHECK_INLINE_SETS_MAX;
-    let check = move || check(&request, lent.as_ref(), &limits);
-    let checked = run::checked(is_small, check).await?;
+    let work = move || check(&request, lent.as_ref(), &limits);
+    let checked = match size.sets <= INLINE_MAX {
+        true => work(),
+        false => shared.evaluations.work(work).await?,
+    }?;
     let Checked { rows, labels, sets, tail, evaluations } = checked;
     tracing::Span::current().record("rows", rows.len());
     let _token_rows = call.token.as_ref().map(|token| token.reserve(rows.len())).transpose()?;
     let answers = if evaluations { rows.len() * sets.len() } else { 0 };
-    let answer_bytes = answer_bytes(rows.len(), labels.len() * sets.len(), answers);
+    let sums = labels.len() * sets.len();
+    let answer_bytes = answer_bytes(rows.len(), sums, answers);
     let room = AnswerRoom::take(shared, call, answer_bytes)?;
     let asked = convert::priority(asked_priority).unwrap_or_default();
     let priority = run::priority(call, Some(asked.unwrap_or(Priority::Low)))?;
@@ -71,8 +75,13 @@ pub async fn evaluate(
         source: call.source(),
     };
     let done = shared.evaluations.submit(permit, request)?.await?;
+    let work = move || response(done, &labels, plane);
+    let response = match sums + answers <= INLINE_MAX {
+        true => work(),
+        false => shared.evaluations.work(work).await?,
+    };
     let _turn = run::turn(shared, answer_bytes).await;
-    Ok(Answered { response: response(done, &labels, plane), room })
+    Ok(Answered { response, room })
 }
 
 /// How much is asked for.
@@ -286,7 +295,11 @@ fn sets(wrong: &mut Violations<'_>, request: &EvaluateRequest) -> Option<Sets> {
         specs.iter().enumerate().map(&mut parse).collect();
     if let Some(grid) = &request.grid {
         if let Some(grid) = unfolded(wrong, grid) {
-            parsed.extend(grid.specs().iter().map(|spec| spec.parse(|| 0).ok()));
+            let parse = |(i, spec): (usize, &ParamsSpec)| {
+                give_way(i);
+                spec.parse(|| 0).ok()
+            };
+            parsed.extend(grid.specs().iter().enumerate().map(parse));
         }
     }
     let parsed: Vec<SamplingParams> = parsed.into_iter().flatten().collect();

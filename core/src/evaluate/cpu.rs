@@ -87,9 +87,12 @@ impl Cpu {
                         Ok(digest) => {
                             own.rows += 1;
                             surface.take(digest, question.tail);
-                            surface.each(digest, question.sets, |set, found| {
-                                own.sets[set] += found.sums
-                            });
+                            surface.each(
+                                digest,
+                                question.sets,
+                                || (),
+                                |set, found| own.sets[set] += found.sums,
+                            );
                         }
                         Err(_) => own.rows_failed += 1,
                     }
@@ -120,7 +123,7 @@ impl Cpu {
         for (row, own) in rows.iter().zip(all.chunks_mut(sets.len().max(1))) {
             let Ok(digest) = &row.digest else { continue };
             surface.take(digest, question.tail);
-            surface.each(digest, sets, |set, found| own[set] = found.evaluation());
+            surface.each(digest, sets, || (), |set, found| own[set] = found.evaluation());
         }
         all
     }

@@ -1,10 +1,15 @@
 //! Rows evaluated one by one, for who takes them from a queue.
+//!
+//! A thread that does it gives way every 100 us or so. Its priority is not enough: a kernel that does not preempt, as servers
+//! often have (`PREEMPT_NONE`), lets whoever computes go on until the next tick, 4 ms later, whoever else has woken up
+//! meanwhile. A system call that finds nobody waiting takes less than a microsecond.
 
 use super::digest::Digester;
 use super::sums::SetSums;
 use super::surface::Surface;
 use super::{Evaluation, Position, Question, Reference};
 use crate::backend::cpu::Isa;
+use std::thread::yield_now;
 
 /// Evaluates a row at a time on the thread that it is called from, in memory that it keeps.
 #[derive(Debug)]
@@ -36,7 +41,8 @@ impl RowEvaluator {
             Err(status) => return Reference { status, ..Default::default() },
         };
         let reference = self.surface.take(&digest, question.tail);
-        self.surface.each(&digest, question.sets, |set, found| {
+        yield_now();
+        self.surface.each(&digest, question.sets, yield_now, |set, found| {
             let evaluation = match question.rows {
                 false => Evaluation::default(),
                 true => found.evaluation(),

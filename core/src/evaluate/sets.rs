@@ -31,6 +31,8 @@ pub const FIELDS_OF_SETS: [&str; 15] = [
     "dynatemp_range",
     "dynatemp_exponent",
 ];
+/// Between two looks at whether somebody else waits for the processor: about 100 us.
+const YIELD_SETS: usize = 512;
 /// Parameters that a draw has, and that are ignored.
 const OF_DRAWS: [&str; 5] = ["seed", "position", "draws", "draw_rule", "draft"];
 
@@ -79,6 +81,14 @@ impl Grid {
     }
 }
 
+/// Gives way to who waits for the processor, at one in some hundreds of sets: whoever unfolds thousands may do so beside work
+/// that others wait for (see [`row`](super::row)).
+pub fn give_way(set: usize) {
+    if set.is_multiple_of(YIELD_SETS) {
+        std::thread::yield_now();
+    }
+}
+
 /// A list of sets, each valid, in the order of the list.
 #[derive(Clone, Debug)]
 pub struct Sets {
@@ -90,13 +100,12 @@ pub struct Sets {
 impl Sets {
     /// The sets of a list. One with a cut or an adjustment that is not among [`FIELDS_OF_SETS`] is refused.
     pub fn new(params: Vec<SamplingParams>) -> Result<Self, SetError> {
+        let others = others();
         for (set, params) in params.iter().enumerate() {
+            give_way(set);
             let spec = ParamsSpec::from(*params);
-            let other = FIELDS.iter().find(|field| {
-                let known = FIELDS_OF_SETS.contains(&field.name) || OF_DRAWS.contains(&field.name);
-                !known && field.get(spec) != field.get(ParamsSpec::DEFAULT)
-            });
-            if let Some(field) = other {
+            let other = others.iter().find(|(field, default)| field.get(spec) != *default);
+            if let Some((field, _)) = other {
                 let why = Why::Unknown;
                 return Err(SetError { set, field: field.name, value: field.get(spec), why });
             }
@@ -109,6 +118,7 @@ impl Sets {
         let mut places = Places::default();
         let (mut temperatures, mut chains) = (Vec::<Temperature>::new(), Chains::default());
         for (set, params) in params.iter().enumerate() {
+            give_way(set);
             if Chains::need(params) {
                 chains.push(set, params);
                 continue;
@@ -151,6 +161,13 @@ impl Sets {
     pub(super) fn chains(&self) -> &Chains {
         &self.chains
     }
+}
+
+/// The parameters that no set has, each with its default.
+fn others() -> Vec<(&'static Field, Value)> {
+    let has = |field: &Field| [&FIELDS_OF_SETS[..], &OF_DRAWS].concat().contains(&field.name);
+    let default = |field: &'static Field| (field, field.get(ParamsSpec::DEFAULT));
+    FIELDS.iter().filter(|field| !has(field)).map(default).collect()
 }
 
 /// The sets of one temperature, and their cuts.

@@ -97,8 +97,14 @@ impl Surface {
         }
     }
 
-    /// What each set comes to over the row that was taken up.
-    pub fn each(&mut self, digest: &Digest, sets: &Sets, mut see: impl FnMut(usize, &Found)) {
+    /// What each set comes to over the row that was taken up. `pause` is called about every 100 us.
+    pub fn each(
+        &mut self,
+        digest: &Digest,
+        sets: &Sets,
+        pause: impl Fn(),
+        mut see: impl FnMut(usize, &Found),
+    ) {
         for temperature in sets.temperatures() {
             match temperature.scale {
                 Some(scale) => {
@@ -119,12 +125,19 @@ impl Surface {
                 }
                 see(member.set, &self.found[place as usize]);
             }
+            pause();
         }
-        self.chains(digest, sets.chains(), see);
+        self.chains(digest, sets.chains(), pause, see);
     }
 
     /// The same of sets with further cuts.
-    fn chains(&mut self, digest: &Digest, chains: &Chains, mut see: impl FnMut(usize, &Found)) {
+    fn chains(
+        &mut self,
+        digest: &Digest,
+        chains: &Chains,
+        pause: impl Fn(),
+        mut see: impl FnMut(usize, &Found),
+    ) {
         let deviation = chains.have(Stage::TopNSigma).then(|| deviation(digest));
         let mut weighed = None;
         for root in chains.roots() {
@@ -145,6 +158,7 @@ impl Surface {
             for &(set, leaf) in &root.members {
                 see(set, &self.found[self.places[leaf] as usize]);
             }
+            pause();
         }
     }
 
