@@ -9,11 +9,12 @@
 //! 3. A line that was cut off when its writer died is cut away before anything is appended: Optuna passes over it at the
 //!    end of a file, and fails on it within one.
 
-use super::search::{FURTHER, Further, Point};
+use super::search::{Axes, FURTHER, Further, Point};
 use logitd_core::evaluate::sums::SetSums;
 use logitd_core::params::{Profile, shortest};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
@@ -38,7 +39,7 @@ const RANGES: [(&str, f64, f64); 4] = [
     ("top_p", 0.01, 1.0),
     ("min_p", 0.0, 1.0),
 ];
-/// The same of further cuts, in their order: whatever they can be. A trial has those that any other of its batch has.
+/// The same of further cuts, in their order: whatever they can be.
 const FURTHER_RANGES: [(f64, f64); FURTHER.len()] = [
     (0.0, 100.0),
     (0.0, 1.0),
@@ -137,6 +138,8 @@ pub struct StudySpec {
     pub vocab_size: u32,
     /// What is said of it.
     pub attributes: Vec<(&'static str, Value)>,
+    /// What is searched: every trial has it, off or not, so that Optuna goes on with it.
+    pub lists: Axes,
 }
 
 /// A study in an open journal.
@@ -145,6 +148,7 @@ pub struct Journal {
     path: PathBuf,
     study_id: u64,
     vocab_size: u32,
+    also: Also,
     worker_id: String,
 }
 
@@ -198,7 +202,8 @@ impl Journal {
         drop(lock);
         let own = place.and_then(|place| found.studies[place].take()).unwrap_or_default();
         let vocab_size = spec.vocab_size;
-        Ok((Self { path: path.to_owned(), study_id, vocab_size, worker_id }, own.trials))
+        let also = Also::of(&spec.lists);
+        Ok((Self { path: path.to_owned(), study_id, vocab_size, also, worker_id }, own.trials))
     }
 
     /// The file.
@@ -210,19 +215,25 @@ impl Journal {
     pub fn append(&mut self, trials: &[(Trial, Said)]) -> Result<(), JournalError> {
         let now = now();
         let points = trials.iter().map(|(trial, _)| trial.point);
-        let also = Also::of(points.clone());
-        let distributions = distributions(points, self.vocab_size, &also);
-        let head = format!(
-            "{{\"op_code\":4,\"worker_id\":\"{}\",\"study_id\":{},\"datetime_start\":\"{now}\",\
-             \"datetime_complete\":\"{now}\",\"state\":1,\"value\":null,\"distributions\":{distributions}",
-            self.worker_id, self.study_id
-        );
+        let head = |also: &Also| {
+            format!(
+                "{{\"op_code\":4,\"worker_id\":\"{}\",\"study_id\":{},\"datetime_start\":\"{now}\",\
+                 \"datetime_complete\":\"{now}\",\"state\":1,\"value\":null,\"distributions\":{}",
+                self.worker_id,
+                self.study_id,
+                distributions(points.clone(), self.vocab_size, also)
+            )
+        };
+        // All that a search tries begin alike; what was named beside it may have more.
+        let mut heads: HashMap<Also, String> = HashMap::new();
         let _lock = Lock::take(&self.path)?;
         let mut file = OpenOptions::new().read(true).append(true).open(&self.path)?;
         cut_torn_line(&file)?;
         let mut lines = String::new();
         for (trial, said) in trials {
-            line(&head, trial, said, &also, &mut lines);
+            let also = self.also.with(trial.point);
+            let head = heads.entry(also.clone()).or_insert_with(|| head(&also));
+            line(head, trial, said, &also, &mut lines);
             if lines.len() >= WRITE_BYTES {
                 file.write_all(lines.as_bytes())?;
                 lines.clear();
@@ -376,7 +387,7 @@ fn distributions(
         .iter()
         .enumerate()
         .map(|(i, (name, ..))| (name.to_string(), of(i, name).to_string().into()));
-    let further = also.further.iter().map(|&place| {
+    let further = also.places().map(|place| {
         let (low, high) = FURTHER_RANGES[place];
         let own = json!({
             "name": "FloatDistribution",
@@ -392,22 +403,34 @@ fn distributions(
     Value::Object(all.chain(further).chain(profile).collect()).to_string()
 }
 
-/// What the trials of a batch have beside temperature, top_k, top_p and min_p: all of them the same.
+/// What trials have beside temperature, top_k, top_p and min_p.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Also {
-    /// Places in [`FURTHER`].
-    further: Vec<usize>,
+    /// Whether each of [`FURTHER`].
+    further: [bool; FURTHER.len()],
     profile: bool,
 }
 
 impl Also {
-    fn of(mut points: impl Iterator<Item = Point> + Clone) -> Self {
-        let none = Further::NONE;
-        let given = |place: &usize| {
-            let mut values = points.clone().map(|point| point.further.values[*place]);
-            values.any(|value| value != none.values[*place])
-        };
-        let further = (0..FURTHER.len()).filter(given).collect();
-        Self { further, profile: points.any(|point| point.further.profile != none.profile) }
+    /// What is searched.
+    fn of(lists: &Axes) -> Self {
+        let is_searched = |place| lists.further.iter().any(|(axis, _)| *axis == place);
+        Self { further: std::array::from_fn(is_searched), profile: lists.profile.len() > 1 }
+    }
+
+    /// And what a set has otherwise than by default.
+    fn with(&self, point: Point) -> Self {
+        let (own, none) = (point.further, Further::NONE);
+        let has = |place: usize| self.further[place] || own.values[place] != none.values[place];
+        Self {
+            further: std::array::from_fn(has),
+            profile: self.profile || own.profile != none.profile,
+        }
+    }
+
+    /// Their places in [`FURTHER`].
+    fn places(&self) -> impl Iterator<Item = usize> {
+        (0..FURTHER.len()).filter(|place| self.further[*place])
     }
 }
 
@@ -428,7 +451,7 @@ fn line(head: &str, trial: &Trial, said: &Said, also: &Also, to: &mut String) {
         shortest(top_p),
         shortest(min_p)
     );
-    for &place in &also.further {
+    for place in also.places() {
         let (name, value) = (FURTHER[place], shortest(further.values[place]));
         write!(params, ",\"{name}\":{value}").expect("a text has room");
     }
@@ -629,13 +652,19 @@ mod tests {
             metrics: vec![("nll", true), ("tail", true)],
             vocab_size: 262_144,
             attributes: vec![("rows", json!(4)), ("goal", json!("least nll"))],
+            lists: Axes::default(),
         }
     }
 
     fn trials(count: u32) -> Vec<(Trial, Said)> {
         let trial = |i: u32| {
-            let point =
-                Point { temperature: 0.3 + i as f32 / 10.0, top_k: i, top_p: 0.95, min_p: 1e-7 };
+            let mut further = Further::NONE;
+            if i % 2 == 1 {
+                further.values[i as usize % FURTHER.len()] = 0.7;
+                further.profile = Profile::Vllm;
+            }
+            let temperature = 0.3 + i as f32 / 10.0;
+            let point = Point { temperature, top_k: i, top_p: 0.95, min_p: 1e-7, further };
             let sums = SetSums {
                 hits: i.into(),
                 logprob_q32: -(1 << 60),

@@ -499,6 +499,7 @@ fn study(setup: &Setup, told: &Told, subject: &Subject) -> StudySpec {
         metrics: metrics.iter().map(|metric| (metric.name(), is_least(metric))).collect(),
         vocab_size: about.vocab_size,
         attributes,
+        lists: told.lists.clone(),
     }
 }
 
