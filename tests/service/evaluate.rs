@@ -330,6 +330,26 @@ async fn what_is_wrong_is_named() {
     server.idle().await;
 }
 
+/// More sets than are checked where the call is handled: the threads that evaluate unfold them.
+#[tokio::test(flavor = "multi_thread")]
+async fn hundreds_of_sets_are_unfolded_and_refused_as_few_are() {
+    let server = TestServer::with(&["--evaluate-threads=1"], vec![cpu()]).await;
+    let client = server.client().await;
+    let mut asked = EvaluateRequest { rows: true, ..evaluation(5) };
+    let grid = asked.grid.as_mut().unwrap();
+    grid.temperature = (1..=10).map(|i| i as f32 / 5.0).collect();
+    grid.top_k = (0..40).collect();
+    is(&client.evaluate(asked.clone()).await.unwrap(), &wanted(&asked));
+    asked.sets[4].xtc_probability = 0.25;
+    let (code, message) = refused(&client, asked.clone()).await;
+    assert_eq!(code, Code::InvalidArgument, "{message}");
+    assert!(message.contains("sets[4].xtc_probability: xtc_probability is 0.25"), "{message}");
+    asked.grid.as_mut().unwrap().temperature[9] = f32::NAN;
+    let (_, message) = refused(&client, asked).await;
+    assert!(message.contains("grid.temperature[9]: temperature is NaN"), "{message}");
+    server.idle().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn grids_are_counted_before_they_are_unfolded() {
     let flags = [

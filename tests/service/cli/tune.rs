@@ -276,6 +276,54 @@ fn a_study_is_shown_again_without_its_rows() {
 }
 
 #[test]
+fn further_cuts_are_searched_compared_recorded_and_shown() {
+    let folder = folder();
+    let axes = ["--axis", "typical_p=off,0.6,0.9", "--axis", "profile=logitd,llamacpp"];
+    let own = "temperature=0.7,xtc_probability=1,xtc_threshold=0.2";
+    let command = with(&with(&with(&FILES, &FEW), &axes), &["--compare", own]);
+    let found = folder.ok(&command);
+    for part in ["further cuts", "xtc_probability 1, xtc_threshold 0.2"] {
+        assert!(found.contains(part), "{part}: {found}");
+    }
+    let page = std::fs::read_to_string(folder.path("study.html")).unwrap();
+    for part in ["nll over temperature and typical_p", "Along profile", "<th>llamacpp"] {
+        assert!(page.contains(part), "{part}");
+    }
+    let journal = std::fs::read_to_string(folder.path("study.journal")).unwrap();
+    let trials: Vec<Value> =
+        lines(&journal).into_iter().filter(|line| line["op_code"] == 4).collect();
+    let with_cut = |value: f64| {
+        let has = |line: &&Value| line["params"]["typical_p"] == value;
+        trials.iter().filter(has).count()
+    };
+    assert!(with_cut(0.6) >= 2 * 40 && with_cut(1.0) >= 2 * 40, "{}", trials.len());
+    let keys = |of: &Value| {
+        let keys: Vec<String> = of.as_object().unwrap().keys().cloned().collect();
+        keys
+    };
+    let mut of_params: Vec<_> = trials.iter().map(|line| keys(&line["params"])).collect();
+    let of_ranges = trials.iter().map(|line| keys(&line["distributions"]));
+    assert!(of_params.iter().cloned().eq(of_ranges), "each parameter has its range");
+    of_params.dedup();
+    // Those of the search, and the one that was named.
+    assert!(of_params.len() == 2, "{of_params:?}");
+    assert!(folder.ok(&command).contains(", 0 of them new"));
+    let shown = folder.ok(&["tune", "--show", "study.journal", "--compare", own]);
+    assert_eq!(table(&shown), table(&found));
+    let lines = lines(&folder.ok(&with(&command, &["--json"])));
+    let named = lines.iter().find(|line| line["name"] == own).unwrap();
+    assert_eq!((&named["xtc_threshold"], &named["profile"]), (&0.2.into(), &Value::Null));
+    for (axis, part) in [
+        ("xtc_probability=0.5", "has xtc_probability 0.5; allowed in sets: 0 or 1"),
+        ("top_a=2", "--axis top_a: top_a is 2; allowed"),
+        ("typical=0.5", "did you mean typical_p?"),
+    ] {
+        let said = folder.error(&with(&FILES, &["--axis", axis]));
+        assert!(said.contains(part), "{axis}: {said}");
+    }
+}
+
+#[test]
 fn two_studies_are_shown_side_by_side_and_what_one_takes_is_measured_in_the_other() {
     let folder = folder();
     let part = |rows, study| ["--rows", rows, "--study", study];
@@ -302,6 +350,11 @@ fn two_studies_are_shown_side_by_side_and_what_one_takes_is_measured_in_the_othe
     let said = folder.error(&["tune", "--show", "a.journal", "b.journal"]);
     assert!(said.contains("2 studies are in it") && said.contains("a.journal#"), "{said}");
     folder.ok(&["tune", "--show", "a.journal#least nll", "a.journal#brier"]);
+    // A part that both have, and a file that is not there, in a folder whose name has the sign.
+    let said = folder.error(&["tune", "--show", "a.journal#least", "b.journal"]);
+    assert!(said.contains("such as 'a.journal#least nll"), "{said}");
+    let said = folder.error(&["tune", "--show", "no#1/a.journal"]);
+    assert!(said.contains("--show no#1/a.journal: "), "{said}");
     let both = folder.ok(&["tune", "--show", "a.journal"]);
     assert_eq!(both.matches("goal: least").count(), 2, "{both}");
 }
