@@ -750,9 +750,9 @@ pub struct EvaluateRequest {
     /// A label a row, under which it is summed: below 4096. Left out: 0 for all rows.
     #[prost(fixed32, repeated, tag = "6")]
     pub groups: ::prost::alloc::vec::Vec<u32>,
-    /// Sets of parameters, up to Limits.request_rows_max of them: temperature, top_k, top_p and min_p. What belongs to a draw
-    /// (seed, position, draws, draw_rule) is ignored; other cuts and adjustments, and what asks for more than tokens, are
-    /// refused.
+    /// Sets of parameters, up to Limits.request_rows_max of them: temperatures, cuts and profiles. What belongs to a draw
+    /// (seed, position, draws, draw_rule) is ignored; mirostat, adaptive-p and adjustments, an xtc_probability between 0 and
+    /// 1, and what asks for more than tokens, are refused.
     #[prost(message, repeated, tag = "7")]
     pub sets: ::prost::alloc::vec::Vec<SamplingParams>,
     /// More sets, after those of the list: every combination. Sets of the list and the grid together: 1 to

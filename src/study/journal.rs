@@ -706,8 +706,11 @@ mod tests {
     #[test]
     fn what_parameters_may_be_does_not_change_from_batch_to_batch() {
         let point = |top_k| Point { top_k, ..Point::PLAIN };
-        let few = distributions([point(0), point(40)].into_iter(), 262_144);
-        assert_eq!(few, distributions([point(262_143)].into_iter(), 262_144));
+        let of = |points: &[Point]| {
+            distributions(points.iter().copied(), 262_144, &Also::default())
+        };
+        let few = of(&[point(0), point(40)]);
+        assert_eq!(few, of(&[point(262_143)]));
         assert!(few.contains("262144"), "{few}");
     }
 
