@@ -706,11 +706,9 @@ mod tests {
     #[test]
     fn what_parameters_may_be_does_not_change_from_batch_to_batch() {
         let point = |top_k| Point { top_k, ..Point::PLAIN };
-        let of = |points: &[Point]| {
-            distributions(points.iter().copied(), 262_144, &Also::default())
-        };
-        let few = of(&[point(0), point(40)]);
-        assert_eq!(few, of(&[point(262_143)]));
+        let also = Also::of(&Axes::default());
+        let few = distributions([point(0), point(40)].into_iter(), 262_144, &also);
+        assert_eq!(few, distributions([point(262_143)].into_iter(), 262_144, &also));
         assert!(few.contains("262144"), "{few}");
     }
 

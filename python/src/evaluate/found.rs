@@ -3,7 +3,7 @@
 use super::asked::Asked;
 use crate::arrays::{array_of, by_rows};
 use crate::table::{NO_TOKEN, Status};
-use logitd_core::evaluate::sets::{FIELDS_OF_SETS, Sets};
+use logitd_core::evaluate::sets::FIELDS_OF_SETS;
 use logitd_core::evaluate::sums::{GroupSums, SetSums};
 use logitd_core::evaluate::{Answer, Evaluation, Reference};
 use logitd_core::params::{Field, ParamsSpec, SamplingParams, Value};
