@@ -211,7 +211,7 @@ fn what_is_chosen_on_some_positions_is_good_on_others() {
         within.min_by(|a, b| mean(of, Metric::Nll, *a).total_cmp(&mean(of, Metric::Nll, *b)))
     };
     let all = total(&(0..2 * HALF).collect::<Vec<_>>());
-    for (goal, tail_max, most) in [("nll", f64::INFINITY, 0.015), ("safe", 0.001, 0.02)] {
+    for (goal, tail_max) in [("nll", f64::INFINITY), ("safe", 0.001)] {
         let of_all = best(&all, tail_max).unwrap();
         let mut random = Random::new(3, 0);
         let (mut regrets, mut least) = ([0.0; 4], 0.0);
@@ -234,6 +234,6 @@ fn what_is_chosen_on_some_positions_is_good_on_others() {
             least / SPLITS as f64
         );
         assert!(regrets.is_sorted_by(|more, less| more > less), "{goal}: {regrets:?}");
-        assert!(regrets[3] < most, "{goal}: {regrets:?}");
+        assert!(regrets[3] < 0.01, "{goal}: {regrets:?}");
     }
 }
