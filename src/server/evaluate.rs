@@ -293,14 +293,12 @@ fn sets(wrong: &mut Violations<'_>, request: &EvaluateRequest) -> Option<Sets> {
         |(i, spec): (usize, &ParamsSpec)| wrong.params(&convert::in_list("sets", i), *spec);
     let mut parsed: Vec<Option<SamplingParams>> =
         specs.iter().enumerate().map(&mut parse).collect();
-    if let Some(grid) = &request.grid {
-        if let Some(grid) = unfolded(wrong, grid) {
-            let parse = |(i, spec): (usize, &ParamsSpec)| {
-                give_way(i);
-                spec.parse(|| 0).ok()
-            };
-            parsed.extend(grid.specs().iter().enumerate().map(parse));
-        }
+    if let Some(grid) = request.grid.as_ref().and_then(|grid| unfolded(wrong, grid)) {
+        let parse = |(i, spec): (usize, &ParamsSpec)| {
+            give_way(i);
+            spec.parse(|| 0).ok()
+        };
+        parsed.extend(grid.specs().iter().enumerate().map(parse));
     }
     let parsed: Vec<SamplingParams> = parsed.into_iter().flatten().collect();
     if !wrong.none() {

@@ -180,12 +180,12 @@ pub(super) fn around((axis, values): &(usize, Vec<f32>), point: &Further) -> (us
 
 /// The values of both: they have the same axes.
 pub(super) fn union(a: &[(usize, Vec<f32>)], b: &[(usize, Vec<f32>)]) -> Vec<(usize, Vec<f32>)> {
-    let both = |((axis, a), (_, b)): (&(usize, Vec<f32>), &(usize, Vec<f32>))| {
-        let mut all = [&a[..], b].concat();
-        arrange(*axis, &mut all);
-        (*axis, all)
-    };
-    a.iter().zip(b).map(both).collect()
+    let mut both = a.to_vec();
+    for ((axis, values), (_, more)) in both.iter_mut().zip(b) {
+        values.extend(more);
+        arrange(*axis, values);
+    }
+    both
 }
 
 /// To six digits, so that it is written shortly.
