@@ -9,8 +9,8 @@
 //!
 //! 1. Where few tokens have anything of the proposal, the sum of a block is D times that of its masses, which the search has
 //!    left, less what these tokens take off: no logit is read for it but theirs.
-//! 2. Otherwise it is one pass over the blocks in which something is kept, two products of 128 bits a block, shared among
-//!    the threads of the row.
+//! 2. Otherwise it is one pass over the blocks in which something is kept ([`residual`](super::residual)), shared among the
+//!    threads of the row.
 //! 3. Where nothing is left the proposal is not what the draft was drawn from, and the row draws from its own masses: those
 //!    that are left of nothing at all ([`Proposed::NOTHING`]).
 
@@ -20,7 +20,8 @@ use super::element::Element;
 use super::intervals::{SumList, interval};
 use super::list::{List, lowest};
 use super::passes::ScannedRow;
-use super::proposal::{BlockMasses, Proposed, UpTo};
+use super::proposal::{Proposed, UpTo};
+use super::residual::{Left, TokenMasses};
 use super::search::Kept;
 use super::simd::Simd;
 use super::team::parts;
@@ -37,8 +38,6 @@ pub struct Buffers {
     token_sums: Vec<u128>,
     /// What is left up to each block.
     block_sums: Vec<u128>,
-    /// The kept tokens of a block.
-    block: List,
 }
 
 /// What a draft was drawn from, where that is asked for, or why it is not known.
@@ -147,7 +146,7 @@ fn instead<S: Simd, E: Element>(
         }
         Kept::Blocks { cut, masses, .. } => (cut, masses),
     };
-    let Buffers { token_sums, block_sums, block: list } = buffers;
+    let Buffers { token_sums, block_sums } = buffers;
     let up_to = UpTo { row: *row, cut };
     let (proposed, left) = or_nothing(proposed, |proposed| {
         match proposed.listed() {
@@ -159,10 +158,36 @@ fn instead<S: Simd, E: Element>(
     let target = scaled(left, bits);
     let block = first_above(block_sums, target);
     let before = if block == 0 { 0 } else { block_sums[block - 1] };
-    row.collect_block(block, cut, list);
-    row.weigh(list);
-    sum_up(token_sums, left_of(list, total, |i| proposed.share(list.ids()[i])));
-    said(list, first_above(token_sums, target - before))
+    sum_up_block(&up_to, block, total, proposed, token_sums);
+    let token = (block * BLOCK + first_above(token_sums, target - before)) as u32;
+    let x = up_to.logit(token).expect("what is left of it is kept");
+    Said { is_draft: false, token, x }
+}
+
+/// Writes what is left up to each token of a block.
+fn sum_up_block<S: Simd, E: Element>(
+    row: &UpTo<'_, S, E>,
+    block: usize,
+    total: u64,
+    proposed: &Proposed<'_>,
+    sums: &mut Vec<u128>,
+) {
+    let (mut own, mut masses) = (TokenMasses::default(), TokenMasses::default());
+    row.weigh_block(block, &mut own);
+    if proposed.listed().is_some() {
+        let left_of = |place| {
+            let share = Share { mass: own.mass(place), total };
+            match share.mass {
+                0 => 0,
+                _ => residual(share, proposed.share((block * BLOCK + place) as u32)),
+            }
+        };
+        sum_up(sums, (0..BLOCK).map(left_of));
+    } else {
+        proposed.weigh_block(row.row.s, block, &mut masses);
+        let left = Left { own: &own, total, proposed: &masses, all: proposed.total() };
+        sum_up(sums, (0..BLOCK).map(|place| left.of_token(place)));
+    }
 }
 
 /// What a proposal leaves, and the proposal; if that is nothing, what no proposal at all leaves.
@@ -213,44 +238,17 @@ fn pass<S: Simd, E: Element>(
     proposed: &Proposed<'_>,
     sums: &mut Vec<u128>,
 ) {
-    let UpTo { row, cut } = row;
+    let (team, s) = (row.row.team, row.row.s);
     sums.clear();
     sums.resize(masses.len(), 0);
-    row.team.each(parts(row.heavy_runs(), 1, sums), |(range, sums)| {
-        let (mut list, mut memory) = (List::default(), BlockMasses::default());
+    team.each(parts(row.row.heavy_runs(), 1, sums), |(range, sums)| {
+        let (mut own, mut part) = (TokenMasses::default(), TokenMasses::default());
         for (block, sum) in range.zip(sums).filter(|(block, _)| masses[*block] > 0) {
-            row.collect_block(block, *cut, &mut list);
-            row.weigh(&mut list);
-            *sum = left_of_block(
-                &list,
-                total,
-                proposed.of_block(block, &mut memory),
-                proposed.total(),
-            );
+            row.weigh_block(block, &mut own);
+            proposed.weigh_block(s, block, &mut part);
+            *sum = s.run(Left { own: &own, total, proposed: &part, all: proposed.total() });
         }
     });
-}
-
-/// What is left of a block: `m * D - d * W`, summed over tokens of which that is above 0. The sums of m and of d are two of 64
-/// bits, so that products of 128 bits are one a block. Which tokens these are is told by doubles; where the two products are too near for
-/// those, by integers.
-fn left_of_block(list: &List, total: u64, proposed: &[u64; BLOCK], all: u64) -> u128 {
-    /// Products of doubles are off by less than 2^-51 of themselves.
-    const NEAR: f64 = 1.0 / 281_474_976_710_656.0; // 2^-48
-    let (w, d) = (total as f64, all as f64);
-    let (mut own, mut covered) = (0, 0);
-    for (i, &id) in list.ids().iter().enumerate() {
-        let (mass, part) = (list.mass(i), proposed[id as usize % BLOCK]);
-        let (ours, theirs) = (mass as f64 * d, part as f64 * w);
-        let is_left = if (ours - theirs).abs() > ours.max(theirs) * NEAR {
-            ours > theirs
-        } else {
-            residual(Share { mass, total }, Share { mass: part, total: all }) > 0
-        };
-        own += if is_left { mass } else { 0 };
-        covered += if is_left { part } else { 0 };
-    }
-    u128::from(own) * u128::from(all) - u128::from(covered) * u128::from(total)
 }
 
 /// Writes the sums of ever more values, and returns the sum of all.

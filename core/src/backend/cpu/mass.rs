@@ -195,10 +195,16 @@ impl<S: Simd> Split<S> {
     /// The mass of a power, by [`Weigher::for_any`].
     #[inline(always)]
     pub fn of(s: S, weigher: &Weigher<S>, power: S::F) -> Self {
+        Self::of_power(s, power, weigher.two_to_16)
+    }
+
+    /// The mass of a power in units of 2^16.
+    #[inline(always)]
+    pub fn of_power(s: S, power: S::F, two_to_16: S::F) -> Self {
         let high = s.truncate(power);
         // Exact: `high` is the integer part of `power`.
         let rest = s.sub(power, s.float(high));
-        Self { high, low: s.truncate(s.mul(rest, weigher.two_to_16)) }
+        Self { high, low: s.truncate(s.mul(rest, two_to_16)) }
     }
 }
 

@@ -32,6 +32,7 @@ mod propose;
 mod race;
 mod race_pairs;
 mod ranks;
+mod residual;
 mod row;
 mod scan;
 mod search;

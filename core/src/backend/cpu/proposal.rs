@@ -10,11 +10,10 @@
 use super::blocks::BLOCK;
 use super::cut::Cut;
 use super::element::Element;
-use super::list::List;
 use super::passes::ScannedRow;
+use super::residual::{SumProbabilities, TokenMasses, WeighBlock, WeighProbabilities, mass_of};
 use super::simd::Simd;
 use crate::arithmetic::accept::Share;
-use crate::arithmetic::mass::UNIT;
 
 /// What a draft was drawn from.
 pub struct Proposed<'a> {
@@ -35,11 +34,12 @@ enum Masses<'a> {
 trait OfRow: Sync {
     /// The mass of a token.
     fn mass(&self, token: u32) -> u64;
-    /// Lists and weighs the tokens of a block.
-    fn list_block(&self, block: usize, list: &mut List);
+    /// Weighs the tokens of a block.
+    fn weigh_block(&self, block: usize, masses: &mut TokenMasses);
 }
 
 /// The tokens of a row up to a cut.
+#[derive(Clone, Copy)]
 pub struct UpTo<'a, S, E> {
     /// The row.
     pub row: ScannedRow<'a, S, E>,
@@ -55,6 +55,12 @@ impl<S: Simd, E: Element> UpTo<'_, S, E> {
         let Cut { least, last_id } = self.cut;
         (x > least || x == least && token <= last_id).then_some(x)
     }
+
+    /// Weighs the kept tokens of a block.
+    pub fn weigh_block(&self, block: usize, masses: &mut TokenMasses) {
+        let Self { row: ScannedRow { s, blocks, weights, .. }, cut } = *self;
+        s.run(WeighBlock { blocks, block, weights, cut, masses });
+    }
 }
 
 impl<S: Simd, E: Element> OfRow for UpTo<'_, S, E> {
@@ -62,9 +68,8 @@ impl<S: Simd, E: Element> OfRow for UpTo<'_, S, E> {
         self.logit(token).map_or(0, |x| self.row.weights.mass(x))
     }
 
-    fn list_block(&self, block: usize, list: &mut List) {
-        self.row.collect_block(block, self.cut, list);
-        self.row.weigh(list);
+    fn weigh_block(&self, block: usize, masses: &mut TokenMasses) {
+        self.weigh_block(block, masses);
     }
 }
 
@@ -78,8 +83,8 @@ impl<'a> Proposed<'a> {
     }
 
     /// A probability a token.
-    pub fn dense(p: &'a [f32]) -> Self {
-        Self { total: p.iter().copied().map(mass_of).sum(), masses: Masses::Dense(p) }
+    pub fn dense<S: Simd>(s: S, p: &'a [f32]) -> Self {
+        Self { total: s.run(SumProbabilities(p)), masses: Masses::Dense(p) }
     }
 
     /// The tokens of a row, whose masses have this sum.
@@ -112,44 +117,12 @@ impl<'a> Proposed<'a> {
         }
     }
 
-    /// The masses of a block's tokens, those that the row does not have included.
-    pub fn of_block<'b>(&self, block: usize, masses: &'b mut BlockMasses) -> &'b [u64; BLOCK] {
-        let start = block * BLOCK;
-        let BlockMasses { list, masses } = masses;
-        masses.fill(0);
+    /// Weighs the tokens of a block, where they are not listed.
+    pub fn weigh_block<S: Simd>(&self, s: S, block: usize, masses: &mut TokenMasses) {
         match &self.masses {
-            Masses::Few(few) => {
-                let of_block = &few[few.partition_point(|(id, _)| (*id as usize) < start)..];
-                let of_block = of_block.iter().map(|&(id, mass)| (id as usize - start, mass));
-                let within = of_block.take_while(|(place, _)| *place < BLOCK);
-                within.for_each(|(place, mass)| masses[place] = mass);
-            }
-            Masses::Dense(p) => {
-                masses.iter_mut().zip(&p[start..]).for_each(|(mass, &p)| *mass = mass_of(p));
-            }
-            Masses::Row(row) => {
-                row.list_block(block, list);
-                let ids = list.ids().iter().enumerate();
-                ids.for_each(|(i, &id)| masses[id as usize - start] = list.mass(i));
-            }
+            Masses::Few(_) => unreachable!("tokens that are listed are looked at one by one"),
+            Masses::Dense(p) => s.run(WeighProbabilities { p: &p[block * BLOCK..], masses }),
+            Masses::Row(row) => row.weigh_block(block, masses),
         }
-        masses
     }
-}
-
-/// Memory for the masses of a block.
-pub struct BlockMasses {
-    list: List,
-    masses: [u64; BLOCK],
-}
-
-impl Default for BlockMasses {
-    fn default() -> Self {
-        Self { list: List::default(), masses: [0; BLOCK] }
-    }
-}
-
-/// The mass of a token with a probability.
-fn mass_of(p: f32) -> u64 {
-    (p * UNIT as f32) as u64
 }

@@ -45,7 +45,7 @@ pub fn propose<'a, S: Simd>(
             Proposed::few(few)
         }
         Proposal::Sparse(weights) => Proposed::few(weights),
-        Proposal::Dense(p) => Proposed::dense(p),
+        Proposal::Dense(p) => Proposed::dense(s, p),
         Proposal::Row(source) => {
             let row = adjuster.apply(&source.row(), copy);
             match row.dtype() {
