@@ -2,8 +2,9 @@
 
 use super::mass::{ROUND, ROUND_BITS};
 
-/// Logits count in units of 2^-10, within 2^11 of 0.
-const UNITS: f32 = 1024.0;
+/// Logits count in units of 2^-10.
+pub const UNITS: f32 = 1024.0;
+/// And within 2^11 of 0.
 const FAR: f32 = 2048.0;
 
 /// The sums over some tokens.

@@ -355,6 +355,16 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn lower_halves(self, a: __m256i, b: __m256i) -> __m256i {
+        simd!(_mm256_blend_epi16::<0xaa>(a, _mm256_slli_epi32::<16>(b)))
+    }
+
+    #[inline(always)]
+    fn square_pairs(self, h: __m256i) -> __m256i {
+        simd!(_mm256_madd_epi16(h, h))
+    }
+
+    #[inline(always)]
     fn max_i16(self, a: __m256i, b: __m256i) -> __m256i {
         simd!(_mm256_max_epi16(a, b))
     }

@@ -345,6 +345,16 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn lower_halves(self, a: __m512i, b: __m512i) -> __m512i {
+        simd!(_mm512_mask_blend_epi16(0xaaaa_aaaa, a, _mm512_slli_epi32::<16>(b)))
+    }
+
+    #[inline(always)]
+    fn square_pairs(self, h: __m512i) -> __m512i {
+        simd!(_mm512_madd_epi16(h, h))
+    }
+
+    #[inline(always)]
     fn max_i16(self, a: __m512i, b: __m512i) -> __m512i {
         simd!(_mm512_max_epi16(a, b))
     }

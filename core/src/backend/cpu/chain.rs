@@ -22,53 +22,85 @@ pub struct Left {
     pub temperature: f32,
 }
 
-/// Cuts a row with the groups of its first tokens, as many as matter. `distance` is top-n-sigma's, where it is on.
-pub fn cut<S: Simd>(
-    s: S,
-    groups: &mut Groups,
+/// What a chain starts with beside its tokens.
+#[derive(Clone, Copy)]
+pub struct Start {
+    /// Top-n-sigma's distance, where it is on.
+    pub distance: Option<f32>,
+    /// The temperature that is drawn at, as far as it is known before the chain.
+    pub temperature: f32,
+}
+
+impl Start {
+    /// The temperature of the chain's masses.
+    pub fn of_chain(self, params: &SamplingParams) -> f32 {
+        let cuts = params.all_cuts();
+        let has_mirostat = cuts.mirostat.tau > 0.0 && !params.is_greedy();
+        match cuts.profile == Profile::Llamacpp && !has_mirostat {
+            true => 1.0,
+            false => self.temperature,
+        }
+    }
+}
+
+/// Whether the temperature depends on the tokens that are left after the chain, or before it.
+pub fn is_dynamic(params: &SamplingParams, after_chain: bool) -> bool {
+    let cuts = params.all_cuts();
+    let is_after = cuts.profile == Profile::Llamacpp;
+    cuts.dynatemp.range > 0.0 && !params.is_greedy() && is_after == after_chain
+}
+
+/// The stages that cut rows with these parameters, in order.
+pub fn stages(
     params: &SamplingParams,
     distance: Option<f32>,
-) -> Left {
-    let (cuts, max) = (params.all_cuts(), groups.x()[0]);
-    let mut temperature = params.temperature();
-    let of_llamacpp = cuts.profile == Profile::Llamacpp;
-    let dynamic = cuts.dynatemp.range > 0.0 && !params.is_greedy();
-    if dynamic && !of_llamacpp {
-        groups.weigh(s, max, Scale::new(1.0));
-        temperature = dynamic_temperature(groups, 0..groups.tokens(), temperature, cuts.dynatemp);
-    }
-    let has_mirostat = cuts.mirostat.tau > 0.0;
-    let of_chain = match of_llamacpp && (params.is_greedy() || !has_mirostat) {
-        true => 1.0,
-        false => temperature,
+) -> impl Iterator<Item = Stage> + use<'_> {
+    let cuts = params.all_cuts();
+    let is_on = move |stage: &Stage| match stage {
+        Stage::TopNSigma => distance.is_some(),
+        Stage::TopK => params.top_k().is_some(),
+        Stage::TopP => params.top_p().is_some(),
+        Stage::MinP => params.min_p().is_some(),
+        Stage::TopH => cuts.top_h > 0.0,
+        Stage::TopA => cuts.top_a > 0.0,
+        Stage::Epsilon => cuts.epsilon_cutoff > 0.0,
+        Stage::Eta => cuts.eta_cutoff > 0.0,
+        Stage::Typical => cuts.typical_p < 1.0,
+        Stage::Mirostat => cuts.mirostat.tau > 0.0,
+        Stage::Xtc => xtc::acts(cuts.xtc.probability, params.seed(), params.position()),
     };
+    // With mirostat, that is all there is.
+    let stages = match cuts.profile {
+        Profile::Llamacpp if cuts.mirostat.tau > 0.0 && params.is_greedy() => &[][..],
+        Profile::Llamacpp if cuts.mirostat.tau > 0.0 => &[Stage::Mirostat],
+        profile => profile.stages(),
+    };
+    stages.iter().copied().filter(is_on)
+}
+
+/// Cuts a row with the groups of its first tokens, as many as matter.
+pub fn cut<S: Simd>(s: S, groups: &mut Groups, params: &SamplingParams, start: Start) -> Left {
+    let (cuts, max) = (params.all_cuts(), groups.x()[0]);
+    let Start { distance, mut temperature } = start;
+    let of_chain = start.of_chain(params);
     groups.weigh(s, max, Scale::new(of_chain));
     let range = 0..groups.tokens();
     let mut chain = Chain { groups, params, cuts, temperature: of_chain, distance, range };
-    match cuts.profile {
-        Profile::Llamacpp if has_mirostat && params.is_greedy() => {}
-        Profile::Llamacpp if has_mirostat => chain.apply(Stage::Mirostat),
-        profile => profile.stages().iter().for_each(|stage| chain.apply(*stage)),
-    }
+    stages(params, distance).for_each(|stage| chain.apply(stage));
     let range = chain.range;
-    // With mirostat, that is all there is; else the groups were weighed at 1 for the chain.
-    if dynamic && of_llamacpp && !has_mirostat {
-        temperature = dynamic_temperature(groups, range.clone(), temperature, cuts.dynatemp);
+    // Without mirostat the groups were weighed at 1 for the chain.
+    if is_dynamic(params, true) && cuts.mirostat.tau == 0.0 {
+        // Of a lone token the temperature stays, and its mass need not be there.
+        let entropy = if range.len() < 2 { 0 } else { groups.sums(range.clone()).entropy() };
+        temperature = dynamic_temperature(params, range.len() as u64, entropy);
     }
     Left { range, temperature }
 }
 
-/// Of groups that were weighed at temperature 1.
-fn dynamic_temperature(
-    groups: &Groups,
-    range: Range<u32>,
-    temperature: f32,
-    Dynatemp { range: width, exponent }: Dynatemp,
-) -> f32 {
-    let (count, sums) = (range.len() as u64, groups.sums(range));
-    // Of a lone token the temperature stays, and its mass need not be there.
-    let entropy = if count < 2 { 0 } else { sums.entropy() };
-    dynatemp::temperature(temperature, width, exponent, count, entropy)
+/// The temperature for so many tokens with that entropy, at temperature 1.
+pub fn dynamic_temperature(params: &SamplingParams, count: u64, entropy: u64) -> f32 {
+    let Dynatemp { range, exponent } = params.all_cuts().dynatemp;
+    dynatemp::temperature(params.temperature(), range, exponent, count, entropy)
 }
 
 struct Chain<'a> {
@@ -85,52 +117,42 @@ impl Chain<'_> {
         let (params, cuts, groups) = (self.params, self.cuts, self.groups);
         match stage {
             Stage::TopNSigma => {
-                if let Some(distance) = self.distance {
-                    let max = groups.x()[0];
-                    self.end(self.while_x(|x| x - max >= distance));
-                }
+                let (max, distance) = (groups.x()[0], self.distance.expect("it is on"));
+                self.end(self.while_x(|x| x - max >= distance));
             }
             Stage::TopK => {
-                if let Some(k) = params.top_k() {
-                    self.end(self.with_ties(stage, self.range.start.saturating_add(k)));
-                }
+                let k = params.top_k().expect("it is on");
+                self.end(self.with_ties(stage, self.range.start.saturating_add(k)));
             }
             Stage::TopP => {
-                if let Some(p) = params.top_p() {
-                    self.end(self.with_ties(stage, self.nucleus(p)));
-                }
+                let p = params.top_p().expect("it is on");
+                self.end(self.with_ties(stage, self.nucleus(p)));
             }
             Stage::MinP => {
-                if let Some(p) = params.min_p() {
-                    let first = groups.x()[groups.group(self.range.start)];
-                    let distance = min_p_distance(p, self.temperature);
-                    self.end(self.while_x(|x| x - first >= distance));
-                }
+                let first = groups.x()[groups.group(self.range.start)];
+                let p = params.min_p().expect("it is on");
+                let distance = min_p_distance(p, self.temperature);
+                self.end(self.while_x(|x| x - first >= distance));
             }
-            Stage::TopH if cuts.top_h > 0.0 => self.end(self.range.start + self.head()),
-            Stage::TopA if cuts.top_a > 0.0 => {
-                self.end(self.heavier(cutoffs::top_a(cuts.top_a, self.sums().mass)));
-            }
-            Stage::Epsilon if cuts.epsilon_cutoff > 0.0 => {
+            Stage::TopH => self.end(self.range.start + self.head()),
+            Stage::TopA => self.end(self.heavier(cutoffs::top_a(cuts.top_a, self.sums().mass))),
+            Stage::Epsilon => {
                 let least = share(q64(cuts.epsilon_cutoff), self.sums().mass);
                 self.end(self.with_first(stage, self.heavier(least)));
             }
-            Stage::Eta if cuts.eta_cutoff > 0.0 => {
+            Stage::Eta => {
                 let least = cutoffs::eta(cuts.eta_cutoff, self.sums());
                 self.end(self.with_first(stage, self.heavier(least)));
             }
-            Stage::Typical if cuts.typical_p < 1.0 => self.range = self.typical(cuts.typical_p),
-            Stage::Mirostat if cuts.mirostat.tau > 0.0 => {
-                let tau = cuts.mirostat.tau;
-                let mu = cuts.mirostat.mu.unwrap_or(mirostat::beginning(tau));
-                let most = mirostat::most(mu, self.sums().mass);
+            Stage::Typical => self.range = self.typical(cuts.typical_p),
+            Stage::Mirostat => {
+                let most = mirostat_most(cuts, self.sums().mass);
                 self.end(self.until(|group| i64::from(groups.surprisals()[group]) > most));
             }
-            Stage::Xtc if xtc::acts(cuts.xtc.probability, params.seed(), params.position()) => {
+            Stage::Xtc => {
                 let likely = self.heavier(share(q64(cuts.xtc.threshold), self.sums().mass));
                 self.range.start = self.range.start.max(likely.saturating_sub(1));
             }
-            _ => {}
         }
     }
 
@@ -185,7 +207,7 @@ impl Chain<'_> {
 
     /// The end of the nucleus.
     fn nucleus(&self, p: f32) -> u32 {
-        let of_row = self.cuts.profile == Profile::Sglang && self.params.min_p().is_none();
+        let of_row = nucleus_is_of_row(self.params);
         let base = if of_row { 0..self.groups.tokens() } else { self.range.clone() };
         let target = share(q64(p), self.groups.sums(base).mass);
         let before = self.groups.sums(0..self.range.start).mass;
@@ -226,4 +248,16 @@ impl Chain<'_> {
         }
         within(low)
     }
+}
+
+/// Whether top-p is on, and a share of the mass of all tokens, also of those that were cut before.
+pub fn nucleus_is_of_row(params: &SamplingParams) -> bool {
+    let is_sglang = params.all_cuts().profile == Profile::Sglang;
+    is_sglang && params.min_p().is_none() && params.top_p().is_some()
+}
+
+/// The greatest surprisal that mirostat keeps, of tokens with that mass together.
+pub fn mirostat_most(cuts: &Cuts, mass: u64) -> i64 {
+    let tau = cuts.mirostat.tau;
+    mirostat::most(cuts.mirostat.mu.unwrap_or(mirostat::beginning(tau)), mass)
 }

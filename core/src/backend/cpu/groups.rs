@@ -36,6 +36,8 @@ pub struct Groups {
     term: Vec<u64>,
     /// The sums over the groups before each, and over all.
     before: Vec<Interval>,
+    /// The sums over all, where the last group is what the row has beside tokens in their order.
+    with_others: Option<Interval>,
 }
 
 impl Groups {
@@ -43,6 +45,13 @@ impl Groups {
     pub fn of_sorted(&mut self, x: impl Iterator<Item = f32>) {
         self.clear();
         x.for_each(|x| self.push(x, 1));
+    }
+
+    /// Adds so many more tokens, after those in their order: a group that no cut may end in. `all` are the sums with these,
+    /// at the temperature that the groups will be weighed at.
+    pub fn add_others(&mut self, tokens: u32, all: Interval) {
+        self.push(f32::NEG_INFINITY, tokens);
+        self.with_others = Some(all);
     }
 
     /// Of every candidate of a row.
@@ -113,6 +122,7 @@ impl Groups {
     fn clear(&mut self) {
         self.x.clear();
         self.ends.clear();
+        self.with_others = None;
     }
 
     fn push(&mut self, x: f32, count: u32) {
@@ -126,9 +136,9 @@ impl Groups {
         }
     }
 
-    /// Computes masses and surprisals at a temperature.
+    /// Computes masses and surprisals at a temperature. Others count as if they had no mass and the greatest surprisal.
     pub fn weigh<S: Simd>(&mut self, s: S, max: f32, scale: Scale) {
-        let Self { x, ends, mass, g, term, before } = self;
+        let Self { x, ends, mass, g, term, before, with_others } = self;
         mass.resize(x.len(), 0);
         g.resize(x.len(), 0);
         term.resize(x.len(), 0);
@@ -141,6 +151,9 @@ impl Groups {
             sums = Interval { mass: sums.mass + mass * count, term: sums.term + term * count };
             before.push(sums);
             from = end;
+        }
+        if let Some((last, all)) = before.last_mut().zip(*with_others) {
+            *last = all;
         }
     }
 
@@ -198,10 +211,11 @@ impl Groups {
         }
     }
 
-    /// How many tokens it takes, counted from the first, until their mass is `target` or more; all, if it never is.
+    /// How many tokens it takes, counted from the first, until their mass is `target` or more; all, if it never is, or not
+    /// before the others.
     pub fn tokens_until(&self, target: u64) -> u32 {
         let group = self.before[1..].partition_point(|sums| sums.mass < target);
-        if group == self.x.len() {
+        if group + usize::from(self.with_others.is_some()) >= self.x.len() {
             return self.tokens();
         }
         let more = (target - self.before[group].mass).div_ceil(self.mass[group]);

@@ -31,7 +31,7 @@ use super::search::{Kept, list_top_k, locate_top_k};
 use super::simd::Simd;
 use super::team::{Team, parts};
 use crate::arithmetic::interval::{Interval, nats};
-use crate::arithmetic::key::key32;
+use crate::arithmetic::key::{key32, value32};
 use crate::arithmetic::logprob;
 use crate::arithmetic::mass::{Scale, UNIT};
 use crate::arithmetic::score::Scores;
@@ -48,6 +48,8 @@ const WORD_TOKENS: usize = 32;
 #[derive(Default)]
 pub struct Buffers {
     search: nucleus::Buffers,
+    /// Tokens of a list after their keys, as numbers that sort by the order.
+    keys: Vec<u64>,
     top: Vec<Place>,
     named: Vec<Place>,
     /// What the continuations of the next row are scored by, where that is not the row as it is sampled.
@@ -121,13 +123,13 @@ fn go_on<S: Simd, E: Element>(
     buffers: &mut Buffers,
 ) -> Continuations {
     let Continue { count, temperature, .. } = asked;
-    let Buffers { search, top, normal, .. } = buffers;
+    let Buffers { search, keys, top, normal, .. } = buffers;
     let normal = normal.take().unwrap_or_else(|| Ok(Normal::of(row, temperature, search)));
     let Normal { max, mass } = match normal {
         Ok(normal) => normal,
         Err(status) => return Continuations { status, tokens: vec![] },
     };
-    sort(first_tokens(row, count, search), top);
+    sort(first_tokens(row, count, search), keys, top);
     let scores = Scores::new(temperature, mass);
     let scored =
         |&Place { token, x, .. }: &Place| Continuation { token, score: scores.of(x - max) };
@@ -225,8 +227,8 @@ pub fn inspect_list<S: Simd>(
     debug_assert!(asked.continuations.is_none());
     let kept = asked.kept_ids_max.map(|most| listed_ids(list.ids(), vocab_size, most));
     let say = |of| {
-        let Buffers { top, named, .. } = &mut *buffers;
-        sort(list, top);
+        let Buffers { keys, top, named, .. } = &mut *buffers;
+        sort(list, keys, top);
         name(asked, draws, vocab_size, named, |_| f32::NEG_INFINITY);
         for place in &mut *top {
             if let Ok(i) = named.binary_search_by_key(&place.token, |named| named.token) {
@@ -288,10 +290,10 @@ impl<'b> Places<'b> {
         draws: &'b [Draw],
         buffers: &'b mut Buffers,
     ) -> Self {
-        let Buffers { search, top, named, .. } = buffers;
+        let Buffers { search, keys, top, named, .. } = buffers;
         top.clear();
         if asked.top > 0 {
-            sort(first_tokens(row, asked.top, search), top);
+            sort(first_tokens(row, asked.top, search), keys, top);
         }
         let logit = |token: u32| {
             let token = token as usize;
@@ -356,12 +358,18 @@ fn must_count(place: &Place, top: &[Place]) -> bool {
 }
 
 /// All tokens of a list, by the order.
-fn sort(list: &List, sorted: &mut Vec<Place>) {
+fn sort(list: &List, keys: &mut Vec<u64>, sorted: &mut Vec<Place>) {
     let places = list.ids().iter().zip(list.x());
+    keys.clear();
+    keys.extend(places.map(|(&token, &x)| u64::from(!key32(x)) << 32 | u64::from(token)));
+    keys.sort_unstable();
+    let place = |(&key, rank): (&u64, u32)| Place {
+        token: key as u32,
+        x: value32(!((key >> 32) as u32)),
+        rank,
+    };
     sorted.clear();
-    sorted.extend(places.map(|(&token, &x)| Place { token, x: x + 0.0, rank: 0 }));
-    sorted.sort_unstable_by_key(order);
-    sorted.iter_mut().zip(1..).for_each(|(place, rank)| place.rank = rank);
+    sorted.extend(keys.iter().zip(1..).map(place));
 }
 
 /// The different tokens that were drawn or are asked for, without ranks, ids ascending.

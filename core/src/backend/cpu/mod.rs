@@ -15,6 +15,7 @@ mod draft;
 mod draw;
 mod element;
 mod estimate;
+mod first;
 mod groups;
 mod inspect;
 mod intervals;

@@ -314,6 +314,17 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn lower_halves(self, a: Self::I, b: Self::I) -> Self::H {
+        from_fn(|i| if i % 2 == 0 { a[i / 2] as u16 } else { b[i / 2] as u16 })
+    }
+
+    #[inline(always)]
+    fn square_pairs(self, h: Self::H) -> Self::I {
+        let square = |h: u16| (i32::from(h as i16) * i32::from(h as i16)) as u32;
+        from_fn(|i| square(h[2 * i]) + square(h[2 * i + 1]))
+    }
+
+    #[inline(always)]
     fn max_i16(self, a: Self::H, b: Self::H) -> Self::H {
         from_fn(|i| (a[i] as i16).max(b[i] as i16) as u16)
     }

@@ -89,7 +89,7 @@ pub fn list_top_k<S: Simd, E: Element>(
     if let Some(least) = top_k_bound(row, k) {
         return row.collect(Cut::ties(least), LIST_MAX, lists).len() <= LIST_MAX;
     }
-    if k > LIST_MAX as u64 / 4 {
+    if k > LIST_MAX as u64 / 3 {
         return false;
     }
     let least = top_k_span(row, k, estimate).low.max(lowest::<E>());

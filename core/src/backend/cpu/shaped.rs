@@ -2,38 +2,36 @@
 //!
 //! ```text
 //! sample(row):
-//!     groups = those of the first tokens, if a cut tells that no others matter and they are few; else of all
+//!     groups = those of the first tokens, if a cut tells that no others matter one by one and they are few; else of all
 //!     range  = what the chain leaves of the order, and the temperature of the draw
 //!     list   = the tokens of that range, ids ascending, weighed anew from its first one
 //!     adaptive-p: the list gets other logits
 //!     draw or race from the list, or decide about a draft; the state of the sequence; what is asked about the row
 //! ```
 //!
-//! A row of 262,144 16-bit logits of which all tokens matter takes 0.2 to 0.4 ms more than its kept tokens do: counting
-//! patterns, the masses of some ten thousand groups, and one pass that lists what is kept. An f32 row takes some 4 ms: its
-//! keys are sorted. Top-k, min-p and top-n-sigma where they come first leave a short list, and need no more than the scan
-//! (top-n-sigma: and a pass for its sums).
+//! Where the first cut leaves a short list, a row needs no more than the scan and the sums that this cut is made by
+//! ([`first`](super::first)). A row of 262,144 16-bit logits of which all tokens matter takes 0.2 to 0.4 ms more than its kept
+//! tokens do: counting patterns, the masses of some ten thousand groups, and one pass that lists what is kept. An f32 row takes some
+//! 4 ms: its keys are sorted.
 
 use super::blocks::{BLOCK, Blocks, Filler};
 use super::chain::{self, Left};
 use super::cut::Cut;
 use super::draft::Known;
 use super::element::{Element, F32};
+use super::first::{First, Others, first_tokens, start};
 use super::groups::{self, Groups};
 use super::inspect::{self, Sampled, inspect, inspect_list};
-use super::list::{List, Lists, Weigh};
+use super::list::{List, Lists, Weigh, lowest};
 use super::mass::Weights;
 use super::nucleus;
-use super::passes::{LIST_MAX, ScannedRow};
+use super::passes::ScannedRow;
 use super::scan::Scanned;
-use super::search::{Kept, list_top_k};
+use super::search::Kept;
 use super::simd::Simd;
-use super::spread::spread;
 use super::team::Team;
 use super::tokens::{self, Places, say_first, take};
 use crate::arithmetic::adaptive::{Drawn, logit, probability};
-use crate::arithmetic::cut::min_p_distance;
-use crate::arithmetic::head;
 use crate::arithmetic::key::{key32, value32};
 use crate::arithmetic::mass::Scale;
 use crate::arithmetic::mirostat;
@@ -42,14 +40,15 @@ use crate::arithmetic::surprisal::surprisal;
 use crate::batch::{Outcome, Row, RowStatus, Slot, State};
 use crate::inspection::{Distribution, Inspection};
 use crate::params::{Cuts, SamplingParams};
+use std::ops::Range;
 
 /// Memory for such rows.
 #[derive(Default)]
 pub struct Buffers {
     groups: Groups,
     of_row: groups::Buffers,
-    /// Places of listed tokens by the order.
-    order: Vec<(u32, u32)>,
+    /// Keys of listed tokens in their order.
+    keys: Vec<u32>,
     /// The kept tokens.
     kept: List,
     none: List,
@@ -248,37 +247,46 @@ fn list_kept<S: Simd, E: Element>(
     buffers: &mut Buffers,
     search: &mut nucleus::Buffers,
 ) -> Left {
-    let Buffers { groups, of_row, order, kept, lists, .. } = buffers;
-    let distance = deviation(row, params);
-    if let Some(list) = list_what_matters(row, params, distance, search) {
-        order.clear();
-        order.extend(list.ids().iter().zip(list.x()).map(|(&id, &x)| (!key32(x), id)));
-        order.sort_unstable();
-        groups.of_sorted(order.iter().map(|&(key, _)| value32(!key)));
-        let left = chain::cut(row.s, groups, params, distance);
-        let range = left.range.start as usize..left.range.end as usize;
-        let order = &mut order[range];
-        order.sort_unstable_by_key(|(_, id)| *id);
-        kept.reset(order.len());
-        for &mut (key, id) in order {
-            kept.push_one(id, value32(!key));
-        }
+    let Buffers { groups, of_row, keys, kept, lists, .. } = buffers;
+    let start = start(row, params);
+    if chain::stages(params, start.distance).next().is_none() && !chain::is_dynamic(params, true) {
+        let all = row.collect(Cut::ties(lowest::<E>()), usize::MAX, lists);
+        kept.reset(all.len());
+        kept.append(all);
         kept.seal();
+        return Left { range: 0..kept.len() as u32, temperature: start.temperature };
+    }
+    if let Some(First { list, others }) = first_tokens(row, params, start, search) {
+        keys.clear();
+        keys.extend(list.x().iter().map(|&x| !key32(x)));
+        keys.sort_unstable();
+        groups.of_sorted(keys.iter().map(|&key| value32(!key)));
+        if let Some(Others { tokens, all }) = others {
+            groups.add_others(tokens, all);
+        }
+        let left = chain::cut(row.s, groups, params, start);
+        keep(list, groups, left.range.clone(), kept);
         return left;
     }
     groups.of_row(row, of_row);
-    let left = chain::cut(row.s, groups, params, distance);
-    let (start, end) = (left.range.start, left.range.end);
+    let left = chain::cut(row.s, groups, params, start);
+    let least = groups.x()[groups.group(left.range.end - 1)];
+    keep(row.collect(Cut::ties(least), usize::MAX, lists), groups, left.range.clone(), kept);
+    left
+}
+
+/// Lists a range of the order, of a list that has all its tokens.
+fn keep(list: &List, groups: &Groups, range: Range<u32>, kept: &mut List) {
+    let Range { start, end } = range;
     let (first, last) = (groups.group(start), groups.group(end - 1));
     let (most, least) = (groups.x()[first], groups.x()[last]);
-    let listed = row.collect(Cut::ties(least), usize::MAX, lists);
     // Of tokens equal to the first or the last, those within the range.
     let dropped = start - groups.of_group(first).start;
     let ends = end - groups.of_group(last).start;
     let (mut of_most, mut of_least) = (0, 0);
-    kept.reset(left.range.len());
-    for (&id, &x) in listed.ids().iter().zip(listed.x()) {
-        if x > most {
+    kept.reset(range.len());
+    for (&id, &x) in list.ids().iter().zip(list.x()) {
+        if x > most || x < least {
             continue;
         }
         let (mut after, mut before) = (true, true);
@@ -295,52 +303,4 @@ fn list_kept<S: Simd, E: Element>(
         }
     }
     kept.seal();
-    left
-}
-
-/// Lists first tokens of which the chain looks at no others, if some cut tells so and they are few.
-fn list_what_matters<'b, S: Simd, E: Element>(
-    row: &ScannedRow<'_, S, E>,
-    params: &SamplingParams,
-    distance: Option<f32>,
-    search: &'b mut nucleus::Buffers,
-) -> Option<&'b List> {
-    let cuts = params.all_cuts();
-    let profile = cuts.profile;
-    let of_llamacpp = profile == Profile::Llamacpp;
-    if cuts.dynatemp.range > 0.0 && !of_llamacpp || of_llamacpp && cuts.mirostat.tau > 0.0 {
-        return None;
-    }
-    let of_row = profile == Profile::Sglang && params.min_p().is_none() && params.top_p().is_some();
-    let k = params.top_k().filter(|_| !of_row).map(|k| match profile {
-        Profile::Hf if cuts.top_h > 0.0 => k.max(head::TOKENS as u32),
-        _ => k,
-    });
-    if let Some(k) = k.filter(|&k| k < row.vocab_size)
-        && list_top_k(row, k.into(), search)
-    {
-        return Some(&search.lists.list);
-    }
-    let min_p_is_first = match profile {
-        Profile::Logitd => params.top_p().is_none(),
-        Profile::Vllm => true,
-        _ => false,
-    };
-    let min_p = params.min_p().filter(|_| min_p_is_first);
-    let min_p = min_p.map(|p| min_p_distance(p, params.temperature()));
-    let distance = distance.into_iter().chain(min_p).reduce(f32::max)?;
-    let listed = row.collect(row.min_p_cut(distance), LIST_MAX, &mut search.lists);
-    (listed.len() <= LIST_MAX).then_some(&*listed)
-}
-
-/// Top-n-sigma's distance, if it is on.
-fn deviation<S: Simd, E: Element>(
-    row: &ScannedRow<'_, S, E>,
-    params: &SamplingParams,
-) -> Option<f32> {
-    let s = params.all_cuts().top_n_sigma;
-    if s == 0.0 {
-        return None;
-    }
-    Some(spread(row.s, row.team, row.blocks).distance(s))
 }

@@ -1,0 +1,226 @@
+//! The first tokens of a row, where its chain looks at no others one by one.
+//!
+//! ```text
+//! list(row):
+//!     top-k, top-n-sigma or min-p come first: the tokens that they keep
+//!     the first stage has a bound:            the tokens within it, and the sums over all
+//!         top-a, epsilon, eta, mirostat:      W (eta: and E) tell the least mass, or the greatest surprisal
+//!         top-p:                              tokens with its share of W
+//!         typical:                            tokens with its share of W, and those up to twice the mean surprisal
+//! ```
+//!
+//! 1. What a first stage asks of the whole row are two sums: passes that weigh, as for [`interval`]. Later stages see what
+//!    the first has left.
+//! 2. Typical's tokens are those within `delta` of the mean A. With all up to a surprisal of `g`, at least `2 * A`, the list has all
+//!    within `g - A`: if it has the share, `delta` is no greater, and the tokens are in the list.
+
+use super::chain::{
+    Start, dynamic_temperature, is_dynamic, mirostat_most, nucleus_is_of_row, stages,
+};
+use super::cut::{Cut, above};
+use super::element::Element;
+use super::intervals::interval;
+use super::list::{List, Lists, bisect, lowest};
+use super::mass::Weights;
+use super::nucleus;
+use super::passes::{LIST_MAX, ScannedRow};
+use super::search::list_top_k;
+use super::simd::Simd;
+use super::spread::spread;
+use crate::arithmetic::cut::min_p_distance;
+use crate::arithmetic::fraction::{q64, share};
+use crate::arithmetic::interval::Interval;
+use crate::arithmetic::mass::Scale;
+use crate::arithmetic::stages::{Profile, Stage};
+use crate::arithmetic::surprisal::surprisal;
+use crate::arithmetic::{cutoffs, head};
+use crate::params::SamplingParams;
+
+/// 2^22: the units of a surprisal in a bit.
+const BIT: u64 = 1 << 22;
+/// Surprisals, in bits, up to which tokens are listed at first where a share of the mass is looked for, and how many more each time
+/// that is too little. A pass that lists takes a tenth of one that weighs.
+const FIRST_BITS: u64 = 6;
+const MORE_BITS: u64 = 3;
+
+/// First tokens of a row, all that its chain may keep.
+pub struct First<'b> {
+    pub list: &'b List,
+    /// What the row has beside, where the chain asks for sums over all.
+    pub others: Option<Others>,
+}
+
+/// The tokens that are not listed.
+#[derive(Clone, Copy)]
+pub struct Others {
+    pub tokens: u32,
+    /// The sums over all tokens, at the temperature of the chain; only of masses where the chain asks for no more.
+    pub all: Interval,
+}
+
+/// What the chain of a row starts with.
+pub fn start<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, params: &SamplingParams) -> Start {
+    let s = params.all_cuts().top_n_sigma;
+    let distance = (s > 0.0).then(|| spread(row).distance(s));
+    let mut temperature = params.temperature();
+    if is_dynamic(params, false) {
+        let all = interval(&at(row, 1.0), None);
+        temperature = dynamic_temperature(params, row.candidates(), all.entropy());
+    }
+    Start { distance, temperature }
+}
+
+/// The row at a temperature.
+fn at<'a, S: Simd, E: Element>(
+    row: &ScannedRow<'a, S, E>,
+    temperature: f32,
+) -> ScannedRow<'a, S, E> {
+    ScannedRow { weights: Weights { scale: Scale::new(temperature), ..row.weights }, ..*row }
+}
+
+/// Lists first tokens of which the chain looks at no others, if it can be told that these are few.
+pub fn first_tokens<'b, S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    params: &SamplingParams,
+    start: Start,
+    search: &'b mut nucleus::Buffers,
+) -> Option<First<'b>> {
+    if list_by_logits(row, params, start, search) {
+        return Some(First { list: &search.lists.list, others: None });
+    }
+    let row = at(row, start.of_chain(params));
+    let all = list_by_sums(&row, params, start, search)?;
+    let list = &search.lists.list;
+    let tokens = row.candidates() - list.len() as u64;
+    let others = (tokens > 0).then_some(Others { tokens: tokens as u32, all });
+    Some(First { list, others })
+}
+
+/// Lists what a cut by logits keeps, if one comes first.
+fn list_by_logits<S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    params: &SamplingParams,
+    Start { distance, temperature }: Start,
+    search: &mut nucleus::Buffers,
+) -> bool {
+    let cuts = params.all_cuts();
+    let profile = cuts.profile;
+    if profile == Profile::Llamacpp && cuts.mirostat.tau > 0.0 {
+        return false;
+    }
+    if first_stage(row, params, distance) == Some(Stage::TopH) {
+        return list_top_k(row, head::TOKENS as u64, search);
+    }
+    let k = params.top_k().filter(|&k| k < row.vocab_size && !nucleus_is_of_row(params));
+    if let Some(k) = k
+        && list_top_k(row, k.into(), search)
+    {
+        return true;
+    }
+    let min_p_is_first = match profile {
+        Profile::Logitd => params.top_p().is_none(),
+        Profile::Vllm => true,
+        _ => false,
+    };
+    let min_p = params.min_p().filter(|_| min_p_is_first);
+    let min_p = min_p.map(|p| min_p_distance(p, temperature));
+    let Some(distance) = distance.into_iter().chain(min_p).reduce(f32::max) else { return false };
+    is_listed(row, row.min_p_cut(distance).least, &mut search.lists)
+}
+
+/// Lists what the first stage may keep, whose bound depends on sums over all tokens, and returns these.
+fn list_by_sums<S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    params: &SamplingParams,
+    start: Start,
+    search: &mut nucleus::Buffers,
+) -> Option<Interval> {
+    let cuts = params.all_cuts();
+    let first = first_stage(row, params, start.distance)?;
+    let all = match first {
+        Stage::Eta | Stage::Typical => interval(row, None),
+        Stage::TopP | Stage::TopA | Stage::Epsilon | Stage::Mirostat => masses(row, search),
+        Stage::TopK if nucleus_is_of_row(params) => {
+            let k = params.top_k().expect("it is on");
+            return list_top_k(row, k.into(), search).then(|| masses(row, search));
+        }
+        _ => return None,
+    };
+    let lists = &mut search.lists;
+    let heavier = |least| least_with(row, |x| row.weights.mass(x) >= least);
+    let listed = match first {
+        Stage::TopA => is_listed(row, heavier(cutoffs::top_a(cuts.top_a, all.mass)), lists),
+        Stage::Epsilon => is_listed(row, heavier(share(q64(cuts.epsilon_cutoff), all.mass)), lists),
+        Stage::Eta => is_listed(row, heavier(cutoffs::eta(cuts.eta_cutoff, all)), lists),
+        Stage::Mirostat => {
+            let most = mirostat_most(cuts, all.mass);
+            is_listed(row, least_with(row, |x| i64::from(surprisal_of(row, x)) <= most), lists)
+        }
+        Stage::TopP => {
+            let p = params.top_p().expect("it is on");
+            list_mass(row, share(q64(p), all.mass), 0, lists)
+        }
+        _ => list_mass(row, share(q64(cuts.typical_p), all.mass), 2 * all.mean(), lists),
+    };
+    listed.then_some(all)
+}
+
+/// The first stage that cuts the row.
+fn first_stage<S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    params: &SamplingParams,
+    distance: Option<f32>,
+) -> Option<Stage> {
+    let has_all = |stage: &Stage| *stage == Stage::TopK && params.top_k() >= Some(row.vocab_size);
+    stages(params, distance).find(|stage| !has_all(stage))
+}
+
+/// The sum of all masses.
+fn masses<S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    search: &mut nucleus::Buffers,
+) -> Interval {
+    Interval { mass: row.block_masses(&mut search.masses).iter().sum(), term: 0 }
+}
+
+fn surprisal_of<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, x: f32) -> u32 {
+    surprisal(x, row.weights.max, row.weights.scale).g
+}
+
+/// The least logit for which something is so that is so for all greater ones; the greatest, if it is so for none.
+fn least_with<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, is_so: impl Fn(f32) -> bool) -> f32 {
+    let max = row.weights.max;
+    match bisect::<E>(lowest::<E>(), max, |x| !is_so(x)) {
+        None => lowest::<E>(),
+        Some(below) => above::<E>(below).map_or(max, |x| x.min(max)),
+    }
+}
+
+/// Lists the tokens from a logit on; false if they are many.
+fn is_listed<S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    least: f32,
+    lists: &mut Lists,
+) -> bool {
+    row.collect(Cut::ties(least), LIST_MAX, lists).len() <= LIST_MAX
+}
+
+/// Lists all tokens up to some surprisal, at least `g`, that have so much mass together; false if they are many.
+fn list_mass<S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    mass: u64,
+    g: u64,
+    lists: &mut Lists,
+) -> bool {
+    let mut most = g.max(FIRST_BITS * BIT);
+    loop {
+        let least = least_with(row, |x| u64::from(surprisal_of(row, x)) <= most);
+        if !is_listed(row, least, lists) {
+            return false;
+        }
+        if row.weigh(&mut lists.list) >= mass {
+            return true;
+        }
+        most += MORE_BITS * BIT;
+    }
+}
