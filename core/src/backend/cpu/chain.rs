@@ -20,6 +20,8 @@ pub struct Left {
     pub range: Range<u32>,
     /// The temperature that is drawn at.
     pub temperature: f32,
+    /// Whether that is so whatever the sums over all tokens are, of which bounds were given.
+    pub is_settled: bool,
 }
 
 /// What a chain starts with beside its tokens.
@@ -85,16 +87,18 @@ pub fn cut<S: Simd>(s: S, groups: &mut Groups, params: &SamplingParams, start: S
     let of_chain = start.of_chain(params);
     groups.weigh(s, max, Scale::new(of_chain));
     let range = 0..groups.tokens();
-    let mut chain = Chain { groups, params, cuts, temperature: of_chain, distance, range };
+    let is_settled = true;
+    let mut chain =
+        Chain { groups, params, cuts, temperature: of_chain, distance, range, is_settled };
     stages(params, distance).for_each(|stage| chain.apply(stage));
-    let range = chain.range;
+    let Chain { range, is_settled, .. } = chain;
     // Without mirostat the groups were weighed at 1 for the chain.
     if is_dynamic(params, true) && cuts.mirostat.tau == 0.0 {
         // Of a lone token the temperature stays, and its mass need not be there.
         let entropy = if range.len() < 2 { 0 } else { groups.sums(range.clone()).entropy() };
         temperature = dynamic_temperature(params, range.len() as u64, entropy);
     }
-    Left { range, temperature }
+    Left { range, temperature, is_settled }
 }
 
 /// The temperature for so many tokens with that entropy, at temperature 1.
@@ -110,6 +114,7 @@ struct Chain<'a> {
     temperature: f32,
     distance: Option<f32>,
     range: Range<u32>,
+    is_settled: bool,
 }
 
 impl Chain<'_> {
@@ -141,10 +146,13 @@ impl Chain<'_> {
                 self.end(self.with_first(stage, self.heavier(least)));
             }
             Stage::Eta => {
-                let least = cutoffs::eta(cuts.eta_cutoff, self.sums());
-                self.end(self.with_first(stage, self.heavier(least)));
+                let end = |chain: &Self, sums| chain.heavier(cutoffs::eta(cuts.eta_cutoff, sums));
+                let end = self.settle(end);
+                self.end(self.with_first(stage, end));
             }
-            Stage::Typical => self.range = self.typical(cuts.typical_p),
+            Stage::Typical => {
+                self.range = self.settle(|chain, sums| chain.typical(cuts.typical_p, sums));
+            }
             Stage::Mirostat => {
                 let most = mirostat_most(cuts, self.sums().mass);
                 self.end(self.until(|group| i64::from(groups.surprisals()[group]) > most));
@@ -163,6 +171,18 @@ impl Chain<'_> {
 
     fn sums(&self) -> Interval {
         self.groups.sums(self.range.clone())
+    }
+
+    /// What follows from the sums, and whether it does from all that they may be: nothing turns back as they grow.
+    fn settle<T: PartialEq>(&mut self, follows: impl Fn(&Self, Interval) -> T) -> T {
+        let least = self.sums();
+        let found = follows(self, least);
+        let slack = self.groups.slack(&self.range);
+        if slack > 0 {
+            let most = Interval { term: least.term + slack, ..least };
+            self.is_settled &= follows(self, most) == found;
+        }
+        found
     }
 
     /// The place of the first token of the first group that is so, of groups that are so from one on.
@@ -224,9 +244,8 @@ impl Chain<'_> {
         head::top_h(self.cuts.top_h, first) as u32
     }
 
-    /// The tokens as near to the mean surprisal as it takes to have that share of the mass.
-    fn typical(&self, p: f32) -> Range<u32> {
-        let all = self.sums();
+    /// The tokens as near to the mean surprisal as it takes to have that share of the mass: both ends rise with the mean.
+    fn typical(&self, p: f32, all: Interval) -> Range<u32> {
         let (mean, target) = (all.mean(), share(q64(p), all.mass));
         let g = |group: usize| u64::from(self.groups.surprisals()[group]);
         let within = |delta: u64| {

@@ -21,7 +21,7 @@ use super::intervals::{SumList, interval};
 use super::list::{List, lowest};
 use super::passes::ScannedRow;
 use super::proposal::{Proposed, UpTo};
-use super::residual::{Left, TokenMasses};
+use super::residual::{Hits, Left, TokenMasses};
 use super::search::Kept;
 use super::simd::Simd;
 use super::team::parts;
@@ -173,7 +173,7 @@ fn sum_up_block<S: Simd, E: Element>(
     sums: &mut Vec<u128>,
 ) {
     let (mut own, mut masses) = (TokenMasses::default(), TokenMasses::default());
-    row.weigh_block(block, &mut own);
+    row.weigh_block(block, &Hits::ALL, &mut own);
     if proposed.listed().is_some() {
         let left_of = |place| {
             let share = Share { mass: own.mass(place), total };
@@ -184,7 +184,7 @@ fn sum_up_block<S: Simd, E: Element>(
         };
         sum_up(sums, (0..BLOCK).map(left_of));
     } else {
-        proposed.weigh_block(row.row.s, block, &mut masses);
+        proposed.weigh_block(row.row.s, block, &Hits::ALL, &mut masses);
         let left = Left { own: &own, total, proposed: &masses, all: proposed.total() };
         sum_up(sums, (0..BLOCK).map(|place| left.of_token(place)));
     }
@@ -244,8 +244,9 @@ fn pass<S: Simd, E: Element>(
     team.each(parts(row.row.heavy_runs(), 1, sums), |(range, sums)| {
         let (mut own, mut part) = (TokenMasses::default(), TokenMasses::default());
         for (block, sum) in range.zip(sums).filter(|(block, _)| masses[*block] > 0) {
-            row.weigh_block(block, &mut own);
-            proposed.weigh_block(s, block, &mut part);
+            let hits = row.hits(block);
+            row.weigh_block(block, &hits, &mut own);
+            proposed.weigh_block(s, block, &hits, &mut part);
             *sum = s.run(Left { own: &own, total, proposed: &part, all: proposed.total() });
         }
     });

@@ -25,6 +25,34 @@ pub struct Buffers {
     sorted: Vec<u32>,
 }
 
+/// The tokens of a row beside those in their order.
+#[derive(Clone, Copy)]
+pub struct Others {
+    pub tokens: u32,
+    pub all: Sums,
+}
+
+/// The sums over all tokens, at the temperature of the chain; only of masses where the chain asks for no more.
+#[derive(Clone, Copy)]
+pub struct Sums {
+    /// The least that they are.
+    pub least: Interval,
+    /// How much more the term may be.
+    pub slack: u64,
+}
+
+impl Sums {
+    /// Sums that are known.
+    pub fn exactly(all: Interval) -> Self {
+        Self { least: all, slack: 0 }
+    }
+
+    /// The most that they are.
+    pub fn most(self) -> Interval {
+        Interval { term: self.least.term + self.slack, ..self.least }
+    }
+}
+
 /// Groups, the greatest logit first.
 #[derive(Default)]
 pub struct Groups {
@@ -37,7 +65,7 @@ pub struct Groups {
     /// The sums over the groups before each, and over all.
     before: Vec<Interval>,
     /// The sums over all, where the last group is what the row has beside tokens in their order.
-    with_others: Option<Interval>,
+    with_others: Option<Sums>,
 }
 
 impl Groups {
@@ -49,9 +77,20 @@ impl Groups {
 
     /// Adds so many more tokens, after those in their order: a group that no cut may end in. `all` are the sums with these,
     /// at the temperature that the groups will be weighed at.
-    pub fn add_others(&mut self, tokens: u32, all: Interval) {
+    pub fn add_others(&mut self, Others { tokens, all }: Others) {
         self.push(f32::NEG_INFINITY, tokens);
         self.with_others = Some(all);
+    }
+
+    /// Gives all tokens, others among them, other sums.
+    pub fn set_sums(&mut self, all: Sums) {
+        self.with_others = Some(all);
+    }
+
+    /// How much more than [`sums`](Self::sums) says the term of a range may be.
+    pub fn slack(&self, range: &Range<u32>) -> u64 {
+        let has_others = range.end == self.tokens();
+        self.with_others.filter(|_| has_others).map_or(0, |all| all.slack)
     }
 
     /// Of every candidate of a row.
@@ -153,7 +192,7 @@ impl Groups {
             from = end;
         }
         if let Some((last, all)) = before.last_mut().zip(*with_others) {
-            *last = all;
+            *last = all.least;
         }
     }
 

@@ -11,7 +11,9 @@ use super::blocks::BLOCK;
 use super::cut::Cut;
 use super::element::Element;
 use super::passes::ScannedRow;
-use super::residual::{SumProbabilities, TokenMasses, WeighBlock, WeighProbabilities, mass_of};
+use super::residual::{
+    FindHits, Hits, SumProbabilities, TokenMasses, WeighBlock, WeighProbabilities, mass_of,
+};
 use super::simd::Simd;
 use crate::arithmetic::accept::Share;
 
@@ -34,8 +36,8 @@ enum Masses<'a> {
 trait OfRow: Sync {
     /// The mass of a token.
     fn mass(&self, token: u32) -> u64;
-    /// Weighs the tokens of a block.
-    fn weigh_block(&self, block: usize, masses: &mut TokenMasses);
+    /// Weighs the tokens of a block that are looked at.
+    fn weigh_block(&self, block: usize, hits: &Hits, masses: &mut TokenMasses);
 }
 
 /// The tokens of a row up to a cut.
@@ -56,10 +58,16 @@ impl<S: Simd, E: Element> UpTo<'_, S, E> {
         (x > least || x == least && token <= last_id).then_some(x)
     }
 
-    /// Weighs the kept tokens of a block.
-    pub fn weigh_block(&self, block: usize, masses: &mut TokenMasses) {
+    /// The kept tokens of a block that may have a mass; all, where they are many.
+    pub fn hits(&self, block: usize) -> Hits {
         let Self { row: ScannedRow { s, blocks, weights, .. }, cut } = *self;
-        s.run(WeighBlock { blocks, block, weights, cut, masses });
+        s.run(FindHits { blocks, block, weights, cut })
+    }
+
+    /// Weighs the kept tokens of a block that are looked at.
+    pub fn weigh_block(&self, block: usize, hits: &Hits, masses: &mut TokenMasses) {
+        let Self { row: ScannedRow { s, blocks, weights, .. }, cut } = *self;
+        s.run(WeighBlock { blocks, block, weights, cut, hits, masses });
     }
 }
 
@@ -68,8 +76,8 @@ impl<S: Simd, E: Element> OfRow for UpTo<'_, S, E> {
         self.logit(token).map_or(0, |x| self.row.weights.mass(x))
     }
 
-    fn weigh_block(&self, block: usize, masses: &mut TokenMasses) {
-        self.weigh_block(block, masses);
+    fn weigh_block(&self, block: usize, hits: &Hits, masses: &mut TokenMasses) {
+        self.weigh_block(block, hits, masses);
     }
 }
 
@@ -117,12 +125,12 @@ impl<'a> Proposed<'a> {
         }
     }
 
-    /// Weighs the tokens of a block, where they are not listed.
-    pub fn weigh_block<S: Simd>(&self, s: S, block: usize, masses: &mut TokenMasses) {
+    /// Weighs the tokens of a block that are looked at, where they are not listed.
+    pub fn weigh_block<S: Simd>(&self, s: S, block: usize, hits: &Hits, masses: &mut TokenMasses) {
         match &self.masses {
             Masses::Few(_) => unreachable!("tokens that are listed are looked at one by one"),
-            Masses::Dense(p) => s.run(WeighProbabilities { p: &p[block * BLOCK..], masses }),
-            Masses::Row(row) => row.weigh_block(block, masses),
+            Masses::Dense(p) => s.run(WeighProbabilities { p: &p[block * BLOCK..], hits, masses }),
+            Masses::Row(row) => row.weigh_block(block, hits, masses),
         }
     }
 }

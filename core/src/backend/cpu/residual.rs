@@ -8,11 +8,12 @@
 //! 1. The sums of masses and of parts are two of 64 bits, so that products of 128 bits are one a block.
 //! 2. A mass has at most 24 bits that are not 0, so a float has it exactly, and which product is greater is told by comparing the mass with
 //!    `part * (W / D)` in floats. Where the two are too near for those, integers tell, for all tokens of the block.
-//! 3. Masses are written for every place of a block, those beyond a cut as 0: tokens of two rows are beside each other by
-//!    themselves, where lists would have to be merged.
+//! 3. Masses are written place by place, those beyond a cut as 0: tokens of two rows are beside each other by themselves, where lists
+//!    would have to be merged. Where the row has few tokens with mass in a block ([`Hits`]), the places are those of these, in both
+//!    rows: of others nothing is left.
 //!
 //! Floor of 16 tokens in AVX-512: 22 instructions to weigh them in each row, 4 to cut, 4 to store, and 24 to compare and to sum: 76, where a
-//! mass alone takes 16.
+//! mass alone takes 16. With two in three left out: 25, and 6 to find and bring together those that are not.
 
 use super::blocks::{BLOCK, Blocks};
 use super::cut::{Cut, LeastByBlock};
@@ -25,20 +26,82 @@ use crate::arithmetic::mass::UNIT;
 /// Floats and their products are off by less than 2^-22 of themselves.
 const NEAR: f64 = 1.0 / 1_048_576.0; // 2^-20
 
+/// Words of a bitmask of a block.
+const WORDS: usize = BLOCK / 32;
+/// The share of a block's tokens from which on none are left out.
+const MANY: usize = BLOCK * 2 / 3;
+
+/// The tokens of a block that are looked at: a bit each.
+pub struct Hits {
+    words: [u32; WORDS],
+    count: usize,
+}
+
+impl Hits {
+    /// All of them.
+    pub const ALL: Self = Self { words: [u32::MAX; WORDS], count: BLOCK };
+
+    /// The place of a token among those that are looked at.
+    fn place(&self, token: usize) -> Option<usize> {
+        let (word, bit) = (token / 32, token % 32);
+        let before = self.words[..word].iter().map(|word| word.count_ones() as usize);
+        let within = self.words[word] & ((1 << bit) - 1);
+        let is_hit = self.words[word] >> bit & 1 == 1;
+        is_hit.then(|| before.sum::<usize>() + within.count_ones() as usize)
+    }
+
+    /// The bits of so many lanes from a place on.
+    #[inline(always)]
+    fn bits(&self, place: usize, lanes: usize) -> u32 {
+        (self.words[place / 32] >> (place % 32)) & (u32::MAX >> (32 - lanes))
+    }
+}
+
+/// Finds the tokens of a block that may have a mass.
+pub struct FindHits<'a, E> {
+    pub blocks: Blocks<'a, E>,
+    pub block: usize,
+    pub weights: Weights,
+    pub cut: Cut,
+}
+
+impl<S: Simd, E: Element> Kernel<S> for FindHits<'_, E> {
+    type Output = Hits;
+
+    #[inline(always)]
+    fn call(self, s: S) -> Hits {
+        let Self { blocks, block, weights, cut } = self;
+        let logits = blocks.get(block);
+        let least = LeastByBlock::new::<E>(cut).of(block);
+        let bound =
+            E::bound(s, weights.massless::<E>().map_or(least, |massless| massless.max(least)));
+        let lanes = E::raw_lanes::<S>();
+        let mut words = [0; WORDS];
+        for place in (0..BLOCK).step_by(lanes) {
+            let hits = E::at_least(s, E::raw(s, &logits[place * E::SIZE..]), bound);
+            words[place / 32] |= hits << (place % 32);
+        }
+        let count = words.iter().map(|word| word.count_ones() as usize).sum();
+        if count > MANY { Hits::ALL } else { Hits { words, count } }
+    }
+}
+
 /// The masses of a block's tokens, in the order of their ids: `high * 2^16 + low` each.
 pub struct TokenMasses {
     high: [u32; BLOCK],
     low: [u32; BLOCK],
+    /// How many tokens are looked at. Those that fill up the last vector have no mass.
+    len: usize,
 }
 
 impl Default for TokenMasses {
     fn default() -> Self {
-        Self { high: [0; BLOCK], low: [0; BLOCK] }
+        Self { high: [0; BLOCK], low: [0; BLOCK], len: 0 }
     }
 }
 
 impl TokenMasses {
-    /// The mass of a token, by its place in the block.
+    /// The mass of a token, by its place among those that are looked at.
     pub fn mass(&self, place: usize) -> u64 {
         (u64::from(self.high[place]) << 16) + u64::from(self.low[place])
     }
@@ -55,12 +118,16 @@ impl TokenMasses {
     }
 }
 
-/// Weighs the tokens of a block that a cut keeps.
+/// Room for the tokens of a block, and for a vector that is written beyond them.
+const BYTES: usize = BLOCK * 4 + 64;
+
+/// Weighs the tokens of a block that are looked at, those beyond a cut as nothing.
 pub struct WeighBlock<'a, E> {
     pub blocks: Blocks<'a, E>,
     pub block: usize,
     pub weights: Weights,
     pub cut: Cut,
+    pub hits: &'a Hits,
     pub masses: &'a mut TokenMasses,
 }
 
@@ -69,17 +136,33 @@ impl<S: Simd, E: Element> Kernel<S> for WeighBlock<'_, E> {
 
     #[inline(always)]
     fn call(self, s: S) {
-        let Self { block, cut, masses, .. } = self;
-        let logits = self.blocks.get(block);
+        let Self { block, cut, hits, masses, .. } = self;
+        let mut logits = self.blocks.get(block);
+        let mut few = [0; BYTES];
+        if hits.count < BLOCK {
+            let (mut end, lanes) = (0, E::raw_lanes::<S>());
+            for place in (0..BLOCK).step_by(lanes) {
+                let bits = hits.bits(place, lanes);
+                E::compress(s, bits, E::raw(s, &logits[place * E::SIZE..]), &mut few[end..]);
+                end += bits.count_ones() as usize * E::SIZE;
+            }
+            for filled in few[end..end + S::LANES * E::SIZE].chunks_exact_mut(E::SIZE) {
+                E::write(-E::INFINITY - 1, filled);
+            }
+            logits = &few;
+        }
         let weigher = Weigher::for_any(s, self.weights);
         let least = s.splat(LeastByBlock::new::<E>(cut).of(block));
-        for place in (0..BLOCK).step_by(S::LANES) {
+        masses.len = hits.count;
+        for place in (0..hits.count).step_by(S::LANES) {
             let x = E::widen(s, &logits[place * E::SIZE..]);
             let mass = Split::weigh(s, &weigher, x).only(s, s.ge(x, least));
             masses.set(s, place, mass);
         }
-        for place in cut.dropped_tokens::<E>(block, logits) {
-            (masses.high[place], masses.low[place]) = (0, 0);
+        for token in cut.dropped_tokens::<E>(block, self.blocks.get(block)) {
+            if let Some(place) = hits.place(token) {
+                (masses.high[place], masses.low[place]) = (0, 0);
+            }
         }
     }
 }
@@ -89,9 +172,10 @@ pub fn mass_of(p: f32) -> u64 {
     (p * UNIT as f32) as u64
 }
 
-/// Weighs the tokens of a block by their probabilities: those of the row from the block on.
+/// Weighs the tokens of a block that are looked at by their probabilities: those of the row from the block on.
 pub struct WeighProbabilities<'a> {
     pub p: &'a [f32],
+    pub hits: &'a Hits,
     pub masses: &'a mut TokenMasses,
 }
 
@@ -100,13 +184,25 @@ impl<S: Simd> Kernel<S> for WeighProbabilities<'_> {
 
     #[inline(always)]
     fn call(self, s: S) {
-        let Self { p, masses } = self;
+        let Self { p, hits, masses } = self;
         let mut filled_up = [0.0; BLOCK];
-        let p = p.first_chunk().unwrap_or_else(|| {
+        let mut p: &[f32; BLOCK] = p.first_chunk().unwrap_or_else(|| {
             filled_up[..p.len()].copy_from_slice(p);
             &filled_up
         });
-        for (place, mass) in weighed(s, p) {
+        let mut few = [0.0; BLOCK + 16];
+        if hits.count < BLOCK {
+            let mut end = 0;
+            for place in (0..BLOCK).step_by(S::LANES) {
+                let bits = hits.bits(place, S::LANES);
+                s.compress(bits, s.load(&p[place..]), &mut few[end..]);
+                end += bits.count_ones() as usize;
+            }
+            few[end..end + S::LANES].fill(0.0);
+            p = few.first_chunk().expect("as many as a block has");
+        }
+        masses.len = hits.count;
+        for (place, mass) in weighed(s, p).take(hits.count.div_ceil(S::LANES)) {
             masses.set(s, place, mass);
         }
     }
@@ -149,7 +245,7 @@ pub struct Left<'a> {
 }
 
 impl Left<'_> {
-    /// What is left of one token.
+    /// What is left of one token, by its place.
     pub fn of_token(&self, place: usize) -> u128 {
         let own = Share { mass: self.own.mass(place), total: self.total };
         residual(own, Share { mass: self.proposed.mass(place), total: self.all })
@@ -168,7 +264,7 @@ impl<S: Simd> Kernel<S> for Left<'_> {
         let float = |mass: Split<S>| s.fma(s.float(mass.low), unit, s.float(mass.high));
         let (mut own, mut covered) = (Split::none(s), Split::none(s));
         let mut undecided = 0;
-        for place in (0..BLOCK).step_by(S::LANES) {
+        for place in (0..self.own.len).step_by(S::LANES) {
             let (mass, part) = (self.own.get(s, place), self.proposed.get(s, place));
             let (ours, theirs) = (float(mass), float(part));
             let is_left = s.ge(ours, s.mul(theirs, most));
@@ -177,7 +273,7 @@ impl<S: Simd> Kernel<S> for Left<'_> {
             covered = covered.plus(s, part.only(s, is_left));
         }
         if undecided != 0 {
-            return (0..BLOCK).map(|place| self.of_token(place)).sum();
+            return (0..self.own.len).map(|place| self.of_token(place)).sum();
         }
         let (own, covered) = (u128::from(own.total(s)), u128::from(covered.total(s)));
         own * u128::from(self.all) - covered * u128::from(self.total)
@@ -192,7 +288,7 @@ mod tests {
     use crate::backend::skipped::skipped;
 
     fn of(masses: impl Fn(usize) -> u64) -> TokenMasses {
-        let mut all = TokenMasses::default();
+        let mut all = TokenMasses { len: BLOCK, ..TokenMasses::default() };
         for place in 0..BLOCK {
             let mass = masses(place);
             (all.high[place], all.low[place]) = ((mass >> 16) as u32, mass as u32 & 0xffff);

@@ -19,7 +19,7 @@ use super::chain::{self, Left};
 use super::cut::Cut;
 use super::draft::Known;
 use super::element::{Element, F32};
-use super::first::{First, Others, first_tokens, start};
+use super::first::{First, exact_sums, first_tokens, start};
 use super::groups::{self, Groups};
 use super::inspect::{self, Sampled, inspect, inspect_list};
 use super::list::{List, Lists, Weigh, lowest};
@@ -144,10 +144,10 @@ pub fn list<'b, S: Simd, E: Element>(
     buffers: &'b mut Buffers,
     search: &mut nucleus::Buffers,
 ) -> (&'b List, Weighed) {
-    let Left { range, temperature } = match params.is_greedy() {
+    let Left { range, temperature, .. } = match params.is_greedy() {
         true if params.all_cuts().profile != Profile::Llamacpp => {
             list_first(scanned, &mut buffers.kept);
-            Left { range: 0..1, temperature: 1.0 }
+            Left { range: 0..1, temperature: 1.0, is_settled: true }
         }
         is_greedy => {
             let left = list_kept(scanned, params, buffers, search);
@@ -254,17 +254,22 @@ fn list_kept<S: Simd, E: Element>(
         kept.reset(all.len());
         kept.append(all);
         kept.seal();
-        return Left { range: 0..kept.len() as u32, temperature: start.temperature };
+        let range = 0..kept.len() as u32;
+        return Left { range, temperature: start.temperature, is_settled: true };
     }
     if let Some(First { list, others }) = first_tokens(row, params, start, search) {
         keys.clear();
         keys.extend(list.x().iter().map(|&x| !key32(x)));
         keys.sort_unstable();
         groups.of_sorted(keys.iter().map(|&key| value32(!key)));
-        if let Some(Others { tokens, all }) = others {
-            groups.add_others(tokens, all);
+        if let Some(others) = others {
+            groups.add_others(others);
         }
-        let left = chain::cut(row.s, groups, params, start);
+        let mut left = chain::cut(row.s, groups, params, start);
+        if !left.is_settled {
+            groups.set_sums(exact_sums(row, params, start));
+            left = chain::cut(row.s, groups, params, start);
+        }
         keep(list, groups, left.range.clone(), kept);
         return left;
     }
