@@ -25,6 +25,8 @@ pub struct Case {
     biases: u32,
     top_n_sigma: f32,
     typical_p: f32,
+    eta_cutoff: f32,
+    epsilon_cutoff: f32,
     xtc_threshold: Option<f32>,
     /// What decides about drafts, in sequences of [`SEQUENCE_ROWS`] rows.
     pub drafts: Option<Drafts>,
@@ -60,6 +62,8 @@ pub enum Drafts {
     Point,
     /// They were drawn from rows of their own.
     Rows,
+    /// The same, but for the drafts themselves: tokens that their rows hardly have, so that all are refused.
+    Refused,
 }
 
 /// Biases of a case that has some.
@@ -80,6 +84,8 @@ const PLAIN: Case = Case {
     biases: 0,
     top_n_sigma: 0.0,
     typical_p: 1.0,
+    eta_cutoff: 0.0,
+    epsilon_cutoff: 0.0,
     xtc_threshold: None,
     drafts: None,
     top_logprobs: 0,
@@ -212,8 +218,25 @@ pub const CASES: &[Case] = &[
         continuations: 128,
         ..PLAIN
     },
+    Case {
+        name: "beam_step_2112",
+        about: "A step of 64 beams with 32 tokens that end a text: the first 2,112 continuations of each row",
+        temperature: 0.0,
+        continuations: 2112,
+        ..PLAIN
+    },
     Case { name: "top_n_sigma", about: "top_n_sigma 1", top_n_sigma: 1.0, ..PLAIN },
     Case { name: "typical_p", about: "typical_p 0.95", typical_p: 0.95, ..PLAIN },
+    Case { name: "eta_cutoff", about: "eta_cutoff 0.001", eta_cutoff: 0.001, ..PLAIN },
+    Case { name: "epsilon_cutoff", about: "epsilon_cutoff 0.001", epsilon_cutoff: 0.001, ..PLAIN },
+    Case {
+        name: "normal_typical_p",
+        about: "typical_p 0.95 over rows from a normal distribution, at temperature 1",
+        values: NORMAL,
+        temperature: 1.0,
+        typical_p: 0.95,
+        ..PLAIN
+    },
     Case {
         name: "xtc",
         about: "min_p 0.02, XTC that always acts, from 0.1 on",
@@ -245,6 +268,12 @@ pub const CASES: &[Case] = &[
         drafts: Some(Drafts::Rows),
         ..PLAIN
     },
+    Case {
+        name: "refused_temperature_rows",
+        about: "The same with drafts that are refused",
+        drafts: Some(Drafts::Refused),
+        ..PLAIN
+    },
 ];
 
 impl Case {
@@ -261,6 +290,8 @@ impl Case {
             draw_rule,
             top_n_sigma: self.top_n_sigma,
             typical_p: self.typical_p,
+            eta_cutoff: self.eta_cutoff,
+            epsilon_cutoff: self.epsilon_cutoff,
             xtc_probability: if self.xtc_threshold.is_some() { 1.0 } else { 0.0 },
             xtc_threshold: self.xtc_threshold.unwrap_or(usual.xtc_threshold),
             ..usual

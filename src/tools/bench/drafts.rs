@@ -31,6 +31,13 @@ fn beside(row: &Row<'_>, number: u64) -> Drafter {
     Drafter { dtype: row.dtype(), logits: logits.into(), params, adjustments: None }
 }
 
+/// A token that no other is less likely than.
+fn last(row: &Row<'_>) -> u32 {
+    let tokens = 0..row.vocab_size();
+    let last = tokens.min_by(|&a, &b| row.logit(a).total_cmp(&row.logit(b)));
+    last.expect("a row has tokens")
+}
+
 /// The draft of each row of a case, in sequences whose last row has none; `None` where the case has no drafts.
 pub fn drafts(case: &Case, rows: &[Row<'_>]) -> Result<Option<Vec<Option<Draft>>>, DeviceError> {
     let Some(kind) = case.drafts else { return Ok(None) };
@@ -46,10 +53,13 @@ pub fn drafts(case: &Case, rows: &[Row<'_>]) -> Result<Option<Vec<Option<Draft>>
         if result.outcome.status != RowStatus::Ok {
             return Ok(None);
         }
-        let token = result.draws[0].token;
+        let token = match kind {
+            Drafts::Point | Drafts::Rows => result.draws[0].token,
+            Drafts::Refused => last(row),
+        };
         let proposal = match kind {
             Drafts::Point => Proposal::Point,
-            Drafts::Rows => Proposal::Row(Arc::new(drafter)),
+            Drafts::Rows | Drafts::Refused => Proposal::Row(Arc::new(drafter)),
         };
         Ok(Some(Draft { token, rule: Rule::Rejection(proposal) }))
     };

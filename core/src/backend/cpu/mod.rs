@@ -52,6 +52,7 @@ use super::{Backend, DeviceError, DeviceInfo};
 use crate::adjustments::changes::Changes;
 use crate::arithmetic::mass::Scale;
 use crate::batch::{Dtype, Results, Row, Slot};
+use crate::row::{Proposal, Rule};
 pub use isa::{Isa, UnknownIsa};
 use propose::propose;
 use row::With;
@@ -196,7 +197,7 @@ impl Cpu {
         slot: Slot<'_>,
     ) {
         let Bench { adjuster, scratch, proposal } = bench;
-        let next = next.filter(|next| !next.is_lent()).map_or(&[][..], Row::logits);
+        let next = next.map_or(&[][..], read_first);
         let (row, changes) = match adjuster.changes(row) {
             None => (*row, None),
             Some((row, changes)) => (row, Some(changes)),
@@ -204,6 +205,20 @@ impl Cpu {
         let (row, changes) = (&row, changes.as_ref());
         dispatch(self.isa, SampleRow { team, row, changes, next, scratch, proposal, slot });
     }
+}
+
+/// The logits that sampling a row begins with: those that its draft was drawn from, where it has such a draft. None where they
+/// are on loan.
+fn read_first<'a>(row: &Row<'a>) -> &'a [u8] {
+    match row.draft().map(|draft| &draft.rule) {
+        Some(Rule::Rejection(Proposal::Row(source))) => here(&source.row()),
+        _ => here(row),
+    }
+}
+
+/// The logits of a row that is not on loan.
+fn here<'a>(row: &Row<'a>) -> &'a [u8] {
+    if row.is_lent() { &[] } else { row.logits() }
 }
 
 impl fmt::Debug for Cpu {
@@ -286,7 +301,7 @@ impl SampleRow<'_, '_> {
     fn sample<S: Simd, E: element::Element>(self, s: S) {
         let Self { team, row, changes, next, scratch, proposal, slot } = self;
         let proposed = match row.draft() {
-            Some(draft) => propose(s, team, draft, proposal),
+            Some(draft) => propose(s, team, draft, here(row), proposal),
             None => Ok(None),
         };
         let proposed = proposed.as_ref().map(Option::as_ref).map_err(|status| *status);

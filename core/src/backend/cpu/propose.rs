@@ -29,11 +29,13 @@ pub struct Buffers {
     few: Vec<(u32, u64)>,
 }
 
-/// What the draft of a row was drawn from, if that is asked for. An error is the status of the proposal's row.
+/// What the draft of a row was drawn from, if that is asked for; `next` is read after that. An error is the status of the
+/// proposal's row.
 pub fn propose<'a, S: Simd>(
     s: S,
     team: &'a Team,
     draft: &'a Draft,
+    next: &'a [u8],
     buffers: &'a mut Buffers,
 ) -> Result<Option<Proposed<'a>>, RowStatus> {
     let Rule::Rejection(proposal) = &draft.rule else { return Ok(None) };
@@ -49,9 +51,9 @@ pub fn propose<'a, S: Simd>(
         Proposal::Row(source) => {
             let row = adjuster.apply(&source.row(), copy);
             match row.dtype() {
-                Dtype::F16 => of_row::<S, F16>(s, team, &row, scratch, few)?,
-                Dtype::Bf16 => of_row::<S, Bf16>(s, team, &row, scratch, few)?,
-                Dtype::F32 => of_row::<S, F32>(s, team, &row, scratch, few)?,
+                Dtype::F16 => of_row::<S, F16>(s, team, &row, next, scratch, few)?,
+                Dtype::Bf16 => of_row::<S, Bf16>(s, team, &row, next, scratch, few)?,
+                Dtype::F32 => of_row::<S, F32>(s, team, &row, next, scratch, few)?,
             }
         }
     }))
@@ -62,6 +64,7 @@ fn of_row<'a, S: Simd, E: Element>(
     s: S,
     team: &'a Team,
     row: &Row<'a>,
+    next: &'a [u8],
     scratch: &'a mut Scratch,
     few: &'a mut Vec<(u32, u64)>,
 ) -> Result<Proposed<'a>, RowStatus> {
@@ -70,7 +73,7 @@ fn of_row<'a, S: Simd, E: Element>(
     if prepared.status != RowStatus::Ok {
         return Err(prepared.status);
     }
-    let scanned = |scale| prepared.scanned_row(s, team, scale, row.vocab_size(), &[]);
+    let scanned = |scale| prepared.scanned_row(s, team, scale, row.vocab_size(), next);
     let params = row.params();
     let list = match params.plan() {
         _ if params.cuts().is_some() => {
