@@ -25,6 +25,8 @@ mod masked;
 mod mass;
 mod noise;
 mod nucleus;
+#[cfg(test)]
+mod parity_tests;
 mod passes;
 mod portable;
 mod prepare;

