@@ -21,16 +21,16 @@ class Connection:
         self.socket = context.wrap_socket(socket.create_connection((address, int(port))))
         self.socket.sendall(PREFACE + frame(SETTINGS, 0, 0, struct.pack("!HI", SETTINGS_INITIAL_WINDOW_SIZE, 0)))
 
-    def begin(self, stream: int, *more: tuple[str, str]):
-        """A call of Sample, with more headers perhaps, without its message."""
+    def begin(self, stream: int, *more: tuple[str, str], method: str = "Sample"):
+        """A call, with more headers perhaps, without its message."""
         fields = [(":method", "POST"), (":scheme", "https"), (":authority", "logitd"),
-                  (":path", "/logitd.v1.SamplerService/Sample"), ("te", "trailers"), ("content-type", "application/grpc")]
+                  (":path", f"/logitd.v1.SamplerService/{method}"), ("te", "trailers"), ("content-type", "application/grpc")]
         headers = b"".join(literal(*field) for field in [*fields, *more])
         self.socket.sendall(frame(HEADERS, END_HEADERS, stream, headers))
 
-    def call(self, stream: int, message: bytes):
-        """A call of Sample, whose answer is not read."""
-        self.begin(stream)
+    def call(self, stream: int, message: bytes, method: str = "Sample"):
+        """A call whose answer is not read."""
+        self.begin(stream, method=method)
         self.socket.sendall(frame(DATA, END_STREAM, stream, b"\0" + struct.pack("!I", len(message)) + message))
 
     def close(self):
