@@ -10,6 +10,7 @@ pub mod numbers;
 pub mod written;
 
 pub use crate::arithmetic::draw::DrawRule;
+use crate::arithmetic::head;
 use crate::arithmetic::plan::Plan;
 use crate::arithmetic::stages::Stage;
 pub use cuts::{Adaptive, Cuts, Dynatemp, Mirostat, Profile, Xtc};
@@ -892,6 +893,31 @@ impl SamplingParams {
     #[inline]
     pub fn all_cuts(&self) -> &Cuts {
         &self.cuts
+    }
+
+    /// Whether a row's tokens are put in their order for its further cuts: all of them, or the first.
+    #[inline]
+    pub fn orders_tokens(&self) -> bool {
+        self.cuts.are_on() && (!self.is_greedy() || self.cuts.profile == Profile::Llamacpp)
+    }
+
+    /// Whether the further cuts look at every token, whatever the others keep.
+    #[inline]
+    pub fn orders_all(&self) -> bool {
+        let is_llamacpp = self.cuts.profile == Profile::Llamacpp;
+        self.cuts.dynatemp.range > 0.0 && !is_llamacpp
+            || is_llamacpp && self.cuts.mirostat.tau > 0.0
+    }
+
+    /// How many first tokens the further cuts look at, and no others, where top_k says so.
+    #[inline]
+    pub fn ordered_by_top_k(&self) -> Option<u32> {
+        let is_of_row = self.cuts.profile == Profile::Sglang
+            && self.min_p().is_none()
+            && self.top_p().is_some();
+        let k = self.top_k().filter(|_| !is_of_row && !self.orders_all())?;
+        let reads_head = self.cuts.profile == Profile::Hf && self.cuts.top_h > 0.0;
+        Some(if reads_head { k.max(head::TOKENS as u32) } else { k })
     }
 
     /// Whether an answer carries a state back to its sequence.

@@ -93,7 +93,7 @@ impl Evaluations {
         describe();
         let queue = Queue::new(queue::Config {
             // A row is a batch: whoever has many gives way to others after each.
-            budget: Budget { rows: 1, bytes: usize::MAX, draws: usize::MAX },
+            budget: Budget { rows: 1, bytes: usize::MAX, draws: usize::MAX, cost: u64::MAX },
             delay: Duration::ZERO,
             passed_over_max,
         });
@@ -291,7 +291,7 @@ impl Item for Arc<Job> {
         let bytes = self.request.rows[row].row.bytes();
         let sets = &self.request.sets;
         let cost = 7 * bytes + sets.temperature_count() * bytes / 5 * 4 + SET * sets.len();
-        RowSize { bytes: cost, ..Default::default() }
+        RowSize { cost: cost as u64, ..Default::default() }
     }
 }
 

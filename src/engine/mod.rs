@@ -9,6 +9,7 @@
 //! There is one lock around the queue, held for as long as it takes to add a request or to form a
 //! batch. Nothing is dropped, answered or computed under it.
 
+mod cost;
 mod device;
 mod evaluate;
 mod homes;
@@ -55,7 +56,8 @@ use worker::Worker;
 pub struct EngineConfig {
     /// Rows in one batch.
     pub batch_rows_max: usize,
-    /// Bytes of logits in one batch; a row must fit.
+    /// Bytes of logits in one batch; a row must fit. A batch of rows that are dear for their bytes ends with the one that makes
+    /// it take longer than plain rows that fill it do, on each thread of a device.
     pub batch_bytes_max: usize,
     /// Draws in one batch; below those of one row it counts as those.
     pub batch_draws_max: usize,
@@ -280,6 +282,7 @@ impl Shared {
                     rows: config.batch_rows_max.max(1),
                     bytes: config.batch_bytes_max.max(1),
                     draws: config.batch_draws_max.max(DRAWS_MAX as usize),
+                    cost: batch_cost(&config, devices),
                 },
                 delay: config.batch_delay,
                 passed_over_max: config.passed_over_max,
@@ -438,6 +441,18 @@ impl Drop for Threads {
             }
         }
     }
+}
+
+/// What the rows of a batch may cost together: as much as plain ones that fill it, on each thread of the largest device. Of a
+/// GPU as on the processor, which samples what kernels do not.
+fn batch_cost(config: &EngineConfig, devices: &[Arc<Device>]) -> u64 {
+    let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = devices.iter().map(|device| match device.info.threads {
+        0 => cores(),
+        threads => threads,
+    });
+    let plain = cost::of_plain(config.batch_rows_max.max(1), config.batch_bytes_max.max(1));
+    plain.saturating_mul(threads.max().unwrap_or(1) as u64)
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {

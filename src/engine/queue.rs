@@ -11,7 +11,7 @@
 //! What follows from that:
 //! - Rows, not requests, are batched, so a request may be of any size and a batch is never smaller
 //!   than it could have been: no row is left behind that would have fitted.
-//! - A turn is one batch's worth of rows, bytes and draws. A request of many batches takes turns with
+//! - A turn is one batch's worth of rows, bytes, draws and work. A request of many batches takes turns with
 //!   those behind it instead of holding them up: with `n` requests of its source and priority ahead, a
 //!   request starts within `n + 1` batches.
 //! - Between sources the order is fair by cost ([`turns`](super::turns)): whoever asks for little is not
@@ -24,7 +24,6 @@
 
 use super::Priority;
 use super::homes::Homes;
-use super::request::Inspected;
 use super::slots::{Key, Slots};
 use super::turns::{Place, Source, Turns};
 use std::cmp::Reverse;
@@ -49,29 +48,8 @@ pub(super) trait Item: Clone {
 pub(super) struct RowSize {
     pub bytes: usize,
     pub draws: usize,
-    /// Tokens that may run in its races, which take time as bytes do and nothing of a batch's budget.
-    pub race_tokens: u64,
-    /// What is told beside tokens, which is time too.
-    pub inspected: Inspected,
-}
-
-impl RowSize {
-    /// What a row costs a device, in bytes of logits whose sampling takes as long: rows of few tokens and
-    /// many draws count as what they are. On one core of an EPYC with AVX-512 a byte takes 0.2 ns, a draw
-    /// 0.2 us, a token of a race 1 ns, and a row 1 to 2 us beside its bytes. Masses and entropy of a distribution are
-    /// some four times a scan; the rank of a token is counted with others.
-    fn cost(self) -> u64 {
-        const ROW: u64 = 8 << 10;
-        const DRAW: u64 = 1 << 10;
-        const RACE_TOKEN: u64 = 5;
-        const PASS: u64 = 4;
-        const INSPECTED_TOKEN: u64 = 256;
-        let Inspected { pass_bytes, tokens } = self.inspected;
-        let inspected = PASS * pass_bytes as u64 + INSPECTED_TOKEN * tokens as u64;
-        let sampled =
-            ROW + self.bytes as u64 + DRAW * self.draws as u64 + RACE_TOKEN * self.race_tokens;
-        sampled + inspected
-    }
+    /// How long it takes a device ([`cost`](super::cost)).
+    pub cost: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -84,33 +62,48 @@ pub(super) struct Config {
     pub passed_over_max: u32,
 }
 
-/// An amount of rows, of bytes and of draws.
+/// An amount of rows, of bytes, of draws and of work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Budget {
     pub rows: usize,
     pub bytes: usize,
     pub draws: usize,
+    /// Of a batch, the last row may exceed it: a row may be dearer than a batch.
+    pub cost: u64,
 }
 
 impl Budget {
     fn fits(&self, row: RowSize) -> bool {
-        self.rows > 0 && self.bytes >= row.bytes && self.draws >= row.draws
+        self.rows > 0 && self.bytes >= row.bytes && self.draws >= row.draws && self.cost > 0
     }
 
     fn take(&mut self, row: RowSize) {
         self.rows -= 1;
         self.bytes -= row.bytes;
         self.draws -= row.draws;
+        self.cost = self.cost.saturating_sub(row.cost);
+    }
+
+    /// Takes back what was added.
+    fn remove(&mut self, other: Self) {
+        self.rows -= other.rows;
+        self.bytes -= other.bytes;
+        self.draws -= other.draws;
+        self.cost -= other.cost;
     }
 
     fn add(&mut self, row: RowSize) {
         self.rows += 1;
         self.bytes += row.bytes;
         self.draws += row.draws;
+        self.cost += row.cost;
     }
 
     fn is_full(&self, waiting: &Budget) -> bool {
-        waiting.rows >= self.rows || waiting.bytes >= self.bytes || waiting.draws >= self.draws
+        waiting.rows >= self.rows
+            || waiting.bytes >= self.bytes
+            || waiting.draws >= self.draws
+            || waiting.cost >= self.cost
     }
 }
 
@@ -183,7 +176,7 @@ impl<T: Item> Entry<T> {
                 break;
             }
             budget.take(row);
-            cost += row.cost();
+            cost += row.cost;
             self.turn_end += 1;
         }
         cost
@@ -444,9 +437,7 @@ impl<T: Item> Queue<T> {
         let item = entry.item.clone();
         self.homes.remove(item.home(), taken.rows);
         parts.push(Part { item, rows });
-        self.waiting.rows -= taken.rows;
-        self.waiting.bytes -= taken.bytes;
-        self.waiting.draws -= taken.draws;
+        self.waiting.remove(taken);
         self.next_sizes.remove(first_size);
         if entry.rows.is_empty() {
             self.forget(key);
@@ -476,6 +467,7 @@ impl<T: Item> Queue<T> {
         self.waiting.rows += size.rows;
         self.waiting.bytes += size.bytes;
         self.waiting.draws += size.draws;
+        self.waiting.cost += size.cost;
         self.next_sizes.add(entry.next_size());
         let key = self.entries.insert(entry);
         let turns = &mut self.turns[priority as usize];
@@ -507,9 +499,7 @@ impl<T: Item> Queue<T> {
         let entry = self.entries.get(key)?;
         let (size, next_size) = (entry.size(), entry.next_size());
         self.homes.remove(entry.item.home(), size.rows);
-        self.waiting.rows -= size.rows;
-        self.waiting.bytes -= size.bytes;
-        self.waiting.draws -= size.draws;
+        self.waiting.remove(size);
         self.next_sizes.remove(next_size);
         self.forget(key)
     }

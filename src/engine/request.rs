@@ -1,6 +1,7 @@
 //! What goes into the engine and what comes out.
 
 use super::Source;
+use super::cost::cost;
 use bytes::Bytes;
 use logitd_core::adjustments::{Adjustments, AdjustmentsSpec};
 use logitd_core::backend::{DeviceError, DeviceInfo};
@@ -151,18 +152,9 @@ impl RequestRow {
         self.inspect.as_deref()
     }
 
-    /// The work that is asked for beside its tokens.
-    pub(super) fn inspected(&self) -> Inspected {
-        let Some(inspect) = &self.inspect else { return Inspected::default() };
-        let distributions = inspect.distributions().count();
-        let each = self.params.draws() as usize + inspect.top as usize + inspect.ids.len();
-        let kept = usize::from(inspect.kept_ids_max.is_some());
-        let continued = inspect.continuations.map_or(0, |asked| asked.count as usize);
-        let continues = usize::from(continued > 0);
-        Inspected {
-            pass_bytes: (distributions + kept + continues) * self.bytes(),
-            tokens: distributions * each + continued,
-        }
+    /// How long it takes a processor, in bytes of the logits of plain rows that take as long.
+    pub fn cost(&self) -> u64 {
+        cost(&self.as_row())
     }
 
     /// Where the logits are lent.
@@ -200,15 +192,6 @@ fn draft_bytes(draft: &Draft) -> usize {
             row.bytes() + row.adjustments().map_or(0, list_bytes)
         }
     }
-}
-
-/// What is done for a row beside sampling it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Inspected {
-    /// Bytes of logits that are read for it.
-    pub pass_bytes: usize,
-    /// Tokens of which a logprob and a rank are told.
-    pub tokens: usize,
 }
 
 /// Who goes first when some must wait. Within a priority sources take turns, and the requests of each are

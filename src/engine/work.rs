@@ -15,6 +15,8 @@ pub(super) type Answer = Result<Completed, Failure>;
 /// logits and the permit are free; the answer does not hold them.
 pub(super) struct Work {
     rows: Vec<RequestRow>,
+    /// What each of them takes of a batch.
+    sizes: Vec<RowSize>,
     pub source: Source,
     pub priority: Priority,
     pub deadline: Option<Instant>,
@@ -71,8 +73,18 @@ impl Work {
             pieces: Vec::new(),
             timings: Timings::default(),
         });
-        let work =
-            Self { rows, source, priority, deadline, home, accepted, progress, _permit: permit };
+        let sizes = rows.iter().map(size).collect();
+        let work = Self {
+            rows,
+            sizes,
+            source,
+            priority,
+            deadline,
+            home,
+            accepted,
+            progress,
+            _permit: permit,
+        };
         (Arc::new(work), receiver)
     }
 
@@ -158,18 +170,17 @@ impl Item for Arc<Work> {
     }
 
     fn row_size(&self, row: usize) -> RowSize {
-        let row = &self.rows[row];
-        RowSize {
-            bytes: row.size_bytes(),
-            draws: row.params().draws() as usize,
-            race_tokens: row.race_tokens_max(),
-            inspected: row.inspected(),
-        }
+        self.sizes[row]
     }
 
     fn home(&self) -> Option<usize> {
         self.home
     }
+}
+
+fn size(row: &RequestRow) -> RowSize {
+    let draws = row.params().draws() as usize;
+    RowSize { bytes: row.size_bytes(), draws, cost: row.cost() }
 }
 
 /// The pieces as one table, in the order of the request.

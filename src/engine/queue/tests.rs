@@ -29,7 +29,12 @@ impl Item for Rc<Request> {
     }
 }
 
-const BUDGET: Budget = Budget { rows: 8, bytes: 100, draws: 12 };
+const BUDGET: Budget = Budget { rows: 8, bytes: 100, draws: 12, cost: 1000 };
+
+/// A row that takes no longer than its bytes and draws say.
+fn size(bytes: usize, draws: usize) -> RowSize {
+    RowSize { bytes, draws, cost: (10 + bytes + draws) as u64 }
+}
 
 fn queue(delay: Duration) -> Queue<Rc<Request>> {
     Queue::new(Config { budget: BUDGET, delay, passed_over_max: 3 })
@@ -66,13 +71,14 @@ fn priority() -> impl Strategy<Value = Priority> {
 }
 
 fn sizes() -> impl Strategy<Value = Vec<RowSize>> {
-    let row = |bytes, draws| RowSize { bytes, draws, ..Default::default() };
+    let dear = |cost| RowSize { cost, ..size(1, 1) };
     prop_oneof![
-        3 => (1..40usize, 1..4usize).prop_map(move |(size, rows)| vec![row(size, 1); rows]),
-        1 => (1..15usize, 1..40usize).prop_map(move |(size, rows)| vec![row(size, 1); rows]),
-        1 => (1..=BUDGET.draws, 1..10usize).prop_map(move |(draws, rows)| vec![row(1, draws); rows]),
+        3 => (1..40usize, 1..4usize).prop_map(|(bytes, rows)| vec![size(bytes, 1); rows]),
+        1 => (1..15usize, 1..40usize).prop_map(|(bytes, rows)| vec![size(bytes, 1); rows]),
+        1 => (1..=BUDGET.draws, 1..10usize).prop_map(|(draws, rows)| vec![size(1, draws); rows]),
+        1 => (1..2 * BUDGET.cost, 1..10usize).prop_map(move |(cost, rows)| vec![dear(cost); rows]),
         1 => proptest::collection::vec((0..=BUDGET.bytes, 0..=BUDGET.draws), 1..30)
-            .prop_map(move |rows| rows.into_iter().map(|(b, d)| row(b, d)).collect()),
+            .prop_map(|rows| rows.into_iter().map(|(bytes, draws)| size(bytes, draws)).collect()),
     ]
 }
 
@@ -406,17 +412,11 @@ impl Bench {
         priority: Priority,
         deadline: Option<Instant>,
     ) -> usize {
-        let sizes = vec![RowSize { bytes, draws: 1, ..Default::default() }; rows];
-        self.push_as(Source::default(), sizes, priority, deadline)
+        self.push_as(Source::default(), vec![size(bytes, 1); rows], priority, deadline)
     }
 
     fn push_from(&mut self, source: Source, rows: usize, draws: usize) -> usize {
-        self.push_as(
-            source,
-            vec![RowSize { bytes: 1, draws, ..Default::default() }; rows],
-            Priority::Normal,
-            None,
-        )
+        self.push_as(source, vec![size(1, draws); rows], Priority::Normal, None)
     }
 
     fn push_as(
@@ -589,8 +589,7 @@ fn what_was_given_back_is_first_again() {
 #[test]
 fn what_is_at_home_elsewhere_is_passed_over_and_counts_for_no_priority() {
     let mut bench = Bench::new(Duration::ZERO);
-    let row = RowSize { bytes: 1, draws: 1, ..Default::default() };
-    let low = bench.push_at(Some(1), Source::default(), vec![row; 2], Low, None);
+    let low = bench.push_at(Some(1), Source::default(), vec![size(1, 1); 2], Low, None);
     // Low ones of this device are never passed over, so a high one is always first.
     for _ in 0..10 {
         let high = bench.push(8, 1, High);
@@ -626,15 +625,31 @@ fn whoever_asks_for_little_is_not_held_up_by_whoever_asks_for_much() {
 }
 
 #[test]
-fn a_row_of_many_draws_costs_more_than_a_row_of_one() {
+fn work_is_shared_by_what_it_costs() {
     let mut bench = Bench::new(Duration::ZERO);
-    for _ in 0..30 {
-        bench.push_from(source_of(0, 0), 1, 12);
-        bench.push_from(source_of(1, 0), 1, 1);
+    let dear = RowSize { cost: 10 * size(1, 1).cost, ..size(1, 1) };
+    for _ in 0..500 {
+        bench.push_as(source_of(0, 0), vec![dear], Normal, None);
+        bench.push_as(source_of(1, 0), vec![size(1, 1)], Normal, None);
     }
-    let counts = rows_of_groups(&mut bench, 13);
-    // 12 draws cost (8192 + 1 + 12 * 1024) / (8192 + 1 + 1024) = 2.2 times as much as one.
-    assert!(counts[1] >= 2 * counts[0], "{counts:?}");
+    let counts = rows_of_groups(&mut bench, 50);
+    // Ten plain rows for each dear one, but for what a batch is filled with.
+    assert!(counts[1] >= 9 * counts[0], "{counts:?}");
+}
+
+#[test]
+fn a_batch_ends_with_the_row_that_makes_it_too_dear() {
+    let mut bench = Bench::new(Duration::ZERO);
+    let dear = RowSize { cost: BUDGET.cost * 2 / 5, ..size(1, 1) };
+    let first = bench.push_as(source_of(0, 0), vec![dear; 5], Normal, None);
+    assert_eq!(bench.queue.ready(bench.now), Ready::Now);
+    assert_eq!(bench.take(), [(first, 0..3)]);
+    // A row that is dearer than a batch ends one.
+    let alone = RowSize { cost: 3 * BUDGET.cost, ..size(1, 1) };
+    let alone = bench.push_as(source_of(1, 0), vec![alone], Normal, None);
+    let plain = bench.push_as(source_of(2, 0), vec![size(1, 1)], Normal, None);
+    assert_eq!(bench.take(), [(plain, 0..1), (first, 3..5), (alone, 0..1)]);
+    assert_eq!(bench.queue.ready(bench.now), Ready::Empty);
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod ending;
 mod failures;
 mod limits;
 mod loans;
+mod turns;
 mod watching;
 
 use bytes::Bytes;
