@@ -19,6 +19,7 @@ import unittest
 import urllib.error
 import urllib.request
 
+import trustme
 from browser import Browser
 from daemon import Daemon
 
@@ -184,6 +185,19 @@ class PlayTest(unittest.TestCase):
             self.assertIn(f" {one['token']} ", run(page.copy("command")).splitlines()[-1])
             self.assertIn("temperature=0.8, top_k=40, top_p=0.9, seed=7", page.copy("python"))
             compile(page.copy("python"), "copied", "exec")
+
+    def test_a_copied_call_speaks_tls_with_a_certificate_of_ones_own(self) -> None:
+        authority = trustme.CA()
+        certificate = authority.issue_cert("sampler.example")
+        for name, pem in (("ca", authority.cert_pem), ("cert", certificate.cert_chain_pems[0]), ("key", certificate.private_key_pem)):
+            pem.write_to_path(self.folder / f"{name}.pem")
+        daemon = self.daemon("--admin-listen=127.0.0.1:0", f"--tls-cert={self.folder / 'cert.pem'}", f"--tls-key={self.folder / 'key.pem'}")
+        self.assertTrue(daemon.addresses[0].startswith("https://"), daemon.addresses)
+        copied = json.loads(fetch(f"{daemon.page}/api/copy?row=3", b'{"seed":7}'))["grpc"]
+        environment = {**os.environ, "CA": str(self.folder / "ca.pem"), "NAME": "sampler.example"}
+        done = subprocess.run(["bash", "-euo", "pipefail", "-c", copied], cwd=self.folder, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(json.loads(done.stdout)["rows"][0]["seed"], "7")
 
     def test_files_are_taken_and_wrong_ones_are_named(self) -> None:
         address = self.daemon("--admin-listen=127.0.0.1:0", "--admin-upload-bytes-max=100000").page

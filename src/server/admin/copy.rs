@@ -136,13 +136,14 @@ fn python(
     let lists = adjusted.iter().map(|(name, list)| format!(", {name}={list}"));
     let keywords: String = parameters.chain(lists).collect();
     let words = if logits.dtype == "DTYPE_BF16" { ".view(ml_dtypes.bfloat16)" } else { "" };
-    let (import, token) = (
+    let (import, token, tls) = (
         if words.is_empty() { "" } else { "import ml_dtypes\n" },
         if place.token { ", token=token" } else { "" },
+        if place.target.starts_with("https:") { ", tls_roots=tls_roots" } else { "" },
     );
     format!(
         "# {}\n{import}import logitd\nimport numpy as np\n\nx = np.load(\"row.npy\"){words}\nresults = \
-         logitd.Client({:?}{token}).sample(x{keywords})\nprint(results.tokens)",
+         logitd.Client({:?}{token}{tls}).sample(x{keywords})\nprint(results.tokens)",
         fetch(logits, place),
         place.target,
     )
@@ -186,13 +187,26 @@ fn grpc(
     let head = request.to_string();
     let head = head.strip_suffix('}').unwrap_or(&head);
     let token = if place.token { " -H \"Authorization: Bearer $TOKEN\"" } else { "" };
+    let (way, url) = reached(place.target);
     format!(
         "{}\n(printf '%s' '{head},\"logits\":\"'; tail -c {} row.npy | base64 | tr -d '\\n'; printf '\"}}') |\n  \
-         buf curl --protocol grpc --http2-prior-knowledge{token} {}/{SERVICE_NAME}/Sample -d @-",
+         buf curl --protocol grpc {way}{token} {url}/{SERVICE_NAME}/Sample -d @-",
         fetch(logits, place),
         logits.bytes,
-        place.target,
     )
+}
+
+/// The flags and the URL by which buf reaches a target. Who serves TLS under a certificate that the system does not know, or
+/// for another name, sets CA to its file and NAME to that name.
+fn reached(target: &str) -> (String, &str) {
+    if let Some(path) = target.strip_prefix("unix:") {
+        return (format!("--unix-socket '{}'", path.replace('\'', "'\\''")), "http://localhost");
+    }
+    let way = match target.starts_with("https:") {
+        true => r#"${CA:+--cacert "$CA"} ${NAME:+--servername "$NAME"}"#,
+        false => "--http2-prior-knowledge",
+    };
+    (way.into(), target)
 }
 
 /// A list as its field of the message has it.
@@ -246,10 +260,14 @@ mod tests {
     use crate::files::params::line;
 
     fn say(text: &str) -> Copies {
+        say_to("http://h:1", text)
+    }
+
+    fn say_to(target: &str, text: &str) -> Copies {
         let set = line(text, &Set::default()).unwrap();
         let name = RowName { file: None, row: 3 };
         let logits = Logits { name: &name, dtype: "DTYPE_F32", vocab_size: 64, bytes: 256 };
-        let place = Place { target: "http://h:1", page: "http://p:2", token: false };
+        let place = Place { target, page: "http://p:2", token: false };
         copies(&set, logits, &place)
     }
 
@@ -286,6 +304,23 @@ mod tests {
         }
         assert!(said.command.contains("--params params.jsonl"), "{}", said.command);
         assert!(said.python.contains("output=[1,2]"), "{}", said.python);
+    }
+
+    #[test]
+    fn calls_go_to_the_target_whatever_its_kind() {
+        for (target, call) in [
+            ("http://h:1", "--http2-prior-knowledge http://h:1/logitd"),
+            ("unix:/run/it's", r"--unix-socket '/run/it'\''s' http://localhost/logitd"),
+            (
+                "https://h:1",
+                r#"${CA:+--cacert "$CA"} ${NAME:+--servername "$NAME"} https://h:1/logitd"#,
+            ),
+        ] {
+            let said = say_to(target, "{}").grpc;
+            assert!(said.contains(call), "{call}: {said}");
+        }
+        let said = say_to("https://h:1", "{}").python;
+        assert!(said.contains(r#"Client("https://h:1", tls_roots=tls_roots)"#), "{said}");
     }
 
     #[test]
