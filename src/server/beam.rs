@@ -20,9 +20,6 @@ use logitd_core::params::{ParamsSpec, SamplingParams};
 use logitd_proto::{self as api, BeamGroup, BeamStepRequest, BeamStepResponse, Limits, Plane};
 use std::sync::Arc;
 
-/// Requests with lists of up to so many bytes are checked where the call is handled: some 100 us.
-const CHECK_INLINE_BYTES_MAX: usize = 64 << 10;
-
 /// Steps the groups of one request, with what its message was let in with. `bytes` is the plane of logits that come as
 /// bytes.
 pub async fn step(
@@ -86,7 +83,7 @@ async fn compute(
 ) -> Result<Answered<BeamStepResponse>, Error> {
     let limits = shared.limits;
     let list_bytes: usize = request.groups.iter().map(prost::Message::encoded_len).sum();
-    let is_small = list_bytes <= CHECK_INLINE_BYTES_MAX;
+    let is_small = run::is_small(list_bytes);
     let check = move || Ok((permit, batch(request, lent, &limits)?));
     let (permit, batch) = run::checked(is_small, check).await?;
     let Batch { rows, steps, priority, bytes } = batch;

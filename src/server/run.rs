@@ -14,6 +14,9 @@ use tokio::sync::SemaphorePermit;
 /// millisecond, take turns, so that many that are ready at once do not hold up the calls behind them.
 const ENCODE_INLINE_BYTES_MAX: usize = 64 << 10;
 
+/// Requests with lists of up to so many bytes are checked where the call is handled: some 100 us.
+const CHECK_INLINE_BYTES_MAX: usize = 64 << 10;
+
 /// Rows to be sampled for a request.
 pub struct Run {
     /// At least one.
@@ -58,6 +61,11 @@ impl Run {
         let done = shared.engine.submit(permit, request)?.await?;
         Ok(Ran { done, room, turn: turn(shared, answer_bytes).await })
     }
+}
+
+/// Whether a request with lists of so many bytes is checked with no more than a look.
+pub fn is_small(list_bytes: usize) -> bool {
+    list_bytes <= CHECK_INLINE_BYTES_MAX
 }
 
 /// What a check of a request finds. Where it is more than a look, that is done away from the threads that serve calls.

@@ -27,9 +27,6 @@ use logitd_proto::{self as api, DraftedSequence, Limits, Plane, VerifyRequest, V
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Requests with lists of up to so many bytes are checked where the call is handled: some 100 us.
-const CHECK_INLINE_BYTES_MAX: usize = 64 << 10;
-
 /// Verifies the sequences of one request, of a unary call or of a stream, with what its message was let in with. `bytes`
 /// is the plane of logits that come as bytes.
 pub async fn verify(
@@ -149,7 +146,7 @@ async fn compute(
     size: &Size,
 ) -> Result<Answered<VerifyResponse>, Error> {
     let limits = shared.limits;
-    let is_small = size.list_bytes + size.path_bytes <= CHECK_INLINE_BYTES_MAX;
+    let is_small = run::is_small(size.list_bytes + size.path_bytes);
     let check = move || Ok((permit, batch(request, lent, &limits)?));
     let (permit, batch) = run::checked(is_small, check).await?;
     let Batch { rows, sequences, priority, bytes } = batch;
