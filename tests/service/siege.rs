@@ -2,7 +2,8 @@
 //! is left behind, and the honest client's waits are compared with those beside a program that only burns the same
 //! processor.
 //!
-//! The server and the honest client share one half of the cores, the attackers have the other.
+//! The server and the honest client share one half of the cores, the attackers have the other. LOGITD_SIEGE_BY names the
+//! attackers, such as `Resets,Greedy`; otherwise it is all of them.
 
 use crate::harness::daemon::Daemon;
 use crate::harness::frames::{self, DATA, END_STREAM, Frames, RST_STREAM, frame, headers};
@@ -28,8 +29,11 @@ const SIEGE: Duration = Duration::from_secs(10);
 const PACE: Duration = Duration::from_millis(5);
 /// How long an attacker holds what it has.
 const HOLD: Duration = Duration::from_secs(1);
-/// What the honest client's 99th percentile may grow by. The goal is 3; on one core, which samples and encodes the
-/// attackers' answers of 0.8 MB too, it is 10.
+/// What the honest client's 99th percentile may grow by. The goal is 3. With one core for the server it was 7, and the same
+/// program with one attacker alone says who does it: 6 beside [`Attack::Greedy`], 4 beside [`Attack::Unread`], 1.2 and less beside
+/// cancelled calls and resets. The system's scheduler is most of it: two threads, one that samples and one that serves
+/// calls, share the core while the greedy one's work lasts, and wait for it up to 8 and 5 ms (`perf sched latency`); two idle
+/// loops on that core for a fifth of the time, with no attacker, make it 2.8.
 const SLOWER_MAX: f64 = 20.0;
 
 #[test]
@@ -60,19 +64,21 @@ fn attackers_take_nothing_from_an_honest_client() {
 
     let begun = Instant::now();
     let (mut calm, mut besieged, mut idle) = (Waits::default(), Waits::default(), Vec::new());
-    let attacks: Vec<AtomicUsize> = ATTACKS.iter().map(|_| AtomicUsize::new(0)).collect();
+    let attacks: Vec<(Attack, AtomicUsize)> =
+        chosen().into_iter().map(|attack| (attack, AtomicUsize::new(0))).collect();
     let attacks = Arc::new(attacks);
     while begun.elapsed() < Duration::from_secs(seconds) || idle.len() < 4 {
         let burning = Burning::on(&attackers, theirs.count() as usize);
         calm.add(&honest, daemon.target(), CALM);
         drop(burning);
         let stop = Arc::new(AtomicBool::new(false));
-        for (i, attack) in ATTACKS.iter().enumerate() {
+        for i in 0..attacks.len() {
             let (place, stop, attacks) = (place.clone(), Arc::clone(&stop), Arc::clone(&attacks));
             attackers.spawn(async move {
+                let (attack, count) = &attacks[i];
                 while !stop.load(Ordering::Relaxed) {
                     attack.run(&place).await;
-                    attacks[i].fetch_add(1, Ordering::Relaxed);
+                    count.fetch_add(1, Ordering::Relaxed);
                 }
             });
         }
@@ -90,7 +96,7 @@ fn attackers_take_nothing_from_an_honest_client() {
         );
         idle.push(usage);
     }
-    for (attack, count) in ATTACKS.iter().zip(attacks.iter()) {
+    for (attack, count) in attacks.iter() {
         println!("{:?}: {} times", attack, count.load(Ordering::Relaxed));
         assert!(count.load(Ordering::Relaxed) > 0);
     }
@@ -102,6 +108,14 @@ fn attackers_take_nothing_from_an_honest_client() {
     daemon.signal("TERM");
     let code = honest.block_on(daemon.exit_code());
     assert_eq!(code, Some(0), "{}", daemon.log());
+}
+
+/// The attackers of this siege.
+fn chosen() -> Vec<Attack> {
+    let Ok(names) = std::env::var("LOGITD_SIEGE_BY") else { return ATTACKS.to_vec() };
+    let named = |name: &str| ATTACKS.into_iter().find(|attack| format!("{attack:?}") == name);
+    let named = |name| named(name).unwrap_or_else(|| panic!("{name} is none of {ATTACKS:?}"));
+    names.split(',').map(named).collect()
 }
 
 /// The cores of this process in two halves; both are all of them where there is one.
@@ -263,7 +277,7 @@ const ATTACKS: [Attack; 10] = [
 
 impl Attack {
     /// Does it once. The server may cut it off at any moment, which is its right.
-    async fn run(self, place: &Place) {
+    async fn run(&self, place: &Place) {
         let sent = match self {
             Self::Unread => self.send(place, 0, 32, |stream| {
                 [headers(stream, "Sample"), frame(DATA, END_STREAM, stream, &greedy())].concat()
@@ -321,7 +335,7 @@ impl Attack {
     }
 
     /// Opens a connection with this window a stream, makes calls on it, and reads what comes for a while.
-    async fn send(self, place: &Place, window: u32, calls: u32, call: fn(u32) -> Vec<u8>) {
+    async fn send(&self, place: &Place, window: u32, calls: u32, call: fn(u32) -> Vec<u8>) {
         let attempt = async {
             let mut connection = Frames::try_connect(&place.address, window).await.ok()?;
             let calls: Vec<u8> = (0..calls).flat_map(|n| call(2 * n + 1)).collect();
