@@ -129,7 +129,8 @@ fn least(cpu: &mut Cpu, row: &RequestRow, plain: &RequestRow) -> (Duration, Dura
         cpu.sample(&rows, &mut results).expect("sampled");
         begun.elapsed()
     };
-    (time(row), time(plain));
+    time(row);
+    time(plain);
     let times: Vec<_> = (0..REPETITIONS).map(|_| (time(row), time(plain))).collect();
     let least = |times: &mut dyn Iterator<Item = Duration>| times.min().expect("some");
     (least(&mut times.iter().map(|t| t.0)), least(&mut times.iter().map(|t| t.1)))
