@@ -5,28 +5,27 @@
 //! they are only counted. Its logits are
 //! cut into rows where they lie; nothing is copied, but candidates whose tokens do not ascend.
 
-use super::error::{Error, Violation};
+use super::error::Error;
 use crate::config::Config;
 use crate::engine::{Completed, Failure, Priority, Refused, RequestRow};
 use crate::plane::{ShmError, SlotRef};
 use crate::wire::adjustments::Rows;
-use crate::wire::columns::{Path, Paths};
-use crate::wire::inspection::{self, Asked, InspectError, Names};
+use crate::wire::columns::Paths;
+use crate::wire::inspection::{self, Asked, Names};
+use crate::wire::layout::{self, Layout};
+use crate::wire::violations::{self, Violation, Violations};
 use crate::wire::{self, whole};
 use bytes::Bytes;
-use logitd_core::adjustments::{self, Adjustments, AdjustmentsError};
+use logitd_core::adjustments::{self, Adjustments};
 use logitd_core::arithmetic;
 use logitd_core::batch::{Dtype, Loan, LoanError, RowResult, VOCAB_SIZE_MAX};
-use logitd_core::candidates::{self, CandidateRow, CandidatesError, TokenList};
+use logitd_core::candidates::{self, CandidateRow, TokenList};
 use logitd_core::params::{DRAWS_MAX, Field, ParamsSpec, SamplingParams};
 use logitd_proto::{self as api, RowLayout};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt};
-
-/// The most wrong fields told in one refusal: details travel in a header, and clients bound those.
-const VIOLATIONS_MAX: usize = 24;
 
 /// What a request asks for, checked.
 #[derive(Debug)]
@@ -115,22 +114,6 @@ enum Source {
     Lent(Lent, RowLayout),
 }
 
-/// How the rows of a request lie in its logits.
-#[derive(Clone, Copy)]
-pub(super) enum Layout {
-    Whole(RowLayout),
-    Candidates { rows: usize },
-}
-
-impl Layout {
-    fn count(self) -> usize {
-        match self {
-            Self::Whole(layout) => layout.rows,
-            Self::Candidates { rows } => rows,
-        }
-    }
-}
-
 /// Checks a request against the API and these limits, and cuts its logits into rows: its own, or those that
 /// are lent. What is wrong is named by the paths of the columns, where the request came with them.
 pub fn batch(
@@ -141,19 +124,19 @@ pub fn batch(
 ) -> Result<Batch, Error> {
     let mut wrong = Violations::new(paths);
     within_rows(request.params.len(), limits)?;
-    let dtype = wrong.keep("dtype", dtype(request.dtype));
+    let dtype = wrong.keep("dtype", layout::dtype(request.dtype));
     let priority = wrong.keep("priority", priority(request.priority));
-    let vocab_size = wrong.keep("vocab_size", vocab_size(request.vocab_size));
+    let vocab_size = wrong.keep("vocab_size", layout::vocab_size(request.vocab_size));
     wrong.keep("on_invalid_row", on_invalid_row(request.on_invalid_row));
 
     // How many rows there are is known only once dtype and vocab_size are.
     let layout = dtype.zip(vocab_size).and_then(|(dtype, vocab_size)| {
         let rows = match &request.candidates {
             None => {
-                wrong.keep("row_stride", row_stride(request.row_stride, vocab_size))?;
+                wrong.keep("row_stride", layout::row_stride(request.row_stride, vocab_size))?;
                 let bytes = lent.as_ref().map_or(request.logits.len(), |lent| lent.bytes);
                 let (stride, count) = (request.row_stride, request.rows);
-                let layout = row_layout(bytes, dtype, vocab_size, stride, count);
+                let layout = layout::row_layout(bytes, dtype, vocab_size, stride, count);
                 Layout::Whole(wrong.keep("logits", layout)?)
             }
             Some(given) => {
@@ -162,7 +145,7 @@ pub fn batch(
                 Layout::Candidates { rows: wrong.keep_all(rows)? }
             }
         };
-        wrong.keep("rows", as_many(request.rows, rows, dtype, vocab_size))?;
+        wrong.keep("rows", layout::as_many(request.rows, rows, dtype, vocab_size))?;
         Some((dtype, vocab_size, rows))
     });
     if let Some((_, _, rows)) = layout {
@@ -190,7 +173,8 @@ pub fn batch(
         .enumerate()
         .map(|(i, spec)| wrong.params(&in_list("params", i), *spec))
         .collect();
-    let parsed: Vec<_> = sets.iter().map(|set| set.unwrap_or_else(default_params)).collect();
+    let parsed: Vec<_> =
+        sets.iter().map(|set| set.unwrap_or_else(wire::params::defaults)).collect();
     let adjusted =
         |request: &mut api::SampleRequest, vocab_size: usize, rows, tokens: &[TokenList]| {
             let given = std::mem::take(&mut request.adjustments);
@@ -214,7 +198,7 @@ pub fn batch(
     let (Some((dtype, vocab_size, layout)), Some(priority), true) =
         (layout, priority, wrong.none())
     else {
-        return Err(wrong.into_error());
+        return Err(wrong.into());
     };
     let rows = layout.count();
 
@@ -237,7 +221,7 @@ pub fn batch(
         inspected = wrong.keep_inspected(asked(&request, vocab_size, rows, &tokens));
     }
     let (Some(adjustments), Some(asked)) = (adjustments, inspected) else {
-        return Err(wrong.into_error());
+        return Err(wrong.into());
     };
     let adjustment_bytes = distinct_bytes(&adjustments);
     let draws = (0..rows).map(|row| u64::from(spec_of(row).draws)).sum();
@@ -305,12 +289,7 @@ pub fn adjustments(
         .map_err(|error| vec![error])
         .and_then(|spec| spec.parse(vocab_size, adjustment_limits(limits)));
     // Of several errors the first is as good as any.
-    parsed.map_err(|mut errors| violation(errors.swap_remove(0), "adjustments."))
-}
-
-/// What stands for parameters that are wrong, while the rest is looked at.
-pub(super) fn default_params() -> SamplingParams {
-    ParamsSpec::default().parse(|| 0).expect("the defaults are valid")
+    parsed.map_err(|mut errors| violations::of_adjustments(errors.swap_remove(0), "adjustments."))
 }
 
 /// What rows may ask of their adjustments.
@@ -535,11 +514,6 @@ pub fn stream_error(error: &Error) -> api::StreamError {
     }
 }
 
-pub(super) fn dtype(value: i32) -> Result<Dtype, String> {
-    let allowed = "DTYPE_F16 (1), DTYPE_BF16 (2), DTYPE_F32 (3)";
-    wire::row::dtype(value).ok_or_else(|| format!("is {value}; allowed: {allowed}"))
-}
-
 pub(super) fn priority(value: i32) -> Result<Option<Priority>, String> {
     match api::Priority::try_from(value) {
         Ok(api::Priority::Unspecified) => Ok(None),
@@ -557,87 +531,11 @@ fn on_invalid_row(value: i32) -> Result<(), String> {
     }
 }
 
-pub(super) fn vocab_size(value: u32) -> Result<usize, String> {
-    match value {
-        1..=VOCAB_SIZE_MAX => Ok(value as usize),
-        _ => Err(format!("is {value}; allowed: 1 to {VOCAB_SIZE_MAX}")),
-    }
-}
-
-pub(super) fn row_stride(value: u32, vocab_size: usize) -> Result<(), String> {
-    match value {
-        0 => Ok(()),
-        stride if stride as usize >= vocab_size => Ok(()),
-        stride => Err(format!(
-            "is {stride}; allowed: 0 (rows without padding), or vocab_size, {vocab_size}, and more"
-        )),
-    }
-}
-
 fn no_row_stride(value: u32) -> Result<(), String> {
     match value {
         0 => Ok(()),
         stride => {
             Err(format!("is {stride} beside candidates; allowed: 0, candidates have no padding"))
-        }
-    }
-}
-
-pub(super) fn row_layout(
-    bytes: usize,
-    dtype: Dtype,
-    vocab_size: usize,
-    stride: u32,
-    count: Option<u32>,
-) -> Result<RowLayout, String> {
-    let size = dtype.size_bytes();
-    RowLayout::of(bytes, vocab_size as u32, stride, size).ok_or_else(|| {
-        let count = match count {
-            None => "one or more".into(),
-            Some(rows) => rows.to_string(),
-        };
-        let apart = match stride {
-            0 => String::new(),
-            _ => format!(", {} bytes from row to row (row_stride {stride})", stride as usize * size),
-        };
-        format!(
-            "has {bytes} bytes; allowed: {count} rows of {} bytes ({vocab_size} {dtype} logits){apart}",
-            vocab_size * size
-        )
-    })
-}
-
-/// Whether there are as many rows as the sender says.
-pub(super) fn as_many(
-    given: Option<u32>,
-    layout: Layout,
-    dtype: Dtype,
-    vocab_size: usize,
-) -> Result<(), String> {
-    let rows = layout.count();
-    let given = match given {
-        None => return Ok(()),
-        Some(0) => return Err("is 0; allowed: the number of rows, 1 or more, or nothing".into()),
-        Some(given) => given as usize,
-    };
-    match layout {
-        _ if given == rows => Ok(()),
-        Layout::Candidates { .. } => {
-            Err(format!("is {given}, and candidates.counts has {rows}; allowed: the same number"))
-        }
-        Layout::Whole(RowLayout { row_bytes, .. }) => {
-            let (bytes, logits) = (rows * row_bytes, given * vocab_size);
-            let cause = match bytes.is_multiple_of(logits) {
-                true => format!(
-                    "as {given} rows they have {} bytes a logit, and {dtype} has {}: is dtype right?",
-                    bytes / logits,
-                    dtype.size_bytes()
-                ),
-                false => "are dtype and vocab_size right?".into(),
-            };
-            Err(format!(
-                "is {given}, and logits has {rows} ({bytes} bytes, {vocab_size} {dtype} logits a row); {cause}"
-            ))
         }
     }
 }
@@ -685,7 +583,7 @@ fn candidate_rows(
     }
     match rows {
         Some(rows) if wrong.none() => Ok(rows),
-        _ => Err(wrong.into_error()),
+        _ => Err(wrong.into()),
     }
 }
 
@@ -718,126 +616,7 @@ fn quota(name: &str, limit: u64, error: &Error) -> QuotaViolation {
     }
 }
 
-/// What is wrong with adjustments, whose path goes on from `place`.
-fn violation(AdjustmentsError { field, description }: AdjustmentsError, place: &str) -> Violation {
-    // The path says where, the last of its names what.
-    let name = field.split('.').next_back().unwrap_or_default();
-    let description = format!("{name} {description}");
-    Violation { field: format!("{place}{field}"), description }
-}
-
 /// The path of an entry of a list.
 pub(super) fn in_list(list: &str, i: usize) -> impl Fn() -> String {
     move || format!("{list}[{i}]")
-}
-
-/// Wrong fields as they are found: the first are described, the others counted.
-pub(super) struct Violations<'a> {
-    /// Those of columns, where the request came with them.
-    paths: Option<&'a Paths>,
-    /// What is wrong with all rows and has been found.
-    for_all: HashSet<String>,
-    listed: Vec<Violation>,
-    more: usize,
-}
-
-impl<'a> Violations<'a> {
-    pub(super) fn new(paths: Option<&'a Paths>) -> Self {
-        Self { paths, for_all: HashSet::new(), listed: vec![], more: 0 }
-    }
-
-    pub(super) fn none(&self) -> bool {
-        self.listed.is_empty()
-    }
-
-    /// A field, by its path in messages, and what is wrong with it. What columns say for all rows is wrong once.
-    pub(super) fn add(
-        &mut self,
-        field: impl FnOnce() -> String,
-        describe: impl FnOnce() -> String,
-    ) {
-        let is_told = self.listed.len() < VIOLATIONS_MAX;
-        let path = match self.paths {
-            Some(paths) => paths.of(&field()),
-            None if is_told => Path { field: field(), is_for_all: false },
-            None => Path::default(),
-        };
-        if path.is_for_all && !self.for_all.insert(path.field.clone()) {
-            return;
-        }
-        if is_told {
-            self.listed.push(Violation { field: path.field, description: describe() });
-        } else {
-            self.more += 1;
-        }
-    }
-
-    /// What a check gave, or a note of what it found.
-    pub(super) fn keep<T>(&mut self, field: &str, checked: Result<T, String>) -> Option<T> {
-        let add = |text| self.add(|| field.into(), || format!("{field} {text}"));
-        checked.map_err(add).ok()
-    }
-
-    /// The same of a check that finds what is wrong with the candidates.
-    fn keep_all<T>(&mut self, checked: Result<T, Vec<CandidatesError>>) -> Option<T> {
-        let add = |CandidatesError { field, description }| {
-            self.add(|| field.into(), || description);
-        };
-        checked.map_err(|errors| errors.into_iter().for_each(add)).ok()
-    }
-
-    /// What a set asks for; or a note of what has no name, and the defaults.
-    pub(super) fn spec(
-        &mut self,
-        path: &dyn Fn() -> String,
-        params: &api::SamplingParams,
-    ) -> ParamsSpec {
-        wire::params::spec(params).unwrap_or_else(|error| {
-            self.add(|| format!("{}.{}", path(), error.field), || error.to_string());
-            ParamsSpec::default()
-        })
-    }
-
-    /// The parameters of a set, with seed 0 where none is given; or a note of every wrong one: each is replaced by
-    /// its default until the rest is right.
-    pub(super) fn params(
-        &mut self,
-        path: &dyn Fn() -> String,
-        mut spec: ParamsSpec,
-    ) -> Option<SamplingParams> {
-        let mut right = true;
-        loop {
-            match spec.parse(|| 0) {
-                Ok(params) => return right.then_some(params),
-                Err(error) => {
-                    right = false;
-                    let field = || format!("{}.{}", path(), wire::params::path(error.field));
-                    self.add(field, || error.to_string());
-                    Field::named(error.field).expect("a parameter is wrong").reset(&mut spec);
-                }
-            }
-        }
-    }
-
-    /// The adjustments, or a note of all that is wrong with them.
-    pub(super) fn keep_adjustments<T>(
-        &mut self,
-        checked: Result<T, Vec<AdjustmentsError>>,
-    ) -> Option<T> {
-        let add = |error| {
-            let Violation { field, description } = violation(error, "");
-            self.add(|| field, || description);
-        };
-        checked.map_err(|errors| errors.into_iter().for_each(add)).ok()
-    }
-
-    /// What is asked for beside tokens, or a note of all that is wrong with it.
-    pub(super) fn keep_inspected<T>(&mut self, checked: Result<T, Vec<InspectError>>) -> Option<T> {
-        let add = |InspectError { field, description }| self.add(|| field, || description);
-        checked.map_err(|errors| errors.into_iter().for_each(add)).ok()
-    }
-
-    pub(super) fn into_error(self) -> Error {
-        Error::Invalid { listed: self.listed, more: self.more }
-    }
 }

@@ -2,6 +2,8 @@
 
 use crate::engine::{Failure, Priority, Refused};
 use crate::plane::ShmError;
+pub use crate::wire::violations::Violation;
+use crate::wire::violations::Violations;
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -107,13 +109,11 @@ pub enum Error {
     NoSeed(String),
 }
 
-/// A field that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// Its path in the message: `params[3].temperature`.
-    pub field: String,
-    /// The value and the allowed range.
-    pub description: String,
+impl From<Violations<'_>> for Error {
+    fn from(wrong: Violations<'_>) -> Self {
+        let (listed, more) = wrong.into_parts();
+        Self::Invalid { listed, more }
+    }
 }
 
 impl Error {

@@ -3,7 +3,7 @@
 
 use super::account::Held;
 use super::call::Call;
-use super::convert::{self, Lent, Violations};
+use super::convert::{self, Lent};
 use super::error::Error;
 use super::frames::Admitted;
 use super::metrics;
@@ -14,6 +14,7 @@ use crate::engine::{
     self, Evaluated, EvaluationRequest, EvaluationRow, Permit, Priority, RequestRow,
 };
 use crate::wire;
+use crate::wire::violations::Violations;
 use logitd_core::arithmetic;
 use logitd_core::batch::Dtype;
 use logitd_core::evaluate::sets::{FIELDS_OF_SETS, Grid, SetError, Sets, give_way};
@@ -199,8 +200,8 @@ pub fn check(
 ) -> Result<Checked, Error> {
     let size = Size::of(request, limits)?;
     let mut wrong = Violations::new(None);
-    let dtype = wrong.keep("dtype", convert::dtype(request.dtype));
-    let vocab_size = wrong.keep("vocab_size", convert::vocab_size(request.vocab_size));
+    let dtype = wrong.keep("dtype", wire::layout::dtype(request.dtype));
+    let vocab_size = wrong.keep("vocab_size", wire::layout::vocab_size(request.vocab_size));
     wrong.keep("priority", convert::priority(request.priority));
     let tail = wrong.keep("tail_share", tail(request.tail_share));
     let bytes = lent.map_or(request.logits.len(), |lent| lent.bytes);
@@ -224,7 +225,7 @@ pub fn check(
     let (Some(dtype), Some(layout), Some(tail), Some(sets), true) =
         (dtype, layout, tail, sets, wrong.none())
     else {
-        return Err(wrong.into_error());
+        return Err(wrong.into());
     };
     let params = ParamsSpec::DEFAULT.parse(|| 0).expect("the defaults are valid");
     let rows = (0..layout.rows).map(|place| {

@@ -5,14 +5,19 @@ pub mod beam;
 pub mod code;
 pub mod columns;
 pub mod evaluate;
+pub mod groups;
 pub mod inspection;
 pub mod json;
+pub mod layout;
 pub mod names;
 pub mod params;
 pub mod row;
+pub mod sequences;
 pub mod stand_in;
 pub mod verify;
+pub mod violations;
 pub mod whole;
+pub mod whole_rows;
 
 /// Fields of requests that came with version 2 of the arithmetic, but for the draw rule, and the methods that came
 /// after it, by the names of the API.

@@ -7,6 +7,11 @@ use logitd_core::params::{
 use logitd_proto as api;
 use serde_json::{Map, Value as Json};
 
+/// What stands for parameters that are wrong, while the rest is looked at.
+pub fn defaults() -> SamplingParams {
+    ParamsSpec::default().parse(|| 0).expect("the defaults are valid")
+}
+
 /// What a message asks for. Wrong is an enum's number without a name here: numbers are checked when they are parsed.
 pub fn spec(params: &api::SamplingParams) -> Result<ParamsSpec, ParamsError> {
     let default = ParamsSpec::default();
