@@ -48,7 +48,7 @@ pub use direct::Direct;
 pub use error::Error;
 pub use region::Region;
 pub use split::split;
-pub use stream::{SampleReceiver, SampleSender, SampleStream};
+pub use stream::{Receiver, SampleReceiver, SampleSender, SampleStream, StreamAnswer};
 pub use verify::{VerifyReceiver, VerifySender, VerifyStream};
 
 use connect::Bearer;

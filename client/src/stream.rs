@@ -3,7 +3,9 @@
 use super::version::Version;
 use super::{Error, Service};
 use logitd_proto::sample_stream_response::Result as Outcome;
-use logitd_proto::{SampleRequest, SampleResponse, SampleStreamRequest, SampleStreamResponse};
+use logitd_proto::{
+    SampleRequest, SampleResponse, SampleStreamRequest, SampleStreamResponse, StreamError,
+};
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -41,7 +43,7 @@ impl SampleStream {
         let answers = service.sample_stream(call).await?.into_inner();
         Ok(Self {
             sender: SampleSender { requests, next_id: 0, version },
-            receiver: SampleReceiver { answers, _hang_up: hang_up },
+            receiver: Receiver::new(answers, hang_up),
         })
     }
 
@@ -110,26 +112,53 @@ impl SampleSender {
     }
 }
 
-/// The receiving half. Dropping it hangs up: the server cancels what has no answer yet.
+/// The receiving half of a stream of requests to sample.
+pub type SampleReceiver = Receiver<SampleStreamResponse>;
+
+/// The receiving half of a stream. Dropping it hangs up: the server cancels what has no answer yet.
 #[derive(Debug)]
-pub struct SampleReceiver {
-    answers: Streaming<SampleStreamResponse>,
+pub struct Receiver<A> {
+    answers: Streaming<A>,
     _hang_up: DropGuard,
 }
 
-impl SampleReceiver {
+/// An answer on a stream.
+pub trait StreamAnswer {
+    /// What a request is answered with.
+    type Response;
+
+    /// The id of its request, and what came of it, if it says that.
+    fn into_parts(self) -> (u64, Option<Result<Self::Response, StreamError>>);
+}
+
+impl StreamAnswer for SampleStreamResponse {
+    type Response = SampleResponse;
+
+    fn into_parts(self) -> (u64, Option<Result<SampleResponse, StreamError>>) {
+        let result = self.result.map(|result| match result {
+            Outcome::Response(response) => Ok(response),
+            Outcome::Error(error) => Err(error),
+        });
+        (self.id, result)
+    }
+}
+
+impl<A: StreamAnswer> Receiver<A> {
+    pub(super) fn new(answers: Streaming<A>, hang_up: DropGuard) -> Self {
+        Self { answers, _hang_up: hang_up }
+    }
+
     /// The next answer: the id of its request, and what came of it. `None` once the stream has ended.
-    pub async fn receive(&mut self) -> Option<Result<(u64, Result<SampleResponse, Error>), Error>> {
+    pub async fn receive(&mut self) -> Option<Result<(u64, Result<A::Response, Error>), Error>> {
         let answer = match self.answers.message().await {
             Ok(answer) => answer?,
             Err(status) => return Some(Err(status.into())),
         };
-        let result = match answer.result {
-            Some(Outcome::Response(response)) => Ok(response),
-            Some(Outcome::Error(error)) => Err(error.into()),
-            None => return Some(Err(Status::internal("an answer without a result").into())),
+        let (id, result) = answer.into_parts();
+        let Some(result) = result else {
+            return Some(Err(Status::internal("an answer without a result").into()));
         };
-        Some(Ok((answer.id, result)))
+        Some(Ok((id, result.map_err(Error::from))))
     }
 }
 

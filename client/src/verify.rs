@@ -1,12 +1,13 @@
 //! A stream of requests to verify and answers, pipelined.
 
-use super::stream::outgoing;
+use super::stream::{Receiver, StreamAnswer, outgoing};
 use super::{Error, Service};
 use logitd_proto::verify_stream_response::Result as Outcome;
-use logitd_proto::{VerifyRequest, VerifyResponse, VerifyStreamRequest, VerifyStreamResponse};
+use logitd_proto::{
+    StreamError, VerifyRequest, VerifyResponse, VerifyStreamRequest, VerifyStreamResponse,
+};
 use tokio::sync::mpsc;
-use tokio_util::sync::DropGuard;
-use tonic::{Request, Status, Streaming};
+use tonic::Request;
 
 /// Many requests to verify in flight on one call. Answers come in the order of their completion.
 ///
@@ -24,7 +25,7 @@ impl VerifyStream {
         let answers = service.verify_stream(Request::new(outgoing)).await?.into_inner();
         Ok(Self {
             sender: VerifySender { requests, next_id: 0 },
-            receiver: VerifyReceiver { answers, _hang_up: hang_up },
+            receiver: Receiver::new(answers, hang_up),
         })
     }
 
@@ -63,25 +64,17 @@ impl VerifySender {
     }
 }
 
-/// The receiving half. Dropping it hangs up: the server cancels what has no answer yet.
-#[derive(Debug)]
-pub struct VerifyReceiver {
-    answers: Streaming<VerifyStreamResponse>,
-    _hang_up: DropGuard,
-}
+/// The receiving half of a stream of requests to verify.
+pub type VerifyReceiver = Receiver<VerifyStreamResponse>;
 
-impl VerifyReceiver {
-    /// The next answer: the id of its request, and what came of it. `None` once the stream has ended.
-    pub async fn receive(&mut self) -> Option<Result<(u64, Result<VerifyResponse, Error>), Error>> {
-        let answer = match self.answers.message().await {
-            Ok(answer) => answer?,
-            Err(status) => return Some(Err(status.into())),
-        };
-        let result = match answer.result {
-            Some(Outcome::Response(response)) => Ok(response),
-            Some(Outcome::Error(error)) => Err(error.into()),
-            None => return Some(Err(Status::internal("an answer without a result").into())),
-        };
-        Some(Ok((answer.id, result)))
+impl StreamAnswer for VerifyStreamResponse {
+    type Response = VerifyResponse;
+
+    fn into_parts(self) -> (u64, Option<Result<VerifyResponse, StreamError>>) {
+        let result = self.result.map(|result| match result {
+            Outcome::Response(response) => Ok(response),
+            Outcome::Error(error) => Err(error),
+        });
+        (self.id, result)
     }
 }

@@ -451,9 +451,9 @@ impl ShmConfig {
 /// What to keep of the traffic.
 #[derive(Clone, Debug, Args)]
 pub struct RecordingConfig {
-    /// Record requests and their answers in this file, for load --replay and verify --recorded. It holds
-    /// logits and seeds: whoever reads it can tell what was sampled. Made readable by its owner only; an
-    /// existing trace is continued
+    /// Record requests of Sample, Verify and BeamStep and their answers in this file, for load --replay and
+    /// verify --recorded. It holds logits and seeds: whoever reads it can tell what was sampled. Made readable
+    /// by its owner only; an existing trace is continued
     #[arg(long, value_name = "FILE", env = "LOGITD_RECORD")]
     pub record: Option<PathBuf>,
 

@@ -1,7 +1,7 @@
 //! What other parameters would have drawn: recorded requests, sampled again with the same seeds and positions.
 
 use super::recheck::{RecheckError, answer};
-use super::{ReadError, Reader};
+use super::{Call, Exchange, ReadError, Reader};
 use crate::wire;
 use logitd_core::backend::Backend;
 use logitd_core::batch::Results;
@@ -44,7 +44,8 @@ pub struct Changes {
     pub draws: u64,
     /// Of each setting, how many of these are another token, or none.
     pub changed: Vec<u64>,
-    /// Requests without an answer, frames that are lost, and requests that cannot be sampled with each setting.
+    /// Requests without an answer, those of `Verify` and `BeamStep`, frames that are lost, and requests that cannot be
+    /// sampled with each setting.
     pub left_out: u64,
     /// Why the first of the last could not.
     pub reason: Option<RecheckError>,
@@ -69,11 +70,12 @@ pub fn changes(
             }
             Err(error) => return Err(error),
         };
-        let Ok(recorded) = &entry.result else {
+        // Drafts and beams would be others too.
+        let Call::Sample(exchange @ Exchange { result: Ok(recorded), .. }) = &entry.call else {
             found.left_out += 1;
             continue;
         };
-        let request = entry.seeded_request();
+        let request = exchange.seeded_request();
         let again = |setting: &Setting| {
             let request = with(request.clone(), setting);
             Ok(answer(backend, &request, &mut results)?.rows)

@@ -1,11 +1,12 @@
 //! Frames: how a trace lies in its file. `proto/logitd/trace/v1/trace.proto` says it for readers in other languages.
 
-use super::Entry;
+use super::method::{Method, Parts, ReadParts};
 use super::planes::{pack, unpack};
+use super::{Call, Entry, Exchange};
 use crate::wire::columns;
 use bytes::Bytes;
-use logitd_proto::trace::{Frame, Record, Session, frame, record};
-use logitd_proto::{SampleRequest, SamplingParams};
+use logitd_proto::trace::{Frame, Session, frame};
+use logitd_proto::{BeamStepRequest, SampleRequest, SamplingParams, VerifyRequest};
 use prost::Message;
 use std::time::Duration;
 
@@ -40,25 +41,14 @@ impl Encoder {
 
     /// An entry, its logits packed or, which takes a tenth of the time, as they are.
     pub(super) fn entry(&mut self, entry: Entry, packed: bool) -> &[u8] {
-        let Entry { arrival, took, mut request, result } = entry;
-        let planes = if packed { pack(&request) } else { Vec::new() };
-        let mut unpacked_bytes = 0;
-        if !planes.is_empty() {
-            unpacked_bytes = std::mem::take(&mut request.logits).len() as u64;
-        }
-        let answer = match result {
-            Ok(response) => record::Answer::Response(response),
-            Err(error) => record::Answer::Error(error),
+        let Entry { arrival, took, call } = entry;
+        let times = (micros(arrival), micros(took));
+        let content = match call {
+            Call::Sample(exchange) => content(times, exchange, packed),
+            Call::Verify(exchange) => content(times, exchange, packed),
+            Call::BeamStep(exchange) => content(times, exchange, packed),
         };
-        let record = Record {
-            arrival_us: micros(arrival),
-            took_us: micros(took),
-            request: Some(request),
-            answer: Some(answer),
-            planes,
-            unpacked_bytes,
-        };
-        self.encode(frame::Content::Record(record))
+        self.encode(content)
     }
 
     fn encode(&mut self, content: frame::Content) -> &[u8] {
@@ -78,27 +68,55 @@ impl Encoder {
 /// Reads a frame's body. An error says what is wrong with it.
 pub(super) fn decode(body: Bytes) -> Result<Content, String> {
     let frame = Frame::decode(body).map_err(|error| error.to_string())?;
-    let record = match frame.content {
+    let entry = match frame.content {
         Some(frame::Content::Session(session)) => return Ok(Content::Session(session)),
-        Some(frame::Content::Record(record)) => record,
+        Some(frame::Content::Record(record)) => {
+            entry(ReadParts::<SampleRequest>::from(record), columns_to_messages)?
+        }
+        Some(frame::Content::Verify(record)) => {
+            entry(ReadParts::<VerifyRequest>::from(record), |_| Ok(()))?
+        }
+        Some(frame::Content::BeamStep(record)) => {
+            entry(ReadParts::<BeamStepRequest>::from(record), |_| Ok(()))?
+        }
         None => return Ok(Content::Unknown),
     };
-    let mut request = record.request.ok_or("a record without a request")?;
-    if !record.planes.is_empty() {
-        request.logits = unpack(&record.planes, record.unpacked_bytes)?;
+    Ok(Content::Entry(Box::new(entry)))
+}
+
+/// What a frame has of a call: when its request came and how long it took, in microseconds, and both messages.
+fn content<M: Method>(
+    (arrival_us, took_us): (u64, u64),
+    exchange: Exchange<M>,
+    packed: bool,
+) -> frame::Content {
+    let Exchange { mut request, result } = exchange;
+    let (dtype, logits) = request.logits();
+    let planes = if packed { pack(dtype, logits) } else { Vec::new() };
+    let mut unpacked_bytes = 0;
+    if !planes.is_empty() {
+        unpacked_bytes = std::mem::take(logits).len() as u64;
     }
-    columns_to_messages(&mut request)?;
-    let result = match record.answer {
-        Some(record::Answer::Response(response)) => Ok(response),
-        Some(record::Answer::Error(error)) => Err(error),
-        None => return Err("a record without an answer".into()),
-    };
-    Ok(Content::Entry(Box::new(Entry {
-        arrival: Duration::from_micros(record.arrival_us),
-        took: Duration::from_micros(record.took_us),
-        request,
-        result,
-    })))
+    M::frame(Parts { arrival_us, took_us, request, result, planes, unpacked_bytes })
+}
+
+/// The entry of these parts, of whose request `complete` makes what readers know.
+fn entry<M: Method>(
+    parts: ReadParts<M>,
+    complete: impl FnOnce(&mut M) -> Result<(), String>,
+) -> Result<Entry, String> {
+    let ReadParts { arrival_us, took_us, request, result, planes, unpacked_bytes } = parts;
+    let mut request = request.ok_or("a record without a request")?;
+    if !planes.is_empty() {
+        *request.logits().1 = unpack(&planes, unpacked_bytes)?;
+    }
+    complete(&mut request)?;
+    let result = result.ok_or("a record without an answer")?;
+    Ok(Entry {
+        arrival: Duration::from_micros(arrival_us),
+        took: Duration::from_micros(took_us),
+        call: M::call(Exchange { request, result }),
+    })
 }
 
 /// Columns are written as they came, which is a small part of the messages that they stand for; readers have messages.
@@ -133,13 +151,22 @@ fn micros(time: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use logitd_proto::{Dtype, Logprobs, ParamColumns, RowResult, SampleResponse, StreamError};
+    use logitd_proto::{
+        BeamGroup, BeamGroupResult, BeamStepResponse, DraftedSequence, Dtype, Logprobs,
+        ParamColumns, RowResult, SampleResponse, StreamError, VerifiedSequence, VerifyResponse,
+    };
     use proptest::prelude::*;
 
     fn entry(dtype: Dtype, logits: Vec<u8>) -> Entry {
         Entry {
             arrival: Duration::from_micros(1_234_567),
             took: Duration::from_micros(89),
+            call: Call::Sample(exchange(dtype, logits)),
+        }
+    }
+
+    fn exchange(dtype: Dtype, logits: Vec<u8>) -> Exchange<SampleRequest> {
+        Exchange {
             request: SampleRequest {
                 dtype: dtype.into(),
                 vocab_size: 5,
@@ -153,6 +180,11 @@ mod tests {
                 ..Default::default()
             }),
         }
+    }
+
+    /// The entry with another call.
+    fn with(call: Call) -> Entry {
+        Entry { call, ..entry(Dtype::F16, vec![]) }
     }
 
     fn roundtrip(entry: &Entry, packed: bool) -> Content {
@@ -191,14 +223,15 @@ mod tests {
             logprobs: Some(logprobs),
             ..Default::default()
         };
-        let mut given = entry(Dtype::F16, vec![0; 20]);
+        let mut given = exchange(Dtype::F16, vec![0; 20]);
         (given.request.params, given.request.columns) = (vec![], Some(columns.clone()));
-        let bytes = Encoder::default().entry(given.clone(), false).len();
+        let written = with(Call::Sample(given.clone()));
+        let bytes = Encoder::default().entry(written.clone(), false).len();
         assert!(bytes < 10_000, "{bytes}");
-        let Content::Entry(read) = roundtrip(&given, false) else { panic!("an entry") };
+        let Content::Entry(read) = roundtrip(&written, false) else { panic!("an entry") };
         given.request.columns = None;
         given.request.params = (0..500).map(|row| columns.set(row)).collect();
-        assert_eq!(*read, given);
+        assert_eq!(read.call, Call::Sample(given));
 
         // What no server has taken is not read: of other lengths, or far too much.
         let refused = |columns: ParamColumns| {
@@ -213,9 +246,53 @@ mod tests {
 
     #[test]
     fn refusals_are_kept() {
-        let mut entry = entry(Dtype::F16, vec![0; 20]);
-        entry.result = Err(StreamError { code: 8, message: "full".into(), ..Default::default() });
+        let mut refused = exchange(Dtype::F16, vec![0; 20]);
+        refused.result = Err(full());
+        let entry = with(Call::Sample(refused));
         assert_eq!(roundtrip(&entry, true), Content::Entry(Box::new(entry)));
+    }
+
+    fn full() -> StreamError {
+        StreamError { code: 8, message: "full".into(), ..Default::default() }
+    }
+
+    /// Logits of one value are packed, whatever was called.
+    #[test]
+    fn calls_of_every_method_are_written_and_read() {
+        let logits: Bytes = [1, 2].repeat(500).into();
+        let sequence = DraftedSequence { drafts: vec![3, 4], ..Default::default() };
+        let verify = VerifyRequest {
+            dtype: Dtype::F16.into(),
+            logits: logits.clone(),
+            sequences: vec![sequence],
+            ..Default::default()
+        };
+        let verified = VerifiedSequence { tokens: vec![3, 7], seed: 9, ..Default::default() };
+        let verified = VerifyResponse { sequences: vec![verified], ..Default::default() };
+        let group = BeamGroup { scores: vec![0, -5], beams: 2, ..Default::default() };
+        let step = BeamStepRequest {
+            dtype: Dtype::F16.into(),
+            logits,
+            groups: vec![group],
+            ..Default::default()
+        };
+        let statuses = vec![1, 1];
+        let stepped = BeamGroupResult { statuses, ..Default::default() };
+        let stepped = BeamStepResponse { groups: vec![stepped], ..Default::default() };
+        let calls = [
+            Call::Verify(Exchange { request: verify.clone(), result: Ok(verified) }),
+            Call::Verify(Exchange { request: verify, result: Err(full()) }),
+            Call::BeamStep(Exchange { request: step.clone(), result: Ok(stepped) }),
+            Call::BeamStep(Exchange { request: step, result: Err(full()) }),
+        ];
+        for call in calls {
+            let entry = with(call);
+            for (packed, bytes) in [(true, 0..300), (false, 1000..1300)] {
+                let written = Encoder::default().entry(entry.clone(), packed).len();
+                assert!(bytes.contains(&written), "{written}: {entry:?}");
+                assert_eq!(roundtrip(&entry, packed), Content::Entry(Box::new(entry.clone())));
+            }
+        }
     }
 
     fn hex(bytes: &[u8]) -> String {
@@ -242,8 +319,9 @@ mod tests {
         let session =
             Session { started_unix_us: 1_700_000_000_000_000, server_version: "1".into() };
         let answered = entry(Dtype::F16, [1, 2].repeat(5));
-        let mut refused = answered.clone();
-        refused.result = Err(StreamError { code: 8, message: "full".into(), ..Default::default() });
+        let mut refused = exchange(Dtype::F16, [1, 2].repeat(5));
+        refused.result = Err(full());
+        let refused = with(Call::Sample(refused));
         let mut encoder = Encoder::default();
         assert_eq!(hex(encoder.session(session.clone())), SESSION);
         assert_eq!(hex(encoder.entry(answered.clone(), false)), ANSWERED);

@@ -1,4 +1,5 @@
-//! Recorded traffic: requests and their answers in a file, to be sent again or checked again.
+//! Recorded traffic: requests of `Sample`, `Verify` and `BeamStep` and their answers in a file, to be sent again or
+//! checked again.
 //!
 //! `logitd serve --record FILE` writes one, `logitd load --replay FILE` sends its requests at their
 //! recorded pace, and `logitd verify --recorded FILE` samples them again and compares every bit,
@@ -21,7 +22,7 @@
 
 mod change;
 mod format;
-mod inspected;
+mod method;
 mod planes;
 mod reader;
 pub mod recheck;
@@ -31,11 +32,12 @@ mod verify;
 pub use change::{Changes, Setting, changes};
 pub use format::MAGIC;
 pub use logitd_proto::trace::Session;
+pub use method::Method;
 pub use reader::{Damage, ReadError, Reader};
 pub use recorder::{Offered, Recorder, RecorderOptions, RecorderStats};
 pub use verify::{Mismatch, Verdict, verify};
 
-use logitd_proto::{SampleRequest, SampleResponse, StreamError};
+use logitd_proto::{BeamStepRequest, SampleRequest, StreamError, VerifyRequest};
 use std::time::Duration;
 
 /// One recorded request and what came of it.
@@ -45,33 +47,48 @@ pub struct Entry {
     pub arrival: Duration,
     /// From its arrival to its answer; to the microsecond.
     pub took: Duration,
-    /// What was asked.
-    pub request: SampleRequest,
-    /// What was answered, or with what it was refused.
-    pub result: Result<SampleResponse, StreamError>,
+    /// What was called.
+    pub call: Call,
 }
 
-impl Entry {
-    /// The request, asking for the very bits of its answer: where the seed was left to the server, it is
+/// A call, by its method.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Call {
+    /// A request of `Sample`, or of a stream of them.
+    Sample(Exchange<SampleRequest>),
+    /// A request of `Verify`, or of a stream of them.
+    Verify(Exchange<VerifyRequest>),
+    /// A request of `BeamStep`.
+    BeamStep(Exchange<BeamStepRequest>),
+}
+
+/// A request and what came of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Exchange<M: Method> {
+    /// What was asked.
+    pub request: M,
+    /// What was answered, or with what it was refused.
+    pub result: Result<M::Answer, StreamError>,
+}
+
+impl<M: Method> Exchange<M> {
+    /// The request, asking for the very bits of its answer: where a seed was left to the server, it is
     /// now the one that the server took.
-    pub fn seeded_request(&self) -> SampleRequest {
-        let mut request = self.request.clone();
-        let Ok(answer) = &self.result else { return request };
-        if !request.params.is_empty() && request.params.iter().all(|params| params.seed.is_some()) {
-            return request;
+    pub fn seeded_request(&self) -> M {
+        match &self.result {
+            Ok(answer) => self.request.seeded(answer),
+            Err(_) => self.request.clone(),
         }
-        let params = |i: usize| match self.request.params.as_slice() {
-            [] => Default::default(),
-            [same] => same.clone(),
-            each => each.get(i).cloned().unwrap_or_default(),
-        };
-        request.params = (answer.rows.iter().enumerate())
-            .map(|(i, row)| {
-                let mut params = params(i);
-                params.seed.get_or_insert(row.seed);
-                params
-            })
-            .collect();
-        request
+    }
+}
+
+impl Call {
+    /// Bytes of the request's logits.
+    pub fn logits_bytes(&self) -> usize {
+        match self {
+            Self::Sample(exchange) => exchange.request.logits.len(),
+            Self::Verify(exchange) => exchange.request.logits.len(),
+            Self::BeamStep(exchange) => exchange.request.logits.len(),
+        }
     }
 }

@@ -6,8 +6,8 @@
 //! of that its Huffman codes and its runs only), and one whose frequencies promise nothing is left as it is.
 
 use bytes::Bytes;
+use logitd_proto::Dtype;
 use logitd_proto::trace::BytePlane;
-use logitd_proto::{Dtype, SampleRequest};
 use zlib_rs::{DeflateConfig, InflateConfig, ReturnCode, Strategy};
 
 /// What is not a twentieth smaller is stored as it is.
@@ -21,11 +21,11 @@ const LEVEL: i32 = 1;
 /// No wrapper, and the usual window.
 const WINDOW_BITS: i32 = -15;
 
-/// The logits of a request in planes; none where no plane gains.
-pub(super) fn pack(request: &SampleRequest) -> Vec<BytePlane> {
-    let planes = match request.dtype() {
-        Dtype::F32 => split::<4>(&request.logits),
-        _ => split::<2>(&request.logits),
+/// Logits in planes; none where no plane gains.
+pub(super) fn pack(dtype: Dtype, logits: &[u8]) -> Vec<BytePlane> {
+    let planes = match dtype {
+        Dtype::F32 => split::<4>(logits),
+        _ => split::<2>(logits),
     };
     let planes: Vec<BytePlane> = planes.into_iter().map(plane).collect();
     if planes.iter().any(|plane| plane.deflated) { planes } else { Vec::new() }
@@ -119,10 +119,6 @@ mod tests {
     use super::*;
     use crate::tools::generate::Random;
 
-    fn request(dtype: Dtype, logits: Vec<u8>) -> SampleRequest {
-        SampleRequest { dtype: dtype.into(), logits: logits.into(), ..Default::default() }
-    }
-
     /// Stored bytes for each byte of logits.
     fn ratio(dtype: Dtype, logits: Vec<u8>) -> f64 {
         let request = request(dtype, logits);
@@ -155,13 +151,13 @@ mod tests {
         let mut random = Random::new(1, 2);
         let mut noise = |bytes| (0..bytes).map(|_| random.bits() as u8).collect();
         for bytes in [0, 2, 3, 1000, 100_000] {
-            assert_eq!(pack(&request(Dtype::F16, noise(bytes))), [], "{bytes} bytes");
+            assert_eq!(pack(Dtype::F16, &noise(bytes)), [], "{bytes} bytes");
         }
     }
 
     #[test]
     fn planes_that_hold_something_else_are_refused() {
-        let planes = pack(&request(Dtype::F16, [1, 2].repeat(500)));
+        let planes = pack(Dtype::F16, &[1, 2].repeat(500));
         assert_eq!(planes.len(), 2);
         assert!(unpack(&planes, 1000).is_ok());
         for bytes in [0, 998, 999, 1002, 1 << 31, u64::MAX - 1] {

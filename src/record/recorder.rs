@@ -1,10 +1,11 @@
 //! Writes a trace while a server works, and never makes it wait.
 
-use super::Entry;
 use super::format::{Encoder, MAGIC};
+use super::method::Method;
 use super::reader::{ReadError, Reader};
+use super::{Entry, Exchange};
+use logitd_proto::StreamError;
 use logitd_proto::trace::Session;
-use logitd_proto::{SampleRequest, SampleResponse, SamplingParams, StreamError};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -66,7 +67,8 @@ pub enum Offered {
 
 #[derive(Debug)]
 enum Message {
-    Entry(Box<Entry>),
+    /// An entry, and what its request takes while it waits.
+    Entry(Box<Entry>, u64),
     /// Nothing comes after this.
     Finish,
 }
@@ -129,16 +131,16 @@ impl Recorder {
     }
 
     /// Takes a request and what came of it. Returns at once.
-    pub fn record(
+    pub fn record<M: Method>(
         &self,
         arrived: Instant,
-        request: &SampleRequest,
-        result: Result<&SampleResponse, &StreamError>,
+        request: &M,
+        result: Result<&M::Answer, &StreamError>,
     ) -> Offered {
         if !self.shared.chosen() {
             return Offered::NotChosen;
         }
-        let bytes = bytes(request);
+        let bytes = request.bytes();
         let full =
             self.shared.file_bytes.load(Ordering::Relaxed) >= self.shared.options.file_bytes_max;
         if full || !self.shared.reserve(bytes) {
@@ -149,10 +151,12 @@ impl Recorder {
             arrival: arrived.saturating_duration_since(self.started),
             took: arrived.elapsed(),
             // Logits are counted references: nothing large is copied here.
-            request: request.clone(),
-            result: result.cloned().map_err(Clone::clone),
+            call: M::call(Exchange {
+                request: request.clone(),
+                result: result.cloned().map_err(Clone::clone),
+            }),
         };
-        match self.queue.try_send(Message::Entry(Box::new(entry))) {
+        match self.queue.try_send(Message::Entry(Box::new(entry), bytes)) {
             Ok(()) => Offered::Taken,
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.shared.buffered_bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -266,8 +270,7 @@ impl Writer {
         loop {
             let patience = self.due.map_or(FLUSH_INTERVAL, |due| due - Instant::now().min(due));
             match messages.recv_timeout(patience) {
-                Ok(Message::Entry(entry)) => {
-                    let bytes = bytes(&entry.request);
+                Ok(Message::Entry(entry, bytes)) => {
                     self.take(*entry);
                     self.shared.buffered_bytes.fetch_sub(bytes, Ordering::Relaxed);
                 }
@@ -355,17 +358,6 @@ impl Writer {
     }
 }
 
-/// What a request takes while it waits for the disk.
-fn bytes(request: &SampleRequest) -> u64 {
-    let candidates = request.candidates.as_ref();
-    let tokens = candidates.map_or(0, |given| given.tokens.len() + given.counts.len());
-    let adjustments: usize = request.adjustments.iter().map(prost::Message::encoded_len).sum();
-    let params: usize = request.params.iter().map(prost::Message::encoded_len).sum();
-    let sets = params + request.params.len() * size_of::<SamplingParams>();
-    let columns = request.columns.as_ref().map_or(0, prost::Message::encoded_len);
-    (request.logits.len() + tokens + adjustments + sets + columns) as u64
-}
-
 /// The file, ready for appending, and its length: new, or an existing trace without its torn tail.
 fn open(path: &Path) -> Result<(File, u64), ReadError> {
     let mut new = OpenOptions::new();
@@ -386,8 +378,11 @@ fn open(path: &Path) -> Result<(File, u64), ReadError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Call;
     use crate::record::Damage;
-    use logitd_proto::{Dry, ParamColumns, TokenSequence};
+    use logitd_proto::{
+        Dry, ParamColumns, SampleRequest, SampleResponse, SamplingParams, TokenSequence,
+    };
     use rustix::fs::{CWD, FileType, Mode, mknodat};
     use std::os::unix::fs::PermissionsExt;
 
@@ -430,8 +425,9 @@ mod tests {
         assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
 
         let entries: Vec<Entry> = read(&path).into_iter().map(Result::unwrap).collect();
-        assert_eq!((&entries[0].request, &entries[0].result), (&request(0), &Ok(response(0))));
-        assert_eq!((&entries[1].request, &entries[1].result), (&request(1), &Err(error)));
+        let call = |n, result| Call::Sample(Exchange { request: request(n), result });
+        assert_eq!(entries[0].call, call(0, Ok(response(0))));
+        assert_eq!(entries[1].call, call(1, Err(error)));
     }
 
     /// Requests come all the time, and none of them has to wait for the end.
@@ -544,8 +540,9 @@ mod tests {
             recorder.record(Instant::now(), &request, Ok(&response(0)));
             recorder.finish();
             let file = std::fs::read(&path).unwrap();
-            assert_eq!(!file.windows(200).any(|bytes| *bytes == request.logits), packed);
-            assert_eq!(read(&path)[0].as_ref().unwrap().request, request);
+            assert_eq!(!file.windows(200).any(|bytes| *bytes == [7; 200]), packed);
+            let call = Call::Sample(Exchange { request, result: Ok(response(0)) });
+            assert_eq!(read(&path)[0].as_ref().unwrap().call, call);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Checks the answers in a trace.
 
-use super::{Damage, ReadError, Reader};
-use crate::record::recheck::{Difference, RecheckError, recheck, replayable};
+use super::recheck::{Difference, RecheckError};
+use super::{Call, Damage, Exchange, Method, ReadError, Reader};
 use logitd_core::backend::{Backend, dual};
 use logitd_core::batch::Results;
 use std::path::Path;
@@ -11,9 +11,9 @@ use std::path::Path;
 pub struct Verdict {
     /// Requests in the trace.
     pub requests: u64,
-    /// Rows of them whose every bit was compared.
+    /// Rows of them, of whose answers every bit was compared.
     pub rows_compared: u64,
-    /// Rows that differ.
+    /// Rows that differ; of sequences and groups, one of each.
     pub rows_different: u64,
     /// The first of them.
     pub first: Option<Mismatch>,
@@ -36,8 +36,8 @@ pub struct Mismatch {
     pub device: String,
     /// What differs.
     pub difference: Difference,
-    /// The row with its parameters and both answers.
-    pub replayable: dual::Difference,
+    /// The row with its parameters and both answers. Absent where the difference is of no row.
+    pub replayable: Option<dual::Difference>,
 }
 
 /// Samples every recorded request again on `backend` and compares every bit of its answer. `progress` is
@@ -59,36 +59,47 @@ pub fn verify(
             }
             Err(error) => return Err(error),
         };
-        let request = verdict.requests;
-        verdict.requests += 1;
-        let Ok(answer) = &entry.result else {
-            verdict.unanswered += 1;
-            continue;
-        };
-        match recheck(backend, &entry.request, answer, &mut results) {
-            Ok(differences) => {
-                verdict.rows_compared += answer.rows.len() as u64;
-                verdict.rows_different += differences.len() as u64;
-                if let (None, Some(difference)) = (&verdict.first, differences.into_iter().next()) {
-                    let replay = replayable(backend, &entry.request, answer, difference.row);
-                    let device = answer.device.clone();
-                    verdict.first = replay.ok().map(|replayable| Mismatch {
-                        request,
-                        device,
-                        difference,
-                        replayable,
-                    });
-                }
-            }
-            Err(reason) => {
-                verdict.uncheckable += 1;
-                verdict.uncheckable_reason.get_or_insert(reason);
-            }
+        match &entry.call {
+            Call::Sample(exchange) => verdict.check(backend, exchange, &mut results),
+            Call::Verify(exchange) => verdict.check(backend, exchange, &mut results),
+            Call::BeamStep(exchange) => verdict.check(backend, exchange, &mut results),
         }
         let (bytes, done) = reader.progress();
         progress(bytes, done);
     }
     Ok(verdict)
+}
+
+impl Verdict {
+    /// Samples the next request of the trace again.
+    fn check<M: Method>(
+        &mut self,
+        backend: &mut dyn Backend,
+        Exchange { request, result }: &Exchange<M>,
+        results: &mut Results,
+    ) {
+        let number = self.requests;
+        self.requests += 1;
+        let Ok(answer) = result else {
+            self.unanswered += 1;
+            return;
+        };
+        let differences = match request.recheck(backend, answer, results) {
+            Ok(differences) => differences,
+            Err(reason) => {
+                self.uncheckable += 1;
+                self.uncheckable_reason.get_or_insert(reason);
+                return;
+            }
+        };
+        self.rows_compared += request.row_count(answer) as u64;
+        self.rows_different += differences.len() as u64;
+        if let (None, Some(difference)) = (&self.first, differences.into_iter().next()) {
+            let replayable = request.replayable(backend, answer, &difference).ok();
+            let device = M::device(answer).to_owned();
+            self.first = Some(Mismatch { request: number, device, difference, replayable });
+        }
+    }
 }
 
 #[cfg(test)]
@@ -151,9 +162,10 @@ mod tests {
             (first.request, first.difference.row, first.difference.field),
             (6, 1, "logprob")
         );
-        assert_eq!(first.replayable.logits, request(6).logits[128..]);
-        assert_eq!(first.replayable.params.seed(), 6);
-        assert_ne!(first.replayable.a, first.replayable.b);
+        let replayable = first.replayable.unwrap();
+        assert_eq!(replayable.logits, request(6).logits[128..]);
+        assert_eq!(replayable.params.seed(), 6);
+        assert_ne!(replayable.a, replayable.b);
     }
 
     #[test]

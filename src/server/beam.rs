@@ -6,6 +6,7 @@ use super::convert::{self, Lent};
 use super::error::Error;
 use super::frames::Admitted;
 use super::history;
+use super::recording::Recording;
 use super::run::{self, Run};
 use super::sample::Answered;
 use super::state::Shared;
@@ -20,6 +21,7 @@ use logitd_core::beams::Step;
 use logitd_core::inspection::Inspect;
 use logitd_proto::{self as api, BeamGroup, BeamStepRequest, BeamStepResponse, Limits, Plane};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Steps the groups of one request, with what its message was let in with. `bytes` is the plane of logits that come as
 /// bytes.
@@ -30,6 +32,7 @@ pub async fn step(
     mut request: BeamStepRequest,
     bytes: Plane,
 ) -> Result<Answered<BeamStepResponse>, Error> {
+    let arrived = Instant::now();
     let _working = shared.working();
     let (mut permit, _shares) = admitted.complete(&mut request.logits);
     let rows = within_limits(&request.groups, &shared.limits)?;
@@ -41,10 +44,12 @@ pub async fn step(
     let (lent, copied) = slot.split();
     let groups = &mut request.groups;
     let _histories = history::read(shared, call, &mut permit, adjustments(groups), path_of).await?;
+    let recording = Recording::of(shared, arrived, &request);
     let stepped = compute(shared, call, permit, request, lent, plane).await;
     if let (Ok(_), Some(loan)) = (&stepped, copied) {
         loan.settle();
     }
+    recording.end(stepped.as_ref().map(|answered| &answered.response));
     stepped
 }
 

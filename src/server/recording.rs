@@ -1,8 +1,11 @@
 //! The recording of a server: opened, watched while it goes on, and ended.
 
+use super::convert;
+use super::error::Error;
 use super::metrics;
+use super::state::Shared;
 use crate::config::RecordingConfig;
-use crate::record::{Recorder, RecorderStats};
+use crate::record::{Method, Recorder, RecorderStats};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +20,32 @@ pub fn open(config: &RecordingConfig) -> Result<Option<Arc<Recorder>>, String> {
     let path = options.path.display().to_string();
     let recorder = Recorder::start(options).map_err(|e| format!("--record {path}: {e}"))?;
     Ok(Some(Arc::new(recorder)))
+}
+
+/// A request that is recorded once there is an answer, where the server records.
+pub struct Recording<'a, M>(Option<Offer<'a, M>>);
+
+struct Offer<'a, M> {
+    recorder: &'a Recorder,
+    arrived: Instant,
+    request: M,
+}
+
+impl<'a, M: Method> Recording<'a, M> {
+    /// Keeps a request, of which logits are counted references: nothing large is copied.
+    pub fn of(shared: &'a Shared, arrived: Instant, request: &M) -> Self {
+        let offer = |recorder| Offer { recorder, arrived, request: request.clone() };
+        Self(shared.recorder.as_deref().map(offer))
+    }
+
+    /// Records it with what came of it.
+    pub fn end(self, result: Result<&M::Answer, &Error>) {
+        let Some(Offer { recorder, arrived, request }) = self.0 else { return };
+        match result {
+            Ok(answer) => recorder.record(arrived, &request, Ok(answer)),
+            Err(error) => recorder.record(arrived, &request, Err(&convert::stream_error(error))),
+        };
+    }
 }
 
 /// Counts what the recorder has written and dropped, and says at once where anything is dropped.

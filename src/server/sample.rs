@@ -9,6 +9,7 @@ use super::convert::{self, Lent};
 use super::error::Error;
 use super::frames::Admitted;
 use super::history;
+use super::recording::Recording;
 use super::run::{self, AnswerRoom, Run};
 use super::state::Shared;
 use crate::engine::Permit;
@@ -44,17 +45,12 @@ pub async fn sample(
     let _histories =
         history::read(shared, call, &mut permit, adjustments, history::of_list).await?;
     let (lent, copied) = slot.split();
-    let offered = shared.recorder.as_ref().map(|recorder| (recorder, request.clone()));
+    let recording = Recording::of(shared, arrived, &request);
     let sampled = compute(shared, call, permit, request, lent, columns.list_bytes, plane).await;
     if let (Ok(_), Some(loan)) = (&sampled, copied) {
         loan.settle();
     }
-    if let Some((recorder, request)) = offered {
-        match &sampled {
-            Ok((sampled, _)) => recorder.record(arrived, &request, Ok(&sampled.response)),
-            Err(error) => recorder.record(arrived, &request, Err(&convert::stream_error(error))),
-        };
-    }
+    recording.end(sampled.as_ref().map(|(sampled, _)| &sampled.response));
     // Columns are made within the turn.
     let (Sampled { response, room }, _turn) = sampled?;
     Ok(Sampled { response: columns.answer(response), room })

@@ -8,6 +8,7 @@ use super::error::Error;
 use super::frames::Admitted;
 use super::history;
 use super::metrics;
+use super::recording::Recording;
 use super::run::{self, Run};
 use super::sample::Answered;
 use super::state::Shared;
@@ -22,6 +23,7 @@ use logitd_core::row::{Draft, Source};
 use logitd_proto::draft_distribution::Kind;
 use logitd_proto::{self as api, DraftedSequence, Limits, Plane, VerifyRequest, VerifyResponse};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Verifies the sequences of one request, of a unary call or of a stream, with what its message was let in with. `bytes`
 /// is the plane of logits that come as bytes.
@@ -32,6 +34,7 @@ pub async fn verify(
     mut request: VerifyRequest,
     bytes: Plane,
 ) -> Result<Answered<VerifyResponse>, Error> {
+    let arrived = Instant::now();
     let _working = shared.working();
     let (mut permit, _shares) = admitted.complete(&mut request.logits);
     let size = Size::of(&request, &shared.limits)?;
@@ -46,10 +49,12 @@ pub async fn verify(
         history::read(shared, call, &mut permit, adjustments(sequences), path_of).await?;
     let _paths = call.hold(size.path_bytes)?;
     permit.resize(permit.rows(), permit.bytes().saturating_add(size.path_bytes))?;
+    let recording = Recording::of(shared, arrived, &request);
     let verified = compute(shared, call, permit, request, lent, plane, &size).await;
     if let (Ok(_), Some(loan)) = (&verified, copied) {
         loan.settle();
     }
+    recording.end(verified.as_ref().map(|answered| &answered.response));
     verified
 }
 

@@ -7,7 +7,8 @@ use crate::harness::TestServer;
 use logitd::record::recheck;
 use logitd::record::{Recorder, RecorderOptions};
 use logitd::tools::load::{
-    Arrivals, Clock, Failure, Generator, Measured, Pace, Plan, Pool, Shape, Source, Target, run,
+    Arrivals, Clock, Failure, Generator, Measured, Pace, Plan, Pool, Request, Response, Shape,
+    Source, Target, run,
 };
 use logitd_core::backend::reference::Reference;
 use logitd_core::backend::{Backend, DeviceError, DeviceInfo};
@@ -27,11 +28,11 @@ use tokio_util::sync::CancellationToken;
 struct Stalling(tokio::time::Instant);
 
 impl Target for Stalling {
-    async fn send(&self, _: u64, _: SampleRequest) -> Result<SampleResponse, Failure> {
+    async fn send(&self, _: u64, _: Request) -> Result<Response, Failure> {
         let into_second = Duration::from_millis(self.0.elapsed().as_millis() as u64 % 1000);
         let stall = Duration::from_millis(200).saturating_sub(into_second);
         tokio::time::sleep(stall + Duration::from_millis(1)).await;
-        Ok(SampleResponse::default())
+        Ok(Response::Sample(SampleResponse::default()))
     }
 }
 

@@ -21,6 +21,7 @@ mod load;
 mod logprobs;
 mod operations;
 mod planes;
+mod recorded;
 mod rows;
 mod security;
 mod server;

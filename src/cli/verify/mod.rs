@@ -89,8 +89,9 @@ pub struct Args {
     #[arg(long, value_name = "FILE.jsonl", requires = "logits", help_heading = "Files")]
     params: Option<PathBuf>,
 
-    /// Check the answers in this trace instead (logitd serve --record FILE): every request is sampled
-    /// again on --a, with the seed that was used. Needs no server, and not the device that answered
+    /// Check the answers in this trace instead (logitd serve --record FILE): every request, of drafts and beams
+    /// too, is sampled again on --a, with the seed that was used. Needs no server, and not the device that
+    /// answered
     #[arg(long, value_name = "FILE", help_heading = "Recorded answers",
         conflicts_with_all = ["b", "rows", "seed", "first_row", "vocab_size_max", "logits"])]
     recorded: Option<PathBuf>,

@@ -71,12 +71,14 @@ fn report(out: &mut impl Write, verdict: &Verdict, start: Instant) -> Result<(),
 
 fn explain(args: &Args, first: &Mismatch) -> String {
     let Mismatch { request, device, difference, replayable } = first;
-    let written = match difference::write(replayable, &args.dump, "logitd-difference") {
-        Ok(text) => format!("written:  {}", text.display()),
-        Err(error) => format!("not written to {}: {error}", args.dump.display()),
+    let mut text = format!("request {request}, answered by {device}: {difference}");
+    let Some(row) = replayable else { return text };
+    if row.b.is_some() {
+        text += &format!("\n{row}\n  a: sampled now, b: the recorded answer");
+    }
+    text += &match difference::write(row, &args.dump, "logitd-difference") {
+        Ok(path) => format!("\nwritten:  {}", path.display()),
+        Err(error) => format!("\nnot written to {}: {error}", args.dump.display()),
     };
-    format!(
-        "request {request}, answered by {device}: {difference}\n{replayable}\n  a: sampled now, b: the \
-         recorded answer\n{written}"
-    )
+    text
 }

@@ -4,13 +4,14 @@
 //! is in memory anyway. By default nothing is checked until the run is over, so that checking takes no
 //! processor from what is measured; [`CheckOptions::live`] is for runs that are too long for that.
 
+use super::message::{Request, Response};
 use super::random::{bits, unit};
 use super::source::Prepared;
-use crate::record::recheck::{Difference, RecheckError, compare, recheck, replayable};
+use crate::record::recheck::{Difference, Recheck, RecheckError};
 use logitd_core::arithmetic;
 use logitd_core::backend::{Backend, dual};
 use logitd_core::batch::Results;
-use logitd_proto::{SampleRequest, SampleResponse};
+use logitd_proto::{BeamStepRequest, SampleRequest, VerifyRequest};
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -87,14 +88,13 @@ impl Checker {
     }
 
     /// Takes an answer, or counts it as skipped if too many wait.
-    pub(super) fn offer(&self, prepared: Prepared, answer: SampleResponse) {
+    pub(super) fn offer(&self, prepared: Prepared, answer: Response) {
         let Prepared { index, mut request, recorded } = prepared;
         if recorded.is_some() {
             // It is compared with the recorded answer; the logits are not needed any more.
-            request.logits = bytes::Bytes::new();
-            request.candidates = None;
+            request.forget_logits();
         }
-        let rows = answer.rows.len().max(1);
+        let rows = request.rows(&answer).max(1);
         let mut state = self.shared.lock();
         if state.rows_waiting + rows > self.options.rows_max {
             state.checked.skipped += 1;
@@ -150,9 +150,9 @@ struct State {
 #[derive(Debug)]
 struct Job {
     index: u64,
-    request: SampleRequest,
-    recorded: Option<SampleResponse>,
-    answer: SampleResponse,
+    request: Request,
+    recorded: Option<Response>,
+    answer: Response,
 }
 
 impl Shared {
@@ -176,38 +176,61 @@ fn worker(options: &CheckOptions, shared: &Arc<Shared>) -> JoinHandle<()> {
         let mut results = Results::default();
         while let Some(job) = shared.next() {
             let found = check(&mut *backend, &job, &mut results);
-            let wrong = found.as_ref().ok().and_then(|differences| {
-                let difference = differences.first()?.clone();
-                let replayable = job.recorded.is_none().then(|| {
-                    replayable(&mut *backend, &job.request, &job.answer, difference.row).ok()
-                });
-                let device = job.answer.device.clone();
-                let replayable = replayable.flatten();
-                Some(Wrong { request: job.index, device, difference, replayable })
-            });
             let mut state = shared.lock();
-            state.rows_waiting -= job.answer.rows.len().max(1);
-            state.checked.add(&job, found, wrong);
+            state.rows_waiting -= job.request.rows(&job.answer).max(1);
+            state.checked.add(&job, found);
         }
     };
     std::thread::Builder::new().name("check".into()).spawn(work).expect("a thread can be started")
 }
 
-fn check(
-    backend: &mut dyn Backend,
-    job: &Job,
-    results: &mut Results,
-) -> Result<Vec<Difference>, RecheckError> {
-    match &job.recorded {
-        Some(recorded) if !agree(recorded.arithmetic_version, job.answer.arithmetic_version) => {
-            Err(RecheckError::ArithmeticVersion {
-                ours: recorded.arithmetic_version,
-                theirs: job.answer.arithmetic_version,
-            })
+/// What is wrong with an answer: each row, and the first of them to be sampled again.
+type Found = Result<(Vec<Difference>, Option<dual::Difference>), RecheckError>;
+
+fn check(backend: &mut dyn Backend, job: &Job, results: &mut Results) -> Found {
+    match (&job.request, &job.recorded, &job.answer) {
+        (Request::Sample(request), None, Response::Sample(answer)) => {
+            again(backend, request, answer, results)
         }
-        Some(recorded) => Ok(compare(&recorded.rows, &job.answer.rows)),
-        None => recheck(backend, &job.request, &job.answer, results),
+        (Request::Verify(request), None, Response::Verify(answer)) => {
+            again(backend, request, answer, results)
+        }
+        (Request::BeamStep(request), None, Response::BeamStep(answer)) => {
+            again(backend, request, answer, results)
+        }
+        (_, Some(Response::Sample(recorded)), Response::Sample(answer)) => {
+            compare::<SampleRequest>(recorded, answer)
+        }
+        (_, Some(Response::Verify(recorded)), Response::Verify(answer)) => {
+            compare::<VerifyRequest>(recorded, answer)
+        }
+        (_, Some(Response::BeamStep(recorded)), Response::BeamStep(answer)) => {
+            compare::<BeamStepRequest>(recorded, answer)
+        }
+        _ => Err(RecheckError::Method),
     }
+}
+
+/// Samples the rows of a request again.
+fn again<M: Recheck>(
+    backend: &mut dyn Backend,
+    request: &M,
+    answer: &M::Answer,
+    results: &mut Results,
+) -> Found {
+    let differences = request.recheck(backend, answer, results)?;
+    let first = differences.first();
+    let replayable = first.and_then(|first| request.replayable(backend, answer, first).ok());
+    Ok((differences, replayable))
+}
+
+/// Compares an answer with the recorded one.
+fn compare<M: Recheck>(recorded: &M::Answer, answer: &M::Answer) -> Found {
+    let (ours, theirs) = (M::arithmetic_version(recorded), M::arithmetic_version(answer));
+    if !agree(ours, theirs) {
+        return Err(RecheckError::ArithmeticVersion { ours, theirs });
+    }
+    Ok((M::differences(recorded, answer), None))
 }
 
 /// Whether the same request has the same answer under two versions of the arithmetic.
@@ -216,27 +239,22 @@ fn agree(recorded: u32, answered: u32) -> bool {
 }
 
 impl Checked {
-    fn add(
-        &mut self,
-        job: &Job,
-        found: Result<Vec<Difference>, RecheckError>,
-        wrong: Option<Wrong>,
-    ) {
-        match found {
-            Ok(differences) => {
-                self.answers += 1;
-                self.rows += job.answer.rows.len() as u64;
-                self.rows_wrong += differences.len() as u64;
-            }
+    fn add(&mut self, job: &Job, found: Found) {
+        let (differences, replayable) = match found {
+            Ok(found) => found,
             Err(reason) => {
                 self.uncheckable += 1;
                 self.uncheckable_reason.get_or_insert(reason);
+                return;
             }
-        }
-        if let Some(wrong) = wrong
-            && self.first.as_ref().is_none_or(|first| wrong.request < first.request)
-        {
-            self.first = Some(wrong);
+        };
+        self.answers += 1;
+        self.rows += job.request.rows(&job.answer) as u64;
+        self.rows_wrong += differences.len() as u64;
+        let is_first = self.first.as_ref().is_none_or(|first| job.index < first.request);
+        if let (true, Some(difference)) = (is_first, differences.into_iter().next()) {
+            let device = job.answer.device().to_owned();
+            self.first = Some(Wrong { request: job.index, device, difference, replayable });
         }
     }
 }
@@ -277,13 +295,14 @@ mod tests {
     fn checked(options: CheckOptions, wrong: u64) -> Checked {
         let (generator, checker) = (generator(), Checker::new(options));
         for index in (0..100).filter(|&index| checker.wants(index)) {
-            let request = generator.request(index);
+            let request = generator.sample(index);
             let (mut backend, mut results) = (Reference::default(), Results::default());
             let mut answer = recheck::answer(&mut backend, &request, &mut results).unwrap();
             if index == wrong {
                 answer.rows[1].token = answer.rows[1].token.map(|token| token ^ 1);
             }
-            checker.offer(Prepared { index, request, recorded: None }, answer);
+            let request = request.into();
+            checker.offer(Prepared { index, request, recorded: None }, answer.into());
         }
         checker.finish(|_| ())
     }
@@ -299,7 +318,7 @@ mod tests {
                 (61, 1, "token")
             );
             let replayable = first.replayable.unwrap();
-            assert_eq!(replayable.logits, generator().request(61).logits[128..]);
+            assert_eq!(replayable.logits, generator().sample(61).logits[128..]);
         }
     }
 

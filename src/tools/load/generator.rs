@@ -4,6 +4,7 @@
 //! in it: a slice, so that making a request costs neither a copy nor arithmetic on logits, and does not
 //! compete with sending it.
 
+use super::message::Request;
 use super::random::{below, bits};
 use super::shape::{Choices, RowsDistribution};
 use crate::files::npy::{Declared, LogitsFile};
@@ -175,8 +176,13 @@ impl Generator {
         below(bits(self.shape.seed, index, 2), u64::from(self.pool.rows)) as u32
     }
 
-    /// Request `index`. Every row has its own seed.
-    pub fn request(&self, index: u64) -> api::SampleRequest {
+    /// Request `index`.
+    pub fn request(&self, index: u64) -> Request {
+        self.sample(index).into()
+    }
+
+    /// Request `index` of `Sample`. Every row has its own seed.
+    pub(super) fn sample(&self, index: u64) -> api::SampleRequest {
         let rows = self.shape.rows.rows(self.shape.seed, index);
         let row_logits = self.pool.row_logits();
         let start = self.first_row(index) as usize * row_logits;
@@ -274,15 +280,15 @@ mod tests {
     #[test]
     fn a_request_is_a_function_of_its_index() {
         let (a, b) = (generator("1..9"), generator("1..9"));
-        assert_eq!(a.request(41), b.request(41));
-        assert_ne!(a.request(41), a.request(42));
+        assert_eq!(a.sample(41), b.sample(41));
+        assert_ne!(a.sample(41), a.sample(42));
     }
 
     #[test]
     fn a_request_holds_whole_neighbouring_rows_of_the_pool_and_a_seed_for_each() {
         let generator = generator("1..9");
         for index in 0..200 {
-            let request = generator.request(index);
+            let request = generator.sample(index);
             let rows = request.params.len();
             assert_eq!(request.logits.len(), rows * 200);
             for row in 0..rows {
@@ -299,7 +305,7 @@ mod tests {
     fn every_combination_of_parameters_comes_up() {
         let generator = generator("8");
         let seen: HashSet<_> = (0..200)
-            .flat_map(|index| generator.request(index).params)
+            .flat_map(|index| generator.sample(index).params)
             .map(|p| {
                 let bits = |x: f32| x.to_bits();
                 (
@@ -320,7 +326,7 @@ mod tests {
         assert_eq!(pool.row_bytes(), 9 * 2 + 10 * 4);
         let (whole, sparse) = (generator("1..9"), Generator::new(shape("1..9"), pool));
         for index in 0..50 {
-            let (whole, sparse) = (whole.request(index), sparse.request(index));
+            let (whole, sparse) = (whole.sample(index), sparse.sample(index));
             assert_eq!(whole.params, sparse.params);
             let given = sparse.candidates.unwrap();
             assert_eq!(given.counts, 9u32.to_le_bytes().repeat(whole.params.len()));
@@ -335,7 +341,7 @@ mod tests {
     #[test]
     fn making_a_request_copies_no_logits() {
         let generator = generator("3");
-        let request = generator.request(0);
+        let request = generator.sample(0);
         assert!(generator.logits.as_ptr_range().contains(&request.logits.as_ptr()));
     }
 

@@ -4,9 +4,10 @@
 //! what it finds to the window and to the whole. A shard keeps times as they come: histograms are tables of
 //! megabytes, and whoever sends requests would wait while they are added up.
 
+use super::message::Response;
 use super::target::{Code, Failure};
 use hdrhistogram::Histogram;
-use logitd_proto::{RowStatus, SampleResponse, Timings};
+use logitd_proto::Timings;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -90,15 +91,15 @@ impl Counts {
     }
 
     /// The name is looked up before it is made: an answer then costs no allocation.
-    fn add_device(&mut self, answer: &SampleResponse) {
+    fn add_device(&mut self, answer: &Response) {
         let plane = answer.plane().as_str_name().trim_start_matches("PLANE_");
         let known = self.devices.iter_mut().find(|(name, _)| {
-            name.split_once(" via ").is_some_and(|(d, p)| d == answer.device && p == plane)
+            name.split_once(" via ").is_some_and(|(d, p)| d == answer.device() && p == plane)
         });
         match known {
             Some((_, n)) => *n += 1,
             None => {
-                self.devices.insert(format!("{} via {plane}", answer.device), 1);
+                self.devices.insert(format!("{} via {plane}", answer.device()), 1);
             }
         }
     }
@@ -208,17 +209,16 @@ struct Answer {
 }
 
 impl Shard {
-    /// Counts an answer to a request of `bytes` of logits.
-    pub fn answer(&mut self, moments: Moments, bytes: usize, answer: &SampleResponse) {
+    /// Counts an answer to a request of so many rows and `bytes` of logits.
+    pub fn answer(&mut self, moments: Moments, rows: usize, bytes: usize, answer: &Response) {
         let counts = &mut self.counts;
         counts.answered += 1;
-        counts.rows += answer.rows.len() as u64;
+        counts.rows += rows as u64;
         counts.bytes += bytes as u64;
-        let failed = answer.rows.iter().filter(|row| row.status() != RowStatus::Ok);
-        counts.rows_without_token += failed.count() as u64;
+        counts.rows_without_token += answer.failed() as u64;
         counts.add_device(answer);
         counts.last_answer = counts.last_answer.max(Some(moments.answered));
-        self.answers.push(Answer { moments, timings: answer.timings.unwrap_or_default() });
+        self.answers.push(Answer { moments, timings: answer.timings().unwrap_or_default() });
     }
 
     /// Counts what came instead of an answer.
@@ -303,7 +303,7 @@ fn record(histogram: &mut Histogram<u64>, time: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use logitd_proto::{Plane, RowResult};
+    use logitd_proto::{Plane, RowResult, RowStatus, SampleResponse};
 
     fn moments(due_ms: u64, sent_ms: u64, answered_ms: u64) -> Moments {
         let start = Instant::now();
@@ -311,15 +311,15 @@ mod tests {
         Moments { due: at(due_ms), sent: at(sent_ms), answered: at(answered_ms) }
     }
 
-    fn answer(statuses: &[RowStatus]) -> SampleResponse {
+    fn answer(statuses: &[RowStatus]) -> Response {
         let row = |&status: &RowStatus| RowResult { status: status.into(), ..Default::default() };
-        SampleResponse {
+        Response::Sample(SampleResponse {
             rows: statuses.iter().map(row).collect(),
             device: "cpu".into(),
             plane: Plane::Inline.into(),
             timings: Some(Timings { queue_us: 3, copy_us: 0, compute_us: 40 }),
             ..Default::default()
-        }
+        })
     }
 
     #[test]
@@ -327,7 +327,7 @@ mod tests {
         let meter = Meter::new(3);
         for _ in 0..10 {
             meter.count(|t| {
-                t.answer(moments(0, 5, 25), 100, &answer(&[RowStatus::Ok, RowStatus::Nan]));
+                t.answer(moments(0, 5, 25), 2, 100, &answer(&[RowStatus::Ok, RowStatus::Nan]));
             });
             let refusal = Failure::new(Code::RESOURCE_EXHAUSTED, "queue_rows_max");
             meter.count(|t| t.failure(moments(0, 1, 2), refusal));

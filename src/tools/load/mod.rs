@@ -10,6 +10,7 @@
 
 mod check;
 mod generator;
+mod message;
 mod meter;
 mod random;
 mod run;
@@ -22,6 +23,7 @@ mod target;
 
 pub use check::{CheckOptions, Checked, Checker, Wrong};
 pub use generator::{Generator, Pool, Shape};
+pub use message::{Request, Response};
 pub use meter::{Counts, Moments, NO_ANSWER, Recent, Tally, Times};
 pub use run::{Clock, Measured, Pace, Plan, Tick, Window, run};
 pub use schedule::{Arrivals, Schedule};

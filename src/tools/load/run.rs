@@ -332,8 +332,7 @@ impl<T: Target> Run<T> {
     async fn one(&self, claim: Claim, due: Instant) -> bool {
         self.outstanding.fetch_add(1, Ordering::Relaxed);
         let prepared = self.source.prepare(claim);
-        let tokens = prepared.request.candidates.as_ref().map_or(0, |given| given.tokens.len());
-        let bytes = prepared.request.logits.len() + tokens;
+        let bytes = prepared.request.bytes();
         let request = prepared.request.clone();
         let sent = Instant::now();
         let result = timeout(self.plan.timeout, self.target.send(prepared.index, request)).await;
@@ -348,7 +347,8 @@ impl<T: Target> Run<T> {
         };
         match result {
             Ok(Ok(answer)) => {
-                count(&mut |shard| shard.answer(moments, bytes, &answer));
+                let rows = prepared.request.rows(&answer);
+                count(&mut |shard| shard.answer(moments, rows, bytes, &answer));
                 let checker = self.checker.as_ref().filter(|c| c.wants(prepared.index));
                 if let Some(checker) = checker {
                     checker.offer(prepared, answer);
@@ -440,24 +440,23 @@ fn window(recent: &Recent, end: Duration, length: Duration) -> Window {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tools::load::{Code, Failure, Generator, NO_ANSWER, Pool, Shape};
+    use crate::tools::load::{Code, Failure, Generator, NO_ANSWER, Pool, Request, Response, Shape};
     use logitd_core::batch::Dtype;
-    use logitd_proto::{self as api, SampleRequest, SampleResponse};
+    use logitd_proto::{self as api, SampleResponse};
 
     /// Answers after a time that depends on the request's index; `None` is never.
     struct After(fn(u64) -> Option<Result<Duration, Failure>>);
 
     impl Target for After {
-        async fn send(&self, i: u64, request: SampleRequest) -> Result<SampleResponse, Failure> {
+        async fn send(&self, i: u64, request: Request) -> Result<Response, Failure> {
             match (self.0)(i) {
                 Some(Ok(time)) => sleep(time).await,
                 Some(Err(failure)) => return Err(failure),
                 None => std::future::pending().await,
             }
-            Ok(SampleResponse {
-                rows: request.params.iter().map(|_| api::RowResult::default()).collect(),
-                ..Default::default()
-            })
+            let Request::Sample(request) = request else { panic!("nothing else is generated") };
+            let rows = request.params.iter().map(|_| api::RowResult::default()).collect();
+            Ok(Response::Sample(SampleResponse { rows, ..Default::default() }))
         }
     }
 

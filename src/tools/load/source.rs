@@ -1,8 +1,8 @@
 //! Where requests come from: a generator, or a recorded trace.
 
 use super::generator::Generator;
-use crate::record::{Damage, Entry, ReadError, Reader};
-use logitd_proto::{SampleRequest, SampleResponse};
+use super::message::{Request, Response};
+use crate::record::{Call, Damage, Entry, Exchange, Method, ReadError, Reader};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::path::Path;
@@ -34,9 +34,9 @@ pub(super) struct Prepared {
     /// Its number, from 0.
     pub index: u64,
     /// What to send.
-    pub request: SampleRequest,
+    pub request: Request,
     /// What was answered when it was recorded.
-    pub recorded: Option<SampleResponse>,
+    pub recorded: Option<Response>,
 }
 
 impl Source {
@@ -98,8 +98,12 @@ impl Source {
         let index = claim.index;
         match (&self.0, claim.recorded) {
             (_, Some(recorded)) => {
-                let request = recorded.entry.seeded_request();
-                Prepared { index, request, recorded: recorded.entry.result.ok() }
+                let (request, recorded) = match recorded.entry.call {
+                    Call::Sample(exchange) => sent(exchange),
+                    Call::Verify(exchange) => sent(exchange),
+                    Call::BeamStep(exchange) => sent(exchange),
+                };
+                Prepared { index, request, recorded }
             }
             (Kind::Generated { generator, .. }, None) => {
                 Prepared { index, request: generator.request(index), recorded: None }
@@ -107,6 +111,13 @@ impl Source {
             (Kind::Trace(..), None) => unreachable!("claims of a trace carry their entry"),
         }
     }
+}
+
+/// A recorded request with the seeds that were used, and its answer.
+fn sent<M: Method<Answer: Into<Response>> + Into<Request>>(
+    exchange: Exchange<M>,
+) -> (Request, Option<Response>) {
+    (exchange.seeded_request().into(), exchange.result.ok().map(Into::into))
 }
 
 impl Claim {
@@ -186,13 +197,13 @@ fn read_ahead(mut reader: Reader, queue: &SyncSender<Box<Recorded>>, lost: &Mute
                 continue;
             }
         };
-        waiting_bytes += entry.request.logits.len();
+        waiting_bytes += entry.call.logits_bytes();
         let arrival = reader.session_start() + entry.arrival;
         waiting.push(Reverse(Waiting(arrival, place, Box::new(Recorded { arrival, entry }))));
         place += 1;
         while waiting.len() > REORDER_ENTRIES_MAX || waiting_bytes > REORDER_BYTES_MAX {
             let Some(Reverse(Waiting(_, _, first))) = waiting.pop() else { break };
-            waiting_bytes -= first.entry.request.logits.len();
+            waiting_bytes -= first.entry.call.logits_bytes();
             if queue.send(first).is_err() {
                 return;
             }
@@ -209,6 +220,7 @@ fn read_ahead(mut reader: Reader, queue: &SyncSender<Box<Recorded>>, lost: &Mute
 mod tests {
     use super::*;
     use crate::record::{Recorder, RecorderOptions};
+    use logitd_proto::{SampleRequest, SampleResponse};
     use std::time::Instant;
 
     #[test]
@@ -234,9 +246,14 @@ mod tests {
             assert!(claim.arrival() >= last);
             last = claim.arrival();
             let prepared = source.prepare(claim);
-            assert_eq!((prepared.index, prepared.request.vocab_size), (u64::from(n), n));
-            assert_eq!(prepared.request.params[0].seed, Some(u64::from(n) + 100));
-            assert_eq!(prepared.recorded.unwrap().rows.len(), 1);
+            let (Request::Sample(request), Some(Response::Sample(recorded))) =
+                (prepared.request, prepared.recorded)
+            else {
+                panic!("{n} is a request of Sample with an answer")
+            };
+            assert_eq!((prepared.index, request.vocab_size), (u64::from(n), n));
+            assert_eq!(request.params[0].seed, Some(u64::from(n) + 100));
+            assert_eq!(recorded.rows.len(), 1);
         }
         assert!(source.claim().is_none());
         assert!(source.lost().damage.is_empty() && source.lost().failure.is_none());

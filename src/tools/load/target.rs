@@ -1,7 +1,7 @@
 //! Where requests go, and what comes back instead of an answer.
 
+use super::message::{Request, Response};
 pub use crate::wire::code::Code;
-use logitd_proto::{SampleRequest, SampleResponse};
 use std::future::Future;
 
 /// Something that answers requests: a server, several, or a test's idea of one.
@@ -10,8 +10,8 @@ pub trait Target: Send + Sync + 'static {
     fn send(
         &self,
         index: u64,
-        request: SampleRequest,
-    ) -> impl Future<Output = Result<SampleResponse, Failure>> + Send;
+        request: Request,
+    ) -> impl Future<Output = Result<Response, Failure>> + Send;
 }
 
 /// What came instead of an answer.

@@ -3,9 +3,10 @@
 mod multiplex;
 mod shared;
 
+use super::message::{Request, Response};
 use super::target::{Code, Failure, Target};
-use logitd_client::{self, Client};
-use logitd_proto::{Device, GetInfoResponse, SampleRequest, SampleResponse};
+use logitd_client::{self, Client, SampleSender, VerifySender};
+use logitd_proto::{Device, GetInfoResponse};
 use multiplex::Multiplexed;
 use shared::SharedLane;
 
@@ -14,9 +15,9 @@ use shared::SharedLane;
 pub enum Route {
     /// Logits in the message, a call a request.
     Unary,
-    /// Logits in the message, one stream a connection for all requests.
+    /// Logits in the message, one stream a connection for all requests, where the method has streams.
     Stream,
-    /// A stream a request, which is cut into chunks.
+    /// A stream a request, which is cut into chunks, where the method has chunks.
     Chunked,
     /// Logits in shared memory, a call a request that says where.
     SharedMemory {
@@ -48,7 +49,7 @@ pub struct Servers {
 #[derive(Debug)]
 enum Lane {
     Unary(Client),
-    Stream(Box<Multiplexed>),
+    Stream(Box<Streams>),
     Chunked(Client, Box<GetInfoResponse>),
     SharedMemory(Box<SharedLane>),
 }
@@ -68,7 +69,7 @@ impl Servers {
                 let info = client.info().await?;
                 lanes.push(match route {
                     Route::Unary => Lane::Unary(client),
-                    Route::Stream => Lane::Stream(Box::new(Multiplexed::new(client))),
+                    Route::Stream => Lane::Stream(Box::new(Streams::new(client))),
                     Route::Chunked => Lane::Chunked(client, Box::new(info.clone())),
                     Route::SharedMemory { slot_bytes, slots, direct } => {
                         let control = info.shm_control.clone();
@@ -104,14 +105,52 @@ impl Servers {
 }
 
 impl Target for Servers {
-    async fn send(&self, index: u64, request: SampleRequest) -> Result<SampleResponse, Failure> {
+    async fn send(&self, index: u64, request: Request) -> Result<Response, Failure> {
         let answer = match &self.lanes[(index % self.lanes.len() as u64) as usize] {
-            Lane::Unary(client) => client.sample(request).await,
-            Lane::Stream(stream) => return stream.sample(request).await,
-            Lane::Chunked(client, info) => client.sample_chunked(request, info).await,
-            Lane::SharedMemory(lane) => lane.sample(request).await,
+            Lane::Stream(streams) => return streams.send(request).await,
+            Lane::Unary(client) => call(client, request).await,
+            Lane::Chunked(client, info) => match request {
+                Request::Sample(request) => {
+                    client.sample_chunked(request, info).await.map(Into::into)
+                }
+                whole => call(client, whole).await,
+            },
+            Lane::SharedMemory(lane) => lane.send(request).await,
         };
         answer.map_err(|error| failure(&error))
+    }
+}
+
+/// A call for one request.
+async fn call(client: &Client, request: Request) -> Result<Response, logitd_client::Error> {
+    Ok(match request {
+        Request::Sample(request) => client.sample(request).await?.into(),
+        Request::Verify(request) => client.verify(request).await?.into(),
+        Request::BeamStep(request) => client.beam_step(request).await?.into(),
+    })
+}
+
+/// Streams of a connection, for the methods that have one, and calls for the others.
+#[derive(Debug)]
+struct Streams {
+    client: Client,
+    samples: Multiplexed<SampleSender>,
+    verified: Multiplexed<VerifySender>,
+}
+
+impl Streams {
+    fn new(client: Client) -> Self {
+        let (samples, verified) =
+            (Multiplexed::new(client.clone()), Multiplexed::new(client.clone()));
+        Self { client, samples, verified }
+    }
+
+    async fn send(&self, request: Request) -> Result<Response, Failure> {
+        match request {
+            Request::Sample(request) => Ok(self.samples.send(request).await?.into()),
+            Request::Verify(request) => Ok(self.verified.send(request).await?.into()),
+            step => call(&self.client, step).await.map_err(|error| failure(&error)),
+        }
     }
 }
 

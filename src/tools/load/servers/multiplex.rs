@@ -2,48 +2,91 @@
 
 use super::failure;
 use crate::tools::load::target::{Code, Failure};
-use logitd_client::{Client, SampleReceiver, SampleSender};
-use logitd_proto::{SampleRequest, SampleResponse};
+use logitd_client::{Client, Error, Receiver, SampleSender, StreamAnswer, VerifySender};
+use logitd_proto::{SampleRequest, SampleStreamResponse, VerifyRequest, VerifyStreamResponse};
 use std::collections::HashMap;
+use std::fmt::Debug;
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
-type Answer = Result<SampleResponse, Failure>;
+type Answer<T> = Result<T, Failure>;
+
+/// The sending half of a stream, by which streams of several methods are told apart.
+pub(super) trait Sender: Sized + Send {
+    /// What is sent.
+    type Request: Send;
+    /// An answer on the stream.
+    type Answered: StreamAnswer<Response: Debug + Send> + Send + 'static;
+
+    /// Opens a stream.
+    fn open(
+        client: &Client,
+    ) -> impl Future<Output = Result<(Self, Receiver<Self::Answered>), Error>> + Send;
+
+    /// Sends a request; its answer will carry the id that is returned.
+    fn send(&mut self, request: Self::Request) -> impl Future<Output = Result<u64, Error>> + Send;
+}
+
+impl Sender for SampleSender {
+    type Request = SampleRequest;
+    type Answered = SampleStreamResponse;
+
+    async fn open(client: &Client) -> Result<(Self, Receiver<SampleStreamResponse>), Error> {
+        Ok(client.stream().await?.split())
+    }
+
+    async fn send(&mut self, request: SampleRequest) -> Result<u64, Error> {
+        self.send(request).await
+    }
+}
+
+impl Sender for VerifySender {
+    type Request = VerifyRequest;
+    type Answered = VerifyStreamResponse;
+
+    async fn open(client: &Client) -> Result<(Self, Receiver<VerifyStreamResponse>), Error> {
+        Ok(client.verify_stream().await?.split())
+    }
+
+    async fn send(&mut self, request: VerifyRequest) -> Result<u64, Error> {
+        self.send(request).await
+    }
+}
+
+type ResponseOf<S> = <<S as Sender>::Answered as StreamAnswer>::Response;
 
 /// A stream that is opened when it is first used, and opened again when it broke.
 #[derive(Debug)]
-pub(super) struct Multiplexed {
+pub(super) struct Multiplexed<S: Sender> {
     client: Client,
     /// Held while a request is handed to the transport, so that requests go out one after another.
-    open: tokio::sync::Mutex<Option<Open>>,
+    open: tokio::sync::Mutex<Option<Open<S, ResponseOf<S>>>>,
 }
 
 #[derive(Debug)]
-struct Open {
-    sender: SampleSender,
-    waiting: Waiting,
+struct Open<S, T> {
+    sender: S,
+    waiting: Waiting<T>,
 }
 
-impl Multiplexed {
+impl<S: Sender> Multiplexed<S> {
     pub(super) fn new(client: Client) -> Self {
-        Self { client, open: tokio::sync::Mutex::default() }
+        Self { client, open: tokio::sync::Mutex::new(None) }
     }
 
     /// Sends a request and waits for its answer. Can be given up at any point.
-    pub(super) async fn sample(&self, request: SampleRequest) -> Answer {
-        let (_place, answer) = self.send(request).await?;
+    pub(super) async fn send(&self, request: S::Request) -> Answer<ResponseOf<S>> {
+        let (_place, answer) = self.hand_over(request).await?;
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
-    async fn send(
-        &self,
-        request: SampleRequest,
-    ) -> Result<(Place, oneshot::Receiver<Answer>), Failure> {
+    async fn hand_over(&self, request: S::Request) -> Result<Expected<ResponseOf<S>>, Failure> {
         let mut open = self.open.lock().await;
         if open.as_ref().is_none_or(|open| open.waiting.is_over()) {
             // Not in place until it is whole: this may be given up while it waits.
-            let stream = self.client.stream().await.map_err(|error| failure(&error))?;
-            let (sender, receiver) = stream.split();
+            let opened = S::open(&self.client).await;
+            let (sender, receiver) = opened.map_err(|error| failure(&error))?;
             let waiting = Waiting::default();
             tokio::spawn(receive(receiver, waiting.clone()));
             *open = Some(Open { sender, waiting });
@@ -60,34 +103,49 @@ impl Multiplexed {
 }
 
 /// Who waits for which answer. An answer can be there before the sender knows its id.
-#[derive(Clone, Debug, Default)]
-struct Waiting(Arc<Mutex<State>>);
+#[derive(Debug)]
+struct Waiting<T>(Arc<Mutex<State<T>>>);
 
-#[derive(Debug, Default)]
-struct State {
-    answers: HashMap<u64, Pending>,
+impl<T> Clone for Waiting<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> Default for Waiting<T> {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(State { answers: HashMap::new(), over: None })))
+    }
+}
+
+#[derive(Debug)]
+struct State<T> {
+    answers: HashMap<u64, Pending<T>>,
     /// Why the stream is over.
     over: Option<Failure>,
 }
 
 #[derive(Debug)]
-enum Pending {
-    Expected(oneshot::Sender<Answer>),
-    Arrived(Box<Answer>),
+enum Pending<T> {
+    Expected(oneshot::Sender<Answer<T>>),
+    Arrived(Box<Answer<T>>),
 }
+
+/// A place among those that wait, and where its answer comes.
+type Expected<T> = (Place<T>, oneshot::Receiver<Answer<T>>);
 
 /// A place among those that wait; given up when dropped.
 #[derive(Debug)]
-struct Place(Waiting, u64);
+struct Place<T>(Waiting<T>, u64);
 
-impl Drop for Place {
+impl<T> Drop for Place<T> {
     fn drop(&mut self) {
         self.0.lock().answers.remove(&self.1);
     }
 }
 
-impl Waiting {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl<T> Waiting<T> {
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -95,7 +153,7 @@ impl Waiting {
         self.lock().over.is_some()
     }
 
-    fn expect(&self, id: u64) -> (Place, oneshot::Receiver<Answer>) {
+    fn expect(&self, id: u64) -> Expected<T> {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.lock();
         let known = match (state.answers.remove(&id), &state.over) {
@@ -116,7 +174,7 @@ impl Waiting {
         (Place(self.clone(), id), receiver)
     }
 
-    fn arrived(&self, id: u64, answer: Answer) {
+    fn arrived(&self, id: u64, answer: Answer<T>) {
         let mut state = self.lock();
         match state.answers.remove(&id) {
             Some(Pending::Expected(sender)) => {
@@ -141,7 +199,7 @@ impl Waiting {
     }
 }
 
-async fn receive(mut receiver: SampleReceiver, waiting: Waiting) {
+async fn receive<A: StreamAnswer>(mut receiver: Receiver<A>, waiting: Waiting<A::Response>) {
     let why = loop {
         match receiver.receive().await {
             Some(Ok((id, answer))) => waiting.arrived(id, answer.map_err(|error| failure(&error))),
@@ -159,14 +217,15 @@ fn closed() -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use logitd_proto::SampleResponse;
 
-    fn answer(device: &str) -> Answer {
+    fn answer(device: &str) -> Answer<SampleResponse> {
         Ok(SampleResponse { device: device.into(), ..Default::default() })
     }
 
     #[test]
     fn answers_find_whoever_waits_before_and_after() {
-        let waiting = Waiting::default();
+        let waiting = Waiting::<SampleResponse>::default();
         let (_a, mut first) = waiting.expect(0);
         waiting.arrived(1, answer("early"));
         waiting.arrived(0, answer("late"));
@@ -178,7 +237,7 @@ mod tests {
 
     #[test]
     fn the_end_fails_all_and_who_gave_up_leaves_nothing() {
-        let waiting = Waiting::default();
+        let waiting = Waiting::<SampleResponse>::default();
         let (place, _) = waiting.expect(0);
         let (_b, mut second) = waiting.expect(1);
         drop(place);

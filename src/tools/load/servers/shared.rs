@@ -1,8 +1,10 @@
 //! A connection whose logits lie in shared memory, of the host or of a device.
 
+use super::call;
+use crate::tools::load::message::{Request, Response};
 use logitd_client::{Client, DeviceRegion, Direct, Error, Region};
 use logitd_core::backend::cuda::region::ImportedRegion;
-use logitd_proto::{Device, SampleRequest, SampleResponse, SlotRef};
+use logitd_proto::{Device, SlotRef};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -81,17 +83,22 @@ impl SharedLane {
         Self { client, direct, room, slots }
     }
 
-    /// Writes the logits into a slot, as whoever makes them would, and asks for them to be sampled.
+    /// Writes the logits into a slot, as whoever makes them would, and asks for what is asked of them.
     ///
     /// Given up before it is answered, the slot is lost to this run: the server may still read it.
-    pub(super) async fn sample(&self, mut request: SampleRequest) -> Result<SampleResponse, Error> {
+    pub(super) async fn send(&self, mut request: Request) -> Result<Response, Error> {
         let Ok(room) = self.room.acquire().await else { return Err(Error::Closed) };
-        let logits = std::mem::take(&mut request.logits);
+        let (logits, named) = match &mut request {
+            Request::Sample(request) => (&mut request.logits, &mut request.slot),
+            Request::Verify(request) => (&mut request.logits, &mut request.slot),
+            Request::BeamStep(request) => (&mut request.logits, &mut request.slot),
+        };
+        let logits = std::mem::take(logits);
         let slot = {
             let mut slots = self.lock();
             let slot = slots.free.pop().expect("a permit is a free slot");
             match slots.memory.write(slot, &logits) {
-                Ok(named) => request.slot = Some(named),
+                Ok(written) => *named = Some(written),
                 Err(error) => {
                     slots.free.push(slot);
                     return Err(error);
@@ -101,21 +108,26 @@ impl SharedLane {
         };
         room.forget();
         let answer = match self.direct {
-            true => self.call_directly(&request).await,
-            false => self.client.sample(request).await,
+            true => self.call_directly(request).await,
+            false => call(&self.client, request).await,
         };
         self.lock().free.push(slot);
         self.room.add_permits(1);
         answer
     }
 
-    async fn call_directly(&self, request: &SampleRequest) -> Result<SampleResponse, Error> {
+    async fn call_directly(&self, request: Request) -> Result<Response, Error> {
         let idle = self.lock().idle.pop();
         let mut calls = match idle {
             Some(calls) => calls,
             None => self.client.direct().await?,
         };
-        let answer = calls.sample(request).await;
+        let answer = match &request {
+            Request::Sample(request) => calls.sample(request).await.map(Into::into),
+            Request::Verify(request) => calls.verify(request).await.map(Into::into),
+            // There are no direct calls for it.
+            Request::BeamStep(_) => call(&self.client, request).await,
+        };
         if calls.is_open() {
             self.lock().idle.push(calls);
         }

@@ -1,21 +1,17 @@
-//! Checks answers of the API against a local backend: the same request, sampled again, must give the
-//! same bits.
-//!
-//! An answer carries the seeds that were used, so it can be checked anywhere and at any time, whatever
-//! computed it.
+//! Answers of `Sample`, checked row by row.
 
-use super::inspected;
-use crate::wire::inspection::{self, Asked as Inspected, InspectError, Names};
-use crate::wire::{self, row::UnknownAnswer, stand_in::with_stand_ins};
+use super::asked::{Asked, sample};
+use super::{Difference, Recheck, RecheckError, check_version, inspected, shown, shown_bits};
+use crate::wire::inspection::{self, Names};
+use crate::wire::{self, stand_in::with_stand_ins};
 use bytes::Bytes;
-use logitd_core::adjustments::{Adjustments, AdjustmentsError, Limits};
+use logitd_core::adjustments::Limits;
 use logitd_core::arithmetic;
-use logitd_core::backend::{Backend, DeviceError, dual};
-use logitd_core::batch::{Dtype, Results, Row, RowError, RowResult};
-use logitd_core::candidates::{self, CandidateRow, CandidatesError, TokenList};
-use logitd_core::params::{ParamsError, SamplingParams};
+use logitd_core::backend::{Backend, dual};
+use logitd_core::batch::{Dtype, Results, RowError, RowResult};
+use logitd_core::candidates::{self, CandidateRow, TokenList};
 use logitd_proto::{self as api, RowLayout, SampleRequest, SampleResponse};
-use std::{fmt, slice};
+use std::slice;
 
 /// Samples the rows of `request` with the seeds that `answer` names and compares every bit.
 /// Returns each row that differs. `results` is working memory.
@@ -25,10 +21,7 @@ pub fn recheck(
     answer: &SampleResponse,
     results: &mut Results,
 ) -> Result<Vec<Difference>, RecheckError> {
-    let (ours, theirs) = (arithmetic::VERSION, answer.arithmetic_version);
-    if !arithmetic::replays(theirs) {
-        return Err(RecheckError::ArithmeticVersion { ours, theirs });
-    }
+    check_version(answer.arithmetic_version)?;
     let mut expected = sampled(backend, &rows(request, answer)?, results)?;
     // What a server's limits refuse cannot be known here.
     for (expected, got) in expected.iter_mut().zip(&answer.rows).filter(|(_, got)| is_invalid(got))
@@ -38,11 +31,75 @@ pub fn recheck(
     Ok(compare(&expected, &answer.rows))
 }
 
+impl Recheck for SampleRequest {
+    type Answer = SampleResponse;
+
+    fn recheck(
+        &self,
+        backend: &mut dyn Backend,
+        answer: &SampleResponse,
+        results: &mut Results,
+    ) -> Result<Vec<Difference>, RecheckError> {
+        recheck(backend, self, answer, results)
+    }
+
+    fn replayable(
+        &self,
+        backend: &mut dyn Backend,
+        answer: &SampleResponse,
+        &Difference { row: row_index, .. }: &Difference,
+    ) -> Result<dual::Difference, RecheckError> {
+        let mut rows = rows(self, answer)?;
+        if row_index >= rows.len() {
+            return Err(RecheckError::Row(RowError::VocabSize(0)));
+        }
+        let asked = whole(self, rows.swap_remove(row_index), row_index)?;
+        let theirs = answer.rows.get(row_index).map(wire::row::result).transpose()?;
+        asked.replayable(backend, row_index, theirs)
+    }
+
+    fn differences(recorded: &SampleResponse, got: &SampleResponse) -> Vec<Difference> {
+        compare(&recorded.rows, &got.rows)
+    }
+
+    fn row_count(&self, answer: &SampleResponse) -> usize {
+        answer.rows.len()
+    }
+
+    fn seeded(&self, answer: &SampleResponse) -> Self {
+        let mut request = self.clone();
+        if !request.params.is_empty() && request.params.iter().all(|params| params.seed.is_some()) {
+            return request;
+        }
+        let params = |i: usize| match self.params.as_slice() {
+            [] => Default::default(),
+            [same] => same.clone(),
+            each => each.get(i).cloned().unwrap_or_default(),
+        };
+        request.params = (answer.rows.iter().enumerate())
+            .map(|(i, row)| {
+                let mut params = params(i);
+                params.seed.get_or_insert(row.seed);
+                params
+            })
+            .collect();
+        request
+    }
+
+    fn arithmetic_version(answer: &SampleResponse) -> u32 {
+        answer.arithmetic_version
+    }
+
+    fn device(answer: &SampleResponse) -> &str {
+        &answer.device
+    }
+}
+
 /// Compares every bit of two lists of results. Returns each row that differs.
-pub fn compare(expected: &[api::RowResult], got: &[api::RowResult]) -> Vec<Difference> {
+fn compare(expected: &[api::RowResult], got: &[api::RowResult]) -> Vec<Difference> {
     if expected.len() != got.len() {
         let (expected, got) = (expected.len().to_string(), got.len().to_string());
-        return vec![Difference { row: 0, field: "rows", expected, got }];
+        return vec![Difference { within: None, row: 0, field: "rows", expected, got }];
     }
     let pairs = expected.iter().zip(got).enumerate();
     pairs.filter_map(|(row, (expected, got))| difference(row, expected, got)).collect()
@@ -51,28 +108,6 @@ pub fn compare(expected: &[api::RowResult], got: &[api::RowResult]) -> Vec<Diffe
 /// Whether a row was not sampled because something was wrong with it.
 fn is_invalid(row: &api::RowResult) -> bool {
     row.status() == api::RowStatus::InvalidParameters
-}
-
-/// A row of a request, and what it takes to sample it.
-struct Asked {
-    dtype: Dtype,
-    logits: Bytes,
-    params: SamplingParams,
-    /// What the indices of its result stand for, where it is a row of candidates.
-    tokens: Option<TokenList>,
-    adjustments: Option<Adjustments>,
-    inspected: Option<Inspected>,
-    /// Tokens of the whole row.
-    vocab_size: u32,
-}
-
-impl Asked {
-    fn row(&self) -> Result<Row<'_>, RowError> {
-        let row = Row::new(self.dtype, &self.logits, self.params)?;
-        let inspect = self.inspected.as_ref().map(|asked| &*asked.inspect);
-        let row = row.with_adjustments(self.adjustments.as_ref()).with_inspect(inspect);
-        Ok(self.tokens.iter().fold(row, |row, tokens| row.with_ids(tokens.as_bytes())))
-    }
 }
 
 /// The rows of a request. Where it leaves the seed to the server, it is taken from the answer.
@@ -105,7 +140,7 @@ fn rows_of(request: &SampleRequest, answer: &SampleResponse) -> Result<Vec<Asked
         let used = answer.rows.get(i).map_or(0, |row| row.seed);
         let params = wire::params::spec(params)?.parse(|| used)?;
         let vocab_size = request.vocab_size;
-        Ok(Asked { dtype, logits, params, tokens, adjustments: None, inspected: None, vocab_size })
+        Ok(Asked { tokens, ..Asked::plain(dtype, logits, params, vocab_size) })
     };
     let mut rows: Vec<Asked> =
         logits.into_iter().enumerate().map(one).collect::<Result<_, RecheckError>>()?;
@@ -187,50 +222,12 @@ pub fn answer(
     })
 }
 
-/// A row whose answer differs, with its logits, its parameters and both answers: what is needed to
-/// sample it again. `a` is what this backend says, `b` is the answer.
-pub fn replayable(
-    backend: &mut dyn Backend,
-    request: &SampleRequest,
-    answer: &SampleResponse,
-    row_index: usize,
-) -> Result<dual::Difference, RecheckError> {
-    let mut rows = rows(request, answer)?;
-    if row_index >= rows.len() {
-        return Err(RecheckError::Row(RowError::VocabSize(0)));
-    }
-    let asked = whole(request, rows.swap_remove(row_index), row_index)?;
-    let row = asked.row()?;
-    let mut results = Results::default();
-    backend.sample(&[row], &mut results)?;
-    let ours = results.row(0);
-    Ok(dual::Difference {
-        row_index,
-        dtype: row.dtype(),
-        vocab_size: row.vocab_size(),
-        params: *row.params(),
-        adjustments: row.adjustments().cloned(),
-        inspect: row.inspect().cloned(),
-        draft: row.draft().cloned(),
-        a: Some(dual::Answer {
-            outcome: ours.outcome,
-            draws: ours.draws.to_vec(),
-            inspection: ours.inspection.cloned(),
-            state: ours.state,
-            accepted: ours.accepted,
-        }),
-        b: answer.rows.get(row_index).map(wire::row::result).transpose()?,
-        logits: asked.logits.to_vec(),
-    })
-}
-
 /// A row of candidates as a whole row, which has the same answer and says tokens by their ids; others as they are.
 fn whole(request: &SampleRequest, asked: Asked, row_index: usize) -> Result<Asked, RecheckError> {
     let Asked { dtype, params, vocab_size, .. } = asked;
     let Some(tokens) = asked.tokens else { return Ok(asked) };
     let logits = CandidateRow { logits: asked.logits, tokens }.to_dense(dtype, vocab_size).into();
-    let (tokens, adjustments, inspected) = (None, None, None);
-    let mut asked = Asked { dtype, logits, params, tokens, adjustments, inspected, vocab_size };
+    let mut asked = Asked::plain(dtype, logits, params, vocab_size);
     let alone = SampleRequest {
         vocab_size,
         params: of_row(&request.params, row_index),
@@ -248,90 +245,13 @@ fn of_row<T: Clone>(list: &[T], row_index: usize) -> Vec<T> {
     list.get(index).cloned().into_iter().collect()
 }
 
-/// What is different in a row, first of all.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
-    /// The row's place in its request.
-    pub row: usize,
-    /// The first field that differs, by its name in the API.
-    pub field: &'static str,
-    /// What the local backend says.
-    pub expected: String,
-    /// What the answer says.
-    pub got: String,
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { row, field, expected, got } = self;
-        write!(f, "row {row}: {field} is {got}; expected {expected}")
-    }
-}
-
-/// Why an answer cannot be checked.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum RecheckError {
-    /// Two versions of the arithmetic need not agree.
-    #[error(
-        "answered with version {theirs} of the sampling arithmetic, and this program has version {ours}; \
-         use the logitd that has version {theirs}"
-    )]
-    ArithmeticVersion {
-        /// Of this program.
-        ours: u32,
-        /// Of the answer.
-        theirs: u32,
-    },
-    /// The request names no dtype that is known here.
-    #[error("the request's dtype is {0}; known: 1 (F16), 2 (BF16), 3 (F32)")]
-    Dtype(i32),
-    /// The request's logits are no whole rows.
-    #[error("{bytes} bytes of logits are not whole rows of {row_bytes} bytes")]
-    Length {
-        /// Bytes held.
-        bytes: usize,
-        /// Bytes a row.
-        row_bytes: usize,
-    },
-    /// The request's parameters do not match its rows.
-    #[error("{params} parameter sets for {rows} rows; one for all or one a row is wanted")]
-    Params {
-        /// Sets given.
-        params: usize,
-        /// Rows given.
-        rows: usize,
-    },
-    /// The request's candidates are none.
-    #[error(transparent)]
-    Candidates(#[from] CandidatesError),
-    /// A parameter of the request is out of range.
-    #[error(transparent)]
-    Value(#[from] ParamsError),
-    /// Adjustments of the request are none.
-    #[error(transparent)]
-    Adjustments(#[from] AdjustmentsError),
-    /// What the request asks of its rows cannot be asked.
-    #[error(transparent)]
-    Inspect(#[from] InspectError),
-    /// A row of the request is none.
-    #[error(transparent)]
-    Row(#[from] RowError),
-    /// The answer says of a row what this program does not know.
-    #[error(transparent)]
-    Answer(#[from] UnknownAnswer),
-    /// The local backend failed.
-    #[error(transparent)]
-    Device(#[from] DeviceError),
-}
-
 /// The results of these rows, as an answer says them.
 fn sampled(
     backend: &mut dyn Backend,
     asked: &[Asked],
     results: &mut Results,
 ) -> Result<Vec<api::RowResult>, RecheckError> {
-    let rows = asked.iter().map(Asked::row).collect::<Result<Vec<_>, _>>()?;
-    backend.sample(&rows, results)?;
+    sample(backend, asked, results)?;
     Ok(asked.iter().zip(results.iter()).map(row_result).collect())
 }
 
@@ -342,7 +262,7 @@ fn row_result((asked, result): (&Asked, RowResult<'_>)) -> api::RowResult {
     wire::row::result_message(result, asked.params.seed(), names.as_ref())
 }
 
-fn difference(row: usize, a: &api::RowResult, b: &api::RowResult) -> Option<Difference> {
+pub(super) fn difference(row: usize, a: &api::RowResult, b: &api::RowResult) -> Option<Difference> {
     let logprob = |row: &api::RowResult| row.logprob.map(f32::to_bits);
     let draw = |draw: &api::Draw| (draw.token, draw.logprob.to_bits());
     let draws_differ = !a.draws.iter().map(draw).eq(b.draws.iter().map(draw));
@@ -367,7 +287,7 @@ fn difference(row: usize, a: &api::RowResult, b: &api::RowResult) -> Option<Diff
     } else {
         return None;
     };
-    Some(Difference { row, field, expected, got })
+    Some(Difference { within: None, row, field, expected, got })
 }
 
 /// What is different in what two answers give back to the row's sequence.
@@ -383,14 +303,6 @@ fn state_difference(
     let differ = |a: Option<f32>, b: Option<f32>| a.map(f32::to_bits) != b.map(f32::to_bits);
     let found = parts.into_iter().find(|&(_, a, b)| differ(a, b));
     found.map(|(name, a, b)| (name, shown_bits(a), shown_bits(b)))
-}
-
-fn shown(value: Option<u32>) -> String {
-    value.map_or_else(|| "absent".into(), |value| value.to_string())
-}
-
-fn shown_bits(value: Option<f32>) -> String {
-    value.map_or_else(|| "absent".into(), |x| format!("{x} ({:#010x})", x.to_bits()))
 }
 
 fn shown_draws(draws: &[api::Draw]) -> String {
@@ -527,7 +439,8 @@ mod tests {
         answer.rows[1].token = Some(702 - token);
         let found = recheck(&mut backend, &sparse(), &answer, &mut results).unwrap();
         assert_eq!((found.len(), found[0].row, found[0].field), (1, 1, "token"));
-        let replay = replayable(&mut backend, &sparse(), &answer, 1).unwrap();
+        let at = Difference { row: 1, ..found[0].clone() };
+        let replay = sparse().replayable(&mut backend, &answer, &at).unwrap();
         assert_eq!(replay.logits.len(), 4 * 1000);
         assert_eq!(replay.logits[4 * 700..][..4], 1.0f32.to_le_bytes());
         let (ours, theirs) = (replay.a.unwrap(), replay.b.unwrap());
@@ -549,7 +462,7 @@ mod tests {
         ];
         let mut answer = super::answer(&mut backend, &biased, &mut results).unwrap();
         answer.rows[1].kept_mass = 1;
-        let replay = replayable(&mut backend, &biased, &answer, 1).unwrap();
+        let replay = biased.replayable(&mut backend, &answer, &at).unwrap();
         let (ours, theirs) = (replay.a.unwrap(), replay.b.unwrap());
         assert_eq!((&ours.draws, &ours.inspection), (&theirs.draws, &theirs.inspection));
         assert!(ours.inspection.is_some() && replay.adjustments.is_some());
