@@ -136,8 +136,13 @@ pub struct Stepped {
 impl StepSpec {
     /// Checks everything, for rows of so many tokens; an error for each field that is wrong.
     pub fn parse(self, vocab_size: u32) -> Result<Step, Vec<StepError>> {
+        self.parse_within(vocab_size, BEAMS_MAX as u32)
+    }
+
+    /// The same where a search has no more beams than this, which is at most [`BEAMS_MAX`].
+    pub fn parse_within(self, vocab_size: u32, beams_max: u32) -> Result<Step, Vec<StepError>> {
         let checks = [
-            self.check_beams(),
+            self.check_beams(beams_max.min(BEAMS_MAX as u32)),
             self.check_scores(),
             self.check_eos_ids(vocab_size),
             self.check_temperature(),
@@ -148,10 +153,10 @@ impl StepSpec {
         }
     }
 
-    fn check_beams(&self) -> Checked {
-        match self.beams as usize {
-            1..=BEAMS_MAX => Ok(()),
-            beams => wrong("beams", format!("is {beams}; allowed: 1 to {BEAMS_MAX}")),
+    fn check_beams(&self, beams_max: u32) -> Checked {
+        match self.beams {
+            beams if (1..=beams_max).contains(&beams) => Ok(()),
+            beams => wrong("beams", format!("is {beams}; allowed: 1 to {beams_max}")),
         }
     }
 
@@ -446,6 +451,9 @@ mod tests {
             normaliser: Normaliser::Raw,
         });
         assert_eq!(all.len(), 4, "{all:?}");
+        let few = StepSpec { beams: 0, ..usual() }.parse_within(10, 8).unwrap_err();
+        assert_eq!(few[0].to_string(), "beams is 0; allowed: 1 to 8");
+        assert!(StepSpec { beams: 65, ..usual() }.parse_within(10, 100).is_err());
         assert_eq!(step(&[0], 64, &[]).count(), 128);
         assert_eq!(step(&[0], 64, &(0..32).collect::<Vec<_>>()).count(), CONTINUATIONS_MAX);
     }

@@ -120,3 +120,48 @@ pub fn paths(parents: &[u32], tokens: &[u32]) -> Vec<Arc<[u32]>> {
     }
     paths
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adjustments::{AdjustmentsSpec, COUNT_MAX, Limits};
+    use crate::backend::Backend;
+    use crate::backend::cpu::{Cpu, CpuOptions};
+    use crate::backend::reference::Reference;
+    use crate::batch::{Dtype, Results, Row};
+    use crate::params::ParamsSpec;
+
+    /// Two drafts more than the most would be another f32, and another logit.
+    #[test]
+    fn counts_that_drafts_raise_stop_where_counts_do() {
+        let spec =
+            ParamsSpec { presence_penalty: 0.5, frequency_penalty: 1e-6, ..ParamsSpec::default() };
+        let params = spec.parse(|| 1).unwrap();
+        let logits: Vec<u8> =
+            [0.5f32, 1.5, -0.5, 1.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+        let limits = Limits { history_tokens_max: 100, adjusted_tokens_max: 100 };
+        let counted = |count: u32| {
+            let counts = vec![(1, count), (3, 1)];
+            AdjustmentsSpec { counts, ..AdjustmentsSpec::default() }.parse(4, limits).unwrap()
+        };
+        let drafts: Arc<[u32]> = vec![1, 1, 3].into();
+        let mut backends: [Box<dyn Backend>; 2] = [
+            Box::<Reference>::default(),
+            Box::new(Cpu::new(CpuOptions { threads: 1, ..CpuOptions::default() }).unwrap()),
+        ];
+        for backend in &mut backends {
+            let mut masses = |adjustments: &Adjustments| {
+                let row = Row::new(Dtype::F32, &logits, params).unwrap();
+                let mut results = Results::default();
+                backend.sample(&[row.with_adjustments(Some(adjustments))], &mut results).unwrap();
+                results.row(0).outcome.kept_mass
+            };
+            let most = masses(&counted(COUNT_MAX));
+            let raised = |count| counted(count).with_drafts(&drafts, 2);
+            assert_eq!(masses(&raised(COUNT_MAX)), most);
+            assert_eq!(masses(&raised(COUNT_MAX - 1)), most);
+            assert_eq!(masses(&raised(COUNT_MAX - 2)), most);
+            assert_ne!(masses(&raised(COUNT_MAX - 1_000_000)), most);
+        }
+    }
+}

@@ -130,7 +130,8 @@ pub fn batch(
     let Some(rows) = WholeRows::of(given, logits.bytes(), &mut wrong) else {
         return Err(wrong.into());
     };
-    let groups = groups::check(groups, &rows, whole_rows::limits(limits), &mut wrong);
+    let (allowed, beams_max) = (whole_rows::limits(limits), limits.beams_max);
+    let groups = groups::check(groups, &rows, allowed, beams_max, &mut wrong);
     let (Some(priority), true) = (priority, wrong.none()) else {
         return Err(wrong.into());
     };

@@ -21,18 +21,20 @@ pub struct Group {
     pub adjustments: Vec<Adjustments>,
 }
 
-/// Checks the groups of a request against its rows. What is wrong is noted, and then some may be missing.
+/// Checks the groups of a request, of so many beams at most, against its rows. What is wrong is noted, and then some may
+/// be missing.
 pub fn check(
     groups: Vec<BeamGroup>,
     rows: &WholeRows,
     limits: Limits,
+    beams_max: u32,
     wrong: &mut Violations<'_>,
 ) -> Vec<Group> {
     let is_placed = groups.iter().any(|group| group.first_row.is_some());
     let mut next = 0;
     let mut checked = Vec::with_capacity(groups.len());
     for (i, group) in groups.into_iter().enumerate() {
-        let check = Check { rows, limits, path: format!("groups[{i}]") };
+        let check = Check { rows, limits, beams_max, path: format!("groups[{i}]") };
         let count = group.scores.len().max(1);
         let first = check.place(&group, count, next, wrong);
         next = first.saturating_add(count);
@@ -61,6 +63,7 @@ impl Group {
 struct Check<'a> {
     rows: &'a WholeRows,
     limits: Limits,
+    beams_max: u32,
     path: String,
 }
 
@@ -105,7 +108,9 @@ impl Check<'_> {
             let name = field.split('[').next().unwrap_or_default();
             self.add(wrong, &field, format!("{name} {description}"));
         };
-        spec.parse(self.rows.vocab_size()).map_err(|errors| errors.into_iter().for_each(add)).ok()
+        spec.parse_within(self.rows.vocab_size(), self.beams_max)
+            .map_err(|errors| errors.into_iter().for_each(add))
+            .ok()
     }
 
     /// The parameters of the rows, which are greedy, so that drawing costs nothing: one for all, or one a row.

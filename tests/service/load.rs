@@ -7,8 +7,8 @@ use crate::harness::TestServer;
 use logitd::record::recheck;
 use logitd::record::{Recorder, RecorderOptions};
 use logitd::tools::load::{
-    Arrivals, Clock, Failure, Generator, Measured, Pace, Plan, Pool, Request, Response, Shape,
-    Source, Target, run,
+    Arrivals, Clock, Failure, Generator, Measured, Method, Pace, Plan, Pool, Request, Response,
+    Shape, Source, Target, run,
 };
 use logitd_core::backend::reference::Reference;
 use logitd_core::backend::{Backend, DeviceError, DeviceInfo};
@@ -38,6 +38,7 @@ impl Target for Stalling {
 
 async fn against_stalls(pace: Pace) -> Measured {
     let shape = Shape {
+        method: Method::Sample,
         rows: "1".parse().unwrap(),
         params: Vec::new(),
         priority: logitd_proto::Priority::Normal,
@@ -150,6 +151,64 @@ async fn an_honest_server_passes_on_every_way() {
         assert_eq!(json["check"]["rows"], run["rows"]);
         assert_eq!(run["service"]["count"], 200);
         assert_eq!(run["devices"][format!("reference via {plane}")], 200, "{json}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drafts_and_beams_are_sent_on_every_way_and_checked() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| format!("unix:{}", directory.path().join(name).display());
+    let listen = format!("--listen={},127.0.0.1:0", path("logitd.sock"));
+    let shm = format!("--shm={}", path("shm.sock"));
+    let server = TestServer::start(&[&listen, &shm]).await;
+    for (target, flags, plane) in [
+        (&server.targets[1], "--method verify", "INLINE"),
+        (&server.targets[1], "--method verify --mode typical --rpc stream", "INLINE"),
+        (&server.targets[0], "--method verify --mode rejection --plane shm", "SHARED_MEMORY"),
+        (
+            &server.targets[0],
+            "--method verify --mode rejection --distributions sparse --plane shm --rpc direct",
+            "SHARED_MEMORY",
+        ),
+        (
+            &server.targets[1],
+            "--method verify --mode rejection --distributions dense --rpc stream --connections 2",
+            "INLINE",
+        ),
+        (&server.targets[1], "--method verify --mode rejection --distributions logits", "INLINE"),
+        (&server.targets[1], "--method beam-step --groups 1..3 --beams 5", "INLINE"),
+        (&server.targets[0], "--method beam-step --plane shm", "SHARED_MEMORY"),
+    ] {
+        let sequences =
+            if flags.contains("verify") { "--sequences 1..3 --drafts 1..5" } else { "" };
+        let flags = format!(
+            "--vocab-size 500 --concurrency 4 --requests 60 --check 1 --fail-on-errors \
+             --fail-on-refusals {sequences} {flags}"
+        );
+        let (code, json, errors) = load(target, &flags).await;
+        assert_eq!(code, 0, "{flags}: {errors}{json}");
+        let (run, check) = (&json["runs"][0], &json["check"]);
+        assert_eq!((&run["answered"], &check["answers"]), (&60.into(), &60.into()));
+        assert_eq!(check["rows"], run["rows"]);
+        assert_eq!(run["devices"][format!("reference via {plane}")], 60, "{json}");
+    }
+
+    let wrong = wrong_server(7).await;
+    let flags = "--method verify --vocab-size 500 --requests 20 --concurrency 1 --check 1";
+    let (code, json, _) = load(wrong.target(), flags).await;
+    assert!(code == 1 && json["check"]["rows_wrong"].as_u64().unwrap() > 0, "{json}");
+    let first = json["check"]["first"].as_str().unwrap();
+    assert!(first.contains("sequence ") && first.contains(": tokens is "), "{first}");
+
+    // What the server does not take is said before anything is sent.
+    let server = TestServer::start(&["--request-rows-max=30"]).await;
+    for (flags, part) in [
+        ("--method verify --sequences 7", "up to 35 rows"),
+        ("--method verify --sequences 4 --mode rejection --distributions logits", "up to 36 rows"),
+        ("--method beam-step --groups 4 --beams 8", "lower --groups or --beams"),
+    ] {
+        let (code, _, errors) = load(server.target(), flags).await;
+        assert!(code == 2 && errors.contains(part), "{flags}: {errors}");
     }
 }
 

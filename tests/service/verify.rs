@@ -4,6 +4,7 @@
 use crate::harness::backends::Gated;
 use crate::harness::{OnThisHost, TestServer, cpu, logits, until};
 use bytes::Bytes;
+use half::f16;
 use logitd::wire;
 use logitd_client::{Client, Error, Region};
 use logitd_core::backend::{Backend, reference::Reference};
@@ -17,6 +18,7 @@ use logitd_proto::{
     Logprobs, Plane, RowStatus, SampleRequest, SamplingParams, SparseDraft, VerifiedSequence,
     VerifyMode, VerifyRequest,
 };
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use tonic::Code;
 
@@ -301,16 +303,32 @@ fn decided(all: &Bytes, spec: ParamsSpec, drafts: &[u32], rules: &[Rule]) -> Ver
     wire::verify::message(&verified, params.seed(), None, result, None)
 }
 
+/// The tokens of a row, the likeliest first.
+fn ranked(row: &Bytes) -> Vec<u32> {
+    let logit = |token: &u32| {
+        let at = *token as usize * 2;
+        f16::from_le_bytes([row[at], row[at + 1]])
+    };
+    let mut tokens: Vec<u32> = (0..VOCAB_SIZE as u32).collect();
+    tokens.sort_by(|a, b| logit(b).total_cmp(&logit(a)));
+    tokens
+}
+
 /// Requests in the other modes, with distributions of every kind, and what the reference says of each.
 fn decided_requests() -> Vec<(VerifyRequest, VerifiedSequence)> {
     let mut all_requests = vec![];
-    for salt in 0..40 {
+    let mut decided_by = BTreeMap::<&str, [usize; 2]>::new();
+    for salt in 0..60 {
         // Three rows of the target, and one of the draft behind them.
         let all = logits(4, VOCAB_SIZE, 100 + salt);
         let spec = ParamsSpec { top_k: 9, seed: Some(salt), position: salt, ..Default::default() };
         let drafted = ParamsSpec { temperature: 1.5, ..ParamsSpec::default() };
-        let drafts =
-            [(salt as u32 * 7) % VOCAB_SIZE as u32, (salt as u32 * 31) % VOCAB_SIZE as u32];
+        // Likely tokens, and now and then one that is not.
+        let likely = |place: usize, rank: u64| match rank {
+            0..3 => ranked(&row(&all, place))[rank as usize],
+            _ => (salt as u32 * 31) % VOCAB_SIZE as u32,
+        };
+        let drafts = [likely(0, salt / 3 % 4), likely(1, salt % 4)];
         let weights = SparseDraft { tokens: vec![drafts[1], 96, 0], weights: vec![5, 2, 1] };
         let weights = match drafts[1] {
             0 | 96 => SparseDraft { tokens: vec![drafts[1]], weights: vec![7] },
@@ -364,16 +382,22 @@ fn decided_requests() -> Vec<(VerifyRequest, VerifiedSequence)> {
                 true => vec![Rule::Typical(typical); 2],
                 false => proposals.clone().map(Rule::Rejection).to_vec(),
             };
-            all_requests.push((request, decided(&all, spec, &drafts, &rules)));
+            let wanted = decided(&all, spec, &drafts, &rules);
+            let kinds = match is_typical {
+                true => ["typical"; 2],
+                false => [["point", "logits", "dense"][salt as usize % 3], "sparse"],
+            };
+            // The second is decided about only behind the first.
+            for (place, kind) in kinds.into_iter().enumerate().take(wanted.accepted as usize + 1) {
+                let taken = usize::from(wanted.accepted as usize > place);
+                decided_by.entry(kind).or_default()[taken] += 1;
+            }
+            all_requests.push((request, wanted));
         }
     }
-    let accepted = |least: u32, most: u32| {
-        let is_so =
-            |(_, wanted): &&(_, VerifiedSequence)| (least..=most).contains(&wanted.accepted);
-        all_requests.iter().filter(is_so).count()
-    };
-    let (none, some) = (accepted(0, 0), accepted(1, 2));
-    assert!(none > 3 && some > 3, "{none} and {some}: both have to occur");
+    // One that took every draft, or none, would say nothing.
+    let both = |counts: &[usize; 2]| counts.iter().all(|&count| count >= 3);
+    assert!(decided_by.len() == 5 && decided_by.values().all(both), "{decided_by:?}");
     all_requests
 }
 

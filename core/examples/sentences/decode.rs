@@ -104,12 +104,13 @@ impl Decoder<'_> {
         with: &Speculation<'_>,
         text: &[u32],
     ) -> Outcome<Vec<u32>> {
-        // The drafter goes ahead, token by token. For rejection its draws must not depend on the target's: another seed.
-        let seed = spec.seed.map(|seed| seed ^ u64::from(with.mode == Mode::Rejection) << 63);
+        // The drafter goes ahead, token by token. For rejection its draws must not depend on the target's: draws of drafts
+        // have random bits of their own.
+        let drafted = ParamsSpec { draft: with.mode == Mode::Rejection, ..spec };
         let mut ahead = text.to_vec();
         let mut drafts = vec![];
         for _ in 0..with.drafts {
-            let next = self.next(with.drafter, &ahead, ParamsSpec { seed, ..spec })?;
+            let next = self.next(with.drafter, &ahead, drafted)?;
             let token = self.sample(vec![next.row()])?.row(0).draws[0].token;
             drafts.push(Draft { token, rule: Rule::Rejection(Proposal::Row(Arc::new(next))) });
             ahead.push(token);
@@ -118,9 +119,9 @@ impl Decoder<'_> {
         let places = text.len()..=ahead.len();
         let next: Vec<Next> =
             places.map(|place| self.next(target, &ahead[..place], spec)).collect::<Outcome<_>>()?;
-        let drafted = |place| drafts.get(place).filter(|_| with.mode == Mode::Rejection);
+        let decided = |place| drafts.get(place).filter(|_| with.mode == Mode::Rejection);
         let rows =
-            next.iter().enumerate().map(|(place, next)| next.row().with_draft(drafted(place)));
+            next.iter().enumerate().map(|(place, next)| next.row().with_draft(decided(place)));
         let results = self.sample(rows.collect())?;
         let verified = verify::chain(&ahead[text.len()..], |place| results.row(place));
         Ok(verified.rows.iter().map(|&row| results.row(row).draws[0].token).collect())

@@ -16,7 +16,7 @@ use clap::Parser;
 use decode::{Decoder, Outcome, Speculation};
 use logitd_core::backend::cpu::{Cpu, CpuOptions, Isa};
 use logitd_core::backend::{Backend, reference::Reference};
-use logitd_core::params::{DrawRule, ParamsError, ParamsSpec};
+use logitd_core::params::{DrawRule, ParamsSpec};
 use logitd_core::row::DRAFTS_MAX;
 use logitd_core::verify::Mode;
 use model::{Model, Vocabulary};
@@ -49,7 +49,7 @@ struct Args {
     /// Key of the random draws
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
-    /// The temperature of drawn texts
+    /// The temperature of drawn texts, above 0: half of it and one and a half are shown too, and greedy texts with any
     #[arg(long, value_name = "T", default_value_t = 1.0, allow_negative_numbers = true)]
     temperature: f32,
     /// How many tokens top_k keeps
@@ -75,12 +75,28 @@ struct Args {
     tokens: u16,
 }
 
+/// By what the temperature is multiplied in the texts that show what it does.
+const FACTORS: [f32; 3] = [0.5, 1.0, 1.5];
+
 impl Args {
     /// Refuses parameters outside their range.
-    fn check(&self) -> Result<(), ParamsError> {
+    fn check(&self) -> Outcome<()> {
         let Self { temperature, top_k, top_p, min_p, .. } = *self;
         let spec = ParamsSpec { temperature, top_k, top_p, min_p, ..ParamsSpec::default() };
-        spec.parse(|| self.seed).map(drop)
+        let parse = |temperature: f32| ParamsSpec { temperature, ..spec }.parse(|| self.seed);
+        parse(temperature)?;
+        if temperature == 0.0 {
+            let text = "temperature is 0, at which nothing is drawn; allowed: above 0; the greedy text is shown with any";
+            return Err(text.into());
+        }
+        for factor in FACTORS {
+            parse(factor * temperature).map_err(|error| {
+                format!(
+                    "temperature is {temperature}, and {factor} times that is shown too: {error}"
+                )
+            })?;
+        }
+        Ok(())
     }
 }
 
@@ -175,7 +191,7 @@ impl Show<'_> {
             (
                 "Temperature",
                 "Words are drawn by chance. A low temperature favours the likely ones; a high one, all the others.",
-                [0.5, 1.0, 1.5].map(|factor| at(factor * temperature)).into(),
+                FACTORS.map(|factor| at(factor * temperature)).into(),
             ),
             (
                 "Cuts",
@@ -367,6 +383,14 @@ mod tests {
         );
         assert!(error(&["--top-p", "2"]).contains("top_p is 2"));
         assert!(error(&["--temperature", "-1"]).contains("temperature is -1;"));
+        assert!(error(&["--temperature", "0"]).contains("allowed: above 0;"));
+        let hot = error(&["--temperature", "9000"]);
+        assert!(
+            hot.contains("temperature is 9000, and 1.5 times") && hot.contains("is 13500;"),
+            "{hot}"
+        );
+        let cold = error(&["--temperature", "1e-30"]);
+        assert!(cold.contains("and 0.5 times that is shown too"), "{cold}");
         assert!(error(&["--beams", "1,65"]).contains("--beams"));
     }
 }

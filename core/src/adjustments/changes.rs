@@ -13,7 +13,7 @@
 //! is. The table is cleared by what was touched, not as a whole.
 
 use super::repeats::{self, Repetitions, bad_ends, ngram_ends};
-use super::{Adjustments, AdjustmentsSpec};
+use super::{Adjustments, AdjustmentsSpec, COUNT_MAX};
 use crate::params::{Dry, Penalties, Profile, SamplingParams};
 
 /// A penalty grows no further.
@@ -384,7 +384,9 @@ impl Touched {
 
     fn count_output(&mut self, tokens: impl Iterator<Item = u32>) {
         for token in tokens {
-            self.update(token, |touch| touch.count = Some(touch.count.unwrap_or(0) + 1));
+            // Beyond it an f32, which penalties multiply, has not every count.
+            let more = |count: Option<u32>| (count.unwrap_or(0) + 1).min(COUNT_MAX);
+            self.update(token, |touch| touch.count = Some(more(touch.count)));
         }
     }
 

@@ -5,15 +5,20 @@ use crate::cli::params::flagged;
 use crate::cli::target::ServerArgs;
 use crate::config::values::{duration, fraction, timeout};
 use crate::files::npy::Declared;
-use crate::tools::load::{Arrivals, Choices, Pace, Pool, RowsDistribution, Shape};
+use crate::tools::load::{
+    Arrivals, Choices, Drafting, DraftsFrom, Method, Pace, Pool, ROWS_MAX, RowsDistribution, Shape,
+};
 use crate::wire::params::looks_beyond;
+use crate::wire::verify::refused;
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, ValueEnum};
 use logitd_core::backend::Backend;
 use logitd_core::backend::cpu::{Cpu, CpuOptions};
 use logitd_core::backend::reference::Reference;
 use logitd_core::batch::VOCAB_SIZE_MAX;
+use logitd_core::beams::BEAMS_MAX;
 use logitd_core::candidates;
 use logitd_core::params::{FIELDS, Field, ParamsSpec, Value};
+use logitd_core::verify::Mode;
 use logitd_proto::Priority;
 use std::error::Error;
 use std::path::PathBuf;
@@ -54,6 +59,10 @@ pub struct Args {
     /// Connections to each target
     #[arg(long, value_name = "N", default_value = "1", value_parser = count::<1, 4096>)]
     pub connections: usize,
+
+    /// What is called: rows to sample, sequences with drafts to verify, or groups of beams to step
+    #[arg(long, value_enum, default_value_t = MethodArg::Sample)]
+    pub method: MethodArg,
 
     /// A call a request, or one stream a connection for all requests
     #[arg(long, value_enum, default_value_t = Rpc::Unary)]
@@ -134,6 +143,32 @@ pub struct Args {
     #[arg(long, value_name = "ROWS", default_value = "1", help_heading = "Requests")]
     rows: RowsDistribution,
 
+    /// Sequences a request, with --method verify: as --rows. Each has --drafts and one more rows [default: 8]
+    #[arg(long, value_name = "SEQUENCES", conflicts_with = "rows", help_heading = "Requests")]
+    sequences: Option<RowsDistribution>,
+
+    /// Drafts a sequence, with --method verify: as --rows. Each is one of the 8 likeliest tokens of its row
+    /// [default: 4]
+    #[arg(long, value_name = "DRAFTS", help_heading = "Requests")]
+    drafts: Option<RowsDistribution>,
+
+    /// How drafts are compared with their rows, with --method verify [default: match]
+    #[arg(long, value_enum, help_heading = "Requests")]
+    mode: Option<ModeArg>,
+
+    /// What is told of what drafts were drawn from, with --mode rejection [default: none]
+    #[arg(long, value_enum, help_heading = "Requests")]
+    distributions: Option<DistributionsArg>,
+
+    /// Groups a request, with --method beam-step: as --rows [default: 4]
+    #[arg(long, value_name = "GROUPS", conflicts_with = "rows", help_heading = "Requests")]
+    groups: Option<RowsDistribution>,
+
+    /// Beams a group, and so its rows, with --method beam-step: 1 to 64. Parameters are not sent, since
+    /// nothing is drawn [default: 4]
+    #[arg(long, value_name = "N", value_parser = count::<1, { BEAMS_MAX }>, help_heading = "Requests")]
+    beams: Option<usize>,
+
     /// Tokens a row: 1 to 1048576 [default: 128256, or that of the files]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(VOCAB_SIZE_MAX)),
         help_heading = "Requests")]
@@ -166,7 +201,8 @@ pub struct Args {
     /// Send the requests of this trace (logitd serve --record FILE), at the pace they came, with the
     /// seeds that were used; with --concurrency, as fast as they are answered
     #[arg(long, value_name = "FILE",
-        conflicts_with_all = ["rate", "logits", "rows", "vocab_size", "dtype", "requests_max"],
+        conflicts_with_all = ["rate", "logits", "rows", "vocab_size", "dtype", "requests_max", "sequences",
+            "drafts", "mode", "distributions", "groups", "beams"],
         help_heading = "Replay")]
     pub replay: Option<PathBuf>,
 
@@ -225,6 +261,8 @@ Examples:
   logitd load --sweep rate:100..6400/7 --report load.html
   logitd load --target unix:/run/logitd.sock --plane shm --rows 64 --concurrency 2
   logitd load --plane chunked --rows 1000 --concurrency 1
+  logitd load --method verify --sequences 64 --drafts 4 --mode rejection --distributions sparse
+  logitd load --method beam-step --groups 8 --beams 4 --check 0.01
   logitd load --check 0.01 --temperature 0,0.8,1.2 --top-k 0,50
   logitd load --replay today.trace --speed 2 --check 1
 
@@ -233,13 +271,49 @@ Answers are checked when the run is over, so that checking takes nothing from wh
 Exit code: 0 fine; 1 a wrong answer, a --check that checked none, or what --fail-on-errors and
 --fail-on-refusals name; 2 it could not run.";
 
+/// What is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MethodArg {
+    /// Sample: rows
+    Sample,
+    /// Verify: sequences with drafts, each of a row for each draft and one more
+    Verify,
+    /// BeamStep: groups of beams, each a row
+    BeamStep,
+}
+
+/// How drafts are compared with their rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ModeArg {
+    /// With the token that is sampled anyway
+    Match,
+    /// By rejection sampling
+    Rejection,
+    /// By typical acceptance
+    Typical,
+}
+
+/// What is told of what drafts were drawn from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DistributionsArg {
+    /// Nothing: they were drafted without chance
+    None,
+    /// Weights of 8 tokens
+    Sparse,
+    /// A probability a token
+    Dense,
+    /// A row of logits: the target's own
+    Logits,
+}
+
 /// How requests are called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rpc {
-    /// Sample: a call a request
+    /// Sample, Verify or BeamStep: a call a request
     Unary,
-    /// SampleStream: one stream a connection, pipelined
+    /// SampleStream or VerifyStream: one stream a connection, pipelined
     Stream,
     /// Over the server's --shm socket, without HTTP/2; with --plane shm or device
     Direct,
@@ -472,10 +546,94 @@ impl Args {
         if self.rpc == Rpc::Direct && !is_shared {
             return Err("--rpc direct goes with --plane shm or --plane device".into());
         }
+        self.validate_method()?;
         if self.replay.is_some() && (is_shared || self.plane == Plane::Candidates) {
             return Err("--replay sends logits as they were recorded; leave --plane out".into());
         }
         Ok(())
+    }
+
+    /// Whether the flags that say what requests are made of go with what is called.
+    fn validate_method(&self) -> Result<(), Box<dyn Error>> {
+        use MethodArg::{BeamStep, Sample, Verify};
+        let own = [
+            ("sequences", self.sequences.is_some(), Verify, "verify"),
+            ("drafts", self.drafts.is_some(), Verify, "verify"),
+            ("mode", self.mode.is_some(), Verify, "verify"),
+            ("distributions", self.distributions.is_some(), Verify, "verify"),
+            ("groups", self.groups.is_some(), BeamStep, "beam-step"),
+            ("beams", self.beams.is_some(), BeamStep, "beam-step"),
+        ];
+        let stray = own.iter().find(|(_, is_given, method, _)| *is_given && *method != self.method);
+        if let Some((flag, _, _, method)) = stray {
+            return Err(format!("--{flag} goes with --method {method}").into());
+        }
+        let drawn_from = self.distributions.is_some_and(|from| from != DistributionsArg::None);
+        if drawn_from && self.mode != Some(ModeArg::Rejection) {
+            return Err("--distributions goes with --mode rejection; the other modes look at no distribution of drafts".into());
+        }
+        match (self.method, self.plane, self.rpc) {
+            (Sample, ..) => Ok(()),
+            (_, Plane::Chunked | Plane::Candidates, _) => {
+                Err("--plane chunked and --plane candidates go with --method sample; sequences and groups have whole rows".into())
+            }
+            (BeamStep, _, Rpc::Stream | Rpc::Direct) => {
+                Err("--method beam-step goes with --rpc unary; it has no stream and no direct calls".into())
+            }
+            (BeamStep, ..) => Ok(()),
+            (Verify, ..) => match self.params.each().find_map(|spec| refused(&spec)) {
+                Some((name, value)) => {
+                    let flag = name.replace('_', "-");
+                    Err(format!("--{flag} is {value}, and sequences to be verified cannot have it; leave it out").into())
+                }
+                None => Ok(()),
+            },
+        }
+    }
+
+    /// What is called, and what its requests have beside rows.
+    fn method(&self) -> Method {
+        let drafts = || RowsDistribution::always(4);
+        match self.method {
+            MethodArg::Sample => Method::Sample,
+            MethodArg::BeamStep => Method::BeamStep(self.beams.unwrap_or(4) as u32),
+            MethodArg::Verify => Method::Verify(Drafting {
+                drafts: self.drafts.clone().unwrap_or_else(drafts),
+                mode: match self.mode {
+                    None | Some(ModeArg::Match) => Mode::Match,
+                    Some(ModeArg::Rejection) => Mode::Rejection,
+                    Some(ModeArg::Typical) => Mode::Typical,
+                },
+                from: match self.distributions {
+                    None | Some(DistributionsArg::None) => DraftsFrom::Point,
+                    Some(DistributionsArg::Sparse) => DraftsFrom::Sparse,
+                    Some(DistributionsArg::Dense) => DraftsFrom::Dense,
+                    Some(DistributionsArg::Logits) => DraftsFrom::Logits,
+                },
+            }),
+        }
+    }
+
+    /// Rows, sequences or groups a request.
+    fn units(&self) -> RowsDistribution {
+        match self.method {
+            MethodArg::Sample => self.rows.clone(),
+            MethodArg::Verify => {
+                self.sequences.clone().unwrap_or_else(|| RowsDistribution::always(8))
+            }
+            MethodArg::BeamStep => {
+                self.groups.clone().unwrap_or_else(|| RowsDistribution::always(4))
+            }
+        }
+    }
+
+    /// The flags that make requests larger, for people.
+    pub fn size_flags(&self) -> &'static str {
+        match self.method {
+            MethodArg::Sample => "--rows",
+            MethodArg::Verify => "--sequences or --drafts",
+            MethodArg::BeamStep => "--groups or --beams",
+        }
     }
 
     /// Where requests go.
@@ -530,9 +688,18 @@ impl Args {
 
     /// What requests are made of, and the rows for them.
     pub fn requests(&self) -> Result<(Shape, Pool), Box<dyn Error>> {
-        let pool = self.pool()?;
+        let rows_max = self.units().rows_max().saturating_mul(self.method().rows_each_max());
+        if rows_max > ROWS_MAX {
+            let flags = self.size_flags();
+            return Err(format!(
+                "{flags}: requests of up to {rows_max} rows; allowed: {ROWS_MAX}; lower one of them"
+            )
+            .into());
+        }
+        let pool = self.pool(rows_max)?;
         let shape = Shape {
-            rows: self.rows.clone(),
+            method: self.method(),
+            rows: self.units(),
             params: self.params.0.clone(),
             priority: match self.priority {
                 PriorityArg::Low => Priority::Low,
@@ -544,21 +711,21 @@ impl Args {
         Ok((shape, pool))
     }
 
-    fn pool(&self) -> Result<Pool, Box<dyn Error>> {
+    fn pool(&self, rows_max: u32) -> Result<Pool, Box<dyn Error>> {
         let dtype = self.dtype.map(Into::into);
         let rows = self.pool_rows as u32;
         let (row_bytes, pool) = if self.logits.is_empty() {
             let dtype = dtype.unwrap_or(logitd_core::batch::Dtype::F16);
             let vocab_size = self.vocab_size.unwrap_or(VOCAB_SIZE);
             let row_bytes = u64::from(vocab_size) * dtype.size_bytes() as u64;
-            self.affordable(row_bytes)?;
+            self.affordable(row_bytes, rows_max)?;
             (row_bytes, Pool::generate(dtype, vocab_size, rows, self.seed))
         } else {
             let declared = Declared { dtype, vocab_size: self.vocab_size };
             let pool = Pool::read(&self.logits, declared, rows)?;
             (pool.row_bytes() as u64, pool)
         };
-        self.affordable(row_bytes)?;
+        self.affordable(row_bytes, rows_max)?;
         if self.plane != Plane::Candidates {
             return Ok(pool);
         }
@@ -591,15 +758,14 @@ impl Args {
     }
 
     /// Whether the rows to prepare fit into memory, by a wide margin.
-    fn affordable(&self, row_bytes: u64) -> Result<(), Box<dyn Error>> {
-        let rows = self.pool_rows as u64 + u64::from(self.rows.rows_max());
+    fn affordable(&self, row_bytes: u64, rows_max: u32) -> Result<(), Box<dyn Error>> {
+        let rows = self.pool_rows as u64 + u64::from(rows_max);
         let bytes = rows * row_bytes;
         if bytes > POOL_BYTES_MAX {
             return Err(format!(
                 "--pool-rows {} and requests of up to {} rows are {bytes} bytes of logits to prepare; \
                  allowed: {POOL_BYTES_MAX}; lower one of them",
-                self.pool_rows,
-                self.rows.rows_max()
+                self.pool_rows, rows_max
             )
             .into());
         }
@@ -701,6 +867,9 @@ mod tests {
             "--top-p 0",
             "--top-k -1",
             "--draws 0",
+            "--sequences 4 --rows 4",
+            "--beams 65",
+            "--replay a --drafts 4",
         ] {
             assert!(parse(flags).is_err(), "{flags}");
         }
@@ -711,8 +880,20 @@ mod tests {
         assert!(error("--rpc direct").contains("--plane shm"));
         assert!(error("--plane chunked --rpc stream").contains("--plane chunked goes with"));
         assert!(error("--plane candidates --replay a").contains("as they were recorded"));
+        assert!(error("--drafts 4").contains("--drafts goes with --method verify"));
+        assert!(
+            error("--method verify --beams 4").contains("--beams goes with --method beam-step")
+        );
+        let sparse = "--method verify --distributions sparse";
+        assert!(error(sparse).contains("--distributions goes with --mode rejection"));
+        assert_eq!(args(&format!("{sparse} --mode rejection")).validate().err().map(drop), None);
+        assert!(error("--method verify --plane chunked").contains("--method sample"));
+        assert!(error("--method beam-step --rpc stream").contains("--rpc unary"));
+        assert!(error("--method verify --draws 1,2").contains("--draws is 2"));
         let error = |flags| args(flags).requests().unwrap_err().to_string();
         assert!(error("--rows 1000000").contains("--pool-rows 64"));
+        let large = "--method verify --sequences 1000000 --drafts 4";
+        assert!(error(large).contains("--sequences or --drafts: requests of up to 5000000 rows"));
         let few = |more: &str| {
             let flags = format!("--vocab-size 99 --plane candidates --candidates 9 --top-k {more}");
             args(&flags).requests().map(drop).map_err(|error| error.to_string())

@@ -10,11 +10,11 @@ use super::Outcome;
 use crate::files::difference;
 use crate::server::pool;
 use crate::tools::load::{
-    CheckOptions, Checked, Checker, Clock, Generator, Pace, Plan, Route, Servers, Source, Summary,
-    run,
+    CheckOptions, Checked, Checker, Clock, Drafting, Generator, Method, Pace, Plan, Route, Servers,
+    Source, Summary, run,
 };
 use crate::wire::whole::Whole;
-use flags::{Args, Plane, Rpc};
+use flags::{Args, MethodArg, Plane, Rpc};
 use live::Live;
 use logitd_core::arithmetic;
 use logitd_proto::GetInfoResponse;
@@ -51,6 +51,7 @@ struct TargetReport {
 
 #[derive(Debug, Serialize)]
 struct RequestsReport {
+    method: MethodArg,
     rpc: Rpc,
     plane: Plane,
     connections: usize,
@@ -185,6 +186,7 @@ async fn measure(args: &Args) -> Result<Report, Box<dyn Error>> {
         command: command(),
         targets: targets(args, servers.infos()),
         requests: RequestsReport {
+            method: args.method,
             rpc: args.rpc,
             plane: args.plane,
             connections: args.connections,
@@ -229,7 +231,7 @@ impl Inputs {
     fn request_bytes_max(&self) -> Option<u64> {
         match self {
             Self::Generated(shape, pool) => {
-                Some(u64::from(shape.rows.rows_max()) * pool.row_bytes() as u64)
+                Some(u64::from(shape.rows_max()) * pool.row_bytes() as u64)
             }
             Self::Trace => None,
         }
@@ -246,12 +248,17 @@ impl Inputs {
                     }
                 };
                 let params = text::params(shape);
-                format!(
-                    "rows {}, vocab_size {}, {}{from}; {params}",
-                    shape.rows,
-                    pool.vocab_size(),
-                    pool.dtype()
-                )
+                let (units, vocab_size, dtype) = (&shape.rows, pool.vocab_size(), pool.dtype());
+                let rows = format!("vocab_size {vocab_size}, {dtype}{from}");
+                match &shape.method {
+                    Method::Sample => format!("rows {units}, {rows}; {params}"),
+                    Method::Verify(Drafting { drafts, mode, from }) => format!(
+                        "sequences {units}, drafts {drafts}, mode {}, distributions {}, {rows}; {params}",
+                        mode.name(),
+                        from.name()
+                    ),
+                    Method::BeamStep(beams) => format!("groups {units}, beams {beams}, {rows}"),
+                }
             }
             Self::Trace => {
                 format!("recorded in {}", args.replay.as_deref().unwrap_or("".as_ref()).display())
@@ -305,21 +312,23 @@ fn fits(
     // What is cut into chunks has to fit row by row, and what lies in shared memory is in no message.
     let (rows, bytes) = match args.plane {
         Plane::Chunked => (1, pool.row_bytes() as u64),
-        Plane::Inline | Plane::Candidates => (shape.rows.rows_max(), bytes),
-        Plane::Shm | Plane::Device => (shape.rows.rows_max(), 0),
+        Plane::Inline | Plane::Candidates => (shape.counted_rows_max(), bytes),
+        Plane::Shm | Plane::Device => (shape.counted_rows_max(), 0),
     };
+    let bytes = bytes + shape.distribution_bytes_max(pool.vocab_size());
+    let flags = args.size_flags();
     if rows > limits.request_rows_max {
         return Err(format!(
-            "--rows is up to {rows}, and {target} takes {} rows a request; lower it, or raise the server's \
-             --request-rows-max",
+            "requests have up to {rows} rows, and {target} takes {} rows a request; lower {flags}, or raise the \
+             server's --request-rows-max",
             limits.request_rows_max
         )
         .into());
     }
     if bytes > limits.message_bytes_max {
         return Err(format!(
-            "requests have up to {bytes} bytes of logits, and {target} takes messages of {} bytes; lower \
-             --rows or --vocab-size, or raise the server's --message-bytes-max",
+            "requests have up to {bytes} bytes, and {target} takes messages of {} bytes; lower {flags} or \
+             --vocab-size, or raise the server's --message-bytes-max",
             limits.message_bytes_max
         )
         .into());

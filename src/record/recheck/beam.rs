@@ -9,6 +9,7 @@ use crate::wire::violations::Violations;
 use crate::wire::whole_rows::{Given, Limits, WholeRows};
 use logitd_core::backend::{Backend, dual};
 use logitd_core::batch::{Results, RowError};
+use logitd_core::beams::BEAMS_MAX;
 use logitd_proto::{BeamContinuations, BeamGroupResult, BeamStepRequest, BeamStepResponse};
 use std::sync::Arc;
 
@@ -93,7 +94,8 @@ fn groups(request: &BeamStepRequest) -> Result<(WholeRows, Vec<Group>), RecheckE
     let Some(rows) = WholeRows::of(given, request.logits.len(), &mut wrong) else {
         return Err(wrong.into());
     };
-    let groups = groups::check(request.groups.clone(), &rows, Limits::NONE, &mut wrong);
+    let beams_max = BEAMS_MAX as u32;
+    let groups = groups::check(request.groups.clone(), &rows, Limits::NONE, beams_max, &mut wrong);
     if wrong.none() { Ok((rows, groups)) } else { Err(wrong.into()) }
 }
 

@@ -9,7 +9,7 @@ mod beam;
 mod inspected;
 mod sample;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod verify;
 
 pub use sample::{answer, recheck};

@@ -1,5 +1,7 @@
 //! Sequences and groups whose answers are right, and with every field of them wrong.
 
+pub(crate) use super::beam::answer as stepped;
+pub(crate) use super::verify::answer as verified;
 use super::{Difference, Recheck, RecheckError, Within, beam, verify};
 use logitd_core::backend::reference::Reference;
 use logitd_core::batch::Results;
@@ -65,7 +67,7 @@ fn verify_request() -> VerifyRequest {
 }
 
 /// Right, with drafts that some rows take.
-fn verified() -> (VerifyRequest, VerifyResponse) {
+fn right() -> (VerifyRequest, VerifyResponse) {
     let mut request = verify_request();
     let drawn = verify::answer(&mut Reference::default(), &request, 77);
     for (sequence, drawn) in request.sequences.iter_mut().zip(&drawn.sequences) {
@@ -83,18 +85,18 @@ fn check<M: Recheck>(request: &M, answer: &M::Answer) -> Result<Vec<Difference>,
 
 #[test]
 fn right_answers_have_no_difference_and_seeds_come_from_the_answer() {
-    let (request, answer) = verified();
+    let (request, answer) = right();
     assert_eq!(check(&request, &answer), Ok(vec![]));
     let seeded = request.seeded(&answer);
     let seeds: Vec<_> = seeded.sequences.iter().map(|one| one.params.as_ref()?.seed).collect();
     assert_eq!(seeds, [Some(2), Some(3), Some(77), Some(0)]);
     assert_eq!(verify::answer(&mut Reference::default(), &seeded, 5), answer);
-    assert_eq!(check(&steps(), &stepped()), Ok(vec![]));
+    assert_eq!(check(&steps(), &right_steps()), Ok(vec![]));
 }
 
 #[test]
 fn every_wrong_field_of_a_sequence_is_found_with_its_row() {
-    let (request, answer) = verified();
+    let (request, answer) = right();
     type Fault = (&'static str, usize, usize, fn(&mut VerifyResponse));
     let flip = |x: f32| f32::from_bits(x.to_bits() ^ 1);
     assert_ne!(flip(0.5), 0.5);
@@ -137,7 +139,7 @@ fn every_wrong_field_of_a_sequence_is_found_with_its_row() {
 
 #[test]
 fn a_row_with_a_draft_is_replayed_with_it() {
-    let (request, mut answer) = verified();
+    let (request, mut answer) = right();
     answer.sequences[1].tokens[0] ^= 1;
     let found = check(&request, &answer).unwrap().remove(0);
     let replayed = request.replayable(&mut Reference::default(), &answer, &found).unwrap();
@@ -167,7 +169,7 @@ fn steps() -> BeamStepRequest {
     }
 }
 
-fn stepped() -> BeamStepResponse {
+fn right_steps() -> BeamStepResponse {
     beam::answer(&mut Reference::default(), &steps())
 }
 
@@ -183,7 +185,7 @@ fn every_wrong_field_of_a_group_is_found_with_its_row() {
         ("finished", 0, |a| a.groups[0].finished.get_or_insert_default().beams.push(0)),
     ];
     for (field, group, spoil) in faults {
-        let mut wrong = stepped();
+        let mut wrong = right_steps();
         spoil(&mut wrong);
         let found = check(&steps(), &wrong).unwrap();
         assert_eq!(found.len(), 1, "{field}: {found:?}");
@@ -192,14 +194,14 @@ fn every_wrong_field_of_a_group_is_found_with_its_row() {
         let at = (group * 2 + found[0].row) * 64;
         assert_eq!(replayed.logits, steps().logits[at..at + 64]);
     }
-    let mut wrong = stepped();
+    let mut wrong = right_steps();
     wrong.groups.pop();
     assert_eq!(check(&steps(), &wrong).unwrap()[0].field, "groups");
 }
 
 #[test]
 fn requests_that_no_server_answers_are_not_checked() {
-    let (mut request, answer) = verified();
+    let (mut request, answer) = right();
     request.sequences[1].drafts[2] = 99;
     let error = check(&request, &answer).unwrap_err().to_string();
     assert!(
@@ -208,6 +210,6 @@ fn requests_that_no_server_answers_are_not_checked() {
     );
     let mut step = steps();
     step.groups[0].beams = 0;
-    let error = check(&step, &stepped()).unwrap_err().to_string();
+    let error = check(&step, &right_steps()).unwrap_err().to_string();
     assert!(error.starts_with("groups[0].beams: beams is 0"), "{error}");
 }

@@ -263,7 +263,7 @@ impl Checked {
 mod tests {
     use super::*;
     use crate::record::recheck;
-    use crate::tools::load::{Choices, Generator, Pool, Shape};
+    use crate::tools::load::{Choices, Generator, Method, Pool, Shape};
     use logitd_core::backend::reference::Reference;
     use logitd_core::batch::Dtype;
     use logitd_proto as api;
@@ -281,6 +281,7 @@ mod tests {
 
     fn generator() -> Generator {
         let shape = Shape {
+            method: Method::Sample,
             rows: "2".parse().unwrap(),
             params: [("temperature", "0.7"), ("top_k", "0,5"), ("top_p", "0.9")]
                 .map(|(name, values)| Choices::read(name, values).unwrap())

@@ -4,9 +4,10 @@
 //! in it: a slice, so that making a request costs neither a copy nor arithmetic on logits, and does not
 //! compete with sending it.
 
+use super::drafts::Drafter;
 use super::message::Request;
 use super::random::{below, bits};
-use super::shape::{Choices, RowsDistribution};
+use super::shape::{Choices, Drafting, DraftsFrom, Method, RowsDistribution};
 use crate::files::npy::{Declared, LogitsFile};
 use crate::wire;
 use crate::wire::whole::chosen_seed;
@@ -22,7 +23,9 @@ use std::path::Path;
 /// What requests are made of. Lists are picked from, row by row, each list on its own.
 #[derive(Clone, Debug)]
 pub struct Shape {
-    /// Rows a request.
+    /// What is called.
+    pub method: Method,
+    /// Rows a request; of `Verify` sequences, of `BeamStep` groups.
     pub rows: RowsDistribution,
     /// What rows choose from. A parameter that is not named has its default, and each row has a seed of its own.
     pub params: Vec<Choices>,
@@ -30,6 +33,29 @@ pub struct Shape {
     pub priority: api::Priority,
     /// Everything that is picked is a function of this and of the request's index.
     pub seed: u64,
+}
+
+impl Shape {
+    /// The most rows that a request has.
+    pub fn rows_max(&self) -> u32 {
+        self.rows.rows_max().saturating_mul(self.method.rows_each_max())
+    }
+
+    /// The most rows that a server counts of a request.
+    pub fn counted_rows_max(&self) -> u32 {
+        self.rows.rows_max().saturating_mul(self.method.counted_each_max())
+    }
+
+    /// The most bytes that a request says of what its drafts were drawn from, where that is much.
+    pub fn distribution_bytes_max(&self, vocab_size: u32) -> u64 {
+        match &self.method {
+            Method::Verify(Drafting { drafts, from: DraftsFrom::Dense, .. }) => {
+                let drafts = u64::from(self.rows.rows_max()) * u64::from(drafts.rows_max());
+                drafts * u64::from(vocab_size) * size_of::<f32>() as u64
+            }
+            _ => 0,
+        }
+    }
 }
 
 /// Rows of logits to make requests from: a bounded number, however long the run is.
@@ -149,21 +175,31 @@ pub struct Generator {
     tokens: Bytes,
     /// As many rows' numbers of candidates as a request has at most.
     counts: Bytes,
+    /// What is drafted for each row of the pool, where drafts are sent.
+    drafters: Vec<Drafter>,
 }
 
 impl Generator {
     /// Copies as many rows of the pool as the largest request needs behind its end.
     pub fn new(shape: Shape, pool: Pool) -> Self {
-        let rows = (pool.rows + shape.rows.rows_max() - 1) as usize * pool.row_logits();
+        let rows = (pool.rows + shape.rows_max() - 1) as usize * pool.row_logits();
         let logits = followed(&pool.logits, rows * pool.dtype.size_bytes());
         let (tokens, counts) = match &pool.candidates {
             None => (Bytes::new(), Bytes::new()),
             Some(PoolCandidates { count, tokens }) => {
-                let counts = count.to_le_bytes().repeat(shape.rows.rows_max() as usize);
+                let counts = count.to_le_bytes().repeat(shape.rows_max() as usize);
                 (followed(tokens, rows * WORD_BYTES), counts.into())
             }
         };
-        Self { shape, pool, logits, tokens, counts }
+        let drafter = |row: &[u8]| Drafter::of(pool.dtype, row);
+        let drafters = match shape.method {
+            Method::Verify(_) => {
+                let row_bytes = row_bytes(pool.dtype, pool.vocab_size);
+                pool.logits.chunks_exact(row_bytes).map(drafter).collect()
+            }
+            Method::Sample | Method::BeamStep(_) => vec![],
+        };
+        Self { shape, pool, logits, tokens, counts, drafters }
     }
 
     /// The rows that requests are made of.
@@ -178,7 +214,93 @@ impl Generator {
 
     /// Request `index`.
     pub fn request(&self, index: u64) -> Request {
-        self.sample(index).into()
+        match &self.shape.method {
+            Method::Sample => self.sample(index).into(),
+            Method::Verify(drafting) => self.verify(index, drafting).into(),
+            Method::BeamStep(beams) => self.beam_step(index, *beams).into(),
+        }
+    }
+
+    /// Request `index` of `Verify`. Every sequence has its own seed.
+    fn verify(&self, index: u64, drafting: &Drafting) -> api::VerifyRequest {
+        let shape = &self.shape;
+        let (count, mut rows) = (shape.rows.rows(shape.seed, index), 0);
+        let sequences = (0..count).map(|sequence| {
+            let first = rows;
+            let drafts = drafting.drafts.rows(shape.seed ^ DRAFTS_SEED, number(index, sequence));
+            rows += drafts + 1;
+            let drafted = (first..first + drafts).map(|place| {
+                let drafter = &self.drafters[self.pool_row(index, place)];
+                let token = drafter.draft(bits(shape.seed ^ DRAFTS_SEED, index, place));
+                (token, drafter.distribution(drafting.from, place))
+            });
+            let (tokens, kinds): (Vec<u32>, Vec<_>) = drafted.unzip();
+            let distributions = match drafting.from {
+                DraftsFrom::Point => vec![],
+                _ => kinds.into_iter().map(|kind| api::DraftDistribution { kind }).collect(),
+            };
+            api::DraftedSequence {
+                mode: wire::verify::mode_message(drafting.mode).into(),
+                drafts: tokens,
+                params: Some(self.params(index, sequence)),
+                distributions,
+                ..Default::default()
+            }
+        });
+        let sequences = sequences.collect();
+        api::VerifyRequest {
+            dtype: wire::row::dtype_message(self.pool.dtype).into(),
+            vocab_size: self.pool.vocab_size,
+            logits: self.logits(index, rows),
+            rows: Some(rows),
+            sequences,
+            priority: shape.priority.into(),
+            ..Default::default()
+        }
+    }
+
+    /// Request `index` of `BeamStep`: groups in the midst of their search, with a token that ends a text.
+    fn beam_step(&self, index: u64, beams: u32) -> api::BeamStepRequest {
+        let shape = &self.shape;
+        let groups = shape.rows.rows(shape.seed, index);
+        let rows = groups * beams;
+        let group = |group: u32| {
+            let number = |n: u32| bits(shape.seed ^ DRAFTS_SEED, index, group * (beams + 1) + n);
+            // Up to a nat from one beam to the next.
+            let mut score = 0;
+            let scores = (0..beams).map(|beam| {
+                score -= (number(beam) >> 32) as i64;
+                score
+            });
+            let end = below(number(beams), self.pool.vocab_size.into()) as u32;
+            api::BeamGroup {
+                scores: scores.collect(),
+                beams,
+                eos_ids: vec![end],
+                ..Default::default()
+            }
+        };
+        api::BeamStepRequest {
+            dtype: wire::row::dtype_message(self.pool.dtype).into(),
+            vocab_size: self.pool.vocab_size,
+            logits: self.logits(index, rows),
+            rows: Some(rows),
+            groups: (0..groups).map(group).collect(),
+            priority: shape.priority.into(),
+            ..Default::default()
+        }
+    }
+
+    /// The logits of so many rows of request `index`.
+    fn logits(&self, index: u64, rows: u32) -> Bytes {
+        let row_bytes = row_bytes(self.pool.dtype, self.pool.vocab_size);
+        let start = self.first_row(index) as usize * row_bytes;
+        self.logits.slice(start..start + rows as usize * row_bytes)
+    }
+
+    /// Which row of the pool the row at a place of request `index` is.
+    fn pool_row(&self, index: u64, place: u32) -> usize {
+        ((u64::from(self.first_row(index)) + u64::from(place)) % u64::from(self.pool.rows)) as usize
     }
 
     /// Request `index` of `Sample`. Every row has its own seed.
@@ -218,6 +340,14 @@ impl Generator {
 /// Random numbers for each row, behind the eight of its request.
 const NUMBERS_A_ROW: u32 = 32;
 
+/// So that drafts and parameters of one seed have nothing in common.
+const DRAFTS_SEED: u64 = u64::from_be_bytes(*b"drafted.");
+
+/// A number for each sequence of each request.
+fn number(index: u64, sequence: u32) -> u64 {
+    index.wrapping_mul(1 << 20).wrapping_add(sequence.into())
+}
+
 /// So that logits and parameters of one seed have nothing in common.
 const POOL_SEED: u64 = u64::from_be_bytes(*b"pool row");
 
@@ -254,10 +384,14 @@ fn value(bits: u64) -> f32 {
 mod tests {
     use super::*;
     use crate::files::npy;
+    use crate::record::recheck;
+    use logitd_core::backend::reference::Reference;
+    use logitd_core::verify::Mode;
     use std::collections::HashSet;
 
     fn shape(rows: &str) -> Shape {
         Shape {
+            method: Method::Sample,
             rows: rows.parse().unwrap(),
             params: [
                 ("temperature", "0,0.5,1"),
@@ -336,6 +470,62 @@ mod tests {
                 assert_eq!(sparse.logits[i * 18..][..18], logits);
             }
         }
+    }
+
+    fn drafting(mode: Mode, from: DraftsFrom) -> Shape {
+        let drafts = "1..4".parse().unwrap();
+        let method = Method::Verify(Drafting { drafts, mode, from });
+        let params = shape("1..3").params.into_iter().filter(|one| one.field.name != "draws");
+        Shape { method, params: params.collect(), ..shape("1..3") }
+    }
+
+    #[test]
+    fn sequences_have_their_rows_and_drafts_that_are_sometimes_taken() {
+        for (mode, from) in [
+            (Mode::Match, DraftsFrom::Point),
+            (Mode::Rejection, DraftsFrom::Point),
+            (Mode::Rejection, DraftsFrom::Sparse),
+            (Mode::Rejection, DraftsFrom::Dense),
+            (Mode::Rejection, DraftsFrom::Logits),
+            (Mode::Typical, DraftsFrom::Point),
+        ] {
+            let shape = drafting(mode, from);
+            assert_eq!(shape.rows_max(), 15);
+            let generator = Generator::new(shape, Pool::generate(Dtype::F16, 100, 5, 7));
+            let (mut drafts, mut accepted, mut seeds) = (0, 0, HashSet::new());
+            for index in 0..40 {
+                let (request, again) = (generator.request(index), generator.request(index));
+                assert_eq!(request, again);
+                let Request::Verify(request) = request else { panic!("sequences") };
+                let answer = recheck::tests::verified(&mut Reference::default(), &request, 0);
+                let rows: usize = request.sequences.iter().map(|one| one.drafts.len() + 1).sum();
+                assert_eq!(request.logits.len(), rows * 200);
+                drafts += rows - request.sequences.len();
+                accepted += answer.sequences.iter().map(|one| one.accepted).sum::<u32>();
+                let own = request.sequences.iter().filter_map(|one| one.params.as_ref()?.seed);
+                seeds.extend(own);
+                assert_eq!(answer.sequences.len(), request.sequences.len());
+            }
+            assert!(seeds.len() > 40, "a seed a sequence");
+            let accepted = accepted as usize;
+            assert!(accepted > 0 && accepted < drafts, "{mode:?} {from:?}: {accepted} of {drafts}");
+        }
+    }
+
+    #[test]
+    fn groups_have_a_row_a_beam() {
+        let shape = Shape { method: Method::BeamStep(4), ..shape("1..3") };
+        let generator = Generator::new(shape, Pool::generate(Dtype::F16, 100, 5, 7));
+        let mut scores = HashSet::new();
+        for index in 0..20 {
+            let Request::BeamStep(request) = generator.request(index) else { panic!("groups") };
+            assert_eq!(request.logits.len(), request.groups.len() * 4 * 200);
+            assert!(request.groups.iter().all(|group| group.scores.is_sorted_by(|a, b| a >= b)));
+            scores.extend(request.groups.iter().map(|group| group.scores.clone()));
+            let answer = recheck::tests::stepped(&mut Reference::default(), &request);
+            assert!(answer.groups.iter().all(|group| group.running.is_some()));
+        }
+        assert!(scores.len() > 20, "groups differ");
     }
 
     #[test]

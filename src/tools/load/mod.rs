@@ -9,6 +9,7 @@
 //! while the generator, or the server, was behind. Their difference is reported as the generator's lag.
 
 mod check;
+mod drafts;
 mod generator;
 mod message;
 mod meter;
@@ -28,7 +29,7 @@ pub use meter::{Counts, Moments, NO_ANSWER, Recent, Tally, Times};
 pub use run::{Clock, Measured, Pace, Plan, Tick, Window, run};
 pub use schedule::{Arrivals, Schedule};
 pub use servers::{Route, Servers};
-pub use shape::{Choices, ROWS_MAX, RowsDistribution};
+pub use shape::{Choices, Drafting, DraftsFrom, Method, ROWS_MAX, RowsDistribution};
 pub use source::{Lost, Source};
 pub use summary::{FailureSummary, Latency, PaceSummary, ServerTimes, Summary};
 pub use target::{Code, Failure, Target};

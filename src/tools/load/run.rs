@@ -440,7 +440,9 @@ fn window(recent: &Recent, end: Duration, length: Duration) -> Window {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tools::load::{Code, Failure, Generator, NO_ANSWER, Pool, Request, Response, Shape};
+    use crate::tools::load::{
+        Code, Failure, Generator, Method, NO_ANSWER, Pool, Request, Response, Shape,
+    };
     use logitd_core::batch::Dtype;
     use logitd_proto::{self as api, SampleResponse};
 
@@ -462,6 +464,7 @@ mod tests {
 
     fn source(requests_max: Option<u64>) -> Arc<Source> {
         let shape = Shape {
+            method: Method::Sample,
             rows: "3".parse().unwrap(),
             params: Vec::new(),
             priority: api::Priority::Normal,

@@ -2,6 +2,7 @@
 
 use super::random::{below, bits, unit};
 use logitd_core::params::{Field, ParamsError, Value};
+use logitd_core::verify::Mode;
 use std::fmt;
 use std::str::FromStr;
 
@@ -26,7 +27,77 @@ impl Choices {
     }
 }
 
-/// How many rows a request has, as a distribution.
+/// Which method is called, and what its requests have beside rows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Method {
+    /// `Sample`: rows.
+    #[default]
+    Sample,
+    /// `Verify`: sequences with drafts.
+    Verify(Drafting),
+    /// `BeamStep`: groups of so many beams.
+    BeamStep(u32),
+}
+
+/// What was drafted for sequences.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Drafting {
+    /// Drafts a sequence.
+    pub drafts: RowsDistribution,
+    /// How they are compared with the rows.
+    pub mode: Mode,
+    /// What a request says of what they were drawn from.
+    pub from: DraftsFrom,
+}
+
+/// What a request says of what its drafts were drawn from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DraftsFrom {
+    /// Nothing: they were drafted without chance.
+    #[default]
+    Point,
+    /// Weights of a few tokens.
+    Sparse,
+    /// A probability a token.
+    Dense,
+    /// A row of logits, which is the target's own, so that no bytes are added.
+    Logits,
+}
+
+impl DraftsFrom {
+    /// Its name in flags.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Point => "none",
+            Self::Sparse => "sparse",
+            Self::Dense => "dense",
+            Self::Logits => "logits",
+        }
+    }
+}
+
+impl Method {
+    /// The most rows of a sequence or a group, and of a request of `Sample` of each of its rows: 1.
+    pub fn rows_each_max(&self) -> u32 {
+        match self {
+            Self::Sample => 1,
+            Self::Verify(drafting) => drafting.drafts.rows_max() + 1,
+            Self::BeamStep(beams) => *beams,
+        }
+    }
+
+    /// The same with the rows that drafts were drawn from, as a server counts them.
+    pub fn counted_each_max(&self) -> u32 {
+        match self {
+            Self::Verify(Drafting { drafts, from: DraftsFrom::Logits, .. }) => {
+                2 * drafts.rows_max() + 1
+            }
+            other => other.rows_each_max(),
+        }
+    }
+}
+
+/// How many rows a request has, as a distribution: or sequences, or groups, or how many drafts a sequence has.
 ///
 /// Written as `8`, `1..64` (uniform, both ends included), `1:70,8:20,16..64:10` (weights), or
 /// `geometric:4..64` (mean 4; what is above 64 becomes 64).
@@ -55,6 +126,11 @@ pub struct Weighted {
 pub const ROWS_MAX: u32 = 1 << 20;
 
 impl RowsDistribution {
+    /// Always so many: 1 or more.
+    pub fn always(rows: u32) -> Self {
+        Self::Weighted(vec![Weighted { low: rows, high: rows, weight: 1.0 }])
+    }
+
     /// The number of rows of request `index`.
     pub fn rows(&self, seed: u64, index: u64) -> u32 {
         let (choice, place) = (bits(seed, index, 0), bits(seed, index, 1));
@@ -146,7 +222,7 @@ impl fmt::Display for RowsDistribution {
 }
 
 fn rows(text: &str) -> Result<u32, String> {
-    let error = || format!("{text:?} rows; allowed: 1 to {ROWS_MAX}");
+    let error = || format!("{text:?}; allowed: 1 to {ROWS_MAX}");
     text.parse().ok().filter(|n| (1..=ROWS_MAX).contains(n)).ok_or_else(error)
 }
 

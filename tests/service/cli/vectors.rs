@@ -378,6 +378,16 @@ fn a_case_that_cannot_be_read_is_named() {
             "is no tree",
         ),
         (
+            json!({"kind": "tree", "rows": [row, row], "parents": [0, 0], "tokens": [-1, 0],
+                "params": {}, "expect": {}}),
+            "the first with -1 for both",
+        ),
+        (
+            json!({"kind": "tree", "rows": [row, row], "parents": [-1, 0], "tokens": [3, 0],
+                "params": {}, "expect": {}}),
+            "the first with -1 for both",
+        ),
+        (
             json!({"kind": "sample", "row": row, "params": {"top_p": 2}, "expect": {"status": "OK"}}),
             "top_p is 2; allowed: above 0, up to 1",
         ),

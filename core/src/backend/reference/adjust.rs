@@ -1,6 +1,6 @@
 //! Adjustments as they are defined: a verdict and three numbers for every token, then one formula for all of them.
 
-use crate::adjustments::{Adjustments, AdjustmentsSpec};
+use crate::adjustments::{Adjustments, AdjustmentsSpec, COUNT_MAX};
 use crate::params::{Penalties, Profile, SamplingParams};
 
 /// Adjusts every logit.
@@ -139,7 +139,7 @@ fn seen(
     let mut seen = vec![None; vocab_size];
     for (id, n) in pairs {
         if let Some(seen) = seen.get_mut(id as usize) {
-            *seen = Some(seen.unwrap_or(0) + n);
+            *seen = Some((seen.unwrap_or(0) + n).min(COUNT_MAX));
         }
     }
     seen

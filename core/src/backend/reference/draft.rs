@@ -1,8 +1,7 @@
 //! Whether a row takes its draft, and what it says instead: every mass listed, every product taken whole.
 
 use super::{Kept, kept_masses};
-use crate::arithmetic::fraction::{q64, share};
-use crate::arithmetic::interval::Interval;
+use crate::arithmetic::fraction::q64;
 use crate::arithmetic::mass::{Scale, UNIT};
 use crate::arithmetic::philox::{PURPOSE_ACCEPTANCE, PURPOSE_RESIDUAL, bits};
 use crate::arithmetic::power::pow2;
@@ -42,9 +41,14 @@ fn is_typical(row: &Row<'_>, kept: &Kept, p: &[u64], token: u32, typical: Typica
     }
     let scale = Scale::new(kept.temperature);
     let surprisals = kept.by_id.iter().map(|&(id, _)| surprisal(kept.y[id], kept.max, scale));
-    let all = surprisals.fold(Interval::default(), Interval::with);
-    let of_entropy = (q64(typical.delta) * u128::from(pow2(all.mean()))).div_ceil(1 << 64) as u64;
-    p[token as usize] >= share(q64(typical.epsilon), all.mass).min(of_entropy.max(1))
+    let (masses, terms): (Vec<u64>, Vec<u64>) = surprisals.map(|one| (one.mass, one.term)).unzip();
+    let [mass, term] = [masses, terms].map(|all| all.into_iter().map(wide).sum::<u128>());
+    // In units of 2^-22 bit, of terms of 2^-44 and masses of 2^-40.
+    let mean = u64::try_from((term << 18) / mass).unwrap_or(u64::MAX);
+    let own = wide(p[token as usize]);
+    // Products, which nothing is rounded in: at least this part of the whole.
+    let is_at_least = |part: f32, whole: u128| own << 64 >= q64(part) * whole;
+    own > 0 && (is_at_least(typical.epsilon, mass) || is_at_least(typical.delta, wide(pow2(mean))))
 }
 
 /// The masses of the draft's distribution.

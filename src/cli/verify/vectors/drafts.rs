@@ -94,6 +94,7 @@ pub fn check_tree(
         |i: usize| (0..i as i64).contains(&parents[i]) && u32::try_from(tokens[i]).is_ok();
     let is_tree = (1..=TREE_NODES_MAX).contains(&nodes)
         && [parents.len(), tokens.len()] == [nodes; 2]
+        && (parents[0], tokens[0]) == (-1, -1)
         && (1..nodes).all(is_earlier);
     if !is_tree {
         return Err(format!("is no tree; wanted: up to {TREE_NODES_MAX} rows, each with an earlier parent and a token, the first with -1 for both").into());
