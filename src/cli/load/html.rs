@@ -267,7 +267,7 @@ const WORKERS: Axis = Axis { name: "requests at once", scale: Scale::Log, format
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::load::flags::{Plane, Rpc};
+    use crate::cli::load::flags::{MethodArg, Plane, Rpc};
     use crate::cli::load::{CheckReport, RequestsReport, TargetReport};
     use crate::tools::load::{FailureSummary, ServerTimes};
     use crate::wire::whole::Whole;
@@ -312,6 +312,7 @@ mod tests {
                 devices: vec![TEXT.into()],
             }],
             requests: RequestsReport {
+                method: MethodArg::Sample,
                 rpc: Rpc::Unary,
                 plane: Plane::Inline,
                 connections: 1,
