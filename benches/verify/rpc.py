@@ -11,7 +11,6 @@ a line: the medians over the rounds of a request's time as its caller sees it (`
 
 import argparse
 import json
-import os
 import pathlib
 import statistics
 import subprocess
@@ -43,17 +42,18 @@ def load(binary, target, flags):
     return json.loads(run.stdout)
 
 
-def cpu_seconds(pid):
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def cpu_us(pid):
+    """What the threads of a process have had of a processor."""
+    threads = pathlib.Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1000
 
 
 def measured(binary, target, pid, flags):
     """A request's time, and the server's processor time for it, in microseconds."""
-    before = cpu_seconds(pid)
+    before = cpu_us(pid)
     run = load(binary, target, flags)["runs"][0]
-    spent = cpu_seconds(pid) - before
-    return run["service"]["p50_us"], spent * 1e6 / run["requests"]
+    spent = cpu_us(pid) - before
+    return run["service"]["p50_us"], spent / run["requests"]
 
 
 def main():
@@ -65,8 +65,8 @@ def main():
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="logitd-") as folder:
         target = f"unix:{folder}/logitd.sock"
-        server = subprocess.Popen([args.logitd, "serve", f"--listen={target}", f"--shm=unix:{folder}/shm.sock"],
-                                  stderr=subprocess.DEVNULL)
+        server = subprocess.Popen([args.logitd, "serve", f"--listen={target}", f"--shm=unix:{folder}/shm.sock",
+                                   "--message-bytes-max=256MiB"], stderr=subprocess.DEVNULL)
         try:
             while not pathlib.Path(f"{folder}/logitd.sock").exists():
                 time.sleep(0.05)

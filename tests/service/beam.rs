@@ -269,7 +269,7 @@ async fn what_is_wrong_is_named() {
             BeamStepRequest { logits: logits(4, VOCAB_SIZE, 1), ..plain() },
             "logits: row 2 of 4 is in no group; allowed",
         ),
-        (with(&|g| g.beams = 0), "groups[0].beams: beams is 0; allowed: 1 to 64"),
+        (with(&|g| g.beams = 0), "groups[0].beams: beams is 0; allowed: 1 to 8"),
         (with(&|g| g.beams = 1), "groups[0].scores: scores has 2 scores; allowed: up to 1"),
         (with(&|g| g.scores[1] = i64::MIN), "groups[0].scores[1]: scores is -9223372036854775808"),
         (with(&|g| g.scores = vec![]), "groups[0].scores: scores is empty"),

@@ -13,7 +13,7 @@ use logitd::tools::load::{
 use logitd_core::backend::reference::Reference;
 use logitd_core::backend::{Backend, DeviceError, DeviceInfo};
 use logitd_core::batch::{Dtype, Results, Row};
-use logitd_proto::{SampleRequest, SampleResponse};
+use logitd_proto::SampleResponse;
 use serde_json::Value;
 use std::path::Path;
 use std::process::{Command, Output};
