@@ -179,7 +179,7 @@ fn every_wrong_field_of_a_group_is_found_with_its_row() {
     let faults: [Fault; 6] = [
         ("statuses", 1, |a| a.groups[1].statuses[0] = api::RowStatus::Ok.into()),
         ("candidates", 0, |a| a.groups[0].candidates.as_mut().unwrap().scores[1] += 1),
-        ("candidates", 1, |a| drop(a.groups[1].candidates.as_mut().unwrap().tokens.pop())),
+        ("candidates", 1, |a| a.groups[1].candidates.as_mut().unwrap().tokens.truncate(1)),
         ("running", 1, |a| a.groups[1].running.as_mut().unwrap().tokens[0] ^= 1),
         ("running", 0, |a| a.groups[0].running = None),
         ("finished", 0, |a| a.groups[0].finished.get_or_insert_default().beams.push(0)),
