@@ -9,7 +9,6 @@ use crate::tools::load::{
     Arrivals, Choices, Drafting, DraftsFrom, Method, Pace, Pool, ROWS_MAX, RowsDistribution, Shape,
 };
 use crate::wire::params::looks_beyond;
-use crate::wire::verify::refused;
 use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, ValueEnum};
 use logitd_core::backend::Backend;
 use logitd_core::backend::cpu::{Cpu, CpuOptions};
@@ -19,6 +18,7 @@ use logitd_core::beams::BEAMS_MAX;
 use logitd_core::candidates;
 use logitd_core::params::{FIELDS, Field, ParamsSpec, Value};
 use logitd_core::verify::Mode;
+use logitd_core::verify::drafts::refused;
 use logitd_proto::Priority;
 use std::error::Error;
 use std::path::PathBuf;
