@@ -53,6 +53,7 @@ pub struct Entry {
 
 /// A call, by its method.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "the largest is the one that there are most of")]
 pub enum Call {
     /// A request of `Sample`, or of a stream of them.
     Sample(Exchange<SampleRequest>),

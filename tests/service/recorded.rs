@@ -244,7 +244,7 @@ async fn a_share_is_recorded_and_what_has_no_room_is_dropped() {
         assert_eq!(entries.len(), wanted, "{flag}");
         if wanted == 10 {
             // Ten steps of four rows have room, a hundred rows have none.
-            assert!(40 * ROW_BYTES < 8 << 10 && 100 * ROW_BYTES > 16 << 10);
+            const { assert!(40 * ROW_BYTES < 8 << 10 && 100 * ROW_BYTES > 16 << 10) };
             assert!(entries.iter().all(|entry| matches!(entry.call, Call::BeamStep(_))));
         }
     }

@@ -9,6 +9,7 @@ use logitd_proto::{
 
 /// What is sent, by the method that is called.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "the largest is the one that there are most of")]
 pub enum Request {
     /// `Sample`, or a request of a stream of them.
     Sample(SampleRequest),
@@ -56,6 +57,7 @@ impl Request {
 
 /// What is answered.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "the largest is the one that there are most of")]
 pub enum Response {
     /// By `Sample`.
     Sample(SampleResponse),
