@@ -110,7 +110,6 @@ fn device_functions_stand_as_the_arithmetic_does() {
         "power",
         "BIT",
         "SHIFT_MAX",
-        "UNITS",
         "FAR",
         "wide_to_double",
     ];

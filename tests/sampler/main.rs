@@ -16,5 +16,6 @@ mod parity;
 mod positions;
 mod proof;
 mod ptx;
+mod sums;
 mod traps;
 mod verify;

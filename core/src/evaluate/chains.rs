@@ -214,6 +214,11 @@ impl Chains {
         self.roots.iter().flat_map(|root| &root.nodes).any(|node| node.step.stage() == stage)
     }
 
+    /// How many stages are cut, each once for all sets that share it and what comes before.
+    pub fn steps(&self) -> usize {
+        self.roots.iter().map(|root| root.nodes.len()).sum()
+    }
+
     /// How often a row is weighed for them.
     pub fn weighings(&self) -> usize {
         self.roots.chunk_by(|a, b| a.heat == b.heat).count()
@@ -279,7 +284,7 @@ mod tests {
             .map(|root| (root.profile, root.nodes.len(), root.leaves.len(), root.members.len()));
         let (own, other) = (Profile::Logitd, Profile::Llamacpp);
         assert_eq!(counts.collect::<Vec<_>>(), [(own, 8, 6, 6), (own, 8, 6, 6), (other, 1, 3, 3)]);
-        assert_eq!(chains.weighings(), 2);
+        assert_eq!((chains.weighings(), chains.steps()), (2, 17));
         assert!(chains.have(Stage::Typical) && !chains.have(Stage::TopNSigma));
     }
 

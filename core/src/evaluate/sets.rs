@@ -152,6 +152,11 @@ impl Sets {
         self.temperatures.len() + self.chains.weighings()
     }
 
+    /// How many stages of further cuts are cut in a row, each once for all sets that share it.
+    pub fn step_count(&self) -> usize {
+        self.chains.steps()
+    }
+
     /// Those without further cuts, by temperature.
     pub(super) fn temperatures(&self) -> &[Temperature] {
         &self.temperatures

@@ -25,8 +25,6 @@ mod masked;
 mod mass;
 mod noise;
 mod nucleus;
-#[cfg(test)]
-mod parity_tests;
 mod passes;
 mod portable;
 mod prepare;

@@ -1,11 +1,11 @@
 //! Rows that are cut by sums over all of them, and what is left of rows with drafts, against the reference.
 
-use super::{Cpu, CpuOptions, Isa};
-use crate::backend::{Backend, reference::Reference};
-use crate::batch::{Dtype, Results, Row};
-use crate::params::{ParamsSpec, Profile, SamplingParams};
-use crate::row::{Draft, Proposal, Rule, Source};
 use half::{bf16, f16};
+use logitd_core::backend::cpu::{Cpu, CpuOptions, Isa};
+use logitd_core::backend::{Backend, reference::Reference};
+use logitd_core::batch::{Dtype, Results, Row};
+use logitd_core::params::{ParamsSpec, Profile, SamplingParams};
+use logitd_core::row::{Draft, Proposal, Rule, Source};
 use std::sync::Arc;
 
 /// Logits as they are stored.
