@@ -131,6 +131,8 @@ pub(super) struct Queue<T> {
     turns: [Turns; 3],
     /// For each priority, how many batches in a row took nothing from its first.
     passed_over: [u32; 3],
+    /// The same of each device's own batches: what is at home there waits for these alone.
+    passed_over_by: Vec<[u32; 3]>,
     deadlines: BTreeSet<(Instant, Key)>,
     next_sizes: Sizes,
     waiting: Budget,
@@ -221,6 +223,7 @@ impl<T: Item> Queue<T> {
             entries: Slots::new(),
             turns: Default::default(),
             passed_over: [0; 3],
+            passed_over_by: Vec::new(),
             deadlines: BTreeSet::new(),
             next_sizes: Sizes::default(),
             waiting: Budget::default(),
@@ -351,10 +354,21 @@ impl<T: Item> Queue<T> {
     ) {
         self.expire(now, expired);
         let mut room = self.config.budget;
-        for priority in self.order() {
-            let passed_over = self.take_from(priority, device, &mut room, parts) == Some(false);
-            self.passed_over[priority] =
-                if passed_over { self.passed_over[priority] + 1 } else { 0 };
+        if self.passed_over_by.len() <= device {
+            self.passed_over_by.resize(device + 1, [0; 3]);
+        }
+        for priority in self.order(device) {
+            let taken = self.take_from(priority, device, &mut room, parts);
+            let is_empty = self.turns[priority].first().is_none();
+            for count in
+                [&mut self.passed_over[priority], &mut self.passed_over_by[device][priority]]
+            {
+                match taken {
+                    Some(false) => *count += 1,
+                    None if !is_empty => {}
+                    _ => *count = 0,
+                }
+            }
         }
         // What was left behind has waited long enough.
         self.due = (self.waiting.rows > 0).then_some(now);
@@ -362,11 +376,11 @@ impl<T: Item> Queue<T> {
 
     /// The priorities in the order in which they fill the batch: those passed over for too long, the
     /// longest first, then the highest.
-    fn order(&self) -> [usize; 3] {
+    fn order(&self, device: usize) -> [usize; 3] {
         let mut order = [Priority::High, Priority::Normal, Priority::Low].map(|p| p as usize);
         let most = self.config.passed_over_max.max(1);
         order.sort_by_key(|&priority| {
-            let passed_over = self.passed_over[priority];
+            let passed_over = self.passed_over[priority].max(self.passed_over_by[device][priority]);
             Reverse(if passed_over >= most { passed_over } else { 0 })
         });
         order

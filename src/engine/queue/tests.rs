@@ -604,6 +604,21 @@ fn what_is_at_home_elsewhere_is_passed_over_and_counts_for_no_priority() {
 }
 
 #[test]
+fn what_other_devices_take_does_not_hold_up_a_low_row_at_home() {
+    let mut bench = Bench::new(Duration::ZERO);
+    let row = RowSize { bytes: 1, draws: 1, ..Default::default() };
+    let low = bench.push_at(Some(1), Source::default(), vec![row], Low, None);
+    // Passed over three times at most by its own device, whatever another takes meanwhile.
+    for _ in 0..3 {
+        let (high, other) = (bench.push(8, 1, High), bench.push(1, 1, Low));
+        assert_eq!(bench.take_by(1), [(high, 0..8)]);
+        assert_eq!(bench.take_by(0), [(other, 0..1)]);
+    }
+    let high = bench.push(8, 1, High);
+    assert_eq!(bench.take_by(1), [(low, 0..1), (high, 0..7)]);
+}
+
+#[test]
 fn draws_fill_a_batch_too() {
     let mut bench = Bench::new(Duration::ZERO);
     let many = bench.push_from(source_of(0, 0), 3, 7);
