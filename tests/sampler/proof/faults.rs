@@ -71,13 +71,13 @@ const EDITS: &[(&str, &[Edit])] = &[
             ("what one block says alone", "block < work.team.size", "block < 1", Any),
             ("exchanges in one place", "chain.turn++ % 2", "0u * chain.turn++", Any),
             ("tokens before the first count", "x[i] <= highest", "true", Bits),
-            ("what equals the border is cut", "x[i] < lowest", "x[i] <= lowest", Bits),
+            ("what equals the border is cut", "x[i] < lowest", "x[i] <= lowest", Any),
             ("ties are kept behind their last", "begin + i > chain.cut.id", "false", Any),
             (
                 "likely ties go with their last",
                 "begin + i < chain.first.id",
                 "begin + i <= chain.first.id",
-                Bits,
+                Any,
             ),
             ("min-p is relative to the maximum", "top < work.max_key", "false", Bits),
             (
