@@ -125,7 +125,7 @@ pub fn sample(
 /// `mode` is match (tokens are those of decoding without drafts, bit for bit), rejection (they have the target's
 /// distribution, where `distributions` says what drafts were drawn from) or typical (`typical_epsilon`, `typical_delta`).
 /// `distributions` is a `DraftLogits`, a float32 array of probabilities, or a list with one of these, a dict of weights or
-/// None for each draft of all sequences. `parents` makes trees of drafts: draft i is node i + 1, under the node parents[i].
+/// None for each draft of all sequences. `parents` makes trees of drafts: draft i is node i + 1, under the node `parents[i]`.
 /// `row_allowed_bitmask`, `row_allowed_ids` and `row_banned_ids` stand beside the controls, one a row of `x`.
 #[pyfunction]
 #[pyo3(signature = (x, drafts, /, **controls))]
@@ -141,7 +141,7 @@ pub fn verify(
 /// Makes a step of beam searches: which continuations of beams are the best.
 ///
 /// `x` has a row for each beam, one group after another; `scores` their running scores in units of 2^-32 nat, a list for a
-/// single group or one for each ([0] in the first step). `beams` is how many go on, `eos_ids` what finishes a text,
+/// single group or one for each (`[0]` in the first step). `beams` is how many go on, `eos_ids` what finishes a text,
 /// `temperature` divides logits, and `normaliser` is adjusted or raw: over which logits probabilities add up to 1. Controls
 /// are those of `sample` that adjust logits: penalties, bans, biases and histories, one for all rows or one a row.
 ///

@@ -666,7 +666,7 @@ def beam_step(x: _Logits, scores: _Scores, /, **controls: Unpack[BeamControls]) 
     """Makes a step of beam searches: which continuations of beams are the best.
 
     `x` has a row for each beam, one group after another; `scores` their running scores in units of 2^-32 nat, a list for a
-    single group or one for each ([0] in the first step). Returns a `BeamGroup` for each group.
+    single group or one for each (`[0]` in the first step). Returns a `BeamGroup` for each group.
     """
 
 def evaluate(logits: _Logits, references: _Ids, options: Mapping[str, Any], /) -> dict[str, Any]:
