@@ -3,7 +3,7 @@
 use super::driver::{Options, open, probe};
 use super::nvcc::{CHIPS, Kernels, kernels, nvcc_or_skip};
 use crate::common::known::{self, Answer, Rows};
-use crate::common::real::carried_prefix;
+use crate::common::real::{CARRIED, carried_prefix};
 use crate::common::{Case, Panel, beside, cuts};
 use logitd::tools::generate::{Random, Values};
 use logitd_core::backend::Backend;
@@ -141,7 +141,7 @@ fn a_real_row() {
         one_of_each().filter(|options| options.build == Build::Shipped).collect::<Vec<_>>();
     for (i, setting) in settings.into_iter().enumerate() {
         let options = Options { team_blocks: None, ..shipped[i % shipped.len()] };
-        panel(nvcc, [options]).check(&[carried_prefix(i, 128_256, setting)]);
+        panel(nvcc, [options]).check(&[carried_prefix(i % CARRIED.len(), 128_256, setting)]);
     }
 }
 
