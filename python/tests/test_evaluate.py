@@ -147,7 +147,7 @@ def test_further_cuts_are_axes_too() -> None:
     assert (again.logprob_q32 == grid.logprob_q32).all() and (again.tail_q32 == grid.tail_q32).all()
     assert (logitd.evaluate(logits, references, grid.params).hits == grid.hits).all()
     with pytest.raises(ValueError, match="typical_p of the two is not the same"):
-        grid + logitd.evaluate(logits, references, temperature=[0.6, 1.2])
+        grid + logitd.evaluate(logits, references, temperature=[0.6, 1.2], typical_p=[0.4, None], profile=["logitd", "llamacpp"], rows=True)
 
 
 def test_logits_are_read_where_they_lie() -> None:
