@@ -81,7 +81,7 @@ class Readme(unittest.TestCase):
 
     def test_every_flag_it_names_exists(self):
         known = set().union(*(re.findall(r"--[a-z][a-z-]+", self.help(command))
-                              for command in ["serve", "sample", "verify", "info", "tune", "digest"]))
+                              for command in ["serve", "sample", "verify", "info", "tune", "digest", "load"]))
         others = {"--release", "--bench", "--example", "--protocol", "--http2-prior-knowledge", "--help"}
         others.add("--command")  # python -m logitd.tune
         named = set(re.findall(r"--[a-z][a-z0-9-]+", README)) - others
