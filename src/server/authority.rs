@@ -86,7 +86,7 @@ enum At {
 enum Block {
     Field,
     /// A number goes on, which is of no interest.
-    Number,
+    Number(Number),
     /// The place of a name.
     NameIndex(Number),
     NameHead,
@@ -293,11 +293,11 @@ impl Block {
         let byte = bytes[at];
         match self {
             Self::Field => *self = Self::field(byte),
-            Self::Number => {
-                if byte & 0x80 == 0 {
-                    *self = Self::Field;
-                }
-            }
+            Self::Number(number) => match number.read(byte) {
+                Some(true) => *self = Self::Field,
+                Some(false) => {}
+                None => return false,
+            },
             Self::NameIndex(index) => match index.read(byte) {
                 Some(true) => *self = Self::ValueHead { authority: false },
                 Some(false) => {}
@@ -374,7 +374,7 @@ impl Block {
         };
         let number = |bits| match Number::first(byte, bits) {
             Ok(_) => Self::Field,
-            Err(_) => Self::Number,
+            Err(number) => Self::Number(number),
         };
         match byte {
             0x80.. => number(7),
@@ -644,5 +644,9 @@ mod tests {
         let after = frame(HEADERS, END_HEADERS, b"\x41\x03a/b");
         let sent = [&[0; PREFACE_BYTES][..], &torn, &after].concat();
         assert!(rewritten(&sent, 4).ends_with(&after), "nothing is known any more");
+        // A field by an index that is longer than any number may be.
+        let long = b"\xff\xff\xff\xff\xff\xff\x16\x41\x03a/b";
+        let sent = [&[0; PREFACE_BYTES][..], &frame(HEADERS, END_HEADERS, long)].concat();
+        assert_eq!(rewritten(&sent, 4), sent);
     }
 }
