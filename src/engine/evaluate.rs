@@ -107,8 +107,8 @@ impl Evaluations {
         Self { threads: Arc::new(Threads { shared, count, handles: OnceLock::new() }) }
     }
 
-    /// Has a thread do some work; an error where the threads are stopped, or it panics. Whoever asks has taken room for it,
-    /// so that there are not many.
+    /// Has a thread do some work; an error where the threads are stopped, or it panics. The work has the room that was
+    /// taken for it, so that there is not much of it, whoever still waits.
     pub async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,

@@ -26,6 +26,8 @@ use std::sync::Arc;
 
 /// Bytes that a set takes: as it is asked for, as it was parsed, and by its cuts.
 const SET_BYTES: usize = size_of::<ParamsSpec>() + size_of::<SamplingParams>() + 256;
+/// Bytes that a set of a list takes beside, which may have further cuts: its stages, if no other set shares them.
+const LISTED_BYTES: usize = 2048;
 /// Up to so many sets are checked, and so many sums arranged, where the call is handled: less than 100 us. More are for the
 /// threads that evaluate, which leave the processor to samples.
 const INLINE_MAX: usize = 256;
@@ -46,16 +48,18 @@ pub async fn evaluate(
     let lent = borrow(shared, call, &mut request)?;
     let plane = if lent.is_some() { Plane::SharedMemory } else { bytes };
     let logits = lent.as_ref().map_or(request.logits.len(), |lent| lent.bytes);
-    let _held = size.take(shared, call, &mut permit, logits)?;
+    let held = size.take(shared, call, &mut permit, logits)?;
     metrics::plane_bytes(plane, logits);
 
     let asked_priority = request.priority;
     let limits = *limits;
-    let work = move || check(&request, lent.as_ref(), &limits);
-    let checked = match size.sets <= INLINE_MAX {
+    // Whoever hangs up leaves the request where it is looked at, and with it its room.
+    let work = move || (check(&request, lent.as_ref(), &limits), permit, held);
+    let (checked, permit, held) = match size.sets <= INLINE_MAX {
         true => work(),
         false => shared.evaluations.work(work).await?,
-    }?;
+    };
+    let checked = checked?;
     let Checked { rows, labels, sets, tail, evaluations } = checked;
     tracing::Span::current().record("rows", rows.len());
     let _token_rows = call.token.as_ref().map(|token| token.reserve(rows.len())).transpose()?;
@@ -76,8 +80,8 @@ pub async fn evaluate(
         source: call.source(),
     };
     let done = shared.evaluations.submit(permit, request)?.await?;
-    let work = move || response(done, &labels, plane);
-    let response = match sums + answers <= INLINE_MAX {
+    let work = move || (response(done, &labels, plane), room, held);
+    let (response, room, _held) = match sums + answers <= INLINE_MAX {
         true => work(),
         false => shared.evaluations.work(work).await?,
     };
@@ -88,6 +92,8 @@ pub async fn evaluate(
 /// How much is asked for.
 struct Size {
     sets: usize,
+    /// Those of a list.
+    listed: usize,
     rows: usize,
     /// Those that occur, ascending.
     labels: Vec<u32>,
@@ -119,7 +125,8 @@ impl Size {
         if request.rows {
             within("sets times rows", (sets * rows) as u64, limit, name)?;
         }
-        Ok(Self { sets, rows, labels, evaluations: request.rows })
+        let listed = request.sets.len();
+        Ok(Self { sets, listed, rows, labels, evaluations: request.rows })
     }
 
     /// Takes room for the logits and for all that the sets are unfolded to: of the server, of which evaluations have a
@@ -131,10 +138,11 @@ impl Size {
         permit: &mut Permit,
         logits: usize,
     ) -> Result<Vec<Held>, Error> {
-        let Self { sets, rows, labels, evaluations } = self;
+        let Self { sets, listed, rows, labels, evaluations } = self;
         let answers = if *evaluations { rows * sets * size_of::<Evaluation>() } else { 0 };
         let sums = labels.len() * sets * size_of::<SetSums>();
-        let side = sets * SET_BYTES + sums + answers + rows * size_of::<EvaluationRow>();
+        let unfolded = sets * SET_BYTES + listed * LISTED_BYTES;
+        let side = unfolded + sums + answers + rows * size_of::<EvaluationRow>();
         let bytes = logits.saturating_add(side);
         let mut held = call.hold(side)?;
         held.push(shared.evaluating.take(bytes)?);
@@ -151,7 +159,7 @@ fn grid_sets(grid: &api::SetGrid) -> u64 {
 
 fn within(what: &'static str, value: u64, limit: u64, name: &'static str) -> Result<(), Error> {
     if value > limit {
-        let way_out = "send several requests: sums over the same sets add up";
+        let way_out = "send fewer sets, or rows, in each of several requests";
         return Err(Error::OverLimit { what, value, limit, name, way_out });
     }
     Ok(())

@@ -214,9 +214,9 @@ impl Chains {
         self.roots.iter().flat_map(|root| &root.nodes).any(|node| node.step.stage() == stage)
     }
 
-    /// How many stages are cut, each once for all sets that share it and what comes before.
+    /// How many stages are cut, and what is left drawn, each once for all sets that share it and what comes before.
     pub fn steps(&self) -> usize {
-        self.roots.iter().map(|root| root.nodes.len()).sum()
+        self.roots.iter().map(|root| root.nodes.len() + root.leaves.len()).sum()
     }
 
     /// How often a row is weighed for them.
@@ -284,7 +284,7 @@ mod tests {
             .map(|root| (root.profile, root.nodes.len(), root.leaves.len(), root.members.len()));
         let (own, other) = (Profile::Logitd, Profile::Llamacpp);
         assert_eq!(counts.collect::<Vec<_>>(), [(own, 8, 6, 6), (own, 8, 6, 6), (other, 1, 3, 3)]);
-        assert_eq!((chains.weighings(), chains.steps()), (2, 17));
+        assert_eq!((chains.weighings(), chains.steps()), (2, 17 + 15));
         assert!(chains.have(Stage::Typical) && !chains.have(Stage::TopNSigma));
     }
 

@@ -152,7 +152,7 @@ impl Sets {
         self.temperatures.len() + self.chains.weighings()
     }
 
-    /// How many stages of further cuts are cut in a row, each once for all sets that share it.
+    /// How many stages of further cuts are cut in a row, and what is left drawn, each once for all sets that share it.
     pub fn step_count(&self) -> usize {
         self.chains.steps()
     }

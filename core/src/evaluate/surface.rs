@@ -154,7 +154,7 @@ impl Surface {
                 self.masses.sum_terms(digest);
             }
             self.ask(digest, root, temperature, deviation);
-            self.draw(digest, temperature);
+            self.draw(digest, temperature, &pause);
             for &(set, leaf) in &root.members {
                 see(set, &self.found[self.places[leaf] as usize]);
             }
@@ -203,7 +203,7 @@ impl Surface {
     }
 
     /// Goes through what is asked for, by temperature and by where it begins and ends, summing up what lies between.
-    fn draw(&mut self, digest: &Digest, of_chain: f32) {
+    fn draw(&mut self, digest: &Digest, of_chain: f32, pause: &impl Fn()) {
         let Self { isa, row, masses, asks, order, places, found, drawn, .. } = self;
         order.clear();
         order.extend(0..asks.len() as u32);
@@ -230,6 +230,7 @@ impl Surface {
                         let end = alike.map(|other| other.end).max().expect("its own");
                         let groups = first..row.group(end - 1) + 1;
                         drawn.weigh(*isa, digest, groups, Scale::new(ask.temperature));
+                        pause();
                     }
                     let masses = if is_whole { &*masses } else { &*drawn };
                     let goes_on = last.is_some_and(|last| {
