@@ -130,40 +130,58 @@ impl Recorder {
         Ok(Self { shared, queue, thread: Mutex::new(Some(thread)), started: Instant::now() })
     }
 
-    /// Takes a request and what came of it. Returns at once.
+    /// Takes a request and what came of it, if it is to be recorded. Returns at once.
     pub fn record<M: Method>(
         &self,
         arrived: Instant,
         request: &M,
         result: Result<&M::Answer, &StreamError>,
     ) -> Offered {
-        if !self.shared.chosen() {
-            return Offered::NotChosen;
+        match self.chooses() {
+            Some(refused) => refused,
+            None => self.record_chosen(arrived, request.clone(), result),
         }
+    }
+
+    /// Whether the next request is not to be recorded: it is not among the fraction, or the file is full. Asked once for each, before
+    /// anything of it is kept.
+    pub fn chooses(&self) -> Option<Offered> {
+        if !self.shared.chosen() {
+            return Some(Offered::NotChosen);
+        }
+        let bytes = self.shared.file_bytes.load(Ordering::Relaxed);
+        let full = bytes >= self.shared.options.file_bytes_max;
+        full.then(|| self.drop_one())
+    }
+
+    /// Takes a request that was [chosen](Self::chooses), and what came of it. Returns at once.
+    pub fn record_chosen<M: Method>(
+        &self,
+        arrived: Instant,
+        request: M,
+        result: Result<&M::Answer, &StreamError>,
+    ) -> Offered {
         let bytes = request.bytes();
-        let full =
-            self.shared.file_bytes.load(Ordering::Relaxed) >= self.shared.options.file_bytes_max;
-        if full || !self.shared.reserve(bytes) {
-            self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-            return Offered::Dropped;
+        if !self.shared.reserve(bytes) {
+            return self.drop_one();
         }
         let entry = Entry {
             arrival: arrived.saturating_duration_since(self.started),
             took: arrived.elapsed(),
-            // Logits are counted references: nothing large is copied here.
-            call: M::call(Exchange {
-                request: request.clone(),
-                result: result.cloned().map_err(Clone::clone),
-            }),
+            call: M::call(Exchange { request, result: result.cloned().map_err(Clone::clone) }),
         };
         match self.queue.try_send(Message::Entry(Box::new(entry), bytes)) {
             Ok(()) => Offered::Taken,
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
                 self.shared.buffered_bytes.fetch_sub(bytes, Ordering::Relaxed);
-                self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-                Offered::Dropped
+                self.drop_one()
             }
         }
+    }
+
+    fn drop_one(&self) -> Offered {
+        self.shared.dropped.fetch_add(1, Ordering::Relaxed);
+        Offered::Dropped
     }
 
     /// What it has done so far.

@@ -32,18 +32,20 @@ struct Offer<'a, M> {
 }
 
 impl<'a, M: Method> Recording<'a, M> {
-    /// Keeps a request, of which logits are counted references: nothing large is copied.
+    /// Keeps a request that is to be recorded: its logits are counted references, and its lists are copied.
     pub fn of(shared: &'a Shared, arrived: Instant, request: &M) -> Self {
-        let offer = |recorder| Offer { recorder, arrived, request: request.clone() };
-        Self(shared.recorder.as_deref().map(offer))
+        let chosen = shared.recorder.as_deref().filter(|recorder| recorder.chooses().is_none());
+        Self(chosen.map(|recorder| Offer { recorder, arrived, request: request.clone() }))
     }
 
     /// Records it with what came of it.
     pub fn end(self, result: Result<&M::Answer, &Error>) {
         let Some(Offer { recorder, arrived, request }) = self.0 else { return };
         match result {
-            Ok(answer) => recorder.record(arrived, &request, Ok(answer)),
-            Err(error) => recorder.record(arrived, &request, Err(&convert::stream_error(error))),
+            Ok(answer) => recorder.record_chosen(arrived, request, Ok(answer)),
+            Err(error) => {
+                recorder.record_chosen(arrived, request, Err(&convert::stream_error(error)))
+            }
         };
     }
 }
