@@ -11,7 +11,7 @@ use std::path::Path;
 pub struct Verdict {
     /// Requests in the trace.
     pub requests: u64,
-    /// Rows of them, of whose answers every bit was compared.
+    /// Rows of them, that were sampled again, and all that was answered of them compared.
     pub rows_compared: u64,
     /// Rows that differ; of sequences and groups, one of each.
     pub rows_different: u64,

@@ -11,6 +11,7 @@ use logitd_core::backend::{Backend, dual};
 use logitd_core::batch::{Results, RowError};
 use logitd_core::params::SamplingParams;
 use logitd_core::row::{Draft, Source};
+use logitd_core::verify::TREE_NODES_MAX;
 use logitd_proto::{VerifiedSequence, VerifyRequest, VerifyResponse};
 use std::sync::Arc;
 
@@ -94,6 +95,15 @@ fn rows(request: &VerifyRequest, answer: &VerifyResponse) -> Result<Vec<Drafted>
     let Some(rows) = WholeRows::of(given, request.logits.len(), &mut wrong) else {
         return Err(wrong.into());
     };
+    // A file may say anything; the paths to a tree's nodes are longer than what it takes to say it.
+    let drafts_max = request.sequences.iter().filter(|one| !one.parents.is_empty());
+    if drafts_max.map(|one| one.drafts.len()).max() >= Some(TREE_NODES_MAX) {
+        wrong.add(
+            || "sequences".into(),
+            || format!("has a tree of {TREE_NODES_MAX} drafts or more, and no server takes one"),
+        );
+        return Err(wrong.into());
+    }
     let checked = sequences::check(request.sequences.clone(), &rows, Limits::NONE, &mut wrong);
     if !wrong.none() {
         return Err(wrong.into());
