@@ -121,13 +121,18 @@ async fn load(target: &str, flags: &str) -> (i32, Value, String) {
 
 const SMALL: &str = "--vocab-size 500 --rows 1..4 --concurrency 4";
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_honest_server_passes_on_every_way() {
+/// A server on a Unix socket, a TCP port and shared memory, and the folder of its sockets.
+async fn on_every_way() -> (TestServer, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| format!("unix:{}", directory.path().join(name).display());
     let listen = format!("--listen={},127.0.0.1:0", path("logitd.sock"));
     let shm = format!("--shm={}", path("shm.sock"));
-    let server = TestServer::start(&[&listen, &shm]).await;
+    (TestServer::start(&[&listen, &shm]).await, directory)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_honest_server_passes_on_every_way() {
+    let (server, _directory) = on_every_way().await;
     for (target, flags, plane) in [
         (&server.targets[1], "--rpc unary --connections 2", "INLINE"),
         (&server.targets[1], "--rpc stream", "INLINE"),
@@ -156,11 +161,7 @@ async fn an_honest_server_passes_on_every_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn drafts_and_beams_are_sent_on_every_way_and_checked() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = |name: &str| format!("unix:{}", directory.path().join(name).display());
-    let listen = format!("--listen={},127.0.0.1:0", path("logitd.sock"));
-    let shm = format!("--shm={}", path("shm.sock"));
-    let server = TestServer::start(&[&listen, &shm]).await;
+    let (server, _directory) = on_every_way().await;
     for (target, flags, plane) in [
         (&server.targets[1], "--method verify", "INLINE"),
         (&server.targets[1], "--method verify --mode typical --rpc stream", "INLINE"),
@@ -201,11 +202,14 @@ async fn drafts_and_beams_are_sent_on_every_way_and_checked() {
     assert!(first.contains("sequence ") && first.contains(": tokens is "), "{first}");
 
     // What the server does not take is said before anything is sent.
-    let server = TestServer::start(&["--request-rows-max=30"]).await;
+    let limits = ["--request-rows-max=30", "--drafts-max=8", "--beams-max=8"];
+    let server = TestServer::start(&limits).await;
     for (flags, part) in [
         ("--method verify --sequences 7", "up to 35 rows"),
         ("--method verify --sequences 4 --mode rejection --distributions logits", "up to 36 rows"),
         ("--method beam-step --groups 4 --beams 8", "lower --groups or --beams"),
+        ("--method verify --sequences 1 --drafts 9", "up to 9 drafts"),
+        ("--method beam-step --groups 1 --beams 9", "takes 8; lower --beams"),
     ] {
         let (code, _, errors) = load(server.target(), flags).await;
         assert!(code == 2 && errors.contains(part), "{flags}: {errors}");

@@ -143,7 +143,8 @@ pub struct Args {
     #[arg(long, value_name = "ROWS", default_value = "1", help_heading = "Requests")]
     rows: RowsDistribution,
 
-    /// Sequences a request, with --method verify: as --rows. Each has --drafts and one more rows [default: 8]
+    /// Sequences a request, with --method verify: as --rows. Each has a row for each of its drafts, and one more
+    /// [default: 8]
     #[arg(long, value_name = "SEQUENCES", conflicts_with = "rows", help_heading = "Requests")]
     sequences: Option<RowsDistribution>,
 
@@ -201,7 +202,7 @@ pub struct Args {
     /// Send the requests of this trace (logitd serve --record FILE), at the pace they came, with the
     /// seeds that were used; with --concurrency, as fast as they are answered
     #[arg(long, value_name = "FILE",
-        conflicts_with_all = ["rate", "logits", "rows", "vocab_size", "dtype", "requests_max", "sequences",
+        conflicts_with_all = ["rate", "logits", "rows", "vocab_size", "dtype", "requests_max", "method", "sequences",
             "drafts", "mode", "distributions", "groups", "beams"],
         help_heading = "Replay")]
     pub replay: Option<PathBuf>,

@@ -325,6 +325,20 @@ fn fits(
         )
         .into());
     }
+    let each = match &shape.method {
+        Method::Sample => None,
+        Method::Verify(drafting) => {
+            Some(("sequences", drafting.drafts.rows_max(), limits.drafts_max, "drafts"))
+        }
+        Method::BeamStep(beams) => Some(("groups", *beams, limits.beams_max, "beams")),
+    };
+    if let Some((of, most, limit, what)) = each.filter(|(_, most, limit, _)| most > limit) {
+        return Err(format!(
+            "{of} have up to {most} {what}, and {target} takes {limit}; lower --{what}, or raise the server's \
+             --{what}-max"
+        )
+        .into());
+    }
     if bytes > limits.message_bytes_max {
         return Err(format!(
             "requests have up to {bytes} bytes, and {target} takes messages of {} bytes; lower {flags} or \

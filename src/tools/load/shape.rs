@@ -97,7 +97,7 @@ impl Method {
     }
 }
 
-/// How many rows a request has, as a distribution: or sequences, or groups, or how many drafts a sequence has.
+/// How many rows, sequences or groups a request has, or how many drafts a sequence: a distribution.
 ///
 /// Written as `8`, `1..64` (uniform, both ends included), `1:70,8:20,16..64:10` (weights), or
 /// `geometric:4..64` (mean 4; what is above 64 becomes 64).
