@@ -1,4 +1,6 @@
-"""What type checkers are to let through, and what not: read by mypy, never run."""
+"""What type checkers are to let through, and what not: read by mypy and pyright, never run."""
+
+# pyright: reportUnnecessaryTypeIgnoreComment=true
 
 import array
 

@@ -436,7 +436,7 @@ class BeamSearch:
         `logitd.beam_step`) with these controls, and `temperature` and `normaliser`.
         """
     def advance(self, groups: list[BeamGroup]) -> None:
-        """Takes what a `beam_step` of the open groups has found: what `step` does by itself."""
+        """Takes what a `beam_step` of the open groups has found: what `step` does by itself. An error changes nothing."""
     @property
     def found(self) -> list[list[BeamText]]:
         """The best finished texts of each search, best first: those of the end, or those so far where it is open."""

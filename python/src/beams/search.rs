@@ -16,7 +16,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// row of logits behind each of `tokens`, and `step` takes them.
 ///
 /// `groups` is how many searches there are, `beams` how many texts each looks at side by side and finds (1 to 64), `eos_ids`
-/// what ends a text, `max_length` how many tokens it has at most. Finished texts are compared by `score / length **
+/// what ends a text, `max_length` how many tokens it has at most (20 if it is left out). Finished texts are compared by `score / length **
 /// length_penalty`; `early_stopping` is True, False or "never", as there.
 #[pyclass(frozen, module = "logitd")]
 pub struct BeamSearch(Mutex<State>);
@@ -91,11 +91,13 @@ impl BeamSearch {
     /// order. In the first step a group has one beam, without tokens. A list of uint32 arrays.
     #[getter]
     fn tokens<'py>(&self, py: Python<'py>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-        let state = self.state();
-        let beams = state.search.open().flat_map(|group| group.beams());
-        beams
-            .map(|beam| array_of(py, "uint32", beam.tokens.iter().map(|id| id.to_ne_bytes())))
-            .collect()
+        let beams: Vec<Vec<u32>> = {
+            let state = self.state();
+            let beams = state.search.open().flat_map(|group| group.beams());
+            beams.map(|beam| beam.tokens.clone()).collect()
+        };
+        let array = |ids: Vec<u32>| array_of(py, "uint32", ids.iter().map(|id| id.to_ne_bytes()));
+        beams.into_iter().map(array).collect()
     }
 
     /// The running scores of the beams, in units of 2^-32 nat: a list for each open group, as `beam_step` takes them.
@@ -110,12 +112,15 @@ impl BeamSearch {
     /// number of its group. int64.
     #[getter]
     fn parents<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let State { search, firsts } = &*self.state();
-        let parents = search.open().flat_map(|group| {
-            let first = firsts[group.index()];
-            group.beams().iter().map(move |beam| first + beam.parent as usize)
-        });
-        array_of(py, "int64", parents.map(|row| (row as i64).to_ne_bytes()))
+        let parents: Vec<usize> = {
+            let State { search, firsts } = &*self.state();
+            let parents = search.open().flat_map(|group| {
+                let first = firsts[group.index()];
+                group.beams().iter().map(move |beam| first + beam.parent as usize)
+            });
+            parents.collect()
+        };
+        array_of(py, "int64", parents.into_iter().map(|row| (row as i64).to_ne_bytes()))
     }
 
     /// Takes a row of logits for each of `tokens`, and goes on: a step of `by` (a `Sampler` or a `Client`; None is
@@ -146,14 +151,14 @@ impl BeamSearch {
     /// The keywords of `beam_step` that are the search's own: `beams` and `eos_ids`.
     #[getter]
     fn options<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let state = self.state();
+        let Options { beams, eos_ids, .. } = self.state().search.options().clone();
         let options = PyDict::new(py);
-        options.set_item("beams", state.search.options().beams)?;
-        options.set_item("eos_ids", &state.search.options().eos_ids)?;
+        options.set_item("beams", beams)?;
+        options.set_item("eos_ids", eos_ids)?;
         Ok(options)
     }
 
-    /// Takes what a `beam_step` of the open groups has found: what `step` does by itself.
+    /// Takes what a `beam_step` of the open groups has found: what `step` does by itself. An error changes nothing.
     fn advance(&self, groups: Vec<PyRef<'_, BeamGroup>>) -> PyResult<()> {
         let State { search, firsts } = &mut *self.state();
         let mut began = firsts.clone();
@@ -162,8 +167,9 @@ impl BeamSearch {
             began[group.index()] = at;
             at += group.beams().len();
         }
-        search.advance(groups.iter().map(|group| step(&group.0))).map_err(wrong)?;
-        *firsts = began;
+        let mut next = search.clone();
+        next.advance(groups.iter().map(|group| step(&group.0))).map_err(wrong)?;
+        (*search, *firsts) = (next, began);
         Ok(())
     }
 
@@ -203,6 +209,7 @@ impl BeamSearch {
 }
 
 impl BeamSearch {
+    /// Nothing of Python's is called or made while it is held: another thread may wait for it with the GIL.
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -87,6 +87,9 @@ fn stepped(group: api::BeamGroupResult, step: &Step, vocab_size: u32) -> Option<
         let candidate = |((beam, token), score)| Candidate { beam, token, score };
         is_known.then(|| all.map(candidate).collect())
     };
+    if group.statuses.len() != rows {
+        return None;
+    }
     Some(Stepped {
         statuses: group.statuses.iter().map(sampled).collect::<Option<_>>()?,
         candidates: columns(group.candidates)?,

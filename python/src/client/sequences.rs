@@ -118,21 +118,32 @@ fn read(response: api::VerifyResponse, asked: &Asked) -> Option<(Vec<Found>, Opt
         asked.each.inspect.as_ref().map(|_| Table::of_single_draws(asked.each.vocab_size));
     let mut all = Vec::with_capacity(asked.sequences.len());
     for (one, sequence) in response.sequences.into_iter().zip(&asked.sequences) {
-        let api::VerifiedSequence { tokens, logprobs, accepted, path, seed, .. } = one;
+        let api::VerifiedSequence {
+            tokens,
+            logprobs,
+            accepted,
+            path,
+            seed,
+            rows: one_rows,
+            status: number,
+            ..
+        } = one;
         let beyond = |token: &u32| *token >= asked.each.vocab_size;
         let is_known = accepted as usize <= tokens.len()
             && tokens.len() == logprobs.len()
             && tokens.len() <= sequence.drafts.len() + 1
+            && (rows.is_none() || one_rows.len() == tokens.len())
+            && (sequence.parents.is_none() || path.len() == accepted as usize)
             && !tokens.iter().any(beyond);
         if !is_known {
             return None;
         }
         if let Some(rows) = &mut rows {
-            for row in one.rows {
+            for row in one_rows {
                 push(rows, row, &asked.each)?;
             }
         }
-        let status = status(one.status).filter(|status| matches!(status, Status::Sampled(_)))?;
+        let status = status(number).filter(|status| matches!(status, Status::Sampled(_)))?;
         all.push(Found { status, accepted, tokens, logprobs, path, seed });
     }
     Some((all, rows))

@@ -155,9 +155,21 @@ fn made<'py>(
             "the logits of a row of {name} do not lie side by side; {name}.contiguous() is a copy in which they do"
         )));
     }
-    let row_bytes = columns * size;
-    let row_stride = if rows > 1 { usize::try_from(steps[0])? } else { row_bytes };
-    let bytes = rows.saturating_sub(1) * row_stride + if rows > 0 { row_bytes } else { 0 };
+    if rows > 1 && steps[0] < 0 {
+        return Err(PyValueError::new_err(format!(
+            "the rows of {name} follow one another backwards; allowed on a device: forwards, as in {name}.copy() \
+             (torch: {name}.contiguous())"
+        )));
+    }
+    let bounds = || {
+        let row_bytes = columns.checked_mul(size)?;
+        let row_stride = if rows > 1 { usize::try_from(steps[0]).ok()? } else { row_bytes };
+        let last = rows.saturating_sub(1).checked_mul(row_stride)?;
+        Some((row_stride, last.checked_add(if rows > 0 { row_bytes } else { 0 })?))
+    };
+    let (row_stride, bytes) = bounds().ok_or_else(|| {
+        PyValueError::new_err(format!("{name} is said to have more bytes than there are addresses"))
+    })?;
     // SAFETY: the owner, which is kept, describes memory that holds every element of the array, and the writer's stream
     // was followed; that nobody writes meanwhile is what is asked of every caller.
     let tensor = unsafe { reader.tensors.tensor(at, bytes) };

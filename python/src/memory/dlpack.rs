@@ -49,8 +49,8 @@ impl Described {
 pub fn describe(name: &str, tensor: &Tensor) -> PyResult<Described> {
     if !READABLE.contains(&tensor.device_type) {
         return Err(PyTypeError::new_err(format!(
-            "{name} is in the memory of another device, and is read by the processor here; allowed: x.cpu(), or in process \
-             a logitd.Sampler(device=\"cuda:0\") of its device"
+            "{name} is in the memory of another device, and is read by the processor here; allowed: {name}.cpu(); only \
+             the x of a logitd.Sampler(device=\"cuda:0\") may lie on its device"
         )));
     }
     let (at, element, shape, strides) = parts(name, tensor)?;

@@ -70,7 +70,7 @@ def nothing_comes_through_the_host() -> None:
 def what_cannot_be_read_is_refused_by_name() -> None:
     device, sampler = Device(), of_device()
     x = ByDLPack(device, X)
-    refused(TypeError, "x is in the memory of another device, and is read by the processor here; allowed: x.cpu(), or in process a logitd.Sampler(device=\"cuda:0\")", lambda: logitd.sample(Stubborn(device, X)))
+    refused(TypeError, "x is in the memory of another device, and is read by the processor here; allowed: x.cpu(); only the x of a logitd.Sampler(device=\"cuda:0\") may lie on its device", lambda: logitd.sample(Stubborn(device, X)))
     device.ordinal = 1
     refused(ValueError, "x is on cuda:1, and the sampler on cuda:0; allowed: on the same device", lambda: sampler.sample(x))
     device.ordinal = 0
