@@ -77,11 +77,8 @@ const TOKENS: [u32; 6] = [1, 2, 513, 3000, 20_000, 50_001];
 fn expect_reference(rows: &[Row<'_>]) {
     let (mut expected, mut got) = (Results::default(), Results::default());
     Reference::default().sample(rows, &mut expected).unwrap();
-    for isa in Isa::supported() {
-        Cpu::new(CpuOptions { isa: Some(isa), threads: 1 })
-            .unwrap()
-            .sample(rows, &mut got)
-            .unwrap();
+    for (isa, threads) in Isa::supported().flat_map(|isa| [(isa, 1), (isa, 3)]) {
+        Cpu::new(CpuOptions { isa: Some(isa), threads }).unwrap().sample(rows, &mut got).unwrap();
         for (row, (got, expected)) in rows.iter().zip(got.iter().zip(expected.iter())) {
             assert_eq!(got, expected, "{isa}: {} of {:?}", row.vocab_size(), row.params());
         }
