@@ -172,8 +172,8 @@ pub struct WorkConfig {
     #[arg(long, value_name = "N", env = "LOGITD_BATCH_ROWS_MAX", default_value = "1024", value_parser = count32)]
     pub batch_rows_max: u32,
 
-    /// Bytes of logits in one batch of the device; a batch of rows that take longer than their bytes ends where it takes as
-    /// long as so many bytes of plain rows on each core
+    /// Bytes of logits in one batch of the device. A batch of rows that are slow for their size (further cuts, logprobs, many
+    /// draws) ends earlier: with the row that makes it take as long as this many bytes of plain rows on every core
     #[arg(long, value_name = "BYTES", env = "LOGITD_BATCH_BYTES_MAX", default_value = "256MiB", value_parser = bytes)]
     pub batch_bytes_max: usize,
 

@@ -1,8 +1,8 @@
 //! What a row costs: how long a processor takes to sample it, known before it is sampled, in bytes of the logits of plain rows.
 //!
 //! A plain row is one of 16-bit logits without cuts; of it a byte takes 0.09 ns on one core of an EPYC with AVX-512. Work is shared
-//! out by these costs ([`turns`](super::turns)), and a batch is bounded by them, so what is dearer than its
-//! bytes is told here, at about what it comes to at most: logits are not looked at. `cargo bench --bench cost` times every kind of row next
+//! out by these costs ([`turns`](super::turns)), and a batch is bounded by them, so whatever takes longer than its
+//! bytes say is listed here, at about the most that it takes: logits are not looked at. `cargo bench --bench cost` times every kind of row next
 //! to a plain one, and prints what it is taken to cost beside what it does. The figures below are that bench's, over 4,096, 131,072 and 2^20 flat logits:
 //!
 //! ```text
@@ -80,7 +80,7 @@ const SHORT: u32 = 2048;
 
 /// What so many plain rows cost, with one draw each.
 pub(super) fn of_plain(rows: usize, bytes: usize) -> u64 {
-    (ROW + DRAW) * rows as u64 + bytes as u64
+    ((ROW + DRAW) * rows as u64).saturating_add(bytes as u64)
 }
 
 /// What it costs to sample a row, to decide about its draft and to say what is asked of it.

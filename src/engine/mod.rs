@@ -56,8 +56,8 @@ use worker::Worker;
 pub struct EngineConfig {
     /// Rows in one batch.
     pub batch_rows_max: usize,
-    /// Bytes of logits in one batch; a row must fit. A batch of rows that are dear for their bytes ends with the one that makes
-    /// it take longer than plain rows that fill it do, on each thread of a device.
+    /// Bytes of logits in one batch; a row must fit. A batch of rows that are slow for their size ends with the one
+    /// that makes it take as long as this many bytes of plain rows on every thread of the device.
     pub batch_bytes_max: usize,
     /// Draws in one batch; below those of one row it counts as those.
     pub batch_draws_max: usize,

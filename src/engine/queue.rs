@@ -325,7 +325,7 @@ impl<T: Item> Queue<T> {
         self.homes.any()
     }
 
-    /// Whether a device should take a batch.
+    /// Whether a device should take a batch. While rows wait for a busy device, the others wait for no fuller batches.
     pub fn ready_for(&self, device: usize, now: Instant) -> Ready {
         if self.homes.left_to_others(device) == self.waiting.rows {
             return Ready::Empty;

@@ -200,7 +200,10 @@ fn grpc(
 /// for another name, sets CA to its file and NAME to that name.
 fn reached(target: &str) -> (String, &str) {
     if let Some(path) = target.strip_prefix("unix:") {
-        return (format!("--unix-socket '{}'", path.replace('\'', "'\\''")), "http://localhost");
+        return (
+            format!("--http2-prior-knowledge --unix-socket '{}'", path.replace('\'', "'\\''")),
+            "http://localhost",
+        );
     }
     let way = match target.starts_with("https:") {
         true => r#"${CA:+--cacert "$CA"} ${NAME:+--servername "$NAME"}"#,
