@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! list(row):
-//!     top-k, top-n-sigma or min-p come first: the tokens that they keep
+//!     top-k, top-n-sigma or (in this sampler's order and vLLM's) min-p come first: the tokens that they keep
 //!     the first stage has a bound:            the tokens within it, and the sums over all
 //!         top-a, epsilon, eta, mirostat:      W (eta: and E) tell the least mass, or the greatest surprisal
 //!         top-p:                              tokens with its share of W
