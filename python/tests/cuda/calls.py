@@ -77,6 +77,8 @@ def what_cannot_be_read_is_refused_by_name() -> None:
     x.row, x.shape = 1, (4, 30)
     x.strides = lambda: [1, 4]  # type: ignore[method-assign]
     refused(ValueError, "the logits of a row of x do not lie side by side", lambda: sampler.sample(x))
+    x.strides = lambda: [-30, 1]  # type: ignore[method-assign]
+    refused(ValueError, "the rows of x follow one another backwards; allowed on a device: forwards", lambda: sampler.sample(x))
     refused(TypeError, "x is an array of <f8 on a device; allowed: <f2, <f4", lambda: sampler.sample(Doubles(device, X)))
     refused(RuntimeError, "cuda:7: there is no such device", lambda: logitd.Sampler(device="cuda:7"))
     refused(ValueError, "the device cuda:0 has no threads and no isa", lambda: logitd.Sampler(device="cuda:0", threads=2))

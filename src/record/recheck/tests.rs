@@ -213,3 +213,25 @@ fn requests_that_no_server_answers_are_not_checked() {
     let error = check(&step, &right_steps()).unwrap_err().to_string();
     assert!(error.starts_with("groups[0].beams: beams is 0"), "{error}");
 }
+
+/// The paths to its nodes would be two thousand million tokens.
+#[test]
+fn a_tree_that_no_server_takes_is_refused_before_its_paths_are_made() {
+    let (_, answer) = right();
+    let drafts = 1 << 16;
+    let tree = api::DraftedSequence {
+        drafts: vec![0; drafts],
+        parents: (0..drafts as u32).collect(),
+        ..Default::default()
+    };
+    let request = VerifyRequest {
+        dtype: api::Dtype::F32.into(),
+        vocab_size: 1,
+        logits: vec![0; 4 * (drafts + 1)].into(),
+        sequences: vec![tree],
+        ..Default::default()
+    };
+    let backend = &mut Reference::default();
+    let refused = request.recheck(backend, &answer, &mut Results::default()).unwrap_err();
+    assert!(refused.to_string().contains("a tree of 1024 drafts or more"), "{refused}");
+}
