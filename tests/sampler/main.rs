@@ -16,6 +16,7 @@ mod parity;
 mod positions;
 mod proof;
 mod ptx;
+mod regret;
 mod sums;
 mod traps;
 mod verify;

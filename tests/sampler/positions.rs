@@ -2,10 +2,10 @@
 //! the 1,024 of their recording where it lies beside the repository.
 
 use crate::common::skipped;
+use crate::regret::{Regrets, regrets};
 use logitd::files::assets;
 use logitd::study::metrics::{Measure, Metric};
 use logitd::study::search::{Axes, Point};
-use logitd::tools::generate::Random;
 use logitd_core::arithmetic::key::bits16;
 use logitd_core::batch::VOCAB_SIZE_MAX;
 use logitd_core::evaluate::cpu::{Cpu, Digested};
@@ -185,55 +185,18 @@ fn the_default_grid_over_the_positions() {
 #[test]
 #[ignore = "takes seconds of every core: a measurement"]
 fn what_is_chosen_on_some_positions_is_good_on_others() {
-    const BLOCK: usize = 16;
-    const HALF: usize = 32;
-    const SPLITS: usize = 60;
     let Some(rows) = positions("what_is_chosen_on_some_positions_is_good_on_others") else {
         return;
     };
-    let points = Axes::default().grid().unwrap();
-    let sets = points.iter().map(|point| point.params().unwrap()).collect();
-    let sets = Sets::new(sets).unwrap();
-    let question = Question { sets: &sets, tail: TailShare::default(), rows: false };
-    // Neighbours are of one text: they stay together.
-    let sums = Cpu::new(2).sums_by(&rows, |row| (row / BLOCK) as u32, &question, |_| {});
-    let blocks: Vec<&GroupSums> = sums.groups().map(|(_, sums)| sums).collect();
-    assert_eq!(blocks.len(), 2 * HALF);
-    let measure = Measure { miss_nats: 262_144f64.ln() };
-    let total = |of: &[usize]| {
-        let mut total = GroupSums::new(points.len());
-        of.iter().for_each(|block| total += blocks[*block]);
-        total
-    };
-    let mean = |of: &GroupSums, metric, i: usize| measure.mean(metric, of.rows, &of.sets[i]);
-    let best = |of: &GroupSums, tail_max: f64| {
-        let within = (0..points.len()).filter(|i| mean(of, Metric::Tail, *i) <= tail_max);
-        within.min_by(|a, b| mean(of, Metric::Nll, *a).total_cmp(&mean(of, Metric::Nll, *b)))
-    };
-    let all = total(&(0..2 * HALF).collect::<Vec<_>>());
-    for (goal, tail_max) in [("nll", f64::INFINITY), ("safe", 0.001)] {
-        let of_all = best(&all, tail_max).unwrap();
-        let mut random = Random::new(3, 0);
-        let (mut regrets, mut least) = ([0.0; 4], 0.0);
-        for _ in 0..SPLITS {
-            let mut order: Vec<usize> = (0..2 * HALF).collect();
-            (1..2 * HALF).rev().for_each(|i| order.swap(i, random.below(i as u64 + 1) as usize));
-            let other = total(&order[HALF..]);
-            let own = mean(&other, Metric::Nll, best(&other, tail_max).unwrap());
-            least += mean(&other, Metric::Nll, of_all) - own;
-            for (regret, blocks) in regrets.iter_mut().zip([4, 8, 16, 32]) {
-                // Of few rows, nothing may be within the limit.
-                let chosen = best(&total(&order[..blocks]), tail_max).unwrap_or(of_all);
-                *regret += mean(&other, Metric::Nll, chosen) - own;
-            }
-        }
-        let regrets = regrets.map(|sum| sum / SPLITS as f64);
+    for found in regrets(&rows, 262_144, 2) {
+        let Regrets { goal, chosen, best, of_best, settings } = found;
         println!(
-            "{goal}: regret of what 64, 128, 256, 512 rows choose: {regrets:.4?}; of {}, the best of all: {:.4}",
-            points[of_all],
-            least / SPLITS as f64
+            "{goal}: regret of what so many rows choose of {settings} settings: {chosen:.4?}; of {best}, the best of all: \
+             {of_best:.4}"
         );
+        let regrets: Vec<f64> = chosen.iter().map(|(_, nats)| *nats).collect();
         assert!(regrets.is_sorted_by(|more, less| more > less), "{goal}: {regrets:?}");
+        assert_eq!(chosen.last().map(|(rows, _)| *rows), Some(512));
         assert!(regrets[3] < 0.01, "{goal}: {regrets:?}");
     }
 }
