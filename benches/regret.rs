@@ -6,7 +6,7 @@
 //!
 //! Rows are parted at random, in two halves of blocks of neighbours. What is best on some of one half costs something on the other,
 //! against what is best there: the mean over parts is a column. `--digests` names a file of `logitd digest`; without it the rows are
-//! the 64 that the program carries, which are few. Rows of a thousand take a minute.
+//! the 64 that the program carries, which are few.
 
 #[path = "../tests/sampler/regret.rs"]
 mod regret;
