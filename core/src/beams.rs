@@ -29,6 +29,7 @@
 //! ```
 
 use crate::adjustments::{AdjustmentsError, STOP_IDS_MAX};
+use crate::batch::Results;
 use crate::inspection::{Continuation, Continuations, Continue, Inspect, Normaliser};
 use crate::params::{FIELDS, ParamsSpec};
 use crate::status::RowStatus;
@@ -259,6 +260,23 @@ impl Step {
             candidates,
         }
     }
+}
+
+/// What comes of several steps, whose rows are those of a batch, step by step.
+///
+/// # Panics
+/// If a row was not asked what its step [asks](Step::inspect), or there are fewer of them than scores.
+pub fn merged<'a>(steps: impl IntoIterator<Item = &'a Step>, results: &Results) -> Vec<Stepped> {
+    let mut first = 0;
+    let merged = steps.into_iter().map(|step| {
+        let rows = first..first + step.spec().scores.len();
+        first = rows.end;
+        step.merge(rows.map(|row| {
+            let inspection = results.row(row).inspection.expect("it was asked for");
+            inspection.continuations.as_ref().expect("they were asked for")
+        }))
+    });
+    merged.collect()
 }
 
 /// The first `count` candidates. Scores do not ascend within a row, so the next one is always some row's next.

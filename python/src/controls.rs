@@ -4,6 +4,7 @@ use crate::adjustments;
 use crate::each::{Each, is_single};
 use crate::inspect;
 use crate::invalid::{Invalid, path};
+use crate::of::Of;
 use logitd_core::params::{FIELDS, Field, ParamsError, ParamsSpec, SamplingParams, Value};
 use pyo3::exceptions::{PyOSError, PyTypeError, PyValueError};
 use pyo3::intern;
@@ -138,6 +139,23 @@ impl<'py> Controls<'py> {
             }
         }
         Ok(specs)
+    }
+}
+
+/// The keywords of a call, of which it reads its own by their names.
+pub struct Own<'a, 'py>(pub Option<&'a Bound<'py, PyDict>>);
+
+impl<'py> Own<'_, 'py> {
+    /// What is given; None is nothing.
+    pub fn get(&self, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let given = self.0.map(|keywords| keywords.get_item(name)).transpose()?.flatten();
+        Ok(given.filter(|given| !given.is_none()))
+    }
+
+    /// The same, one for all or one for each.
+    pub fn each(&self, name: &str, of: Of) -> PyResult<Option<Each<Bound<'py, PyAny>>>> {
+        let Some(given) = self.get(name)? else { return Ok(None) };
+        Each::split(name, &plain(&given)?, 0, of).map(Some)
     }
 }
 

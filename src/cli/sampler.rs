@@ -10,7 +10,7 @@ use bytes::Bytes;
 use logitd_core::adjustments::Adjustments;
 use logitd_core::backend::Backend;
 use logitd_core::batch::{Dtype, Results, Row, RowError};
-use logitd_core::beams::{Step, Stepped};
+use logitd_core::beams::{self, Step, Stepped};
 use logitd_core::inspection::Inspect;
 use logitd_core::params::SamplingParams;
 use std::error::Error;
@@ -131,8 +131,7 @@ impl Sampler for Local {
             })
             .collect::<Result<_, RowError>>()?;
         self.backend.sample(&rows, &mut self.results)?;
-        let found = self.results.iter().filter_map(|row| row.inspection?.continuations.as_ref());
-        Ok(step.merge(found))
+        Ok(beams::merged([step], &self.results).remove(0))
     }
 
     fn verify(&mut self, sequence: &Sequence) -> Result<Taken, Box<dyn Error>> {

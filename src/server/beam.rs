@@ -17,7 +17,7 @@ use crate::wire::groups::{self, Group};
 use crate::wire::violations::Violations;
 use crate::wire::whole_rows::{Given, WholeRows, bytes as list_bytes};
 use logitd_core::arithmetic;
-use logitd_core::beams::Step;
+use logitd_core::beams::{self, Step};
 use logitd_core::inspection::Inspect;
 use logitd_proto::{self as api, BeamGroup, BeamStepRequest, BeamStepResponse, Limits, Plane};
 use std::sync::Arc;
@@ -181,18 +181,8 @@ pub fn answer_bytes(steps: &[Step]) -> usize {
 
 /// The answer to a request whose rows were asked.
 pub fn response(done: &Completed, steps: &[Step], plane: Plane) -> BeamStepResponse {
-    let mut at = 0;
-    let group = |step: &Step| {
-        let rows = at..at + step.spec().scores.len();
-        at = rows.end;
-        let found = rows.map(|row| {
-            let inspection = done.results.row(row).inspection.expect("it was asked for");
-            inspection.continuations.as_ref().expect("they were asked for")
-        });
-        wire::beam::message(&step.merge(found))
-    };
     BeamStepResponse {
-        groups: steps.iter().map(group).collect(),
+        groups: beams::merged(steps, &done.results).iter().map(wire::beam::message).collect(),
         timings: Some(convert::timings(done)),
         device: convert::device(done),
         arithmetic_version: arithmetic::VERSION,

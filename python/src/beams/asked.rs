@@ -1,7 +1,7 @@
 //! What is asked of beams, from an array and keywords.
 
 use crate::adjustments;
-use crate::controls::Controls;
+use crate::controls::{Controls, Own};
 use crate::each::{Each, lists};
 use crate::invalid::{Invalid, of_one};
 use crate::logits::Logits;
@@ -56,7 +56,7 @@ impl<'py> Call<'py> {
             return Err(wrong(said));
         }
         let logits = Logits::read_by(reader, "x", x, controls.vocab_size.as_ref())?;
-        let spec = spec(keywords)?;
+        let spec = spec(&Own(keywords))?;
         let vocab_size = u32::try_from(logits.vocab_size()).unwrap_or(u32::MAX);
         let steps = steps(scores, &spec, vocab_size)?;
         let rows: usize = steps.iter().map(|step| step.spec().scores.len()).sum();
@@ -101,16 +101,7 @@ impl Asked {
 
     /// What came of each group.
     pub fn stepped(&self, results: &Results) -> Vec<Stepped> {
-        let mut at = 0;
-        let group = |step: &Step| {
-            let rows = at..at + step.spec().scores.len();
-            at = rows.end;
-            step.merge(rows.map(|row| {
-                let found = results.row(row).inspection.expect("it was asked for");
-                found.continuations.as_ref().expect("they were asked for")
-            }))
-        };
-        self.steps.iter().map(group).collect()
+        beams::merged(&self.steps, results)
     }
 
     /// With the tokens that finish a beam among those that `min_tokens` bans.
@@ -156,21 +147,17 @@ fn params(specs: &[ParamsSpec], of: Of) -> PyResult<Vec<SamplingParams>> {
 }
 
 /// What is asked of every group, without scores.
-fn spec(keywords: Option<&Bound<'_, PyDict>>) -> PyResult<StepSpec> {
-    let get = |name: &str| -> PyResult<Option<Bound<'_, PyAny>>> {
-        let given = keywords.map(|keywords| keywords.get_item(name)).transpose()?.flatten();
-        Ok(given.filter(|given| !given.is_none()))
-    };
-    let Some(beams) = get("beams")? else {
+fn spec(own: &Own<'_, '_>) -> PyResult<StepSpec> {
+    let Some(beams) = own.get("beams")? else {
         let said = "beams is left out; wanted: how many beams go on";
         return Err(PyTypeError::new_err(said));
     };
     Ok(StepSpec {
         scores: vec![],
         beams: whole("beams", &beams)?,
-        eos_ids: get("eos_ids")?.map_or_else(|| Ok(vec![]), |given| ids("eos_ids", &given))?,
-        temperature: get("temperature")?.map_or(Ok(1.0), |given| temperature(&given))?,
-        normaliser: get("normaliser")?.map_or(Ok(Normaliser::default()), |g| normaliser(&g))?,
+        eos_ids: own.get("eos_ids")?.map_or_else(|| Ok(vec![]), |given| ids("eos_ids", &given))?,
+        temperature: own.get("temperature")?.map_or(Ok(1.0), |given| temperature(&given))?,
+        normaliser: own.get("normaliser")?.map_or(Ok(Normaliser::default()), |g| normaliser(&g))?,
     })
 }
 

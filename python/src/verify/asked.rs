@@ -3,7 +3,7 @@
 use super::origins::{self, Origin};
 use crate::adjustments::{self, List};
 use crate::call;
-use crate::controls::{Controls, plain};
+use crate::controls::{Controls, Own};
 use crate::each::{Each, lists};
 use crate::inspect;
 use crate::invalid::{Invalid, of_one};
@@ -92,23 +92,6 @@ impl<'py> Call<'py> {
         let vocab_size = u32::try_from(vocab_size).unwrap_or(u32::MAX);
         let each = call::Asked { params, adjustments, inspect, invalid, vocab_size };
         Ok(Self { logits, asked: Asked { sequences, each, of_rows } })
-    }
-}
-
-/// The keywords, of which some are read here.
-struct Own<'a, 'py>(Option<&'a Bound<'py, PyDict>>);
-
-impl<'py> Own<'_, 'py> {
-    /// What is given; None is nothing.
-    fn get(&self, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let given = self.0.map(|keywords| keywords.get_item(name)).transpose()?.flatten();
-        Ok(given.filter(|given| !given.is_none()))
-    }
-
-    /// The same, one for all sequences or one a sequence.
-    fn each(&self, name: &str, of: Of) -> PyResult<Option<Each<Bound<'py, PyAny>>>> {
-        let Some(given) = self.get(name)? else { return Ok(None) };
-        Each::split(name, &plain(&given)?, 0, of).map(Some)
     }
 }
 
