@@ -8,8 +8,8 @@ use crate::wire::inspection::Asked as Inspected;
 use crate::wire::violations::Violations;
 use crate::wire::whole_rows::{Given, Limits, WholeRows};
 use logitd_core::backend::{Backend, dual};
-use logitd_core::batch::{Results, RowError};
-use logitd_core::beams::BEAMS_MAX;
+use logitd_core::batch::Results;
+use logitd_core::beams::{self, BEAMS_MAX};
 use logitd_proto::{BeamContinuations, BeamGroupResult, BeamStepRequest, BeamStepResponse};
 use std::sync::Arc;
 
@@ -33,12 +33,12 @@ impl Recheck for BeamStepRequest {
         difference: &Difference,
     ) -> Result<dual::Difference, RecheckError> {
         let Some(Within::Group(place)) = difference.within else {
-            return Err(RowError::VocabSize(0).into());
+            return Err(RecheckError::NoRow);
         };
         let (rows, groups) = groups(self)?;
-        let group = groups.get(place).ok_or(RowError::VocabSize(0))?;
+        let group = groups.get(place).ok_or(RecheckError::NoRow)?;
         let asked = asked(self, &rows, group);
-        let row = asked.get(difference.row).ok_or(RowError::VocabSize(0))?;
+        let row = asked.get(difference.row).ok_or(RecheckError::NoRow)?;
         // An answer says what was made of all rows, and nothing of one.
         row.replayable(backend, difference.row, None)
     }
@@ -73,17 +73,8 @@ fn stepped(
     let (rows, groups) = groups(request)?;
     let all: Vec<Asked> = groups.iter().flat_map(|group| asked(request, &rows, group)).collect();
     sample(backend, &all, results)?;
-    let mut first = 0;
-    let merged = groups.iter().map(|group| {
-        let own = first..first + group.rows();
-        first = own.end;
-        let found = own.map(|row| {
-            let inspection = results.row(row).inspection.expect("it was asked for");
-            inspection.continuations.as_ref().expect("they were asked for")
-        });
-        wire::beam::message(&group.step.merge(found))
-    });
-    Ok(merged.collect())
+    let merged = beams::merged(groups.iter().map(|group| &group.step), results);
+    Ok(merged.iter().map(wire::beam::message).collect())
 }
 
 /// The rows of a request, and its groups.

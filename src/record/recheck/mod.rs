@@ -177,6 +177,9 @@ pub enum RecheckError {
     /// A row of the request is none.
     #[error(transparent)]
     Row(#[from] RowError),
+    /// A difference is in no row of the request: its answer has more rows, or fewer.
+    #[error("the difference is in no row of the request")]
+    NoRow,
     /// The answer says of a row what this program does not know.
     #[error(transparent)]
     Answer(#[from] UnknownAnswer),

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use logitd_core::adjustments::Limits;
 use logitd_core::arithmetic;
 use logitd_core::backend::{Backend, dual};
-use logitd_core::batch::{Dtype, Results, RowError, RowResult};
+use logitd_core::batch::{Dtype, Results, RowResult};
 use logitd_core::candidates::{self, CandidateRow, TokenList};
 use logitd_proto::{self as api, RowLayout, SampleRequest, SampleResponse};
 use std::slice;
@@ -51,7 +51,7 @@ impl Recheck for SampleRequest {
     ) -> Result<dual::Difference, RecheckError> {
         let mut rows = rows(self, answer)?;
         if row_index >= rows.len() {
-            return Err(RecheckError::Row(RowError::VocabSize(0)));
+            return Err(RecheckError::NoRow);
         }
         let asked = whole(self, rows.swap_remove(row_index), row_index)?;
         let theirs = answer.rows.get(row_index).map(wire::row::result).transpose()?;

@@ -132,7 +132,10 @@ fn every_wrong_field_of_a_sequence_is_found_with_its_row() {
     }
     let mut wrong = answer.clone();
     wrong.sequences.pop();
-    assert_eq!(check(&request, &wrong).unwrap()[0].field, "sequences");
+    let found = check(&request, &wrong).unwrap();
+    assert_eq!(found[0].field, "sequences");
+    let replayed = request.replayable(&mut Reference::default(), &wrong, &found[0]);
+    assert_eq!(replayed.err(), Some(RecheckError::NoRow));
     wrong.arithmetic_version = 9;
     assert!(matches!(check(&request, &wrong), Err(RecheckError::ArithmeticVersion { .. })));
 }
@@ -196,7 +199,10 @@ fn every_wrong_field_of_a_group_is_found_with_its_row() {
     }
     let mut wrong = right_steps();
     wrong.groups.pop();
-    assert_eq!(check(&steps(), &wrong).unwrap()[0].field, "groups");
+    let found = check(&steps(), &wrong).unwrap();
+    assert_eq!(found[0].field, "groups");
+    let replayed = steps().replayable(&mut Reference::default(), &wrong, &found[0]);
+    assert_eq!(replayed.err(), Some(RecheckError::NoRow));
 }
 
 #[test]

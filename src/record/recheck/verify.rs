@@ -8,7 +8,7 @@ use crate::wire::violations::Violations;
 use crate::wire::whole_rows::{Given, Limits, WholeRows};
 use bytes::Bytes;
 use logitd_core::backend::{Backend, dual};
-use logitd_core::batch::{Results, RowError};
+use logitd_core::batch::Results;
 use logitd_core::params::SamplingParams;
 use logitd_core::row::{Draft, Source};
 use logitd_core::verify::TREE_NODES_MAX;
@@ -46,11 +46,11 @@ impl Recheck for VerifyRequest {
         difference: &Difference,
     ) -> Result<dual::Difference, RecheckError> {
         let Some(Within::Sequence(place)) = difference.within else {
-            return Err(RowError::VocabSize(0).into());
+            return Err(RecheckError::NoRow);
         };
         let sequences = rows(self, answer)?;
         let rows = sequences.get(place).map_or(&[][..], |one| &one.rows);
-        let row = rows.get(difference.row).ok_or(RowError::VocabSize(0))?;
+        let row = rows.get(difference.row).ok_or(RecheckError::NoRow)?;
         // Of a row that is not told with all that it was asked, the answer says no more than what differs.
         row.replayable(backend, difference.row, None)
     }
