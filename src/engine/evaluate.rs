@@ -12,7 +12,6 @@ use super::priority::lower_priority;
 use super::queue::{self, Budget, Item, Part, Queue, RowSize};
 use super::slots::Key;
 use super::{Failure, Priority, Refused, RequestRow, Source, Timings, spawn};
-use logitd_core::backend::DeviceError;
 use logitd_core::batch::RowStatus;
 use logitd_core::evaluate::row::RowEvaluator;
 use logitd_core::evaluate::sets::Sets;
@@ -112,14 +111,14 @@ impl Evaluations {
     pub async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, Refused> {
+    ) -> Result<T, Failure> {
         let (sender, done) = oneshot::channel();
         self.threads.started().add(Box::new(move || {
             if !sender.is_closed() {
-                let _ = sender.send(work());
+                let _ = sender.send(caught(work));
             }
         }));
-        done.await.map_err(|_| Refused::Draining)
+        done.await.unwrap_or(Err(Failure::Cancelled))
     }
 
     /// Queues an evaluation. The permit is held until its last row is done.
@@ -368,9 +367,7 @@ impl Shared {
             let part = match next {
                 Next::Row(part) => part,
                 Next::Work(work) => {
-                    if catch_unwind(AssertUnwindSafe(work)).is_err() {
-                        tracing::error!("a part of an evaluation panicked");
-                    }
+                    work();
                     continue;
                 }
             };
@@ -380,11 +377,9 @@ impl Shared {
                 continue;
             }
             let find = || of_row.find(&mut evaluator, &job.request, row);
-            if catch_unwind(AssertUnwindSafe(find)).is_err() {
-                tracing::error!("an evaluation panicked");
+            if let Err(failure) = caught(find) {
                 (evaluator, of_row) = (RowEvaluator::new(), OfRow::default());
-                let (device, reason) = (DEVICE.into(), "an evaluation panicked".into());
-                job.fail(Failure::Device(DeviceError { device, reason }));
+                job.fail(failure);
                 continue;
             }
             self.rows.increment(1);
@@ -420,6 +415,14 @@ impl Shared {
             }
         }
     }
+}
+
+/// What some work comes to, which may panic.
+fn caught<T>(work: impl FnOnce() -> T) -> Result<T, Failure> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| {
+        tracing::error!("an evaluation panicked");
+        Failure::Panicked
+    })
 }
 
 enum Next {

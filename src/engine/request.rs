@@ -328,4 +328,9 @@ pub enum Failure {
     /// The logits were on loan, and what was read is not what was lent.
     #[error("{0}")]
     Loan(LoanError),
+    /// Work for it panicked.
+    #[error(
+        "the server panicked at this request, which is a fault of its own; its log says where; please report it"
+    )]
+    Panicked,
 }

@@ -497,7 +497,7 @@ pub fn status(error: &Error) -> Status {
         | E::Failed(Failure::Cancelled | Failure::Loan(LoanError::Lost(_)))
         | E::StreamDraining
         | E::NoSeed(_) => Code::Unavailable,
-        E::Failed(Failure::Device(_)) => Code::Internal,
+        E::Failed(Failure::Device(_) | Failure::Panicked) => Code::Internal,
         E::Unauthenticated(_) => Code::Unauthenticated,
         E::PriorityDenied { .. } => Code::PermissionDenied,
     };

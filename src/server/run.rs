@@ -6,7 +6,7 @@ use super::call::Call;
 use super::error::Error;
 use super::metrics;
 use super::state::Shared;
-use crate::engine::{self, Completed, Permit, Priority, Refused, RequestRow};
+use crate::engine::{self, Completed, Failure, Permit, Priority, Refused, RequestRow};
 use logitd_proto::Plane;
 use tokio::sync::SemaphorePermit;
 
@@ -77,7 +77,10 @@ pub async fn checked<T: Send + 'static>(
         return check();
     }
     let checked = tokio::task::spawn_blocking(check).await;
-    checked.map_err(|_| Error::Refused(Refused::Draining))?
+    checked.map_err(|error| match error.is_panic() {
+        true => Error::Failed(Failure::Panicked),
+        false => Error::Refused(Refused::Draining),
+    })?
 }
 
 /// Waits until an answer of so many bytes may be encoded: a large one behind the calls that are ready.
@@ -107,5 +110,20 @@ pub fn priority(call: &Call, asked: Option<Priority>) -> Result<Priority, Error>
     match &call.token {
         Some(token) => token.priority(asked),
         None => Ok(asked.unwrap_or_default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::convert;
+    use tonic::Code;
+
+    #[tokio::test]
+    async fn a_check_that_panics_is_a_fault_of_the_server() {
+        let checked = checked(false, || -> Result<(), Error> { panic!("a test") }).await;
+        let status = convert::status(&checked.unwrap_err());
+        assert_eq!(status.code(), Code::Internal);
+        assert!(status.message().contains("its log says where"), "{}", status.message());
     }
 }

@@ -488,3 +488,14 @@ async fn a_deadline_ends_an_evaluation_of_which_rows_wait() {
     let ended = submit(Instant::now() + Duration::from_millis(300)).unwrap().await;
     assert_eq!(ended.unwrap_err(), Failure::DeadlineExceeded);
 }
+
+/// At the engine: no request is known to make it panic.
+#[tokio::test(flavor = "multi_thread")]
+async fn work_that_panics_is_a_failure_of_its_own_and_ends_no_thread() {
+    let evaluations = Evaluations::new(1, 8);
+    for _ in 0..3 {
+        let panicked = evaluations.work(|| -> u32 { panic!("a test") }).await;
+        assert_eq!(panicked, Err(Failure::Panicked));
+        assert_eq!(evaluations.work(|| 7).await, Ok(7));
+    }
+}
