@@ -174,6 +174,8 @@ async fn drafts_and_beams_are_recorded_on_every_way_and_checked_without_the_serv
         let (code, said) = replay(server.target(), &trace, &flags).await;
         let json: Value = serde_json::from_str(&said).unwrap_or_else(|_| panic!("{said}"));
         assert_eq!(code, 0, "{json}");
+        // Each request has its own.
+        assert_eq!(json["requests"].get("method"), None, "{json}");
         assert_eq!((&json["check"]["answers"], &json["check"]["rows"]), (&70.into(), &680.into()));
     }
 }

@@ -312,7 +312,7 @@ mod tests {
                 devices: vec![TEXT.into()],
             }],
             requests: RequestsReport {
-                method: MethodArg::Sample,
+                method: Some(MethodArg::Sample),
                 rpc: Rpc::Unary,
                 plane: Plane::Inline,
                 connections: 1,

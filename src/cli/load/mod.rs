@@ -51,7 +51,9 @@ struct TargetReport {
 
 #[derive(Debug, Serialize)]
 struct RequestsReport {
-    method: MethodArg,
+    /// Of a trace, each request has its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    method: Option<MethodArg>,
     rpc: Rpc,
     plane: Plane,
     connections: usize,
@@ -186,7 +188,7 @@ async fn measure(args: &Args) -> Result<Report, Box<dyn Error>> {
         command: command(),
         targets: targets(args, servers.infos()),
         requests: RequestsReport {
-            method: args.method,
+            method: args.replay.is_none().then_some(args.method),
             rpc: args.rpc,
             plane: args.plane,
             connections: args.connections,

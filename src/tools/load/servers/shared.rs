@@ -117,21 +117,37 @@ impl SharedLane {
     }
 
     async fn call_directly(&self, request: Request) -> Result<Response, Error> {
+        match request {
+            Request::Sample(request) => {
+                let mut calls = self.calls().await?;
+                let answer = calls.sample(&request).await;
+                self.keep(calls);
+                answer.map(Into::into)
+            }
+            Request::Verify(request) => {
+                let mut calls = self.calls().await?;
+                let answer = calls.verify(&request).await;
+                self.keep(calls);
+                answer.map(Into::into)
+            }
+            // There are no direct calls for steps of beams.
+            step @ Request::BeamStep(_) => call(&self.client, step).await,
+        }
+    }
+
+    /// A connection for direct calls: one that has none, or a new one.
+    async fn calls(&self) -> Result<Direct, Error> {
         let idle = self.lock().idle.pop();
-        let mut calls = match idle {
-            Some(calls) => calls,
-            None => self.client.direct().await?,
-        };
-        let answer = match &request {
-            Request::Sample(request) => calls.sample(request).await.map(Into::into),
-            Request::Verify(request) => calls.verify(request).await.map(Into::into),
-            // There are no direct calls for it.
-            Request::BeamStep(_) => call(&self.client, request).await,
-        };
+        match idle {
+            Some(calls) => Ok(calls),
+            None => self.client.direct().await,
+        }
+    }
+
+    fn keep(&self, calls: Direct) {
         if calls.is_open() {
             self.lock().idle.push(calls);
         }
-        answer
     }
 
     fn lock(&self) -> MutexGuard<'_, Slots> {
