@@ -1,21 +1,11 @@
 //! The cuts of a set beyond top_k, top_p and min_p, its profile, and their axes.
 
+use logitd_core::evaluate::sets::FIELDS_OF_SETS;
 use logitd_core::params::{ParamsSpec, Profile, shortest};
 use std::fmt;
 
-/// The parameters of further cuts, by their names in the API.
-pub const FURTHER: [&str; 10] = [
-    "top_n_sigma",
-    "top_h",
-    "top_a",
-    "epsilon_cutoff",
-    "eta_cutoff",
-    "typical_p",
-    "xtc_probability",
-    "xtc_threshold",
-    "dynatemp_range",
-    "dynatemp_exponent",
-];
+/// The parameters of further cuts, by their names in the API: the last of a set's.
+pub const FURTHER: [&str; 10] = *FIELDS_OF_SETS.last_chunk().expect("it has more");
 /// Middles are tried between values that are further from each other than this share of their axis.
 const STEP_LEAST: f32 = 1.0 / 64.0;
 

@@ -119,20 +119,6 @@ fn profile_message(profile: Profile) -> api::Profile {
     }
 }
 
-/// The cuts that a request can ask for, by the names of the API: what makes each of them act.
-pub const CUTS: [&str; 10] = [
-    "top_n_sigma",
-    "top_h",
-    "top_a",
-    "epsilon_cutoff",
-    "eta_cutoff",
-    "typical_p",
-    "mirostat_tau",
-    "xtc_probability",
-    "adaptive_target",
-    "dynatemp_range",
-];
-
 /// The first parameter by which a row could depend on tokens that are not among its candidates, although these
 /// [are enough](logitd_core::candidates::are_enough) for its temperature and its top_k.
 pub fn looks_beyond(spec: &ParamsSpec) -> Option<&'static str> {

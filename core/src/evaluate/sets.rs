@@ -13,7 +13,8 @@ use std::fmt;
 
 /// Sets that a server evaluates in one call, at most.
 pub const SETS_MAX: u32 = 1 << 16;
-/// The parameters that make a set. The others belong to a draw, or to a history that rows here do not have.
+/// The parameters that make a set: those of every search first, then the profile, then those of further cuts. The others
+/// belong to a draw, or to a history that rows here do not have.
 pub const FIELDS_OF_SETS: [&str; 15] = [
     "temperature",
     "top_k",

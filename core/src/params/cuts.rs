@@ -169,8 +169,8 @@ impl From<Cuts> for ParamsSpec {
     }
 }
 
-/// The controls of which a profile may have none.
-const OF_PROFILES: [&str; 13] = [
+/// What makes each of the further cuts act, by the names of the API.
+pub const SWITCHES: [&str; 10] = [
     "top_n_sigma",
     "top_h",
     "top_a",
@@ -181,15 +181,15 @@ const OF_PROFILES: [&str; 13] = [
     "xtc_probability",
     "adaptive_target",
     "dynatemp_range",
-    "dry_multiplier",
-    "frequency_penalty",
-    "presence_penalty",
 ];
+
+/// The other controls of which a profile may have none.
+const PENALTIES: [&str; 3] = ["dry_multiplier", "frequency_penalty", "presence_penalty"];
 
 /// Refuses what does not go together.
 pub(super) fn check(spec: &ParamsSpec) -> Result<(), ParamsError> {
     let field = |name: &str| Field::named(name).expect("a parameter");
-    for name in OF_PROFILES {
+    for name in SWITCHES.into_iter().chain(PENALTIES) {
         let value = field(name).get(*spec);
         let is_on = value != field(name).get(ParamsSpec::DEFAULT);
         if is_on && !has(spec.profile, name) {

@@ -292,8 +292,8 @@ impl Args {
     }
 }
 
-/// Axes that have flags of their own.
-const OWN_FLAGS: [&str; 4] = ["temperature", "top_k", "top_p", "min_p"];
+/// Axes that have flags of their own: the first of a set's.
+const OWN_FLAGS: [&str; 4] = *FIELDS_OF_SETS.first_chunk().expect("it has more");
 
 /// An axis that has none, by the name of its parameter.
 fn axis_named(name: &str) -> Result<&'static str, String> {
