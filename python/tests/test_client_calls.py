@@ -152,3 +152,28 @@ def test_coroutines_say_the_same(plane: Any, logitd_server: logitd.Server) -> No
             await connection.verify(X, [1])
 
     asyncio.run(work())
+
+
+def test_nothing_comes_of_no_rows(client: logitd.Client) -> None:
+    none, no_lists = X[:0], np.zeros((0, 2), np.int64)
+    assert len(client.sample(none)) == 0
+    same_sequences(client.verify(none, no_lists), logitd.verify(none, no_lists))
+    assert client.beam_step(none, no_lists, beams=2) == logitd.beam_step(none, no_lists, beams=2) == []
+    found = client.evaluate(none, [], [{"temperature": 0.5}])
+    assert found.rows.tolist() == logitd.evaluate(none, [], [{"temperature": 0.5}]).rows.tolist() == []
+
+
+def test_nothing_comes_of_no_rows_in_coroutines(logitd_server: logitd.Server) -> None:
+    none, no_lists = X[:0], np.zeros((0, 2), np.int64)
+    connection = AsyncClient(logitd_server.target, timeout=60)
+
+    async def work() -> None:
+        for _ in range(2):
+            assert len(await connection.sample(none)) == 0
+            same_sequences(await connection.verify(none, no_lists), logitd.verify(none, no_lists))
+            assert await connection.beam_step(none, no_lists, beams=2) == []
+            assert (await connection.evaluate(none, [], [{"temperature": 0.5}])).rows.tolist() == []
+            # Connected from here on.
+            await connection.info()
+
+    asyncio.run(work())

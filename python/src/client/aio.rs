@@ -170,12 +170,10 @@ impl AsyncConnection {
         let source = self.source(py, staged, &rows);
         let link = Arc::clone(&self.link);
         let sampled = async move {
-            if asked.params.is_empty() {
-                return Ok((SampleResponse::default(), asked));
-            }
+            let Some(source) = source else { return Ok((SampleResponse::default(), asked)) };
             let link = link.link().await?;
             let request = messages::request(dtype, &asked, link.has_columns());
-            Ok((ask(link, request, source).await?, asked))
+            Ok((send(link, request, source).await?, asked))
         };
         let value = |py: Python<'_>, (response, asked): (SampleResponse, Asked)| {
             let table = messages::table(response, &asked)?;
@@ -201,7 +199,7 @@ impl AsyncConnection {
         rows.extend(sequences::rows(&asked));
         let source = self.source(py, staged, &rows);
         let link = Arc::clone(&self.link);
-        let verified = async move { Ok((ask(link.link().await?, request, source).await?, asked)) };
+        let verified = async move { Ok((ask(&link, request, source).await?, asked)) };
         let value = |py: Python<'_>, (response, asked): (VerifyResponse, _)| {
             let verified = Verified::new(py, sequences::found(response, &asked)?)?;
             Ok(Py::new(py, verified)?.into_any())
@@ -224,7 +222,7 @@ impl AsyncConnection {
         let staged = link.and_then(|link| link.staged::<BeamStepRequest>(&logits));
         let source = self.source(py, staged, &logits.bytes());
         let link = Arc::clone(&self.link);
-        let stepped = async move { Ok((ask(link.link().await?, request, source).await?, asked)) };
+        let stepped = async move { Ok((ask(&link, request, source).await?, asked)) };
         let value = |py: Python<'_>, (response, asked): (BeamStepResponse, _)| {
             let groups = beams::found(response, &asked)?;
             Ok(groups.into_pyobject(py)?.into_any().unbind())
@@ -247,7 +245,7 @@ impl AsyncConnection {
         let staged = link.and_then(|link| link.staged::<EvaluateRequest>(&logits));
         let source = self.source(py, staged, &logits.bytes());
         let link = Arc::clone(&self.link);
-        let evaluated = async move { Ok((ask(link.link().await?, request, source).await?, asked)) };
+        let evaluated = async move { Ok((ask(&link, request, source).await?, asked)) };
         let value = |py: Python<'_>, (response, asked): (EvaluateResponse, _)| {
             let answer = evaluations::answer(response, &asked)?;
             Ok(found::arrays(py, &asked, &answer)?.into_any().unbind())
@@ -277,14 +275,17 @@ impl AsyncConnection {
 }
 
 impl AsyncConnection {
-    /// The logits of a call that begins: these rows, or what is lent.
-    fn source(&self, py: Python<'_>, staged: Option<Staged>, rows: &[&[u8]]) -> Source {
-        match (staged, self.link.link.get()) {
+    /// The logits of a call that begins: these rows, or what is lent; `None` where there are no rows.
+    fn source(&self, py: Python<'_>, staged: Option<Staged>, rows: &[&[u8]]) -> Option<Source> {
+        if rows.is_empty() {
+            return None;
+        }
+        Some(match (staged, self.link.link.get()) {
             (Some(staged), _) => Source::Staged(staged),
             // Other threads of Python go on beside the copy.
             (None, Some(link)) => py.detach(|| written(link, rows)),
             (None, None) => py.detach(|| Source::Bytes(rows.concat())),
-        }
+        })
     }
 
     fn begin<T: Send + 'static>(
@@ -323,9 +324,21 @@ fn written(link: &Link, rows: &[&[u8]]) -> Source {
     }
 }
 
+/// Asks the server, as [`Caller`](super::caller::Caller) does: not about no rows.
+async fn ask<R: Request>(
+    link: &Lazy,
+    request: R,
+    source: Option<Source>,
+) -> Result<R::Response, Error> {
+    match source {
+        Some(source) => send(link.link().await?, request, source).await,
+        None => Ok(R::Response::default()),
+    }
+}
+
 /// After an error memory is let go of, since nobody knows what the server still has of it; so it is where a call is
 /// cancelled.
-async fn ask<R: Request>(
+async fn send<R: Request>(
     link: &Link,
     mut request: R,
     mut source: Source,

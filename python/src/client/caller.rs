@@ -39,13 +39,16 @@ impl Caller {
     }
 
     /// Sends a request whose logits are these rows, one after another, or lie where they are lent, and waits for the
-    /// answer.
+    /// answer. Of no rows nothing is asked: a server would refuse that, and nothing comes of them.
     pub fn ask<R: Request>(
         &self,
         mut request: R,
         rows: &[&[u8]],
         staged: Option<Staged>,
     ) -> Result<R::Response, Failure> {
+        if rows.is_empty() {
+            return Ok(R::Response::default());
+        }
         let Some(plane) = self.link.shared_for::<R>() else { return self.send(request, rows) };
         let answer = match staged {
             Some(staged) => self.in_place(plane, &mut request, &staged),

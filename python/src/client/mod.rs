@@ -23,7 +23,6 @@ use crate::call::Call;
 use crate::evaluate::asked::{Call as EvaluateCall, Options};
 use crate::evaluate::found;
 use crate::results::Results;
-use crate::table::Table;
 use crate::verify::asked::Call as VerifyCall;
 use crate::verify::verified::Verified;
 use caller::{Caller, Failure, wait};
@@ -68,9 +67,6 @@ impl Client {
         controls: Option<&Bound<'_, PyDict>>,
     ) -> PyResult<Results> {
         let Call { logits, asked } = Call::of(x, controls)?;
-        if asked.params.is_empty() {
-            return Ok(Table::new(&asked).into());
-        }
         let link = &self.caller.link;
         let request = messages::request(logits.dtype(), &asked, link.has_columns());
         let (rows, staged) = (logits.bytes(), link.staged::<api::SampleRequest>(&logits));

@@ -144,7 +144,7 @@ impl Link {
         };
         let is_within = stride_bytes.is_multiple_of(size)
             && length_bytes <= lease.bytes
-            && (row_stride == 0 || R::HAS_STRIDE);
+            && (row_stride == 0 || R::has_stride());
         let row_stride_bytes = stride_bytes;
         is_within.then_some(Staged { lease, length_bytes, row_bytes, row_stride_bytes, row_stride })
     }

@@ -1,5 +1,6 @@
 //! The requests that take the same ways to a server.
 
+use bytes::Bytes;
 use logitd_client::api::{
     BeamStepRequest, BeamStepResponse, EvaluateRequest, EvaluateResponse, GetInfoResponse,
     SampleRequest, SampleResponse, SlotRef, VerifyRequest, VerifyResponse,
@@ -10,16 +11,33 @@ use std::future::Future;
 /// A request whose logits are bytes of it, or lie in memory that is shared with the server.
 pub trait Request: Clone + Default + Send + Sync + 'static {
     type Response: Default + Send + 'static;
-    /// Whether its rows may be any distance apart.
-    const HAS_STRIDE: bool;
     /// Whether it can be a direct call.
     const IS_DIRECT: bool;
 
-    /// Has it carry these logits; nothing lies in memory then.
-    fn carry(&mut self, logits: Vec<u8>);
+    /// Where it says which logits it is about.
+    fn logits(&mut self) -> LogitsOf<'_>;
 
-    /// Says where its logits lie in memory.
-    fn place(&mut self, slot: SlotRef, row_stride: u32);
+    /// Whether its rows may be any distance apart.
+    fn has_stride() -> bool {
+        Self::default().logits().row_stride.is_some()
+    }
+
+    /// Has it carry these logits; nothing lies in memory then.
+    fn carry(&mut self, logits: Vec<u8>) {
+        let LogitsOf { bytes, slot, row_stride } = self.logits();
+        (*bytes, *slot) = (logits.into(), None);
+        row_stride.into_iter().for_each(|row_stride| *row_stride = 0);
+    }
+
+    /// Says where its logits lie in memory. `row_stride` is 0 unless its rows may be any distance apart.
+    fn place(&mut self, slot: SlotRef, row_stride: u32) {
+        let of = self.logits();
+        *of.slot = Some(slot);
+        match of.row_stride {
+            Some(stride) => *stride = row_stride,
+            None => assert_eq!(row_stride, 0, "its rows lie one behind the other"),
+        }
+    }
 
     /// Sends it by gRPC, as it is; in several messages where it can be and what the server says of itself is given.
     fn send(
@@ -35,17 +53,21 @@ pub trait Request: Clone + Default + Send + Sync + 'static {
     ) -> impl Future<Output = Result<Self::Response, Error>> + Send;
 }
 
+/// The fields of a request that say which logits it is about.
+pub struct LogitsOf<'a> {
+    bytes: &'a mut Bytes,
+    slot: &'a mut Option<SlotRef>,
+    /// How many logits there are from a row to the next, where its rows may be any distance apart.
+    row_stride: Option<&'a mut u32>,
+}
+
 impl Request for SampleRequest {
     type Response = SampleResponse;
-    const HAS_STRIDE: bool = true;
     const IS_DIRECT: bool = true;
 
-    fn carry(&mut self, logits: Vec<u8>) {
-        (self.logits, self.slot, self.row_stride) = (logits.into(), None, 0);
-    }
-
-    fn place(&mut self, slot: SlotRef, row_stride: u32) {
-        (self.slot, self.row_stride) = (Some(slot), row_stride);
+    fn logits(&mut self) -> LogitsOf<'_> {
+        let Self { logits: bytes, slot, row_stride, .. } = self;
+        LogitsOf { bytes, slot, row_stride: Some(row_stride) }
     }
 
     async fn send(
@@ -66,15 +88,11 @@ impl Request for SampleRequest {
 
 impl Request for VerifyRequest {
     type Response = VerifyResponse;
-    const HAS_STRIDE: bool = true;
     const IS_DIRECT: bool = true;
 
-    fn carry(&mut self, logits: Vec<u8>) {
-        (self.logits, self.slot, self.row_stride) = (logits.into(), None, 0);
-    }
-
-    fn place(&mut self, slot: SlotRef, row_stride: u32) {
-        (self.slot, self.row_stride) = (Some(slot), row_stride);
+    fn logits(&mut self) -> LogitsOf<'_> {
+        let Self { logits: bytes, slot, row_stride, .. } = self;
+        LogitsOf { bytes, slot, row_stride: Some(row_stride) }
     }
 
     async fn send(
@@ -92,15 +110,11 @@ impl Request for VerifyRequest {
 
 impl Request for BeamStepRequest {
     type Response = BeamStepResponse;
-    const HAS_STRIDE: bool = true;
     const IS_DIRECT: bool = false;
 
-    fn carry(&mut self, logits: Vec<u8>) {
-        (self.logits, self.slot, self.row_stride) = (logits.into(), None, 0);
-    }
-
-    fn place(&mut self, slot: SlotRef, row_stride: u32) {
-        (self.slot, self.row_stride) = (Some(slot), row_stride);
+    fn logits(&mut self) -> LogitsOf<'_> {
+        let Self { logits: bytes, slot, row_stride, .. } = self;
+        LogitsOf { bytes, slot, row_stride: Some(row_stride) }
     }
 
     async fn send(
@@ -118,16 +132,11 @@ impl Request for BeamStepRequest {
 
 impl Request for EvaluateRequest {
     type Response = EvaluateResponse;
-    const HAS_STRIDE: bool = false;
     const IS_DIRECT: bool = false;
 
-    fn carry(&mut self, logits: Vec<u8>) {
-        (self.logits, self.slot) = (logits.into(), None);
-    }
-
-    fn place(&mut self, slot: SlotRef, row_stride: u32) {
-        assert_eq!(row_stride, 0, "its rows lie one behind the other");
-        self.slot = Some(slot);
+    fn logits(&mut self) -> LogitsOf<'_> {
+        let Self { logits: bytes, slot, .. } = self;
+        LogitsOf { bytes, slot, row_stride: None }
     }
 
     async fn send(
