@@ -229,20 +229,24 @@ fn rows_on_a_border() {
 fn rows_with_adjustments_and_questions() {
     let cases = beside::all();
     panel(one_of_each()).check(&cases);
-    // Each with another size of teams as well.
-    for (i, team_blocks) in [1, 3, 8].into_iter().enumerate() {
-        let team_blocks = Some(team_blocks);
-        let some: Vec<Case> = cases.iter().skip(i).step_by(3).cloned().collect();
-        panel(one_of_each().map(|options| ShimOptions { team_blocks, ..options })).check(&some);
-    }
+    in_teams_of(&[1, 3, 8], &cases);
 }
 
 #[test]
 fn rows_with_cuts() {
     let cases = cuts::all();
     assert!(!is_helped(&cases));
-    for team_blocks in [None, Some(3)] {
-        panel(one_of_each().map(|options| ShimOptions { team_blocks, ..options })).check(&cases);
+    panel(one_of_each()).check(&cases);
+    in_teams_of(&[3], &cases);
+}
+
+/// Each case once more, in teams of one of these sizes: kernels, builds and sizes take turns.
+fn in_teams_of(sizes: &[u32], cases: &[Case]) {
+    let each = sizes.iter().flat_map(|&size| one_of_each().map(move |options| (size, options)));
+    let count = each.clone().count();
+    for (i, (size, options)) in each.enumerate() {
+        let some: Vec<Case> = cases.iter().skip(i).step_by(count).cloned().collect();
+        panel([ShimOptions { team_blocks: Some(size), ..options }]).check(&some);
     }
 }
 
