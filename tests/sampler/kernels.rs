@@ -242,11 +242,13 @@ fn rows_with_cuts() {
 
 /// Each case once more, in teams of one of these sizes: kernels, builds and sizes take turns.
 fn in_teams_of(sizes: &[u32], cases: &[Case]) {
-    let each = sizes.iter().flat_map(|&size| one_of_each().map(move |options| (size, options)));
-    let count = each.clone().count();
-    for (i, (size, options)) in each.enumerate() {
-        let some: Vec<Case> = cases.iter().skip(i).step_by(count).cloned().collect();
-        panel([ShimOptions { team_blocks: Some(size), ..options }]).check(&some);
+    let of_size = |&size: &u32| {
+        one_of_each().map(move |options| ShimOptions { team_blocks: Some(size), ..options })
+    };
+    let each: Vec<ShimOptions> = sizes.iter().flat_map(of_size).collect();
+    for (i, &options) in each.iter().enumerate() {
+        let some: Vec<Case> = cases.iter().skip(i).step_by(each.len()).cloned().collect();
+        panel([options]).check(&some);
     }
 }
 
