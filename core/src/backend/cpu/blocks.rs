@@ -1,7 +1,8 @@
 //! A row as whole blocks of [`BLOCK`] tokens.
 //!
 //! Kernels see nothing but whole blocks, so none has code for a rest, and none reads past the end
-//! of a row: the last tokens are copied to a block of their own, and that is filled up.
+//! of a row: the last tokens are copied to a block of their own, and that is filled up. A row of which few
+//! tokens are left out has copies of their blocks, and the others as they are.
 
 use super::element::Element;
 use super::simd::Simd;
@@ -30,6 +31,8 @@ pub struct Blocks<'a, E> {
     whole: &'a [u8],
     /// One block, or none.
     tail: &'a [u8],
+    /// Every block, where they do not lie one after another: there are no others then.
+    each: &'a [&'a [u8]],
     element: PhantomData<E>,
 }
 
@@ -40,7 +43,7 @@ impl<'a, E: Element> Blocks<'a, E> {
     pub fn new(logits: &'a [u8], tail: &'a mut Tail, filler: Filler) -> Self {
         let (whole, rest) = logits.split_at(logits.len() / Self::BYTES * Self::BYTES);
         if rest.is_empty() {
-            return Self { whole, tail: &[], element: PhantomData };
+            return Self { whole, tail: &[], each: &[], element: PhantomData };
         }
         let tail = &mut tail[..Self::BYTES];
         let (tokens, fill) = tail.split_at_mut(rest.len());
@@ -51,15 +54,21 @@ impl<'a, E: Element> Blocks<'a, E> {
                 Filler::NegativeInfinity => E::write(-E::INFINITY - 1, logit),
             }
         }
-        Self { whole, tail, element: PhantomData }
+        Self { whole, tail, each: &[], element: PhantomData }
+    }
+
+    /// Blocks that lie anywhere.
+    pub fn of_each(each: &'a [&'a [u8]]) -> Self {
+        debug_assert!(each.iter().all(|block| block.len() == Self::BYTES));
+        Self { whole: &[], tail: &[], each, element: PhantomData }
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.whole.len() / Self::BYTES + self.tail.len() / Self::BYTES
+        self.whole.len() / Self::BYTES + self.tail.len() / Self::BYTES + self.each.len()
     }
 
-    /// Whether a block is the last one, and has more than the row's tokens.
+    /// Whether a block may have more than the row's tokens: the last one, or any that lies by itself.
     #[inline(always)]
     pub fn is_filled_up(&self, block: usize) -> bool {
         block * Self::BYTES >= self.whole.len()
@@ -71,8 +80,13 @@ impl<'a, E: Element> Blocks<'a, E> {
         let at = block * Self::BYTES;
         match self.whole.get(at..at + Self::BYTES) {
             Some(block) => block,
-            None => self.tail,
+            None => self.beyond(block),
         }
+    }
+
+    /// A block that is not among the whole ones of the row.
+    fn beyond(&self, block: usize) -> &'a [u8] {
+        self.each.get(block).copied().unwrap_or(self.tail)
     }
 
     /// Every block of a range that only names blocks there are.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! list(row):
-//!     top-k, top-n-sigma or (in this sampler's order and vLLM's) min-p come first: the tokens that they keep
+//!     top-k, top-n-sigma or min-p come first: the tokens that they keep
 //!     the first stage has a bound:            the tokens within it, and the sums over all
 //!         top-a, epsilon, eta, mirostat:      W (eta: and E) tell the least mass, or the greatest surprisal
 //!         top-p:                              tokens with its share of W
@@ -69,7 +69,7 @@ pub fn start<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, params: &SamplingP
 }
 
 /// The row at a temperature.
-fn at<'a, S: Simd, E: Element>(
+pub fn at<'a, S: Simd, E: Element>(
     row: &ScannedRow<'a, S, E>,
     temperature: f32,
 ) -> ScannedRow<'a, S, E> {
@@ -98,15 +98,14 @@ pub fn first_tokens<'b, S: Simd, E: Element>(
 fn list_by_logits<S: Simd, E: Element>(
     row: &ScannedRow<'_, S, E>,
     params: &SamplingParams,
-    Start { distance, temperature }: Start,
+    start: Start,
     search: &mut nucleus::Buffers,
 ) -> bool {
     let cuts = params.all_cuts();
-    let profile = cuts.profile;
-    if profile == Profile::Llamacpp && cuts.mirostat.tau > 0.0 {
+    if cuts.profile == Profile::Llamacpp && cuts.mirostat.tau > 0.0 {
         return false;
     }
-    if first_stage(row, params, distance) == Some(Stage::TopH) {
+    if first_stage(row, params, start.distance) == Some(Stage::TopH) {
         return list_top_k(row, head::TOKENS as u64, search);
     }
     let k = params.top_k().filter(|&k| k < row.vocab_size && !nucleus_is_of_row(params));
@@ -115,14 +114,14 @@ fn list_by_logits<S: Simd, E: Element>(
     {
         return true;
     }
-    let min_p_is_first = match profile {
-        Profile::Logitd => params.top_p().is_none(),
-        Profile::Vllm => true,
-        _ => false,
+    // Stages that look at logits alone may come in any order.
+    let by_logits = |stage: &Stage| matches!(stage, Stage::TopNSigma | Stage::TopK | Stage::MinP);
+    let mut first_stages = stages(params, start.distance).take_while(by_logits);
+    let min_p = params.min_p().filter(|_| first_stages.any(|stage| stage == Stage::MinP));
+    let min_p = min_p.map(|p| min_p_distance(p, start.of_chain(params)));
+    let Some(distance) = start.distance.into_iter().chain(min_p).reduce(f32::max) else {
+        return false;
     };
-    let min_p = params.min_p().filter(|_| min_p_is_first);
-    let min_p = min_p.map(|p| min_p_distance(p, temperature));
-    let Some(distance) = distance.into_iter().chain(min_p).reduce(f32::max) else { return false };
     is_listed(row, row.min_p_cut(distance).least, &mut search.lists)
 }
 
@@ -175,15 +174,17 @@ fn first_stage<S: Simd, E: Element>(
 }
 
 /// The sum of all masses.
-fn masses<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, search: &mut nucleus::Buffers) -> Sums {
+pub fn masses<S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    search: &mut nucleus::Buffers,
+) -> Sums {
     let mass = row.block_masses(&mut search.masses).iter().sum();
     Sums::exactly(Interval { mass, term: 0 })
 }
 
 /// The sums of a row: of few tokens that have nearly all the mass as they are, and bounds of those of the others.
 fn sums<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, search: &mut nucleus::Buffers) -> Sums {
-    let least = least_with(row, |x| u64::from(surprisal_of(row, x)) <= LISTED_BITS * BIT);
-    if !is_listed(row, least, &mut search.lists) {
+    if listed_up_to(row, LISTED_BITS, &mut search.lists).is_none() {
         return Sums::exactly(interval(row, None));
     }
     let mass = masses(row, search).least.mass;
@@ -242,7 +243,10 @@ fn surprisal_of<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, x: f32) -> u32 
 }
 
 /// The least logit for which something is so that is so for all greater ones; the greatest, if it is so for none.
-fn least_with<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, is_so: impl Fn(f32) -> bool) -> f32 {
+pub fn least_with<S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    is_so: impl Fn(f32) -> bool,
+) -> f32 {
     let max = row.weights.max;
     match bisect::<E>(lowest::<E>(), max, |x| !is_so(x)) {
         None => lowest::<E>(),
@@ -251,12 +255,22 @@ fn least_with<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, is_so: impl Fn(f3
 }
 
 /// Lists the tokens from a logit on; false if they are many.
-fn is_listed<S: Simd, E: Element>(
+pub fn is_listed<S: Simd, E: Element>(
     row: &ScannedRow<'_, S, E>,
     least: f32,
     lists: &mut Lists,
 ) -> bool {
     row.collect(Cut::ties(least), LIST_MAX, lists).len() <= LIST_MAX
+}
+
+/// Lists the tokens up to a surprisal, in bits, and returns the least logit that these can have; `None` if they are many.
+pub fn listed_up_to<S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    bits: u64,
+    lists: &mut Lists,
+) -> Option<f32> {
+    let least = least_with(row, |x| u64::from(surprisal_of(row, x)) <= bits * BIT);
+    is_listed(row, least, lists).then_some(least)
 }
 
 /// Lists all tokens up to some surprisal, at least `g`, that have so much mass together; false if they are many.

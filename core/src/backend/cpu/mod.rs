@@ -46,6 +46,8 @@ mod surprisals;
 mod team;
 mod tokens;
 mod touched;
+mod whole;
+mod without;
 
 use super::adjusted::Adjuster;
 use super::{Backend, DeviceError, DeviceInfo};

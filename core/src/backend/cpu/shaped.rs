@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! sample(row):
+//!     if no cut acts, or XTC alone: draw from the row by blocks, as if what XTC takes out were not there
 //!     groups = those of the first tokens, if a cut tells that no others matter one by one and they are few; else of all
 //!     range  = what the chain leaves of the order, and the temperature of the draw
 //!     list   = the tokens of that range, ids ascending, weighed anew from its first one
@@ -31,14 +32,16 @@ use super::search::Kept;
 use super::simd::Simd;
 use super::team::Team;
 use super::tokens::{self, Places, say_first, take};
+use super::whole::{self, Whole, whole};
+use super::without::{self, Without};
 use crate::arithmetic::adaptive::{Drawn, logit, probability};
 use crate::arithmetic::key::{key32, value32};
 use crate::arithmetic::mass::Scale;
 use crate::arithmetic::mirostat;
 use crate::arithmetic::stages::Profile;
 use crate::arithmetic::surprisal::surprisal;
-use crate::batch::{Outcome, Row, RowStatus, Slot, State};
-use crate::inspection::{Distribution, Inspection};
+use crate::batch::{Draw, Outcome, Row, RowStatus, Slot, State};
+use crate::inspection::{Distribution, Inspect, Inspection};
 use crate::params::{Cuts, SamplingParams};
 use std::ops::Range;
 
@@ -55,6 +58,8 @@ pub struct Buffers {
     lists: Lists,
     /// The kept tokens' probabilities before adaptive-p changed them.
     before: Vec<f32>,
+    whole: whole::Buffers,
+    without: without::Buffers,
 }
 
 /// What the stages beside the cuts use.
@@ -83,9 +88,12 @@ pub fn sample<S: Simd, E: Element>(
     stages: Stages<'_>,
     slot: Slot<'_>,
 ) {
+    let params = row.params();
+    if let Some(kept) = whole(scanned, params, stages.search, &mut buffers.whole) {
+        return sample_whole(scanned, row, kept, buffers, stages, slot);
+    }
     let Slot { outcome, draws, inspection, state, accepted } = slot;
     let Stages { search, tokens, inspect: inspecting, proposed } = stages;
-    let params = row.params();
     let weighed = list(scanned, params, buffers, search).1;
     let Weighed { weights, first, temperature, mass_before, .. } = weighed;
     let Buffers { kept, none, before, .. } = buffers;
@@ -107,34 +115,88 @@ pub fn sample<S: Simd, E: Element>(
     };
     let scale = Scale::new(temperature);
     let scanned = ScannedRow { weights: Weights { scale, ..scanned.weights }, ..*scanned };
-    if let Err(status) = said {
-        *outcome = Outcome::failed(status);
-        if let Some((asked, inspection)) = row.inspect().zip(inspection) {
-            *inspection = inspect::undrafted(&scanned, asked, status, inspecting);
-        }
-        return;
-    }
-    *outcome = Outcome { status: RowStatus::Ok, kept: kept.len() as u32, kept_mass: weighed.mass };
-    if let Some(state) = state {
+    let count = kept.len() as u32;
+    *outcome = said.map_or_else(Outcome::failed, |()| Outcome {
+        status: RowStatus::Ok,
+        kept: count,
+        kept_mass: weighed.mass,
+    });
+    if let Some(state) = state
+        && outcome.status == RowStatus::Ok
+    {
         let i = kept.ids().binary_search(&draws[0].token).expect("a kept token");
         let surprisal = |x| surprisal(x, first, Scale::new(temperature)).g;
         let p = || before[i];
         *state = next(params, || (surprisal(kept.x()[i]), mass_before), p);
     }
     if let Some((asked, inspection)) = row.inspect().zip(inspection) {
-        let mut rest = asked.clone();
-        rest.of[Distribution::Sampled as usize] = false;
-        rest.kept_ids_max = None;
-        let mut sampled = asked.clone();
-        sampled.of = [false, false, asked.of[Distribution::Sampled as usize]];
-        sampled.continuations = None;
-        let unused = Sampled::First(draws[0].token);
-        let mut found = inspect(&scanned, &rest, unused, draws, inspecting);
         let n = row.vocab_size();
-        let of_list = inspect_list(scanned.s, kept, weights, n, &sampled, draws, inspecting);
-        found.logprobs.extend(of_list.logprobs);
-        *inspection = Inspection { kept: of_list.kept, ..found };
+        let of_list = |asked: &Inspect, buffers: &mut _| {
+            inspect_list(scanned.s, kept, weights, n, asked, draws, buffers)
+        };
+        *inspection = say(&scanned, asked, outcome.status, draws, inspecting, of_list);
     }
+}
+
+/// Samples a row of which all tokens are kept but those that are left out.
+fn sample_whole<S: Simd, E: Element>(
+    scanned: &ScannedRow<'_, S, E>,
+    row: &Row<'_>,
+    kept: Whole,
+    buffers: &mut Buffers,
+    stages: Stages<'_>,
+    slot: Slot<'_>,
+) {
+    let Whole { count, first, temperature } = kept;
+    let Slot { outcome, draws, inspection, accepted, .. } = slot;
+    let Stages { search, tokens, inspect: inspecting, proposed } = stages;
+    let Buffers { whole: whole::Buffers { left_out, .. }, without, .. } = buffers;
+    let weights = Weights { scale: Scale::new(temperature), ..scanned.weights };
+    let all = ScannedRow { weights, ..*scanned };
+    let without = (!left_out.is_empty()).then(|| Without::new(all, left_out, without));
+    let drawn_from = without.as_ref().map_or(all, |without| without.row(first));
+    let masses = drawn_from.block_masses(&mut search.masses);
+    let kept = Kept::Blocks { cut: Cut::ties(lowest::<E>()), count, masses };
+    let places = Places { draws: &mut *draws, accepted };
+    let found = take(&drawn_from, row, kept, proposed, tokens, places);
+    *outcome = found.map_or_else(Outcome::failed, |kept_mass| Outcome {
+        status: RowStatus::Ok,
+        kept: count as u32,
+        kept_mass,
+    });
+    if let Some((asked, inspection)) = row.inspect().zip(inspection) {
+        *inspection = match (outcome.status, &without) {
+            (RowStatus::Ok, None) => inspect(&all, asked, Sampled::Kept(kept), draws, inspecting),
+            (status, _) => say(&all, asked, status, draws, inspecting, |asked, buffers| {
+                inspect(&drawn_from, asked, Sampled::Kept(kept), draws, buffers)
+            }),
+        };
+    }
+}
+
+/// What is said of a row whose kept tokens are not the first of its order: of these by themselves, and of all tokens.
+fn say<S: Simd, E: Element>(
+    scanned: &ScannedRow<'_, S, E>,
+    asked: &Inspect,
+    status: RowStatus,
+    draws: &[Draw],
+    buffers: &mut inspect::Buffers,
+    of_kept: impl FnOnce(&Inspect, &mut inspect::Buffers) -> Inspection,
+) -> Inspection {
+    if status != RowStatus::Ok {
+        return inspect::undrafted(scanned, asked, status, buffers);
+    }
+    let mut rest = asked.clone();
+    rest.of[Distribution::Sampled as usize] = false;
+    rest.kept_ids_max = None;
+    let mut sampled = asked.clone();
+    sampled.of = [false, false, asked.of[Distribution::Sampled as usize]];
+    sampled.continuations = None;
+    let unused = Sampled::First(draws[0].token);
+    let mut found = inspect(scanned, &rest, unused, draws, buffers);
+    let of_kept = of_kept(&sampled, buffers);
+    found.logprobs.extend(of_kept.logprobs);
+    Inspection { kept: of_kept.kept, ..found }
 }
 
 /// Lists and weighs what a row is drawn from: the first of the kept tokens, where the row is greedy.
