@@ -4,7 +4,8 @@ use half::{bf16, f16};
 use logitd_core::backend::cpu::{Cpu, CpuOptions, Isa};
 use logitd_core::backend::{Backend, reference::Reference};
 use logitd_core::batch::{Dtype, Results, Row};
-use logitd_core::params::{ParamsSpec, Profile, SamplingParams};
+use logitd_core::inspection::Inspect;
+use logitd_core::params::{DrawRule, ParamsSpec, Profile, SamplingParams};
 use logitd_core::row::{Draft, Proposal, Rule, Source};
 use std::sync::Arc;
 
@@ -125,6 +126,93 @@ fn cuts_by_sums_over_a_row_keep_what_the_reference_keeps() {
             let rows: Vec<_> = params.map(|params| stored.row(params)).collect();
             assert!(rows.len() > 12, "most parameters are valid");
             expect_reference(&rows);
+        }
+    }
+}
+
+#[test]
+fn rows_of_which_all_is_kept_but_what_xtc_takes_are_those_of_the_reference() {
+    let none = ParamsSpec { seed: Some(9), ..Default::default() };
+    let mut specs = vec![ParamsSpec { dynatemp_range: 0.4, draws: 7, ..none }];
+    // From 0.5 on nothing goes; from the least on all but one may.
+    for threshold in [0.6, 0.3, 0.1, 0.02, 0.001, 1e-6, f32::from_bits(1)] {
+        let xtc = ParamsSpec { xtc_probability: 1.0, xtc_threshold: threshold, ..none };
+        specs.push(ParamsSpec { temperature: 0.3, ..xtc });
+        specs.push(ParamsSpec { temperature: 1e-30, ..xtc });
+        specs.push(ParamsSpec { temperature: 4.0, draws: 9, ..xtc });
+        specs.push(ParamsSpec { draw_rule: DrawRule::Race, draws: 3, ..xtc });
+        specs.push(ParamsSpec { dynatemp_range: 0.7, ..xtc });
+        specs.push(ParamsSpec { adaptive_target: Some(0.3), ..xtc });
+        let of_llamacpp = ParamsSpec { profile: Profile::Llamacpp, temperature: 0.7, ..xtc };
+        specs.push(of_llamacpp);
+        specs.push(ParamsSpec { dynatemp_range: 0.6, ..of_llamacpp });
+        specs.push(ParamsSpec { temperature: 0.0, ..of_llamacpp });
+        specs.push(ParamsSpec { xtc_probability: 0.5, min_p: 0.03, ..of_llamacpp });
+    }
+    for profile in Profile::ALL {
+        let own = ParamsSpec { profile, temperature: 0.8, ..none };
+        specs.extend([own, ParamsSpec { draw_rule: DrawRule::Race, ..own }]);
+        for min_p in [1e-6, 0.01, 0.3, 1.0] {
+            specs.push(ParamsSpec { min_p, ..own });
+            specs.push(ParamsSpec { min_p, top_k: 12, ..own });
+            specs.push(ParamsSpec { min_p, top_k: 15_000, ..own });
+            specs.push(ParamsSpec { min_p, top_p: 0.9, ..own });
+        }
+    }
+    let inspect = Inspect {
+        of: [true; 3],
+        top: 3,
+        ids: (0..40).collect(),
+        kept_ids_max: Some(60),
+        ..Default::default()
+    };
+    for tokens in [1, 2, 512, 513, 3000, 20_000] {
+        for (k, stored) in rows(tokens, 7).iter().enumerate() {
+            let step = if tokens > 3000 { 5 } else { 1 };
+            let chosen = specs.iter().skip(k % step).step_by(step);
+            let params = chosen.enumerate().filter_map(|(i, spec)| {
+                ParamsSpec { position: i as u64, ..*spec }.parse(|| unreachable!()).ok()
+            });
+            let inspect = Inspect { ids: (0..tokens.min(40)).collect(), ..inspect.clone() };
+            let asked = |i: usize| (i % 2 == 0).then_some(&inspect);
+            let rows: Vec<_> = params
+                .enumerate()
+                .map(|(i, params)| stored.row(params).with_inspect(asked(i)))
+                .collect();
+            assert!(rows.len() > 12, "most parameters are valid");
+            expect_reference(&rows);
+        }
+    }
+}
+
+#[test]
+fn likely_tokens_in_any_block_go_whatever_the_others_weigh() {
+    // Two to forty tokens of about the same mass, ties among them, zeros of both signs, and others of much mass, little or none.
+    let spec = ParamsSpec { xtc_probability: 1.0, seed: Some(2), draws: 5, ..Default::default() };
+    for (tokens, likely, others) in [
+        (513, 2, -3.0),
+        (2048, 3, -9.0),
+        (5000, 9, f32::NEG_INFINITY),
+        (5000, 40, -12.0),
+        (70_000, 8, -7.5),
+        (70_000, 8, -13.8),
+    ] {
+        for top in [0.0, -0.0, 11.5, -6.25] {
+            let place = |i: u32| i % (tokens / likely) == 3;
+            let low = |i: u32| top + others + (hashed(i) % 64) as f32 / 64.0;
+            let high = |i: u32| match hashed(i) % 4 {
+                0 => -top + 2.0 * top,
+                part => top - part as f32 / 8.0,
+            };
+            let x = (0..tokens).map(|i| if place(i) { high(i) } else { low(i) });
+            let x: Vec<f32> = x.collect();
+            for dtype in Dtype::ALL {
+                let stored = Stored::new(dtype, x.iter().copied());
+                let thresholds = [0.3, 0.11, 0.1, 0.05, 0.02, 0.004];
+                let specs = thresholds.map(|xtc_threshold| ParamsSpec { xtc_threshold, ..spec });
+                let rows = specs.map(|spec| stored.row(spec.parse(|| unreachable!()).unwrap()));
+                expect_reference(&rows);
+            }
         }
     }
 }

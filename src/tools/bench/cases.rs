@@ -245,6 +245,12 @@ pub const CASES: &[Case] = &[
         ..PLAIN
     },
     Case {
+        name: "xtc_temperature",
+        about: "No other cut than XTC, which always acts, from 0.1 on",
+        xtc_threshold: Some(0.1),
+        ..PLAIN
+    },
+    Case {
         name: "verify_rejection",
         about: "top_p 0.95, 4 of 5 rows with a draft that was certain, by rejection",
         drafts: Some(Drafts::Point),

@@ -184,7 +184,8 @@ pub fn masses<S: Simd, E: Element>(
 
 /// The sums of a row: of few tokens that have nearly all the mass as they are, and bounds of those of the others.
 fn sums<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, search: &mut nucleus::Buffers) -> Sums {
-    if listed_up_to(row, LISTED_BITS, &mut search.lists).is_none() {
+    let least = least_with(row, |x| u64::from(surprisal_of(row, x)) <= LISTED_BITS * BIT);
+    if !is_listed(row, least, &mut search.lists) {
         return Sums::exactly(interval(row, None));
     }
     let mass = masses(row, search).least.mass;
@@ -243,10 +244,7 @@ fn surprisal_of<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, x: f32) -> u32 
 }
 
 /// The least logit for which something is so that is so for all greater ones; the greatest, if it is so for none.
-pub fn least_with<S: Simd, E: Element>(
-    row: &ScannedRow<'_, S, E>,
-    is_so: impl Fn(f32) -> bool,
-) -> f32 {
+fn least_with<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, is_so: impl Fn(f32) -> bool) -> f32 {
     let max = row.weights.max;
     match bisect::<E>(lowest::<E>(), max, |x| !is_so(x)) {
         None => lowest::<E>(),
@@ -261,16 +259,6 @@ pub fn is_listed<S: Simd, E: Element>(
     lists: &mut Lists,
 ) -> bool {
     row.collect(Cut::ties(least), LIST_MAX, lists).len() <= LIST_MAX
-}
-
-/// Lists the tokens up to a surprisal, in bits, and returns the least logit that these can have; `None` if they are many.
-pub fn listed_up_to<S: Simd, E: Element>(
-    row: &ScannedRow<'_, S, E>,
-    bits: u64,
-    lists: &mut Lists,
-) -> Option<f32> {
-    let least = least_with(row, |x| u64::from(surprisal_of(row, x)) <= bits * BIT);
-    is_listed(row, least, lists).then_some(least)
 }
 
 /// Lists all tokens up to some surprisal, at least `g`, that have so much mass together; false if they are many.

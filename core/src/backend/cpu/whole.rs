@@ -17,17 +17,25 @@
 
 use super::chain::{dynamic_temperature, is_dynamic, stages};
 use super::element::Element;
-use super::first::{at, is_listed, least_with, listed_up_to, masses, start};
+use super::first::{at, is_listed, masses, start};
 use super::intervals::interval;
+use super::list::lowest;
+use super::mass::Weights;
 use super::nucleus;
 use super::passes::ScannedRow;
 use super::simd::Simd;
 use crate::arithmetic::fraction::{q64, share};
 use crate::arithmetic::interval::Interval;
-use crate::arithmetic::mass::UNIT;
 use crate::arithmetic::stages::Stage;
 use crate::arithmetic::surprisal::surprisal;
 use crate::params::SamplingParams;
+
+/// Surprisals, in bits, up to which tokens are listed for bounds of the mass: of 2^17 others each has at most 2^-20 of the first one's.
+const LISTED_BITS: f32 = 20.0;
+/// More than what masses and logarithms are off by, in bits: what is listed beyond the likely tokens is weighed and left out.
+const MARGIN_BITS: f32 = 0.01;
+/// More than the mass of any row.
+const MOST: u64 = 1 << 60;
 
 /// What is kept of a row.
 pub struct Whole {
@@ -122,9 +130,8 @@ fn list_likely<S: Simd, E: Element>(
     likely: &mut Vec<Token>,
 ) -> Option<()> {
     let share_of = |mass| share(q64(threshold), mass);
-    let least = least_with(row, |x| row.weights.mass(x) >= share_of(UNIT));
     likely.clear();
-    if !is_listed(row, least, &mut search.lists) {
+    if !is_listed(row, below(row, -threshold.log2() + MARGIN_BITS), &mut search.lists) {
         return None;
     }
     let list = &mut search.lists.list;
@@ -154,9 +161,10 @@ fn mass_bounds<S: Simd, E: Element>(
     row: &ScannedRow<'_, S, E>,
     search: &mut nucleus::Buffers,
 ) -> [u64; 2] {
-    let Some(least) = listed_up_to(row, LISTED_BITS, &mut search.lists) else {
-        return [0, u64::MAX >> 4];
-    };
+    let least = below(row, LISTED_BITS);
+    if !is_listed(row, least, &mut search.lists) {
+        return [0, MOST];
+    }
     let list = &mut search.lists.list;
     let listed = row.weigh(list);
     let others = u64::from(row.vocab_size) - list.len() as u64;
@@ -165,5 +173,9 @@ fn mass_bounds<S: Simd, E: Element>(
     [listed, listed + others * (each + (each >> 20) + 1)]
 }
 
-/// Surprisals, in bits, up to which tokens are listed for bounds of the mass. The others have at most so much of the row.
-const LISTED_BITS: u64 = 20;
+/// A logit so many bits of surprisal below the first.
+fn below<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, bits: f32) -> f32 {
+    let Weights { max, scale, .. } = row.weights;
+    let x = max - bits / scale.c;
+    if x > lowest::<E>() { E::value(E::key(x)) + 0.0 } else { lowest::<E>() }
+}

@@ -36,7 +36,8 @@ impl<'a, S: Simd, E: Element> Without<'a, S, E> {
     pub fn new(row: ScannedRow<'a, S, E>, ids: &[u32], buffers: &'a mut Buffers) -> Self {
         let Buffers { copies, places, raw_maxima, maxima } = buffers;
         let bytes = BLOCK * E::SIZE;
-        (copies.clear(), places.clear());
+        copies.clear();
+        places.clear();
         for of_block in ids.chunk_by(|a, b| a / BLOCK as u32 == b / BLOCK as u32) {
             let (place, copy) = (of_block[0] as usize / BLOCK, copies.len());
             places.push(place);
