@@ -157,6 +157,7 @@ fn of_cuts(args: &Args) -> Vec<(&'static str, RequestRow)> {
         ("race, top_k 50", ParamsSpec { top_k: 50, ..race }),
         ("top_n_sigma", ParamsSpec { top_n_sigma: 1.0, ..plain }),
         ("top_n_sigma 100", ParamsSpec { top_n_sigma: 100.0, ..plain }),
+        ("top_n_sigma, top_k 50", ParamsSpec { top_n_sigma: 100.0, top_k: 50, ..plain }),
         ("top_h", ParamsSpec { top_h: 0.5, ..plain }),
         ("top_a", ParamsSpec { top_a: 0.2, ..plain }),
         ("epsilon_cutoff", ParamsSpec { epsilon_cutoff: 1e-4, ..plain }),
@@ -172,6 +173,7 @@ fn of_cuts(args: &Args) -> Vec<(&'static str, RequestRow)> {
         ("hf", of(Profile::Hf)),
         ("vllm", of(Profile::Vllm)),
         ("sglang", of(Profile::Sglang)),
+        ("sglang, top_k 50", ParamsSpec { top_k: 50, ..of(Profile::Sglang) }),
         ("llamacpp", of(Profile::Llamacpp)),
         ("llamacpp, top_k 50", ParamsSpec { top_k: 50, ..of(Profile::Llamacpp) }),
     ];

@@ -901,23 +901,35 @@ impl SamplingParams {
         self.cuts.are_on() && (!self.is_greedy() || self.cuts.profile == Profile::Llamacpp)
     }
 
-    /// Whether the further cuts look at every token, whatever the others keep.
+    /// How many first tokens the further cuts look at, and no others, where the parameters say so: those of top_k, or of
+    /// top_h where nothing cuts before it.
     #[inline]
-    pub fn orders_all(&self) -> bool {
-        let is_llamacpp = self.cuts.profile == Profile::Llamacpp;
-        self.cuts.dynatemp.range > 0.0 && !is_llamacpp
-            || is_llamacpp && self.cuts.mirostat.tau > 0.0
+    pub fn ordered_first(&self) -> Option<u32> {
+        let Cuts { profile, top_h, top_n_sigma, mirostat, .. } = self.cuts;
+        if profile == Profile::Llamacpp && mirostat.tau > 0.0 {
+            return None;
+        }
+        let are_cut_before = match profile {
+            Profile::Logitd => {
+                let cuts_of_plan = [self.top_p().is_some(), self.min_p().is_some()];
+                self.top_k().is_some() || cuts_of_plan.contains(&true) || top_n_sigma > 0.0
+            }
+            _ => false,
+        };
+        let is_head = top_h > 0.0 && !are_cut_before;
+        if is_head { Some(head::TOKENS as u32) } else { self.top_k() }
     }
 
-    /// How many first tokens the further cuts look at, and no others, where top_k says so.
+    /// How many sums over all tokens the further cuts ask for, if they look at the first tokens only: the deviation that top_n_sigma
+    /// is a multiple of, the entropy that a dynamic temperature goes by, the mass that SGLang's top_p is a share of.
     #[inline]
-    pub fn ordered_by_top_k(&self) -> Option<u32> {
-        let is_of_row = self.cuts.profile == Profile::Sglang
-            && self.min_p().is_none()
-            && self.top_p().is_some();
-        let k = self.top_k().filter(|_| !is_of_row && !self.orders_all())?;
-        let reads_head = self.cuts.profile == Profile::Hf && self.cuts.top_h > 0.0;
-        Some(if reads_head { k.max(head::TOKENS as u32) } else { k })
+    pub fn sums_of_cuts(&self) -> u32 {
+        let Cuts { profile, top_n_sigma, dynatemp, .. } = self.cuts;
+        let is_of_row =
+            profile == Profile::Sglang && self.min_p().is_none() && self.top_p().is_some();
+        let is_dynamic = dynatemp.range > 0.0 && profile != Profile::Llamacpp;
+        let sums = [top_n_sigma > 0.0, is_dynamic, is_of_row];
+        sums.into_iter().map(u32::from).sum()
     }
 
     /// Whether an answer carries a state back to its sequence.

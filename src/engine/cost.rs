@@ -14,6 +14,7 @@
 //! further cuts, 32 bits            ORDER_32                   14 to 17 ns a token
 //! a list of adjustments            LIST_BYTE a byte           0.3 to 1 ns
 //! logprobs of a distribution       PASS                       0.4 ns a token
+//! a sum that cuts of a list need   PASS                       0.1 to 0.4 ns a token
 //! kept ids, continuations          PASS                       0.2 ns a token
 //! the same of a listed row         LISTED                     20 ns a token
 //! a token by its place             FIRST                      30 ns
@@ -108,6 +109,9 @@ fn of_cuts(row: &Row<'_>) -> u64 {
             Dtype::F32 => ORDER_32.of(row),
         };
     }
+    if params.orders_tokens() {
+        return PASS.of(row) * u64::from(params.sums_of_cuts());
+    }
     let is_cut = params.top_p().is_some() || params.top_k().is_some();
     if is_cut && !params.is_greedy() && !is_short(params.top_k()) { SEARCH.of(row) } else { 0 }
 }
@@ -115,7 +119,9 @@ fn of_cuts(row: &Row<'_>) -> u64 {
 /// Whether all tokens of a row are put in order for its cuts, and those that are kept are a list.
 fn is_listed(row: &Row<'_>) -> bool {
     let params = row.params();
-    params.orders_tokens() && params.ordered_by_top_k().is_none_or(|k| k > SHORT)
+    // As many as the row has are all.
+    let are_few = |k: u32| k <= SHORT && k < row.vocab_size();
+    params.orders_tokens() && !params.ordered_first().is_some_and(are_few)
 }
 
 fn of_adjustments(lists: &AdjustmentsSpec) -> u64 {
@@ -194,14 +200,15 @@ mod tests {
         let specs = [
             ParamsSpec { typical_p: 0.95, ..off },
             ParamsSpec { top_n_sigma: 100.0, ..off },
-            ParamsSpec { top_h: 0.5, ..off },
+            ParamsSpec { top_h: 0.5, min_p: 0.1, ..off },
             ParamsSpec { top_a: 0.2, ..off },
             ParamsSpec { eta_cutoff: 1e-4, ..off },
             ParamsSpec { mirostat_tau: 5.0, ..off },
             ParamsSpec { xtc_probability: 1.0, ..off },
             ParamsSpec { adaptive_target: Some(0.3), ..off },
-            ParamsSpec { dynatemp_range: 0.2, top_k: 50, ..off },
+            ParamsSpec { dynatemp_range: 0.2, ..off },
             ParamsSpec { profile: Profile::Hf, top_p: 0.95, ..off },
+            ParamsSpec { profile: Profile::Llamacpp, mirostat_tau: 5.0, top_k: 50, ..off },
             ParamsSpec { typical_p: 0.95, top_k: 20_000, ..off },
         ];
         for spec in specs {
@@ -221,9 +228,34 @@ mod tests {
             ParamsSpec { top_k: 50, profile: Profile::Llamacpp, top_p: 0.95, ..off },
             ParamsSpec { temperature: 0.0, typical_p: 0.95, ..off },
             ParamsSpec { min_p: 0.1, ..off },
+            ParamsSpec { top_h: 0.5, ..off },
+            ParamsSpec { top_h: 0.5, typical_p: 0.95, ..off },
+            ParamsSpec { profile: Profile::Hf, top_h: 0.5, top_p: 0.95, top_k: 20_000, ..off },
         ];
         for spec in specs {
             assert_eq!(of(Dtype::F32, spec), 1.0, "{spec:?}");
+        }
+        // As few tokens as there are in the row are all of it.
+        let few = |tokens: usize| {
+            let params = ParamsSpec { top_h: 0.5, ..off }.parse(|| 0).expect("valid");
+            cost(&Row::new(Dtype::F16, &LOGITS[..tokens * 2], params).expect("a row"))
+        };
+        assert!(few(100) > 10 * few(101));
+    }
+
+    #[test]
+    fn sums_over_the_row_cost_a_pass_each_beside_its_first_tokens() {
+        let off = ParamsSpec { top_k: 50, ..Default::default() };
+        let sglang = ParamsSpec { profile: Profile::Sglang, top_p: 0.95, ..off };
+        for (spec, passes) in [
+            (ParamsSpec { dynatemp_range: 0.2, ..off }, 1),
+            (ParamsSpec { dynatemp_range: 0.2, profile: Profile::Llamacpp, ..off }, 0),
+            (ParamsSpec { top_n_sigma: 1.0, dynatemp_range: 0.2, ..off }, 2),
+            (sglang, 1),
+            (ParamsSpec { min_p: 0.1, ..sglang }, 0),
+        ] {
+            let (row, plain) = (row(Dtype::F16, spec), row(Dtype::F16, off));
+            assert_eq!(cost(&row) - cost(&plain), passes * PASS.of(&row), "{spec:?}");
         }
     }
 

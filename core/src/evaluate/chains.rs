@@ -13,6 +13,7 @@ use super::places::Places;
 use crate::arithmetic::cut::min_p_distance;
 use crate::arithmetic::stages::{Profile, Stage};
 use crate::params::{Dynatemp, SamplingParams};
+use std::collections::HashSet;
 
 /// What the masses of a chain are made at.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -219,9 +220,10 @@ impl Chains {
         self.roots.iter().map(|root| root.nodes.len() + root.leaves.len()).sum()
     }
 
-    /// How often a row is weighed for them.
+    /// How often a row is weighed for them at most: for what is cut by the same masses, and again for what is drawn from others.
     pub fn weighings(&self) -> usize {
-        self.roots.chunk_by(|a, b| a.heat == b.heat).count()
+        let of_chains = self.roots.chunk_by(|a, b| a.heat == b.heat).count();
+        of_chains + self.roots.iter().map(Root::drawings).sum::<usize>()
     }
 }
 
@@ -247,6 +249,31 @@ impl Root {
             self.leaves.push(Leaf { node, drawn });
         }
         self.members.push((set, leaf));
+    }
+
+    /// How often masses are made that are not those of the chain: once for each temperature where the first token is kept,
+    /// since all that is left there begins alike, and once for each leaf where it may not be, or where the temperature depends on
+    /// what is left.
+    fn drawings(&self) -> usize {
+        let mut keep_first = Vec::with_capacity(self.nodes.len());
+        for Node { parent, step } in &self.nodes {
+            let drops = matches!(step, Step::Typical(_) | Step::Xtc(_));
+            keep_first.push(!drops && parent.is_none_or(|parent| keep_first[parent]));
+        }
+        let mut temperatures = HashSet::new();
+        let drawings = self.leaves.iter().filter(|leaf| {
+            let keeps_first = leaf.node.is_none_or(|node| keep_first[node]);
+            match leaf.drawn {
+                Drawn::At(0.0) => false,
+                Drawn::At(temperature) if keeps_first => {
+                    self.heat != Heat::Fixed(temperature)
+                        && temperatures.insert(temperature.to_bits())
+                }
+                Drawn::AsCut => !keeps_first,
+                Drawn::At(_) | Drawn::Dynamic(..) => true,
+            }
+        });
+        drawings.count()
     }
 }
 
@@ -284,7 +311,8 @@ mod tests {
             .map(|root| (root.profile, root.nodes.len(), root.leaves.len(), root.members.len()));
         let (own, other) = (Profile::Logitd, Profile::Llamacpp);
         assert_eq!(counts.collect::<Vec<_>>(), [(own, 8, 6, 6), (own, 8, 6, 6), (other, 1, 3, 3)]);
-        assert_eq!((chains.weighings(), chains.steps()), (2, 17 + 15));
+        // Two temperatures to cut at; and typical_p may take the first token from each leaf, of which one is greedy.
+        assert_eq!((chains.weighings(), chains.steps()), (2 + 12 + 2, 17 + 15));
         assert!(chains.have(Stage::Typical) && !chains.have(Stage::TopNSigma));
     }
 

@@ -42,6 +42,9 @@ pub(super) struct Masses {
     pub before: Vec<u64>,
     /// The terms before each group, and all, where somebody asked for them.
     pub terms_before: Vec<u64>,
+    /// How often groups were weighed.
+    #[cfg(test)]
+    pub weighings: usize,
 }
 
 /// A [`Surprisal`](crate::arithmetic::surprisal::Surprisal) a group, field by field.
@@ -178,6 +181,10 @@ fn weigh(
 impl Masses {
     /// Weighs the groups of a range relative to its first.
     pub fn weigh(&mut self, isa: Isa, digest: &Digest, groups: Range<usize>, scale: Scale) {
+        #[cfg(test)]
+        {
+            self.weighings += 1;
+        }
         let values = &digest.values()[groups.clone()];
         let max = values[0];
         let live = values.partition_point(|&x| surprisal(x, max, scale).g < NOTHING_FROM);

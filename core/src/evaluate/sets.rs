@@ -148,7 +148,8 @@ impl Sets {
         self.params.is_empty()
     }
 
-    /// How often a row is weighed for them: once a temperature, and once more for each that further cuts have.
+    /// How often a row is weighed for them at most: once a temperature, and for further cuts as often as what these cut or leave has masses of
+    /// its own.
     pub fn temperature_count(&self) -> usize {
         self.temperatures.len() + self.chains.weighings()
     }

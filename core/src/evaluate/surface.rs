@@ -323,3 +323,62 @@ fn dynamic(
     let entropy = if count < 2 { 0 } else { sums().entropy() };
     dynatemp::temperature(temperature, range, exponent, count, entropy)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::digest::Digester;
+    use super::*;
+    use crate::arithmetic::stages::Profile;
+    use crate::batch::{Dtype, Row};
+    use crate::params::ParamsSpec;
+
+    /// How often a row is weighed for these sets, and how often it is said to be at most.
+    fn weighings(logits: &[f32], specs: &[ParamsSpec]) -> [usize; 2] {
+        let parsed = |spec: &ParamsSpec| spec.parse(|| 0).expect("valid");
+        let sets = Sets::new(specs.iter().map(parsed).collect()).expect("sets");
+        let bytes: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let row = Row::new(Dtype::F32, &bytes, parsed(&ParamsSpec::DEFAULT)).expect("a row");
+        let digest = Digester::default().digest(&row, 3).expect("tokens");
+        let mut surface = Surface::new(Isa::detect());
+        surface.take(&digest, TailShare::default());
+        let mut seen = 0;
+        surface.each(&digest, &sets, || {}, |_, _| seen += 1);
+        assert_eq!(seen, specs.len());
+        [surface.masses.weighings + surface.drawn.weighings, sets.temperature_count()]
+    }
+
+    #[test]
+    fn rows_are_weighed_as_often_as_is_charged_at_most() {
+        let spread = |i: usize| ((i * 7919) % 3000) as f32;
+        let flat: Vec<f32> = (0..3000).map(|i| spread(i) / 3e6).collect();
+        let peaked: Vec<f32> = (0..3000).map(|i| spread(i) / -100.0).collect();
+        let off = ParamsSpec::DEFAULT;
+        let llamacpp = ParamsSpec { profile: Profile::Llamacpp, ..off };
+        let hf = ParamsSpec { profile: Profile::Hf, ..off };
+        let kinds: [(&str, &dyn Fn(f32) -> ParamsSpec, bool); 9] = [
+            ("plain", &|x| ParamsSpec { temperature: x, top_p: 0.9, ..off }, true),
+            ("llamacpp", &|x| ParamsSpec { temperature: x, top_p: 0.9, ..llamacpp }, true),
+            ("llamacpp top_p", &|x| ParamsSpec { top_p: x, temperature: 0.5, ..llamacpp }, true),
+            ("llamacpp typical_p", &|x| ParamsSpec { typical_p: x, ..llamacpp }, false),
+            ("llamacpp dynatemp", &|x| ParamsSpec { dynatemp_range: x, ..llamacpp }, false),
+            ("hf", &|x| ParamsSpec { temperature: x, ..hf }, true),
+            ("dynatemp", &|x| ParamsSpec { dynatemp_range: x, ..off }, false),
+            (
+                "xtc",
+                &|x| ParamsSpec { xtc_probability: 1.0, xtc_threshold: x / 100.0, ..off },
+                false,
+            ),
+            ("typical_p", &|x| ParamsSpec { typical_p: x, temperature: x, ..off }, false),
+        ];
+        for (kind, of, is_exact) in kinds {
+            for count in [1, 9] {
+                let specs: Vec<ParamsSpec> = (1..=count).map(|i| of(i as f32 / 10.0)).collect();
+                let [on_flat, charged] = weighings(&flat, &specs);
+                let [on_peaked, _] = weighings(&peaked, &specs);
+                let most = on_flat.max(on_peaked);
+                assert!(most <= charged, "{kind}: {most} of {charged}");
+                assert!(!is_exact || most == charged, "{kind}: {most} of {charged}");
+            }
+        }
+    }
+}

@@ -371,3 +371,59 @@ fn keep(list: &List, groups: &Groups, range: Range<u32>, kept: &mut List) {
     }
     kept.seal();
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::portable::Portable;
+    use super::super::prepare::{self, prepare};
+    use super::*;
+    use crate::batch::Dtype;
+    use crate::params::ParamsSpec;
+
+    const TOKENS: usize = 20_000;
+
+    /// Whether a row of no peak, the worst there is for a cut that depends on masses, has its first tokens looked at and no others.
+    fn looks_at_first(spec: ParamsSpec) -> bool {
+        let spread = |i: usize| ((i * 7919) % TOKENS) as f32;
+        let logits: Vec<u8> = (0..TOKENS).flat_map(|i| (spread(i) / 1e6).to_le_bytes()).collect();
+        let params = spec.parse(|| 0).expect("valid");
+        let row = Row::new(Dtype::F32, &logits, params).expect("a row");
+        let (mut memory, mut search) = (prepare::Buffers::default(), nucleus::Buffers::default());
+        let prepared = prepare::<_, F32>(Portable, &Team::ALONE, &row, None, &mut memory);
+        let row = prepared.scanned_row(Portable, &Team::ALONE, Scale::new(1.0), TOKENS as u32, &[]);
+        first_tokens(&row, &params, start(&row, &params), &mut search).is_some()
+    }
+
+    #[test]
+    fn the_parameters_say_whether_first_tokens_are_enough() {
+        let cuts = [
+            |spec| ParamsSpec { top_h: 0.5, ..spec },
+            |spec| ParamsSpec { typical_p: 0.95, ..spec },
+            |spec| ParamsSpec { top_n_sigma: 100.0, ..spec },
+            |spec| ParamsSpec { top_p: 0.95, ..spec },
+            |spec| ParamsSpec { min_p: 0.05, ..spec },
+            |spec| ParamsSpec { dynatemp_range: 0.2, ..spec },
+            |spec| ParamsSpec { mirostat_tau: 20.0, ..spec },
+            |spec| ParamsSpec { xtc_probability: 1.0, ..spec },
+            |spec| ParamsSpec { eta_cutoff: 1e-6, ..spec },
+            |spec| ParamsSpec { top_k: 50, ..spec },
+        ];
+        let mut counts = [0; 2];
+        for profile in Profile::ALL {
+            for chosen in 0..1 << cuts.len() {
+                let mut spec = ParamsSpec { profile, ..ParamsSpec::DEFAULT };
+                for (i, cut) in cuts.iter().enumerate() {
+                    spec = if chosen >> i & 1 == 1 { cut(spec) } else { spec };
+                }
+                // Not all profiles have all of them.
+                let Ok(params) = spec.parse(|| 0) else { continue };
+                if params.orders_tokens() {
+                    let is_said = params.ordered_first().is_some();
+                    assert_eq!(looks_at_first(spec), is_said, "{spec:?}");
+                    counts[usize::from(is_said)] += 1;
+                }
+            }
+        }
+        assert!(counts.iter().all(|&count| count > 100), "{counts:?}");
+    }
+}
