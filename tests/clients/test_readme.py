@@ -92,6 +92,13 @@ class Readme(unittest.TestCase):
         real = re.findall(r"^  (\w+) {2,}", self.help().split("Commands:")[1].split("Options:")[0], re.M)
         self.assertEqual(sorted(named), sorted(set(real) - {"help"}))
 
+    def test_the_settings_of_envoy_that_it_names_are_those_that_are_deployed(self):
+        deployed = (ROOT / "deploy" / "envoy" / "envoy.yaml").read_text()
+        balanced = re.search(r"^- .*deploy/envoy/envoy.yaml.*\n(?:  .*\n)*", section("Operations"), re.M)[0]
+        named = set(re.findall(r"`(\w+_\w+)`", balanced))
+        self.assertIn("no_traffic_interval", named)
+        self.assertEqual({name for name in named if f"{name}:" not in deployed}, set())
+
     def test_the_metrics_are_all_there_are(self):
         named = set(re.findall(r"^\| `(logitd_\w+)", section("Metrics"), re.M))
         source = "".join(path.read_text() for path in (ROOT / "src").rglob("*.rs"))

@@ -139,6 +139,33 @@ async fn who_finds_no_place_at_the_memory_socket_is_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn connections_to_the_memory_socket_are_a_metric() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let flags = [
+        format!("--listen=127.0.0.1:0,unix:{}", path("logitd.sock")),
+        format!("--shm=unix:{}", path("shm.sock")),
+    ];
+    let own = ["--metrics-listen=127.0.0.1:0", "--shm-connections-max=3"];
+    let daemon = Daemon::start(&[&own[..], &flags.each_ref().map(String::as_str)].concat()).await;
+    let says = async |name: &str, expected: f64| {
+        let patience = Instant::now() + Duration::from_secs(20);
+        while value(&daemon.scrape().await, name) != expected {
+            assert!(Instant::now() < patience, "{name} is never {expected}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let held: Vec<UnixStream> =
+        (0..3).map(|_| UnixStream::connect(path("shm.sock")).unwrap()).collect();
+    says("logitd_shm_connections", 3.0).await;
+    assert_eq!(value(&daemon.scrape().await, "logitd_shm_connections_refused_total"), 0.0);
+    let _fourth = UnixStream::connect(path("shm.sock")).unwrap();
+    says("logitd_shm_connections_refused_total", 1.0).await;
+    drop(held);
+    says("logitd_shm_connections", 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn idle_direct_connections_end_unless_their_process_shares_memory() {
     let local = Local::start(&["--connection-idle-timeout=300ms"]).await;
     let connect = async || {

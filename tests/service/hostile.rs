@@ -422,6 +422,18 @@ async fn a_call_that_does_not_end_is_late() {
         reply.assert_code(Code::DeadlineExceeded, &[word]);
         server.idle().await;
     }
+    // So it is with every call of one message, whatever is in it.
+    for method in ["Verify", "BeamStep", "Evaluate", "GetInfo"] {
+        let (pieces, answer) = raw.open(method, &[]);
+        pieces.send(announced(0, &[])).await.unwrap();
+        let reply = raw::reply(answer.await.unwrap()).await;
+        reply.assert_code(Code::DeadlineExceeded, &["--receive-timeout"]);
+    }
+    // A stream may be open as long as its caller says.
+    let (_pieces, answer) = raw.open("SampleStream", &[("grpc-timeout", "200m")]);
+    let reply = raw::reply(answer.await.unwrap()).await;
+    reply.assert_code(Code::DeadlineExceeded, &["deadline"]);
+    server.idle().await;
     // A second message is not waited for, and takes nothing.
     let reply = raw.call("Sample", &[], [&whole[..], &whole[..]].concat()).await;
     reply.assert_code(Code::InvalidArgument, &["one a unary call"]);

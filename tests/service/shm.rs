@@ -123,6 +123,18 @@ async fn a_region_ends_with_its_connection_and_quotas_name_their_flag() {
     assert!(shared.region(4096, 1).is_ok(), "the quota is free again");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_counts_whole_before_any_of_it_is_written() {
+    let shared = Shared::start(&["--shm-bytes-max=1MiB", "--shm-bytes-per-peer-max=1MiB"]).await;
+    // Pages of zeros, until somebody reads them.
+    let held = shared.region(600 << 10, 1).unwrap();
+    let refused = shared.region(600 << 10, 1).unwrap_err().to_string();
+    assert!(refused.contains("--shm-bytes"), "{refused}");
+    drop(held);
+    let free = || shared.region(600 << 10, 1).is_ok();
+    crate::harness::until("its room is given back", free).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_writes_while_the_server_reads_hurts_only_itself() {
     let shared = Shared::start(&[]).await;
