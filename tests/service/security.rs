@@ -3,16 +3,15 @@
 use crate::harness::backends::Gated;
 use crate::harness::daemon::{Daemon, value};
 use crate::harness::raw::{Raw, announced};
-use crate::harness::{TestServer, expected, request, until};
+use crate::harness::{TestServer, expected, request};
 use logitd::config::Config;
 use logitd::server::Server;
 use logitd_client::{Client, Error};
-use logitd_proto::{Priority, SampleRequest, SamplingParams};
+use logitd_proto::{Priority, SampleRequest};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use std::path::PathBuf;
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
-use tokio::task::JoinSet;
 use tonic::Code;
 use tonic::transport::Endpoint;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -219,47 +218,6 @@ async fn one_token_cannot_fill_the_queue() {
     assert!(held.await.unwrap().is_ok());
     assert_eq!(other.await.unwrap().unwrap().rows, expected(&request(4, 10, 3)));
     assert!(greedy.sample(request(5, 10, 2)).await.is_ok(), "the room is free again");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn tokens_take_turns_however_many_connections_one_has() {
-    const CONNECTIONS: u64 = 8;
-    const CALLS: u64 = 4;
-    let files = Authority::new();
-    let tokens = files.file("tokens", "many Many\none One\n");
-    let flag = format!("--tokens-file={}", tokens.display());
-    let (backend, gate) = Gated::boxed();
-    let server = TestServer::with(&[&flag, "--batch-rows-max=1"], vec![backend]).await;
-    let row = |seed| {
-        let params = SamplingParams { seed: Some(seed), ..Default::default() };
-        SampleRequest { params: vec![params], ..request(1, 64, seed) }
-    };
-    let mut calls = JoinSet::new();
-    let mut call = async |token: &str, seeds: std::ops::Range<u64>| {
-        let client = Client::builder(server.target()).token(token).connect().await.unwrap();
-        for seed in seeds {
-            let client = client.clone();
-            calls.spawn(async move { client.sample(row(seed)).await.map(|_| ()) });
-        }
-    };
-    let wait = async |rows: u64| {
-        let free = (server.limits.queue_rows_max - rows) as usize;
-        until("they wait", || server.engine.reserve(free + 1, 0).is_err()).await;
-    };
-    const ONE: u64 = 1000;
-    for connection in 1..=CONNECTIONS {
-        call("many", connection * 10..connection * 10 + CALLS).await;
-    }
-    wait(CONNECTIONS * CALLS).await;
-    call("one", ONE..ONE + CALLS).await;
-    wait((CONNECTIONS + 1) * CALLS).await;
-    gate.open();
-    assert!(calls.join_all().await.into_iter().all(|answer| answer.is_ok()));
-    let batches = gate.seeds();
-    let of_one: Vec<usize> = (0..batches.len()).filter(|&at| batches[at][0] >= ONE).collect();
-    println!("of {} batches, these were of a token with one connection: {of_one:?}", batches.len());
-    // One was running, and then every other is its own, where one of nine would be if connections alone took turns.
-    assert!(of_one.len() == CALLS as usize && of_one[CALLS as usize - 1] <= 2 * CALLS as usize);
 }
 
 #[tokio::test(flavor = "multi_thread")]
