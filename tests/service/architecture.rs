@@ -27,12 +27,12 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("core/adjustments", &["core/params"]),
     ("core/status", &[]),
     ("core/inspection", &["core/status"]),
+    ("core/row", &["core/adjustments", "core/inspection", "core/params"]),
+    ("core/batch", &["core/row", "core/inspection", "core/params", "core/status"]),
     (
         "core/beams",
         &["core/adjustments", "core/batch", "core/inspection", "core/params", "core/status"],
     ),
-    ("core/row", &["core/adjustments", "core/inspection", "core/params"]),
-    ("core/batch", &["core/row", "core/inspection", "core/params", "core/status"]),
     ("core/verify", &["core/batch", "core/adjustments", "core/row", "core/params"]),
     ("core/candidates", &["core/batch", "core/arithmetic"]),
     (
