@@ -20,7 +20,7 @@ const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the server answers that takes a region.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct Registration {
     /// The region is there as long as this is open.
     pub control: UnixStream,
     pub id: [u8; REGION_ID_BYTES],
@@ -50,7 +50,7 @@ pub(super) fn register(
     token: Option<&str>,
     wanted: Register,
     memory: Option<BorrowedFd<'_>>,
-) -> io::Result<Answer> {
+) -> io::Result<Registration> {
     let path = control.strip_prefix("unix:").unwrap_or(control);
     let mut control = UnixStream::connect(path)?;
     control.set_read_timeout(Some(REGISTER_TIMEOUT))?;
@@ -88,7 +88,7 @@ pub(super) fn register(
             Some((Allocation::decode(&frame), descriptor.ok_or_else(missing)?))
         }
     };
-    Ok(Answer { control, id, allocation })
+    Ok(Registration { control, id, allocation })
 }
 
 /// Fills a frame, and takes the descriptor that comes with it.

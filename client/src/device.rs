@@ -2,7 +2,7 @@
 //! they are.
 
 use super::Error;
-use super::control::{self, Answer};
+use super::control::{self, Registration};
 use logitd_proto::SlotRef;
 use logitd_proto::shm::{REGION_ID_BYTES, Register, SLOT_HEADER_BYTES};
 use std::io;
@@ -124,7 +124,8 @@ impl DeviceRegion {
         let (stride, _) = control::layout(slot_bytes, slot_count)?;
         let wanted =
             Register { slot_stride_bytes: stride as u64, slot_count, device: Some(device) };
-        let Answer { control, id, allocation } = control::register(control, token, wanted, None)?;
+        let Registration { control, id, allocation } =
+            control::register(control, token, wanted, None)?;
         let (allocation, descriptor) = allocation.expect("asked for, and otherwise an error");
         Ok(Self {
             slot_stride_bytes: stride,

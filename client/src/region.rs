@@ -4,7 +4,7 @@
 #![allow(unsafe_code)] // The mapping that logits are written to.
 
 use super::Error;
-use super::control::{self, Answer};
+use super::control::{self, Registration};
 use logitd_proto::SlotRef;
 use logitd_proto::shm::{REGION_ID_BYTES, Register, SLOT_HEADER_BYTES};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
@@ -114,7 +114,7 @@ impl Region {
         let (stride, bytes) = control::layout(slot_bytes, slot_count)?;
         let memory = sealed_memory(bytes)?;
         let layout = Register { slot_stride_bytes: stride as u64, slot_count, device: None };
-        let Answer { control, id, .. } =
+        let Registration { control, id, .. } =
             control::register(control, token, layout, Some(memory.as_fd()))?;
         // SAFETY: a fresh mapping, at an address of the kernel's choice, of a file that is `bytes`
         // long and sealed against shrinking.

@@ -20,7 +20,7 @@ use logitd_core::backend::{Backend, reference::Reference};
 use logitd::engine::{Completed, Engine, EngineConfig, Permit, Request, RequestRow};
 use logitd_core::params::{ParamsSpec, SamplingParams};
 use logitd::server::pool::Pool;
-use logitd::server::envelope::Shape;
+use logitd::server::envelope::Arity;
 use logitd::server::frames::{Admissions, Admitted, Bounds, Gate, Messages};
 use logitd::server::intake::{self, RequestFields};
 use logitd::server::line::Line;
@@ -101,7 +101,7 @@ fuzz_target!(init: common::plant("decode_request", seeds()), |data: &[u8]| {
 
 async fn unary(wire: &[u8], piece: usize) {
     let admissions = Admissions::default();
-    let body = body(wire, piece, Shape::Unary, intake::SAMPLE, &admissions);
+    let body = body(wire, piece, Arity::Unary, intake::SAMPLE, &admissions);
     let decoder = Codec::<SampleResponse, SampleRequest>::default().decoder();
     let mut messages = Streaming::new_request(decoder, body, None, Some(MESSAGE_BYTES_MAX));
     match messages.message().await {
@@ -118,7 +118,7 @@ async fn unary(wire: &[u8], piece: usize) {
 
 async fn stream(wire: &[u8], piece: usize) {
     let admissions = Admissions::default();
-    let body = body(wire, piece, Shape::Stream, intake::SAMPLE, &admissions);
+    let body = body(wire, piece, Arity::Stream, intake::SAMPLE, &admissions);
     let decoder = Codec::<api::SampleStreamResponse, SampleStreamRequest>::default().decoder();
     let mut messages = Streaming::new_request(decoder, body, None, Some(MESSAGE_BYTES_MAX));
     loop {
@@ -139,7 +139,7 @@ async fn stream(wire: &[u8], piece: usize) {
 
 async fn evaluation(wire: &[u8], piece: usize) {
     let admissions = Admissions::default();
-    let body = body(wire, piece, Shape::Unary, intake::EVALUATE, &admissions);
+    let body = body(wire, piece, Arity::Unary, intake::EVALUATE, &admissions);
     let decoder = Codec::<EvaluateResponse, EvaluateRequest>::default().decoder();
     let mut messages = Streaming::new_request(decoder, body, None, Some(MESSAGE_BYTES_MAX));
     match messages.message().await {
@@ -161,7 +161,7 @@ async fn evaluation(wire: &[u8], piece: usize) {
 
 async fn verification(wire: &[u8], piece: usize) {
     let admissions = Admissions::default();
-    let body = body(wire, piece, Shape::Unary, intake::VERIFY, &admissions);
+    let body = body(wire, piece, Arity::Unary, intake::VERIFY, &admissions);
     let decoder = Codec::<VerifyResponse, VerifyRequest>::default().decoder();
     let mut messages = Streaming::new_request(decoder, body, None, Some(MESSAGE_BYTES_MAX));
     match messages.message().await {
@@ -202,7 +202,7 @@ async fn verify_drafts(
 
 async fn beams(wire: &[u8], piece: usize) {
     let admissions = Admissions::default();
-    let body = body(wire, piece, Shape::Unary, intake::BEAM_STEP, &admissions);
+    let body = body(wire, piece, Arity::Unary, intake::BEAM_STEP, &admissions);
     let decoder = Codec::<BeamStepResponse, BeamStepRequest>::default().decoder();
     let mut messages = Streaming::new_request(decoder, body, None, Some(MESSAGE_BYTES_MAX));
     match messages.message().await {
@@ -316,7 +316,7 @@ fn expect_told(status: &Status) {
 fn body(
     wire: &[u8],
     piece: usize,
-    shape: Shape,
+    shape: Arity,
     fields: &'static RequestFields,
     admissions: &Admissions,
 ) -> Messages<Pieces> {

@@ -10,7 +10,7 @@ use std::io::{self, Write};
 
 /// What became of one row.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct RowAnswer {
     /// Whether it has tokens, and why not; how many the cuts left.
     pub outcome: Outcome,
     /// One a draw; none unless the status is OK.
@@ -109,7 +109,7 @@ impl<W: Write> Printer<W> {
     }
 
     /// Writes one row: a line for each of the `draws` that were asked for, tokens or not.
-    pub fn row(&mut self, row: usize, draws: u32, answer: &Answer) -> io::Result<()> {
+    pub fn row(&mut self, row: usize, draws: u32, answer: &RowAnswer) -> io::Result<()> {
         if !self.begun && !self.json {
             self.head()?;
         }
@@ -140,7 +140,7 @@ impl<W: Write> Printer<W> {
         writeln!(self.out, "{}", if self.tokens.is_some() { "  text" } else { "" })
     }
 
-    fn json_line(&mut self, row: usize, draw: usize, answer: &Answer) -> io::Result<()> {
+    fn json_line(&mut self, row: usize, draw: usize, answer: &RowAnswer) -> io::Result<()> {
         let drawn = answer.draws.get(draw);
         let line = Line {
             row,
@@ -158,7 +158,7 @@ impl<W: Write> Printer<W> {
         writeln!(self.out)
     }
 
-    fn table_line(&mut self, row: usize, draw: usize, answer: &Answer) -> io::Result<()> {
+    fn table_line(&mut self, row: usize, draw: usize, answer: &RowAnswer) -> io::Result<()> {
         let columns = self.columns;
         write!(self.out, "{row:>0$}", columns.row)?;
         if let Some(width) = columns.draw {
@@ -257,10 +257,15 @@ mod tests {
         let draw = |token| Draw { token, logprob: -0.1 };
         let drawn = (0..draws).map(draw).collect();
         let outcome = Outcome { status: RowStatus::Ok, kept: 5, kept_mass: 9 };
-        let ok =
-            Answer { outcome, draws: drawn, inspection: inspection.clone(), state: None, seed: 77 };
+        let ok = RowAnswer {
+            outcome,
+            draws: drawn,
+            inspection: inspection.clone(),
+            state: None,
+            seed: 77,
+        };
         let outcome = Outcome::failed(RowStatus::PositiveInfinity);
-        let failed = Answer {
+        let failed = RowAnswer {
             outcome,
             draws: Vec::new(),
             inspection: Default::default(),
@@ -331,7 +336,7 @@ row  draw  status    token        logprob     kept  seed  text
         let print = |json, state| {
             let mut out = Vec::new();
             let mut printer = Printer::new(&mut out, json, None, 3, 1, 77);
-            let answer = Answer {
+            let answer = RowAnswer {
                 outcome: Outcome { status: RowStatus::Ok, kept: 5, kept_mass: 9 },
                 draws: vec![Draw { token: 1, logprob: -0.5 }],
                 inspection: Inspection::default(),

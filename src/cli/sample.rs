@@ -4,7 +4,7 @@ use super::answer::Printer;
 use super::params::ParamsArgs;
 use super::progress::Progress;
 use super::rows::RowList;
-use super::sampler::{Batch, Local, Sampler};
+use super::sampler::{Local, RowsOfOne, Sampler};
 use super::target::TargetArgs;
 use super::{DtypeArg, Outcome};
 use crate::config::DeviceConfig;
@@ -187,7 +187,8 @@ fn sample(
         let mut logits = Vec::new();
         file.read(run.clone(), &mut logits)?;
         let (dtype, vocab_size) = (file.dtype(), file.vocab_size());
-        let answers = sampler.sample(Batch { dtype, vocab_size, logits: logits.into(), params })?;
+        let answers =
+            sampler.sample(RowsOfOne { dtype, vocab_size, logits: logits.into(), params })?;
         for ((row, answer), spec) in run.clone().zip(&answers).zip(params) {
             printer.row(row, spec.params.draws, answer)?;
         }

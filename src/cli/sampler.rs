@@ -1,6 +1,6 @@
 //! What turns rows into answers for the command line: a device of this process, or a server.
 
-use super::answer::Answer;
+use super::answer::RowAnswer;
 use super::drafted::{Sequence, Taken};
 use super::params;
 use crate::devices::describe;
@@ -21,7 +21,7 @@ const LOCAL_BYTES_MAX: usize = 64 << 20;
 const LOCAL_ROWS_MAX: usize = 4096;
 
 /// Rows that belong together.
-pub struct Batch<'a> {
+pub struct RowsOfOne<'a> {
     /// How the logits are stored.
     pub dtype: Dtype,
     /// Tokens a row.
@@ -41,7 +41,7 @@ pub trait Sampler {
     fn rows_max(&self, row_bytes: usize) -> usize;
 
     /// The answers, in the order of the rows.
-    fn sample(&mut self, batch: Batch<'_>) -> Result<Vec<Answer>, Box<dyn Error>>;
+    fn sample(&mut self, batch: RowsOfOne<'_>) -> Result<Vec<RowAnswer>, Box<dyn Error>>;
 
     /// A step of a beam search over these rows, with their parameters.
     fn step(
@@ -77,7 +77,7 @@ impl Sampler for Local {
         (LOCAL_BYTES_MAX / row_bytes).clamp(1, LOCAL_ROWS_MAX)
     }
 
-    fn sample(&mut self, batch: Batch<'_>) -> Result<Vec<Answer>, Box<dyn Error>> {
+    fn sample(&mut self, batch: RowsOfOne<'_>) -> Result<Vec<RowAnswer>, Box<dyn Error>> {
         let parsed: Vec<SamplingParams> =
             batch.params.iter().map(|set| params::parse(set.params)).collect::<Result<_, _>>()?;
         let adjusted = |(set, parsed)| params::adjustments(set, parsed, batch.vocab_size);
@@ -100,7 +100,7 @@ impl Sampler for Local {
             .collect::<Result<_, RowError>>()?;
         self.backend.sample(&rows, &mut self.results)?;
         let answer =
-            |(result, params): (logitd_core::batch::RowResult<'_>, &SamplingParams)| Answer {
+            |(result, params): (logitd_core::batch::RowResult<'_>, &SamplingParams)| RowAnswer {
                 outcome: result.outcome,
                 draws: result.draws.to_vec(),
                 inspection: result.inspection.cloned().unwrap_or_default(),

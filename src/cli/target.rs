@@ -1,8 +1,8 @@
 //! A running server as a sampler, and the flags that lead to it.
 
-use super::answer::Answer;
+use super::answer::RowAnswer;
 use super::drafted::{Origin, Sequence, Taken};
-use super::sampler::{Batch, Sampler};
+use super::sampler::{RowsOfOne, Sampler};
 use crate::files::params::Set;
 use crate::files::vectors::StoredRow;
 use crate::wire;
@@ -170,7 +170,7 @@ impl Sampler for Remote {
         (READ_BYTES_MAX / row_bytes).clamp(1, READ_ROWS_MAX)
     }
 
-    fn sample(&mut self, batch: Batch<'_>) -> Result<Vec<Answer>, Box<dyn Error>> {
+    fn sample(&mut self, batch: RowsOfOne<'_>) -> Result<Vec<RowAnswer>, Box<dyn Error>> {
         if self.info.controls.is_empty() && batch.params.iter().any(Set::adjusts) {
             return Err(format!(
                 "{} samples with logitd {}, which knows no adjustments and would not notice any; use a later one",
@@ -360,10 +360,10 @@ fn with_candidates(mut request: SampleRequest, dtype: Dtype, count: u32) -> Samp
     request
 }
 
-fn answer(row: api::RowResult) -> Result<Answer, Box<dyn Error>> {
-    let dual::Answer { outcome, draws, inspection, state, .. } = wire::row::result(&row)?;
+fn answer(row: api::RowResult) -> Result<RowAnswer, Box<dyn Error>> {
+    let dual::OwnedResult { outcome, draws, inspection, state, .. } = wire::row::result(&row)?;
     let inspection = inspection.unwrap_or_default();
-    Ok(Answer { outcome, draws, inspection, state, seed: row.seed })
+    Ok(RowAnswer { outcome, draws, inspection, state, seed: row.seed })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Box<dyn Error>> {

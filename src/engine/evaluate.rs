@@ -76,7 +76,7 @@ pub struct Evaluated {
     pub timings: Timings,
 }
 
-type Answer = Result<Evaluated, Failure>;
+type EvaluationOutcome = Result<Evaluated, Failure>;
 
 /// A cheap handle to the threads. When the last one is dropped they end with the rows that they have begun, and what
 /// waits is answered [`Failure::Cancelled`].
@@ -152,13 +152,13 @@ impl Evaluations {
 pub struct EvaluationTicket {
     shared: Arc<Shared>,
     key: Key,
-    answer: oneshot::Receiver<Answer>,
+    answer: oneshot::Receiver<EvaluationOutcome>,
 }
 
 impl Future for EvaluationTicket {
-    type Output = Answer;
+    type Output = EvaluationOutcome;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<EvaluationOutcome> {
         let answer = Pin::new(&mut self.answer).poll(cx);
         answer.map(|answer| answer.unwrap_or(Err(Failure::Cancelled)))
     }
@@ -183,7 +183,7 @@ struct Job {
 
 struct Progress {
     /// Gone once there is an answer.
-    sender: Option<oneshot::Sender<Answer>>,
+    sender: Option<oneshot::Sender<EvaluationOutcome>>,
     rows_left: usize,
     started: bool,
     found: Evaluated,
@@ -194,7 +194,7 @@ impl Job {
         request: EvaluationRequest,
         permit: Permit,
         accepted: Instant,
-    ) -> (Self, oneshot::Receiver<Answer>) {
+    ) -> (Self, oneshot::Receiver<EvaluationOutcome>) {
         let (sender, answer) = oneshot::channel();
         let (rows, sets) = (request.rows.len(), request.sets.len());
         let evaluations = if request.evaluations { rows * sets } else { 0 };
@@ -267,8 +267,8 @@ impl Job {
 
 /// An answer that has not been sent.
 struct Letter {
-    sender: oneshot::Sender<Answer>,
-    answer: Answer,
+    sender: oneshot::Sender<EvaluationOutcome>,
+    answer: EvaluationOutcome,
 }
 
 impl Letter {

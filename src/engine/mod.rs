@@ -48,7 +48,7 @@ use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
-use work::{Answer, Work};
+use work::{Work, WorkOutcome};
 use worker::Worker;
 
 /// Every limit of the engine. Limits of 0 count as 1.
@@ -209,16 +209,16 @@ impl Engine {
 pub struct Ticket {
     shared: Arc<Shared>,
     key: Key,
-    answer: oneshot::Receiver<Answer>,
+    answer: oneshot::Receiver<WorkOutcome>,
     answered: bool,
 }
 
 impl Future for Ticket {
-    type Output = Answer;
+    type Output = WorkOutcome;
 
     /// # Panics
     /// If it has been ready before.
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<WorkOutcome> {
         let answer = Pin::new(&mut self.answer).poll(cx);
         self.answered = answer.is_ready();
         // A sender that is dropped unused was part of an engine that stopped.

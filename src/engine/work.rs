@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
-pub(super) type Answer = Result<Completed, Failure>;
+pub(super) type WorkOutcome = Result<Completed, Failure>;
 
 /// Shared by the queue and the batches that its rows are in. When the last of them lets go, the
 /// logits and the permit are free; the answer does not hold them.
@@ -29,7 +29,7 @@ pub(super) struct Work {
 
 struct Progress {
     /// Gone once there is an answer.
-    sender: Option<oneshot::Sender<Answer>>,
+    sender: Option<oneshot::Sender<WorkOutcome>>,
     rows_left: usize,
     /// Results of a request that was split, by first row.
     pieces: Vec<(usize, Results)>,
@@ -38,8 +38,8 @@ struct Progress {
 
 /// An answer that has not been sent.
 pub(super) struct Letter {
-    sender: oneshot::Sender<Answer>,
-    answer: Answer,
+    sender: oneshot::Sender<WorkOutcome>,
+    answer: WorkOutcome,
 }
 
 impl Letter {
@@ -64,7 +64,7 @@ impl Work {
         permit: Permit,
         home: Option<usize>,
         accepted: Instant,
-    ) -> (Arc<Self>, oneshot::Receiver<Answer>) {
+    ) -> (Arc<Self>, oneshot::Receiver<WorkOutcome>) {
         let (answer, receiver) = oneshot::channel();
         let Request { rows, deadline, priority, source } = request;
         let progress = Mutex::new(Progress {

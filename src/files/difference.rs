@@ -52,7 +52,7 @@ mod tests {
     use super::*;
     use crate::files::npy::{Declared, LogitsFile};
     use logitd_core::adjustments::{AdjustmentsSpec, Limits};
-    use logitd_core::backend::dual::Answer;
+    use logitd_core::backend::dual::OwnedResult;
     use logitd_core::batch::{Draw, Outcome, RowStatus};
     use logitd_core::inspection::Inspect;
     use logitd_core::params::ParamsSpec;
@@ -64,7 +64,7 @@ mod tests {
         let lists = AdjustmentsSpec { banned_ids: vec![9], ..Default::default() };
         let outcome = Outcome { status: RowStatus::Ok, kept: 3, kept_mass: 9 };
         let draws = vec![Draw { token: 1, logprob: -0.5 }; 2];
-        let a = Answer { outcome, draws, inspection: None, state: None, accepted: None };
+        let a = OwnedResult { outcome, draws, inspection: None, state: None, accepted: None };
         let mut b = a.clone();
         b.draws[1].token = 7;
         let difference = Difference {

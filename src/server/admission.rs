@@ -5,7 +5,7 @@
 
 use super::account::Account;
 use super::call::Call;
-use super::envelope::Shape;
+use super::envelope::Arity;
 use super::error::Error;
 use super::frames::{Admissions, Bounds, Gate, Messages};
 use super::intake::{self, RequestFields};
@@ -104,19 +104,19 @@ impl Service<Request<Body>> for Admission {
             tracing::debug!("answered");
             watch.done(code);
             // The call lasts until its answer has left.
-            Ok(response.map(|body| Body::new(Answer { body, _active: active })))
+            Ok(response.map(|body| Body::new(ActiveBody { body, _active: active })))
         };
         Box::pin(work.instrument(span))
     }
 }
 
 /// The body of an answer: its call is active as long as it lives.
-struct Answer {
+struct ActiveBody {
     body: Body,
     _active: TaskTrackerToken,
 }
 
-impl http_body::Body for Answer {
+impl http_body::Body for ActiveBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -140,7 +140,7 @@ impl http_body::Body for Answer {
 #[derive(Clone, Copy)]
 struct Method {
     name: &'static str,
-    shape: Shape,
+    shape: Arity,
     /// Where the logits of its requests are.
     fields: &'static RequestFields,
     /// Begins to count the call, where it is a request; a stream's requests are counted one by one.
@@ -153,7 +153,7 @@ impl Method {
     fn of(path: &str) -> Self {
         let question = |name| Self {
             name,
-            shape: Shape::Unary,
+            shape: Arity::Unary,
             fields: intake::SAMPLE,
             watch: RequestWatch::begin_quiet,
             works: false,
@@ -163,15 +163,15 @@ impl Method {
         let sample: fn() -> RequestWatch = RequestWatch::begin;
         let evaluate: fn() -> RequestWatch = RequestWatch::begin_evaluation;
         match path.rsplit('/').next() {
-            Some("Sample") => works("Sample", Shape::Unary, intake::SAMPLE, sample),
-            Some("SampleStream") => works("SampleStream", Shape::Stream, intake::SAMPLE, quiet),
-            Some("Evaluate") => works("Evaluate", Shape::Unary, intake::EVALUATE, evaluate),
+            Some("Sample") => works("Sample", Arity::Unary, intake::SAMPLE, sample),
+            Some("SampleStream") => works("SampleStream", Arity::Stream, intake::SAMPLE, quiet),
+            Some("Evaluate") => works("Evaluate", Arity::Unary, intake::EVALUATE, evaluate),
             Some("EvaluateStream") => {
-                works("EvaluateStream", Shape::Stream, intake::EVALUATE, quiet)
+                works("EvaluateStream", Arity::Stream, intake::EVALUATE, quiet)
             }
-            Some("Verify") => works("Verify", Shape::Unary, intake::VERIFY, sample),
-            Some("VerifyStream") => works("VerifyStream", Shape::Stream, intake::VERIFY, quiet),
-            Some("BeamStep") => works("BeamStep", Shape::Unary, intake::BEAM_STEP, sample),
+            Some("Verify") => works("Verify", Arity::Unary, intake::VERIFY, sample),
+            Some("VerifyStream") => works("VerifyStream", Arity::Stream, intake::VERIFY, quiet),
+            Some("BeamStep") => works("BeamStep", Arity::Unary, intake::BEAM_STEP, sample),
             Some("GetInfo") => question("GetInfo"),
             _ => question("unknown"),
         }

@@ -92,7 +92,7 @@ async fn compute(
     let is_small = run::is_small(list_bytes);
     let check = move || Ok((permit, batch(request, lent, &limits)?));
     let (permit, batch) = run::checked(is_small, check).await?;
-    let Batch { rows, steps, priority, bytes } = batch;
+    let CheckedGroups { rows, steps, priority, bytes } = batch;
     let answer_bytes = answer_bytes(&steps);
     let run = Run { rows, bytes, answer_bytes, priority, plane };
     let ran = run.on(shared, call, permit).await?;
@@ -101,7 +101,7 @@ async fn compute(
 
 /// What a request asks for, checked.
 #[derive(Debug)]
-pub struct Batch {
+pub struct CheckedGroups {
     /// Those of all groups, one group after another; at least one.
     pub rows: Vec<RequestRow>,
     /// One a group.
@@ -116,7 +116,7 @@ pub fn batch(
     request: BeamStepRequest,
     lent: Option<Lent>,
     limits: &Limits,
-) -> Result<Batch, Error> {
+) -> Result<CheckedGroups, Error> {
     within_limits(&request.groups, limits)?;
     let mut wrong = Violations::new(None);
     let BeamStepRequest { dtype, vocab_size, row_stride, rows, logits, groups, .. } = request;
@@ -144,7 +144,7 @@ fn lay_out(
     rows: &WholeRows,
     logits: &Logits,
     priority: Option<Priority>,
-) -> Result<Batch, Error> {
+) -> Result<CheckedGroups, Error> {
     let (mut batch, mut steps, mut side_bytes) = (vec![], vec![], 0);
     for group in groups {
         side_bytes += match &group.adjustments[..] {
@@ -161,7 +161,7 @@ fn lay_out(
     }
     let in_rows: usize = batch.iter().map(RequestRow::bytes).sum();
     let bytes = in_rows.max(rows.bytes()) + side_bytes;
-    Ok(Batch { rows: batch, steps, priority, bytes })
+    Ok(CheckedGroups { rows: batch, steps, priority, bytes })
 }
 
 /// Bytes that the answer takes at most, before it is encoded and after.

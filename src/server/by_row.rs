@@ -5,7 +5,7 @@
 //! something that is right then stands in the places of the rows that are wrong, and their results are overwritten with
 //! what is wrong with them.
 
-use super::convert::{self, Batch, Invalid, Lent};
+use super::convert::{self, CheckedRows, Invalid, Lent};
 use super::error::{Error, Violation};
 use crate::wire::columns;
 use crate::wire::stand_in::{one_of, with_stand_ins};
@@ -17,7 +17,7 @@ pub fn batch(
     mut request: SampleRequest,
     lent: Option<Lent>,
     limits: &api::Limits,
-) -> Result<Batch, Error> {
+) -> Result<CheckedRows, Error> {
     let sets = convert::params_sets(&request, limits)?;
     let paths = columns::unpack(&mut request, sets);
     if request.on_invalid_row() != OnInvalidRow::Status {
@@ -36,7 +36,7 @@ fn without_wrong_rows(
     request: SampleRequest,
     lent: Option<Lent>,
     limits: &api::Limits,
-) -> Option<Result<Batch, Error>> {
+) -> Option<Result<CheckedRows, Error>> {
     let rows = Rows::of(&request, lent.as_ref()).filter(|rows| rows.can_be(&request, limits))?;
     let shared = match &request.adjustments[..] {
         [one] => Some(shared(one, request.vocab_size, limits)),
@@ -65,7 +65,7 @@ fn without_wrong_rows(
     }
     let right = with_stand_ins(request, rows.count, |row| invalid.contains_key(&row));
     let batch = convert::batch(right, lent, None, limits).ok()?;
-    Some(Ok(Batch { invalid, ..batch }))
+    Some(Ok(CheckedRows { invalid, ..batch }))
 }
 
 /// What all rows share, which can be long, is looked at once. What then is left of it is enough to tell with which rows it

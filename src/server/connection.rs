@@ -8,7 +8,7 @@ use super::line::Line;
 use super::listen::{Connection, Listener};
 use super::log::Sparse;
 use super::places::{Origin, Places};
-use super::unread::{self, Answer, CallTasks, Patience};
+use super::unread::{self, CallTasks, CountedBody, Patience};
 use super::{convert, metrics, telemetry};
 use crate::config::{Address, Config, ConnectionConfig};
 use crate::engine::GroupId;
@@ -246,7 +246,7 @@ impl Connections {
                 async move {
                     let response = front.call(request, peer, account).await?;
                     Ok::<_, Infallible>(response.map(|body| Counted {
-                        body: Answer::new(body, answers),
+                        body: CountedBody::new(body, answers),
                         _in_flight: in_flight,
                     }))
                 }
@@ -426,13 +426,13 @@ impl Drop for Window<'_> {
 
 /// The body of an answer: its call is in flight as long as it lives.
 struct Counted {
-    body: Answer,
+    body: CountedBody,
     _in_flight: InFlight,
 }
 
 impl Body for Counted {
-    type Data = <Answer as Body>::Data;
-    type Error = <Answer as Body>::Error;
+    type Data = <CountedBody as Body>::Data;
+    type Error = <CountedBody as Body>::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,

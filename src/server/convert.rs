@@ -29,7 +29,7 @@ use tonic_types::{ErrorDetails, FieldViolation, QuotaViolation, StatusExt};
 
 /// What a request asks for, checked.
 #[derive(Debug)]
-pub struct Batch {
+pub struct CheckedRows {
     /// At least one.
     pub rows: Vec<RequestRow>,
     /// Who goes first.
@@ -52,7 +52,7 @@ pub struct Batch {
 /// What is wrong with some rows, by their places.
 pub type Invalid = BTreeMap<usize, Violation>;
 
-impl Batch {
+impl CheckedRows {
     /// Bytes of logits.
     pub fn bytes(&self) -> usize {
         self.rows.iter().map(RequestRow::bytes).sum()
@@ -121,7 +121,7 @@ pub fn batch(
     lent: Option<Lent>,
     paths: Option<&Paths>,
     limits: &api::Limits,
-) -> Result<Batch, Error> {
+) -> Result<CheckedRows, Error> {
     let mut wrong = Violations::new(paths);
     within_rows(request.params.len(), limits)?;
     let dtype = wrong.keep("dtype", layout::dtype(request.dtype));
@@ -267,7 +267,7 @@ pub fn batch(
         Layout::Candidates { .. } => 0,
     };
     let (vocab_size, invalid) = (vocab_size as u32, Invalid::new());
-    Ok(Batch {
+    Ok(CheckedRows {
         rows,
         priority,
         tokens,
@@ -323,8 +323,8 @@ fn distinct_bytes(adjustments: &[Adjustments]) -> usize {
 }
 
 /// Bytes that the answer to a batch takes at most, before it is encoded and after.
-pub fn answer_bytes(batch: &Batch) -> usize {
-    let Batch { rows, vocab_size, invalid, .. } = batch;
+pub fn answer_bytes(batch: &CheckedRows) -> usize {
+    let CheckedRows { rows, vocab_size, invalid, .. } = batch;
     // A draw is 8 bytes, or 13 at most with its keys and lengths; a row without its draws is less than 96.
     const DRAW_BYTES: usize = 13;
     const ROW_BYTES: usize = 96;
@@ -363,7 +363,7 @@ fn kept_bytes(kept_max: u32, most: u32, vocab_size: u32) -> usize {
     FIELD_BYTES + list.max(mask)
 }
 
-/// The answer to a request that was sampled; `told` is that of its [`Batch`].
+/// The answer to a request that was sampled; `told` is that of its [`CheckedRows`].
 pub fn response(done: &Completed, told: &Told, plane: api::Plane) -> api::SampleResponse {
     let results = done.results.iter().enumerate();
     api::SampleResponse {

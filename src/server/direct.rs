@@ -9,7 +9,7 @@ use super::auth::TOKEN_BYTES_MAX;
 use super::call::Call;
 use super::control;
 use super::convert;
-use super::envelope::Shape;
+use super::envelope::Arity;
 use super::error::Error;
 use super::frames::{Admissions, Admitted};
 use super::intake::{self, Intake, RequestFields};
@@ -338,7 +338,7 @@ fn decode<D: Received>(
         return Ok((api::decode(message).map_err(malformed)?, None));
     }
     let mut intake =
-        Intake::new(Shape::Unary, fields, message.len(), rows_max, shared.pool.clone());
+        Intake::new(Arity::Unary, fields, message.len(), rows_max, shared.pool.clone());
     intake.read(message, true)?;
     let (rest, logits) = intake.finish();
     Ok((api::decode(&rest).map_err(malformed)?, logits))

@@ -3,7 +3,7 @@
 
 /// Whether a call has one request or many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
+pub enum Arity {
     /// One.
     Unary,
     /// Any number.

@@ -14,7 +14,7 @@
 //! handled when nothing more can follow it.
 
 use super::convert;
-use super::envelope::{IdScanner, Shape};
+use super::envelope::{Arity, IdScanner};
 use super::error::Error;
 use super::intake::{Intake, RequestFields};
 use super::pool::{Buffer, Pool};
@@ -113,7 +113,7 @@ pub struct Gate {
 pub struct Messages<B> {
     body: B,
     gate: Gate,
-    shape: Shape,
+    shape: Arity,
     fields: &'static RequestFields,
     admissions: Admissions,
     state: State,
@@ -151,7 +151,7 @@ impl<B> Messages<B> {
     pub fn new(
         body: B,
         gate: Gate,
-        shape: Shape,
+        shape: Arity,
         fields: &'static RequestFields,
         admissions: Admissions,
     ) -> Self {
@@ -221,7 +221,7 @@ impl<B> Messages<B> {
 
     /// A message of this header begins: finds room for it, before any of it is kept.
     fn admit(&mut self, header: Bytes) -> Result<Option<Bytes>, Error> {
-        if self.shape == Shape::Unary && self.any {
+        if self.shape == Arity::Unary && self.any {
             return Err(Error::invalid("message", "is one of several; allowed: one a unary call"));
         }
         self.any = true;
@@ -265,7 +265,7 @@ impl<B> Messages<B> {
 
     /// Refuses a message of which nothing was read.
     fn refuse(&mut self, length: usize, error: Error) -> Result<Option<Bytes>, Error> {
-        if self.shape == Shape::Unary {
+        if self.shape == Arity::Unary {
             return Err(error);
         }
         self.state = State::Refused { left: length, id: IdScanner::default(), error };
@@ -320,7 +320,7 @@ impl<B> Messages<B> {
     fn refuse_payload(&mut self, last: &[u8], error: Error) -> Option<Result<Bytes, Error>> {
         let state = std::mem::replace(&mut self.state, State::Over);
         let State::Payload { left, arrived, intake, .. } = state else { return Some(Err(error)) };
-        if self.shape == Shape::Unary {
+        if self.shape == Arity::Unary {
             return Some(Err(error));
         }
         let mut id = IdScanner::default();
@@ -352,7 +352,7 @@ impl<B> Messages<B> {
 
     fn next_message(&mut self) {
         self.state = State::Header(BytesMut::new());
-        if self.shape == Shape::Stream {
+        if self.shape == Arity::Stream {
             self.late = None;
         }
     }
@@ -372,7 +372,7 @@ impl<B> Messages<B> {
 
     /// Whether the client owes us something: the rest of a message, or the only one.
     fn incomplete(&self) -> bool {
-        !self.at_boundary() || (self.shape == Shape::Unary && !self.any)
+        !self.at_boundary() || (self.shape == Arity::Unary && !self.any)
     }
 
     fn fail(&mut self, error: &Error) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
@@ -382,13 +382,13 @@ impl<B> Messages<B> {
 
     /// Why nothing more is waited for. A stream may be silent between messages; a unary call must end.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
-        if self.at_boundary() && self.shape == Shape::Stream {
+        if self.at_boundary() && self.shape == Arity::Stream {
             return Poll::Pending;
         }
         let begin = || {
             let Gate { bounds, deadline, patience, .. } = &self.gate;
             // A stream looks at its deadline itself.
-            let deadline = deadline.filter(|_| self.shape == Shape::Unary);
+            let deadline = deadline.filter(|_| self.shape == Arity::Unary);
             Box::pin(late(bounds.receive_timeout, deadline, Arc::clone(patience))) as Pin<_>
         };
         self.late.get_or_insert_with(begin).as_mut().poll(cx)

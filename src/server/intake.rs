@@ -18,7 +18,7 @@
 //! refused where it passes them, before the rest of it has come. Parameter sets that are long are looked into: the lists
 //! of tokens whose logprobs are wanted have a bound by the number of sets.
 
-use super::envelope::{IdScanner, Passed, Shape};
+use super::envelope::{Arity, IdScanner, Passed};
 use super::error::Error;
 use super::pool::{Buffer, Pool};
 use logitd_core::inspection::LOGPROB_IDS_MAX;
@@ -160,15 +160,15 @@ impl Intake {
     /// Of a message of `length` bytes: on a stream one in which a request lies, else a request, with these fields. No
     /// request may have more rows than `rows_max`.
     pub fn new(
-        shape: Shape,
+        shape: Arity,
         fields: &'static RequestFields,
         length: usize,
         rows_max: usize,
         pool: Pool,
     ) -> Self {
         let level = match shape {
-            Shape::Unary => Level::Request { left_around: None },
-            Shape::Stream => Level::Stream,
+            Arity::Unary => Level::Request { left_around: None },
+            Arity::Stream => Level::Stream,
         };
         Self {
             pool,
@@ -508,7 +508,7 @@ mod tests {
 
     /// Taken apart and put together, in pieces of these sizes in turn.
     fn joined<M: Message + Default>(
-        shape: Shape,
+        shape: Arity,
         message: &[u8],
         sizes: &[usize],
         logits_of: fn(&mut M) -> Option<&mut bytes::Bytes>,
@@ -530,13 +530,13 @@ mod tests {
     }
 
     fn unary(message: &[u8], sizes: &[usize]) -> Option<SampleRequest> {
-        joined(Shape::Unary, message, sizes, |request: &mut SampleRequest| {
+        joined(Arity::Unary, message, sizes, |request: &mut SampleRequest| {
             Some(&mut request.logits)
         })
     }
 
     fn stream(message: &[u8], sizes: &[usize]) -> Option<SampleStreamRequest> {
-        joined(Shape::Stream, message, sizes, |message: &mut SampleStreamRequest| {
+        joined(Arity::Stream, message, sizes, |message: &mut SampleStreamRequest| {
             message.request.as_mut().map(|request| &mut request.logits)
         })
     }
@@ -654,14 +654,14 @@ mod tests {
         let bare = SampleRequest { logits: Vec::new().into(), ..request.clone() };
 
         let mut intake =
-            Intake::new(Shape::Unary, SAMPLE, request.encoded_len(), 3, Pool::new(1 << 20));
+            Intake::new(Arity::Unary, SAMPLE, request.encoded_len(), 3, Pool::new(1 << 20));
         request.encode_to_vec().chunks(999).for_each(|piece| intake.read(piece, false).unwrap());
         let (rest, taken) = intake.finish();
         assert_eq!(rest, bare.encode_to_vec());
         assert_eq!(taken.unwrap().as_ref(), &request.logits);
 
         let mut intake =
-            Intake::new(Shape::Stream, SAMPLE, message.encoded_len(), 3, Pool::new(1 << 20));
+            Intake::new(Arity::Stream, SAMPLE, message.encoded_len(), 3, Pool::new(1 << 20));
         message.encode_to_vec().chunks(999).for_each(|piece| intake.read(piece, false).unwrap());
         let (rest, taken) = intake.finish();
         assert_eq!(rest, SampleStreamRequest { request: Some(bare), ..message }.encode_to_vec());
@@ -675,7 +675,7 @@ mod tests {
         let request = SampleRequest { params: vec![one; sets], ..Default::default() };
         let message = SampleStreamRequest { request: Some(request), ..Default::default() };
         let length = message.encoded_len();
-        let mut intake = Intake::new(Shape::Stream, SAMPLE, length, rows_max, Pool::new(1 << 20));
+        let mut intake = Intake::new(Arity::Stream, SAMPLE, length, rows_max, Pool::new(1 << 20));
         message.encode_to_vec().chunks(999).try_for_each(|piece| intake.read(piece, false))?;
         assert_eq!(intake.finish().0, message.encode_to_vec());
         Ok(())
@@ -692,7 +692,7 @@ mod tests {
         let unknown = with_length(30, &vec![0; 5000]);
         let (params, _) = SAMPLE.params.expect("it has parameters");
         let message = with_length(params, &unknown);
-        let mut intake = Intake::new(Shape::Unary, SAMPLE, message.len(), 1, Pool::new(1 << 20));
+        let mut intake = Intake::new(Arity::Unary, SAMPLE, message.len(), 1, Pool::new(1 << 20));
         let error = intake.read(&message, false).unwrap_err().to_string();
         assert!(error.contains("without logits, candidates, adjustments and logprobs"), "{error}");
     }

@@ -94,7 +94,7 @@ async fn checked(
     request: SampleRequest,
     lent: Option<Lent>,
     list_bytes: usize,
-) -> Result<(Permit, convert::Batch), Error> {
+) -> Result<(Permit, convert::CheckedRows), Error> {
     let limits = shared.limits;
     let token_bytes = request.candidates.as_ref().map_or(0, |given| given.tokens.len());
     let listed_bytes: usize = request.adjustments.iter().map(listed_bytes).sum();

@@ -6,7 +6,7 @@
 //! or all of it has not moved within the grace of a drain, the task is dropped, and the transport resets the stream.
 //!
 //! The transport forgets a call once it has the call's trailers, and nothing can reset it from then on. So the
-//! trailers wait here until the bytes before them have left ([`Answer`]), unless little on the connection is unread:
+//! trailers wait here until the bytes before them have left ([`CountedBody`]), unless little on the connection is unread:
 //! then they go at once, which saves a small call a second write. A connection that takes none of what is so
 //! left is cut off whole ([`stuck`]).
 
@@ -190,7 +190,7 @@ impl Drop for Piece {
 }
 
 /// The body of an answer, counted as the transport takes it.
-pub struct Answer {
+pub struct CountedBody {
     body: tonic::body::Body,
     unread: Arc<Unread>,
     budget: Arc<Budget>,
@@ -198,7 +198,7 @@ pub struct Answer {
     trailers: Option<HeaderMap>,
 }
 
-impl Answer {
+impl CountedBody {
     /// Of the call whose task this is ([`CallTasks`]); its bytes take room of `budget` and of the connection.
     pub fn new(body: tonic::body::Body, budget: Arc<Budget>) -> Self {
         Self { body, unread: UNREAD.with(Arc::clone), budget, trailers: None }
@@ -213,7 +213,7 @@ impl Answer {
     }
 }
 
-impl Body for Answer {
+impl Body for CountedBody {
     type Data = Piece;
     type Error = Status;
 

@@ -150,7 +150,7 @@ async fn compute(
     let is_small = run::is_small(size.list_bytes + size.path_bytes);
     let check = move || Ok((permit, batch(request, lent, &limits)?));
     let (permit, batch) = run::checked(is_small, check).await?;
-    let Batch { rows, sequences, priority, bytes } = batch;
+    let CheckedSequences { rows, sequences, priority, bytes } = batch;
     let answer_bytes = answer_bytes(&rows, &sequences);
     let run = Run { rows, bytes, answer_bytes, priority, plane };
     let ran = run.on(shared, call, permit).await?;
@@ -159,7 +159,7 @@ async fn compute(
 
 /// What a request asks for, checked.
 #[derive(Debug)]
-pub struct Batch {
+pub struct CheckedSequences {
     /// Those of all sequences, one sequence after another; at least one.
     pub rows: Vec<RequestRow>,
     pub sequences: Vec<Placed>,
@@ -177,7 +177,11 @@ pub struct Placed {
 }
 
 /// Checks a request against the API and these limits, and cuts its logits into rows: its own, or those that are lent.
-pub fn batch(request: VerifyRequest, lent: Option<Lent>, limits: &Limits) -> Result<Batch, Error> {
+pub fn batch(
+    request: VerifyRequest,
+    lent: Option<Lent>,
+    limits: &Limits,
+) -> Result<CheckedSequences, Error> {
     Size::of(&request, limits)?;
     let mut wrong = Violations::new(None);
     let VerifyRequest { dtype, vocab_size, row_stride, rows, logits, sequences, .. } = request;
@@ -205,7 +209,7 @@ fn lay_out(
     logits: &Logits,
     priority: Option<Priority>,
     limits: &Limits,
-) -> Result<Batch, Error> {
+) -> Result<CheckedSequences, Error> {
     let seedless = checked.iter().filter(|one| !one.has_seed()).count();
     let mut seeds = wire::whole::fresh_seeds(seedless).map_err(Error::NoSeed)?.into_iter();
     let (mut batch, mut sequences, mut side_bytes) = (vec![], vec![], 0);
@@ -224,7 +228,7 @@ fn lay_out(
     within_work(&batch, limits)?;
     let in_rows: usize = batch.iter().map(RequestRow::bytes).sum();
     let bytes = in_rows.max(rows.bytes()) + side_bytes;
-    Ok(Batch { rows: batch, sequences, priority, bytes })
+    Ok(CheckedSequences { rows: batch, sequences, priority, bytes })
 }
 
 /// A row of a sequence with its logits.

@@ -1,7 +1,7 @@
 //! A row of the API: how its logits are stored, what became of it, and what was drawn.
 
 use super::inspection::{self, Names, UnknownInspection};
-use logitd_core::backend::dual::Answer;
+use logitd_core::backend::dual::OwnedResult;
 use logitd_core::batch::{Draw, Dtype, Outcome, RowResult, RowStatus, State};
 use logitd_core::inspection::{Inspection, Logprobs};
 use logitd_proto as api;
@@ -101,7 +101,7 @@ pub fn invalid_message(violation: api::Violation) -> api::RowResult {
 }
 
 /// What an answer says of a row.
-pub fn result(row: &api::RowResult) -> Result<Answer, UnknownAnswer> {
+pub fn result(row: &api::RowResult) -> Result<OwnedResult, UnknownAnswer> {
     let status = status(row.status).ok_or(UnknownAnswer::Status(row.status))?;
     let draws = match (row.token, row.logprob) {
         (Some(token), Some(logprob)) if row.draws.is_empty() => vec![Draw { token, logprob }],
@@ -109,7 +109,7 @@ pub fn result(row: &api::RowResult) -> Result<Answer, UnknownAnswer> {
     };
     let outcome = Outcome { status, kept: row.kept, kept_mass: row.kept_mass };
     let inspection = Some(inspection(row)?).filter(|found| *found != Inspection::default());
-    Ok(Answer { outcome, draws, inspection, state: state(row), accepted: None })
+    Ok(OwnedResult { outcome, draws, inspection, state: state(row), accepted: None })
 }
 
 /// What an answer gives back to the row's sequence.
@@ -216,7 +216,8 @@ mod tests {
                     (6, if count == 2 { 2 } else { 0 })
                 );
                 let draws = draws[..count].to_vec();
-                let expected = Answer { outcome, draws, inspection: None, state, accepted: None };
+                let expected =
+                    OwnedResult { outcome, draws, inspection: None, state, accepted: None };
                 assert_eq!(result(&message), Ok(expected));
             }
         }

@@ -11,7 +11,7 @@ use logitd_core::evaluate::cpu::{Cpu, Digested};
 use logitd_core::evaluate::reference::Reference;
 use logitd_core::evaluate::sets::{FIELDS_OF_SETS, Sets};
 use logitd_core::evaluate::sums::Sums;
-use logitd_core::evaluate::{Answer, Evaluator, Position, Question, TailShare};
+use logitd_core::evaluate::{EvaluationResult, Evaluator, Position, Question, TailShare};
 use logitd_core::params::{Field, ParamsSpec, Profile, SamplingParams};
 use std::collections::{HashMap, HashSet};
 
@@ -150,7 +150,12 @@ fn digests_say_what_a_sorted_row_says_and_what_sampling_says() {
     assert_eq!(kinds.len(), Values::ALL.len(), "not every kind of row was tried");
 }
 
-fn same(name: &str, sets: &[SamplingParams], found: &Answer, expected: &Answer) {
+fn same(
+    name: &str,
+    sets: &[SamplingParams],
+    found: &EvaluationResult,
+    expected: &EvaluationResult,
+) {
     assert_eq!(found.references, expected.references, "{name}");
     for (set, (found, expected)) in found.rows.iter().zip(&expected.rows).enumerate() {
         assert_eq!(found, expected, "{name}: {}", sets[set]);
@@ -164,7 +169,7 @@ fn same(name: &str, sets: &[SamplingParams], found: &Answer, expected: &Answer) 
     assert_eq!(found, expected, "{name}");
 }
 
-fn agrees_with_sampling(case: &Case, answer: &Answer) {
+fn agrees_with_sampling(case: &Case, answer: &EvaluationResult) {
     let rows: Vec<_> = case.sets.iter().map(|set| case.row().with_params(*set)).collect();
     let mut results = Results::default();
     Oracle::default().sample(&rows, &mut results).unwrap();
@@ -180,7 +185,7 @@ fn agrees_with_sampling(case: &Case, answer: &Answer) {
 }
 
 /// The row that its digest expands to has the same answers.
-fn expands(case: &Case, question: &Question<'_>, expected: &Answer) {
+fn expands(case: &Case, question: &Question<'_>, expected: &EvaluationResult) {
     let [Digested { digest: Ok(digest), .. }] = &Cpu::new(1).digest(&[case.position()])[..] else {
         panic!("{}: no digest", case.name)
     };

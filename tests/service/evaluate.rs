@@ -13,7 +13,7 @@ use logitd_client::{Client, Error, Region};
 use logitd_core::batch::{self, Row};
 use logitd_core::evaluate::reference::Reference;
 use logitd_core::evaluate::sets::Sets;
-use logitd_core::evaluate::{Answer, Evaluator, Position, Question, TailShare};
+use logitd_core::evaluate::{EvaluationResult, Evaluator, Position, Question, TailShare};
 use logitd_core::params::ParamsSpec;
 use logitd_proto::evaluate_stream_response::Result as Outcome;
 use logitd_proto::sampler_service_client::SamplerServiceClient;
@@ -81,7 +81,7 @@ fn sets(request: &EvaluateRequest) -> Sets {
 }
 
 /// What the reference implementation says.
-fn wanted(request: &EvaluateRequest) -> Answer {
+fn wanted(request: &EvaluateRequest) -> EvaluationResult {
     let dtype = wire::row::dtype(request.dtype).unwrap();
     let params = ParamsSpec::default().parse(|| 0).unwrap();
     let rows = request.logits.chunks(request.vocab_size as usize * dtype.size_bytes());
@@ -99,7 +99,7 @@ fn wanted(request: &EvaluateRequest) -> Answer {
 }
 
 /// Compares an answer with the reference's, bit by bit.
-fn is(response: &EvaluateResponse, wanted: &Answer) {
+fn is(response: &EvaluateResponse, wanted: &EvaluationResult) {
     let references = response.references.iter();
     let references: Vec<_> = references
         .map(|r| (r.status(), r.rank, r.logprob.to_bits(), r.entropy.to_bits()))
@@ -118,7 +118,7 @@ fn is(response: &EvaluateResponse, wanted: &Answer) {
     assert_eq!(rows, of_reference);
 }
 
-fn groups(answer: &Answer) -> Vec<GroupSums> {
+fn groups(answer: &EvaluationResult) -> Vec<GroupSums> {
     let message = |(group, sums): (u32, &logitd_core::evaluate::sums::GroupSums)| GroupSums {
         group,
         rows: sums.rows,

@@ -58,7 +58,7 @@ impl Backend for Dual {
 
 /// The first row in which two tables of results differ, a row that only one of them has included.
 pub fn first_difference(rows: &[Row<'_>], a: &Results, b: &Results) -> Option<Difference> {
-    let get = |results: &Results, i| (i < results.len()).then(|| Answer::new(results.row(i)));
+    let get = |results: &Results, i| (i < results.len()).then(|| OwnedResult::new(results.row(i)));
     let differs = |i| match (i < a.len(), i < b.len()) {
         (true, true) => a.row(i) != b.row(i),
         _ => true,
@@ -99,9 +99,9 @@ pub struct Difference {
     /// `vocab_size` little-endian values.
     pub logits: Vec<u8>,
     /// What the first said; `None` where it has no such row.
-    pub a: Option<Answer>,
+    pub a: Option<OwnedResult>,
     /// What the second said.
-    pub b: Option<Answer>,
+    pub b: Option<OwnedResult>,
 }
 
 /// Says everything but the logits.
@@ -123,10 +123,10 @@ impl fmt::Display for Difference {
 fn write_answer(
     f: &mut fmt::Formatter<'_>,
     name: &str,
-    own: Option<&Answer>,
-    other: Option<&Answer>,
+    own: Option<&OwnedResult>,
+    other: Option<&OwnedResult>,
 ) -> fmt::Result {
-    let Some(Answer { outcome, draws, inspection, state, accepted }) = own else {
+    let Some(OwnedResult { outcome, draws, inspection, state, accepted }) = own else {
         return write!(f, "  {name}: no such row");
     };
     let Outcome { status, kept, kept_mass } = outcome;
@@ -192,7 +192,7 @@ fn write_inspection(
 
 /// The result of one row, owned. Equal means equal in every bit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct OwnedResult {
     /// Said once.
     pub outcome: Outcome,
     /// One a draw asked for; none where the status is not OK.
@@ -205,7 +205,7 @@ pub struct Answer {
     pub accepted: Option<bool>,
 }
 
-impl Answer {
+impl OwnedResult {
     fn new(result: RowResult<'_>) -> Self {
         let inspection = result.inspection.cloned();
         let draws = result.draws.to_vec();

@@ -5,7 +5,7 @@
 use super::digest::{Digest, Digester};
 use super::sums::{GroupSums, Sums};
 use super::surface::Surface;
-use super::{Answer, Evaluation, Evaluator, Position, Question, Reference, Summing};
+use super::{Evaluation, EvaluationResult, Evaluator, Position, Question, Reference, Summing};
 use crate::backend::cpu::Isa;
 use crate::batch::Row;
 use crate::status::RowStatus;
@@ -115,7 +115,7 @@ impl Cpu {
         rows.iter().map(said).collect()
     }
 
-    /// An answer a row and set, as [`Answer::rows`] has them.
+    /// An answer a row and set, as [`EvaluationResult::rows`] has them.
     fn evaluations(&self, rows: &[Digested], question: &Question<'_>) -> Vec<Evaluation> {
         let sets = question.sets;
         let mut all = vec![Evaluation::default(); rows.len() * sets.len()];
@@ -150,9 +150,9 @@ impl Cpu {
 }
 
 impl Evaluator for Cpu {
-    fn evaluate(&self, positions: &[Position<'_>], question: &Question<'_>) -> Answer {
+    fn evaluate(&self, positions: &[Position<'_>], question: &Question<'_>) -> EvaluationResult {
         let rows = self.digest(positions);
-        Answer {
+        EvaluationResult {
             references: self.references(&rows, question),
             sums: self.sums(&rows, question),
             rows: if question.rows { self.evaluations(&rows, question) } else { Vec::new() },

@@ -8,7 +8,7 @@
 //! [`digest`] is what remains of a row, [`sets`] the sets by what they share, [`sums`] the integers that rows add to. Two
 //! implementations of [`Evaluator`] say the same: [`reference`](mod@reference) sorts each row, [`cpu`] works on digests.
 //!
-//! Whoever has rows at hand asks an [`Evaluator`] and has an [`Answer`]; whoever asks again about the same rows keeps
+//! Whoever has rows at hand asks an [`Evaluator`] and has an [`EvaluationResult`]; whoever asks again about the same rows keeps
 //! their digests, and asks [`Cpu::sums_by`](cpu::Cpu::sums_by).
 
 mod chains;
@@ -34,7 +34,7 @@ pub const GROUPS_END: u32 = 4096;
 /// Something that evaluates sets over rows.
 pub trait Evaluator: Send + Sync {
     /// What the sets come to, and what is said of each row.
-    fn evaluate(&self, positions: &[Position<'_>], question: &Question<'_>) -> Answer;
+    fn evaluate(&self, positions: &[Position<'_>], question: &Question<'_>) -> EvaluationResult;
 }
 
 /// Something that works out sums over rows that were read: this process, or others.
@@ -147,7 +147,7 @@ impl Default for TailShare {
 
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Answer {
+pub struct EvaluationResult {
     /// One a row.
     pub references: Vec<Reference>,
     /// What the sets come to.

@@ -5,7 +5,7 @@
 //! stays an independent opinion. It is never optimised.
 
 use super::sums::{GroupSums, LOGPROB_Q32_MIN, SetSums};
-use super::{Answer, Evaluation, Evaluator, Position, Question, Reference as Said};
+use super::{Evaluation, EvaluationResult, Evaluator, Position, Question, Reference as Said};
 use crate::arithmetic::interval::{Interval, nats};
 use crate::arithmetic::key::key32;
 use crate::arithmetic::log2::log2_mass;
@@ -23,8 +23,8 @@ use std::ops::Range;
 pub struct Reference;
 
 impl Evaluator for Reference {
-    fn evaluate(&self, positions: &[Position<'_>], question: &Question<'_>) -> Answer {
-        let mut answer = Answer::default();
+    fn evaluate(&self, positions: &[Position<'_>], question: &Question<'_>) -> EvaluationResult {
+        let mut answer = EvaluationResult::default();
         let sets = question.sets.params();
         for position in positions {
             let mut sums = GroupSums::new(sets.len());

@@ -7,7 +7,7 @@ use crate::table::Status;
 use logitd_client::api;
 use logitd_core::evaluate::sets::Grid;
 use logitd_core::evaluate::sums::{GroupSums, SetSums, Sums};
-use logitd_core::evaluate::{Answer, Evaluation, Reference};
+use logitd_core::evaluate::{Evaluation, EvaluationResult, Reference};
 use logitd_core::params::Value;
 use logitd_core::status::RowStatus;
 use pyo3::prelude::*;
@@ -63,11 +63,11 @@ fn grid_of(grid: &Grid) -> Option<api::SetGrid> {
 }
 
 /// What came of it.
-pub fn answer(response: api::EvaluateResponse, asked: &Asked) -> PyResult<Answer> {
+pub fn answer(response: api::EvaluateResponse, asked: &Asked) -> PyResult<EvaluationResult> {
     known(read(response, asked))
 }
 
-fn read(response: api::EvaluateResponse, asked: &Asked) -> Option<Answer> {
+fn read(response: api::EvaluateResponse, asked: &Asked) -> Option<EvaluationResult> {
     let (rows, sets) = (asked.references.len(), asked.sets.sets.len());
     let answers = if asked.rows { rows * sets } else { 0 };
     if response.references.len() != rows || response.rows.len() != answers {
@@ -82,7 +82,7 @@ fn read(response: api::EvaluateResponse, asked: &Asked) -> Option<Answer> {
         let api::Evaluation { kept, kept_mass, logprob } = own;
         Evaluation { kept, kept_mass, logprob }
     };
-    Some(Answer {
+    Some(EvaluationResult {
         references: response.references.into_iter().map(reference).collect::<Option<_>>()?,
         sums,
         rows: each.map(evaluation).collect(),

@@ -5,7 +5,7 @@ use crate::arrays::{array_of, by_rows};
 use crate::table::{NO_TOKEN, Status};
 use logitd_core::evaluate::sets::FIELDS_OF_SETS;
 use logitd_core::evaluate::sums::{GroupSums, SetSums};
-use logitd_core::evaluate::{Answer, Evaluation, Reference};
+use logitd_core::evaluate::{Evaluation, EvaluationResult, Reference};
 use logitd_core::params::{Field, ParamsSpec, SamplingParams, Value};
 use logitd_core::status::RowStatus;
 use pyo3::prelude::*;
@@ -33,7 +33,7 @@ const SUMS: [(&str, &str, Sum); 8] = [
 pub fn arrays<'py>(
     py: Python<'py>,
     asked: &Asked,
-    answer: &Answer,
+    answer: &EvaluationResult,
 ) -> PyResult<Bound<'py, PyDict>> {
     let arrays = PyDict::new(py);
     let sets = &asked.sets.sets;
@@ -99,7 +99,7 @@ fn add_references(to: &Bound<'_, PyDict>, all: &[Reference]) -> PyResult<()> {
     to.set_item("entropy", real(|row| row.entropy)?)
 }
 
-fn add_sums(to: &Bound<'_, PyDict>, answer: &Answer, sets: usize) -> PyResult<()> {
+fn add_sums(to: &Bound<'_, PyDict>, answer: &EvaluationResult, sets: usize) -> PyResult<()> {
     let groups: Vec<(u32, &GroupSums)> = answer.sums.groups().collect();
     let labels = groups.iter().map(|(label, _)| label.to_ne_bytes());
     to.set_item("groups", array_of(to.py(), "uint32", labels)?)?;
@@ -114,7 +114,7 @@ fn add_sums(to: &Bound<'_, PyDict>, answer: &Answer, sets: usize) -> PyResult<()
     Ok(())
 }
 
-fn add_rows(to: &Bound<'_, PyDict>, answer: &Answer, sets: usize) -> PyResult<()> {
+fn add_rows(to: &Bound<'_, PyDict>, answer: &EvaluationResult, sets: usize) -> PyResult<()> {
     let rows = answer.references.len();
     let each = || answer.rows.iter();
     let kept = array_of(to.py(), "uint32", each().map(|own| own.kept.to_ne_bytes()))?;

@@ -12,7 +12,7 @@ use asked::{Asked, Call, Options};
 use logitd_core::backend::cpu::THREADS_MAX;
 use logitd_core::batch::Row;
 use logitd_core::evaluate::cpu::Cpu;
-use logitd_core::evaluate::{Answer, Evaluator, Position, Question};
+use logitd_core::evaluate::{EvaluationResult, Evaluator, Position, Question};
 use logitd_core::params::ParamsSpec;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -53,12 +53,13 @@ fn in_parts(
     cpu: &Cpu,
     positions: &[Position<'_>],
     question: &Question<'_>,
-) -> PyResult<Answer> {
+) -> PyResult<EvaluationResult> {
     let at_a_time = PAIRS_AT_A_TIME / question.sets.len().max(1);
     let at_a_time = at_a_time.clamp(*ROWS_AT_A_TIME.start(), *ROWS_AT_A_TIME.end());
-    let mut all = Answer::default();
+    let mut all = EvaluationResult::default();
     for part in positions.chunks(at_a_time) {
-        let Answer { references, sums, rows } = py.detach(|| cpu.evaluate(part, question));
+        let EvaluationResult { references, sums, rows } =
+            py.detach(|| cpu.evaluate(part, question));
         all.references.extend(references);
         all.sums.merge(sums);
         all.rows.extend(rows);

@@ -8,9 +8,9 @@ mod server;
 mod speed;
 
 use super::Outcome;
-use super::answer::Answer;
+use super::answer::RowAnswer;
 use super::chart::{Chart, grid};
-use super::sampler::{Batch, Local, Sampler};
+use super::sampler::{Local, RowsOfOne, Sampler};
 use super::text::{columns, fit, grouped, isolate, tail, visible, wrap};
 use crate::devices::BackendName;
 use crate::files::assets::{self, DTYPE, VOCAB_SIZE};
@@ -65,7 +65,10 @@ struct Question {
 }
 
 /// Asks questions as one batch.
-fn ask(sampler: &mut dyn Sampler, questions: &[Question]) -> Result<Vec<Answer>, Box<dyn Error>> {
+fn ask(
+    sampler: &mut dyn Sampler,
+    questions: &[Question],
+) -> Result<Vec<RowAnswer>, Box<dyn Error>> {
     let rows = assets::rows();
     let logits: Vec<u8> = questions.iter().flat_map(|q| &rows[q.row].logits).copied().collect();
     let sets: Vec<Set> = questions.iter().map(|q| q.set.clone()).collect();
@@ -76,8 +79,8 @@ fn ask_bytes(
     sampler: &mut dyn Sampler,
     logits: Bytes,
     sets: &[Set],
-) -> Result<Vec<Answer>, Box<dyn Error>> {
-    sampler.sample(Batch { dtype: DTYPE, vocab_size: VOCAB_SIZE, logits, params: sets })
+) -> Result<Vec<RowAnswer>, Box<dyn Error>> {
+    sampler.sample(RowsOfOne { dtype: DTYPE, vocab_size: VOCAB_SIZE, logits, params: sets })
 }
 
 /// The settings that are charted, and what each is called.
@@ -156,7 +159,7 @@ impl<W: Write> Page<W> {
     }
 
     /// One text under every setting.
-    fn charts(&mut self, args: &Args, answers: &[Answer]) -> io::Result<()> {
+    fn charts(&mut self, args: &Args, answers: &[RowAnswer]) -> io::Result<()> {
         self.section(&format!("What comes next? {} draws a setting, over gRPC", args.draws))?;
         let context = format!("{} …", assets::rows()[charted(args)].context);
         for line in wrap(&context, self.width) {
@@ -172,7 +175,7 @@ impl<W: Write> Page<W> {
     }
 
     /// The other texts under one setting, a line each.
-    fn others(&mut self, questions: &[Question], answers: &[Answer]) -> io::Result<()> {
+    fn others(&mut self, questions: &[Question], answers: &[RowAnswer]) -> io::Result<()> {
         let ParamsSpec { temperature, top_k, top_p, .. } = TOGETHER;
         self.section(&format!(
             "After other texts: temperature {temperature}, top_k {top_k}, top_p {top_p}"
@@ -190,7 +193,7 @@ impl<W: Write> Page<W> {
         &mut self,
         server: &mut dyn Sampler,
         questions: &[Question],
-        answers: &[Answer],
+        answers: &[RowAnswer],
     ) -> Result<usize, Box<dyn Error>> {
         self.section("The same draws again, compared bit for bit")?;
         let mut differences = 0;
@@ -232,7 +235,7 @@ impl<W: Write> Page<W> {
     fn parity(
         &mut self,
         questions: &[Question],
-        answers: &[Answer],
+        answers: &[RowAnswer],
         differences: usize,
     ) -> io::Result<()> {
         let draws: usize = answers.iter().map(|answer| answer.draws.len()).sum();
@@ -260,7 +263,7 @@ impl<W: Write> Page<W> {
     }
 }
 
-fn chart(title: &str, answer: &Answer) -> Chart {
+fn chart(title: &str, answer: &RowAnswer) -> Chart {
     let drawn = answer.draws.iter().map(|draw| draw.token);
     let text = |token| assets::tokens().get(token).map_or("?".into(), visible);
     Chart::new(title.into(), answer.outcome.kept, drawn, text)

@@ -1,7 +1,7 @@
 //! The draws again: in other batches, and on other code. Every bit has to be the same.
 
 use super::{Question, ask};
-use crate::cli::answer::Answer;
+use crate::cli::answer::RowAnswer;
 use crate::cli::sampler::{Local, Sampler};
 use logitd_core::backend::cpu::{Cpu, CpuOptions, Isa};
 use logitd_core::backend::reference::Reference;
@@ -21,7 +21,7 @@ pub struct Replay {
 pub fn replay(
     server: &mut dyn Sampler,
     questions: &[Question],
-    answers: &[Answer],
+    answers: &[RowAnswer],
 ) -> Result<Vec<Replay>, Box<dyn Error>> {
     let all: Vec<usize> = (0..questions.len()).collect();
     let reversed: Vec<usize> = all.iter().rev().copied().collect();

@@ -53,7 +53,7 @@ impl Asked {
         &self,
         backend: &mut dyn Backend,
         row_index: usize,
-        theirs: Option<dual::Answer>,
+        theirs: Option<dual::OwnedResult>,
     ) -> Result<dual::Difference, RecheckError> {
         let row = self.row()?;
         let mut results = Results::default();
@@ -67,7 +67,7 @@ impl Asked {
             adjustments: row.adjustments().cloned(),
             inspect: row.inspect().cloned(),
             draft: row.draft().cloned(),
-            a: Some(dual::Answer {
+            a: Some(dual::OwnedResult {
                 outcome: ours.outcome,
                 draws: ours.draws.to_vec(),
                 inspection: ours.inspection.cloned(),

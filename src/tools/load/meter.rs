@@ -143,7 +143,7 @@ impl Tally {
     fn add(&mut self, shard: &Shard) {
         self.counts.add(&shard.counts);
         let times = &mut self.times;
-        for Answer { moments, timings } in &shard.answers {
+        for Measured { moments, timings } in &shard.answers {
             let Moments { due, sent, answered } = *moments;
             record(&mut times.service, answered - sent);
             record(&mut times.response, answered - due);
@@ -175,7 +175,7 @@ impl Default for Recent {
 impl Recent {
     fn add(&mut self, shard: &Shard) {
         self.counts.add(&shard.counts);
-        for Answer { moments, .. } in &shard.answers {
+        for Measured { moments, .. } in &shard.answers {
             record(&mut self.response, moments.answered - moments.due);
         }
     }
@@ -197,13 +197,13 @@ impl Recent {
 #[derive(Debug, Default)]
 pub(super) struct Shard {
     counts: Counts,
-    answers: Vec<Answer>,
+    answers: Vec<Measured>,
     /// From when a request was due to its refusal.
     refusals: Vec<Duration>,
 }
 
 #[derive(Debug)]
-struct Answer {
+struct Measured {
     moments: Moments,
     timings: Timings,
 }
@@ -218,7 +218,7 @@ impl Shard {
         counts.rows_without_token += answer.failed() as u64;
         counts.add_device(answer);
         counts.last_answer = counts.last_answer.max(Some(moments.answered));
-        self.answers.push(Answer { moments, timings: answer.timings().unwrap_or_default() });
+        self.answers.push(Measured { moments, timings: answer.timings().unwrap_or_default() });
     }
 
     /// Counts what came instead of an answer.

@@ -182,7 +182,7 @@ pub fn inspection(
 ) -> Result<Inspection, String> {
     let ok = outcome.status == RowStatus::Ok;
     let read = |bytes: Option<&[u8]>, tokens| {
-        bytes.map(|bytes| Answer::read(row, asked, bytes, tokens)).transpose()
+        bytes.map(|bytes| ReadBack::read(row, asked, bytes, tokens)).transpose()
     };
     // As in `questions`: the model's own distribution is asked of the stored logits, where these are others.
     let of_others = asked.distributions().any(|of| of != Distribution::Raw);
@@ -206,7 +206,7 @@ pub fn inspection(
 }
 
 /// An answer, read.
-struct Answer {
+struct ReadBack {
     outcome: InspectOutcome,
     status: RowStatus,
     /// The draws, then the tokens that were asked for.
@@ -215,7 +215,7 @@ struct Answer {
     first: Vec<InspectToken>,
 }
 
-impl Answer {
+impl ReadBack {
     /// `tokens`: whether it was asked about tokens.
     fn read(row: &Row<'_>, asked: &Inspect, bytes: &[u8], tokens: bool) -> Result<Self, String> {
         let (outcome, all) = bytes.split_at(size_of::<InspectOutcome>());

@@ -5,7 +5,7 @@ use super::adjust::{AdjustBatch, Change};
 use super::cuts::{self, CutBatch, CutsBefore};
 use super::driver::{Driver, Launch, Part};
 use super::inspect::{self, Answers, InspectBatch, InspectDescriptor};
-use super::plan::{self, Layout, Shape, answers_at, draws_at};
+use super::plan::{self, LaunchShape, Layout, answers_at, draws_at};
 use crate::adjustments::changes;
 use crate::arithmetic::logprob::logprob;
 use crate::arithmetic::plan::Plan;
@@ -215,11 +215,11 @@ impl<D: Driver> Launcher<D> {
     }
 
     /// How the first of some rows, as many as fit, are launched.
-    pub fn shape(&self, rows: &[Row<'_>]) -> Shape {
+    pub fn shape(&self, rows: &[Row<'_>]) -> LaunchShape {
         let properties = *self.driver.properties();
         let mut layout = Layout::default();
         layout.fill(rows, &[], self.driver.capacity(), properties.packing);
-        Shape::choose(&layout, &properties)
+        LaunchShape::choose(&layout, &properties)
     }
 
     /// Lays out as many rows as fit in a slot that is free, without starting the launch.
@@ -231,7 +231,7 @@ impl<D: Driver> Launcher<D> {
         let addresses = self.driver.addresses(slot);
         let layout = &mut self.layouts[slot];
         let taken = layout.fill(rows, changes, self.driver.capacity(), properties.packing);
-        let shape = Shape::choose(layout, &properties);
+        let shape = LaunchShape::choose(layout, &properties);
         let batch = Batch {
             rows: addresses.input,
             outcomes: addresses.output,

@@ -416,7 +416,7 @@ fn weighs_everything(plan: &Plan) -> bool {
 
 /// How a layout is launched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shape {
+pub struct LaunchShape {
     /// The kernel.
     pub kernel: Kernel,
     /// Blocks that share a row.
@@ -427,7 +427,7 @@ pub struct Shape {
     pub stage_bytes: u32,
 }
 
-impl Shape {
+impl LaunchShape {
     /// Chooses for a layout.
     pub fn choose(layout: &Layout, properties: &Properties) -> Self {
         let keys = (layout.tile_capacity * size_of::<u32>()).next_multiple_of(16);
@@ -550,16 +550,16 @@ mod tests {
         ParamsSpec { top_k, draws, ..Default::default() }.parse(|| 0).unwrap()
     }
 
-    fn shape(rows: usize, vocab_size: usize, top_k: u32) -> Shape {
+    fn shape(rows: usize, vocab_size: usize, top_k: u32) -> LaunchShape {
         shape_on(&LARGE, rows, vocab_size, top_k)
     }
 
-    fn shape_on(device: &Properties, rows: usize, vocab_size: usize, top_k: u32) -> Shape {
+    fn shape_on(device: &Properties, rows: usize, vocab_size: usize, top_k: u32) -> LaunchShape {
         let logits = vec![0; vocab_size * 2];
         let rows = vec![Row::new(Dtype::F16, &logits, params(top_k, 1)).unwrap(); rows];
         let mut layout = Layout::default();
         assert_eq!(layout.fill(&rows, &[], &CAPACITY, Packing::Aligned), rows.len());
-        Shape::choose(&layout, device)
+        LaunchShape::choose(&layout, device)
     }
 
     /// A row that fits alone has all the room, whatever the descriptors of those behind it would take.

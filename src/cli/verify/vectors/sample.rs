@@ -7,7 +7,7 @@ use super::check::Check;
 use super::logprobs;
 use super::subject::Subject;
 use super::unknown::{keys, strangers};
-use crate::cli::answer::Answer;
+use crate::cli::answer::RowAnswer;
 use crate::cli::params;
 use crate::files::params::Set;
 use crate::files::vectors::{Case, StoredRow, Vectors, parameter, shown};
@@ -46,7 +46,7 @@ static OTHERS: [(&str, Read); 4] = [
 
 /// What became of the row of a case.
 struct Answered {
-    answer: Answer,
+    answer: RowAnswer,
     /// The first and the last kept token in the total order, where the case tells them.
     bounds: Option<[u32; 2]>,
 }
@@ -224,8 +224,8 @@ mod tests {
     use logitd_core::batch::{Draw, Dtype, Outcome, RowStatus};
     use logitd_core::inspection::{Inspection, KeptIds};
 
-    fn answer(kept: Option<KeptIds>) -> Answer {
-        Answer {
+    fn answer(kept: Option<KeptIds>) -> RowAnswer {
+        RowAnswer {
             outcome: Outcome { status: RowStatus::Ok, kept: 4, kept_mass: 9 },
             draws: vec![Draw { token: 1, logprob: -1.0 }],
             inspection: Inspection { kept, ..Inspection::default() },
@@ -261,7 +261,7 @@ mod tests {
         ] {
             let expect = expect.as_object().unwrap();
             for (state, wrong) in [(Some(state), 0), (None, expect.len())] {
-                let answer = Answer { state, ..answer(None) };
+                let answer = RowAnswer { state, ..answer(None) };
                 let check = compare(expect, &Answered { answer, bounds: None }, true);
                 assert_eq!((check.compared, check.wrong.len()), (expect.len(), wrong));
             }

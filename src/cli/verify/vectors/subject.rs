@@ -1,8 +1,8 @@
 //! What is held to the known answers: a backend of this process, or a server.
 
-use crate::cli::answer::Answer;
+use crate::cli::answer::RowAnswer;
 use crate::cli::drafted::{Sequence, Taken};
-use crate::cli::sampler::{Batch, Sampler};
+use crate::cli::sampler::{RowsOfOne, Sampler};
 use crate::files::npy::LogitsFile;
 use crate::files::params::Set;
 use crate::files::vectors::{RowSource, StoredRow, Vectors};
@@ -53,8 +53,8 @@ impl Subject {
     }
 
     /// The answer to one row.
-    pub fn sample(&mut self, row: &StoredRow, set: &Set) -> Result<Answer, Box<dyn Error>> {
-        let batch = Batch {
+    pub fn sample(&mut self, row: &StoredRow, set: &Set) -> Result<RowAnswer, Box<dyn Error>> {
+        let batch = RowsOfOne {
             dtype: row.dtype,
             vocab_size: row.vocab_size(),
             logits: row.logits.clone().into(),

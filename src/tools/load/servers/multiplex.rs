@@ -10,7 +10,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::oneshot;
 
-type Answer<T> = Result<T, Failure>;
+type Answered<T> = Result<T, Failure>;
 
 /// The sending half of a stream, by which streams of several methods are told apart.
 pub(super) trait Sender: Sized + Send {
@@ -76,7 +76,7 @@ impl<S: Sender> Multiplexed<S> {
     }
 
     /// Sends a request and waits for its answer. Can be given up at any point.
-    pub(super) async fn send(&self, request: S::Request) -> Answer<ResponseOf<S>> {
+    pub(super) async fn send(&self, request: S::Request) -> Answered<ResponseOf<S>> {
         let (_place, answer) = self.hand_over(request).await?;
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
@@ -127,12 +127,12 @@ struct State<T> {
 
 #[derive(Debug)]
 enum Pending<T> {
-    Expected(oneshot::Sender<Answer<T>>),
-    Arrived(Box<Answer<T>>),
+    Expected(oneshot::Sender<Answered<T>>),
+    Arrived(Box<Answered<T>>),
 }
 
 /// A place among those that wait, and where its answer comes.
-type Expected<T> = (Place<T>, oneshot::Receiver<Answer<T>>);
+type Expected<T> = (Place<T>, oneshot::Receiver<Answered<T>>);
 
 /// A place among those that wait; given up when dropped.
 #[derive(Debug)]
@@ -174,7 +174,7 @@ impl<T> Waiting<T> {
         (Place(self.clone(), id), receiver)
     }
 
-    fn arrived(&self, id: u64, answer: Answer<T>) {
+    fn arrived(&self, id: u64, answer: Answered<T>) {
         let mut state = self.lock();
         match state.answers.remove(&id) {
             Some(Pending::Expected(sender)) => {
@@ -219,7 +219,7 @@ mod tests {
     use super::*;
     use logitd_proto::SampleResponse;
 
-    fn answer(device: &str) -> Answer<SampleResponse> {
+    fn answer(device: &str) -> Answered<SampleResponse> {
         Ok(SampleResponse { device: device.into(), ..Default::default() })
     }
 
