@@ -16,6 +16,7 @@ mod parity;
 mod positions;
 mod proof;
 mod ptx;
+#[path = "../../benches/regret/regrets.rs"]
 mod regret;
 mod sums;
 mod traps;

@@ -59,7 +59,7 @@ impl Case {
         ]
     }
 
-    /// Whether it has a cut that is neither of top_k and top_p.
+    /// Whether it has a cut beyond top_k, top_p and min_p.
     pub fn has_further_cuts(&self) -> bool {
         let ParamsSpec { top_n_sigma, typical_p, xtc_probability, .. } = self.params;
         top_n_sigma > 0.0 || typical_p < 1.0 || xtc_probability > 0.0

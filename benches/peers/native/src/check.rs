@@ -16,9 +16,11 @@ use std::error::Error;
 const ROWS: usize = 8;
 /// Draws from each of them.
 const DRAWS: usize = 128;
-/// The least share of draws that are of tokens which logitd keeps. It is below 1 for those who apply top_p to
-/// probabilities that are not divided by what top_k has left (candle and mistral.rs): they keep more.
-const KEPT_LEAST: f64 = 0.9;
+/// The least share of draws that are of tokens which logitd keeps: borders of cuts differ by a token.
+const KEPT_LEAST: f64 = 0.99;
+/// The same under top_k with top_p, where candle and mistral.rs keep more tokens: they apply top_p to probabilities that are not
+/// divided by what top_k has left. Whether they apply it at all cannot be told there.
+const KEPT_LEAST_OF_BOTH: f64 = 0.9;
 /// How far apart numbers of kept tokens may be, and by how large a share: sums of f32 end beside those of integers.
 const KEPT_BESIDE: (f64, f64) = (2.0, 0.01);
 /// Standard deviations that a mean or a count may be away from what is expected.
@@ -61,7 +63,7 @@ pub fn check(
             }
         }
     }
-    seen.check()?;
+    seen.check(kept_least(case))?;
     Ok(kept.map(|sum| sum / checked as f64))
 }
 
@@ -117,9 +119,9 @@ impl Seen {
         self.above.extend(surprisals.filter(|x| x.is_finite()).map(|x| x - entropy));
     }
 
-    fn check(&self) -> Result<(), String> {
+    fn check(&self, kept_least: f64) -> Result<(), String> {
         let kept = self.above.len() as f64;
-        if kept < KEPT_LEAST * self.drawn as f64 {
+        if kept < kept_least * self.drawn as f64 {
             return Err(format!("of {} draws, {kept} are of tokens that logitd keeps", self.drawn));
         }
         let mean = self.above.iter().sum::<f64>() / kept;
@@ -131,6 +133,10 @@ impl Seen {
         }
         Ok(())
     }
+}
+
+fn kept_least(case: &Case) -> f64 {
+    if case.params.top_k > 0 && case.params.top_p < 1.0 { KEPT_LEAST_OF_BOTH } else { KEPT_LEAST }
 }
 
 #[cfg(test)]
@@ -167,6 +173,13 @@ mod tests {
             let params = ParamsSpec { temperature: 1.5, seed: Some(1), ..ParamsSpec::default() };
             let hot = Case { name: "hot", params, history: vec![] };
             assert!(checked(&case, &hot, &rows).is_err(), "{}", case.name);
+            // At the same temperature, and without cuts that take much.
+            let ParamsSpec { temperature, top_k, top_p, .. } = case.params;
+            if (top_k > 0) != (top_p < 1.0) && case.history.is_empty() {
+                let params = ParamsSpec { temperature, seed: Some(1), ..ParamsSpec::default() };
+                let uncut = Case { name: "uncut", params, history: vec![] };
+                assert!(checked(&case, &uncut, &rows).is_err(), "{}", case.name);
+            }
             // With the cuts, and without what came before.
             if !case.history.is_empty() {
                 let params = ParamsSpec {

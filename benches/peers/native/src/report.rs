@@ -23,15 +23,13 @@ pub struct Measurement<'a> {
     pub rows: usize,
     /// Tokens a row.
     pub vocab_size: usize,
-    /// Whether the rows were in the cores' caches.
-    pub cached: bool,
     /// How often each was timed, in turns with the others.
     pub rounds: usize,
     /// The median over rounds of the time over the rows.
     pub us_per_row: f64,
     /// The median over rounds of that time over logitd's in the same round, with the logits as they are stored.
     pub ratio: f64,
-    /// The mean number of tokens that draws were among, where that can be seen.
+    /// The mean number of tokens that draws of the first eight rows were among, where that can be seen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kept: Option<f64>,
 }
@@ -56,7 +54,6 @@ impl<'a> Measurement<'a> {
             threads: 1,
             rows,
             vocab_size: VOCAB_SIZE,
-            cached: false,
             rounds: seconds.len(),
             us_per_row: rounded(median(seconds.iter().copied()) * 1e6 / rows as f64),
             ratio: rounded(median(ratios)),

@@ -8,12 +8,11 @@
 //! against what is best there: the mean over parts is a column. `--digests` names a file of `logitd digest`; without it the rows are
 //! the 64 that the program carries, which are few.
 
-#[path = "../tests/sampler/regret.rs"]
-mod regret;
+mod regrets;
 
 use logitd::files::assets;
 use logitd::files::digests::Digests;
-use regret::{BLOCK, Regrets, SPLITS, regrets};
+use regrets::{BLOCK, Regrets, SPLITS, regrets};
 use std::fs::File;
 use std::io::BufReader;
 
