@@ -920,14 +920,29 @@ impl SamplingParams {
         if is_head { Some(head::TOKENS as u32) } else { self.top_k() }
     }
 
-    /// How many sums over all tokens the further cuts ask for, if they look at the first tokens only: the deviation that top_n_sigma
+    /// Whether nothing cuts, whatever the logits are.
+    pub fn keeps_all(&self) -> bool {
+        let Cuts { top_n_sigma, top_h, top_a, epsilon_cutoff, eta_cutoff, .. } = self.cuts;
+        let Cuts { typical_p, mirostat, xtc, adaptive, .. } = self.cuts;
+        let off_at_0 = [top_n_sigma, top_h, top_a, epsilon_cutoff, eta_cutoff];
+        let of_plan = [self.top_p().is_some(), self.min_p().is_some(), self.top_k().is_some()];
+        !of_plan.contains(&true)
+            && off_at_0.iter().chain(&[mirostat.tau, xtc.probability]).all(|&cut| cut == 0.0)
+            && typical_p == 1.0
+            && adaptive.target.is_none()
+            && !self.is_greedy()
+    }
+
+    /// How many sums over all tokens the further cuts ask for, if nothing cuts or they look at first tokens only: the deviation that top_n_sigma
     /// is a multiple of, the entropy that a dynamic temperature goes by, the mass that SGLang's top_p is a share of.
     #[inline]
     pub fn sums_of_cuts(&self) -> u32 {
         let Cuts { profile, top_n_sigma, dynatemp, .. } = self.cuts;
         let is_of_row =
             profile == Profile::Sglang && self.min_p().is_none() && self.top_p().is_some();
-        let is_dynamic = dynatemp.range > 0.0 && profile != Profile::Llamacpp;
+        // llama.cpp's is that of the tokens which are left.
+        let is_of_all = profile != Profile::Llamacpp || self.keeps_all();
+        let is_dynamic = dynatemp.range > 0.0 && is_of_all;
         let sums = [top_n_sigma > 0.0, is_dynamic, is_of_row];
         sums.into_iter().map(u32::from).sum()
     }

@@ -121,7 +121,7 @@ fn is_listed(row: &Row<'_>) -> bool {
     let params = row.params();
     // As many as the row has are all.
     let are_few = |k: u32| k <= SHORT && k < row.vocab_size();
-    params.orders_tokens() && !params.ordered_first().is_some_and(are_few)
+    params.orders_tokens() && !params.keeps_all() && !params.ordered_first().is_some_and(are_few)
 }
 
 fn of_adjustments(lists: &AdjustmentsSpec) -> u64 {
@@ -206,7 +206,6 @@ mod tests {
             ParamsSpec { mirostat_tau: 5.0, ..off },
             ParamsSpec { xtc_probability: 1.0, ..off },
             ParamsSpec { adaptive_target: Some(0.3), ..off },
-            ParamsSpec { dynatemp_range: 0.2, ..off },
             ParamsSpec { profile: Profile::Hf, top_p: 0.95, ..off },
             ParamsSpec { profile: Profile::Llamacpp, mirostat_tau: 5.0, top_k: 50, ..off },
             ParamsSpec { typical_p: 0.95, top_k: 20_000, ..off },
@@ -241,6 +240,17 @@ mod tests {
             cost(&Row::new(Dtype::F16, &LOGITS[..tokens * 2], params).expect("a row"))
         };
         assert!(few(100) > 10 * few(101));
+    }
+
+    #[test]
+    fn rows_of_which_all_is_kept_are_plain_whosever_profile_they_have() {
+        for profile in Profile::ALL {
+            let off = ParamsSpec { profile, ..Default::default() };
+            assert_eq!(of(Dtype::F32, off), 1.0, "{profile:?}");
+            let (plain, dynamic) = (off, ParamsSpec { dynatemp_range: 0.2, ..off });
+            let [plain, dynamic] = [plain, dynamic].map(|spec| row(Dtype::F16, spec));
+            assert_eq!(cost(&dynamic) - cost(&plain), PASS.of(&plain), "{profile:?}");
+        }
     }
 
     #[test]

@@ -355,7 +355,8 @@ mod tests {
         let off = ParamsSpec::DEFAULT;
         let llamacpp = ParamsSpec { profile: Profile::Llamacpp, ..off };
         let hf = ParamsSpec { profile: Profile::Hf, ..off };
-        let kinds: [(&str, &dyn Fn(f32) -> ParamsSpec, bool); 9] = [
+        type Set<'a> = &'a dyn Fn(f32) -> ParamsSpec;
+        let kinds: [(&str, Set<'_>, bool); 9] = [
             ("plain", &|x| ParamsSpec { temperature: x, top_p: 0.9, ..off }, true),
             ("llamacpp", &|x| ParamsSpec { temperature: x, top_p: 0.9, ..llamacpp }, true),
             ("llamacpp top_p", &|x| ParamsSpec { top_p: x, temperature: 0.5, ..llamacpp }, true),
