@@ -330,7 +330,7 @@ pub enum Failure {
     Loan(LoanError),
     /// Work for it panicked.
     #[error(
-        "the server panicked at this request, which is a fault of its own; its log says where; please report it"
+        "the server panicked at this request: a fault of the server, not of the request; its log says where; please report it"
     )]
     Panicked,
 }

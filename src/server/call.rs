@@ -38,3 +38,39 @@ impl Call {
         budgets.into_iter().flatten().map(|budget| budget.take(bytes)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::GroupId;
+    use crate::server::auth::{TokenLimits, Tokens};
+    use crate::server::line::Line;
+    use logitd_proto::Limits;
+
+    #[test]
+    fn calls_of_a_token_take_turns_as_one_over_any_number_of_connections() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tokens");
+        std::fs::write(&path, "alpha\nbeta\n").unwrap();
+        let limits = TokenLimits { rows_max: 4, bytes_max: 100 };
+        let tokens = Tokens::read(&path, limits).unwrap();
+        let address = GroupId::of("one address");
+        let source = |token: Option<&[u8]>| {
+            let call = Call {
+                deadline: None,
+                token: token.map(|token| tokens.find(token).unwrap()),
+                peer: None,
+                account: Account::open(address, &Limits::default(), Line::nowhere()),
+                admissions: Admissions::default(),
+            };
+            call.source()
+        };
+        let [one, same, other] =
+            [&b"alpha"[..], b"alpha", b"beta"].map(|token| source(Some(token)));
+        assert_eq!(one.group, same.group);
+        assert_ne!(one.connection, same.connection);
+        assert_ne!(one.group, other.group);
+        assert_eq!(source(None).group, address);
+        assert_ne!(one.group, address);
+    }
+}

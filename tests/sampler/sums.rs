@@ -174,7 +174,7 @@ fn rows_of_which_all_is_kept_but_what_xtc_takes_are_those_of_the_reference() {
                 ParamsSpec { position: i as u64, ..*spec }.parse(|| unreachable!()).ok()
             });
             let inspect = Inspect { ids: (0..tokens.min(40)).collect(), ..inspect.clone() };
-            let asked = |i: usize| (i % 2 == 0).then_some(&inspect);
+            let asked = |i: usize| i.is_multiple_of(2).then_some(&inspect);
             let rows: Vec<_> = params
                 .enumerate()
                 .map(|(i, params)| stored.row(params).with_inspect(asked(i)))

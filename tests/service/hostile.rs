@@ -429,8 +429,8 @@ async fn a_call_that_does_not_end_is_late() {
         let reply = raw::reply(answer.await.unwrap()).await;
         reply.assert_code(Code::DeadlineExceeded, &["--receive-timeout"]);
     }
-    // A stream may be open as long as its caller says.
-    let (_pieces, answer) = raw.open("SampleStream", &[("grpc-timeout", "200m")]);
+    // A stream may be open as long as its caller says, beyond the time for a message.
+    let (_pieces, answer) = raw.open("SampleStream", &[("grpc-timeout", "1200m")]);
     let reply = raw::reply(answer.await.unwrap()).await;
     reply.assert_code(Code::DeadlineExceeded, &["deadline"]);
     server.idle().await;

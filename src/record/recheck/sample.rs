@@ -47,10 +47,11 @@ impl Recheck for SampleRequest {
         &self,
         backend: &mut dyn Backend,
         answer: &SampleResponse,
-        &Difference { row: row_index, .. }: &Difference,
+        difference: &Difference,
     ) -> Result<dual::Difference, RecheckError> {
         let mut rows = rows(self, answer)?;
-        if row_index >= rows.len() {
+        let row_index = difference.row;
+        if difference.field == "rows" || row_index >= rows.len() {
             return Err(RecheckError::NoRow);
         }
         let asked = whole(self, rows.swap_remove(row_index), row_index)?;
@@ -348,6 +349,16 @@ mod tests {
         let third = self::answer(&mut Reference::default(), &seeded, &mut Results::default());
         answer.rows[2] = third.unwrap().rows[2].clone();
         answer
+    }
+
+    #[test]
+    fn an_answer_with_fewer_rows_differs_in_none_of_them() {
+        let mut wrong = right();
+        wrong.rows.pop();
+        let found = check(&wrong).unwrap();
+        assert_eq!(found[0].field, "rows");
+        let replayed = request().replayable(&mut Reference::default(), &wrong, &found[0]);
+        assert_eq!(replayed.err(), Some(RecheckError::NoRow));
     }
 
     #[test]
