@@ -244,11 +244,14 @@ mod tests {
 
     #[test]
     fn rows_of_which_all_is_kept_are_plain_whosever_profile_they_have() {
+        let of_profile = |profile| ParamsSpec { profile, ..Default::default() };
         for profile in Profile::ALL {
-            let off = ParamsSpec { profile, ..Default::default() };
-            assert_eq!(of(Dtype::F32, off), 1.0, "{profile:?}");
-            let (plain, dynamic) = (off, ParamsSpec { dynatemp_range: 0.2, ..off });
-            let [plain, dynamic] = [plain, dynamic].map(|spec| row(Dtype::F16, spec));
+            assert_eq!(of(Dtype::F32, of_profile(profile)), 1.0, "{profile:?}");
+        }
+        for profile in [Profile::Logitd, Profile::Llamacpp] {
+            let off = of_profile(profile);
+            let specs = [off, ParamsSpec { dynatemp_range: 0.2, ..off }];
+            let [plain, dynamic] = specs.map(|spec| row(Dtype::F16, spec));
             assert_eq!(cost(&dynamic) - cost(&plain), PASS.of(&plain), "{profile:?}");
         }
     }
