@@ -14,7 +14,7 @@
 //! further cuts, 32 bits            ORDER_32                   14 to 17 ns a token
 //! a list of adjustments            LIST_BYTE a byte           0.3 to 1 ns
 //! logprobs of a distribution       PASS                       0.4 ns a token
-//! a sum that cuts of a list need   PASS                       0.1 to 0.4 ns a token
+//! a sum that further cuts need     PASS                       0.1 to 0.4 ns a token
 //! kept ids, continuations          PASS                       0.2 ns a token
 //! the same of a listed row         LISTED                     20 ns a token
 //! a token by its place             FIRST                      30 ns
@@ -161,7 +161,9 @@ fn of_draft(row: &Row<'_>, draft: &Draft) -> u64 {
         Rule::Rejection(Proposal::Dense(_)) => DENSE.of(row),
         Rule::Rejection(Proposal::Row(source)) => {
             let proposed = source.row();
-            let met = if is_listed(&proposed) { LISTED } else { PROPOSAL };
+            // Whoever has further cuts or another's profile proposes a list.
+            let is_whole_list = proposed.params().orders_tokens() && proposed.params().keeps_all();
+            let met = if is_listed(&proposed) || is_whole_list { LISTED } else { PROPOSAL };
             of_tokens(&proposed) + met.of(row)
         }
     }

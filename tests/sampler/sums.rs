@@ -196,12 +196,14 @@ fn likely_tokens_in_any_block_go_whatever_the_others_weigh() {
         (5000, 40, -12.0),
         (70_000, 8, -7.5),
         (70_000, 8, -13.8),
+        (70_000, 8, -15.0),
     ] {
         for top in [0.0, -0.0, 11.5, -6.25] {
             let place = |i: u32| i % (tokens / likely) == 3;
             let low = |i: u32| top + others + (hashed(i) % 64) as f32 / 64.0;
             let high = |i: u32| match hashed(i) % 4 {
-                0 => -top + 2.0 * top,
+                0 if top == 0.0 && hashed(i) & 4 != 0 => -top,
+                0 => top,
                 part => top - part as f32 / 8.0,
             };
             let x = (0..tokens).map(|i| if place(i) { high(i) } else { low(i) });
@@ -214,6 +216,24 @@ fn likely_tokens_in_any_block_go_whatever_the_others_weigh() {
                 expect_reference(&rows);
             }
         }
+    }
+}
+
+/// The mass of the second token is below that of the third, which has the lower logit, and the threshold lies between.
+#[test]
+fn xtc_takes_the_first_tokens_up_to_one_below_the_threshold() {
+    let bits = [0x0000_0000, 0xbb80_2cd7, 0xbb80_2cd8, 0xbf00_0000];
+    for tokens in [3, 4] {
+        let stored =
+            Stored::new(Dtype::F32, bits[..tokens].iter().map(|&bits| f32::from_bits(bits)));
+        let specs = [0x3eaa_71a9, 0x3eaa_71aa, 0x3eaa_71ab].map(|threshold| ParamsSpec {
+            xtc_probability: 1.0,
+            xtc_threshold: f32::from_bits(threshold),
+            draws: 9,
+            seed: Some(3),
+            ..Default::default()
+        });
+        expect_reference(&specs.map(|spec| stored.row(spec.parse(|| unreachable!()).unwrap())));
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! sample(row):
-//!     if no cut acts, or XTC alone: draw from the row by blocks, as if what XTC takes out were not there
+//!     if no cut acts, or XTC alone on few likely tokens, without adaptive-p: draw from the row by blocks, as if what XTC takes out were not there
 //!     groups = those of the first tokens, if a cut tells that no others matter one by one and they are few; else of all
 //!     range  = what the chain leaves of the order, and the temperature of the draw
 //!     list   = the tokens of that range, ids ascending, weighed anew from its first one

@@ -11,7 +11,7 @@
 //!     if the bounds tell different: W is weighed
 //! ```
 //!
-//! 1. XTC looks at W only to tell which tokens have their share of it: those are the first of the row, and most often a bound of W
+//! 1. XTC looks at W only to tell which tokens have their share of it: the first of the row, up to one that has less. Most often a bound of W
 //!    decides about all of them. Where it does, the row is weighed once, from the first token that is kept, like any other.
 //! 2. Dynamic temperature after the chain is that of the tokens that are left: sums over all, less those that go.
 
@@ -30,11 +30,12 @@ use crate::arithmetic::stages::Stage;
 use crate::arithmetic::surprisal::surprisal;
 use crate::params::SamplingParams;
 
-/// Surprisals, in bits, up to which tokens are listed for bounds of the mass: of 2^17 others each has at most 2^-20 of the first one's.
+/// Surprisals, in bits, up to about which tokens are listed for bounds of the mass: 2^17 others at that surprisal have an eighth of
+/// the first one's mass together.
 const LISTED_BITS: f32 = 20.0;
-/// More than what masses and logarithms are off by, in bits: what is listed beyond the likely tokens is weighed and left out.
+/// More than what masses and logarithms are off by, in bits: what is listed beyond the likely tokens is weighed, and found not likely.
 const MARGIN_BITS: f32 = 0.01;
-/// More than the mass of any row.
+/// No row has more mass.
 const MOST: u64 = 1 << 60;
 
 /// What is kept of a row.
@@ -138,8 +139,13 @@ fn list_likely<S: Simd, E: Element>(
     let listed = row.weigh(list);
     let tokens = list.ids().iter().zip(list.x()).enumerate();
     likely.extend(tokens.map(|(i, (&id, &x))| Token { id, x, mass: list.mass(i) }));
-    let heavier =
-        |likely: &[Token], mass| likely.iter().filter(|token| token.mass >= share_of(mass)).count();
+    // In the order: +0.0, so that zeros of both signs are equal.
+    likely.sort_unstable_by(|a, b| (b.x + 0.0).total_cmp(&(a.x + 0.0)).then(a.id.cmp(&b.id)));
+    // The first ones: by its last bit the mass of a token can be above that of one before it.
+    let heavier = |likely: &[Token], mass| {
+        let least = share_of(mass);
+        likely.iter().take_while(|token| token.mass >= least).count()
+    };
     let mut mass = listed;
     if heavier(likely, mass) > 1 {
         mass = match mass_bounds(row, search) {
@@ -147,12 +153,8 @@ fn list_likely<S: Simd, E: Element>(
             _ => masses(row, search).least.mass,
         };
     }
-    likely.retain(|token| token.mass >= share_of(mass));
-    if likely.len() < 2 {
-        likely.clear();
-    }
-    // +0.0, so that zeros of both signs are equal.
-    likely.sort_unstable_by(|a, b| (b.x + 0.0).total_cmp(&(a.x + 0.0)).then(a.id.cmp(&b.id)));
+    let count = heavier(likely, mass);
+    likely.truncate(if count < 2 { 0 } else { count });
     Some(())
 }
 
