@@ -219,16 +219,30 @@ template <class D> DEVICE void cut_typical(Chain<D>& chain, Interval all) {
     end_at(chain, {beyond + 1, EVERY_ID});
 }
 
-// Of the tokens that are likely enough the last one stays, and those before it go.
+// Of the first tokens that are likely enough, up to one that is not, the last one stays, and those before it go.
 template <class D> DEVICE void cut_xtc(Chain<D>& chain, u64 all) {
     const Work<D, false>& work = chain.work;
     const u64 least = top_p_target(chain.asked->xtc_fraction, all);
-    u64 last = 0;
+    u64 last = 0, unlikely = 0;  // the first unlikely one is the greatest, as it is written here
     for_tokens_left(chain, [&](float x, u32 id) {
         const u64 place = place_in_order(key_of<D>(x), id);
-        if (place > last && mass(x, work.max, work.scale) >= least) last = place;
+        if (mass(x, work.max, work.scale) < least) {
+            if (~place > unlikely) unlikely = ~place;
+        } else if (place > last) {
+            last = place;
+        }
     });
     last = max_of_team(chain, last);
+    const u64 end = ~max_of_team(chain, unlikely);
+    // By its last bit the mass of a token can be above that of one before it.
+    if (last > end) {
+        u64 before = 0;
+        for_tokens_left(chain, [&](float x, u32 id) {
+            const u64 place = place_in_order(key_of<D>(x), id);
+            if (place < end && place > before) before = place;
+        });
+        last = max_of_team(chain, before);
+    }
     if (last > 0) chain.first = {~static_cast<u32>(last >> 20), static_cast<u32>(last) & 0xfffffu};
 }
 

@@ -1,6 +1,7 @@
 //! Many sets over one row: both implementations say the same, which is what sampling says set by set, and neither the
 //! order of rows nor how they are spread can show.
 
+use crate::common::cuts;
 use crate::common::known::{self, RowCase, Rows};
 use crate::common::real::{carried, settings};
 use logitd::tools::generate::{self, Random, Values};
@@ -148,6 +149,31 @@ fn digests_say_what_a_sorted_row_says_and_what_sampling_says() {
     println!("references kept {hits} times, cut {cut} times; rows without a token: {failed}");
     assert!(hits > 3000 && cut > 3000 && failed > 100, "{hits} {cut} {failed}");
     assert_eq!(kinds.len(), Values::ALL.len(), "not every kind of row was tried");
+}
+
+#[test]
+fn cuts_by_mass_end_at_the_first_value_that_has_less() {
+    for (x, p) in cuts::rising() {
+        let bytes: Vec<u8> = x.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let none = ParamsSpec::DEFAULT;
+        let xtc = ParamsSpec { xtc_probability: 1.0, xtc_threshold: p, ..none };
+        let specs = [
+            xtc,
+            ParamsSpec { profile: Profile::Llamacpp, ..xtc },
+            ParamsSpec { epsilon_cutoff: p, ..none },
+            ParamsSpec { epsilon_cutoff: p, profile: Profile::Hf, ..none },
+        ];
+        let params = specs.map(|spec| spec.parse(|| 0).unwrap()).to_vec();
+        let row = Row::new(Dtype::F32, &bytes, params[0]).unwrap();
+        let (position, sets) =
+            ([Position::new(row, 1, 0).unwrap()], Sets::new(params.clone()).unwrap());
+        let question = question(&sets, 1e-4);
+        let expected = Reference.evaluate(&position, &question);
+        for isa in Isa::supported() {
+            let found = Cpu::new(1).with_isa(isa).unwrap().evaluate(&position, &question);
+            same(&format!("{isa}: {x:?}, {p}"), &params, &found, &expected);
+        }
+    }
 }
 
 fn same(

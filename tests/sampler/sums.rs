@@ -1,5 +1,6 @@
 //! Rows that are cut by sums over all of them, and what is left of rows with drafts, against the reference.
 
+use crate::common::cuts;
 use half::{bf16, f16};
 use logitd_core::backend::cpu::{Cpu, CpuOptions, Isa};
 use logitd_core::backend::{Backend, reference::Reference};
@@ -219,20 +220,22 @@ fn likely_tokens_in_any_block_go_whatever_the_others_weigh() {
     }
 }
 
-/// The mass of the second token is below that of the third, which has the lower logit, and the threshold lies between.
 #[test]
-fn xtc_takes_the_first_tokens_up_to_one_below_the_threshold() {
-    let bits = [0x0000_0000, 0xbb80_2cd7, 0xbb80_2cd8, 0xbf00_0000];
-    for tokens in [3, 4] {
-        let stored =
-            Stored::new(Dtype::F32, bits[..tokens].iter().map(|&bits| f32::from_bits(bits)));
-        let specs = [0x3eaa_71a9, 0x3eaa_71aa, 0x3eaa_71ab].map(|threshold| ParamsSpec {
-            xtc_probability: 1.0,
-            xtc_threshold: f32::from_bits(threshold),
-            draws: 9,
-            seed: Some(3),
-            ..Default::default()
-        });
+fn cuts_by_mass_end_at_the_first_token_that_has_less() {
+    for (x, p) in cuts::rising() {
+        let stored = Stored::new(Dtype::F32, x.into_iter());
+        let none = ParamsSpec { draws: 9, seed: Some(3), ..Default::default() };
+        let xtc = ParamsSpec { xtc_probability: 1.0, xtc_threshold: p, ..none };
+        let specs = [
+            xtc,
+            ParamsSpec { profile: Profile::Llamacpp, ..xtc },
+            // Behind another cut, which takes nothing.
+            ParamsSpec { min_p: 1e-20, ..xtc },
+            ParamsSpec { typical_p: 1f32.next_down(), ..xtc },
+            ParamsSpec { epsilon_cutoff: p, ..none },
+            ParamsSpec { epsilon_cutoff: p, profile: Profile::Hf, ..none },
+            ParamsSpec { epsilon_cutoff: p, min_p: 1e-20, ..none },
+        ];
         expect_reference(&specs.map(|spec| stored.row(spec.parse(|| unreachable!()).unwrap())));
     }
 }

@@ -1,4 +1,4 @@
-//! Top-a and eta cutoff: the least mass that a token is kept with. (Epsilon's is a [`share`].)
+//! Top-a and eta cutoff: the least mass that a token is kept with (epsilon's is a [`share`]), and which tokens have so much.
 
 use super::fraction::{q64, share};
 use super::interval::Interval;
@@ -19,9 +19,42 @@ pub fn eta(v: f32, all: Interval) -> u64 {
     share(q64(v), all.mass).min(of_entropy as u64)
 }
 
+/// The first groups of equal tokens that have that mass a token, up to one that has less: the place of this one. Groups before
+/// `from` are not asked. Found by bisection, and a look at the groups that have about that mass.
+pub fn heavier(masses: &[u64], from: usize, least: u64) -> usize {
+    // All that stand before one with so much have `least`.
+    let surely = least.saturating_add(rise(least));
+    let (mut low, mut high) = (from, masses.len());
+    while low < high {
+        let middle = low.midpoint(high);
+        if masses[middle] >= surely { low = middle + 1 } else { high = middle }
+    }
+    (low..masses.len()).find(|&group| masses[group] < least).unwrap_or(masses.len())
+}
+
+/// More than the mass of a token can be above that of one before it. Of 32-bit logits next to each other it can, by the last of
+/// the polynomial's 24 bits.
+pub fn rise(mass: u64) -> u64 {
+    (mass >> 20) + 1
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_with_a_mass_end_at_one_that_has_less() {
+        let masses = [1 << 40, 1 << 30, (1 << 30) - 64, 1 << 30, (1 << 30) - 128, 7, 3, 4, 0];
+        for least in
+            [0, 1, 3, 4, 5, 7, (1 << 30) - 128, (1 << 30) - 64, (1 << 30) - 63, 1 << 30, 1 << 40]
+        {
+            for from in 0..=masses.len() {
+                let first = masses[from..].iter().take_while(|&&mass| mass >= least).count();
+                assert_eq!(heavier(&masses, from, least), from + first, "{least} from {from}");
+            }
+        }
+        assert_eq!(heavier(&masses, 0, u64::MAX), 0);
+    }
     use crate::arithmetic::mass::UNIT;
 
     #[test]

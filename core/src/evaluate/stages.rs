@@ -50,17 +50,17 @@ impl Cutting<'_> {
                 self.while_x(|x| x - first >= distance)
             }
             Step::TopH(h) => start + self.head(h, left.clone()),
-            Step::TopA(v) => self.heavier(cutoffs::top_a(v, mass()), end),
+            Step::TopA(v) => self.heavier(cutoffs::top_a(v, mass()), &left),
             Step::Epsilon(v) => {
-                self.with_first(step, start, self.heavier(share(q64(v), mass()), end))
+                self.with_first(step, start, self.heavier(share(q64(v), mass()), &left))
             }
             Step::Eta(v) => {
                 let least = cutoffs::eta(v, self.sums(left.clone()));
-                self.with_first(step, start, self.heavier(least, end))
+                self.with_first(step, start, self.heavier(least, &left))
             }
             Step::Typical(p) => return self.typical(p, left),
             Step::Xtc(threshold) => {
-                let likely = self.heavier(share(q64(threshold), mass()), end);
+                let likely = self.heavier(share(q64(threshold), mass()), &left);
                 return start.max(likely.saturating_sub(1))..end;
             }
         };
@@ -93,13 +93,13 @@ impl Cutting<'_> {
         self.row.first[self.values.partition_point(|&x| is_kept(x))]
     }
 
-    /// How many first tokens have that mass or more, within an end.
-    fn heavier(&self, least: u64, end: u32) -> u32 {
+    /// After the first tokens of a range that have that mass or more.
+    fn heavier(&self, least: u64, range: &Range<u32>) -> u32 {
         if least == 0 {
-            return end;
+            return range.end;
         }
-        let group = self.masses.own.mass.partition_point(|&mass| mass >= least);
-        self.row.first[group].min(end)
+        let group = cutoffs::heavier(&self.masses.own.mass, self.row.group(range.start), least);
+        self.row.first[group].min(range.end)
     }
 
     /// How many first tokens it takes until their mass is `target` or more; all, if it never is.

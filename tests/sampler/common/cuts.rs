@@ -2,6 +2,8 @@
 
 use super::Case;
 use logitd_core::adjustments::AdjustmentsSpec;
+use logitd_core::arithmetic::fraction::{q64, share};
+use logitd_core::arithmetic::mass::{Scale, mass};
 use logitd_core::batch::Dtype;
 use logitd_core::inspection::Inspect;
 use logitd_core::params::{DrawRule, ParamsSpec, Profile};
@@ -10,7 +12,36 @@ use logitd_core::params::{DrawRule, ParamsSpec, Profile};
 pub fn all() -> Vec<Case> {
     let sizes = [1, 7, 33, 300, 1025, 3001];
     let of_sizes = sizes.into_iter().enumerate().flat_map(|(i, n)| of_size(n, i));
-    deviations().into_iter().chain(intervals()).chain(without_a_token()).chain(of_sizes).collect()
+    let first = deviations().into_iter().chain(intervals()).chain(rises());
+    first.chain(without_a_token()).chain(of_sizes).collect()
+}
+
+/// Rows whose second token has less mass than the third, which has the lower logit; each with a share that is between them.
+pub fn rising() -> Vec<(Vec<f32>, f32)> {
+    let [second, third] = [0xbb80_2cd7, 0xbb80_2cd8].map(f32::from_bits);
+    let of = |fourth: f32| {
+        let x = vec![fourth, third, -9.0, 0.0, second, -30.0];
+        let mass = |x: f32| mass(x, 0.0, Scale::new(1.0));
+        let all: u64 = x.iter().map(|&x| mass(x)).sum();
+        let about = (mass(second) as f64 / all as f64) as f32;
+        let near = [about.next_down(), about, about.next_up()].into_iter();
+        let is_between = |p: &f32| (mass(second) + 1..=mass(third)).contains(&share(q64(*p), all));
+        near.filter(is_between).map(|p| (x.clone(), p)).collect::<Vec<_>>()
+    };
+    let rows: Vec<_> = (0..40).flat_map(|i| of(-0.5 - i as f32 / 64.0)).collect();
+    assert!(rows.len() > 10);
+    rows
+}
+
+/// The same, of which XTC takes the tokens before one that is less likely.
+fn rises() -> Vec<Case> {
+    let xtc = ParamsSpec { xtc_probability: 1.0, draws: 6, seed: Some(3), ..Default::default() };
+    let case = |(x, xtc_threshold): (Vec<f32>, f32)| {
+        let of_llamacpp = ParamsSpec { xtc_threshold, profile: Profile::Llamacpp, ..xtc };
+        [ParamsSpec { xtc_threshold, ..xtc }, of_llamacpp]
+            .map(|spec| Case::values("a mass above one before it", Dtype::F32, &x, spec))
+    };
+    rising().into_iter().take(8).flat_map(case).collect()
 }
 
 /// Rows of which the deviation is a whole number, or is not what the logits say at first sight.

@@ -107,6 +107,7 @@ const EDITS: &[(&str, &[Edit])] = &[
                 Bits,
             ),
             ("the first likely one stays", "place > last", "last == 0", Any),
+            ("a likely token behind one that is not counts", "last > end", "last > last", Any),
             (
                 "the second tile of eight tokens is not looked at",
                 "work.tile_keys[(slot + count - 1) / TILE]",

@@ -203,9 +203,11 @@ impl Chain<'_> {
         self.until(|group| !is_kept(self.groups.x()[group]))
     }
 
-    /// After the last token with that mass or more, within the range.
+    /// After the first tokens of the range that have that mass or more.
     fn heavier(&self, least: u64) -> u32 {
-        self.until(|group| self.groups.masses()[group] < least).min(self.range.end)
+        let from = self.groups.group(self.range.start);
+        let end = cutoffs::heavier(self.groups.masses(), from, least);
+        self.groups.first_of(end).min(self.range.end)
     }
 
     /// An end within the range, or where the profile keeps ties, after the last token equal to that before it.

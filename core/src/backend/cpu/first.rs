@@ -145,7 +145,7 @@ fn list_by_sums<S: Simd, E: Element>(
     };
     let mass = all.least.mass;
     let lists = &mut search.lists;
-    let heavier = |least| least_with(row, |x| row.weights.mass(x) >= least);
+    let heavier = |least| least_with(row, |x| f64::from(surprisal_of(row, x)) <= most(least));
     let listed = match first {
         Stage::TopA => is_listed(row, heavier(cutoffs::top_a(cuts.top_a, mass)), lists),
         Stage::Epsilon => is_listed(row, heavier(share(q64(cuts.epsilon_cutoff), mass)), lists),
@@ -161,6 +161,16 @@ fn list_by_sums<S: Simd, E: Element>(
         _ => list_mass(row, share(q64(cuts.typical_p), mass), 2 * all.most().mean(), lists),
     };
     listed.then_some(all)
+}
+
+/// A little more than the surprisal of any token with that mass: surprisals rise along the order, where masses fall but for their last bits.
+fn most(mass: u64) -> f64 {
+    /// In bits.
+    const MARGIN: f64 = 1.0 / 1024.0;
+    match mass {
+        0 => f64::INFINITY,
+        _ => ((UNIT as f64 / mass as f64).log2() + MARGIN) * BIT as f64,
+    }
 }
 
 /// The first stage that cuts the row.

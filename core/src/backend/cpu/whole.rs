@@ -24,6 +24,7 @@ use super::mass::Weights;
 use super::nucleus;
 use super::passes::ScannedRow;
 use super::simd::Simd;
+use crate::arithmetic::cutoffs::rise;
 use crate::arithmetic::fraction::{q64, share};
 use crate::arithmetic::interval::Interval;
 use crate::arithmetic::stages::Stage;
@@ -170,9 +171,8 @@ fn mass_bounds<S: Simd, E: Element>(
     let list = &mut search.lists.list;
     let listed = row.weigh(list);
     let others = u64::from(row.vocab_size) - list.len() as u64;
-    // Masses fall with their logits but for the last bits of the polynomial.
     let each = row.weights.mass(least);
-    [listed, listed + others * (each + (each >> 20) + 1)]
+    [listed, listed + others * (each + rise(each))]
 }
 
 /// A logit so many bits of surprisal below the first.
