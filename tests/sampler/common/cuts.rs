@@ -19,8 +19,10 @@ pub fn all() -> Vec<Case> {
 /// Rows whose second token has less mass than the third, which has the lower logit; each with a share that is between them.
 pub fn rising() -> Vec<(Vec<f32>, f32)> {
     let [second, third] = [0xbb80_2cd7, 0xbb80_2cd8].map(f32::from_bits);
-    let of = |fourth: f32| {
-        let x = vec![fourth, third, -9.0, 0.0, second, -30.0];
+    let of = |fourth: f32, more: usize| {
+        // So many that a bisection looks at the third before the second in some.
+        let lower = (0..more).map(|i| -9.0 - i as f32);
+        let x: Vec<f32> = [fourth, third, 0.0, second].into_iter().chain(lower).collect();
         let mass = |x: f32| mass(x, 0.0, Scale::new(1.0));
         let all: u64 = x.iter().map(|&x| mass(x)).sum();
         let about = (mass(second) as f64 / all as f64) as f32;
@@ -28,7 +30,7 @@ pub fn rising() -> Vec<(Vec<f32>, f32)> {
         let is_between = |p: &f32| (mass(second) + 1..=mass(third)).contains(&share(q64(*p), all));
         near.filter(is_between).map(|p| (x.clone(), p)).collect::<Vec<_>>()
     };
-    let rows: Vec<_> = (0..40).flat_map(|i| of(-0.5 - i as f32 / 64.0)).collect();
+    let rows: Vec<_> = (0..40).flat_map(|i| of(-0.5 - i as f32 / 64.0, i % 6)).collect();
     assert!(rows.len() > 10);
     rows
 }
