@@ -30,24 +30,44 @@ template <class D> struct Chain {
 // A token in the order, by 52 bits: the lower, the earlier. Never 0.
 DEVICE u64 place_in_order(u32 key, u32 id) { return static_cast<u64>(~key) << 20 | id; }
 
-// What the blocks of a team say, one number each, put together by all. A barrier of the team. Two sets of places take turns,
-// so that one is enough.
-template <class D, class Together> DEVICE u64 exchange(Chain<D>& chain, u64 own, Together together) {
+struct Pair {
+    u64 a, b;
+};
+
+// What the blocks of a team say, two numbers each, put together by all. A barrier of the team. Two sets of places take
+// turns, so that one is enough. All places are asked for before the first one is looked at.
+template <class D, class Together> DEVICE Pair exchange(Chain<D>& chain, Pair own, Together together) {
     Work<D, false>& work = chain.work;
     u64* said = work.scratch->said[chain.turn++ % 2];
-    if (thread_index() == 0) said[work.team.rank] = own;
+    if (thread_index() == 0) {
+        said[work.team.rank] = own.a;
+        said[TEAM_BLOCKS_MAX + work.team.rank] = own.b;
+    }
     work.team.sync();
-    u64 all = 0;
-    for (u32 block = 0; block < work.team.size; block++) all = together(all, __ldcg(said + block));
+    Pair each[TEAM_BLOCKS_MAX];
+#pragma unroll
+    for (u32 block = 0; block < TEAM_BLOCKS_MAX; block++) {
+        each[block] = {0, 0};
+        if (block < work.team.size) each[block] = {__ldcg(said + block), __ldcg(said + TEAM_BLOCKS_MAX + block)};
+    }
+    Pair all = {0, 0};
+#pragma unroll
+    for (u32 block = 0; block < TEAM_BLOCKS_MAX; block++) {
+        all = {together(all.a, each[block].a), together(all.b, each[block].b)};
+    }
     return all;
 }
 
-template <class D> DEVICE u64 sum_of_team(Chain<D>& chain, u64 of_thread) {
-    return exchange(chain, block_sum(of_thread, chain.work.shared->partial), [](u64 a, u64 b) { return a + b; });
+template <class D> DEVICE Pair sums_of_team(Chain<D>& chain, Pair of_thread) {
+    u64* partial = chain.work.shared->partial;
+    const Pair own = {block_sum(of_thread.a, partial), block_sum(of_thread.b, partial)};
+    return exchange(chain, own, [](u64 a, u64 b) { return a + b; });
 }
 
-template <class D> DEVICE u64 max_of_team(Chain<D>& chain, u64 of_thread) {
-    return exchange(chain, block_max(of_thread, chain.work.shared->partial), [](u64 a, u64 b) { return a > b ? a : b; });
+template <class D> DEVICE Pair most_of_team(Chain<D>& chain, Pair of_thread) {
+    u64* partial = chain.work.shared->partial;
+    const Pair own = {block_max(of_thread.a, partial), block_max(of_thread.b, partial)};
+    return exchange(chain, own, [](u64 a, u64 b) { return a > b ? a : b; });
 }
 
 // Cuts behind a token, unless it is cut already.
@@ -56,31 +76,59 @@ template <class D> DEVICE void end_at(Chain<D>& chain, Cut last) {
     if (less) chain.cut = last;
 }
 
-// Every token that is left of this block's tiles: `each(x, id)`.
+// The next tile of this block, from its i-th on, that may have a token that is left.
+template <class D> DEVICE u32 next_left(const Chain<D>& chain, u32 i) {
+    const Work<D, false>& work = chain.work;
+    while (i < work.own_tiles && work.tile_keys[work.tile_at(i)] < chain.cut.key) i += WARPS;
+    return i;
+}
+
+// Every token that is left of this block's tiles: `each(x, id)`. A tile is on its way while the one before is looked at.
 template <class D, class Each> DEVICE void for_tokens_left(const Chain<D>& chain, Each each) {
     const Work<D, false>& work = chain.work;
     const float highest = value_of<D>(chain.first.key);
-    for_tiles_from<D>(work, chain.cut.key, [&](u32 tile, float (&x)[SHARE]) {
+    u32 i = next_left(chain, warp_index());
+    Share<D> share;
+    if (i < work.own_tiles) share = read_share<D>(work.view, work.tile_at(i), lane_index());
+    while (i < work.own_tiles) {
+        const u32 tile = work.tile_at(i);
+        float x[SHARE];
+        widen_share<D>(share, x);
+        i = next_left(chain, i + WARPS);
+        if (i < work.own_tiles) share = read_share<D>(work.view, work.tile_at(i), lane_index());
         apply_cut<D>(work, chain.cut, tile, x);
         const u32 id = first_id<D>(work, tile);
 #pragma unroll
+        for (u32 token = 0; token < SHARE; token++) {
+            if (x[token] > highest) x[token] = NEGATIVE_INFINITY;
+        }
+        each(x, id);
+    }
+}
+
+// The same, one by one: `each(x, id)`.
+template <class D, class Each> DEVICE void for_each_left(const Chain<D>& chain, Each each) {
+    for_tokens_left(chain, [&](const float (&x)[SHARE], u32 id) {
+#pragma unroll
         for (u32 i = 0; i < SHARE; i++) {
-            if (x[i] > NEGATIVE_INFINITY && x[i] <= highest) each(x[i], id + i);
+            if (x[i] > NEGATIVE_INFINITY) each(x[i], id + i);
         }
     });
 }
 
 // The masses of what is left, and these times surprisals.
 template <class D> DEVICE Interval sums_of(Chain<D>& chain) {
-    Interval all = {0, 0};
-    for_tokens_left(chain, [&](float x, u32) {
-        const Surprisal token = surprisal(x, chain.work.max, chain.work.scale);
-        all.mass += token.mass;
-        all.term += token.term;
+    Pair all = {0, 0};
+    for_tokens_left(chain, [&](const float (&x)[SHARE], u32) {
+#pragma unroll
+        for (u32 i = 0; i < SHARE; i++) {
+            const Surprisal token = surprisal(x[i], chain.work.max, chain.work.scale);
+            all.a += token.mass;
+            all.b += token.term;
+        }
     });
-    all.mass = sum_of_team(chain, all.mass);
-    all.term = sum_of_team(chain, all.term);
-    return all;
+    all = sums_of_team(chain, all);
+    return {all.a, all.b};
 }
 
 // The greatest key from `low` to `high` that is so, of keys that are so up to one; `low`, if none is.
@@ -144,8 +192,8 @@ template <class D> DEVICE void cut_min_p(Chain<D>& chain) {
     u32 top = chain.first.key;
     if (top < work.max_key) {
         u32 highest = 0;
-        for_tokens_left(chain, [&](float x, u32) { highest = max(highest, key_of<D>(x)); });
-        top = static_cast<u32>(max_of_team(chain, highest));
+        for_each_left(chain, [&](float x, u32) { highest = max(highest, key_of<D>(x)); });
+        top = static_cast<u32>(most_of_team(chain, {highest, 0}).a);
     }
     end_at(chain, {least_key<D>(top, value_of<D>(top), work.row->min_p_distance), EVERY_ID});
 }
@@ -166,12 +214,22 @@ template <class D> DEVICE void narrow_distance(Chain<D>& chain, Near& near, u32 
     const u32 shift = steps == 0 ? 0 : 32 - static_cast<u32>(__clz(static_cast<int>(steps)));
     for (u32 i = thread_index(); i < MASS_BINS; i += THREADS) bins.low[i] = bins.high[i] = 0;
     __syncthreads();
-    for_tokens_left(chain, [&](float x, u32) {
-        const Surprisal token = surprisal(x, work.max, work.scale);
-        const u32 far = token.g > mean ? token.g - mean : mean - token.g;
-        if (token.mass == 0 || far < near.low || far > near.high) return;
-        const u32 bin = (far - near.low) >> shift;
-        add_mass(&bins.low[bin], &bins.high[bin], token.mass);
+    for_tokens_left(chain, [&](const float (&x)[SHARE], u32) {
+        u64 masses[SHARE];
+        u32 fars[SHARE];
+#pragma unroll
+        for (u32 i = 0; i < SHARE; i++) {
+            const Surprisal token = surprisal(x[i], work.max, work.scale);
+            masses[i] = token.mass;
+            fars[i] = token.g > mean ? token.g - mean : mean - token.g;
+        }
+#pragma unroll
+        for (u32 i = 0; i < SHARE; i++) {
+            const u32 far = fars[i];
+            if (masses[i] == 0 || far < near.low || far > near.high) continue;
+            const u32 bin = (far - near.low) >> shift;
+            add_mass(&bins.low[bin], &bins.high[bin], masses[i]);
+        }
     });
     __syncthreads();
     for (u32 i = thread_index(); i < MASS_BINS; i += THREADS) {
@@ -224,24 +282,26 @@ template <class D> DEVICE void cut_xtc(Chain<D>& chain, u64 all) {
     const Work<D, false>& work = chain.work;
     const u64 least = top_p_target(chain.asked->xtc_fraction, all);
     u64 last = 0, unlikely = 0;  // the first unlikely one is the greatest, as it is written here
-    for_tokens_left(chain, [&](float x, u32 id) {
-        const u64 place = place_in_order(key_of<D>(x), id);
-        if (mass(x, work.max, work.scale) < least) {
-            if (~place > unlikely) unlikely = ~place;
-        } else if (place > last) {
-            last = place;
+    for_tokens_left(chain, [&](const float (&x)[SHARE], u32 id) {
+#pragma unroll
+        for (u32 i = 0; i < SHARE; i++) {
+            const u64 place = place_in_order(key_of<D>(x[i]), id + i);
+            const bool is_likely = mass(x[i], work.max, work.scale) >= least, is_left = x[i] > NEGATIVE_INFINITY;
+            if (is_likely && is_left && place > last) last = place;
+            if (!is_likely && is_left && ~place > unlikely) unlikely = ~place;
         }
     });
-    last = max_of_team(chain, last);
-    const u64 end = ~max_of_team(chain, unlikely);
+    const Pair of_team = most_of_team(chain, {last, unlikely});
+    last = of_team.a;
+    const u64 end = ~of_team.b;
     // By its last bit the mass of a token can be above that of one before it.
     if (last > end) {
         u64 before = 0;
-        for_tokens_left(chain, [&](float x, u32 id) {
+        for_each_left(chain, [&](float x, u32 id) {
             const u64 place = place_in_order(key_of<D>(x), id);
             if (place < end && place > before) before = place;
         });
-        last = max_of_team(chain, before);
+        last = most_of_team(chain, {before, 0}).a;
     }
     if (last > 0) chain.first = {~static_cast<u32>(last >> 20), static_cast<u32>(last) & 0xfffffu};
 }
@@ -282,15 +342,22 @@ template <class D> DEVICE void write_left(const Chain<D>& chain) {
 // Makes the row that is sampled of one that has cuts. A row without a token keeps its reason.
 template <class D> DEVICE void apply_cuts(Work<D, false>& work, const CutDescriptor* asked) {
     Chain<D> chain = {work, asked, {0, 0}, no_cut<D>(), 0};
-    Deviation sums = scan_deviations(work);
-    sums.sum = static_cast<i64>(sum_of_team(chain, static_cast<u64>(sums.sum)));
-    sums.squares = sum_of_team(chain, sums.squares);
+    u32 stages = asked->stages;
+    // Always the first, where it is one.
+    const bool deviates = (stages & CUT_STAGE) == CUT_DEVIATION;
+    Pair sums = {0, 0};
+    if (deviates) {
+        const Deviation own = scan_deviations(work);
+        sums = sums_of_team(chain, {static_cast<u64>(own.sum), own.squares});
+    } else {
+        scan_tiles(work);
+        work.team.sync();
+    }
     gather_tiles(work);
     chain.first.key = work.max_key;
-    u32 stages = status_of<D>(work.max_key) == OK ? asked->stages : 0;
-    // Always the first, where it is one.
-    if ((stages & CUT_STAGE) == CUT_DEVIATION) {
-        const float least = distance(sums, work.candidates, asked->top_n_sigma);
+    if (status_of<D>(work.max_key) != OK) stages = 0;
+    if (deviates && stages != 0) {
+        const float least = distance({static_cast<i64>(sums.a), sums.b}, work.candidates, asked->top_n_sigma);
         end_at(chain, {least_key<D>(work.max_key, work.max, least), EVERY_ID});
         stages >>= CUT_STAGE_BITS;
     }

@@ -16,7 +16,7 @@ namespace logitd {
 
 // As they are shipped, devices are planned with these sizes: Geometry::SHIPPED in core/src/backend/cuda/plan.rs.
 static_assert(THREADS != 256 || LIST != 1024 || COUNT_BINS != 4096 || MASS_BINS != 1024
-                  || (sizeof(Shared) == 16496 && sizeof(Scratch) == 57536),
+                  || (sizeof(Shared) == 16496 && sizeof(Scratch) == 57664),
               "see plan.rs");
 
 namespace {
@@ -127,8 +127,8 @@ DEVICE void clear_counters(Scratch* scratch) { scratch->control = {0, 0, {0, 0}}
 
 // Nobody has said anything.
 DEVICE void clear_said(Scratch* scratch) {
-    if (thread_index() >= 2 * TEAM_BLOCKS_MAX) return;
-    scratch->said[thread_index() / TEAM_BLOCKS_MAX][thread_index() % TEAM_BLOCKS_MAX] = 0;
+    u64* places = &scratch->said[0][0];
+    if (thread_index() < sizeof(scratch->said) / sizeof(u64)) places[thread_index()] = 0;
 }
 
 // All histograms are zero.

@@ -46,7 +46,7 @@ struct Scratch {
     TeamControl control;
     u32 reserved[12];
     Histogram histograms[HISTOGRAMS];
-    u64 said[2][TEAM_BLOCKS_MAX];  // in one exchange and in the next: what each block says
+    u64 said[2][2 * TEAM_BLOCKS_MAX];  // in one exchange and in the next: what each block says, up to two numbers
     u64 list[LIST];
 };
 

@@ -141,6 +141,11 @@ pub struct CudaConfig {
     #[arg(long, value_name = "BYTES", env = "LOGITD_CUDA_LAUNCH_BYTES_MAX", default_value = "32MiB", value_parser = bytes)]
     pub cuda_launch_bytes_max: usize,
 
+    /// Threads that copy the logits of one batch together into pinned memory, up to 64; 0 is one for each two cores, up
+    /// to 8
+    #[arg(long, value_name = "N", env = "LOGITD_CUDA_COPY_THREADS", default_value = "0", value_parser = values::copy_threads)]
+    pub cuda_copy_threads: usize,
+
     /// How long a launch may take before its device is taken out as hung
     #[arg(long, value_name = "TIME", env = "LOGITD_CUDA_HANG_TIMEOUT", default_value = "10s", value_parser = timeout)]
     pub cuda_hang_timeout: Duration,
@@ -158,6 +163,7 @@ impl CudaConfig {
         CudaOptions {
             launch_rows_max: self.cuda_launch_rows_max,
             launch_bytes_max: self.cuda_launch_bytes_max,
+            copy_threads: self.cuda_copy_threads,
             hang_timeout: self.cuda_hang_timeout,
             regions: self.cuda_region_bytes_max > 0,
             ..CudaOptions::default()

@@ -2,6 +2,7 @@
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use logitd_core::backend::cpu::{Isa, THREADS_MAX};
+use logitd_core::backend::cuda::COPY_THREADS_MAX;
 use logitd_core::beams::BEAMS_MAX;
 use logitd_core::evaluate::sets::SETS_MAX;
 use logitd_core::inspection::TOP_LOGPROBS_MAX;
@@ -112,6 +113,14 @@ pub fn evaluate_sets(text: &str) -> Result<u32, String> {
 pub fn threads(text: &str) -> Result<usize, String> {
     let threads = text.trim().parse().ok().filter(|n| *n <= THREADS_MAX);
     threads.ok_or_else(|| format!("allowed: 0 (one for each core) to {THREADS_MAX}"))
+}
+
+/// Threads that copy for a CUDA device; 0 is one for each two cores.
+pub fn copy_threads(text: &str) -> Result<usize, String> {
+    let threads = text.trim().parse().ok().filter(|n| *n <= COPY_THREADS_MAX);
+    threads.ok_or_else(|| {
+        format!("allowed: 0 (one for each two cores, up to 8) to {COPY_THREADS_MAX}")
+    })
 }
 
 /// Permissions of a socket's file, in octal: `600`, `0660`. Its owner must be able to connect.

@@ -20,11 +20,15 @@ pub enum BackendName {
 
 impl BackendName {
     /// The backend, ready to work. `threads` is for the processor; 0 is one for each core.
-    pub fn open(self, threads: usize) -> Result<Box<dyn Backend>, Box<dyn Error>> {
+    pub fn open(
+        self,
+        threads: usize,
+        cuda: &CudaOptions,
+    ) -> Result<Box<dyn Backend>, Box<dyn Error>> {
         Ok(match self {
             Self::Reference => Box::<Reference>::default(),
             Self::Cpu(isa) => Box::new(Cpu::new(CpuOptions { isa, threads })?),
-            Self::Cuda(ordinal) => Box::new(Cuda::open(ordinal, &CudaOptions::default())?),
+            Self::Cuda(ordinal) => Box::new(Cuda::open(ordinal, cuda)?),
         })
     }
 }

@@ -652,9 +652,9 @@ mod planted {
         assert_eq!(in_circles(&[&list, &cut, &blocks]), [""; 0]);
         let blocks = file("core/backend/cpu/blocks.rs", "fn f() { super::list::g() }");
         assert_eq!(in_circles(&[&list, &cut, &blocks]), ["list", "cut", "blocks"]);
-        let module = file("core/backend/cpu/mod.rs", "mod team;");
-        let team = file("core/backend/cpu/team.rs", "use super::Isa;");
-        assert_eq!(in_circles(&[&module, &team]), ["cpu", "team"]);
+        let module = file("core/backend/cpu/mod.rs", "mod list;");
+        let list = file("core/backend/cpu/list.rs", "use super::Isa;");
+        assert_eq!(in_circles(&[&module, &list]), ["cpu", "list"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod dual;
 pub mod reference;
 #[cfg(test)]
 mod skipped;
+mod team;
 
 use crate::batch::{Results, Row};
 use std::time::Duration;

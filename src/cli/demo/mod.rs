@@ -19,6 +19,7 @@ use anstyle::{AnsiColor, Style};
 use bytes::Bytes;
 use logitd_core::adjustments::AdjustmentsSpec;
 use logitd_core::backend::cpu::Isa;
+use logitd_core::backend::cuda::CudaOptions;
 use logitd_core::params::{DRAWS_MAX, ParamsSpec};
 use replay::Replay;
 use server::Running;
@@ -216,7 +217,7 @@ impl<W: Write> Page<W> {
         self.section(&format!(
             "Speed: rows of 512 KiB, temperature {temperature}, top_k {top_k}, top_p {top_p}, median"
         ))?;
-        let mut cpu = Local::new(BackendName::Cpu(None).open(0)?);
+        let mut cpu = Local::new(BackendName::Cpu(None).open(0, &CudaOptions::default())?);
         let samplers: [(&str, &mut dyn Sampler); 2] =
             [("in process", &mut cpu), ("over gRPC", server)];
         for (name, sampler) in samplers {

@@ -14,18 +14,21 @@ use super::progress::Progress;
 use super::text::grouped;
 use super::{DtypeArg, Outcome};
 use crate::cli::params::DriftFlags;
-use crate::config::values::threads;
+use crate::config::values::{threads, timeout};
 use crate::devices::{BackendName, describe};
 use crate::files::difference;
 use clap::ArgGroup;
 use compare::{Found, Verdict, compare};
+use logitd_core::backend::Backend;
+use logitd_core::backend::cuda::CudaOptions;
 use logitd_core::batch::{Dtype, VOCAB_SIZE_MAX};
 use pieces::{Source, pieces};
+use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{Write as _, stdout};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use vectors::VectorsArgs;
 
 /// Compare two backends bit for bit, over generated rows or files
@@ -52,6 +55,11 @@ pub struct Args {
     /// Threads of the processor, up to 1024; 0 is one for each core
     #[arg(long, value_name = "N", default_value = "0", value_parser = threads)]
     threads: usize,
+
+    /// How long a launch of a CUDA device may take: more beside a program that watches every access to memory, such
+    /// as compute-sanitizer
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = timeout)]
+    cuda_hang_timeout: Duration,
 
     /// Rows to compare, 1 or more [default: 2000 generated ones, or all of the files]. Generated rows are of
     /// every dtype and size, with ties, -0.0, subnormals, infinities and NaN, and cuts aimed at their own
@@ -118,6 +126,14 @@ pub struct Args {
     dump: PathBuf,
 }
 
+impl Args {
+    /// A backend as it was asked for.
+    fn open(&self, name: BackendName) -> Result<Box<dyn Backend>, Box<dyn Error>> {
+        let cuda = CudaOptions { hang_timeout: self.cuda_hang_timeout, ..CudaOptions::default() };
+        name.open(self.threads, &cuda)
+    }
+}
+
 const EXAMPLES: &str = "\
 Examples:
   logitd verify                                      this machine's best against the oracle
@@ -138,7 +154,7 @@ pub fn run(args: Args) -> Outcome {
     if let Some(path) = &args.known_answers.vectors {
         return vectors::run(&args, path);
     }
-    let mut a = args.a.open(args.threads)?;
+    let mut a = args.open(args.a)?;
     if let Some(path) = &args.recorded {
         return recorded::run(&args, path, &mut *a);
     }
@@ -153,7 +169,7 @@ pub fn run(args: Args) -> Outcome {
         )
         .into());
     }
-    let mut b = args.b.open(args.threads)?;
+    let mut b = args.open(args.b)?;
     let mut out = stdout();
     let Source { total, what, pieces } = pieces(&args)?;
     writeln!(out, "{} against {}", describe(&*a), describe(&*b))?;

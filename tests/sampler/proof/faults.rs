@@ -70,7 +70,7 @@ const EDITS: &[(&str, &[Edit])] = &[
             ("banned tokens deviate", "x[token] > NEGATIVE_INFINITY", "true", Bits),
             ("what one block says alone", "block < work.team.size", "block < 1", Any),
             ("exchanges in one place", "chain.turn++ % 2", "0u * chain.turn++", Any),
-            ("tokens before the first count", "x[i] <= highest", "true", Bits),
+            ("tokens before the first count", "x[token] > highest", "false", Bits),
             ("what equals the border is cut", "x[i] < lowest", "x[i] <= lowest", Any),
             ("ties are kept behind their last", "begin + i > chain.cut.id", "false", Any),
             (

@@ -43,14 +43,13 @@ mod simd;
 mod simd_tests;
 mod spread;
 mod surprisals;
-mod team;
 mod tokens;
 mod touched;
 mod whole;
 mod without;
 
 use super::adjusted::Adjuster;
-use super::{Backend, DeviceError, DeviceInfo};
+use super::{Backend, DeviceError, DeviceInfo, team};
 use crate::adjustments::changes::Changes;
 use crate::arithmetic::mass::Scale;
 use crate::batch::{Dtype, Results, Row, Slot};
@@ -142,7 +141,7 @@ impl Cpu {
         let device =
             DeviceInfo { id: "cpu".into(), name: chip_name(), isa: isa.name().into(), threads };
         let scratch = (0..threads).map(|_| Mutex::default()).collect();
-        let team = Team::new(threads)
+        let team = Team::new(threads, "cpu")
             .map_err(|error| CpuError::Threads { threads, reason: error.to_string() })?;
         Ok(Self { device, isa, team, scratch })
     }

@@ -43,6 +43,10 @@ const ANSWER_BYTES: usize = 4 << 20;
 /// Rows of the most usual kind are of at most 2^18 tokens; longer ones go fewer a launch.
 const TILES_OF_USUAL_ROW: usize = (1 << 18) / TILE + 8;
 const TILES_OF_ROW_MAX: usize = VOCAB_SIZE_MAX as usize / TILE + 1;
+/// Threads that copy logits, where nobody says how many: about as many as the way to the device can take.
+const COPY_THREADS: usize = 8;
+/// The most that there can be.
+pub const COPY_THREADS_MAX: usize = 64;
 /// The oldest chips that the kernels are written for.
 const CHIP_MIN: u32 = 75;
 
@@ -64,6 +68,8 @@ pub struct CudaOptions {
     pub stage: Option<bool>,
     /// How rows are laid out.
     pub packing: Packing,
+    /// Threads that copy the logits of a batch together into pinned memory; 0 is one for each two cores, up to 8.
+    pub copy_threads: usize,
     /// Whether other processes may have memory of it.
     pub regions: bool,
 }
@@ -78,7 +84,19 @@ impl Default for CudaOptions {
             team_blocks: None,
             stage: None,
             packing: Packing::Aligned,
+            copy_threads: 0,
             regions: false,
+        }
+    }
+}
+
+impl CudaOptions {
+    /// How many threads copy logits.
+    pub(super) fn copy_threads(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, usize::from);
+        match self.copy_threads {
+            0 => (cores() / 2).clamp(1, COPY_THREADS),
+            n => n.min(COPY_THREADS_MAX),
         }
     }
 }

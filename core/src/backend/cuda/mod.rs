@@ -31,7 +31,7 @@ use launcher::Launcher;
 use std::panic::catch_unwind;
 
 pub use context::count;
-pub use device::{CudaDriver, CudaOptions};
+pub use device::{COPY_THREADS_MAX, CudaDriver, CudaOptions};
 pub use kernels::Tier;
 
 /// A CUDA device as a backend: `cuda:0` and so on.
@@ -51,7 +51,8 @@ impl Cuda {
     /// Opens the device with this number, and has it prove itself.
     pub fn open(ordinal: u32, options: &CudaOptions) -> Result<Self, Unavailable> {
         let open = || {
-            let mut cuda = Self::new(CudaDriver::new(ordinal, options)?);
+            let driver = CudaDriver::new(ordinal, options)?;
+            let mut cuda = Self::new(driver).with_copy_threads(options.copy_threads())?;
             cuda.driver_mut().probe().and_then(|()| self_test::run(&mut cuda)).map_err(
                 |reason| format!("{} fails its self-test: {reason}", cuda.driver().device_name()),
             )?;

@@ -47,7 +47,7 @@ impl Geometry {
         count_bins: 4096,
         mass_bins: 1024,
         shared_bytes: 16_496,
-        scratch_bytes: 57_536,
+        scratch_bytes: 57_664,
     };
 }
 

@@ -173,7 +173,7 @@ fn subject(args: &Args, path: &Path, vectors: &Vectors) -> Result<Subject, Box<d
                 .into());
         }
         Some(remote) => Box::new(remote),
-        None => Box::new(Local::new(args.a.open(args.threads)?)),
+        None => Box::new(Local::new(args.open(args.a)?)),
     };
     Ok(Subject::new(sampler, tells_kept, numbered(args, path, vectors)?))
 }

@@ -15,14 +15,14 @@ impl Team {
     /// The caller by itself.
     pub const ALONE: Self = Self { workers: None, threads: 1 };
 
-    /// Starts `threads - 1` workers.
-    pub fn new(threads: usize) -> Result<Self, ThreadPoolBuildError> {
+    /// Starts `threads - 1` workers, which are named after what they do: `logitd-NAME-1` and so on.
+    pub fn new(threads: usize, name: &'static str) -> Result<Self, ThreadPoolBuildError> {
         if threads <= 1 {
             return Ok(Self::ALONE);
         }
         let workers = ThreadPoolBuilder::new()
             .num_threads(threads - 1)
-            .thread_name(|i| format!("logitd-cpu-{}", i + 1))
+            .thread_name(move |i| format!("logitd-{name}-{}", i + 1))
             .build()?;
         Ok(Self { workers: Some(workers), threads })
     }
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn every_part_is_done_once_on_any_number_of_threads() {
         for threads in [1, 2, 5] {
-            let team = Team::new(threads).unwrap();
+            let team = Team::new(threads, "cpu").unwrap();
             let mut done = [0; 40];
             team.each(parts(team.runs(40, 1), 1, &mut done), |(run, done)| {
                 assert_eq!(run.len(), done.len());
