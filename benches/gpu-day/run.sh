@@ -120,6 +120,8 @@ step parity "$parity_limit" gpu --test-threads=8
 # 4. The same tensors, by others; and one read of them.
 if [ ! -f "$work/libpeers.so" ]; then
     leave_out peers "prepared with PEERS=0"
+elif [ ${#rows[@]} -eq 0 ]; then
+    leave_out peers "without the recorded rows they would sample others than logitd"
 elif ! python3 -c 'import torch, sys; sys.exit(not torch.cuda.is_available())' 2>> "$log"; then
     leave_out peers "no PyTorch with a GPU"
 else
