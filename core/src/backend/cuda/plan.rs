@@ -467,6 +467,9 @@ fn choose_kernel<'a>(
 }
 
 /// As many blocks a row as let all rows run at once, but no warp without a tile.
+///
+/// Where everything is weighed, pairs in two waves take less than single blocks in one: on an H200 215 us in place of 255 for 192 rows
+/// of 128,256 tokens with top_p, 237 in place of 260 for 256 rows.
 fn widest_team(
     layout: &Layout,
     properties: &Properties,
@@ -475,7 +478,8 @@ fn widest_team(
 ) -> u32 {
     let warps = properties.geometry.threads / 32;
     let fits = |team: u32| {
-        layout.rows() <= residency.teams_at_once(team, shared_bytes)
+        let waves = if team == 2 && layout.weighs_everything { 2 } else { 1 };
+        layout.rows() <= waves * residency.teams_at_once(team, shared_bytes)
             && (team - 1) * warps < layout.tile_capacity as u32
     };
     TEAMS.into_iter().rev().find(|&team| fits(team)).unwrap_or(1)
@@ -540,7 +544,7 @@ mod tests {
 
     const CAPACITY: Capacity = Capacity {
         rows: 512,
-        input_bytes: 64 << 20,
+        input_bytes: 128 << 20,
         draws: 1 << 16,
         tiles: 1 << 20,
         answer_bytes: 1 << 20,
@@ -594,6 +598,11 @@ mod tests {
         assert_eq!(shape(200, 128_256, 50).team_blocks, 1);
         assert_eq!(shape(1, 100, 50).team_blocks, 1);
         assert_eq!(shape(1, 256 * 9, 50).team_blocks, 2);
+        // Two waves of pairs, where everything is weighed.
+        assert_eq!(
+            [133, 200, 264, 265].map(|rows| shape(rows, 128_256, 0).team_blocks),
+            [2, 2, 2, 1]
+        );
     }
 
     #[test]
@@ -641,7 +650,7 @@ mod tests {
     fn slices_are_staged_where_every_mass_is_needed_and_they_fit() {
         assert_eq!(shape(64, 128_256, 50).stage_bytes, 0);
         assert_eq!(shape(64, 128_256, 0).stage_bytes, 501_usize.div_ceil(4) as u32 * 512);
-        assert_eq!(shape(200, 128_256, 0).stage_bytes, 0, "one block cannot hold 256.5 KB");
+        assert_eq!(shape(300, 128_256, 0).stage_bytes, 0, "one block cannot hold 256.5 KB");
     }
 
     #[test]
