@@ -128,6 +128,18 @@ mod handed_over {
         let text = regions.take(&sealed(1 << 17), large, ME).unwrap_err().to_string();
         assert!(text.contains("--shm-bytes-per-peer-max"), "{text}");
     }
+
+    #[test]
+    fn peers_have_their_own_quota_and_one_together() {
+        let regions = regions();
+        let all_of_a_peer = Register { slot_stride_bytes: 1 << 14, ..LAYOUT };
+        let take = |pid| regions.take(&sealed(1 << 16), all_of_a_peer, Peer { pid, ..ME });
+        let keep = [42, 43].map(|pid| take(pid).unwrap());
+        let text = take(44).unwrap_err().to_string();
+        assert!(text.contains("would be 196608; the limit is 131072 (--shm-bytes-max)"), "{text}");
+        drop(keep);
+        assert!(take(44).is_ok());
+    }
 }
 
 /// Memory that is made on devices.

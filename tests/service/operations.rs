@@ -1,7 +1,7 @@
 //! What an operator's bad days look like: a log that nobody reads, a full disk, too few descriptors, certificates that
 //! end, and signals.
 
-use crate::harness::daemon::{Daemon, command, command_after, refused, value};
+use crate::harness::daemon::{Daemon, command, command_after, command_in_cgroup, refused, value};
 use crate::harness::{expected, request, until};
 use logitd::record::Reader;
 use logitd_client::{Client, Error};
@@ -232,6 +232,45 @@ async fn limits_that_nobody_set_fit_what_the_system_grants() {
     assert!(log.contains("--queue-bytes-max 3072MiB") && log.contains("WARN"), "{log}");
     let client = Client::connect(daemon.target()).await.unwrap();
     assert_eq!(client.info().await.unwrap().limits.unwrap().queue_bytes_max, 3 << 30);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_that_nobody_set_fit_the_cgroup() {
+    let on_one_thread = ["--device=cpu", "--threads=1"];
+    // Version 2, where a group above has the least limit, and version 1 beside controllers of other trees.
+    for (of_process, file, by) in [
+        ("0::/pods/logitd\n", "pods/memory.max", "/sys/fs/cgroup/pods/memory.max"),
+        (
+            "4:cpu:/other\n3:memory:/pods\n0::/\n",
+            "memory/pods/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/pods/memory.limit_in_bytes",
+        ),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let limits = [("pods/logitd/memory.max", "max\n"), (file, "419430400\n")];
+        let in_cgroup =
+            |flags: &[&str]| command_in_cgroup(folder.path(), of_process, &limits, flags);
+        let Some(command) = in_cgroup(&on_one_thread) else { return };
+        let daemon = Daemon::run(command).await;
+        let log = daemon.log();
+        let granted = format!("400 MiB of memory that {by} grants");
+        assert!(log.contains(&format!("lowered to fit the {granted}: --queue-bytes-max")), "{log}");
+        let client = Client::connect(daemon.target()).await.unwrap();
+        let limits = client.info().await.unwrap().limits.unwrap();
+        let sum = limits.queue_bytes_max + limits.answer_bytes_max;
+        assert!(sum < 300 << 20 && sum > 200 << 20, "{sum} bytes, beside those of windows");
+        let wanted = request(1, 10, 1);
+        assert_eq!(client.sample(wanted.clone()).await.unwrap().rows, expected(&wanted));
+
+        // What somebody set stays, and is warned of.
+        let flags = [&on_one_thread[..], &["--queue-bytes-max=1GiB"]].concat();
+        let daemon = Daemon::run(in_cgroup(&flags).expect("as before")).await;
+        let log = daemon.log();
+        assert!(log.contains("--queue-bytes-max 1024MiB") && log.contains(&granted), "{log}");
+        assert!(log.contains("WARN"), "{log}");
+        let client = Client::connect(daemon.target()).await.unwrap();
+        assert_eq!(client.info().await.unwrap().limits.unwrap().queue_bytes_max, 1 << 30);
+    }
 }
 
 /// Puts a certificate for localhost in these files that ends on this day of January, and says what trusts it.

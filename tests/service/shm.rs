@@ -125,14 +125,16 @@ async fn a_region_ends_with_its_connection_and_quotas_name_their_flag() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_counts_whole_before_any_of_it_is_written() {
-    let shared = Shared::start(&["--shm-bytes-max=1MiB", "--shm-bytes-per-peer-max=1MiB"]).await;
-    // No page of it is there yet.
-    let held = shared.region(600 << 10, 1).unwrap();
-    let refused = shared.region(600 << 10, 1).unwrap_err().to_string();
-    assert!(refused.contains("--shm-bytes"), "{refused}");
-    drop(held);
-    let free = || shared.region(600 << 10, 1).is_ok();
-    crate::harness::until("its room is given back", free).await;
+    for limit in ["--shm-bytes-max", "--shm-bytes-per-peer-max"] {
+        let shared = Shared::start(&[&format!("{limit}=1MiB")]).await;
+        // No page of it is there yet.
+        let held = shared.region(600 << 10, 1).unwrap();
+        let refused = shared.region(600 << 10, 1).unwrap_err().to_string();
+        assert!(refused.contains(&format!("the limit is 1048576 ({limit})")), "{refused}");
+        drop(held);
+        let free = || shared.region(600 << 10, 1).is_ok();
+        crate::harness::until("its room is given back", free).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,8 @@
 //! The real binary as a child process.
 
 use serde_json::Value;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -143,17 +144,66 @@ pub fn command(flags: &[&str]) -> Command {
 
 /// The same as a shell runs it after this, as `ulimit -n 40`.
 pub fn command_after(shell: &str, flags: &[&str]) -> Command {
-    let plain = command(flags);
-    let mut command = Command::new("sh");
-    command.arg("-c").arg(format!("{shell}; exec \"$0\" \"$@\""));
-    command.arg(plain.get_program()).args(plain.get_args());
-    for (name, value) in plain.get_envs() {
+    let mut around = Command::new("sh");
+    around.arg("-c").arg(format!("{shell}; exec \"$0\" \"$@\""));
+    within(around, &command(flags))
+}
+
+/// `around`, whose last arguments are `inner`.
+fn within(mut around: Command, inner: &Command) -> Command {
+    around.arg(inner.get_program()).args(inner.get_args());
+    for (name, value) in inner.get_envs() {
         match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
+            Some(value) => around.env(name, value),
+            None => around.env_remove(name),
         };
     }
-    command
+    around
+}
+
+/// The same in a cgroup that is made up, and that this process alone sees: `of_process` is what /proc/self/cgroup says
+/// there, and `limits` are files below /sys/fs/cgroup. They lie in `folder`, which must outlive the process.
+///
+/// None where a process may not have mounts of its own, which is then said; `LOGITD_REQUIRE_NAMESPACES=1` makes that
+/// a failure.
+pub fn command_in_cgroup(
+    folder: &Path,
+    of_process: &str,
+    limits: &[(&str, &str)],
+    flags: &[&str],
+) -> Option<Command> {
+    let (own, tree) = (folder.join("own"), folder.join("tree"));
+    std::fs::create_dir_all(&tree).unwrap();
+    std::fs::write(&own, of_process).unwrap();
+    for (file, text) in limits {
+        let path = tree.join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    // The shell becomes the daemon, so the process whose file is replaced is the daemon's.
+    let mounts = format!(
+        "/usr/bin/mount --bind {} /proc/$$/cgroup && /usr/bin/mount --bind {} /sys/fs/cgroup",
+        own.display(),
+        tree.display()
+    );
+    let apart = || {
+        let mut command = Command::new("/usr/bin/unshare");
+        command.args(["--map-root-user", "--mount"]);
+        command
+    };
+    match apart().args(["sh", "-c", &mounts]).output() {
+        Ok(output) if output.status.success() => {
+            Some(within(apart(), &command_after(&mounts, flags)))
+        }
+        found => {
+            let why = found.map(|output| String::from_utf8_lossy(&output.stderr).into_owned());
+            let required = std::env::var("LOGITD_REQUIRE_NAMESPACES").is_ok_and(|v| v == "1");
+            assert!(!required, "LOGITD_REQUIRE_NAMESPACES=1, but no mounts of its own: {why:?}");
+            let line = format!("SKIPPED limits of a cgroup: no mounts of its own: {why:?}\n");
+            std::io::stderr().write_all(line.as_bytes()).expect("stderr is open");
+            None
+        }
+    }
 }
 
 /// What a metrics port says.
