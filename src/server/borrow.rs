@@ -3,6 +3,7 @@
 use super::call::Call;
 use super::convert::{self, Lent};
 use super::error::Error;
+use super::run;
 use super::state::Shared;
 use crate::engine::Permit;
 use bytes::Bytes;
@@ -70,14 +71,11 @@ pub async fn borrow(
     let pool = shared.pool.clone();
     let read = move || {
         let mut buffer = pool.take(slot.length_bytes());
-        slot.read(&mut buffer.data).map(|()| (buffer, Arc::new(slot)))
+        slot.read(&mut buffer.data)?;
+        Ok((buffer, Arc::new(slot)))
     };
-    let (buffer, loan) = if plane == Plane::SharedMemory && bytes <= COPY_INLINE_BYTES_MAX {
-        read()?
-    } else {
-        let read = tokio::task::spawn_blocking(read).await;
-        read.map_err(|_| Error::NoShm("the server is shutting down"))??
-    };
+    let is_small = plane == Plane::SharedMemory && bytes <= COPY_INLINE_BYTES_MAX;
+    let (buffer, loan) = run::checked(is_small, read).await?;
     *logits = buffer.freeze();
     Ok((plane, Slot::Copied(loan)))
 }

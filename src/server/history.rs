@@ -4,6 +4,7 @@ use super::account::Held;
 use super::call::Call;
 use super::convert;
 use super::error::Error;
+use super::run;
 use super::state::Shared;
 use crate::engine::Permit;
 use crate::plane::SlotRef;
@@ -67,12 +68,7 @@ pub async fn read<'a, P: Copy>(
         }
         Ok::<_, Error>(Ok(histories))
     };
-    let histories = if bytes <= COPY_INLINE_BYTES_MAX {
-        read()?
-    } else {
-        let read = tokio::task::spawn_blocking(read).await;
-        read.map_err(|_| Error::NoShm("the server is shutting down"))??
-    };
+    let histories = run::checked(bytes <= COPY_INLINE_BYTES_MAX, read).await?;
     let histories = histories.map_err(|i| {
         let text = "lies in memory of a device; allowed: memory of the host";
         invalid(&path(named[i].place), "slot", text.into())

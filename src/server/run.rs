@@ -8,6 +8,7 @@ use super::metrics;
 use super::state::Shared;
 use crate::engine::{self, Completed, Failure, Permit, Priority, Refused, RequestRow};
 use logitd_proto::Plane;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use tokio::sync::SemaphorePermit;
 
 /// Answers up to this size are encoded as soon as they are there: less than 100 us. Larger ones, which take up to a
@@ -68,13 +69,15 @@ pub fn is_small(list_bytes: usize) -> bool {
     list_bytes <= CHECK_INLINE_BYTES_MAX
 }
 
-/// What a check of a request finds. Where it is more than a look, that is done away from the threads that serve calls.
+/// What a check of a request finds, or a copy for it has. Where it is not small, that is done away from the threads that
+/// serve calls. One that panics is a failure of its request alone.
 pub async fn checked<T: Send + 'static>(
     is_small: bool,
     check: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
     if is_small {
-        return check();
+        let checked = catch_unwind(AssertUnwindSafe(check));
+        return checked.unwrap_or(Err(Error::Failed(Failure::Panicked)));
     }
     let checked = tokio::task::spawn_blocking(check).await;
     checked.map_err(|error| match error.is_panic() {
@@ -121,9 +124,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_check_that_panics_is_a_fault_of_the_server() {
-        let checked = checked(false, || -> Result<(), Error> { panic!("a test") }).await;
-        let status = convert::status(&checked.unwrap_err());
-        assert_eq!(status.code(), Code::Internal);
-        assert!(status.message().contains("its log says where"), "{}", status.message());
+        for is_small in [true, false] {
+            let checked = checked(is_small, || -> Result<(), Error> { panic!("a test") }).await;
+            let status = convert::status(&checked.unwrap_err());
+            assert_eq!(status.code(), Code::Internal);
+            assert!(status.message().contains("its log says where"), "{}", status.message());
+        }
     }
 }
