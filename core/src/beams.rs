@@ -31,7 +31,7 @@
 use crate::adjustments::{AdjustmentsError, STOP_IDS_MAX};
 use crate::batch::Results;
 use crate::inspection::{Continuation, Continuations, Continue, Inspect, Normaliser};
-use crate::params::{FIELDS, ParamsSpec};
+use crate::params::{COEFFICIENTS, FIELDS, ParamsSpec};
 use crate::status::RowStatus;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashSet};
@@ -46,20 +46,6 @@ pub const SCORE_MAX: i64 = 1 << 62;
 pub const CONTINUATIONS_MAX: u32 = count(BEAMS_MAX, EOS_IDS_MAX);
 /// The least and the greatest temperature of a step.
 pub const TEMPERATURES: [f32; 2] = [1e-4, 1e4];
-
-/// The parameters that rows of beams can have.
-const COEFFICIENTS: [&str; 10] = [
-    "repetition_penalty",
-    "frequency_penalty",
-    "presence_penalty",
-    "no_repeat_ngram",
-    "min_tokens",
-    "dry_multiplier",
-    "dry_base",
-    "dry_allowed_length",
-    "dry_last_n",
-    "profile",
-];
 
 /// How many candidates a step of so many beams looks at: enough that so many are left when every row ends its text in
 /// every way.
@@ -298,10 +284,11 @@ fn first(rows: &[&Continuations], scores: &[i64], count: usize) -> Vec<Candidate
     candidates
 }
 
-/// The first parameter of a row that does not adjust logits, by its name, with its value.
+/// The first parameter of a row that does not adjust logits, by its name, with its value. A profile alone changes nothing.
 pub fn beyond_coefficients(spec: &ParamsSpec) -> Option<(&'static str, String)> {
     let default = ParamsSpec::default();
     let others = FIELDS.iter().filter(|field| !COEFFICIENTS.contains(&field.name));
+    let others = others.filter(|field| field.name != "profile");
     let mut given = others.filter(|field| field.get(*spec) != field.get(default));
     given.next().map(|field| (field.name, field.get(*spec).to_string()))
 }

@@ -24,6 +24,19 @@ pub const DRAWS_MAX: u32 = 1024;
 /// The longest n-gram that [`no_repeat_ngram`](ParamsSpec::no_repeat_ngram) can ban.
 pub const NGRAM_MAX: u32 = 64;
 
+/// The parameters that adjust single logits, by their names in [`FIELDS`].
+pub const COEFFICIENTS: [&str; 9] = [
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+    "no_repeat_ngram",
+    "min_tokens",
+    "dry_multiplier",
+    "dry_base",
+    "dry_allowed_length",
+    "dry_last_n",
+];
+
 /// Every parameter, in the API's order.
 pub static FIELDS: [Field; 36] = [
     Field {

@@ -60,8 +60,8 @@ impl fmt::Display for Dtype {
     }
 }
 
-/// Memory that its owner may change or take away at any moment. So it is copied, never borrowed, and what
-/// was made of the copy counts only if [`check`](Self::check) finds nothing wrong afterwards.
+/// Memory that its owner lends for the time of a request, and may change or take away at any moment. So it is copied,
+/// and what was made of the copy counts only if [`check`](Self::check) finds nothing wrong afterwards.
 pub trait Loan: fmt::Debug + Send + Sync {
     /// Copies what begins `at` so many bytes. What cannot be read becomes zeros, and is remembered for
     /// [`check`](Self::check).

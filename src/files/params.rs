@@ -9,7 +9,7 @@ use crate::wire::inspection::{self, InspectSpec};
 use crate::wire::json::{self, Value, short};
 use crate::wire::names::nearest;
 use logitd_core::adjustments::AdjustmentsSpec;
-use logitd_core::params::{FIELDS, Field, ParamsError, ParamsSpec};
+use logitd_core::params::{COEFFICIENTS, FIELDS, Field, ParamsError, ParamsSpec};
 use std::collections::HashMap;
 use std::io::Read;
 use std::path::Path;
@@ -43,10 +43,8 @@ impl Set {
     /// Whether it asks for anything that is done to single logits.
     pub fn adjusts(&self) -> bool {
         let is_set = |field: &Field| field.get(self.params) != field.get(ParamsSpec::default());
-        let coefficients =
-            FIELDS.iter().filter(|field| adjustments::controls().any(|name| name == field.name));
-        self.adjustments != AdjustmentsSpec::default()
-            || coefficients.chain(Field::of_group("dry")).any(is_set)
+        let mut coefficients = FIELDS.iter().filter(|field| COEFFICIENTS.contains(&field.name));
+        self.adjustments != AdjustmentsSpec::default() || coefficients.any(is_set)
     }
 }
 

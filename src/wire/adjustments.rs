@@ -4,7 +4,7 @@
 
 use logitd_core::adjustments::{Adjustments, AdjustmentsError, AdjustmentsSpec, Breakers, Limits};
 use logitd_core::candidates::TokenList;
-use logitd_core::params::SamplingParams;
+use logitd_core::params::{COEFFICIENTS, SamplingParams};
 use logitd_proto as api;
 use serde_json::{Value as Json, json};
 
@@ -22,19 +22,10 @@ const LISTS: [&str; 10] = [
     "counts",
 ];
 
-/// The parameters that adjust logits.
-const COEFFICIENTS: [&str; 6] = [
-    "repetition_penalty",
-    "frequency_penalty",
-    "presence_penalty",
-    "no_repeat_ngram",
-    "min_tokens",
-    "dry",
-];
-
-/// What a server can do to logits, by the names of the API.
+/// What a server can do to logits, by the names of the API, in which DRY's coefficients are one message.
 pub fn controls() -> impl Iterator<Item = &'static str> {
-    LISTS.into_iter().chain(COEFFICIENTS)
+    let apart = COEFFICIENTS.into_iter().filter(|name| !name.starts_with("dry_"));
+    LISTS.into_iter().chain(apart).chain(["dry"])
 }
 
 /// What a message asks for.
@@ -324,7 +315,7 @@ pub fn set(spec: &mut AdjustmentsSpec, key: &str, text: &str) -> Result<(), Stri
     Ok(())
 }
 
-const TOKENS: &str = "a list of tokens";
+const TOKENS: &str = "a list of tokens, whole numbers from 0 on";
 
 fn read<T: serde::de::DeserializeOwned>(key: &str, text: &str, allowed: &str) -> Result<T, String> {
     serde_json::from_str(text)

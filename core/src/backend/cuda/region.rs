@@ -1,7 +1,7 @@
 //! Memory of a device that another process writes to: made here and handed over as a descriptor, or taken over
 //! from there.
 //!
-//! A [`Region`] is made by whoever samples, with [`Regions`]: a physical allocation of its own, of which another
+//! An [`ExportedRegion`] is made by whoever samples, with [`Regions`]: a physical allocation of its own, of which another
 //! process gets nothing but itself (the older `cuIpc` handles share the whole block around it, and end with its
 //! maker). An [`ImportedRegion`] is the same memory on the other side, found by the device's UUID, since
 //! processes can number devices differently.
@@ -81,7 +81,7 @@ impl Regions {
     }
 
     /// Makes a region of so many bytes, rounded up and all zeros, and a descriptor of it for another process.
-    pub fn make(&self, bytes: u64) -> Result<(Region, OwnedFd), String> {
+    pub fn make(&self, bytes: u64) -> Result<(ExportedRegion, OwnedFd), String> {
         if self.given_up.load(Ordering::Acquire) {
             return Err("it was taken out".into());
         }
@@ -94,26 +94,26 @@ impl Regions {
         // Whoever had this memory before may have left something behind.
         memory.clear()?;
         let (device, given_up) = (self.device.clone(), Arc::clone(&self.given_up));
-        Ok((Region { memory, device, given_up }, descriptor))
+        Ok((ExportedRegion { memory, device, given_up }, descriptor))
     }
 }
 
 /// Memory that was made here, and that another process writes to.
 #[derive(Debug)]
-pub struct Region {
+pub struct ExportedRegion {
     memory: Memory,
     device: String,
     given_up: Arc<AtomicBool>,
 }
 
-impl Region {
+impl ExportedRegion {
     /// Bytes of it.
     pub fn bytes(&self) -> usize {
         self.memory.bytes()
     }
 }
 
-impl Loan for Region {
+impl Loan for ExportedRegion {
     fn copy(&self, at: usize, into: &mut [u8]) {
         if self.memory.read(at, into).is_err() {
             into.fill(0);
@@ -135,7 +135,7 @@ impl Loan for Region {
     }
 }
 
-impl Drop for Region {
+impl Drop for ExportedRegion {
     fn drop(&mut self) {
         // A device that was given up may still be about to read it.
         if self.given_up.load(Ordering::Acquire) {
