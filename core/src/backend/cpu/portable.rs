@@ -377,7 +377,7 @@ impl Simd for Portable {
 
     #[inline(always)]
     fn total(self, w: Self::W) -> u64 {
-        w.into_iter().sum()
+        w.into_iter().fold(0, u64::wrapping_add)
     }
 
     #[inline(always)]

@@ -329,7 +329,7 @@ mod tests {
         let others = of(|i| mass(i as u64 * 7 + 3));
         let near = of(|i| {
             let mass = some.mass(i);
-            mass + [0, (mass >> 20).max(1), 1][i % 3].min(UNIT - mass)
+            mass + [0, (mass >> 20).max(1), 1][i % 3].min(UNIT.saturating_sub(mass))
         });
         let (nothing, units) = (of(|_| 0), of(|i| i as u64 % 3 * (UNIT / 2)));
         let each = [&some, &others, &near, &nothing, &units];
