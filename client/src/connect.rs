@@ -5,6 +5,7 @@ use super::{Client, Error, Options};
 use http::uri::Authority;
 use logitd_proto::sampler_service_client::SamplerServiceClient;
 use std::error::Error as _;
+use std::io;
 use std::net::Ipv6Addr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -189,6 +190,10 @@ fn deepest(error: &tonic::transport::Error) -> String {
     let mut source = error.source();
     while let Some(inner) = source {
         reason = inner.to_string();
+        let kind = inner.downcast_ref().map(io::Error::kind);
+        if matches!(kind, Some(io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)) {
+            reason += "; no server listens there";
+        }
         source = inner.source();
     }
     reason

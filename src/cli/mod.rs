@@ -27,7 +27,7 @@ pub mod verify;
 
 use crate::config::{self, ConfigError};
 use anstyle::{AnsiColor, Style};
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use logitd_core::batch::Dtype;
 use std::error::Error;
 use std::io;
@@ -115,7 +115,15 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What the arguments say. Help, and what is wrong with a flag, is printed here and ends the program.
 fn parse() -> Result<Command, Box<dyn Error>> {
-    let cli = match Cli::try_parse() {
+    // So that a number below 0 is refused as a value of its flag, and not as an unknown flag.
+    let mut command = Cli::command().mut_subcommands(|command| {
+        command.mut_args(|arg| match arg.get_action().takes_values() {
+            true => arg.allow_negative_numbers(true),
+            false => arg,
+        })
+    });
+    let matches = command.try_get_matches_from_mut(std::env::args_os());
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => match config::blame(error, &std::env::args_os().collect::<Vec<_>>(), None) {
             ConfigError::Args(error) => error.exit(),

@@ -1,11 +1,12 @@
 //! Sampling parameters as flags, and as a file with one set a row.
 
+use crate::config::values::number;
 use crate::files::params::{self, Set, Sets};
-use crate::wire::inspection::{InspectSpec, Limits};
+use crate::wire::inspection::{InspectError, InspectSpec, Limits};
 use crate::wire::whole;
 use clap::{Arg, ArgMatches, Command, FromArgMatches};
 use logitd_core::adjustments::{self, Adjustments, AdjustmentsSpec};
-use logitd_core::inspection::{Distribution, Inspect};
+use logitd_core::inspection::{Distribution, Inspect, TOP_LOGPROBS_MAX};
 use logitd_core::params::{FIELDS, Field, ParamsError, ParamsSpec, SamplingParams, Value};
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -119,11 +120,11 @@ struct InspectArgs {
     logprobs: Vec<Distribution>,
 
     /// And the first N tokens of each, up to 1024
-    #[arg(long, value_name = "N", default_value = "0", requires = "logprobs")]
+    #[arg(long, value_name = "N", default_value = "0", requires = "logprobs", value_parser = number(0..=TOP_LOGPROBS_MAX))]
     top_logprobs: u32,
 
     /// And these tokens, by their ids, up to 1024
-    #[arg(long, value_name = "ID,..", value_delimiter = ',', requires = "logprobs")]
+    #[arg(long, value_name = "ID,..", value_delimiter = ',', requires = "logprobs", value_parser = number(0..=u32::MAX))]
     logprob_ids: Vec<u32>,
 
     /// Tell which tokens the cuts kept
@@ -176,6 +177,28 @@ impl ParamsArgs {
             None => Ok(vec![flags; rows.len()]),
             Some(path) => read(path, &flags, rows, rows_all),
         }
+    }
+
+    /// Refuses the set of a row of so many tokens if it cannot be. Where flags alone say it, what is wrong is said of them.
+    pub fn check(&self, row: usize, set: &Set, vocab_size: u32) -> Result<(), Box<dyn Error>> {
+        let Some(path) = &self.params else {
+            set.params.parse(|| 0).map_err(|error| flagged(&error))?;
+            let asked = set.inspect.parse(vocab_size, Limits::NONE);
+            return Ok(asked.map(drop).map_err(|errors| {
+                let InspectError { field, description } = &errors[0];
+                match field.starts_with("logprobs.ids") {
+                    true => format!("--logprob-ids: {description}"),
+                    false => format!("--logprobs: {description}"),
+                }
+            })?);
+        };
+        let checked = || {
+            let params = set.params.parse(|| 0)?;
+            adjustments(set, &params, vocab_size)?;
+            inspect(set, vocab_size)
+        };
+        let named = |error: Box<dyn Error>| format!("{}, for row {row}: {error}", path.display());
+        Ok(checked().map(drop).map_err(named)?)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::Outcome;
 use super::serve::serve_on;
+use crate::config::values::socket;
 use crate::config::{AdminConfig, Config};
 use crate::server::Server;
 use std::error::Error;
@@ -18,7 +19,7 @@ use std::process::{Command, ExitCode, Stdio};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Where the page is, on this host; port 0 takes a free one
-    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0", value_parser = socket)]
     admin_listen: SocketAddr,
 
     /// A folder whose reports (logitd tune, logitd load) the page lists and opens

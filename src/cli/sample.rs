@@ -8,6 +8,7 @@ use super::sampler::{Local, RowsOfOne, Sampler};
 use super::target::TargetArgs;
 use super::{DtypeArg, Outcome};
 use crate::config::DeviceConfig;
+use crate::config::values::number;
 use crate::devices::DeviceChoice;
 use crate::files::assets::TokenTexts;
 use crate::files::npy::{Declared, LogitsFile};
@@ -61,7 +62,7 @@ pub struct Args {
     /// Send only the first N tokens of each row: the same answer for fewer bytes, with temperature 0 or a
     /// top-k of 1 to N
     #[arg(long, value_name = "N", requires = "target", help_heading = "On a server",
-        value_parser = clap::value_parser!(u32).range(1..=i64::from(VOCAB_SIZE_MAX)))]
+        value_parser = number(1..=VOCAB_SIZE_MAX))]
     candidates: Option<u32>,
 
     /// Print a line of JSON a row (a draw, where there are several) instead of a table
@@ -84,8 +85,8 @@ Examples:
   With adjustments:        {\"repetition_penalty\": 1.1, \"output\": [5, 9, 5], \"banned_ids\": [0]}
   A line of the answer:    {\"row\":0,\"status\":\"OK\",\"token\":563,\"logprob\":-1.3,\"kept\":50,\"seed\":42}
 
-  An answer given as --params replays its seeds, with the other parameters as flags. Seeds of 2^53 and above are
-  strings in JSON, so that no program rounds them; both forms are read.
+  An answer given as --params replays its seeds, with the other parameters as flags. Seeds of 2^53
+  and above are strings in JSON, so that no program rounds them; both forms are read.
 
 A row whose status is not OK (NAN, POSITIVE_INFINITY, NO_CANDIDATE) has no token; the others are
 unaffected, and the exit code is 0.";
@@ -100,6 +101,9 @@ pub fn run(args: Args) -> Outcome {
         None => RowList::all(file.rows()),
     };
     let specs = args.params.specs(rows.numbers(), file.rows())?;
+    for (row, set) in rows.numbers().zip(&specs) {
+        args.params.check(row, set, file.vocab_size())?;
+    }
     if let Some(candidates) = args.candidates {
         enough(candidates, file.vocab_size(), &specs)?;
     }

@@ -1,6 +1,6 @@
 //! The settings of the port that has a page for people.
 
-use super::values::{bytes, count};
+use super::values::{bytes, count, socket};
 use clap::Args;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ pub struct AdminConfig {
     /// Serve a page at http://ADDRESS: what the controls do to real rows, how the server fares, metrics and
     /// /healthz. Off unless given. It speaks no TLS: an address that other hosts can reach needs --insecure. With
     /// --tokens-file it asks for a token
-    #[arg(long, value_name = "IP:PORT", env = "LOGITD_ADMIN_LISTEN")]
+    #[arg(long, value_name = "IP:PORT", env = "LOGITD_ADMIN_LISTEN", value_parser = socket)]
     pub admin_listen: Option<SocketAddr>,
 
     /// Connections to that port at once; one more takes the place of one that asks for nothing

@@ -27,15 +27,20 @@ use clap::{Args, Command, FromArgMatches, ValueEnum};
 use logitd_core::backend::cpu::Isa;
 use logitd_core::backend::cuda::CudaOptions;
 use logitd_core::backend::cuda::device::launch_bytes_min;
+use logitd_core::beams::BEAMS_MAX;
+use logitd_core::evaluate::sets::SETS_MAX;
+use logitd_core::inspection::TOP_LOGPROBS_MAX;
 use logitd_core::params::DRAWS_MAX;
+use logitd_core::row::DRAFTS_MAX;
+use logitd_core::verify::TREE_NODES_MAX;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use values::{
-    beams, bytes, bytes_or_none, count, count32, drafts, duration, evaluate_sets, fraction, mode,
-    threads, timeout, top_logprobs, tree_nodes,
+    bytes, bytes_or_none, count, count32, duration, fraction, mode, number, socket, threads,
+    timeout,
 };
 
 /// What --cuda-launch-rows-max may be: beyond it the chip is full many times over.
@@ -188,7 +193,7 @@ pub struct WorkConfig {
     pub batch_draws_max: u32,
 
     /// How long a batch waits for company while the device is free, in microseconds
-    #[arg(long, value_name = "US", env = "LOGITD_BATCH_DELAY_US", default_value_t = 0)]
+    #[arg(long, value_name = "US", env = "LOGITD_BATCH_DELAY_US", default_value = "0", value_parser = number(0..=u32::MAX))]
     pub batch_delay_us: u32,
 
     /// Batches in a row that may take nothing of the first request of a priority; it then opens the
@@ -241,7 +246,7 @@ pub struct WorkConfig {
     pub history_tokens_max: u32,
 
     /// First tokens of a distribution whose logprobs a row can ask for, up to 1024
-    #[arg(long, value_name = "N", env = "LOGITD_TOP_LOGPROBS_MAX", default_value = "1024", value_parser = top_logprobs)]
+    #[arg(long, value_name = "N", env = "LOGITD_TOP_LOGPROBS_MAX", default_value = "1024", value_parser = number(0..=TOP_LOGPROBS_MAX))]
     pub top_logprobs_max: u32,
 
     /// Kept tokens that are returned as a list of ids; where a row kept more, it is a bitmask of its vocabulary. A list
@@ -250,19 +255,19 @@ pub struct WorkConfig {
     pub kept_ids_max: u32,
 
     /// Tokens drafted for a sequence (Verify), up to 64
-    #[arg(long, value_name = "N", env = "LOGITD_DRAFTS_MAX", default_value = "64", value_parser = drafts)]
+    #[arg(long, value_name = "N", env = "LOGITD_DRAFTS_MAX", default_value = "64", value_parser = number(1..=DRAFTS_MAX as u32))]
     pub drafts_max: u32,
 
     /// Nodes of a tree of drafts (Verify), its root included, up to 1024
-    #[arg(long, value_name = "N", env = "LOGITD_TREE_NODES_MAX", default_value = "1024", value_parser = tree_nodes)]
+    #[arg(long, value_name = "N", env = "LOGITD_TREE_NODES_MAX", default_value = "1024", value_parser = number(1..=TREE_NODES_MAX as u32))]
     pub tree_nodes_max: u32,
 
     /// Beams of a group (BeamStep), up to 64
-    #[arg(long, value_name = "N", env = "LOGITD_BEAMS_MAX", default_value = "64", value_parser = beams)]
+    #[arg(long, value_name = "N", env = "LOGITD_BEAMS_MAX", default_value = "64", value_parser = number(1..=BEAMS_MAX as u32))]
     pub beams_max: u32,
 
     /// Sets of parameters in one evaluation (Evaluate), up to 65536
-    #[arg(long, value_name = "N", env = "LOGITD_EVALUATE_SETS_MAX", default_value = "65536", value_parser = evaluate_sets)]
+    #[arg(long, value_name = "N", env = "LOGITD_EVALUATE_SETS_MAX", default_value = "65536", value_parser = number(1..=SETS_MAX))]
     pub evaluate_sets_max: u32,
 
     /// Sets times labels in one evaluation, and sets times rows where an answer for each is asked for. The answer has
@@ -511,7 +516,7 @@ pub struct DrainConfig {
 pub struct TelemetryConfig {
     /// Serve Prometheus metrics at http://ADDRESS/metrics. Off unless given. An address that other hosts can reach
     /// needs --insecure, or --tokens-file, and then a token to scrape with
-    #[arg(long, value_name = "IP:PORT", env = "LOGITD_METRICS_LISTEN")]
+    #[arg(long, value_name = "IP:PORT", env = "LOGITD_METRICS_LISTEN", value_parser = socket)]
     pub metrics_listen: Option<SocketAddr>,
 
     /// How log lines look. What is logged is set by RUST_LOG (default info), as in
@@ -694,6 +699,12 @@ impl Config {
                  share above 0"
                     .into(),
             );
+        }
+        if let (Some(folder), 0.0) = (&self.work.verify_dump_dir, self.work.verify_fraction) {
+            return wrong(format!(
+                "--verify-dump-dir {} is for what --verify-fraction finds, and that is 0; give it a share above 0",
+                folder.display()
+            ));
         }
         let CudaConfig { cuda_launch_rows_max: rows, cuda_launch_bytes_max: bytes, .. } = self.cuda;
         if rows > CUDA_LAUNCH_ROWS_LIMIT {
@@ -927,6 +938,7 @@ mod tests {
             ["--device=reference", "--isa=portable"],
             ["--device=reference", "--verify-fraction=0.5"],
             ["--device=cpu", "--verify-strict"],
+            ["--device=cpu", "--verify-dump-dir=/d"],
             ["--cuda-launch-bytes-max=4MiB", "--device=cuda"],
             ["--cuda-launch-bytes-max=3GiB", "--device=cuda"],
             ["--cuda-launch-rows-max=20000", "--device=cuda"],

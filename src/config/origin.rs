@@ -48,8 +48,9 @@ fn is_of_kubernetes(rest: &str, value: &str) -> bool {
         || (rest.ends_with("PORT") && value.contains("://"))
 }
 
-/// An error of a value, said of the variable, or of the key of this file, that has it; any other as it is.
-pub fn blame(error: clap::Error, args: &[OsString], file: Option<&Path>) -> ConfigError {
+/// An error of a value, said of the variable, or of the key of this file, that has it; any other as it is. Of a
+/// setting of the server that is 0 it says what else could be meant.
+pub fn blame(mut error: clap::Error, args: &[OsString], file: Option<&Path>) -> ConfigError {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
         _ => None,
@@ -59,7 +60,13 @@ pub fn blame(error: clap::Error, args: &[OsString], file: Option<&Path>) -> Conf
         return error.into();
     };
     let flag = arg.split([' ', '=', '[']).next().unwrap_or_default();
+    let of_serve = args.iter().take(2).any(|arg| arg == "serve");
+    let instead = if of_serve { instead_of_zero(flag, &value) } else { None };
     if !flag.starts_with("--") || is_given(flag, args) {
+        if let Some(instead) = instead {
+            let tip = ContextValue::StyledStrs(vec![instead.into()]);
+            error.insert(ContextKind::Suggested, tip);
+        }
         return error.into();
     }
     let (variable, key) = (variable_of(flag), key_of(flag));
@@ -68,6 +75,7 @@ pub fn blame(error: clap::Error, args: &[OsString], file: Option<&Path>) -> Conf
         (None, Some(ContextValue::Strings(valid))) => format!("allowed: {}", valid.join(", ")),
         _ => "is not accepted".into(),
     };
+    let reason = instead.map_or(reason.clone(), |instead| format!("{reason}; {instead}"));
     match file {
         _ if std::env::var_os(&variable).is_some() => {
             ConfigError::Invalid(format!("{variable} is {value:?}: {reason}"))
@@ -77,6 +85,34 @@ pub fn blame(error: clap::Error, args: &[OsString], file: Option<&Path>) -> Conf
         }
         None => error.into(),
     }
+}
+
+/// What the settings of these names are of no use without.
+const PARTS: [(&str, &str); 4] = [
+    ("--shm-", "--shm"),
+    ("--admin-", "--admin-listen"),
+    ("--record-", "--record"),
+    ("--verify-dumps-", "--verify-dump-dir"),
+];
+
+/// What whoever sets a limit or a time to 0 can do instead; `None` where that is not what is wrong.
+fn instead_of_zero(flag: &str, value: &str) -> Option<String> {
+    let number = value.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
+    let is_zero = number.parse::<f64>() == Ok(0.0);
+    let command = command();
+    let arg = command.get_arguments().find(|arg| arg.get_id() == &key_of(flag))?;
+    let name = arg.get_value_names()?.first()?.as_str();
+    if !is_zero || !["N", "BYTES", "TIME"].contains(&name) {
+        return None;
+    }
+    let mut text = "0 means neither off nor without limit".to_owned();
+    if let Some(default) = arg.get_default_values().first() {
+        text += &format!("; the default is {}", default.to_string_lossy());
+    }
+    if let Some((_, part)) = PARTS.iter().find(|(prefix, _)| flag.starts_with(prefix)) {
+        text += &format!("; off is {part} left out");
+    }
+    Some(text)
 }
 
 /// An error about settings, with where those come from that are no flags.

@@ -3,13 +3,10 @@
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use logitd_core::backend::cpu::{Isa, THREADS_MAX};
 use logitd_core::backend::cuda::COPY_THREADS_MAX;
-use logitd_core::beams::BEAMS_MAX;
-use logitd_core::evaluate::sets::SETS_MAX;
-use logitd_core::inspection::TOP_LOGPROBS_MAX;
-use logitd_core::row::DRAFTS_MAX;
-use logitd_core::verify::TREE_NODES_MAX;
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::{IntErrorKind, ParseIntError};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -77,36 +74,22 @@ pub fn count32(text: &str) -> Result<u32, String> {
     u32::try_from(count(text)?).map_err(|_| format!("must be at most {}", u32::MAX))
 }
 
-/// First tokens whose logprobs a row can ask for; 0 refuses all.
-pub fn top_logprobs(text: &str) -> Result<u32, String> {
-    let most = text.trim().parse().ok().filter(|n| *n <= TOP_LOGPROBS_MAX);
-    most.ok_or_else(|| format!("allowed: 0 to {TOP_LOGPROBS_MAX}"))
+/// A whole number within this range.
+pub fn number<T>(
+    range: RangeInclusive<T>,
+) -> impl Fn(&str) -> Result<T, String> + Clone + Send + Sync + 'static
+where
+    T: FromStr + PartialOrd + fmt::Display + Clone + Send + Sync + 'static,
+{
+    move |text| {
+        let number = text.trim().parse().ok().filter(|number| range.contains(number));
+        number.ok_or_else(|| format!("allowed: {} to {}", range.start(), range.end()))
+    }
 }
 
-/// Drafts of a sequence.
-pub fn drafts(text: &str) -> Result<u32, String> {
-    one_to(text, DRAFTS_MAX)
-}
-
-/// Nodes of a tree of drafts.
-pub fn tree_nodes(text: &str) -> Result<u32, String> {
-    one_to(text, TREE_NODES_MAX)
-}
-
-/// Beams of a group.
-pub fn beams(text: &str) -> Result<u32, String> {
-    one_to(text, BEAMS_MAX)
-}
-
-fn one_to(text: &str, most: usize) -> Result<u32, String> {
-    let value = text.trim().parse().ok().filter(|n| (1..=most as u32).contains(n));
-    value.ok_or_else(|| format!("allowed: 1 to {most}"))
-}
-
-/// Sets of an evaluation.
-pub fn evaluate_sets(text: &str) -> Result<u32, String> {
-    let most = text.trim().parse().ok().filter(|n| (1..=SETS_MAX).contains(n));
-    most.ok_or_else(|| format!("allowed: 1 to {SETS_MAX}"))
+/// Where to listen for people and their tools: an IP address and a port.
+pub fn socket(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "write IP:PORT, as in 127.0.0.1:9091 or [::1]:9091".into())
 }
 
 /// Threads of the processor; 0 is one for each core.
@@ -179,7 +162,10 @@ pub fn fraction(text: &str) -> Result<f64, String> {
 }
 
 fn digits(text: &str) -> Result<usize, String> {
-    text.parse().map_err(|_| "is not a whole number".into())
+    text.parse().map_err(|error: ParseIntError| match error.kind() {
+        IntErrorKind::PosOverflow => format!("must be at most {}", usize::MAX),
+        _ => "must be a whole number".into(),
+    })
 }
 
 /// The name of an instruction set, as a flag takes it.

@@ -78,7 +78,9 @@ impl Vectors {
         if bytes.len() as u64 > FILE_BYTES_MAX {
             return Err(named(&format_args!("has more than {FILE_BYTES_MAX} bytes")));
         }
-        let json = serde_json::from_slice(&bytes).map_err(|e| named(&e))?;
+        let json = serde_json::from_slice(&bytes).map_err(|e| {
+            named(&format_args!("is no JSON: {e}; wanted: an object with the key cases"))
+        })?;
         Self::parse(json).map_err(|e| named(&e))
     }
 

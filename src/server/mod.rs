@@ -171,7 +171,7 @@ pub enum ServerError {
         /// What the system said.
         reason: String,
     },
-    /// A file of certificates, keys or tokens, or the one to record in.
+    /// A file of certificates, keys or tokens, the one to record in, or the folder of studies.
     #[error("{0}")]
     File(String),
     /// Calls were cut off.
@@ -207,6 +207,11 @@ impl Server {
                     .map_err(|e| ServerError::Metrics { address, reason: e.to_string() })?,
             ),
         };
+        if let Some(folder) = &config.admin.studies_dir {
+            std::fs::read_dir(folder).map_err(|error| {
+                ServerError::File(format!("--studies-dir {}: {error}", folder.display()))
+            })?;
+        }
         let admin = match config.admin.admin_listen {
             None => None,
             Some(address) => Some(

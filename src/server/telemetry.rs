@@ -7,6 +7,7 @@
 use super::auth::Token;
 use super::log;
 use crate::config::{LogFormat, TelemetryConfig};
+use crate::wire::names::nearest;
 use http::HeaderMap;
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::{TraceContextExt, TracerProvider};
@@ -82,6 +83,8 @@ pub fn flush() {
     log::flush(LAST_LINES);
 }
 
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
 /// Reads the directives of RUST_LOG: `LEVEL`, `TARGET` or `TARGET=LEVEL`, with commas between them. The filters
 /// by span and field that some programs know need a regular-expression engine, which is much to build
 /// for a log with two kinds of span.
@@ -92,6 +95,13 @@ fn filter(text: &str) -> Result<Targets, String> {
             "{directive:?} filters by span or field, which this log cannot; there are LEVEL, TARGET and \
              TARGET=LEVEL, as in info,logitd::server=debug,h2=warn"
         ));
+    }
+    // A word alone is taken for a target, of which nothing is known; one that is nearly a level is a slip.
+    for word in directives.iter().filter(|directive| !directive.contains(['=', ':'])) {
+        let written = word.to_lowercase();
+        if let Some(level) = nearest(&written, LEVELS).filter(|level| *level != written) {
+            return Err(format!("{word:?} is no level; did you mean {level}?"));
+        }
     }
     directives.join(",").parse::<Targets>().map_err(|error| error.to_string())
 }
@@ -159,6 +169,11 @@ impl Visit for Message {
 }
 
 fn tracer_provider(endpoint: &str) -> Result<SdkTracerProvider, String> {
+    if !endpoint.starts_with("http://") {
+        return Err(format!(
+            "--otlp-endpoint {endpoint}: write http://HOST:PORT, as in http://127.0.0.1:4317"
+        ));
+    }
     let exporter = SpanExporter::builder()
         .with_tonic()
         .with_endpoint(endpoint)
@@ -266,6 +281,10 @@ mod tests {
         }
         for text in ["logitd=loud", "a=b=c"] {
             assert!(filter(text).is_err(), "{text}");
+        }
+        for text in ["debugg", "h2=warn,inf", "trce"] {
+            let error = filter(text).unwrap_err();
+            assert!(error.contains("is no level; did you mean"), "{text}: {error}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::client::verify_server_cert_signed_by_trust_anchor;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tokio_rustls::rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use tokio_rustls::rustls::{CertificateError, Error, RootCertStore, ServerConfig, crypto};
@@ -40,19 +40,26 @@ pub fn read(config: &SecurityConfig) -> Result<Option<Tls>, String> {
         None => builder.with_no_client_auth(),
         Some(path) => {
             let mut roots = RootCertStore::empty();
-            let certificates = certificates(path)?;
+            let certificates = certificates("--tls-client-ca", path)?;
             ends.extend(first_end("client_ca", &certificates));
             for root in certificates {
-                roots.add(root).map_err(|e| named(path, e))?;
+                roots.add(root).map_err(|e| named("--tls-client-ca", path, e))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
-            builder.with_client_cert_verifier(verifier.build().map_err(|e| named(path, e))?)
+            let verifier = verifier.build().map_err(|e| named("--tls-client-ca", path, e))?;
+            builder.with_client_cert_verifier(verifier)
         }
     };
-    let secret = PrivateKeyDer::from_pem_file(key).map_err(|e| named(key, e))?;
-    let chain = certificates(cert)?;
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| match error {
+        pem::Error::NoItemsFound => {
+            named("--tls-key", key, "no private key in it, as PEM has them")
+        }
+        error => unread("--tls-key", key, error),
+    })?;
+    let chain = certificates("--tls-cert", cert)?;
     ends.extend(first_end("server", &chain));
-    let mut tls = builder.with_single_cert(chain, secret).map_err(|e| named(cert, e))?;
+    let mut tls =
+        builder.with_single_cert(chain, secret).map_err(|e| named("--tls-cert", cert, e))?;
     tls.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Some(Tls { acceptor: TlsAcceptor::from(Arc::new(tls)), ends }))
 }
@@ -81,18 +88,25 @@ fn end(certificate: &CertificateDer<'_>) -> Option<u64> {
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+fn certificates(flag: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let chain: Vec<_> = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)
-        .map_err(|e| named(path, e))?;
+        .map_err(|e| unread(flag, path, e))?;
     if chain.is_empty() {
-        return Err(named(path, "no certificate in it"));
+        return Err(named(flag, path, "no certificate in it, as PEM has them"));
     }
     Ok(chain)
 }
 
-fn named(path: &Path, error: impl std::fmt::Display) -> String {
-    format!("{}: {error}", path.display())
+fn unread(flag: &str, path: &Path, error: pem::Error) -> String {
+    match error {
+        pem::Error::Io(error) => named(flag, path, error),
+        error => named(flag, path, error),
+    }
+}
+
+fn named(flag: &str, path: &Path, error: impl std::fmt::Display) -> String {
+    format!("{flag} {}: {error}", path.display())
 }
 
 #[cfg(test)]

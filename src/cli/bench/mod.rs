@@ -5,7 +5,7 @@ mod report;
 
 use super::progress::Progress;
 use super::{DtypeArg, Outcome};
-use crate::config::values::{isa, threads as parse_threads};
+use crate::config::values::{isa, number, threads as parse_threads};
 use crate::devices::BackendName;
 use crate::tools::bench::{self, CASES, Case, Rows, Subject, Values};
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
@@ -34,7 +34,7 @@ pub struct Args {
 
     /// Rows of a launch; repeatable [default: 1, 8, 32, 64, 256 and 512]
     #[arg(long, value_name = "N", requires = "device", value_delimiter = ',',
-        value_parser = clap::value_parser!(u32).range(1..=4096))]
+        value_parser = number::<u32>(1..=4096))]
     batch: Vec<u32>,
 
     /// Vector instructions; repeatable [default: the best that this machine has]
@@ -46,12 +46,12 @@ pub struct Args {
     threads: Vec<usize>,
 
     /// Rows of a pass out of cache
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    #[arg(long, value_name = "N", default_value_t = 256, value_parser = number::<u32>(1..=65_536))]
     rows: u32,
 
     /// Tokens a row: the first ones of real rows, which are repeated where they are shorter [default:
     /// 128256; of a CUDA device also 262144]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(VOCAB_SIZE_MAX)))]
+    #[arg(long, value_name = "N", value_parser = number(1..=VOCAB_SIZE_MAX))]
     vocab_size: Option<u32>,
 
     /// What the logits are converted to
@@ -67,11 +67,11 @@ pub struct Args {
     logits: Option<PathBuf>,
 
     /// What the values of the file are, where it does not say
-    #[arg(long, value_enum, requires = "logits")]
+    #[arg(long, value_name = "DTYPE", value_enum, requires = "logits")]
     file_dtype: Option<DtypeArg>,
 
     /// Passes that a median is taken of
-    #[arg(long, value_name = "N", default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 9, value_parser = number::<u32>(1..=1000))]
     passes: u32,
 
     /// Print one object a line instead of a table

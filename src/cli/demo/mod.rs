@@ -12,6 +12,7 @@ use super::answer::RowAnswer;
 use super::chart::{Chart, grid};
 use super::sampler::{Local, RowsOfOne, Sampler};
 use super::text::{columns, fit, grouped, isolate, tail, visible, wrap};
+use crate::config::values::number;
 use crate::devices::BackendName;
 use crate::files::assets::{self, DTYPE, VOCAB_SIZE};
 use crate::files::params::Set;
@@ -39,16 +40,16 @@ use unicode_width::UnicodeWidthStr;
 pub struct Args {
     /// The text whose next token is charted: 1 to 8
     #[arg(long, value_name = "N", default_value_t = 1,
-        value_parser = clap::value_parser!(u8).range(1..=8))]
+        value_parser = number::<u8>(1..=8))]
     text: u8,
 
     /// Draws a setting: 1 to 1024
     #[arg(long, value_name = "N", default_value_t = 200,
-        value_parser = clap::value_parser!(u32).range(1..=i64::from(DRAWS_MAX)))]
+        value_parser = number(1..=DRAWS_MAX))]
     draws: u32,
 
     /// Key of every random stream; another one draws other tokens
-    #[arg(long, value_name = "N", default_value_t = 7)]
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = number(0..=u64::MAX))]
     seed: u64,
 }
 

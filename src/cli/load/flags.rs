@@ -3,7 +3,7 @@
 use crate::cli::DtypeArg;
 use crate::cli::params::flagged;
 use crate::cli::target::ServerArgs;
-use crate::config::values::{duration, fraction, timeout};
+use crate::config::values::{duration, fraction, number, timeout};
 use crate::files::npy::Declared;
 use crate::tools::load::{
     Arrivals, Choices, Drafting, DraftsFrom, Method, Pace, Pool, ROWS_MAX, RowsDistribution, Shape,
@@ -57,7 +57,7 @@ pub struct Args {
     pub servers: ServerArgs,
 
     /// Connections to each target
-    #[arg(long, value_name = "N", default_value = "1", value_parser = count::<1, 4096>)]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = number::<usize>(1..=4096))]
     pub connections: usize,
 
     /// What is called: rows to sample, sequences with drafts to verify, or groups of beams to step
@@ -75,15 +75,15 @@ pub struct Args {
     pub plane: Plane,
 
     /// Candidates a row, with --plane candidates: the first N tokens of each
-    #[arg(long, value_name = "N", default_value = "64", value_parser = count::<1, { VOCAB_SIZE_MAX as usize }>)]
+    #[arg(long, value_name = "N", default_value = "64", value_parser = number(1..=VOCAB_SIZE_MAX as usize))]
     pub candidates: usize,
 
     /// Requests whose logits lie in shared memory at once, for each connection of an open loop
-    #[arg(long, value_name = "N", default_value = "16", value_parser = count::<1, 4096>)]
+    #[arg(long, value_name = "N", default_value = "16", value_parser = number::<usize>(1..=4096))]
     pub shm_slots: usize,
 
     /// Closed loop with N workers [default: 8, unless --rate or --replay is given]
-    #[arg(long, value_name = "N", value_parser = count::<1, 65_536>, conflicts_with = "rate",
+    #[arg(long, value_name = "N", value_parser = number::<usize>(1..=65_536), conflicts_with = "rate",
         help_heading = "Pace")]
     concurrency: Option<usize>,
 
@@ -111,7 +111,7 @@ pub struct Args {
     warmup: Option<Duration>,
 
     /// Send N requests at most, 1 or more
-    #[arg(long = "requests", value_name = "N", value_parser = clap::value_parser!(u64).range(1..),
+    #[arg(long = "requests", value_name = "N", value_parser = number(1..=u64::MAX),
         help_heading = "Pace")]
     pub requests_max: Option<u64>,
 
@@ -121,8 +121,7 @@ pub struct Args {
         value_name = "N",
         default_value_t = 0,
         conflicts_with = "replay",
-        help_heading = "Pace"
-    )]
+        help_heading = "Pace", value_parser = number(0..=u64::MAX))]
     pub skip: u64,
 
     /// How long a request waits for its answer. It then counts as NO_ANSWER
@@ -130,7 +129,7 @@ pub struct Args {
     pub timeout: Duration,
 
     /// Unanswered requests of an open loop; what is due beyond it is not sent, and counts as overflow
-    #[arg(long, value_name = "N", default_value = "1024", value_parser = count::<1, 1_000_000>,
+    #[arg(long, value_name = "N", default_value = "1024", value_parser = number::<usize>(1..=1_000_000),
         help_heading = "Pace")]
     pub outstanding_max: usize,
 
@@ -167,11 +166,11 @@ pub struct Args {
 
     /// Beams a group, and so its rows, with --method beam-step: 1 to 64. Parameters are not sent, since
     /// nothing is drawn [default: 4]
-    #[arg(long, value_name = "N", value_parser = count::<1, { BEAMS_MAX }>, help_heading = "Requests")]
+    #[arg(long, value_name = "N", value_parser = number(1..=BEAMS_MAX), help_heading = "Requests")]
     beams: Option<usize>,
 
     /// Tokens a row: 1 to 1048576 [default: 128256, or that of the files]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(VOCAB_SIZE_MAX)),
+    #[arg(long, value_name = "N", value_parser = number(1..=VOCAB_SIZE_MAX),
         help_heading = "Requests")]
     vocab_size: Option<u32>,
 
@@ -184,7 +183,7 @@ pub struct Args {
     pub logits: Vec<PathBuf>,
 
     /// Different rows to prepare; requests are slices of them. Of files, the first N
-    #[arg(long, value_name = "N", default_value = "64", value_parser = count::<1, 1_048_576>,
+    #[arg(long, value_name = "N", default_value = "64", value_parser = number::<usize>(1..=1_048_576),
         help_heading = "Requests")]
     pool_rows: usize,
 
@@ -196,7 +195,7 @@ pub struct Args {
     priority: PriorityArg,
 
     /// Everything that is random comes from this: 0 to 2^64 - 1
-    #[arg(long, value_name = "S", default_value_t = 0, help_heading = "Requests")]
+    #[arg(long, value_name = "S", default_value_t = 0, help_heading = "Requests", value_parser = number(0..=u64::MAX))]
     pub seed: u64,
 
     /// Send the requests of this trace (logitd serve --record FILE), at the pace they came, with the
@@ -226,7 +225,7 @@ pub struct Args {
     pub check_live: bool,
 
     /// Rows that may wait for their check; answers beyond it are skipped, and counted
-    #[arg(long, value_name = "N", default_value = "4096", value_parser = count::<1, 16_777_216>,
+    #[arg(long, value_name = "N", default_value = "4096", value_parser = number::<usize>(1..=16_777_216),
         help_heading = "Check")]
     pub check_rows_max: usize,
 
@@ -400,7 +399,7 @@ impl std::str::FromStr for Sweep {
         match text.split_once(':') {
             Some(("rate", rest)) => Ok(Self::Rates(points(rest, positive)?)),
             Some(("concurrency", rest)) => {
-                let points = points(rest, |n| count::<1, 65_536>(n).map(|n| n as f64))?;
+                let points = points(rest, |n| number::<u32>(1..=65_536)(n).map(f64::from))?;
                 let mut counts: Vec<usize> = points.iter().map(|n| n.round() as usize).collect();
                 counts.dedup();
                 Ok(Self::Concurrencies(counts))
@@ -419,7 +418,7 @@ fn points(text: &str, one: impl Fn(&str) -> Result<f64, String>) -> Result<Vec<f
         return text.split(',').map(&one).collect();
     };
     let (to, n) = rest.split_once('/').ok_or("a range lacks its number of points: FROM..TO/N")?;
-    let (from, to, n) = (one(from)?, one(to)?, count::<2, 100>(n)?);
+    let (from, to, n) = (one(from)?, one(to)?, number::<usize>(2..=100)(n)?);
     let step = (to / from).powf(1.0 / (n - 1) as f64);
     let point = |i: usize| if i == n - 1 { to } else { from * step.powi(i as i32) };
     // Three digits say enough: 316 and not 316.22776601683796.
@@ -776,12 +775,6 @@ impl Args {
 
 /// Tokens a row where nothing else is said: that of a widespread vocabulary.
 const VOCAB_SIZE: u32 = 128_256;
-
-/// A whole number from LOW to HIGH.
-fn count<const LOW: usize, const HIGH: usize>(text: &str) -> Result<usize, String> {
-    let number = text.trim().parse().ok().filter(|n| (LOW..=HIGH).contains(n));
-    number.ok_or_else(|| format!("allowed: {LOW} to {HIGH}"))
-}
 
 /// A share of something that is to be done: above 0, up to 1.
 fn share(text: &str) -> Result<f64, String> {

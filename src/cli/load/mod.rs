@@ -6,7 +6,7 @@ mod live;
 mod plot;
 mod text;
 
-use super::Outcome;
+use super::{Outcome, output};
 use crate::files::difference;
 use crate::server::pool;
 use crate::tools::load::{
@@ -104,6 +104,9 @@ struct CheckReport {
 /// Runs the command.
 pub fn run_command(args: Args) -> Outcome {
     args.validate()?;
+    if let Some(path) = &args.report {
+        output::check("--report", path)?;
+    }
     // A worker encodes each message anew; fresh memory for it would cost more than the encoding.
     pool::keep_freed_memory();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -63,7 +63,7 @@ fn say(
     let left_out = match (found.left_out, reason.unwrap_or_default()) {
         (0, _) => String::new(),
         (n, reason) => format!(
-            "; {} left out: damaged, without an answer, or not possible with one of the settings{reason}",
+            "; {} left out: of drafts or beams, damaged, without an answer, or not possible with one of the settings{reason}",
             grouped(n)
         ),
     };

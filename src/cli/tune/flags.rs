@@ -2,7 +2,7 @@
 
 use crate::cli::positions::PositionsArgs;
 use crate::cli::target::ServerArgs;
-use crate::config::values;
+use crate::config::values::{self, number};
 use crate::record::Setting;
 use crate::study::goal::{Direction, Goal, Limit, metric};
 use crate::study::metrics::Metric;
@@ -90,11 +90,11 @@ pub struct Args {
     search: Option<SearchArg>,
 
     /// How many settings, for random (up to 1048576) and sobol (up to 65536) [default: 2048]
-    #[arg(long, value_name = "N", requires = "search", help_heading = "Search")]
+    #[arg(long, value_name = "N", requires = "search", help_heading = "Search", value_parser = number(0..=usize::MAX))]
     sets: Option<usize>,
 
     /// Seed of random and sobol
-    #[arg(long, value_name = "N", default_value = "0", help_heading = "Search")]
+    #[arg(long, value_name = "N", default_value = "0", help_heading = "Search", value_parser = number(0..=u64::MAX))]
     pub seed: u64,
 
     /// Temperatures: values and ranges, such as 0.3:2.0:0.05 or 0.7,1.0 [default: 0.3 to 1.25 by 0.05, 1.3 to 2 by 0.1]
@@ -130,7 +130,7 @@ pub struct Args {
     pub pareto: Option<[(Metric, Direction); 2]>,
 
     /// Cross-validate: choose on all but one of N parts of the rows, measure on that one
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..), help_heading = "Output")]
+    #[arg(long, value_name = "N", value_parser = number(2..=u32::MAX), help_heading = "Output")]
     pub folds: Option<u32>,
 
     /// Where settings are recorded, and looked up before anything is computed
@@ -148,8 +148,8 @@ pub struct Args {
     #[arg(long, value_name = "STUDY", num_args = 1..=2, conflicts_with_all = NOT_SHOWN, help_heading = "Output")]
     pub show: Vec<String>,
 
-    /// How many tokens of a trace (`logitd serve --record`) other parameters would have changed: every request is sampled
-    /// again, with its seeds, and with what a --compare names in place of its own
+    /// How many tokens of a trace (`logitd serve --record`) other parameters would have changed: every request of Sample is
+    /// sampled again, with its seeds, and with what a --compare names in place of its own
     #[arg(long, value_name = "TRACE", conflicts_with_all = NOT_SHOWN, conflicts_with_all = ["show", "pareto", "page"], help_heading = "Output")]
     pub recorded: Option<PathBuf>,
 
@@ -174,28 +174,29 @@ pub struct Args {
 
 const EXAMPLES: &str = "\
 Examples:
-  logitd tune                                                    64 positions that the program carries
+  logitd tune                                                    64 carried positions
   logitd tune --logits rows.npy --targets next.npy               your own: 35,280 settings
   logitd tune --digests rows.digests --compare llama.cpp         from what `logitd digest` wrote
-  logitd tune --minimize nll --subject-to 'tail<=0.0005' --groups languages.npy --folds 5
+  logitd tune --logits rows.npy --targets next.npy --groups languages.npy --folds 5 \\
+      --minimize nll --subject-to 'tail<=0.0005'                 another goal, cross-validated
   logitd tune --show study.journal                               what a search found, again
   logitd tune --show prose.journal code.journal                  two searches side by side
   logitd tune --recorded today.trace --compare temperature=0.7   what 0.7 would have changed
-  optuna-dashboard study.journal                                 every setting, in Optuna's dashboard
+  optuna-dashboard study.journal                                 every setting, in a browser
 
 Metrics, each a mean over positions but for choices:
-  nll        mean negative log-likelihood of the text's tokens under a setting, in nats; lower is better. A token that
-             is cut costs --miss-nats
+  nll        mean negative log-likelihood of the text's tokens under a setting, in nats; lower is
+             better. A token that is cut costs --miss-nats
   brier      squared distance between what is drawn and what came; finite whatever is cut
   coverage   tokens of the text that are kept
   tail       draws of tokens that the model itself holds for very unlikely
   entropy    nats of choice a step
-  choices    of how many equally likely tokens the same one would be drawn twice in a row as often: rows over the sum of
-             those chances
+  choices    of how many equally likely tokens the same one would be drawn twice in a row as often:
+             rows over the sum of those chances
   surprise   nats that the model is surprised by what is drawn
 
-A setting is judged a step after text that people wrote (teacher-forced). Errors that feed on themselves, loops above all, show only
-in text that the model writes.";
+A setting is judged a step after text that people wrote (teacher-forced). Errors that feed on
+themselves, loops above all, show only in text that the model writes.";
 
 /// A kind of search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

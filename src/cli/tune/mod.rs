@@ -9,10 +9,10 @@ mod table;
 
 pub use flags::Args as TuneArgs;
 
-use super::Outcome;
 use super::positions::threads;
 use super::progress::Progress;
 use super::text::grouped;
+use super::{Outcome, output};
 use crate::files::assets;
 use crate::files::digests::Digests;
 use crate::study::metrics::{Measure, Metric};
@@ -47,6 +47,7 @@ pub fn run_command(args: TuneArgs) -> Outcome {
     let (search, axes) = (args.search()?, args.axes()?);
     let sets_min = search.sets_min(&axes)?;
     let page = args.report()?;
+    output::check("--study", &args.study)?;
     html::check(&page)?;
     let threads = threads(args.threads);
     let (data, grouped) = data(&args, threads)?;

@@ -14,7 +14,7 @@ use super::progress::Progress;
 use super::text::grouped;
 use super::{DtypeArg, Outcome};
 use crate::cli::params::DriftFlags;
-use crate::config::values::{threads, timeout};
+use crate::config::values::{number, threads, timeout};
 use crate::devices::{BackendName, describe};
 use crate::files::difference;
 use clap::ArgGroup;
@@ -64,20 +64,20 @@ pub struct Args {
     /// Rows to compare, 1 or more [default: 2000 generated ones, or all of the files]. Generated rows are of
     /// every dtype and size, with ties, -0.0, subnormals, infinities and NaN, and cuts aimed at their own
     /// borders
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = number(1..=u64::MAX))]
     rows: Option<u64>,
 
     /// Begin with this row: of the seed, or of the files together
-    #[arg(long, value_name = "I", default_value_t = 0)]
+    #[arg(long, value_name = "I", default_value_t = 0, value_parser = number(0..=u64::MAX))]
     first_row: u64,
 
     /// Generate rows, or the parameters of the files' rows, from this: 0 to 2^64 - 1
-    #[arg(long, value_name = "S", default_value_t = 0, conflicts_with = "params")]
+    #[arg(long, value_name = "S", default_value_t = 0, conflicts_with = "params", value_parser = number(0..=u64::MAX))]
     seed: u64,
 
     /// The most tokens a row is generated with: 1 to 1048576
     #[arg(long, value_name = "N", default_value_t = VOCAB_SIZE_MAX, help_heading = "Generated rows",
-        value_parser = clap::value_parser!(u32).range(1..=i64::from(VOCAB_SIZE_MAX)))]
+        value_parser = number(1..=VOCAB_SIZE_MAX))]
     vocab_size_max: u32,
 
     /// Compare over the rows of this file instead, as `sample` reads it. Repeatable

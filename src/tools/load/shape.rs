@@ -189,12 +189,16 @@ impl FromStr for Weighted {
         let (range, weight) = text.split_once(':').unwrap_or((text, "1"));
         let (low, high) = range.split_once("..").unwrap_or((range, range));
         let (low, high) = (rows(low)?, rows(high)?);
-        let weight: f64 = weight.parse().map_err(|_| format!("{weight:?} is no weight"))?;
+        let weight: f64 = weight.parse().map_err(|_| {
+            format!(
+                "{weight:?} is no weight; write a number above 0 behind the colon, as in 1:70,8:20"
+            )
+        })?;
         if low > high {
             return Err(format!("{range} is empty; write the smaller number first"));
         }
         if !(weight > 0.0 && weight.is_finite()) {
-            return Err(format!("a weight of {weight}; it has to be above 0"));
+            return Err(format!("a weight is {weight}; allowed: above 0"));
         }
         Ok(Self { low, high, weight })
     }
@@ -281,7 +285,7 @@ mod tests {
             ("0", "\"0\""),
             ("", "\"\""),
             ("4..1", "smaller number first"),
-            ("1:0", "weight of 0"),
+            ("1:0", "a weight is 0; allowed: above 0"),
             ("1:x", "\"x\""),
             ("1,,2", "\"\""),
             ("2000000", "1 to 1048576"),

@@ -331,7 +331,7 @@ fn variables_and_keys_are_blamed_by_their_own_names() {
         (
             &[("LOGITD_QUEUE_ROWS_MAX", "x")],
             &serve,
-            &["LOGITD_QUEUE_ROWS_MAX is \"x\": is not a whole number"],
+            &["LOGITD_QUEUE_ROWS_MAX is \"x\": must be a whole number"],
         ),
         (&[("LOGITD_THREADS", "9999")], &serve, &["LOGITD_THREADS is \"9999\": allowed: 0"]),
         (&[("LOGITD_INSECURE", "maybe")], &serve, &["LOGITD_INSECURE is \"maybe\"", "true, false"]),
@@ -343,7 +343,7 @@ fn variables_and_keys_are_blamed_by_their_own_names() {
         (
             &[],
             &["serve", "--config", &file],
-            &["logitd.toml: batch_rows_max is \"many\": is not a whole number"],
+            &["logitd.toml: batch_rows_max is \"many\": must be a whole number"],
         ),
         (
             &[],
@@ -358,6 +358,106 @@ fn variables_and_keys_are_blamed_by_their_own_names() {
     ] {
         let message = with_variables(&folder, variables, args);
         assert!(parts.iter().all(|part| message.contains(part)), "{args:?}: {message}");
+    }
+}
+
+#[test]
+fn limits_of_0_are_told_what_else_could_be_meant() {
+    let folder = Folder::new();
+    let file = folder.text("logitd.toml", "record_buffer_bytes_max = \"0MiB\"\n");
+    let no_limit = "0 means neither off nor without limit; the default is";
+    for (variables, args, part) in [
+        (
+            &[][..],
+            &["serve", "--shm-connections-max", "0"][..],
+            &*format!("must be at least 1\n\n  tip: {no_limit} 256; off is --shm left out\n"),
+        ),
+        (&[], &["serve", "--queue-bytes-max=0"], &format!("  tip: {no_limit} 1GiB\n")),
+        (&[], &["serve", "--drain-grace", "0ms"], &format!("above 0\n\n  tip: {no_limit} 5s\n")),
+        (
+            &[],
+            &["serve", "--connections-per-address-max", "0"],
+            "  tip: 0 means neither off nor without limit\n",
+        ),
+        (
+            &[("LOGITD_ADMIN_WAITING_MAX", "0")],
+            &["serve"],
+            &format!("at least 1; {no_limit} 64; off is --admin-listen left out\n"),
+        ),
+        (
+            &[],
+            &["serve", "--config", &file],
+            &format!("KiB, MiB or GiB); {no_limit} 256MiB; off is --record left out\n"),
+        ),
+    ] {
+        let message = with_variables(&folder, variables, args);
+        assert!(message.contains(part), "{args:?}: {message}");
+    }
+    for args in [["serve", "--beams-max", "x"], ["serve", "--unix-mode", "0"]] {
+        assert!(!with_variables(&folder, &[], &args).contains("0 means"), "{args:?}");
+    }
+    let message = with_variables(&folder, &[], &["serve", "--queue-rows-max", &"9".repeat(20)]);
+    assert!(message.contains("must be at most 18446744073709551615"), "{message}");
+}
+
+#[test]
+fn wrong_values_are_told_their_range_and_what_to_write() {
+    let folder = Folder::new();
+    let logits = case("eight_rows.npy");
+    let no_folder = folder.path("no").display().to_string();
+    let banned = folder.text("banned.jsonl", "{\"banned_ids\": [1048576]}\n");
+    let (page, journal) = (format!("{no_folder}/x.html"), format!("{no_folder}/x.journal"));
+    for (args, part) in [
+        (&["demo", "--text", "9"][..], "'9' for '--text <N>': allowed: 1 to 8"),
+        (&["demo", "--seed", "-1"], "'-1' for '--seed <N>': allowed: 0 to 18446744073709551615"),
+        (&["verify", "--rows", "0"], "'0' for '--rows <N>': allowed: 1 to 18446744073709551615"),
+        (&["bench", "--vocab-size", "1048577"], "'--vocab-size <N>': allowed: 1 to 1048576"),
+        (&["bench", "--threads", "-1"], "'-1' for '--threads <N>': allowed: 0 (one for each core)"),
+        (&["tune", "--folds", "1"], "'1' for '--folds <N>': allowed: 2 to 4294967295"),
+        (&["serve", "--queue-rows-max", "-1"], "'-1' for '--queue-rows-max <N>': must be a whole"),
+        (&["serve", "--beams-max", "65"], "'65' for '--beams-max <N>': allowed: 1 to 64"),
+        (&["play", "--admin-listen", "localhost:80"], "write IP:PORT, as in 127.0.0.1:9091"),
+        (&["serve", "--metrics-listen", "9090"], "write IP:PORT, as in 127.0.0.1:9091"),
+        (&["serve", "--otlp-endpoint", "host:1"], "--otlp-endpoint host:1: write http://HOST:PORT"),
+        (
+            &["serve", "--tls-cert", &logits, "--tls-key", &logits],
+            &format!("--tls-key {logits}: no private key in it, as PEM has them"),
+        ),
+        (
+            &["serve", "--tls-cert", &no_folder, "--tls-key", &no_folder],
+            &format!("--tls-key {no_folder}: No such file"),
+        ),
+        (&["load", "--rows", "1:x"], "\"x\" is no weight; write a number above 0 behind the colon"),
+        (&["load", "--rate", "-1"], "'-1' for '--rate <R>': allowed: above 0"),
+        (
+            &["sample", "--logits", &logits, "--logprobs", "raw", "--top-logprobs", "1025"],
+            "'1025' for '--top-logprobs <N>': allowed: 0 to 1024",
+        ),
+        (
+            &["sample", "--logits", &logits, "--logprobs", "raw", "--logprob-ids", "3,1048576"],
+            "--logprob-ids: ids[1] is token 1048576; allowed: below ",
+        ),
+        (
+            &["sample", "--logits", &logits, "--mirostat-tau", "5", "--adaptive-target", "0.5"],
+            "--adaptive-target is 0.5; allowed: nothing beside mirostat_tau",
+        ),
+        (
+            &["sample", "--logits", &logits, "--rows", "2", "--params", &banned],
+            "banned.jsonl, for row 2: banned_ids[0] is token 1048576; allowed: below ",
+        ),
+        (&["info", "--target", "127.0.0.1:1"], "refused (os error 111); no server listens there"),
+        (&["info", "--target", "unix:no"], "(os error 2); no server listens there"),
+        (&["verify", "--vectors", &logits], "wanted: an object with the key cases"),
+        // Before anything is computed, or sent.
+        (&["load", "--report", &page], &format!("--report {page}: No such file")),
+        (&["tune", "--study", &journal], &format!("--study {journal}: No such file")),
+        (
+            &["play", "--no-open", "--studies-dir", &no_folder],
+            &format!("--studies-dir {no_folder}: No such file"),
+        ),
+    ] {
+        let message = folder.error(args);
+        assert!(message.contains(part), "{args:?}: {message}");
     }
 }
 

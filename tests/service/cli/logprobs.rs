@@ -69,9 +69,15 @@ fn a_wrong_wish_is_named_with_its_flag() {
     for (flags, said) in [
         (&["--top-logprobs", "3"][..], "--logprobs"),
         (&["--logprobs", "raws"], "allowed: raw, adjusted, sampled"),
-        (&["--logprobs", "raw,raw"], "of names raw twice"),
-        (&["--logprobs", "raw", "--top-logprobs", "1025"], "top is 1025; allowed: 0 to 1024"),
-        (&["--logprobs", "raw", "--logprob-ids", "50"], "ids[0] is token 50; allowed: below 50"),
+        (&["--logprobs", "raw,raw"], "--logprobs: of names raw twice"),
+        (
+            &["--logprobs", "raw", "--top-logprobs", "1025"],
+            "'1025' for '--top-logprobs <N>': allowed: 0 to 1024",
+        ),
+        (
+            &["--logprobs", "raw", "--logprob-ids", "50"],
+            "--logprob-ids: ids[0] is token 50; allowed: below 50",
+        ),
     ] {
         let error = folder.error(&[&["sample", "--logits", &file], flags].concat());
         assert!(error.contains(said), "{flags:?}: {error}");

@@ -398,5 +398,5 @@ fn a_case_that_cannot_be_read_is_named() {
         assert!(text.contains("case.json: case 1: ") && text.contains(part), "{case}: {text}");
     }
     let file = folder.text("cut.json", "{\"cases\": [");
-    assert!(folder.error(&["verify", "--vectors", &file]).contains("cut.json: EOF"));
+    assert!(folder.error(&["verify", "--vectors", &file]).contains("cut.json: is no JSON: EOF"));
 }
