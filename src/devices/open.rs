@@ -3,7 +3,7 @@
 use super::DeviceChoice;
 use logitd_core::backend::Backend;
 use logitd_core::backend::cpu::{Cpu, CpuError, CpuOptions};
-use logitd_core::backend::cuda::region::Regions;
+use logitd_core::backend::cuda::region::RegionExporter;
 use logitd_core::backend::cuda::{self, Cuda, CudaOptions, Unavailable};
 use logitd_core::backend::reference::Reference;
 
@@ -15,7 +15,7 @@ pub struct Opened {
     /// Where the kernels of each come from.
     pub tiers: Vec<KernelTier>,
     /// Memory of the devices for callers on this host, where that was asked for and can be had.
-    pub regions: Vec<Regions>,
+    pub regions: Vec<RegionExporter>,
     /// For the log: what was looked for and is not used, and why; what is not as usual on what is used.
     pub notes: Vec<String>,
 }

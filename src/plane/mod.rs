@@ -22,7 +22,7 @@ pub use registry::Registration;
 
 use logitd_proto::shm::{Allocation, REGION_ID_BYTES, Register};
 use mapped::Mapped;
-use region::Region;
+use region::RegisteredRegion;
 use registry::{Quotas, Registry};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -101,7 +101,7 @@ impl Regions {
         let bytes = self.memory.check_layout(layout)?;
         mapped::check_descriptor(descriptor, bytes)?;
         let registration = self.memory.claim(bytes as u64, peer)?;
-        registration.put(Region::new(Box::new(Mapped::new(descriptor, bytes)?), layout));
+        registration.put(RegisteredRegion::new(Box::new(Mapped::new(descriptor, bytes)?), layout));
         Ok(registration)
     }
 
@@ -125,7 +125,7 @@ impl Regions {
         let registration = registry.claim(rounded, peer)?;
         let made = maker.make(device, bytes).map_err(ShmError::Device)?;
         let Made { memory, descriptor, bytes, uuid } = made;
-        registration.put(Region::new(Box::new(memory), layout));
+        registration.put(RegisteredRegion::new(Box::new(memory), layout));
         Ok((registration, Allocation { bytes, uuid }, descriptor))
     }
 

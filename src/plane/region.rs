@@ -52,7 +52,7 @@ pub trait Memory: fmt::Debug + Send + Sync {
 
 /// Slots in a piece of memory.
 #[derive(Debug)]
-pub struct Region {
+pub struct RegisteredRegion {
     memory: Box<dyn Memory>,
     slot_stride_bytes: usize,
     slots: Vec<State>,
@@ -67,7 +67,7 @@ struct State {
     used: AtomicU64,
 }
 
-impl Region {
+impl RegisteredRegion {
     /// The memory has a stride for each slot of a layout that was checked.
     pub fn new(memory: Box<dyn Memory>, layout: Register) -> Self {
         let slots = (0..layout.slot_count).map(|_| State::default()).collect();
@@ -78,14 +78,14 @@ impl Region {
 /// A slot on loan, from the request that names it to its answer.
 #[derive(Debug)]
 pub struct Slot {
-    region: Arc<Region>,
+    region: Arc<RegisteredRegion>,
     named: SlotRef,
     length_bytes: usize,
 }
 
 impl Slot {
     /// Takes it on loan, if nobody has it and it is what the request says.
-    pub fn new(region: Arc<Region>, named: SlotRef) -> Result<Self, ShmError> {
+    pub fn new(region: Arc<RegisteredRegion>, named: SlotRef) -> Result<Self, ShmError> {
         let length_bytes = check_bounds(named, region.slots.len(), region.slot_stride_bytes)?;
         region.memory.check().map_err(|error| ShmError::Lost(error.to_string()))?;
         if region.slots[named.slot as usize].busy.swap(true, Ordering::Acquire) {

@@ -1,6 +1,6 @@
 //! Regions by their ids: whose they are, and how much there may be.
 
-use super::region::Region;
+use super::region::RegisteredRegion;
 use super::{DeviceLimits, Peer, RegionId, ShmError, ShmLimits};
 use logitd_proto::shm::{REGION_ID_BYTES, Register, SLOT_ALIGN_BYTES, SLOT_HEADER_BYTES};
 use std::collections::HashMap;
@@ -53,7 +53,7 @@ pub struct Registry {
 struct Claim {
     peer: Peer,
     bytes: u64,
-    region: Option<Arc<Region>>,
+    region: Option<Arc<RegisteredRegion>>,
 }
 
 impl Registry {
@@ -101,7 +101,7 @@ impl Registry {
     }
 
     /// The region of that id, if there is one and it is `peer`'s.
-    pub fn region(&self, id: RegionId, peer: Peer) -> Option<Arc<Region>> {
+    pub fn region(&self, id: RegionId, peer: Peer) -> Option<Arc<RegisteredRegion>> {
         let regions = self.lock();
         regions.get(&id).filter(|claim| claim.peer == peer)?.region.clone()
     }
@@ -168,7 +168,7 @@ impl Registration {
     }
 
     /// There is memory for it now.
-    pub fn put(&self, region: Region) {
+    pub fn put(&self, region: RegisteredRegion) {
         if let Some(claim) = self.registry.lock().get_mut(&self.id) {
             claim.region = Some(Arc::new(region));
         }

@@ -292,7 +292,7 @@ mod made {
         let regions = regions();
         let (registration, ..) = regions.make(0, LAYOUT, ME).unwrap();
         let lost: Arc<dyn Loan> = Arc::new(Memory(AtomicBool::new(true)));
-        registration.put(Region::new(Box::new(lost), LAYOUT));
+        registration.put(RegisteredRegion::new(Box::new(lost), LAYOUT));
         let named = SlotRef { region: registration.id(), slot: 0, generation: 1, length_bytes: 1 };
         let error = regions.borrow(named, ME).unwrap_err();
         assert_eq!(error, ShmError::Lost("it is gone".into()));

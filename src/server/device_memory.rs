@@ -2,28 +2,28 @@
 
 use crate::engine::Engine;
 use crate::plane::{DeviceMemory, Made};
-use logitd_core::backend::cuda::region::Regions;
+use logitd_core::backend::cuda::region::RegionExporter;
 use std::fmt;
 use std::sync::Arc;
 
 /// Makes memory on the devices that are up.
 pub(super) struct CudaMemory {
-    devices: Vec<Regions>,
+    devices: Vec<RegionExporter>,
     engine: Engine,
 }
 
 impl CudaMemory {
     /// Makes it on these devices, if there is any.
-    pub fn on(devices: Vec<Regions>, engine: &Engine) -> Option<Arc<dyn DeviceMemory>> {
+    pub fn on(devices: Vec<RegionExporter>, engine: &Engine) -> Option<Arc<dyn DeviceMemory>> {
         let memory = Self { devices, engine: engine.clone() };
         (!memory.devices.is_empty()).then(|| Arc::new(memory) as Arc<dyn DeviceMemory>)
     }
 
-    fn device(&self, number: u32) -> Result<&Regions, String> {
+    fn device(&self, number: u32) -> Result<&RegionExporter, String> {
         let id = format!("cuda:{number}");
         let found = self.devices.iter().find(|regions| regions.device() == id);
         found.ok_or_else(|| {
-            let offered: Vec<_> = self.devices.iter().map(Regions::device).collect();
+            let offered: Vec<_> = self.devices.iter().map(RegionExporter::device).collect();
             format!("there is no memory on {id} here; there is on {}", offered.join(", "))
         })
     }

@@ -117,7 +117,7 @@ pub struct Server {
     credentials: Arc<Credentials>,
     control: Option<ControlSocket>,
     recorder: Option<Arc<Recorder>>,
-    device_memory: Vec<region::Regions>,
+    device_memory: Vec<region::RegionExporter>,
 }
 
 /// Reads the certificates and tokens of a server again.
@@ -243,7 +243,7 @@ impl Server {
     }
 
     /// Offers memory of these devices to whoever may share memory with the server (`--shm`).
-    pub fn offer_memory(&mut self, devices: Vec<region::Regions>) {
+    pub fn offer_memory(&mut self, devices: Vec<region::RegionExporter>) {
         self.device_memory = devices;
     }
 

@@ -22,7 +22,7 @@ use super::context::{self, Context, HostMemory, check};
 use super::driver::{Addresses, Driver, Launch, Part};
 use super::kernels::{self, Loaded, Tier};
 use super::plan::{Capacity, Geometry, Kernel, Packing, Properties, TEAM_BLOCKS_MAX, TILE};
-use super::region::Regions;
+use super::region::RegionExporter;
 use super::tensor::Tensors;
 use crate::backend::DeviceInfo;
 use crate::batch::VOCAB_SIZE_MAX;
@@ -235,8 +235,8 @@ impl CudaDriver {
     }
 
     /// Memory of this device for other processes to write to.
-    pub fn regions(&self) -> Result<Regions, String> {
-        Regions::new(&self.context, &self.device.id, self.hang_timeout)
+    pub fn regions(&self) -> Result<RegionExporter, String> {
+        RegionExporter::new(&self.context, &self.device.id, self.hang_timeout)
     }
 
     /// What reads tensors of others in this process on this device.

@@ -1,7 +1,7 @@
 //! Memory of a device that another process writes to: made here and handed over as a descriptor, or taken over
 //! from there.
 //!
-//! An [`ExportedRegion`] is made by whoever samples, with [`Regions`]: a physical allocation of its own, of which another
+//! An [`ExportedRegion`] is made by whoever samples, with [`RegionExporter`]: a physical allocation of its own, of which another
 //! process gets nothing but itself (the older `cuIpc` handles share the whole block around it, and end with its
 //! maker). An [`ImportedRegion`] is the same memory on the other side, found by the device's UUID, since
 //! processes can number devices differently.
@@ -24,7 +24,7 @@ use std::time::Duration;
 
 /// Makes regions on one device.
 #[derive(Clone, Debug)]
-pub struct Regions {
+pub struct RegionExporter {
     device: String,
     ordinal: u32,
     uuid: [u8; 16],
@@ -34,7 +34,7 @@ pub struct Regions {
     given_up: Arc<AtomicBool>,
 }
 
-impl Regions {
+impl RegionExporter {
     /// For the device of a context; the reason says why it has no such memory.
     pub(super) fn new(
         context: &Context,
