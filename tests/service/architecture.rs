@@ -81,7 +81,7 @@ const CRATES: &[(&str, &[&str])] = &[
     ("prost", &["server", "client", "proto", "record"]),
     ("tokio", &["engine", "server", "client", "tools", "cli", "python/client/"]),
     ("clap", &["cli", "config"]),
-    ("rayon", &["core/backend/cpu"]),
+    ("rayon", &["core/backend/cpu", "core/backend/team.rs"]),
     ("cudarc", &["core/backend/cuda"]),
     ("pyo3", &["python"]),
 ];
