@@ -145,6 +145,11 @@ impl List {
         self.len += 1;
     }
 
+    /// Gives the token at a place another logit.
+    pub fn set_one(&mut self, place: usize, x: f32) {
+        self.x[..self.len][place] = x;
+    }
+
     /// Gives the tokens other logits, one each.
     pub fn set_x(&mut self, x: impl Iterator<Item = f32>) {
         self.x[..self.len].iter_mut().zip(x).for_each(|(place, x)| *place = x);

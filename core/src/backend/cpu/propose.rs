@@ -77,7 +77,7 @@ fn of_row<'a, S: Simd, E: Element>(
     let params = row.params();
     let list = match params.plan() {
         _ if params.cuts().is_some() => {
-            shaped::list(&scanned(Scale::new(1.0)), params, shaped, search).0
+            shaped::list(&scanned(Scale::new(1.0)), params, None, shaped, search).0
         }
         Plan::Greedy => {
             few.push((first_token(s, &prepared, &mut tokens.draw), UNIT));

@@ -16,11 +16,11 @@
 //! takes of flat rows, `logitd bench` of real ones.
 
 use super::blocks::{BLOCK, Blocks, Filler};
-use super::chain::{self, Left};
+use super::chain::{self, Left, Start};
 use super::cut::Cut;
 use super::draft::Known;
 use super::element::{Element, F32};
-use super::first::{First, exact_sums, first_tokens, start};
+use super::first::{First, at, exact_sums, first_tokens, start as chain_start};
 use super::groups::{self, Groups};
 use super::inspect::{self, Sampled, inspect, inspect_list};
 use super::list::{List, Lists, Weigh, lowest};
@@ -32,7 +32,7 @@ use super::search::Kept;
 use super::simd::Simd;
 use super::team::Team;
 use super::tokens::{self, Places, say_first, take};
-use super::whole::{self, Whole, whole};
+use super::whole::{self, Whole, is_confirmed, whole};
 use super::without::{self, Without};
 use crate::arithmetic::adaptive::{Drawn, logit, probability};
 use crate::arithmetic::key::{key32, value32};
@@ -60,6 +60,8 @@ pub struct Buffers {
     before: Vec<f32>,
     whole: whole::Buffers,
     without: without::Buffers,
+    /// The masses of the blocks of a row that is drawn from by these.
+    block_masses: Vec<u64>,
 }
 
 /// What the stages beside the cuts use.
@@ -89,12 +91,13 @@ pub fn sample<S: Simd, E: Element>(
     slot: Slot<'_>,
 ) {
     let params = row.params();
-    if let Some(kept) = whole(scanned, params, stages.search, &mut buffers.whole) {
-        return sample_whole(scanned, row, kept, buffers, stages, slot);
-    }
+    let start = match whole(scanned, params, stages.search, &mut buffers.whole) {
+        Ok(kept) => return sample_whole(scanned, row, kept, buffers, stages, slot),
+        Err(start) => start,
+    };
     let Slot { outcome, draws, inspection, state, accepted } = slot;
     let Stages { search, tokens, inspect: inspecting, proposed } = stages;
-    let weighed = list(scanned, params, buffers, search).1;
+    let weighed = list(scanned, params, start, buffers, search).1;
     let Weighed { weights, first, temperature, mass_before, .. } = weighed;
     let Buffers { kept, none, before, .. } = buffers;
     let mut no_tail = [0; BLOCK * 4];
@@ -138,24 +141,28 @@ pub fn sample<S: Simd, E: Element>(
     }
 }
 
-/// Samples a row of which all tokens are kept but those that are left out.
+/// Samples a row of which all tokens are kept but those that are left out; again, if a guess of which these are was wrong.
 fn sample_whole<S: Simd, E: Element>(
     scanned: &ScannedRow<'_, S, E>,
     row: &Row<'_>,
-    kept: Whole,
+    mut kept: Whole,
     buffers: &mut Buffers,
     stages: Stages<'_>,
     slot: Slot<'_>,
 ) {
-    let Whole { count, first, temperature } = kept;
-    let Slot { outcome, draws, inspection, accepted, .. } = slot;
-    let Stages { search, tokens, inspect: inspecting, proposed } = stages;
-    let Buffers { whole: whole::Buffers { left_out, .. }, without, .. } = buffers;
-    let weights = Weights { scale: Scale::new(temperature), ..scanned.weights };
-    let all = ScannedRow { weights, ..*scanned };
+    let Buffers { whole: left, without, block_masses, .. } = &mut *buffers;
+    let all = at(scanned, kept.temperature);
+    let left_out = &left.left_out[..];
     let without = (!left_out.is_empty()).then(|| Without::new(all, left_out, without));
-    let drawn_from = without.as_ref().map_or(all, |without| without.row(first));
-    let masses = drawn_from.block_masses(&mut search.masses);
+    let drawn_from = without.as_ref().map_or(all, |without| without.row(kept.first));
+    let masses = drawn_from.block_masses(block_masses);
+    if !is_confirmed(&all, masses.iter().sum(), &mut kept, stages.search, left) {
+        drop(without);
+        return sample_whole(scanned, row, kept, buffers, stages, slot);
+    }
+    let Slot { outcome, draws, inspection, accepted, .. } = slot;
+    let Stages { tokens, inspect: inspecting, proposed, .. } = stages;
+    let count = kept.count;
     let kept = Kept::Blocks { cut: Cut::ties(lowest::<E>()), count, masses };
     let places = Places { draws: &mut *draws, accepted };
     let found = take(&drawn_from, row, kept, proposed, tokens, places);
@@ -199,10 +206,12 @@ fn say<S: Simd, E: Element>(
     Inspection { kept: of_kept.kept, ..found }
 }
 
-/// Lists and weighs what a row is drawn from: the first of the kept tokens, where the row is greedy.
+/// Lists and weighs what a row is drawn from: the first of the kept tokens, where the row is greedy. `start` is what its chain starts
+/// with, where that is known.
 pub fn list<'b, S: Simd, E: Element>(
     scanned: &ScannedRow<'_, S, E>,
     params: &SamplingParams,
+    start: Option<Start>,
     buffers: &'b mut Buffers,
     search: &mut nucleus::Buffers,
 ) -> (&'b List, Weighed) {
@@ -212,7 +221,8 @@ pub fn list<'b, S: Simd, E: Element>(
             Left { range: 0..1, temperature: 1.0, is_settled: true }
         }
         is_greedy => {
-            let left = list_kept(scanned, params, buffers, search);
+            let start = start.unwrap_or_else(|| chain_start(scanned, params));
+            let left = list_kept(scanned, params, start, buffers, search);
             if is_greedy { Left { temperature: 1.0, ..left } } else { left }
         }
     };
@@ -306,11 +316,11 @@ fn list_first<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, kept: &mut List) 
 fn list_kept<S: Simd, E: Element>(
     row: &ScannedRow<'_, S, E>,
     params: &SamplingParams,
+    start: Start,
     buffers: &mut Buffers,
     search: &mut nucleus::Buffers,
 ) -> Left {
     let Buffers { groups, of_row, keys, kept, lists, .. } = buffers;
-    let start = start(row, params);
     if chain::stages(params, start.distance).next().is_none() && !chain::is_dynamic(params, true) {
         let all = row.collect(Cut::ties(lowest::<E>()), usize::MAX, lists);
         kept.reset(all.len());
@@ -391,7 +401,7 @@ mod tests {
         let (mut memory, mut search) = (prepare::Buffers::default(), nucleus::Buffers::default());
         let prepared = prepare::<_, F32>(Portable, &Team::ALONE, &row, None, &mut memory);
         let row = prepared.scanned_row(Portable, &Team::ALONE, Scale::new(1.0), TOKENS as u32, &[]);
-        first_tokens(&row, &params, start(&row, &params), &mut search).is_some()
+        first_tokens(&row, &params, chain_start(&row, &params), &mut search).is_some()
     }
 
     #[test]

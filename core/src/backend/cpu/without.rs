@@ -50,18 +50,16 @@ impl<'a, S: Simd, E: Element> Without<'a, S, E> {
         raw_maxima.resize(copies.len() * E::SIZE, 0);
         let (blocks, range) = (Blocks::of_each(&copies), 0..copies.len());
         row.s.run(Scan::<E> { blocks, range, maxima: raw_maxima });
-        let mut of_copies = raw_maxima.chunks_exact(E::SIZE).map(E::read);
+        let of_copies = raw_maxima.chunks_exact(E::SIZE).map(E::read);
 
         maxima.reset(row.blocks.len());
-        let mut copied = places.iter().zip(&copies).peekable();
-        let mut blocks = Vec::with_capacity(row.blocks.len());
-        for (place, &max) in row.maxima.x().iter().enumerate() {
-            let copy = copied.next_if(|(copied, _)| **copied == place);
-            blocks.push(copy.map_or(row.blocks.get(place), |(_, copy)| *copy));
-            let of_copy = copy.and_then(|_| of_copies.next());
-            maxima.push_one(place as u32, of_copy.unwrap_or(max));
-        }
+        maxima.append(row.maxima);
         maxima.seal();
+        let mut blocks: Vec<_> = (0..row.blocks.len()).map(|i| row.blocks.get(i)).collect();
+        for ((&place, copy), max) in places.iter().zip(copies).zip(of_copies) {
+            blocks[place] = copy;
+            maxima.set_one(place, max);
+        }
         Self { row, blocks, maxima }
     }
 
