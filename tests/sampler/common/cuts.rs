@@ -12,7 +12,7 @@ use logitd_core::params::{DrawRule, ParamsSpec, Profile};
 pub fn all() -> Vec<Case> {
     let sizes = [1, 7, 33, 300, 1025, 3001];
     let of_sizes = sizes.into_iter().enumerate().flat_map(|(i, n)| of_size(n, i));
-    let first = deviations().into_iter().chain(intervals()).chain(rises());
+    let first = deviations().into_iter().chain(intervals()).chain(rises()).chain(guesses());
     first.chain(without_a_token()).chain(of_sizes).collect()
 }
 
@@ -44,6 +44,31 @@ fn rises() -> Vec<Case> {
             .map(|spec| Case::values("a mass above one before it", Dtype::F32, &x, spec))
     };
     rising().into_iter().take(8).flat_map(case).collect()
+}
+
+/// Rows of which XTC takes the first tokens, at shares that their second and third have, or nearly: what follows has more or less mass than the first
+/// tokens of blocks let guess.
+fn guesses() -> Vec<Case> {
+    let first = [0.0, -0.25, -0.5, -1.5];
+    let tails: [fn(usize) -> f32; 3] =
+        [|_| -7.0, |i| if i % 512 == 99 { -5.0 } else { -90.0 }, |i| -9.0 - (i % 97) as f32];
+    let case = |(i, tail): (usize, fn(usize) -> f32)| {
+        let mut x: Vec<f32> = (0..3001).map(tail).collect();
+        first.iter().enumerate().for_each(|(j, &first)| x[j * 631 + i] = first);
+        let mass = |x: f32| mass(x, 0.0, Scale::new(1.0)) as f64;
+        let all: f64 = x.iter().map(|&x| mass(x)).sum();
+        let spec =
+            ParamsSpec { xtc_probability: 1.0, draws: 6, seed: Some(3), ..Default::default() };
+        let shares = first[1..].iter().map(move |&x| (mass(x) / all) as f32);
+        let shares: Vec<f32> =
+            shares.flat_map(|p| [p * 0.97, p.next_up(), p.next_down()]).collect();
+        shares.into_iter().enumerate().map(move |(j, xtc_threshold)| {
+            let draw_rule = [DrawRule::Cumulative, DrawRule::Race][j % 4 / 3];
+            let spec = ParamsSpec { xtc_threshold, draw_rule, ..spec };
+            Case::values("a guess of the mass", Dtype::ALL[(i + j) % 3], &x, spec)
+        })
+    };
+    tails.into_iter().enumerate().flat_map(case).collect()
 }
 
 /// Rows of which the deviation is a whole number, or is not what the logits say at first sight.
