@@ -240,6 +240,125 @@ fn cuts_by_mass_end_at_the_first_token_that_has_less() {
     }
 }
 
+/// Rows in which more tokens tie than are listed: all, all that are there, and such that some, many or nearly all come before these.
+fn ties(tokens: u32) -> Vec<Vec<f32>> {
+    let kinds: [&dyn Fn(u32) -> f32; 8] = [
+        &|_| 0.5,
+        &|i| [0.0, -0.0][hashed(i) as usize % 2],
+        &|i| if i % 3 == 0 { f32::NEG_INFINITY } else { -7.25 },
+        &|i| if i % 6007 == 900 { 2.0 + (i % 4) as f32 / 8.0 } else { 1.0 },
+        &|i| if i % 6007 == 5999 { 11.0 } else { [-0.0, 0.0][i as usize / 700 % 2] },
+        &|i| if i % 500 == 7 { 3.0 + bell(i) / 4.0 } else { -0.0 },
+        &|i| if i % 40 == 7 { 9.0 } else { 8.0 },
+        &|i| [0.25, 0.5, -1.0][(hashed(i) % 8).min(2) as usize],
+    ];
+    kinds.iter().map(|kind| (0..tokens).map(kind).collect()).collect()
+}
+
+/// Parameters whose chains begin with first tokens, of each profile.
+fn first_specs() -> Vec<ParamsSpec> {
+    let none = ParamsSpec { seed: Some(12), ..Default::default() };
+    let race = ParamsSpec { draw_rule: DrawRule::Race, draws: 2, ..none };
+    let mut specs = vec![ParamsSpec { top_h: 0.4, typical_p: 0.9, ..none }];
+    for top_k in [1, 12, 50, 300, 2048, 6000] {
+        let k = ParamsSpec { top_k, ..none };
+        specs.push(ParamsSpec { typical_p: 0.8, draws: 3, ..k });
+        specs.push(ParamsSpec { xtc_probability: 1.0, xtc_threshold: 0.01, ..k });
+        specs.push(ParamsSpec { top_n_sigma: 1.0, top_p: 0.9, ..k });
+        specs.push(ParamsSpec { dynatemp_range: 0.5, mirostat_tau: 5.0, ..k });
+        specs.push(ParamsSpec { adaptive_target: Some(0.1), ..k });
+        specs.push(ParamsSpec { top_k, typical_p: 0.9, ..race });
+        for profile in Profile::ALL {
+            let k = ParamsSpec { profile, temperature: 0.7, ..k };
+            specs.extend([k, ParamsSpec { min_p: 0.2, ..k }, ParamsSpec { min_p: 0.001, ..k }]);
+            for top_p in [1e-6, 0.3, 0.9] {
+                specs.push(ParamsSpec { top_p, draws: 5, ..k });
+                specs.push(ParamsSpec { top_p, min_p: 0.05, ..k });
+            }
+            specs.push(ParamsSpec { profile, top_k, top_p: 0.99, ..race });
+        }
+        let hf = ParamsSpec { profile: Profile::Hf, ..k };
+        for share in [0.1, 0.6, 0.98] {
+            specs.push(ParamsSpec { typical_p: share, ..hf });
+            specs.push(ParamsSpec { typical_p: share, temperature: 3.0, top_p: 0.9, ..hf });
+            specs.push(ParamsSpec { typical_p: share, profile: Profile::Llamacpp, ..k });
+        }
+        specs.push(ParamsSpec { epsilon_cutoff: 1e-4, eta_cutoff: 0.01, ..hf });
+        specs.push(ParamsSpec { top_h: 0.3, top_p: 0.9, ..hf });
+    }
+    specs
+}
+
+#[test]
+fn first_tokens_that_tie_with_many_are_those_of_the_reference() {
+    let specs = first_specs();
+    let inspect = |tokens: u32| Inspect {
+        of: [true; 3],
+        top: 9,
+        ids: (0..40).chain([tokens - 1]).collect(),
+        kept_ids_max: Some(70),
+        ..Default::default()
+    };
+    for (tokens, step) in [(9000, 3), (20_000, 5), (70_000, 17)] {
+        for (k, x) in ties(tokens).iter().enumerate() {
+            for (j, dtype) in Dtype::ALL.into_iter().enumerate() {
+                let stored = Stored::new(dtype, x.iter().copied());
+                let chosen = specs.iter().enumerate().skip((k + j) % step).step_by(step);
+                let params = chosen.filter_map(|(i, spec)| {
+                    ParamsSpec { position: i as u64, ..*spec }.parse(|| unreachable!()).ok()
+                });
+                let inspect = inspect(tokens);
+                let asked = |i: usize| i.is_multiple_of(2).then_some(&inspect);
+                let rows: Vec<_> = params
+                    .enumerate()
+                    .map(|(i, params)| stored.row(params).with_inspect(asked(i)))
+                    .collect();
+                assert!(rows.len() > 8, "most parameters are valid");
+                expect_reference(&rows);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_proposals_with_further_cuts_leave_is_what_the_reference_leaves() {
+    let none = ParamsSpec { seed: Some(5), ..Default::default() };
+    let mut specs = first_specs();
+    // Of those all is kept, or all but likely tokens.
+    let all = Profile::ALL.map(|profile| ParamsSpec { profile, temperature: 0.6, ..none });
+    let dynamic = ParamsSpec { dynatemp_range: 0.3, ..none };
+    let xtc = ParamsSpec { xtc_probability: 1.0, xtc_threshold: 0.002, ..none };
+    let whole = [dynamic, xtc, ParamsSpec { profile: Profile::Llamacpp, ..xtc }];
+    let whole: Vec<_> = all.into_iter().chain(whole).collect();
+    specs.extend(&whole);
+    for tokens in [700, 20_000] {
+        let rows = rows(tokens, 3).into_iter();
+        let ties = ties(tokens).into_iter().enumerate();
+        let ties = ties.map(|(k, x)| Stored::new(Dtype::ALL[k % 3], x.into_iter()));
+        let all: Vec<_> = rows.chain(ties).collect();
+        for (k, stored) in all.iter().enumerate() {
+            let mut drafts = Vec::new();
+            let some = specs.iter().skip(k % 9).step_by(9);
+            for (j, spec) in some.chain(&whole).enumerate() {
+                let spec = ParamsSpec { draws: 1, draft: true, ..*spec };
+                let Ok(of_draft) = spec.parse(|| unreachable!()) else { continue };
+                let source = &all[(k + j % 3) % all.len()];
+                let own = [none, ParamsSpec { temperature: 0.3, ..none }, whole[j % whole.len()]];
+                let own = ParamsSpec { position: j as u64, ..own[j % 3] };
+                let proposal = Proposal::Row(Arc::new(Drafter(source.clone(), of_draft)));
+                let token = hashed(j as u32 + 78) % stored.tokens();
+                let rule = Rule::Rejection(proposal);
+                drafts.push((own.parse(|| unreachable!()).unwrap(), Draft { token, rule }));
+            }
+            let rows: Vec<_> = drafts
+                .iter()
+                .map(|(params, draft)| stored.row(*params).with_draft(Some(draft)))
+                .collect();
+            expect_reference(&rows);
+        }
+    }
+}
+
 #[test]
 fn what_proposals_leave_is_what_the_reference_leaves() {
     let none = ParamsSpec { seed: Some(5), ..Default::default() };

@@ -7,6 +7,7 @@
 //!         top-a, epsilon, eta, mirostat:      W (eta: and E) tell the least mass, or the greatest surprisal
 //!         top-p:                              tokens with its share of W
 //!         typical:                            tokens with its share of W, and those up to twice the mean surprisal
+//!     too many tie with top-k's last:         those of the least ids, or where the profile keeps all, those before, and how many tie
 //! ```
 //!
 //! 1. What a first stage asks of the whole row are two sums. W is a pass that weighs. E takes one of twice the instructions
@@ -21,13 +22,13 @@ use super::chain::{
 };
 use super::cut::{Cut, above};
 use super::element::Element;
-use super::groups::{Others, Sums};
+use super::groups::{Others, Sums, Tied};
 use super::intervals::{SumList, interval};
 use super::list::{List, Lists, bisect, lowest};
 use super::mass::Weights;
 use super::nucleus;
 use super::passes::{LIST_MAX, ScannedRow};
-use super::search::list_top_k;
+use super::search::{list_first, list_top_k, locate_top_k};
 use super::simd::Simd;
 use super::spread::spread;
 use crate::arithmetic::cut::min_p_distance;
@@ -52,6 +53,8 @@ const MORE_BITS: u64 = 3;
 /// First tokens of a row, all that its chain may keep.
 pub struct First<'b> {
     pub list: &'b List,
+    /// What comes after these and ties, where that is too much for a list.
+    pub tied: Option<Tied>,
     /// What the row has beside, where the chain asks for sums over all.
     pub others: Option<Others>,
 }
@@ -83,15 +86,27 @@ pub fn first_tokens<'b, S: Simd, E: Element>(
     start: Start,
     search: &'b mut nucleus::Buffers,
 ) -> Option<First<'b>> {
-    if list_by_logits(row, params, start, search) {
-        return Some(First { list: &search.lists.list, others: None });
+    if let Some(Listed { tied }) = list_by_logits(row, params, start, search) {
+        return Some(First { list: &search.lists.list, tied, others: None });
     }
     let row = at(row, start.of_chain(params));
-    let all = list_by_sums(&row, params, start, search)?;
+    let (Listed { tied }, all) = list_by_sums(&row, params, start, search)?;
     let list = &search.lists.list;
-    let tokens = row.candidates() - list.len() as u64;
+    let listed = list.len() as u64 + tied.map_or(0, |tied| tied.tokens.into());
+    let tokens = row.candidates() - listed;
     let others = (tokens > 0).then_some(Others { tokens: tokens as u32, all });
-    Some(First { list, others })
+    Some(First { list, tied, others })
+}
+
+/// First tokens are listed.
+struct Listed {
+    /// But for these, which come next.
+    tied: Option<Tied>,
+}
+
+impl Listed {
+    /// All of them.
+    const ALL: Self = Self { tied: None };
 }
 
 /// Lists what a cut by logits keeps, if one comes first.
@@ -100,29 +115,59 @@ fn list_by_logits<S: Simd, E: Element>(
     params: &SamplingParams,
     start: Start,
     search: &mut nucleus::Buffers,
-) -> bool {
+) -> Option<Listed> {
     let cuts = params.all_cuts();
     if cuts.profile == Profile::Llamacpp && cuts.mirostat.tau > 0.0 {
-        return false;
+        return None;
     }
     if first_stage(row, params, start.distance) == Some(Stage::TopH) {
-        return list_top_k(row, head::TOKENS as u64, search);
+        list_first(row, head::TOKENS as u64, search);
+        return Some(Listed::ALL);
     }
     let k = params.top_k().filter(|&k| k < row.vocab_size && !nucleus_is_of_row(params));
     if let Some(k) = k
         && list_top_k(row, k.into(), search)
     {
-        return true;
+        return Some(Listed::ALL);
     }
     // Stages that look at logits alone may come in any order.
     let by_logits = |stage: &Stage| matches!(stage, Stage::TopNSigma | Stage::TopK | Stage::MinP);
     let mut first_stages = stages(params, start.distance).take_while(by_logits);
     let min_p = params.min_p().filter(|_| first_stages.any(|stage| stage == Stage::MinP));
     let min_p = min_p.map(|p| min_p_distance(p, start.of_chain(params)));
-    let Some(distance) = start.distance.into_iter().chain(min_p).reduce(f32::max) else {
-        return false;
+    if let Some(distance) = start.distance.into_iter().chain(min_p).reduce(f32::max)
+        && is_listed(row, row.min_p_cut(distance).least, &mut search.lists)
+    {
+        return Some(Listed::ALL);
+    }
+    k.and_then(|k| list_ties(row, params, k, search))
+}
+
+/// Lists the first `k` tokens, if these are few, where too many tie with the last of them: where the profile keeps all of these, they are
+/// counted instead.
+fn list_ties<S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    params: &SamplingParams,
+    k: u32,
+    search: &mut nucleus::Buffers,
+) -> Option<Listed> {
+    if k as usize > LIST_MAX {
+        return None;
+    }
+    let keeps_ties = params.all_cuts().profile.keeps_ties(Stage::TopK);
+    let last = if keeps_ties { locate_top_k(row, k.into(), search) } else { None };
+    let Some(Cut { least: x, .. }) = last else {
+        list_first(row, k.into(), search);
+        return Some(Listed::ALL);
     };
-    is_listed(row, row.min_p_cut(distance).least, &mut search.lists)
+    let lists = &mut search.lists;
+    if is_listed(row, x, lists) {
+        return Some(Listed::ALL);
+    }
+    let before = Cut::ties(above::<E>(x).unwrap_or(f32::INFINITY));
+    let before = row.collect(before, usize::MAX, lists).len() as u64;
+    let tokens = (row.count_from(x) - before) as u32;
+    Some(Listed { tied: Some(Tied { x, tokens }) })
 }
 
 /// Lists what the first stage may keep, whose bound depends on sums over all tokens, and returns these.
@@ -131,7 +176,7 @@ fn list_by_sums<S: Simd, E: Element>(
     params: &SamplingParams,
     start: Start,
     search: &mut nucleus::Buffers,
-) -> Option<Sums> {
+) -> Option<(Listed, Sums)> {
     let cuts = params.all_cuts();
     let first = first_stage(row, params, start.distance)?;
     let all = match first {
@@ -139,7 +184,11 @@ fn list_by_sums<S: Simd, E: Element>(
         Stage::TopP | Stage::TopA | Stage::Epsilon | Stage::Mirostat => masses(row, search),
         Stage::TopK if nucleus_is_of_row(params) => {
             let k = params.top_k().expect("it is on");
-            return list_top_k(row, k.into(), search).then(|| masses(row, search));
+            let listed = match list_top_k(row, k.into(), search) {
+                true => Listed::ALL,
+                false => list_ties(row, params, k, search)?,
+            };
+            return Some((listed, masses(row, search)));
         }
         _ => return None,
     };
@@ -160,7 +209,7 @@ fn list_by_sums<S: Simd, E: Element>(
         }
         _ => list_mass(row, share(q64(cuts.typical_p), mass), 2 * all.most().mean(), lists),
     };
-    listed.then_some(all)
+    listed.then_some((Listed::ALL, all))
 }
 
 /// A little more than the surprisal of any token with that mass: surprisals rise along the order, where masses fall but for their last bits.

@@ -25,6 +25,15 @@ pub struct Buffers {
     sorted: Vec<u32>,
 }
 
+/// Tokens of one logit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tied {
+    /// The logit. Not -0.0.
+    pub x: f32,
+    /// How many they are.
+    pub tokens: u32,
+}
+
 /// The tokens of a row beside those in their order.
 #[derive(Clone, Copy)]
 pub struct Others {
@@ -73,6 +82,11 @@ impl Groups {
     pub fn of_sorted(&mut self, x: impl Iterator<Item = f32>) {
         self.clear();
         x.for_each(|x| self.push(x, 1));
+    }
+
+    /// Adds so many equal tokens, after those in their order.
+    pub fn add_tied(&mut self, Tied { x, tokens }: Tied) {
+        self.push(x, tokens);
     }
 
     /// Adds so many more tokens, after those in their order: a group that no cut may end in. `all` are the sums with these,

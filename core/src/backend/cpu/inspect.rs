@@ -27,7 +27,7 @@ use super::nucleus;
 use super::passes::ScannedRow;
 use super::prepare::Prepared;
 use super::ranks::{self, Place};
-use super::search::{Kept, list_top_k, locate_top_k};
+use super::search::{Kept, list_first};
 use super::simd::Simd;
 use super::team::{Team, parts};
 use crate::arithmetic::interval::{Interval, nats};
@@ -395,15 +395,8 @@ fn first_tokens<'b, S: Simd, E: Element>(
     n: u32,
     search: &'b mut nucleus::Buffers,
 ) -> &'b List {
-    let n = u64::from(n);
-    let all = n >= u64::from(row.vocab_size);
-    if all || !list_top_k(row, n, search) {
-        let cut = if all { None } else { locate_top_k(row, n, search) };
-        let cut = cut.unwrap_or(Cut::ties(lowest::<E>()));
-        row.collect(cut, usize::MAX, &mut search.lists);
-    }
-    let list = &mut search.lists.list;
-    row.keep_prefix(By::Count, n, list);
+    let list = list_first(row, n.into(), search);
+    row.keep_prefix(By::Count, n.into(), list);
     list
 }
 

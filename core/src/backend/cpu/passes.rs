@@ -56,8 +56,17 @@ impl<S: Simd, E: Element> ScannedRow<'_, S, E> {
         if self.scanned.max_unsigned != E::NEGATIVE_INFINITY {
             return u64::from(self.vocab_size);
         }
-        let range = 0..self.blocks.len();
-        self.s.run(CountFrom { blocks: self.blocks, range, least: lowest::<E>() })
+        self.count_from(lowest::<E>())
+    }
+
+    /// The number of tokens from a logit on.
+    pub fn count_from(&self, least: f32) -> u64 {
+        let Self { s, blocks, .. } = *self;
+        let count = AtomicU64::new(0);
+        self.team.each(self.light_runs(), |range| {
+            count.fetch_add(s.run(CountFrom { blocks, range, least }), Relaxed);
+        });
+        count.into_inner()
     }
 
     /// What one token measures.
@@ -135,6 +144,14 @@ impl<S: Simd, E: Element> ScannedRow<'_, S, E> {
             s.run(BlockMasses { blocks, range, maxima, weights, next, masses });
         });
         masses
+    }
+
+    /// The mass of every block, of the tokens that a cut keeps.
+    pub fn masses_up_to<'b>(&self, cut: Cut, masses: &'b mut Vec<u64>) -> &'b [u64] {
+        if cut == Cut::ties(lowest::<E>()) {
+            return self.block_masses(masses);
+        }
+        self.kept_masses(cut, masses).1
     }
 
     /// How many tokens a cut keeps, and their mass in every block.

@@ -75,24 +75,22 @@ fn of_row<'a, S: Simd, E: Element>(
     }
     let scanned = |scale| prepared.scanned_row(s, team, scale, row.vocab_size(), next);
     let params = row.params();
-    let list = match params.plan() {
+    Ok(match params.plan() {
         _ if params.cuts().is_some() => {
-            shaped::list(&scanned(Scale::new(1.0)), params, None, shaped, search).0
+            shaped::propose(scanned(Scale::new(1.0)), params, shaped, search, few)
         }
         Plan::Greedy => {
             few.push((first_token(s, &prepared, &mut tokens.draw), UNIT));
-            return Ok(Proposed::few(few));
+            Proposed::few(few)
         }
         Plan::Draw(chain) => {
             let row = scanned(chain.scale);
             match cut(&row, &chain, search) {
-                Kept::List(list) => list,
+                Kept::List(list) => Proposed::list(list, few),
                 Kept::Blocks { cut, masses, .. } => {
-                    return Ok(Proposed::row(masses.iter().sum(), UpTo { row, cut }));
+                    Proposed::row(masses.iter().sum(), UpTo { row, cut })
                 }
             }
         }
-    };
-    few.extend(list.ids().iter().enumerate().map(|(i, &id)| (id, list.mass(i))));
-    Ok(Proposed::few(few))
+    })
 }

@@ -98,6 +98,22 @@ pub fn list_top_k<S: Simd, E: Element>(
     listed <= LIST_MAX && listed as u64 >= k
 }
 
+/// Lists the first `k` tokens and few others: where too many tie with the last of them, those of the least ids. All tokens, where the row
+/// has no more.
+pub fn list_first<'b, S: Simd, E: Element>(
+    row: &ScannedRow<'_, S, E>,
+    k: u64,
+    buffers: &'b mut Buffers,
+) -> &'b mut List {
+    let all = k >= u64::from(row.vocab_size);
+    if all || !list_top_k(row, k, buffers) {
+        let cut = if all { None } else { locate_top_k(row, k, buffers) };
+        let cut = cut.unwrap_or(Cut::ties(lowest::<E>()));
+        row.collect(cut, usize::MAX, &mut buffers.lists);
+    }
+    &mut buffers.lists.list
+}
+
 /// Lists every candidate, if the row has few tokens.
 fn list_small_row<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, buffers: &mut Buffers) -> bool {
     let is_small = row.blocks.len() <= LISTED_BLOCKS;

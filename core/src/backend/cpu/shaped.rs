@@ -5,6 +5,7 @@
 //!     if no cut acts, or XTC alone on few likely tokens, without adaptive-p: draw from the row by blocks, as if what XTC takes out were not there
 //!     groups = those of the first tokens, if a cut tells that no others matter one by one and they are few; else of all
 //!     range  = what the chain leaves of the order, and the temperature of the draw
+//!     if that has many that tie with top-k's last: draw from the row by blocks
 //!     list   = the tokens of that range, ids ascending, weighed anew from its first one
 //!     adaptive-p: the list gets other logits
 //!     draw or race from the list, or decide about a draft; the state of the sequence; what is asked about the row
@@ -27,8 +28,9 @@ use super::list::{List, Lists, Weigh, lowest};
 use super::mass::Weights;
 use super::nucleus;
 use super::passes::ScannedRow;
+use super::proposal::{Proposed, UpTo};
 use super::scan::Scanned;
-use super::search::Kept;
+use super::search::{Kept, locate_top_k};
 use super::simd::Simd;
 use super::team::Team;
 use super::tokens::{self, Places, say_first, take};
@@ -91,13 +93,12 @@ pub fn sample<S: Simd, E: Element>(
     slot: Slot<'_>,
 ) {
     let params = row.params();
-    let start = match whole(scanned, params, stages.search, &mut buffers.whole) {
-        Ok(kept) => return sample_whole(scanned, row, kept, buffers, stages, slot),
-        Err(start) => start,
+    let weighed = match find(scanned, params, buffers, stages.search) {
+        Found::Whole(kept) => return sample_whole(scanned, row, kept, buffers, stages, slot),
+        Found::Listed(weighed) => weighed,
     };
     let Slot { outcome, draws, inspection, state, accepted } = slot;
-    let Stages { search, tokens, inspect: inspecting, proposed } = stages;
-    let weighed = list(scanned, params, start, buffers, search).1;
+    let Stages { tokens, inspect: inspecting, proposed, .. } = stages;
     let Weighed { weights, first, temperature, mass_before, .. } = weighed;
     let Buffers { kept, none, before, .. } = buffers;
     let mut no_tail = [0; BLOCK * 4];
@@ -141,7 +142,7 @@ pub fn sample<S: Simd, E: Element>(
     }
 }
 
-/// Samples a row of which all tokens are kept but those that are left out; again, if a guess of which these are was wrong.
+/// Samples a row of which all tokens up to a cut are kept but those that are left out; again, if a guess of which these are was wrong.
 fn sample_whole<S: Simd, E: Element>(
     scanned: &ScannedRow<'_, S, E>,
     row: &Row<'_>,
@@ -155,15 +156,15 @@ fn sample_whole<S: Simd, E: Element>(
     let left_out = &left.left_out[..];
     let without = (!left_out.is_empty()).then(|| Without::new(all, left_out, without));
     let drawn_from = without.as_ref().map_or(all, |without| without.row(kept.first));
-    let masses = drawn_from.block_masses(block_masses);
+    let masses = drawn_from.masses_up_to(kept.cut, block_masses);
     if !is_confirmed(&all, masses.iter().sum(), &mut kept, stages.search, left) {
         drop(without);
         return sample_whole(scanned, row, kept, buffers, stages, slot);
     }
     let Slot { outcome, draws, inspection, accepted, .. } = slot;
     let Stages { tokens, inspect: inspecting, proposed, .. } = stages;
-    let count = kept.count;
-    let kept = Kept::Blocks { cut: Cut::ties(lowest::<E>()), count, masses };
+    let Whole { count, cut, .. } = kept;
+    let kept = Kept::Blocks { cut, count, masses };
     let places = Places { draws: &mut *draws, accepted };
     let found = take(&drawn_from, row, kept, proposed, tokens, places);
     *outcome = found.map_or_else(Outcome::failed, |kept_mass| Outcome {
@@ -206,28 +207,88 @@ fn say<S: Simd, E: Element>(
     Inspection { kept: of_kept.kept, ..found }
 }
 
-/// Lists and weighs what a row is drawn from: the first of the kept tokens, where the row is greedy. `start` is what its chain starts
-/// with, where that is known.
-pub fn list<'b, S: Simd, E: Element>(
+/// What a row is drawn from.
+enum Found<L> {
+    /// Tokens of the row by blocks, without those that the buffers have as left out.
+    Whole(Whole),
+    /// The list that the buffers have.
+    Listed(L),
+}
+
+/// What a proposal's row is drawn from.
+pub fn propose<'a, S: Simd, E: Element>(
+    scanned: ScannedRow<'a, S, E>,
+    params: &SamplingParams,
+    buffers: &'a mut Buffers,
+    search: &mut nucleus::Buffers,
+    few: &'a mut Vec<(u32, u64)>,
+) -> Proposed<'a> {
+    let mut kept = match find(&scanned, params, buffers, search) {
+        Found::Whole(kept) => kept,
+        Found::Listed(_) => return Proposed::list(&buffers.kept, few),
+    };
+    let Buffers { whole: left, without, block_masses, .. } = buffers;
+    let row = at(&scanned, kept.temperature);
+    let mut total = total_mass(row, &kept, &left.left_out, without, block_masses);
+    if !is_confirmed(&row, total, &mut kept, search, left) {
+        total = total_mass(row, &kept, &left.left_out, without, block_masses);
+    }
+    let Whole { cut, first, .. } = kept;
+    match left.left_out.is_empty() {
+        true => Proposed::row(total, UpTo { row, cut }),
+        false => Proposed::without(total, Without::new(row, &left.left_out, without), first, cut),
+    }
+}
+
+/// The mass of what is kept of a row.
+fn total_mass<S: Simd, E: Element>(
+    row: ScannedRow<'_, S, E>,
+    kept: &Whole,
+    left_out: &[u32],
+    without: &mut without::Buffers,
+    masses: &mut Vec<u64>,
+) -> u64 {
+    let without = (!left_out.is_empty()).then(|| Without::new(row, left_out, without));
+    let left = without.as_ref().map_or(row, |without| without.row(kept.first));
+    left.masses_up_to(kept.cut, masses).iter().sum()
+}
+
+/// Finds what a row is drawn from: the first of the kept tokens, where the row is greedy.
+fn find<S: Simd, E: Element>(
     scanned: &ScannedRow<'_, S, E>,
     params: &SamplingParams,
-    start: Option<Start>,
-    buffers: &'b mut Buffers,
+    buffers: &mut Buffers,
     search: &mut nucleus::Buffers,
-) -> (&'b List, Weighed) {
-    let Left { range, temperature, .. } = match params.is_greedy() {
+) -> Found<Weighed> {
+    let start = match whole(scanned, params, search, &mut buffers.whole) {
+        Ok(kept) => return Found::Whole(kept),
+        Err(start) => start,
+    };
+    let temperature = match params.is_greedy() {
         true if params.all_cuts().profile != Profile::Llamacpp => {
             list_first(scanned, &mut buffers.kept);
-            Left { range: 0..1, temperature: 1.0, is_settled: true }
+            1.0
         }
         is_greedy => {
             let start = start.unwrap_or_else(|| chain_start(scanned, params));
-            let left = list_kept(scanned, params, start, buffers, search);
-            if is_greedy { Left { temperature: 1.0, ..left } } else { left }
+            match find_by_chain(scanned, params, start, buffers, search) {
+                Found::Whole(kept) => return Found::Whole(kept),
+                Found::Listed(_) if is_greedy => 1.0,
+                Found::Listed(temperature) => temperature,
+            }
         }
     };
+    Found::Listed(weigh(scanned, params, temperature, buffers))
+}
+
+/// Weighs the kept tokens that are listed, to be drawn from at a temperature.
+fn weigh<S: Simd, E: Element>(
+    scanned: &ScannedRow<'_, S, E>,
+    params: &SamplingParams,
+    temperature: f32,
+    buffers: &mut Buffers,
+) -> Weighed {
     let Buffers { kept, before, .. } = buffers;
-    debug_assert_eq!(range.len(), kept.len());
     let first = greatest(kept);
     if params.is_greedy() {
         let token = kept.ids()[kept.x().iter().position(|&x| x == first).expect("the first")];
@@ -244,7 +305,7 @@ pub fn list<'b, S: Simd, E: Element>(
         weights = weights_of(kept, Scale::new(1.0));
         mass = s.run(Weigh { list: kept, weights });
     }
-    (kept, Weighed { weights, mass, first, temperature, mass_before })
+    Weighed { weights, mass, first, temperature, mass_before }
 }
 
 /// What a list's tokens are weighed with.
@@ -312,28 +373,30 @@ fn list_first<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, kept: &mut List) 
     kept.seal();
 }
 
-/// Lists what the chain keeps.
-fn list_kept<S: Simd, E: Element>(
+/// Finds what the chain keeps, and the temperature of a list.
+fn find_by_chain<S: Simd, E: Element>(
     row: &ScannedRow<'_, S, E>,
     params: &SamplingParams,
     start: Start,
     buffers: &mut Buffers,
     search: &mut nucleus::Buffers,
-) -> Left {
-    let Buffers { groups, of_row, keys, kept, lists, .. } = buffers;
+) -> Found<f32> {
+    let Buffers { groups, of_row, keys, kept, lists, whole, .. } = buffers;
     if chain::stages(params, start.distance).next().is_none() && !chain::is_dynamic(params, true) {
         let all = row.collect(Cut::ties(lowest::<E>()), usize::MAX, lists);
         kept.reset(all.len());
         kept.append(all);
         kept.seal();
-        let range = 0..kept.len() as u32;
-        return Left { range, temperature: start.temperature, is_settled: true };
+        return Found::Listed(start.temperature);
     }
-    if let Some(First { list, others }) = first_tokens(row, params, start, search) {
+    if let Some(First { list, tied, others }) = first_tokens(row, params, start, search) {
         keys.clear();
         keys.extend(list.x().iter().map(|&x| !key32(x)));
         keys.sort_unstable();
         groups.of_sorted(keys.iter().map(|&key| value32(!key)));
+        if let Some(tied) = tied {
+            groups.add_tied(tied);
+        }
         if let Some(others) = others {
             groups.add_others(others);
         }
@@ -342,14 +405,30 @@ fn list_kept<S: Simd, E: Element>(
             groups.set_sums(exact_sums(row, params, start));
             left = chain::cut(row.s, groups, params, start);
         }
-        keep(list, groups, left.range.clone(), kept);
-        return left;
+        let Left { range, temperature, .. } = left;
+        let Some(tied) = tied.filter(|_| range.end as usize > list.len()) else {
+            keep(list, groups, range, kept);
+            return Found::Listed(temperature);
+        };
+        // The first of these are not kept or all: what takes first tokens away takes equal ones together.
+        whole.left_out.clear();
+        if range.start > 0 {
+            keep(list, groups, 0..range.start, kept);
+            whole.left_out.extend(kept.ids());
+        }
+        let end = list.len() as u32 + tied.tokens;
+        let cut = match range.end < end {
+            true => locate_top_k(row, range.end.into(), search).expect("there are more"),
+            false => Cut::ties(tied.x),
+        };
+        let (count, first) = (range.len() as u64, groups.x()[groups.group(range.start)]);
+        return Found::Whole(Whole { count, cut, first, temperature, guessed: None });
     }
     groups.of_row(row, of_row);
     let left = chain::cut(row.s, groups, params, start);
     let least = groups.x()[groups.group(left.range.end - 1)];
-    keep(row.collect(Cut::ties(least), usize::MAX, lists), groups, left.range.clone(), kept);
-    left
+    keep(row.collect(Cut::ties(least), usize::MAX, lists), groups, left.range, kept);
+    Found::Listed(left.temperature)
 }
 
 /// Lists a range of the order, of a list that has all its tokens.
@@ -384,6 +463,8 @@ fn keep(list: &List, groups: &Groups, range: Range<u32>, kept: &mut List) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::element::{Bf16, F16};
+    use super::super::groups::Tied;
     use super::super::portable::Portable;
     use super::super::prepare::{self, prepare};
     use super::*;
@@ -392,16 +473,89 @@ mod tests {
 
     const TOKENS: usize = 20_000;
 
+    /// How many tokens of a row are put in order, and which tie with the last of them beside, where those are the first ones.
+    fn first_of<E: Element>(
+        dtype: Dtype,
+        x: impl Fn(usize) -> f32,
+        spec: ParamsSpec,
+    ) -> Option<(usize, Option<Tied>)> {
+        let mut logits = vec![0; TOKENS * E::SIZE];
+        for (i, to) in logits.chunks_exact_mut(E::SIZE).enumerate() {
+            E::write(E::key(x(i)), to);
+        }
+        let params = spec.parse(|| 0).expect("valid");
+        let row = Row::new(dtype, &logits, params).expect("a row");
+        let (mut memory, mut search) = (prepare::Buffers::default(), nucleus::Buffers::default());
+        let prepared = prepare::<_, E>(Portable, &Team::ALONE, &row, None, &mut memory);
+        let row = prepared.scanned_row(Portable, &Team::ALONE, Scale::new(1.0), TOKENS as u32, &[]);
+        let first = first_tokens(&row, &params, chain_start(&row, &params), &mut search)?;
+        Some((first.list.len(), first.tied))
+    }
+
     /// Whether a row of no peak, the worst there is for a cut that depends on masses, has its first tokens looked at and no others.
     fn looks_at_first(spec: ParamsSpec) -> bool {
-        let spread = |i: usize| ((i * 7919) % TOKENS) as f32;
-        let logits: Vec<u8> = (0..TOKENS).flat_map(|i| (spread(i) / 1e6).to_le_bytes()).collect();
-        let params = spec.parse(|| 0).expect("valid");
-        let row = Row::new(Dtype::F32, &logits, params).expect("a row");
-        let (mut memory, mut search) = (prepare::Buffers::default(), nucleus::Buffers::default());
-        let prepared = prepare::<_, F32>(Portable, &Team::ALONE, &row, None, &mut memory);
-        let row = prepared.scanned_row(Portable, &Team::ALONE, Scale::new(1.0), TOKENS as u32, &[]);
-        first_tokens(&row, &params, chain_start(&row, &params), &mut search).is_some()
+        let spread = |i: usize| ((i * 7919) % TOKENS) as f32 / 1e6;
+        first_of::<F32>(Dtype::F32, spread, spec).is_some()
+    }
+
+    #[test]
+    fn of_many_tokens_that_tie_as_many_are_put_in_order_as_matter() {
+        // Equal to the others, zeros of both signs among them, or seven before these.
+        type Ties<'a> = (usize, f32, &'a dyn Fn(usize) -> f32);
+        let rows: [Ties<'_>; 4] = [
+            (0, 0.5, &|_| 0.5),
+            (0, 0.0, &|i| if i % 2 == 0 { 0.0 } else { -0.0 }),
+            (7, -0.25, &|i| if i < 1400 && i % 200 == 3 { 2.0 } else { -0.25 }),
+            (7, 0.0, &|i| if i < 1400 && i % 200 == 3 { 1.5 } else { -0.0 }),
+        ];
+        let of = |dtype, x, spec| match dtype {
+            Dtype::F16 => first_of::<F16>(dtype, x, spec),
+            Dtype::Bf16 => first_of::<Bf16>(dtype, x, spec),
+            Dtype::F32 => first_of::<F32>(dtype, x, spec),
+        };
+        let off = ParamsSpec::DEFAULT;
+        let few = |top_k| {
+            [
+                ParamsSpec { top_k, typical_p: 0.9, ..off },
+                ParamsSpec { top_k, xtc_probability: 1.0, min_p: 0.1, ..off },
+                ParamsSpec { top_k, top_n_sigma: 1.0, ..off },
+                ParamsSpec { top_k, top_p: 0.9, profile: Profile::Llamacpp, ..off },
+            ]
+        };
+        let ties = |top_k| {
+            [
+                ParamsSpec { top_k, top_p: 0.9, profile: Profile::Vllm, ..off },
+                ParamsSpec { top_k, min_p: 0.9, profile: Profile::Vllm, ..off },
+                ParamsSpec { top_k, top_p: 0.9, profile: Profile::Sglang, ..off },
+                ParamsSpec { top_k, min_p: 0.1, profile: Profile::Sglang, ..off },
+                ParamsSpec { top_k, typical_p: 0.9, profile: Profile::Hf, ..off },
+            ]
+        };
+        for dtype in Dtype::ALL {
+            for (before, x, row) in rows {
+                for k in [8, 50, 300, 2048] {
+                    for spec in few(k) {
+                        // What keeps no more than the seven may tell that no others matter.
+                        let (listed, tied) = of(dtype, row, spec).expect("few matter");
+                        assert!([before, k as usize].contains(&listed), "{k} {spec:?}: {listed}");
+                        assert_eq!(tied, None, "{spec:?}");
+                    }
+                    for spec in ties(k) {
+                        let (listed, tied) = of(dtype, row, spec).expect("few matter");
+                        let tokens = (TOKENS - before) as u32;
+                        let others =
+                            Some(Tied { x, tokens }).filter(|_| spec.min_p < 0.5 || before == 0);
+                        assert_eq!((listed, tied), (before, others), "{spec:?}");
+                    }
+                }
+                for spec in [
+                    ParamsSpec { top_h: 0.4, ..off },
+                    ParamsSpec { top_h: 0.4, profile: Profile::Hf, top_k: 2000, ..off },
+                ] {
+                    assert_eq!(of(dtype, row, spec), Some((100, None)), "{spec:?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Rows of which all tokens are kept, or all but a few likely ones: they are drawn from block by block, as rows without a cut are.
+//! Rows of which all tokens are kept, or all but a few likely ones: they are drawn from block by block, as rows without a cut are. So are those of
+//! which more is kept than a list has, because it ties with the last of a few ([`shaped`](super::shaped)).
 //!
 //! ```text
 //! whole(row):
@@ -28,6 +29,7 @@
 
 use super::blocks::BLOCK;
 use super::chain::{Start, dynamic_temperature, is_dynamic, stages};
+use super::cut::Cut;
 use super::element::Element;
 use super::first::{at, is_listed, masses, start};
 use super::intervals::interval;
@@ -60,6 +62,8 @@ const MOST: u64 = 1 << 60;
 pub struct Whole {
     /// How many tokens.
     pub count: u64,
+    /// Where they end.
+    pub cut: Cut,
     /// The first one's logit. Not -0.0.
     pub first: f32,
     /// The temperature that is drawn at.
@@ -125,7 +129,7 @@ pub fn whole<S: Simd, E: Element>(
         temperature = temperature_of_others(row, params, count, others);
     }
     let first = buffers.first().unwrap_or(row.weights.max);
-    Ok(Whole { count, first, temperature, guessed })
+    Ok(Whole { count, cut: Cut::ties(lowest::<E>()), first, temperature, guessed })
 }
 
 /// Whether the tokens that were left out are those that XTC takes, by a row's masses without these, `left` together. If not, `kept` and the
