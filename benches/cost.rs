@@ -1,12 +1,12 @@
 //! What rows cost, beside what the engine takes them to cost (`src/engine/cost.rs`), which its turns and batches go by.
 //!
 //! ```text
-//! cargo bench --bench cost -- [--dtype f16] [--vocab-size 131072] [--flat]
+//! cargo bench --bench cost -- [--dtype f16] [--vocab-size 131072] [--flat | --tied]
 //! ```
 //!
 //! Every kind of row is timed next to a plain one of the same logits, in turns and in cache, on one thread; the least of some
 //! repetitions is taken. Both columns of costs are in bytes of logits that a plain row of these takes as long for. Rows are from a normal
-//! distribution: at temperature 0.3, at which a language model's are as peaked, or flat.
+//! distribution: at temperature 0.3, at which a language model's are as peaked, or flat; or all are one value.
 
 use bytes::Bytes;
 use half::{bf16, f16};
@@ -33,7 +33,7 @@ fn main() {
         "{} x {}, {}, plain: {:.1} us",
         args.vocab_size,
         args.dtype,
-        if args.flat { "flat" } else { "peaked" },
+        args.shape(),
         least(&mut cpu, &plain, &plain).0.as_secs_f64() * 1e6
     );
     println!(
@@ -58,11 +58,13 @@ struct Args {
     dtype: Dtype,
     vocab_size: u32,
     flat: bool,
+    /// Whether all logits are equal.
+    tied: bool,
 }
 
 impl Args {
     fn parse() -> Self {
-        let mut args = Self { dtype: Dtype::F16, vocab_size: 1 << 17, flat: false };
+        let mut args = Self { dtype: Dtype::F16, vocab_size: 1 << 17, flat: false, tied: false };
         let mut given = std::env::args().skip(1);
         while let Some(flag) = given.next() {
             let mut value = || given.next().expect("a value");
@@ -74,11 +76,20 @@ impl Args {
                 }
                 "--vocab-size" => args.vocab_size = value().parse().expect("a number"),
                 "--flat" => args.flat = true,
+                "--tied" => args.tied = true,
                 "--bench" => {}
                 other => panic!("unknown: {other}"),
             }
         }
         args
+    }
+
+    fn shape(&self) -> &'static str {
+        match (self.tied, self.flat) {
+            (true, _) => "tied",
+            (_, true) => "flat",
+            _ => "peaked",
+        }
     }
 
     fn plain(&self) -> ParamsSpec {
@@ -90,7 +101,7 @@ impl Args {
         let mut random = Random::new(salt, 0);
         let mut logits = Vec::new();
         for _ in 0..self.vocab_size {
-            let x = random.bell();
+            let x = if self.tied { 0.5 } else { random.bell() };
             match self.dtype {
                 Dtype::F16 => logits.extend(f16::from_f32(x).to_le_bytes()),
                 Dtype::Bf16 => logits.extend(bf16::from_f32(x).to_le_bytes()),
@@ -159,11 +170,13 @@ fn of_cuts(args: &Args) -> Vec<(&'static str, RequestRow)> {
         ("top_n_sigma 100", ParamsSpec { top_n_sigma: 100.0, ..plain }),
         ("top_n_sigma, top_k 50", ParamsSpec { top_n_sigma: 100.0, top_k: 50, ..plain }),
         ("top_h", ParamsSpec { top_h: 0.5, ..plain }),
+        ("top_h, typical_p", ParamsSpec { top_h: 0.5, typical_p: 0.95, ..plain }),
         ("top_a", ParamsSpec { top_a: 0.2, ..plain }),
         ("epsilon_cutoff", ParamsSpec { epsilon_cutoff: 1e-4, ..plain }),
         ("eta_cutoff", ParamsSpec { eta_cutoff: 1e-4, ..plain }),
         ("typical_p", ParamsSpec { typical_p: 0.95, ..plain }),
         ("typical_p, top_k 50", ParamsSpec { typical_p: 0.95, top_k: 50, ..plain }),
+        ("typical_p, top_k 2048", ParamsSpec { typical_p: 0.95, top_k: 2048, ..plain }),
         ("typical_p, race", ParamsSpec { typical_p: 0.95, ..race }),
         ("mirostat", ParamsSpec { mirostat_tau: 5.0, ..plain }),
         ("xtc", ParamsSpec { xtc_probability: 1.0, ..plain }),
@@ -172,6 +185,8 @@ fn of_cuts(args: &Args) -> Vec<(&'static str, RequestRow)> {
         ("dynatemp, top_k 50", ParamsSpec { dynatemp_range: 0.2, top_k: 50, ..plain }),
         ("hf", of(Profile::Hf)),
         ("vllm", of(Profile::Vllm)),
+        ("hf, top_k 50", ParamsSpec { top_k: 50, typical_p: 0.95, ..of(Profile::Hf) }),
+        ("vllm, top_k 50", ParamsSpec { top_k: 50, ..of(Profile::Vllm) }),
         ("sglang", of(Profile::Sglang)),
         ("sglang, top_k 50", ParamsSpec { top_k: 50, ..of(Profile::Sglang) }),
         ("llamacpp", of(Profile::Llamacpp)),
@@ -271,6 +286,7 @@ fn of_drafts(args: &Args) -> Vec<(&'static str, RequestRow)> {
         ("draft: dense", plain, Rule::Rejection(Proposal::Dense(dense))),
         ("draft: row", plain, drafter(plain)),
         ("draft: row, top_p", top_p, drafter(top_p)),
+        ("draft: row of vllm", plain, drafter(ParamsSpec { profile: Profile::Vllm, ..plain })),
         ("draft: row of typical_p", plain, drafter(typical)),
         ("draft: both typical_p", typical, drafter(typical)),
         ("draft: by probability", plain, by_probability),

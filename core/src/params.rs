@@ -933,6 +933,12 @@ impl SamplingParams {
         if is_head { Some(head::TOKENS as u32) } else { self.top_k() }
     }
 
+    /// Whether all tokens follow those that tie with the last of [`ordered_first`](Self::ordered_first), because the profile keeps them.
+    pub fn keeps_ties_of_first(&self) -> bool {
+        let Cuts { profile, top_h, .. } = self.cuts;
+        self.top_k().is_some() && profile.keeps_ties(Stage::TopK) && top_h == 0.0
+    }
+
     /// Whether nothing cuts, whatever the logits are.
     pub fn keeps_all(&self) -> bool {
         let Cuts { top_n_sigma, top_h, top_a, epsilon_cutoff, eta_cutoff, .. } = self.cuts;

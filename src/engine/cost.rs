@@ -13,6 +13,8 @@
 //! further cuts, 16 bits            ORDER_16                   0.1 ms, and 3 to 4 ns a token
 //! further cuts, 32 bits            ORDER_32                   14 to 17 ns a token
 //! a list of adjustments            LIST_BYTE a byte           0.3 to 1 ns
+//! a first token for further cuts   ORDERED                    20 ns, less what is not weighed
+//! tokens that tie with top_k's     SEARCH                     as above, where the profile keeps them
 //! logprobs of a distribution       PASS                       0.4 ns a token
 //! a sum that further cuts need     PASS                       0.1 to 0.4 ns a token
 //! kept ids, continuations          PASS                       0.2 ns a token
@@ -37,6 +39,7 @@ const DRAW: u64 = 2 << 10;
 const RACE_TOKEN: u64 = 6;
 const LIST_BYTE: u64 = 8;
 const FIRST: u64 = 340;
+const ORDERED: u64 = 200;
 const NAMED: u64 = 700;
 const WEIGHT: u64 = 230;
 
@@ -110,7 +113,10 @@ fn of_cuts(row: &Row<'_>) -> u64 {
         };
     }
     if params.orders_tokens() {
-        return PASS.of(row) * u64::from(params.sums_of_cuts());
+        let sums = PASS.of(row) * u64::from(params.sums_of_cuts());
+        let first = ORDERED * u64::from(params.ordered_first().unwrap_or(0));
+        let ties = if params.keeps_ties_of_first() { SEARCH.of(row) } else { 0 };
+        return sums + first.saturating_sub(row.vocab_size().into()) + ties;
     }
     let is_cut = params.top_p().is_some() || params.top_k().is_some();
     if is_cut && !params.is_greedy() && !is_short(params.top_k()) { SEARCH.of(row) } else { 0 }
@@ -161,9 +167,7 @@ fn of_draft(row: &Row<'_>, draft: &Draft) -> u64 {
         Rule::Rejection(Proposal::Dense(_)) => DENSE.of(row),
         Rule::Rejection(Proposal::Row(source)) => {
             let proposed = source.row();
-            // Whoever has further cuts or another's profile proposes a list.
-            let is_whole_list = proposed.params().orders_tokens() && proposed.params().keeps_all();
-            let met = if is_listed(&proposed) || is_whole_list { LISTED } else { PROPOSAL };
+            let met = if is_listed(&proposed) { LISTED } else { PROPOSAL };
             of_tokens(&proposed) + met.of(row)
         }
     }
@@ -236,6 +240,18 @@ mod tests {
         for spec in specs {
             assert_eq!(of(Dtype::F32, spec), 1.0, "{spec:?}");
         }
+        // Many of them take longer than a row without cuts, which weighs all.
+        let typical = ParamsSpec { typical_p: 0.95, top_k: 2048, ..off };
+        for (dtype, measured) in [(Dtype::F16, 1.8), (Dtype::F32, 1.9)] {
+            let times = of(dtype, typical);
+            assert!((measured / 1.5..measured * 1.5).contains(&times), "{dtype}: {times}");
+        }
+        // All others may tie with the last of them.
+        let ties = |profile| of(Dtype::F16, ParamsSpec { top_k: 50, min_p: 0.1, profile, ..off });
+        for profile in [Profile::Hf, Profile::Vllm, Profile::Sglang] {
+            assert!((1.3..3.0).contains(&ties(profile)), "{profile:?}");
+        }
+        assert_eq!(ties(Profile::Llamacpp), 1.0);
         // As few tokens as there are in the row are all of it.
         let few = |tokens: usize| {
             let params = ParamsSpec { top_h: 0.5, ..off }.parse(|| 0).expect("valid");
@@ -262,14 +278,14 @@ mod tests {
     fn sums_over_the_row_cost_a_pass_each_beside_its_first_tokens() {
         let off = ParamsSpec { top_k: 50, ..Default::default() };
         let sglang = ParamsSpec { profile: Profile::Sglang, top_p: 0.95, ..off };
-        for (spec, passes) in [
-            (ParamsSpec { dynatemp_range: 0.2, ..off }, 1),
-            (ParamsSpec { dynatemp_range: 0.2, profile: Profile::Llamacpp, ..off }, 0),
-            (ParamsSpec { top_n_sigma: 1.0, dynatemp_range: 0.2, ..off }, 2),
-            (sglang, 1),
-            (ParamsSpec { min_p: 0.1, ..sglang }, 0),
+        let share_of_rest = ParamsSpec { min_p: 0.1, ..sglang };
+        for (spec, without, passes) in [
+            (ParamsSpec { dynatemp_range: 0.2, ..off }, off, 1),
+            (ParamsSpec { dynatemp_range: 0.2, profile: Profile::Llamacpp, ..off }, off, 0),
+            (ParamsSpec { top_n_sigma: 1.0, dynatemp_range: 0.2, ..off }, off, 2),
+            (sglang, share_of_rest, 1),
         ] {
-            let (row, plain) = (row(Dtype::F16, spec), row(Dtype::F16, off));
+            let (row, plain) = (row(Dtype::F16, spec), row(Dtype::F16, without));
             assert_eq!(cost(&row) - cost(&plain), passes * PASS.of(&row), "{spec:?}");
         }
     }
@@ -341,6 +357,8 @@ mod tests {
             (off, sparse, 4.5),
             (off, dense, 12.0),
             (off, from(off), 20.0),
+            (off, from(ParamsSpec { profile: Profile::Vllm, ..off }), 20.0),
+            (off, from(ParamsSpec { dynatemp_range: 0.2, ..off }), 22.0),
             (off, from(typical), 105.0),
             (typical, from(typical), 127.0),
             (off, by_probability, 3.0),
