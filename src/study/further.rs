@@ -182,3 +182,30 @@ pub(super) fn union(a: &[(usize, Vec<f32>)], b: &[(usize, Vec<f32>)]) -> Vec<(us
 pub(super) fn tidy(x: f64) -> f32 {
     format!("{x:.5e}").parse().expect("a number")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use logitd_core::params::{Field, Value};
+
+    #[test]
+    fn each_name_is_that_of_its_value() {
+        for (place, name) in FURTHER.into_iter().enumerate() {
+            let mut spec = ParamsSpec::DEFAULT;
+            // No default.
+            Field::named(name).expect("a parameter").set(&mut spec, Value::Real(0.25));
+            let further = Further::from(spec);
+            let mut expected = Further::NONE;
+            expected.values[place] = 0.25;
+            assert_eq!(further, expected, "{name}");
+            assert_eq!(ParamsSpec::from(further), spec, "{name}");
+            assert_eq!(further.given().collect::<Vec<_>>(), [(name, 0.25)]);
+        }
+    }
+
+    #[test]
+    fn further_cuts_are_all_that_stand_after_the_profile() {
+        let profile = FIELDS_OF_SETS.iter().position(|name| *name == "profile");
+        assert_eq!(FIELDS_OF_SETS[profile.expect("a parameter of sets") + 1..], FURTHER);
+    }
+}

@@ -645,6 +645,21 @@ pub enum JournalError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use logitd_core::params::Field;
+
+    #[test]
+    fn the_range_of_each_further_cut_is_that_of_its_parameter() {
+        for (name, (low, high)) in FURTHER.into_iter().zip(FURTHER_RANGES) {
+            let (low, high) = (low as f32, high as f32);
+            let field = Field::named(name).expect("a parameter");
+            let is_allowed = |x: f32| field.read(&shortest(x)).is_ok();
+            // Some begin or end before a value that they do not have.
+            assert!(is_allowed(low) || is_allowed(low.next_up()), "{name}");
+            assert!(is_allowed(high) || is_allowed(high.next_down()), "{name}");
+            assert!(!is_allowed(high.next_up()), "{name}");
+            assert!(low == 0.0 || !is_allowed(low.next_down()), "{name}");
+        }
+    }
 
     fn spec(name: &str) -> StudySpec {
         StudySpec {

@@ -400,6 +400,28 @@ mod tests {
     }
 
     #[test]
+    fn an_axis_with_a_flag_of_its_own_is_set_by_that_flag() {
+        let profile = FIELDS_OF_SETS.iter().position(|name| *name == "profile");
+        assert_eq!(FIELDS_OF_SETS[..profile.expect("a parameter of sets")], OWN_FLAGS);
+        for name in OWN_FLAGS {
+            let (flag, text) = (format!("--{}", name.replace('_', "-")), "1");
+            let mut expected = Axes::default();
+            expected.set(name, text).expect("a value of each");
+            let others = OWN_FLAGS.into_iter().filter(|other| *other != name);
+            let others: Vec<Axes> = others
+                .map(|other| {
+                    let mut axes = Axes::default();
+                    axes.set(other, text).expect("a value of each");
+                    axes
+                })
+                .collect();
+            let axes = args(&[&flag, text]).axes().expect("valid");
+            assert_eq!(axes, expected, "{flag}");
+            assert!(!others.contains(&axes), "{flag}");
+        }
+    }
+
+    #[test]
     fn goals_and_limits_are_put_together() {
         assert_eq!(args(&[]).goal().to_string(), "least nll with tail <= 0.001");
         let flags =
