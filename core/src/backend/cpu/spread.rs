@@ -6,12 +6,12 @@
 //!
 //! 1. Where no logit of the row is 32 or more away from a centre, z less the centre's has 16 bits: with 1.5 * 2^23 added it is the
 //!    lower half of a float's bits. Two vectors of halves are one of pairs, and one instruction squares and adds these; sums of
-//!    two of them fit 32 bits. Of one block so does the sum of z.
-//! 2. Elsewhere, and in a block that is filled up, the squares take lanes of 64, and the compiler makes vectors of the loop.
+//!    two of them fit 32 bits, and sums of four where all logits are within 22.6 of the centre. Of one block so does the sum of z.
+//! 2. Sums of blocks are added up vector by vector: what a vector's lanes are together is asked once a run.
+//! 3. Elsewhere, and in a block that is filled up, the squares take lanes of 64, and the compiler makes vectors of the loop.
 //!
-//! Floor of 64 tokens in AVX-512, near the centre: 8 instructions to widen, 4 to scale and round, 4 to add, 7 to pair, square and add, and 5 to
-//! add that up in 64 bits: 28. A logit further away costs twice as much. Measured over 128,256 f16
-//! in AVX-512: 7 us, and 18 further away.
+//! Floor of 64 tokens in AVX-512, near the centre: 8 instructions to widen, 4 to scale and round, 4 to add, 7 to pair, square and add, and 5,
+//! or 3 where four are added before, to add that up in 64 bits: 26 to 28. Widening alone takes 2.2 us of 128,256 f16 in AVX-512, all of it 3.7, and 18 further away.
 
 use super::blocks::{BLOCK, Blocks};
 use super::element::Element;
@@ -27,6 +27,10 @@ const SPREAD_BLOCKS_MIN: usize = 128;
 
 /// How far a z may be from the centre's: it has 16 bits, and two pairs of squares have a sum of 32.
 const NEAR: i32 = 32_767;
+/// How far a z may be from the centre's for four pairs of squares to have a sum of 32 bits: 8 * 23,170^2 is less than 2^32.
+const CLOSE: i32 = 23_170;
+/// More than z less the centre's comes to in a lane over a block: 32 or 64 of [`NEAR`].
+const LANE_MAX: u32 = 1 << 22;
 /// Logits whose z need not be clamped, and has a float of its own when 1.5 * 2^23 is added.
 const UNCLAMPED: f32 = 2000.0;
 /// Vectors that are summed at once.
@@ -48,18 +52,27 @@ pub fn spread<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>) -> Deviation {
 struct Spread<'a, E> {
     blocks: Blocks<'a, E>,
     range: Range<usize>,
-    /// An even z that those of all logits of the row are [`NEAR`].
-    centre: Option<i32>,
+    centre: Option<Centre>,
+}
+
+/// What the logits of a row lie around.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Centre {
+    /// An even z that those of all logits are [`NEAR`].
+    z: i32,
+    /// Whether they are [`CLOSE`].
+    is_close: bool,
 }
 
 /// The centre of logits between two.
-fn centre(min: f32, max: f32) -> Option<i32> {
+fn centre(min: f32, max: f32) -> Option<Centre> {
     if min < -UNCLAMPED || max > UNCLAMPED {
         return None;
     }
     // Even, so that what is halfway between two is rounded to the same.
     let centre = z(min).midpoint(z(max)) & !1;
-    (z(max) - centre <= NEAR && centre - z(min) <= NEAR).then_some(centre)
+    let far = (z(max) - centre).max(centre - z(min));
+    (far <= NEAR).then_some(Centre { z: centre, is_close: far <= CLOSE })
 }
 
 impl<S: Simd, E: Element> Kernel<S> for Spread<'_, E> {
@@ -69,37 +82,70 @@ impl<S: Simd, E: Element> Kernel<S> for Spread<'_, E> {
     fn call(self, s: S) -> Deviation {
         let Self { blocks, range, centre } = self;
         let mut all = Deviation::default();
+        let mut near = Near::new(s, centre.map_or(0, |centre| centre.z));
         for (i, block) in blocks.range(range) {
-            all = all.and(match centre {
-                Some(centre) if !blocks.is_filled_up(i) => near::<S, E>(s, block, centre),
-                _ => any::<S, E>(s, block),
-            });
+            match centre {
+                Some(centre) if !blocks.is_filled_up(i) => match centre.is_close {
+                    true => near.add::<E, 2>(s, block),
+                    false => near.add::<E, 1>(s, block),
+                },
+                _ => all = all.and(any::<S, E>(s, block)),
+            }
         }
-        all
+        all.and(near.sums(s))
     }
 }
 
-/// The sums over a block whose logits are near a centre.
-#[inline(always)]
-fn near<S: Simd, E: Element>(s: S, block: &[u8], centre: i32) -> Deviation {
-    let (units, round) = (s.splat(UNITS), s.splat(ROUND - centre as f32));
-    let bytes = S::LANES * E::SIZE;
-    let (mut sum, mut squares) = (s.splat_u32(0), s.no_sum());
-    for vectors in block.chunks_exact(VECTORS * bytes) {
-        // Products are exact: rounded once or twice is the same.
-        let z = |i: usize| s.as_ints(s.fma(E::widen(s, &vectors[i * bytes..]), units, round));
-        let [a, b, c, d] = [z(0), z(1), z(2), z(3)];
-        sum = s.add(sum, s.add(s.add(a, b), s.add(c, d)));
-        let (ab, cd) = (s.lower_halves(a, b), s.lower_halves(c, d));
-        squares = s.widen_add(squares, s.add(s.square_pairs(ab), s.square_pairs(cd)));
+/// The sums over blocks whose logits are near a centre, of y: of z = centre + y.
+struct Near<S: Simd> {
+    centre: i32,
+    blocks: u64,
+    /// And [`LANE_MAX`] more a block, in every lane of 32 bits.
+    sum: S::W,
+    squares: S::W,
+}
+
+impl<S: Simd> Near<S> {
+    #[inline(always)]
+    fn new(s: S, centre: i32) -> Self {
+        Self { centre, blocks: 0, sum: s.no_sum(), squares: s.no_sum() }
     }
-    let rounds = (BLOCK as u32).wrapping_mul(ROUND_BITS);
-    let sum = s.total(s.widen_add(s.no_sum(), sum)) as u32;
-    let sum = i64::from(sum.wrapping_sub(rounds) as i32);
-    let (count, centre) = (BLOCK as i64, i64::from(centre));
-    // Of z = centre + y: the squares are those of y, and 2 * centre * y, and the centre's.
-    let squares = s.total(squares) as i64 + centre * (2 * sum + count * centre);
-    Deviation { count: count as u64, sum: sum + count * centre, squares: squares as u64 }
+
+    /// Adds a block. The squares of so many vectors, times [`VECTORS`], have a sum of 32 bits.
+    #[inline(always)]
+    fn add<E: Element, const TIMES: usize>(&mut self, s: S, block: &[u8]) {
+        let (units, round) = (s.splat(UNITS), s.splat(ROUND - self.centre as f32));
+        let bytes = S::LANES * E::SIZE;
+        let rounds = ((BLOCK / S::LANES) as u32).wrapping_mul(ROUND_BITS);
+        let mut sum = s.splat_u32(LANE_MAX.wrapping_sub(rounds));
+        for vectors in block.chunks_exact(TIMES * VECTORS * bytes) {
+            let mut squares = s.splat_u32(0);
+            for vectors in vectors.chunks_exact(VECTORS * bytes) {
+                // Products are exact: rounded once or twice is the same.
+                let y =
+                    |i: usize| s.as_ints(s.fma(E::widen(s, &vectors[i * bytes..]), units, round));
+                let [a, b, c, d] = [y(0), y(1), y(2), y(3)];
+                sum = s.add(sum, s.add(s.add(a, b), s.add(c, d)));
+                let (ab, cd) = (s.lower_halves(a, b), s.lower_halves(c, d));
+                squares = s.add(squares, s.add(s.square_pairs(ab), s.square_pairs(cd)));
+            }
+            self.squares = s.widen_add(self.squares, squares);
+        }
+        self.sum = s.widen_add(self.sum, sum);
+        self.blocks += 1;
+    }
+
+    #[inline(always)]
+    fn sums(self, s: S) -> Deviation {
+        let centre = i128::from(self.centre);
+        let count = self.blocks * BLOCK as u64;
+        let more = self.blocks * S::LANES as u64 * u64::from(LANE_MAX);
+        let sum = s.total(self.sum).wrapping_sub(more) as i64;
+        // The squares are those of y, and 2 * centre * y, and the centre's.
+        let cross = centre * (2 * i128::from(sum) + i128::from(count) * centre);
+        let squares = i128::from(s.total(self.squares)) + cross;
+        Deviation { count, sum: sum + count as i64 * centre as i64, squares: squares as u64 }
+    }
 }
 
 /// The sums over any block.
@@ -142,7 +188,8 @@ mod tests {
         let [least, greatest] = [f32::min, f32::max].map(|of| x.iter().copied().reduce(of));
         let near = centre(least.expect("tokens"), greatest.expect("tokens"));
         assert!(near.is_some(), "all are near");
-        for centre in [near, None] {
+        let wide = near.map(|near| Centre { is_close: false, ..near });
+        for centre in [near, wide, None] {
             let range = 0..blocks.len();
             assert_eq!(s.run(Spread { blocks, range, centre }), expected, "{centre:?}");
         }
@@ -161,16 +208,26 @@ mod tests {
                 expect::<S, F32>(s, &x);
             }
         }
-        // As far apart as is near, in the first place and in all; and zeros.
+        // As far apart as is near or close, in the first place and in all; half of them at either end; and zeros.
         let far = |i: usize| if i == 0 { -1969.0 } else { -1969.0 + 65_532.0 / 1024.0 };
-        for x in [(0..1024).map(far).collect(), vec![-1999.9; 1024], vec![-0.0; 1024]] {
+        let close = |i: usize| [-1969.0, -1969.0 + 46_340.0 / 1024.0][i / 300 % 2];
+        let halves = |i: usize| [-31.999, 31.998][i / 700 % 2];
+        for x in [
+            (0..1024).map(far).collect(),
+            (0..2048).map(close).collect(),
+            (0..2048).map(halves).collect(),
+            vec![-1999.9; 1024],
+            vec![-0.0; 1024],
+        ] {
             expect::<S, F32>(s, &x);
         }
     }
 
     #[test]
     fn what_is_far_apart_has_no_centre() {
-        assert_eq!(centre(-39.25, 3.5), Some(-18_304));
+        assert_eq!(centre(-39.25, 3.5), Some(Centre { z: -18_304, is_close: true }));
+        let [close, near] = [22.627, 22.628].map(|x| centre(-x, x).expect("not far"));
+        assert!(close.is_close && !near.is_close);
         assert_eq!(centre(-32.0, 32.0), None);
         assert_eq!(centre(f32::NEG_INFINITY, 0.0), None);
         assert_eq!(centre(2001.0, 2001.0), None);
