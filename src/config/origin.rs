@@ -102,7 +102,9 @@ fn instead_of_zero(flag: &str, value: &str) -> Option<String> {
     let command = command();
     let arg = command.get_arguments().find(|arg| arg.get_id() == &key_of(flag))?;
     let name = arg.get_value_names()?.first()?.as_str();
-    if !is_zero || !["N", "BYTES", "TIME"].contains(&name) {
+    // Where the default is 0, it means something.
+    let means_something = arg.get_default_values().first().is_some_and(|value| value == "0");
+    if !is_zero || means_something || !["N", "BYTES", "TIME"].contains(&name) {
         return None;
     }
     let mut text = "0 means neither off nor without limit".to_owned();

@@ -129,7 +129,7 @@ pub fn bytes(text: &str) -> Result<usize, String> {
 
 /// A number of bytes, or 0 for none.
 pub fn bytes_or_none(text: &str) -> Result<usize, String> {
-    if text == "0" { Ok(0) } else { bytes(text) }
+    if matches!(text, "0" | "0KiB" | "0MiB" | "0GiB") { Ok(0) } else { bytes(text) }
 }
 
 /// A span of time: `250us`, `20ms`, `1.5s`, `5m`, `1h 30m`, or `0`.

@@ -493,8 +493,11 @@ fn copy_logits(rows: &[Row<'_>], copies: &[(usize, usize)], input: &mut [u8], te
     for &(row, at) in copies {
         let row = &rows[row];
         let (into, behind) = rest.split_at_mut(at - begins).1.split_at_mut(row.bytes());
-        let piece = |(i, into)| Piece { row, from: i * PIECE_BYTES, into };
-        pieces.extend(into.chunks_mut(PIECE_BYTES).enumerate().map(piece));
+        // What lies on another device comes by one way, however many ask.
+        let is_elsewhere = row.is_lent() && row.mapped().is_none();
+        let bytes = if is_elsewhere { into.len().max(1) } else { PIECE_BYTES };
+        let piece = |(i, into)| Piece { row, from: i * bytes, into };
+        pieces.extend(into.chunks_mut(bytes).enumerate().map(piece));
         (rest, begins) = (behind, at + row.bytes());
     }
     let run = pieces.len().div_ceil(threads).max(1);

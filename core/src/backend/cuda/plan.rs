@@ -223,6 +223,8 @@ pub struct Layout {
     row_bytes_max: usize,
     /// Whether a row's every mass is needed.
     weighs_everything: bool,
+    /// How many rows take hardly more than that: not those that race, or are cut before.
+    weighed_rows: usize,
 }
 
 impl Layout {
@@ -287,6 +289,8 @@ impl Layout {
             let sampled = change.map_or(row.dtype(), |change| change.dtype(row)).size_bytes();
             self.row_bytes_max = self.row_bytes_max.max(tiles * TILE * sampled);
             self.weighs_everything |= weighs_everything(&plan);
+            let takes_more = CutsBefore::of(row.params()).are_some() || races(&plan);
+            self.weighed_rows += usize::from(weighs_everything(&plan) && !takes_more);
             self.plans.push(plan);
         }
         self.made_at = end.next_multiple_of(PART_ALIGN);
@@ -304,7 +308,7 @@ impl Layout {
         self.plans.clear();
         (self.draws, self.tile_capacity, self.row_bytes_max) = (0, 0, 0);
         (self.made_bytes, self.answer_bytes) = (0, 0);
-        self.weighs_everything = false;
+        (self.weighs_everything, self.weighed_rows) = (false, 0);
     }
 
     /// Makes room for the descriptors of these rows. Where they end.
@@ -402,8 +406,12 @@ fn place_inspect(
 
 /// Whether a row's draws are races of tokens with ids of their own.
 fn races_by_id(row: &Row<'_>, plan: &Plan) -> bool {
-    let races = matches!(plan, Plan::Draw(chain) if chain.rule == DrawRule::Race);
-    races && row.has_ids()
+    races(plan) && row.has_ids()
+}
+
+/// Whether a row's draws are races.
+fn races(plan: &Plan) -> bool {
+    matches!(plan, Plan::Draw(chain) if chain.rule == DrawRule::Race)
 }
 
 /// Whether a row's every mass is needed: unless top-k comes first, or none is.
@@ -458,27 +466,32 @@ fn choose_kernel<'a>(
     shared_bytes: usize,
 ) -> (Kernel, &'a Residency, u32) {
     let Properties { kernel, residency, grid_residency, .. } = properties;
-    let team = |residency| widest_team(layout, properties, residency, shared_bytes);
-    let own = team(residency);
-    match grid_residency {
-        Some(grid) if team(grid) > own => (Kernel::Grid, grid, team(grid)),
+    let team = |residency, kernel| {
+        widest_team(layout, properties, residency, kernel == Kernel::Cluster, shared_bytes)
+    };
+    let own = team(residency, *kernel);
+    match grid_residency.as_ref().map(|grid| (grid, team(grid, Kernel::Grid))) {
+        Some((grid, wider)) if wider > own => (Kernel::Grid, grid, wider),
         _ => (*kernel, residency, own),
     }
 }
 
 /// As many blocks a row as let all rows run at once, but no warp without a tile.
 ///
-/// Where everything is weighed, pairs in two waves take less than single blocks in one: on an H200 215 us in place of 255 for 192 rows
-/// of 128,256 tokens with top_p, 237 in place of 260 for 256 rows.
+/// Where every row is weighed as a whole, clusters of two in two waves take less than single blocks in one: on an H200 215 us in place
+/// of 255 for 192 rows of 128,256 tokens with top_p, 237 in place of 260 for 256 rows; without a cut 78 in place of 86, and 87 of 89. Pairs of
+/// the grid kernel do not without a cut.
 fn widest_team(
     layout: &Layout,
     properties: &Properties,
     residency: &Residency,
+    is_cluster: bool,
     shared_bytes: usize,
 ) -> u32 {
     let warps = properties.geometry.threads / 32;
     let fits = |team: u32| {
-        let waves = if team == 2 && layout.weighs_everything { 2 } else { 1 };
+        let gains = team == 2 && is_cluster && layout.weighed_rows == layout.logits_at.len();
+        let waves = if gains { 2 } else { 1 };
         layout.rows() <= waves * residency.teams_at_once(team, shared_bytes)
             && (team - 1) * warps < layout.tile_capacity as u32
     };
@@ -598,11 +611,34 @@ mod tests {
         assert_eq!(shape(200, 128_256, 50).team_blocks, 1);
         assert_eq!(shape(1, 100, 50).team_blocks, 1);
         assert_eq!(shape(1, 256 * 9, 50).team_blocks, 2);
-        // Two waves of pairs, where everything is weighed.
-        assert_eq!(
-            [133, 200, 264, 265].map(|rows| shape(rows, 128_256, 0).team_blocks),
-            [2, 2, 2, 1]
-        );
+    }
+
+    #[test]
+    fn rows_that_are_weighed_run_in_pairs_in_two_waves() {
+        let team = |device: &Properties, rows, more: &[ParamsSpec]| {
+            let logits = vec![0; 128_256 * 2];
+            let specs =
+                std::iter::repeat_n(ParamsSpec::default(), rows).chain(more.iter().copied());
+            let row = |spec: ParamsSpec| Row::new(Dtype::F16, &logits, spec.parse(|| 0).unwrap());
+            let rows: Vec<_> = specs.map(|spec| row(spec).unwrap()).collect();
+            let mut layout = Layout::default();
+            assert_eq!(layout.fill(&rows, &[], &CAPACITY, Packing::Aligned), rows.len());
+            LaunchShape::choose(&layout, device).team_blocks
+        };
+        assert_eq!([132, 133, 264, 265].map(|rows| team(&LARGE, rows, &[])), [2, 2, 2, 1]);
+        let off = ParamsSpec::default();
+        assert_eq!(team(&LARGE, 200, &[ParamsSpec { top_p: 0.9, ..off }]), 2);
+        for other in [
+            ParamsSpec { top_k: 50, ..off },
+            ParamsSpec { temperature: 0.0, ..off },
+            ParamsSpec { draw_rule: DrawRule::Race, ..off },
+            ParamsSpec { typical_p: 0.9, ..off },
+        ] {
+            assert_eq!(team(&LARGE, 200, &[other]), 1, "{other:?}");
+        }
+        let mut grid = Properties { kernel: Kernel::Grid, ..LARGE };
+        grid.residency = Residency::of_blocks(264, 227 << 10);
+        assert_eq!(team(&grid, 200, &[]), 1);
     }
 
     #[test]
