@@ -1,4 +1,4 @@
-//! Messages from bytes, with three differences from tonic's own codec.
+//! Messages from bytes, with three differences from tonic's own codec; and to bytes ([`sent`](super::sent)).
 //!
 //! A parameter set takes two bytes on the wire and dozens in memory, so the sets of a message are
 //! counted before any is decoded: no message can grow by more than [`PARAMS_MAX`] of them; nor by more sets of
@@ -10,6 +10,7 @@ use super::known::{
     self, BEAM_STEP_REQUEST, EVALUATE_REQUEST, EVALUATE_STREAM_REQUEST, Fields, SAMPLE_REQUEST,
     SAMPLE_STREAM_REQUEST, VERIFY_REQUEST, VERIFY_STREAM_REQUEST,
 };
+use super::sent::Sent;
 use super::{
     BeamStepRequest, BeamStepResponse, EvaluateRequest, EvaluateResponse, EvaluateStreamRequest,
     EvaluateStreamResponse, GetInfoRequest, GetInfoResponse, SampleRequest, SampleResponse,
@@ -37,7 +38,7 @@ impl<E, D> Default for Codec<E, D> {
 
 impl<E, D> tonic::codec::Codec for Codec<E, D>
 where
-    E: Message + 'static,
+    E: Sent + 'static,
     D: Received + 'static,
 {
     type Encode = E;
@@ -54,12 +55,13 @@ where
     }
 }
 
-impl<E: Message, D> tonic::codec::Encoder for Codec<E, D> {
+impl<E: Sent, D> tonic::codec::Encoder for Codec<E, D> {
     type Item = E;
     type Error = Status;
 
     fn encode(&mut self, item: E, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        item.encode(buffer).map_err(|error| Status::internal(error.to_string()))
+        item.append(buffer);
+        Ok(())
     }
 
     fn buffer_settings(&self) -> BufferSettings {

@@ -16,6 +16,7 @@ pub mod direct;
 mod generated;
 mod known;
 mod rows;
+mod sent;
 pub mod shm;
 /// Recorded traffic, `logitd.trace.v1`: what the frames of a trace hold.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
@@ -27,6 +28,7 @@ pub use codec::{Codec, PARAMS_MAX, Received, decode};
 pub use columns::WrongColumn;
 pub use generated::*;
 pub use rows::{RequestRows, RowLayout};
+pub use sent::{Growing, Sent};
 
 /// The encoded `FileDescriptorSet` of the API, for reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!("descriptors.bin");

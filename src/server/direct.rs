@@ -29,8 +29,9 @@ use logitd_proto::direct::{
 };
 use logitd_proto::sample_stream_response::Result as Outcome;
 use logitd_proto::verify_stream_response::Result as Verified;
-use logitd_proto::{self as api, Plane, Received, SampleStreamResponse, VerifyStreamResponse};
-use prost::Message;
+use logitd_proto::{
+    self as api, Plane, Received, SampleStreamResponse, Sent, VerifyStreamResponse,
+};
 use rustix::net::{RecvFlags, recv};
 use std::future::Future;
 use std::io;
@@ -159,7 +160,7 @@ impl Connection {
                 // Written the same way, whatever the request was.
                 let result = Some(Outcome::Error(error));
                 let refusal = SampleStreamResponse { result, ..Default::default() };
-                framed(&refusal, &mut self.buffer)?;
+                framed(refusal, &mut self.buffer);
                 (code, None, goes_on)
             }
             // Counted as cancelled.
@@ -293,7 +294,7 @@ async fn answer(
             let answered = verify(shared, call, admitted, request, Plane::Inline).await;
             let Answered { response, room } = answered.map_err(refused)?;
             let result = Some(Verified::Response(response));
-            framed(&VerifyStreamResponse { id: 0, result }, buffer)?;
+            framed(VerifyStreamResponse { id: 0, result }, buffer);
             Ok(room)
         }
         _ => {
@@ -302,16 +303,20 @@ async fn answer(
             let answered = sample(shared, call, admitted, request, Plane::Inline).await;
             let Answered { response, room } = answered.map_err(refused)?;
             let result = Some(Outcome::Response(response));
-            framed(&SampleStreamResponse { result, ..Default::default() }, buffer)?;
+            framed(SampleStreamResponse { result, ..Default::default() }, buffer);
             Ok(room)
         }
     }
 }
 
-fn framed(message: &impl Message, into: &mut Vec<u8>) -> io::Result<()> {
+/// Puts a message in the place of what is there, behind its length.
+fn framed(message: impl Sent, into: &mut Vec<u8>) {
+    const LENGTH_BYTES: usize = size_of::<u32>();
     into.clear();
-    into.extend((message.encoded_len() as u32).to_le_bytes());
-    message.encode(into).map_err(io::Error::other)
+    into.extend([0; LENGTH_BYTES]);
+    message.append(into);
+    let length = (into.len() - LENGTH_BYTES) as u32;
+    into[..LENGTH_BYTES].copy_from_slice(&length.to_le_bytes());
 }
 
 /// Whether there are requests of a kind.
