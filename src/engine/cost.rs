@@ -33,6 +33,9 @@ use logitd_core::batch::{Dtype, Row};
 use logitd_core::inspection::{Distribution, Inspect};
 use logitd_core::row::{Draft, Proposal, Rule};
 
+/// What a thread does in a millisecond.
+pub(super) const MILLISECOND: u64 = 11 << 20;
+
 /// Of a row whatever its size.
 const ROW: u64 = 8 << 10;
 const DRAW: u64 = 2 << 10;

@@ -93,6 +93,7 @@ impl Evaluations {
         let queue = Queue::new(queue::Config {
             // A row is a batch: whoever has many gives way to others after each.
             budget: Budget { rows: 1, bytes: usize::MAX, draws: usize::MAX, cost: u64::MAX },
+            shared_cost: u64::MAX,
             delay: Duration::ZERO,
             passed_over_max,
         });

@@ -22,6 +22,7 @@ mod slots;
 mod timer;
 mod turns;
 mod verify;
+mod way;
 mod work;
 mod worker;
 
@@ -284,6 +285,7 @@ impl Shared {
                     draws: config.batch_draws_max.max(DRAWS_MAX as usize),
                     cost: batch_cost(&config, devices),
                 },
+                shared_cost: shared_cost(devices),
                 delay: config.batch_delay,
                 passed_over_max: config.passed_over_max,
             }),
@@ -453,6 +455,14 @@ fn batch_cost(config: &EngineConfig, devices: &[Arc<Device>]) -> u64 {
     });
     let plain = cost::of_plain(config.batch_rows_max.max(1), config.batch_bytes_max.max(1));
     plain.saturating_mul(threads.max().unwrap_or(1) as u64)
+}
+
+/// The same while several sources send requests: what each thread does in about a millisecond. On a GPU a launch takes as long
+/// however few rows it has, so there batches stay as large as they can be.
+fn shared_cost(devices: &[Arc<Device>]) -> u64 {
+    let is_gpu = |device: &Arc<Device>| device.info.threads == 0;
+    let threads = devices.iter().map(|device| device.info.threads as u64).max().unwrap_or(1);
+    if devices.iter().any(is_gpu) { u64::MAX } else { cost::MILLISECOND * threads }
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> JoinHandle<()> {

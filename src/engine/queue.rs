@@ -14,6 +14,8 @@
 //! - A turn is one batch's worth of rows, bytes, draws and work. A request of many batches takes turns with
 //!   those behind it instead of holding them up: with `n` requests of its source and priority ahead, a
 //!   request starts within `n + 1` batches.
+//! - While several sources send requests a batch has less work ([`Config::shared_cost`]), and a turn is several batches: whoever
+//!   comes next waits for the batch that runs, whoever's it is.
 //! - Between sources the order is fair by cost ([`turns`](super::turns)): whoever asks for little is not
 //!   held up by those who ask for much.
 //! - Being overtaken is bounded. A request whose next row is too large for the room left is the first
@@ -30,6 +32,9 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::{Duration, Instant};
+
+/// A source that has sent a request is expected to send another within this time.
+const RECENT: Duration = Duration::from_secs(1);
 
 /// Something with rows in it, at least one; a cheap handle.
 pub(super) trait Item: Clone {
@@ -56,6 +61,9 @@ pub(super) struct RowSize {
 pub(super) struct Config {
     /// Of one batch.
     pub budget: Budget,
+    /// What the rows of a batch may cost together while several sources send requests: whoever comes next waits for the
+    /// batch that runs.
+    pub shared_cost: u64,
     /// How long a batch that is not full waits for more.
     pub delay: Duration,
     /// How many batches in a row may take nothing from the front of a list.
@@ -137,6 +145,7 @@ pub(super) struct Queue<T> {
     next_sizes: Sizes,
     waiting: Budget,
     homes: Homes,
+    senders: Senders,
     /// When the first of the waiting has waited long enough.
     due: Option<Instant>,
     /// Entries that were given back.
@@ -216,6 +225,24 @@ impl Sizes {
     }
 }
 
+/// The two sources that sent requests last, and when: whether there is more than one takes no more.
+#[derive(Debug, Default)]
+struct Senders([Option<(Source, Instant)>; 2]);
+
+impl Senders {
+    fn saw(&mut self, source: Source, now: Instant) {
+        if self.0[0].is_some_and(|(last, _)| last != source) {
+            self.0.swap(0, 1);
+        }
+        self.0[0] = Some((source, now));
+    }
+
+    fn recent(&self, now: Instant) -> impl Iterator<Item = Source> {
+        let is_recent = move |&(_, at): &(Source, Instant)| now < at + RECENT;
+        self.0.iter().flatten().copied().filter(is_recent).map(|(source, _)| source)
+    }
+}
+
 impl<T: Item> Queue<T> {
     pub fn new(config: Config) -> Self {
         Self {
@@ -228,6 +255,7 @@ impl<T: Item> Queue<T> {
             next_sizes: Sizes::default(),
             waiting: Budget::default(),
             homes: Homes::default(),
+            senders: Senders::default(),
             due: None,
             returned: 0,
         }
@@ -252,6 +280,7 @@ impl<T: Item> Queue<T> {
         let due = if deadline.is_some_and(|d| d <= wait_until) { now } else { wait_until };
         self.due = Some(self.due.map_or(due, |other| other.min(due)));
 
+        self.senders.saw(source, now);
         let rows = 0..item.rows();
         self.insert(item, rows, Some(source), priority, deadline)
     }
@@ -354,6 +383,9 @@ impl<T: Item> Queue<T> {
     ) {
         self.expire(now, expired);
         let mut room = self.config.budget;
+        if self.is_shared(now) {
+            room.cost = room.cost.min(self.config.shared_cost);
+        }
         if self.passed_over_by.len() <= device {
             self.passed_over_by.resize(device + 1, [0; 3]);
         }
@@ -372,6 +404,14 @@ impl<T: Item> Queue<T> {
         }
         // What was left behind has waited long enough.
         self.due = (self.waiting.rows > 0).then_some(now);
+    }
+
+    /// Whether more than one source sends requests: has some that wait, or has sent one of late.
+    pub fn is_shared(&self, now: Instant) -> bool {
+        let waiting = self.turns.iter().flat_map(Turns::sources);
+        let mut sources = self.senders.recent(now).chain(waiting);
+        let first = sources.next();
+        sources.any(|source| Some(source) != first)
     }
 
     /// The priorities in the order in which they fill the batch: those passed over for too long, the

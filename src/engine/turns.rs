@@ -143,6 +143,11 @@ impl Turns {
         self.order.range((Excluded(place), Unbounded)).next().copied()
     }
 
+    /// Sources of whom something waits.
+    pub fn sources(&self) -> impl Iterator<Item = Source> {
+        self.sources.keys().copied()
+    }
+
     #[cfg(test)]
     pub fn is_forgotten(&self) -> bool {
         self.order.is_empty() && self.sources.is_empty() && self.groups.is_empty()

@@ -13,6 +13,7 @@
 use super::device::Device;
 use super::queue::{Part, Ready};
 use super::verify::Sampler;
+use super::way::Way;
 use super::work::{Letter, Ran, Work};
 use super::{DeviceState, Failure, Refused, Shared, State, Wake};
 use logitd_core::backend::{Backend, DeviceError};
@@ -30,6 +31,9 @@ pub(super) struct Worker {
     backend: Box<dyn Backend>,
     sampler: Option<Sampler>,
     batch: Batch,
+    /// Whether the present batch is one while several sources send requests.
+    is_shared: bool,
+    way: Way,
 }
 
 /// The present batch. All of its memory is used again for the next.
@@ -57,7 +61,8 @@ impl Worker {
         at: usize,
         sampler: Option<Sampler>,
     ) -> Self {
-        Self { shared, device, at, backend, sampler, batch: Batch::default() }
+        let (batch, way) = (Batch::default(), Way::default());
+        Self { shared, device, at, backend, sampler, batch, is_shared: false, way }
     }
 
     /// Runs until the engine stops or the device is lost with nothing to take its place.
@@ -112,6 +117,7 @@ impl Worker {
             state = self.shared.wait(state, left);
         };
         let Batch { parts, expired, .. } = &mut self.batch;
+        self.is_shared = state.queue.is_shared(now);
         state.queue.take_batch(self.at, now, parts, expired);
         self.shared.gauge(&state);
         let wake = match state.queue.ready(now) {
@@ -159,6 +165,9 @@ impl Worker {
             compute: busy - copy,
             device: &Arc::clone(&self.device.info),
         });
+        if self.is_shared {
+            self.way.give(busy);
+        }
         Ok(())
     }
 
@@ -202,7 +211,7 @@ impl Worker {
 
     /// Takes the device out. The worker that comes back has another one.
     fn replace(self, error: DeviceError) -> Option<Self> {
-        let Self { shared, device, at, backend, sampler, mut batch } = self;
+        let Self { shared, device, at, backend, sampler, mut batch, is_shared, way } = self;
         tracing::error!(device = %error.device, reason = %error.reason, "device taken out");
         let _ = catch_unwind(AssertUnwindSafe(|| drop(backend)));
 
@@ -230,7 +239,7 @@ impl Worker {
                 let device = Device::new(backend.device());
                 tracing::warn!(device = %device.info.id, "fallback takes over");
                 shared.set_up(&device, true);
-                return Some(Self { shared, device, at, backend, sampler, batch });
+                return Some(Self { shared, device, at, backend, sampler, batch, is_shared, way });
             }
             tracing::error!("the fallback could not be made");
             state = shared.lock();

@@ -29,12 +29,10 @@ const SIEGE: Duration = Duration::from_secs(10);
 const PACE: Duration = Duration::from_millis(5);
 /// How long an attacker holds what it has.
 const HOLD: Duration = Duration::from_secs(1);
-/// What the honest client's 99th percentile may grow by. The goal is 3. With one core for the server it was 7, and the same
-/// program with one attacker alone says who does it: 6 beside [`Attack::Greedy`], 4 beside [`Attack::Unread`], 1.2 and less beside
-/// cancelled calls and resets. The system's scheduler is most of it: two threads, one that samples and one that serves
-/// calls, share the core while the greedy one's work lasts, and wait for it up to 8 and 5 ms (`perf sched latency`); two idle
-/// loops on that core for a fifth of the time, with no attacker, make it 2.8.
-const SLOWER_MAX: f64 = 20.0;
+/// What the honest client's 99th percentile may grow by, with room for a machine that others use too. The goal is 3. With one core
+/// for the server it was 4.0 beside all attackers, and 2.7 beside [`Attack::Greedy`] alone (7 and 6 while the worker did not
+/// give way, batches had all the work that waits, and large answers were encoded draw by draw).
+const SLOWER_MAX: f64 = 8.0;
 
 #[test]
 #[ignore = "takes as long as LOGITD_SOAK_S says; .ci/run soak and the long mode run it"]

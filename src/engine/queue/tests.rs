@@ -31,13 +31,21 @@ impl Item for Rc<Request> {
 
 const BUDGET: Budget = Budget { rows: 8, bytes: 100, draws: 12, cost: 1000 };
 
+/// Of a batch, in the model, while several sources send requests.
+const SHARED_COST: u64 = 300;
+
 /// A row that takes no longer than its bytes and draws say.
 fn size(bytes: usize, draws: usize) -> RowSize {
     RowSize { bytes, draws, cost: (10 + bytes + draws) as u64 }
 }
 
 fn queue(delay: Duration) -> Queue<Rc<Request>> {
-    Queue::new(Config { budget: BUDGET, delay, passed_over_max: 3 })
+    shared_queue(delay, BUDGET.cost)
+}
+
+/// One in which batches may cost so much while several sources send requests.
+fn shared_queue(delay: Duration, shared_cost: u64) -> Queue<Rc<Request>> {
+    Queue::new(Config { budget: BUDGET, shared_cost, delay, passed_over_max: 3 })
 }
 
 fn ms(n: u64) -> Duration {
@@ -163,7 +171,7 @@ impl Waiting {
 impl Model {
     fn new(delay: Duration) -> Self {
         Self {
-            queue: queue(delay),
+            queue: shared_queue(delay, SHARED_COST),
             now: Instant::now(),
             requests: Vec::new(),
             waiting: Vec::new(),
@@ -247,10 +255,15 @@ impl Model {
 
     fn take(&mut self, device: usize) {
         let (mut parts, mut expired) = (Vec::new(), Vec::new());
+        self.queue.expire(self.now, &mut expired);
+        let is_shared = self.queue.is_shared(self.now);
         self.queue.take_batch(device, self.now, &mut parts, &mut expired);
         self.expect_expired(expired);
 
         let mut room = BUDGET;
+        if is_shared {
+            room.cost = SHARED_COST;
+        }
         for part in &parts {
             let id = part.item.id;
             assert!(self.takes(device, &part.item), "{id} is at home elsewhere");
@@ -665,6 +678,39 @@ fn a_batch_ends_with_the_row_that_makes_it_too_dear() {
     let plain = bench.push_as(source_of(2, 0), vec![size(1, 1)], Normal, None);
     assert_eq!(bench.take(), [(plain, 0..1), (first, 3..5), (alone, 0..1)]);
     assert_eq!(bench.queue.ready(bench.now), Ready::Empty);
+}
+
+#[test]
+fn batches_are_smaller_while_several_sources_send_requests() {
+    let (mut bench, cost) = (Bench::new(Duration::ZERO), size(1, 1).cost);
+    bench.queue = shared_queue(Duration::ZERO, 2 * cost);
+    let (one, other) = (source_of(0, 0), source_of(0, 1));
+    let rows = |batch: &[(usize, Range<usize>)]| batch.iter().map(|(_, rows)| rows.len()).sum();
+    let large = bench.push_from(one, 20, 1);
+    assert_eq!(bench.take(), [(large, 0..8)], "one source has the whole batch");
+    let small = bench.push_from(other, 1, 1);
+    assert_eq!(bench.take(), [(small, 0..1), (large, 8..9)]);
+    // The other is expected to send more.
+    assert_eq!(bench.take(), [(large, 9..11)]);
+    bench.now += RECENT;
+    let whole: usize = rows(&bench.take());
+    assert_eq!(whole, 8);
+    // Where two have rows that wait, it does not matter when these came.
+    bench.push_from(other, 5, 1);
+    bench.now += RECENT;
+    let shared: usize = rows(&bench.take());
+    assert_eq!(shared, 2);
+}
+
+#[test]
+fn a_row_dearer_than_a_shared_batch_is_taken_all_the_same() {
+    let mut bench = Bench::new(Duration::ZERO);
+    bench.queue = shared_queue(Duration::ZERO, 1);
+    let first = bench.push_from(source_of(0, 0), 2, 1);
+    let second = bench.push_from(source_of(1, 0), 1, 1);
+    assert_eq!(bench.take(), [(second, 0..1)]);
+    assert_eq!(bench.take(), [(first, 0..1)]);
+    assert_eq!(bench.take(), [(first, 1..2)]);
 }
 
 #[test]
