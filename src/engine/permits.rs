@@ -9,7 +9,7 @@
 use super::{Refused, Resource};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 /// The shortest wait a refused caller is told.
@@ -67,6 +67,8 @@ struct State {
     /// Why nothing more is taken.
     closed: Option<Refused>,
     rate: Rate,
+    /// Since when at least half of what may be held is, or since rows were last sampled while it is.
+    crowded: Option<Instant>,
 }
 
 impl Permits {
@@ -84,6 +86,7 @@ impl Permits {
         state.rows += rows;
         state.bytes += bytes;
         state.permits += 1;
+        state.look(&self.limits);
         Ok(Permit { pool: Arc::clone(self), rows, bytes })
     }
 
@@ -115,9 +118,16 @@ impl Permits {
         }
     }
 
-    /// Tells how long a device was busy with how much; refusals are estimated from it.
+    /// Tells how long a device was busy with how much; refusals are estimated from it. While much is held, all time is time that
+    /// it takes: rows that are on their way are waited for as those are that a device samples.
     pub fn served(&self, rows: usize, bytes: usize, busy: Duration, devices: usize) {
-        self.lock().rate.add(rows, bytes, busy.div_f64(devices.max(1) as f64));
+        let mut state = self.lock();
+        let busy = busy.div_f64(devices.max(1) as f64);
+        let passed = state.crowded.as_mut().map_or(Duration::ZERO, |since| {
+            let now = Instant::now();
+            now - std::mem::replace(since, now)
+        });
+        state.rate.add(rows, bytes, busy.max(passed));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -127,6 +137,16 @@ impl Permits {
 }
 
 impl State {
+    /// Looks whether at least half of what may be held is.
+    fn look(&mut self, limits: &Limits) {
+        let is_crowded =
+            self.rows >= limits.rows.div_ceil(2) || self.bytes >= limits.bytes.div_ceil(2);
+        match is_crowded {
+            true => self.crowded = self.crowded.or_else(|| Some(Instant::now())),
+            false => self.crowded = None,
+        }
+    }
+
     /// Whether this much more may be held.
     fn fit(&self, limits: &Limits, rows: usize, bytes: usize) -> Result<(), Refused> {
         for (what, asked, limit) in
@@ -187,6 +207,7 @@ impl Permit {
         }
         state.rows = others_rows + rows;
         state.bytes = others_bytes + bytes;
+        state.look(&pool.limits);
         drop(state);
         if bytes < self.bytes {
             pool.freed.add(self.bytes - bytes);
@@ -211,6 +232,7 @@ impl Drop for Permit {
         state.rows -= self.rows;
         state.bytes -= self.bytes;
         state.permits -= 1;
+        state.look(&self.pool.limits);
         if state.permits == 0 && state.closed.is_some() {
             self.pool.drained.notify_waiters();
         }
@@ -305,6 +327,29 @@ mod tests {
             pool.served(1, 1000, ms(100), 1);
         }
         assert_eq!(rounded_ms(retry_after(&pool, 0, 700).1), 70);
+    }
+
+    #[test]
+    fn while_much_is_held_the_wait_is_that_of_what_is_on_its_way_too() {
+        let ms = Duration::from_millis;
+        // 10 bytes are sampled in a millisecond, and come in 20.
+        let serve = |pool: &Arc<Permits>| {
+            for _ in 0..10 {
+                std::thread::sleep(ms(20));
+                pool.served(1, 10, ms(1), 1);
+            }
+        };
+        let pool = pool(100, 1000);
+        let _some = pool.take(0, 499).unwrap();
+        serve(&pool);
+        assert_eq!(
+            retry_after(&pool, 0, 600).1,
+            Duration::from_micros(24_900),
+            "249 bytes at 10 a millisecond"
+        );
+        let _more = pool.take(0, 501).unwrap();
+        serve(&pool);
+        assert!(retry_after(&pool, 0, 100).1 >= ms(400), "500 bytes at 10 in 20 ms");
     }
 
     #[test]

@@ -7,8 +7,8 @@ use crate::harness::TestServer;
 use logitd::record::recheck;
 use logitd::record::{Recorder, RecorderOptions};
 use logitd::tools::load::{
-    Arrivals, Clock, Failure, Generator, Measured, Method, Pace, Plan, Pool, Request, Response,
-    Shape, Source, Target, run,
+    Arrivals, Clock, Code, Failure, Generator, Measured, Method, Pace, Plan, Pool, Request,
+    Response, Shape, Source, Target, run,
 };
 use logitd_core::backend::reference::Reference;
 use logitd_core::backend::{Backend, DeviceError, DeviceInfo};
@@ -37,6 +37,10 @@ impl Target for Stalling {
 }
 
 async fn against_stalls(pace: Pace) -> Measured {
+    against(Stalling(tokio::time::Instant::now()), pace).await
+}
+
+async fn against(target: impl Target, pace: Pace) -> Measured {
     let shape = Shape {
         method: Method::Sample,
         rows: "1".parse().unwrap(),
@@ -54,7 +58,7 @@ async fn against_stalls(pace: Pace) -> Measured {
         failure_pause: Duration::ZERO,
         clock: Clock::Runtime,
     };
-    let target = Arc::new(Stalling(tokio::time::Instant::now()));
+    let target = Arc::new(target);
     let source = Arc::new(Source::generated(generator, 0, None));
     run(target, source, &plan, None, CancellationToken::new(), |_| ()).await
 }
@@ -76,6 +80,24 @@ async fn a_stall_shows_in_an_open_loop_and_hides_in_a_closed_one() {
     let service = &closed.total.times.service;
     assert!(service.value_at_quantile(0.99) <= 5_000_000, "it hides");
     assert!(service.max() >= 190_000_000, "it was there");
+}
+
+/// A server that has no room for anybody, and says when to come again.
+struct Crowded;
+
+impl Target for Crowded {
+    async fn send(&self, _: u64, _: Request) -> Result<Response, Failure> {
+        let retry_after = Some(Duration::from_millis(500));
+        Err(Failure { retry_after, ..Failure::new(Code::RESOURCE_EXHAUSTED, "no room") })
+    }
+}
+
+/// Each attempt costs a server some of what it could do instead.
+#[tokio::test(start_paused = true)]
+async fn callers_who_are_refused_come_again_when_they_are_told_to() {
+    let measured = against(Crowded, Pace::Closed { concurrency: 4 }).await;
+    let refused = measured.total.counts.refused;
+    assert!((150..=164).contains(&refused), "{refused} refusals of 4 callers in 20 s");
 }
 
 /// The oracle, but one token in so many is another.

@@ -133,7 +133,7 @@ pub struct Args {
         help_heading = "Pace")]
     pub outstanding_max: usize,
 
-    /// How long a worker of a closed loop rests after a failure
+    /// How long a worker of a closed loop rests after a failure; at least as long as a refusal says
     #[arg(long, value_name = "TIME", default_value = "10ms", value_parser = duration, help_heading = "Pace")]
     pub failure_pause: Duration,
 

@@ -33,7 +33,8 @@ pub struct Plan {
     pub timeout: Duration,
     /// Unanswered requests of an open loop; what is due beyond it is overflow. 1 or more.
     pub outstanding_max: usize,
-    /// How long a worker of a closed loop rests after a failure, so as not to hammer a dead server.
+    /// How long a worker of a closed loop rests after a failure, so as not to hammer a dead server. After a refusal that says
+    /// when to come again it rests at least as long as that says.
     pub failure_pause: Duration,
     /// What an open loop looks at.
     pub clock: Clock,
@@ -212,9 +213,9 @@ async fn worker<T: Target>(run: Arc<Run<T>>) -> Instant {
             return due;
         }
         let Some(claim) = run.source.claim() else { return due };
-        if !run.one(claim, due).await {
+        if let Err(told) = run.one(claim, due).await {
             tokio::select! {
-                () = sleep(run.plan.failure_pause) => {}
+                () = sleep(run.plan.failure_pause.max(told)) => {}
                 () = run.stop.cancelled() => {}
             }
         }
@@ -312,7 +313,7 @@ impl<T: Target> Pacer<T> {
             Ok(room) => {
                 let run = run.clone();
                 tokio::spawn(async move {
-                    run.one(claim, due).await;
+                    let _ = run.one(claim, due).await;
                     drop(room);
                 });
             }
@@ -329,7 +330,7 @@ impl<T: Target> Pacer<T> {
 
 impl<T: Target> Run<T> {
     /// Sends one request and accounts for it. Whether it was answered.
-    async fn one(&self, claim: Claim, due: Instant) -> bool {
+    async fn one(&self, claim: Claim, due: Instant) -> Result<(), Duration> {
         self.outstanding.fetch_add(1, Ordering::Relaxed);
         let prepared = self.source.prepare(claim);
         let bytes = prepared.request.bytes();
@@ -353,15 +354,15 @@ impl<T: Target> Run<T> {
                 if let Some(checker) = checker {
                     checker.offer(prepared, answer);
                 }
-                true
+                Ok(())
             }
             Ok(Err(failure)) => {
                 count(&mut |shard| shard.failure(moments, failure.clone()));
-                false
+                Err(failure.retry_after.unwrap_or_default())
             }
             Err(_) => {
                 count(&mut |shard| shard.timeout(self.plan.timeout));
-                false
+                Err(Duration::ZERO)
             }
         }
     }

@@ -3,6 +3,7 @@
 use super::message::{Request, Response};
 pub use crate::wire::code::Code;
 use std::future::Future;
+use std::time::Duration;
 
 /// Something that answers requests: a server, several, or a test's idea of one.
 pub trait Target: Send + Sync + 'static {
@@ -21,11 +22,13 @@ pub struct Failure {
     pub code: Code,
     /// For people.
     pub message: String,
+    /// How long a server that had no room says to wait before the request is sent again.
+    pub retry_after: Option<Duration>,
 }
 
 impl Failure {
     /// A failure with this code.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), retry_after: None }
     }
 }

@@ -169,5 +169,5 @@ fn device_with_memory(info: &GetInfoResponse, turn: usize) -> Result<Device, log
 /// An error of the client as a failure. One without a code is of the connection.
 fn failure(error: &logitd_client::Error) -> Failure {
     let code = error.code().map_or(Code::UNAVAILABLE, |code| Code(code.into()));
-    Failure::new(code, error.to_string())
+    Failure { retry_after: error.retry_after(), ..Failure::new(code, error.to_string()) }
 }
