@@ -1,17 +1,19 @@
 //! The server's door: TLS, client certificates, tokens.
 
-use crate::harness::backends::Gated;
+use crate::harness::backends::{Gate, Gated};
 use crate::harness::daemon::{Daemon, value};
 use crate::harness::raw::{Raw, announced};
-use crate::harness::{TestServer, expected, request};
+use crate::harness::{TestServer, expected, request, until};
 use logitd::config::Config;
 use logitd::server::Server;
 use logitd_client::{Client, Error};
 use logitd_proto::{Priority, SampleRequest};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use std::path::PathBuf;
+use std::time::Duration;
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
+use tokio::task::JoinSet;
 use tonic::Code;
 use tonic::transport::Endpoint;
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -218,6 +220,72 @@ async fn one_token_cannot_fill_the_queue() {
     assert!(held.await.unwrap().is_ok());
     assert_eq!(other.await.unwrap().unwrap().rows, expected(&request(4, 10, 3)));
     assert!(greedy.sample(request(5, 10, 2)).await.is_ok(), "the room is free again");
+}
+
+/// One token has 8 connections with 64 requests of 4 rows each, and batches have 8 rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_with_one_call_at_a_time_takes_turns_with_one_that_has_all_connections_busy() {
+    const BATCH: usize = 8;
+    const CONNECTIONS: usize = 8;
+    const REQUESTS: u64 = 64;
+    // Salts, and so seeds, from here on are the modest one's.
+    const MODEST: u64 = 1 << 20;
+    let files = Authority::new();
+    let tokens = files.file("tokens", "greedy Greedy\nmodest Modest");
+    let (backend, gate) = Gated::boxed();
+    let tokens = format!("--tokens-file={}", tokens.display());
+    let server = TestServer::with(&[&tokens, "--batch-rows-max=8"], vec![backend]).await;
+    let client = |token| Client::builder(server.target()).token(token).connect();
+    let mut greedy = JoinSet::new();
+    for connection in 0..CONNECTIONS as u64 {
+        let client = client("greedy").await.unwrap();
+        for n in 0..REQUESTS {
+            let (client, asked) = (client.clone(), request(4, 8, connection * REQUESTS + n));
+            greedy.spawn(async move { client.sample(asked).await.map(|_| ()) });
+        }
+    }
+    let left = server.limits.queue_rows_max as usize - CONNECTIONS * REQUESTS as usize * 4;
+    until("all rows are here", || server.engine.reserve(left + 1, 0).is_err()).await;
+
+    let modest = client("modest").await.unwrap();
+    let ask = |rows, salt| {
+        let (client, asked) = (modest.clone(), request(rows, 8, MODEST + salt));
+        tokio::spawn(async move {
+            let answer = client.sample(asked.clone()).await.unwrap();
+            assert_eq!(answer.rows, expected(&asked));
+        })
+    };
+    // Small calls: each waits for the batch that has been taken, and is in the next. One more may have been taken before
+    // the call is in the queue.
+    let before = |gate: &Gate| greedy_rows(&gate.seeds(), MODEST * 1000);
+    for salt in 0..5 {
+        let mut call = ask(1, salt);
+        let mut batches = 0;
+        while tokio::time::timeout(Duration::from_millis(300), &mut call).await.is_err() {
+            let taken = gate.batches();
+            gate.pass();
+            until("the next batch is taken", || gate.batches() > taken).await;
+            batches += 1;
+        }
+        assert!(batches <= 3, "call {salt} was answered after {batches} batches");
+    }
+    // A large call has half of each batch, whatever the number of connections beside it.
+    let greedy_before = before(&gate);
+    let call = ask(64, 5);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    gate.open();
+    call.await.unwrap();
+    let seeds = gate.seeds();
+    let last = seeds.iter().rposition(|batch| batch.iter().any(|&seed| seed >= MODEST * 1000));
+    let between = greedy_rows(&seeds[..=last.unwrap()], MODEST * 1000) - greedy_before;
+    println!("{between} rows of the one were sampled while 64 of the other were");
+    assert!(between <= 64 + 3 * BATCH, "{between} rows for 64");
+    assert!(greedy.join_all().await.into_iter().all(|answer| answer.is_ok()));
+}
+
+/// How many rows have seeds below this.
+fn greedy_rows(batches: &[Vec<u64>], seed: u64) -> usize {
+    batches.iter().flatten().filter(|&&of_row| of_row < seed).count()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -73,6 +73,8 @@ pub struct Gate(Arc<(Mutex<GateState>, Condvar)>);
 #[derive(Default)]
 struct GateState {
     open: bool,
+    /// Batches that may pass while it is closed.
+    passes: usize,
     /// The seeds of each batch's rows.
     batches: Vec<Vec<u64>>,
 }
@@ -87,6 +89,12 @@ impl Gated {
 impl Gate {
     pub fn open(&self) {
         self.0.0.lock().unwrap().open = true;
+        self.0.1.notify_all();
+    }
+
+    /// Lets one batch through.
+    pub fn pass(&self) {
+        self.0.0.lock().unwrap().passes += 1;
         self.0.1.notify_all();
     }
 
@@ -120,8 +128,9 @@ impl Backend for Gated {
         let mut state = self.gate.0.0.lock().unwrap();
         state.batches.push(rows.iter().map(|row| row.params().seed()).collect());
         // Not for ever: a test that fails is to end.
-        let (state, _) =
-            self.gate.0.1.wait_timeout_while(state, PATIENCE, |state| !state.open).unwrap();
+        let is_closed = |state: &mut GateState| !state.open && state.passes == 0;
+        let (mut state, _) = self.gate.0.1.wait_timeout_while(state, PATIENCE, is_closed).unwrap();
+        state.passes = state.passes.saturating_sub(1);
         drop(state);
         self.inner.sample(rows, results)
     }
