@@ -161,6 +161,11 @@ impl Engine {
         self.shared().permits.take(rows, bytes)
     }
 
+    /// How long it takes to answer so many bytes of logits at the recent rate, as refusals say it.
+    pub fn time_for(&self, bytes: usize) -> Duration {
+        self.shared().permits.time_for(bytes)
+    }
+
     /// The bytes of permits that have been given back.
     pub fn freed(&self) -> &Freed {
         &self.shared().permits.freed

@@ -23,6 +23,14 @@ pub(super) struct Limits {
     pub retry_after_max: Duration,
 }
 
+impl Limits {
+    /// A wait as refusals say it; the shortest where nothing is known.
+    fn told(&self, seconds: f64) -> Duration {
+        let wait = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        wait.max(RETRY_AFTER_MIN).min(self.retry_after_max)
+    }
+}
+
 /// The pool that permits are taken from.
 #[derive(Debug)]
 pub(super) struct Permits {
@@ -130,6 +138,12 @@ impl Permits {
         state.rate.add(rows, bytes, busy.max(passed));
     }
 
+    /// How long it takes to answer so many bytes at the recent rate, within the bounds of what refusals say.
+    pub fn time_for(&self, bytes: usize) -> Duration {
+        let seconds = self.lock().rate.byte() * bytes as f64;
+        self.limits.told(seconds)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing in here panics half way through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -164,11 +178,7 @@ impl State {
                 // When what was asked for will fit; but not before half of what waits is done, or
                 // everybody refused now comes back for the same few places.
                 let ahead = (asked - (limit - held)).max(held / 2);
-                let seconds = pace * ahead as f64;
-                let retry_after = Duration::try_from_secs_f64(seconds)
-                    .unwrap_or_default()
-                    .max(RETRY_AFTER_MIN)
-                    .min(limits.retry_after_max);
+                let retry_after = limits.told(pace * ahead as f64);
                 return Err(Refused::Overloaded { what, limit, asked, retry_after });
             }
         }
@@ -349,6 +359,7 @@ mod tests {
         );
         let _more = pool.take(0, 501).unwrap();
         serve(&pool);
+        assert!(pool.time_for(400) >= ms(400) && pool.time_for(1000) == ms(500));
         assert!(retry_after(&pool, 0, 100).1 >= ms(400), "500 bytes at 10 in 20 ms");
     }
 

@@ -34,7 +34,10 @@ impl Rooms {
     pub fn take(&self, length: usize, arrived: usize) -> Result<Room, Error> {
         let permit = self.engine.reserve(0, length)?;
         let [connection, token] = &self.shares;
-        let share = |of: &Option<Arc<Budget>>| of.as_ref().map(|of| of.take(length)).transpose();
+        let share = |of: &Option<Arc<Budget>>| {
+            let taken = of.as_ref().map(|of| of.take(length)).transpose();
+            taken.map_err(|error| self.told(error))
+        };
         let shares = Shares([share(connection)?, share(token)?]);
         let mut room = Room {
             reserved: None,
@@ -47,6 +50,14 @@ impl Rooms {
         };
         room.arrived(arrived, &self.line)?;
         Ok(room)
+    }
+
+    /// A refusal that says to come again not before half of what its connection or token holds is answered.
+    fn told(&self, mut error: Error) -> Error {
+        if let Error::Full { held, retry_after, .. } = &mut error {
+            *retry_after = self.engine.time_for(*held / 2).max(*retry_after);
+        }
+        error
     }
 }
 
