@@ -90,7 +90,7 @@ pub struct Args {
     search: Option<SearchArg>,
 
     /// How many settings, for random (up to 1048576) and sobol (up to 65536) [default: 2048]
-    #[arg(long, value_name = "N", requires = "search", help_heading = "Search", value_parser = number(1..=SETS_MAX))]
+    #[arg(long, value_name = "N", requires = "search", help_heading = "Search", value_parser = number(0..=SETS_MAX))]
     sets: Option<usize>,
 
     /// Seed of random and sobol

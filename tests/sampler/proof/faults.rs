@@ -70,6 +70,12 @@ const EDITS: &[(&str, &[Edit])] = &[
             ("banned tokens deviate", "x[token] > NEGATIVE_INFINITY", "true", Bits),
             ("what one block says alone", "block < work.team.size", "block < 1", Any),
             ("exchanges in one place", "chain.turn++ % 2", "0u * chain.turn++", Any),
+            (
+                "both numbers in one place",
+                "said[TEAM_BLOCKS_MAX + work.team.rank]",
+                "said[work.team.rank]",
+                Any,
+            ),
             ("tokens before the first count", "x[token] > highest", "false", Bits),
             ("what equals the border is cut", "x[i] < lowest", "x[i] <= lowest", Any),
             ("ties are kept behind their last", "begin + i > chain.cut.id", "false", Any),
@@ -326,7 +332,12 @@ const EDITS: &[(&str, &[Edit])] = &[
         "sample.cu",
         &[
             ("scratch memory is left dirty", "words[i] = make_uint4(0, 0, 0, 0);", ";", UNCLEAN),
-            ("what was said is left", "thread_index() >= 2 * TEAM_BLOCKS_MAX", "true", UNCLEAN),
+            (
+                "what was said is left",
+                "thread_index() < sizeof(scratch->said) / sizeof(u64)",
+                "false",
+                UNCLEAN,
+            ),
             ("counters are left", "scratch->control = {0, 0, {0, 0}};", ";", UNCLEAN),
         ],
     ),
