@@ -82,15 +82,18 @@ impl Sent for SampleResponse {
 
 impl Sent for SampleStreamResponse {
     fn append(self, to: &mut impl Growing) {
-        let response = match self.result {
+        // Every field by its name, so that a new one cannot be left out.
+        let Self { id, result, first_row } = self;
+        let response = match result {
             Some(Outcome::Response(response)) if response.has_many_draws() => response,
-            _ => {
-                to.grow(self.encoded_len());
-                return self.encode_raw(to);
+            result => {
+                let all = Self { id, result, first_row };
+                to.grow(all.encoded_len());
+                return all.encode_raw(to);
             }
         };
-        let before = Self { id: self.id, ..Default::default() };
-        let after = Self { first_row: self.first_row, ..Default::default() };
+        let before = Self { id, result: None, first_row: Self::default().first_row };
+        let after = Self { id: 0, result: None, first_row };
         let parts = Response::from(response);
         let framed = length_delimited_len(RESPONSE, parts.bytes);
         to.grow(before.encoded_len() + framed + after.encoded_len());
@@ -199,9 +202,10 @@ fn write_draws(draws: &[Draw], to: &mut impl BufMut) {
 
 /// The bytes of a draw, without its key and its length. Fields of 0 are left out.
 fn draw_len(draw: &Draw) -> usize {
-    let token = if draw.token == 0 { 0 } else { 1 + encoded_len_varint(draw.token.into()) };
-    let logprob = if draw.logprob == 0.0 { 0 } else { 1 + size_of::<f32>() };
-    token + logprob
+    let Draw { token, logprob } = *draw;
+    let of_token = if token == 0 { 0 } else { 1 + encoded_len_varint(token.into()) };
+    let of_logprob = if logprob == 0.0 { 0 } else { 1 + size_of::<f32>() };
+    of_token + of_logprob
 }
 
 /// Puts a draw with its key and its length in its place, and says how many bytes that is. What follows them there has
