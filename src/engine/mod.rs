@@ -22,9 +22,9 @@ mod slots;
 mod timer;
 mod turns;
 mod verify;
-mod way;
 mod work;
 mod worker;
+mod yielding;
 
 pub use evaluate::{
     DEVICE as EVALUATION_DEVICE, Evaluated, EvaluationRequest, EvaluationRow, EvaluationTicket,

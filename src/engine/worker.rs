@@ -13,8 +13,8 @@
 use super::device::Device;
 use super::queue::{Part, Ready};
 use super::verify::Sampler;
-use super::way::Way;
 use super::work::{Letter, Ran, Work};
+use super::yielding::Yielding;
 use super::{DeviceState, Failure, Refused, Shared, State, Wake};
 use logitd_core::backend::{Backend, DeviceError};
 use logitd_core::batch::{Results, Row};
@@ -33,7 +33,7 @@ pub(super) struct Worker {
     batch: Batch,
     /// Whether the present batch is one while several sources send requests.
     is_shared: bool,
-    way: Way,
+    yielding: Yielding,
 }
 
 /// The present batch. All of its memory is used again for the next.
@@ -61,8 +61,8 @@ impl Worker {
         at: usize,
         sampler: Option<Sampler>,
     ) -> Self {
-        let (batch, way) = (Batch::default(), Way::default());
-        Self { shared, device, at, backend, sampler, batch, is_shared: false, way }
+        let (batch, yielding) = (Batch::default(), Yielding::default());
+        Self { shared, device, at, backend, sampler, batch, is_shared: false, yielding }
     }
 
     /// Runs until the engine stops or the device is lost with nothing to take its place.
@@ -166,7 +166,7 @@ impl Worker {
             device: &Arc::clone(&self.device.info),
         });
         if self.is_shared {
-            self.way.give(busy);
+            self.yielding.give(busy);
         }
         Ok(())
     }
@@ -211,7 +211,7 @@ impl Worker {
 
     /// Takes the device out. The worker that comes back has another one.
     fn replace(self, error: DeviceError) -> Option<Self> {
-        let Self { shared, device, at, backend, sampler, mut batch, is_shared, way } = self;
+        let Self { shared, device, at, backend, sampler, mut batch, is_shared, yielding } = self;
         tracing::error!(device = %error.device, reason = %error.reason, "device taken out");
         let _ = catch_unwind(AssertUnwindSafe(|| drop(backend)));
 
@@ -239,7 +239,16 @@ impl Worker {
                 let device = Device::new(backend.device());
                 tracing::warn!(device = %device.info.id, "fallback takes over");
                 shared.set_up(&device, true);
-                return Some(Self { shared, device, at, backend, sampler, batch, is_shared, way });
+                return Some(Self {
+                    shared,
+                    device,
+                    at,
+                    backend,
+                    sampler,
+                    batch,
+                    is_shared,
+                    yielding,
+                });
             }
             tracing::error!("the fallback could not be made");
             state = shared.lock();

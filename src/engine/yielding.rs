@@ -1,4 +1,4 @@
-//! Giving way: when a worker that has more to compute lets other threads have its core for once.
+//! Yielding: when a worker that has more to compute gives way, so that other threads have its core for once.
 //!
 //! Where there are fewer cores than threads, the system gives a thread that computes up to a tick (4 ms on many kernels) before
 //! one that has just become ready: the thread that serves calls waits for it, then the worker for that thread, and so at
@@ -29,7 +29,7 @@ const PAUSE_MAX: u32 = 255;
 
 /// When a worker gives way next.
 #[derive(Debug, Default)]
-pub(super) struct Way {
+pub(super) struct Yielding {
     computed: Duration,
     /// How many times in a row it took long.
     long: u32,
@@ -37,7 +37,7 @@ pub(super) struct Way {
     left: u32,
 }
 
-impl Way {
+impl Yielding {
     /// Gives way after so much computing, where it is time.
     pub fn give(&mut self, computed: Duration) {
         if self.is_due(computed) {
@@ -74,11 +74,11 @@ mod tests {
     use super::*;
 
     /// How often it gives way in so many milliseconds of computing, if each time takes so long.
-    fn given(way: &mut Way, computed_ms: u64, took: Duration) -> usize {
+    fn given(yielding: &mut Yielding, computed_ms: u64, took: Duration) -> usize {
         let mut count = 0;
         for _ in 0..computed_ms {
-            if way.is_due(Duration::from_millis(1)) {
-                way.took(took);
+            if yielding.is_due(Duration::from_millis(1)) {
+                yielding.took(took);
                 count += 1;
             }
         }
@@ -87,30 +87,30 @@ mod tests {
 
     #[test]
     fn it_gives_way_every_millisecond_to_threads_that_are_soon_done() {
-        let mut way = Way::default();
-        assert_eq!(given(&mut way, 1000, Duration::from_micros(300)), 1000);
+        let mut yielding = Yielding::default();
+        assert_eq!(given(&mut yielding, 1000, Duration::from_micros(300)), 1000);
         let short = Duration::from_micros(100);
-        let count = (0..1000).filter(|_| way.is_due(short)).count();
+        let count = (0..1000).filter(|_| yielding.is_due(short)).count();
         assert_eq!(count, 125, "batches of 0.1 ms count together");
     }
 
     #[test]
     fn it_goes_on_beside_threads_that_take_long_now_and_then() {
-        let mut way = Way::default();
+        let mut yielding = Yielding::default();
         for _ in 0..100 {
-            assert_eq!(given(&mut way, 3, Duration::from_millis(4)), 3);
-            assert_eq!(given(&mut way, 1, Duration::from_millis(1)), 1);
+            assert_eq!(given(&mut yielding, 3, Duration::from_millis(4)), 3);
+            assert_eq!(given(&mut yielding, 1, Duration::from_millis(1)), 1);
         }
     }
 
     #[test]
     fn a_program_that_keeps_the_core_is_hardly_given_way_to() {
-        let mut way = Way::default();
-        given(&mut way, 1000, Duration::from_millis(4));
-        let count = given(&mut way, 10_000, Duration::from_millis(4));
+        let mut yielding = Yielding::default();
+        given(&mut yielding, 1000, Duration::from_millis(4));
+        let count = given(&mut yielding, 10_000, Duration::from_millis(4));
         assert!((30..50).contains(&count), "{count} times in 10 s, 4 ms each");
         // And as before soon after it has ended.
-        given(&mut way, 1000, Duration::from_micros(1));
-        assert_eq!(given(&mut way, 100, Duration::from_micros(1)), 100);
+        given(&mut yielding, 1000, Duration::from_micros(1));
+        assert_eq!(given(&mut yielding, 100, Duration::from_micros(1)), 100);
     }
 }
