@@ -117,8 +117,7 @@ fi
 cp "$here/peers/peers.py" "$here/../peers/common.py" "$here/summary.py" "$stage/"
 [ -z "${VLLM_TRITON:-}" ] || cp "$VLLM_TRITON" "$stage/vllm_topk_topp_triton.py"
 echo "$top" > "$stage/compiled-at"
-rm -f "$kit/bin.tgz"
-tar c -C "$stage" . | python3 -c 'import lzma, shutil, sys; shutil.copyfileobj(sys.stdin.buffer, lzma.open(sys.argv[1], "w", preset=3))' "$kit/bin.txz"
+(cd "$stage" && python3 -m tarfile -c "$kit/bin.txz" ./*)
 cp "$here/run.sh" "$kit/run.sh"
 {
     git log -1 --format='commit %H of %cs: %s'
