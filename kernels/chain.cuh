@@ -83,7 +83,8 @@ template <class D> DEVICE u32 next_left(const Chain<D>& chain, u32 i) {
     return i;
 }
 
-// Every token that is left of this block's tiles: `each(x, id)`. A tile is on its way while the one before is looked at.
+// What is left of this block's tiles: `each(x, id)` has the logits of a lane's share, -inf in place of tokens that are not left, and the id of
+// the first of them. A tile is on its way while the one before is looked at.
 template <class D, class Each> DEVICE void for_tokens_left(const Chain<D>& chain, Each each) {
     const Work<D, false>& work = chain.work;
     const float highest = value_of<D>(chain.first.key);
@@ -106,7 +107,7 @@ template <class D, class Each> DEVICE void for_tokens_left(const Chain<D>& chain
     }
 }
 
-// The same, one by one: `each(x, id)`.
+// Every token that is left, one by one: `each(x, id)`.
 template <class D, class Each> DEVICE void for_each_left(const Chain<D>& chain, Each each) {
     for_tokens_left(chain, [&](const float (&x)[SHARE], u32 id) {
 #pragma unroll

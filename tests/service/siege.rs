@@ -30,7 +30,7 @@ const PACE: Duration = Duration::from_millis(5);
 /// How long an attacker holds what it has.
 const HOLD: Duration = Duration::from_secs(1);
 /// What the honest client's 99th percentile may grow by, with room for a machine that others use too. The goal is 3. With one core
-/// for the server it was 4.0 beside all attackers, and 2.7 beside [`Attack::Greedy`] alone (7 and 6 while the worker did not
+/// for the server it was 4.1 beside all attackers, and 2.2 beside [`Attack::Greedy`] alone (7 and 6 while the worker did not
 /// give way, batches had all the work that waits, and large answers were encoded draw by draw).
 const SLOWER_MAX: f64 = 8.0;
 

@@ -41,6 +41,7 @@ pub fn rise(mass: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arithmetic::mass::UNIT;
 
     #[test]
     fn the_first_with_a_mass_end_at_one_that_has_less() {
@@ -55,7 +56,6 @@ mod tests {
         }
         assert_eq!(heavier(&masses, 0, u64::MAX), 0);
     }
-    use crate::arithmetic::mass::UNIT;
 
     #[test]
     fn top_a_is_a_share_of_the_square() {

@@ -329,7 +329,7 @@ impl<T: Target> Pacer<T> {
 }
 
 impl<T: Target> Run<T> {
-    /// Sends one request and accounts for it. Whether it was answered.
+    /// Sends one request and accounts for it. If it is not answered, how long the server says to wait; nothing, where it says nothing.
     async fn one(&self, claim: Claim, due: Instant) -> Result<(), Duration> {
         self.outstanding.fetch_add(1, Ordering::Relaxed);
         let prepared = self.source.prepare(claim);

@@ -266,7 +266,7 @@ fn find<S: Simd, E: Element>(
     };
     let temperature = match params.is_greedy() {
         true if params.all_cuts().profile != Profile::Llamacpp => {
-            list_first(scanned, &mut buffers.kept);
+            list_first_token(scanned, &mut buffers.kept);
             1.0
         }
         is_greedy => {
@@ -363,7 +363,7 @@ fn greatest(list: &List) -> f32 {
 }
 
 /// Lists the first token of the order.
-fn list_first<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, kept: &mut List) {
+fn list_first_token<S: Simd, E: Element>(row: &ScannedRow<'_, S, E>, kept: &mut List) {
     let (maxima, max) = (row.maxima.x(), row.weights.max);
     let block = maxima.iter().position(|&x| x == max).expect("the maximum is some block's");
     row.collect_block(block, Cut::ties(max), kept);

@@ -18,7 +18,7 @@
 //! 1. XTC looks at W only to tell which tokens have their share of it: the first of the row, up to one that has less. On real rows that is decided
 //!    by W to some hundredths, and the first tokens of the blocks tell as much.
 //! 2. The row is weighed once, from the first token that is kept, like any other: these masses are what is drawn from. They tell W again, but for
-//!    roundings ([`mass_bounds`]): a guess was wrong, or stays open, once in thousands of rows, and no answer rests on it.
+//!    roundings ([`mass_bounds`]). So no answer rests on a guess: of one in a hundred real rows it is wrong, and they are weighed once more.
 //! 3. Where the chain has another temperature than the draw (llama.cpp's profile), the masses of the draw tell nothing of W. Then W is between
 //!    what the tokens within 20 bits have, and that and the most that the others can have; if these bounds tell different tokens, it is weighed.
 //! 4. Dynamic temperature after the chain is that of the tokens that are left: sums over all, less those that go.
