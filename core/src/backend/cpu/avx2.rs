@@ -360,8 +360,13 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn square_pairs(self, h: __m256i) -> __m256i {
-        simd!(_mm256_madd_epi16(h, h))
+    fn add_pairs(self, sum: __m256i, h: __m256i) -> __m256i {
+        simd!(_mm256_add_epi32(sum, _mm256_madd_epi16(h, _mm256_set1_epi16(1))))
+    }
+
+    #[inline(always)]
+    fn add_squares(self, sum: __m256i, h: __m256i) -> __m256i {
+        simd!(_mm256_add_epi32(sum, _mm256_madd_epi16(h, h)))
     }
 
     #[inline(always)]

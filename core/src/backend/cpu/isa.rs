@@ -12,7 +12,7 @@ pub enum Isa {
     Portable,
     /// x86-64 with AVX2, FMA and F16C: 256 bits.
     Avx2,
-    /// x86-64 with AVX-512 F, BW, DQ, VL and VBMI2, and what avx2 needs: 512 bits.
+    /// x86-64 with AVX-512 F, BW, DQ, VL, VBMI2 and VNNI, and what avx2 needs: 512 bits.
     Avx512,
 }
 
@@ -48,6 +48,7 @@ impl Isa {
                     && is_x86_feature_detected!("avx512dq")
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vbmi2")
+                    && is_x86_feature_detected!("avx512vnni")
             }
             #[cfg(not(target_arch = "x86_64"))]
             _ => false,
@@ -69,7 +70,7 @@ impl Isa {
             Self::Portable => "plain Rust, as the target's baseline compiles it: runs everywhere",
             Self::Avx2 => "x86-64 with AVX2, FMA and F16C: 256 bits",
             Self::Avx512 => {
-                "x86-64 with AVX-512 F, BW, DQ, VL and VBMI2, and what avx2 needs: 512 bits"
+                "x86-64 with AVX-512 F, BW, DQ, VL, VBMI2 and VNNI, and what avx2 needs: 512 bits"
             }
         }
     }

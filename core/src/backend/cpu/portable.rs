@@ -319,9 +319,15 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn square_pairs(self, h: Self::H) -> Self::I {
+    fn add_pairs(self, sum: Self::I, h: Self::H) -> Self::I {
+        let int = |h: u16| i32::from(h as i16) as u32;
+        from_fn(|i| sum[i].wrapping_add(int(h[2 * i])).wrapping_add(int(h[2 * i + 1])))
+    }
+
+    #[inline(always)]
+    fn add_squares(self, sum: Self::I, h: Self::H) -> Self::I {
         let square = |h: u16| (i32::from(h as i16) * i32::from(h as i16)) as u32;
-        from_fn(|i| square(h[2 * i]) + square(h[2 * i + 1]))
+        from_fn(|i| sum[i].wrapping_add(square(h[2 * i])).wrapping_add(square(h[2 * i + 1])))
     }
 
     #[inline(always)]

@@ -155,8 +155,10 @@ pub trait Simd: Copy + Send + Sync + 'static {
     fn store16(self, h: Self::H, to: &mut [u8]);
     /// The lower halves of lanes: `a0, b0, a1, b1, ..`.
     fn lower_halves(self, a: Self::I, b: Self::I) -> Self::H;
-    /// `h0 * h0 + h1 * h1, h2 * h2 + h3 * h3, ..` of signed integers.
-    fn square_pairs(self, h: Self::H) -> Self::I;
+    /// Adds `h0 + h1, h2 + h3, ..` of signed integers, modulo 2^32.
+    fn add_pairs(self, sum: Self::I, h: Self::H) -> Self::I;
+    /// Adds `h0 * h0 + h1 * h1, h2 * h2 + h3 * h3, ..` of signed integers, modulo 2^32.
+    fn add_squares(self, sum: Self::I, h: Self::H) -> Self::I;
     /// The greater as signed integers.
     fn max_i16(self, a: Self::H, b: Self::H) -> Self::H;
     /// The lesser as unsigned integers.

@@ -262,7 +262,8 @@ fn results<S: Simd>(s: S, inputs: &Inputs) -> Vec<(&'static str, Vec<u64>)> {
             shorts(&copy)
         }),
         ("lower_halves", shorts(&|i| s.lower_halves(w(&words[0], i), w(&words[1], i)))),
-        ("square_pairs", ints(&|i| s.square_pairs(h(&halves[0], i)))),
+        ("add_pairs", ints(&|i| s.add_pairs(w(&words[0], i), h(&halves[0], i)))),
+        ("add_squares", ints(&|i| s.add_squares(w(&words[0], i), h(&halves[0], i)))),
         ("max_i16", shorts(&|i| s.max_i16(h(&halves[0], i), h(&halves[1], i)))),
         ("min_u16", shorts(&|i| s.min_u16(h(&halves[0], i), h(&halves[1], i)))),
         ("max_u16", shorts(&|i| s.max_u16(h(&halves[0], i), h(&halves[1], i)))),
