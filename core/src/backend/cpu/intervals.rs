@@ -8,7 +8,7 @@
 //!    instructions for that, four for mantissa and shift, and ten (AVX2) to multiply 32 bits by 32, to shift each product
 //!    of 64 by an amount of its own, and to add. A mass by itself is 16, or 21 where it is split
 //!    ([`mass`](super::mass)), and by the same rule.
-//! 2. A token without mass can have a term, down to 2^-51 of the first token's mass: blocks and tokens are left out from
+//! 2. A token without mass can have a term, down to 2^-50 of the first token's mass: blocks and tokens are left out from
 //!    there on, ten octaves later than where masses alone are summed ([`Weights::termless`]).
 //! 3. Where a cut ends, ties beyond it are summed as well, and taken off again.
 //!

@@ -11,7 +11,7 @@
 //!    subtract, clamp, three for the exponent and fraction, six for the polynomial, three for the
 //!    power, one for the sum: 16.
 //! 2. A mass has up to 41 bits, a lane 32. Where the block's maximum shows that all its masses stay
-//!    below 1.42 * 2^27, sixteen of them add up in a lane ([`Weights::size_of`] says which).
+//!    below 2^28, sixteen of them add up in a lane ([`Weights::size_of`] says which).
 //!    Elsewhere a mass is split, exactly, in `high * 2^16 + low`: five instructions more.
 //!
 //! The passes that sum masses up are in [`block_masses`](super::block_masses).
@@ -31,18 +31,21 @@ pub struct Weights {
     pub scale: Scale,
 }
 
-/// Where `d * c` is less, `n` is at most -41, and the mass is 0.
-const NOTHING_BELOW: f32 = -40.75;
-/// Where `d * c` is less, `n` is at most -51, and so is the power's exponent `e`. Mantissa times surprisal is below
-/// `1.42 * 2^23 * 51.5 * 2^22` at -51, which is below `2^(1 - e)` there and more so further down: the term is 0.
-const NO_TERM_BELOW: f32 = -50.75;
+/// More than what `d * c` and the logarithm of a power are off by, in octaves: 5e-6 down to -62.
+const MARGIN: f32 = 1.0 / 1024.0;
+/// Where `d * c` is less, the power is below 2^-40, a unit, and the mass is 0.
+const NOTHING_BELOW: f32 = -40.0 - MARGIN;
+/// Where `d * c` is less, masses are below 2^28.
+const SMALL_BELOW: f32 = -12.0 - MARGIN;
+/// Where `d * c` is less, the term is 0: the power times `-d * c` is below 2^-44, a unit of terms, by a hundredth, and more so further down.
+const NO_TERM_BELOW: f32 = -49.65;
 
 /// What is known of the masses of a block from the greatest logit among them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
     /// All are 0.
     Nothing,
-    /// All are below 1.42 * 2^27.
+    /// All are below 2^28.
     Small,
     /// Up to 2^40.
     Any,
@@ -57,9 +60,9 @@ impl Weights {
     /// A logit such that it and everything below have no mass, and it need not be clamped. `None`
     /// where the dtype has none.
     pub fn massless<E: Element>(&self) -> Option<f32> {
-        // The dtype rounds it: the second attempt is in the middle of what is neither too much nor
-        // too little.
-        [-41.0, -50.0].into_iter().find_map(|exponent| {
+        // The dtype rounds it: the finer its logits are there, the less there is beyond what has no mass. The last attempt is in the
+        // middle of what is neither too much nor too little.
+        [-40.01, -40.05, -40.25, -41.0, -50.0].into_iter().find_map(|exponent| {
             let x = E::value(E::key(self.max + exponent / self.scale.c));
             let clamped = x - self.max < self.scale.dmin;
             (x.is_finite() && !clamped && self.size_of(x) == Size::Nothing).then_some(x)
@@ -68,7 +71,7 @@ impl Weights {
 
     /// The same, and no term ([`surprisal`](crate::arithmetic::surprisal)) either.
     pub fn termless<E: Element>(&self) -> Option<f32> {
-        [-51.0, -56.0].into_iter().find_map(|exponent| {
+        [-49.66, -49.75, -50.0, -51.0, -56.0].into_iter().find_map(|exponent| {
             let x = E::value(E::key(self.max + exponent / self.scale.c));
             let d = x - self.max;
             let within = d >= self.scale.dmin && d * self.scale.c < NO_TERM_BELOW;
@@ -82,14 +85,12 @@ impl Weights {
     }
 
     /// How large masses can be where no logit exceeds `max_of_block`.
-    ///
-    /// A mass is below `1.42 * 2^(40 + n)`, where `n` is `d * c` rounded; all roundings are monotone.
     #[inline(always)]
     pub fn size_of(&self, max_of_block: f32) -> Size {
         let exponent = (max_of_block - self.max) * self.scale.c;
         match exponent {
             e if e < NOTHING_BELOW => Size::Nothing,
-            e if e < -13.5 => Size::Small,
+            e if e < SMALL_BELOW => Size::Small,
             _ => Size::Any,
         }
     }
@@ -273,5 +274,57 @@ impl<S: Simd> Parts<S> for Large<S> {
     fn total(self, s: S) -> u64 {
         let low = s.truncate(s.mul(self.rest, s.splat(65_536.0)));
         Split::<S> { high: self.high, low }.total(s)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::element::{Bf16, F16, F32};
+    use super::*;
+    use crate::arithmetic::surprisal::surprisal;
+
+    /// Logits down from `max` to where no power is left, about as many in an octave at every temperature.
+    fn logits_below(max: f32, scale: Scale) -> impl Iterator<Item = f32> {
+        (0..64 * 4096).map(move |i| max - i as f32 / (4096.0 * scale.c))
+    }
+
+    #[test]
+    fn sizes_and_bounds_are_those_of_the_definition() {
+        for temperature in [0.05, 0.3, 0.8, 1.0, 7.0] {
+            let scale = Scale::new(temperature);
+            for max in [0.0, 27.1875, -3.3, 900.0] {
+                let weights = Weights { max, min: f32::NEG_INFINITY, scale };
+                let (mut sizes, mut last) = ([0; 3], None);
+                for x in logits_below(max, scale) {
+                    let mass = weights.mass(x);
+                    let size = weights.size_of(x);
+                    match size {
+                        Size::Nothing => assert_eq!(mass, 0, "{temperature} {max} {x}"),
+                        Size::Small => assert!(mass < 1 << 28, "{temperature} {max} {x}"),
+                        Size::Any => {}
+                    }
+                    sizes[size as usize] += 1;
+                    if mass > 0 {
+                        last = Some(x);
+                    }
+                }
+                // Nearly all that has no mass is known to have none.
+                let octaves = sizes.map(|count| count as f32 / 4096.0);
+                assert!((23.9..24.1).contains(&octaves[0]), "{temperature} {max}: {octaves:?}");
+                assert!((11.9..12.1).contains(&octaves[2]), "{temperature} {max}: {octaves:?}");
+                let last = last.expect("the first has one");
+                for massless in [
+                    weights.massless::<F16>(),
+                    weights.massless::<Bf16>(),
+                    weights.massless::<F32>(),
+                ] {
+                    assert!(massless.is_none_or(|x| x < last && weights.mass(x) == 0));
+                }
+                let termless = weights.termless::<F32>().expect("there is one");
+                for x in logits_below(max, scale).filter(|&x| x <= termless) {
+                    assert_eq!(surprisal(x, max, scale).term, 0, "{temperature} {max} {x}");
+                }
+            }
+        }
     }
 }
