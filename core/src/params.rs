@@ -941,12 +941,25 @@ impl SamplingParams {
 
     /// Whether nothing cuts, whatever the logits are.
     pub fn keeps_all(&self) -> bool {
+        self.nothing_ends() && self.cuts.xtc.probability == 0.0
+    }
+
+    /// Whether nothing cuts but XTC, and what it may take is looked for among so few tokens that these are a list, whatever the logits are.
+    pub fn keeps_all_but_few(&self) -> bool {
+        /// Of blocks of 512 tokens the first ones have a 512th of the mass at least: 7,315 tokens can have that share of what these have.
+        const THRESHOLD: f32 = 0.07;
+        let xtc = self.cuts.xtc;
+        self.nothing_ends() && xtc.probability > 0.0 && xtc.threshold >= THRESHOLD
+    }
+
+    /// Whether the last tokens of the order are kept, and drawn with their own masses, whatever the logits are.
+    fn nothing_ends(&self) -> bool {
         let Cuts { top_n_sigma, top_h, top_a, epsilon_cutoff, eta_cutoff, .. } = self.cuts;
-        let Cuts { typical_p, mirostat, xtc, adaptive, .. } = self.cuts;
+        let Cuts { typical_p, mirostat, adaptive, .. } = self.cuts;
         let off_at_0 = [top_n_sigma, top_h, top_a, epsilon_cutoff, eta_cutoff];
         let of_plan = [self.top_p().is_some(), self.min_p().is_some(), self.top_k().is_some()];
         !of_plan.contains(&true)
-            && off_at_0.iter().chain(&[mirostat.tau, xtc.probability]).all(|&cut| cut == 0.0)
+            && off_at_0.iter().chain(&[mirostat.tau]).all(|&cut| cut == 0.0)
             && typical_p == 1.0
             && adaptive.target.is_none()
             && !self.is_greedy()

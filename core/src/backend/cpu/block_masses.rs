@@ -9,7 +9,8 @@
 //!    Where two probes of a block say so, the tokens with mass are first brought together, in the row's
 //!    format: a comparison and a compression for 32 f16 of AVX-512, against 32 instructions to
 //!    weigh them. Several blocks at once, so that a store has ended before its bytes are loaded.
-//! 3. While a row is weighed, the next one is fetched: weighing leaves the memory idle.
+//! 3. Groups are of blocks that are weighed, wherever they lie: with others between them a store would not have ended.
+//! 4. While a row is weighed, the next one is fetched: weighing leaves the memory idle.
 //!
 //! 128,256 tokens are 8,016 vectors of AVX-512, of 16 instructions (21 where masses are split) on
 //! two ports: 64,000 cycles (84,000). With two in three left out: 21,000 and 4,008 vectors of 6
@@ -36,10 +37,33 @@ pub struct BlockMasses<'a, E> {
     /// The greatest logit of each block of the row.
     pub maxima: &'a [f32],
     pub weights: Weights,
+    pub part: Part,
     /// What is to be read next, of any length.
     pub next: &'a [u8],
     /// One for each block of `range`.
     pub masses: &'a mut [u64],
+}
+
+/// Which blocks of a row are weighed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Part {
+    /// All.
+    All,
+    /// Those whose greatest logit is this or more; the masses of the others become 0.
+    From(f32),
+    /// The others, after these; the masses of these stay.
+    Below(f32),
+}
+
+impl Part {
+    #[inline(always)]
+    fn has(self, max_of_block: f32) -> bool {
+        match self {
+            Self::All => true,
+            Self::From(least) => max_of_block >= least,
+            Self::Below(least) => max_of_block < least,
+        }
+    }
 }
 
 impl<S: Simd, E: Element> Kernel<S> for BlockMasses<'_, E> {
@@ -47,29 +71,39 @@ impl<S: Simd, E: Element> Kernel<S> for BlockMasses<'_, E> {
 
     #[inline(always)]
     fn call(self, s: S) {
-        let Self { blocks, maxima, weights, .. } = self;
+        let Self { blocks, maxima, weights, part, .. } = self;
         let small = Weigher::for_small(s, weights);
         let any = Weigher::for_any(s, weights);
         let massless = weights.massless::<E>();
         let bound = massless.map(|x| E::bound(s, x));
         let mut squeezed = Squeezed::new(massless.map_or(0, E::key));
-        let groups = self.masses.chunks_mut(GROUP).zip(self.range.step_by(GROUP));
-        for (masses, first) in groups {
+        let Range { start, end } = self.range;
+        if !matches!(part, Part::Below(_)) {
+            self.masses.fill(0);
+        }
+        let (mut group, mut first) = ([0; GROUP], start);
+        while first < end {
+            let mut len = 0;
+            while first < end && len < GROUP {
+                let max = maxima[first];
+                group[len] = first;
+                len += usize::from(part.has(max) & (weights.size_of(max) != Size::Nothing));
+                first += 1;
+            }
+            let group = &group[..len];
             squeezed.clear();
-            for (i, &max) in (first..).zip(&maxima[first..first + masses.len()]) {
-                let nothing = weights.size_of(max) == Size::Nothing;
+            for &i in group {
                 match bound {
-                    Some(bound) if !nothing && few_hits::<S, E>(s, blocks.get(i), bound) => {
+                    Some(bound) if few_hits::<S, E>(s, blocks.get(i), bound) => {
                         let hits = |_, raw| E::at_least(s, raw, bound);
                         squeezed.push::<S, E>(s, blocks.get(i), hits);
                     }
                     _ => squeezed.push_none(),
                 }
             }
-            for (j, mass) in masses.iter_mut().enumerate() {
-                let i = first + j;
+            for (j, &i) in group.iter().enumerate() {
                 let next = Fetch::new(self.next, i * BLOCK * E::SIZE, BLOCK * E::SIZE);
-                *mass = match (weights.size_of(maxima[i]), squeezed.get(j)) {
+                self.masses[i - start] = match (weights.size_of(maxima[i]), squeezed.get(j)) {
                     (Size::Nothing, _) => 0,
                     (Size::Small, Some(logits)) => {
                         sum_small::<S, E, false>(s, logits, &small, next)

@@ -31,8 +31,10 @@ pub struct Blocks<'a, E> {
     whole: &'a [u8],
     /// One block, or none.
     tail: &'a [u8],
-    /// Every block, where they do not lie one after another: there are no others then.
-    each: &'a [&'a [u8]],
+    /// By block: 0, or the number, from 1, of the copy that stands in its place. Empty where there are no copies.
+    places: &'a [u32],
+    /// Blocks, one after another.
+    copies: &'a [u8],
     element: PhantomData<E>,
 }
 
@@ -43,7 +45,7 @@ impl<'a, E: Element> Blocks<'a, E> {
     pub fn new(logits: &'a [u8], tail: &'a mut Tail, filler: Filler) -> Self {
         let (whole, rest) = logits.split_at(logits.len() / Self::BYTES * Self::BYTES);
         if rest.is_empty() {
-            return Self { whole, tail: &[], each: &[], element: PhantomData };
+            return Self::of_whole(whole);
         }
         let tail = &mut tail[..Self::BYTES];
         let (tokens, fill) = tail.split_at_mut(rest.len());
@@ -54,39 +56,48 @@ impl<'a, E: Element> Blocks<'a, E> {
                 Filler::NegativeInfinity => E::write(-E::INFINITY - 1, logit),
             }
         }
-        Self { whole, tail, each: &[], element: PhantomData }
+        Self { tail, ..Self::of_whole(whole) }
     }
 
-    /// Blocks that lie anywhere.
-    pub fn of_each(each: &'a [&'a [u8]]) -> Self {
-        debug_assert!(each.iter().all(|block| block.len() == Self::BYTES));
-        Self { whole: &[], tail: &[], each, element: PhantomData }
+    /// Nothing but whole blocks, one after another.
+    pub fn of_whole(whole: &'a [u8]) -> Self {
+        debug_assert!(whole.len().is_multiple_of(Self::BYTES));
+        Self { whole, tail: &[], places: &[], copies: &[], element: PhantomData }
+    }
+
+    /// These blocks, of which some are replaced by copies, which lie one after another: `places` has 0 for each block, or the number of
+    /// its copy, from 1.
+    pub fn with(self, places: &'a [u32], copies: &'a [u8]) -> Self {
+        debug_assert_eq!(places.len(), self.len());
+        Self { places, copies, ..self }
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.whole.len() / Self::BYTES + self.tail.len() / Self::BYTES + self.each.len()
+        self.whole.len() / Self::BYTES + self.tail.len() / Self::BYTES
     }
 
-    /// Whether a block may have more than the row's tokens: the last one, or any that lies by itself.
+    /// Whether a block may have logits that the row does not have: the last one, or a copy.
     #[inline(always)]
     pub fn is_filled_up(&self, block: usize) -> bool {
-        block * Self::BYTES >= self.whole.len()
+        block * Self::BYTES >= self.whole.len() || self.copy(block) != 0
+    }
+
+    /// The number of the copy that stands in a block's place, from 1, or 0.
+    #[inline(always)]
+    fn copy(&self, block: usize) -> usize {
+        self.places.get(block).map_or(0, |&copy| copy as usize)
     }
 
     /// The logits of one block.
     #[inline(always)]
     pub fn get(&self, block: usize) -> &'a [u8] {
+        let (from, block) = match self.copy(block) {
+            0 => (self.whole, block),
+            copy => (self.copies, copy - 1),
+        };
         let at = block * Self::BYTES;
-        match self.whole.get(at..at + Self::BYTES) {
-            Some(block) => block,
-            None => self.beyond(block),
-        }
-    }
-
-    /// A block that is not among the whole ones of the row.
-    fn beyond(&self, block: usize) -> &'a [u8] {
-        self.each.get(block).copied().unwrap_or(self.tail)
+        from.get(at..at + Self::BYTES).unwrap_or(self.tail)
     }
 
     /// Every block of a range that only names blocks there are.

@@ -29,14 +29,16 @@ impl<S: Simd, E: Element> Kernel<S> for Collect<'_, E> {
     fn call(self, s: S) {
         let Self { cut, list, .. } = self;
         let least_by_block = LeastByBlock::new::<E>(cut);
-        for (i, block) in self.blocks.range(self.range) {
+        let Range { start, end } = self.range;
+        for (i, &max) in (start..).zip(&self.maxima[start..end]) {
             let least = least_by_block.of(i);
-            if self.maxima[i] < least {
+            if max < least {
                 continue;
             }
             if list.len() > self.limit {
                 return;
             }
+            let block = self.blocks.get(i);
             let bound = E::bound(s, least);
             for_hits::<S, E>(s, i, block, bound, |bits, x, id| list.push(s, bits, x, id));
             let dropped = cut.dropped_ties::<E>(i, block);

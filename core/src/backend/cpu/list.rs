@@ -410,10 +410,11 @@ impl<S: Simd> Kernel<S> for Weigh<'_> {
     }
 }
 
-/// Sums the masses of a sealed list, and does not keep them.
+/// Sums the masses of the tokens of a sealed list that are at least `least`, and does not keep them.
 pub struct TotalMass<'a> {
     pub list: &'a List,
     pub weights: Weights,
+    pub least: f32,
 }
 
 impl<S: Simd> Kernel<S> for TotalMass<'_> {
@@ -422,11 +423,13 @@ impl<S: Simd> Kernel<S> for TotalMass<'_> {
     #[inline(always)]
     fn call(self, s: S) -> u64 {
         let weigher = Weigher::for_any(s, self.weights);
+        let least = s.splat(self.least);
         let mut total = 0;
         for start in (0..self.list.len).step_by(64 * S::LANES) {
             let mut sum = Split::none(s);
             for i in (start..self.list.len.min(start + 64 * S::LANES)).step_by(S::LANES) {
-                sum = sum.plus(s, Split::weigh(s, &weigher, s.load(&self.list.x[i..])));
+                let x = s.load(&self.list.x[i..]);
+                sum = sum.plus(s, Split::weigh(s, &weigher, x).only(s, s.ge(x, least)));
             }
             total += sum.total(s);
         }

@@ -181,7 +181,9 @@ fn guess_flat_nucleus<S: Simd, E: Element>(
     }
     // Where few tokens have most of the mass, the nucleus is a short list.
     let row_mass = estimate.row_mass(s);
-    if s.run(TotalMass { list: row.maxima, weights }) as f64 > PEAKED_SHARE * row_mass {
+    if s.run(TotalMass { list: row.maxima, weights, least: lowest::<E>() }) as f64
+        > PEAKED_SHARE * row_mass
+    {
         return None;
     }
     let heavy = row_mass / HEAVY_PARTS;

@@ -4,7 +4,7 @@
 //! that now says something. What the memory held before does not matter.
 
 use super::around::{Around, CountAround, Ends, Side, WeighAround, WeighSide};
-use super::block_masses::{BlockMasses, KeptMasses};
+use super::block_masses::{BlockMasses, KeptMasses, Part};
 use super::blocks::{BLOCK, Blocks};
 use super::collect::{Collect, CountFrom, Ties};
 use super::cut::{Cut, above};
@@ -137,11 +137,16 @@ impl<S: Simd, E: Element> ScannedRow<'_, S, E> {
 
     /// The mass of every block.
     pub fn block_masses<'b>(&self, masses: &'b mut Vec<u64>) -> &'b [u64] {
+        self.block_masses_of(Part::All, masses)
+    }
+
+    /// The mass of some blocks: what becomes of the others, `part` says.
+    pub fn block_masses_of<'b>(&self, part: Part, masses: &'b mut Vec<u64>) -> &'b [u64] {
         let Self { s, blocks, weights, next, .. } = *self;
         let maxima = self.maxima.x();
         masses.resize(blocks.len(), 0);
         self.team.each(parts(self.heavy_runs(), 1, masses), |(range, masses)| {
-            s.run(BlockMasses { blocks, range, maxima, weights, next, masses });
+            s.run(BlockMasses { blocks, range, maxima, weights, part, next, masses });
         });
         masses
     }

@@ -16,7 +16,6 @@ use super::residual::{
     FindHits, Hits, SumProbabilities, TokenMasses, WeighBlock, WeighProbabilities, mass_of,
 };
 use super::simd::Simd;
-use super::without::Without;
 use crate::arithmetic::accept::Share;
 
 /// What a draft was drawn from.
@@ -83,29 +82,6 @@ impl<S: Simd, E: Element> OfRow for UpTo<'_, S, E> {
     }
 }
 
-/// The tokens that a row has up to a cut, beside those that are left out.
-struct Others<'a, S, E> {
-    without: Without<'a, S, E>,
-    max: f32,
-    cut: Cut,
-}
-
-impl<S: Simd, E: Element> Others<'_, S, E> {
-    fn up_to(&self) -> UpTo<'_, S, E> {
-        UpTo { row: self.without.row(self.max), cut: self.cut }
-    }
-}
-
-impl<S: Simd, E: Element> OfRow for Others<'_, S, E> {
-    fn mass(&self, token: u32) -> u64 {
-        self.up_to().mass(token)
-    }
-
-    fn weigh_block(&self, block: usize, hits: &Hits, masses: &mut TokenMasses) {
-        self.up_to().weigh_block(block, hits, masses);
-    }
-}
-
 impl<'a> Proposed<'a> {
     /// No token has anything. The sum is 1, so that all that a row has is left of it.
     pub const NOTHING: Self = Self { total: 1, masses: Masses::Few(&[]) };
@@ -129,16 +105,6 @@ impl<'a> Proposed<'a> {
     /// The tokens of a row, whose masses have this sum.
     pub fn row<S: Simd, E: Element>(total: u64, row: UpTo<'a, S, E>) -> Self {
         Self { total, masses: Masses::Row(Box::new(row)) }
-    }
-
-    /// The tokens that a row has up to a cut beside those that are left out, whose masses have this sum; `max` is the greatest logit.
-    pub fn without<S: Simd, E: Element>(
-        total: u64,
-        without: Without<'a, S, E>,
-        max: f32,
-        cut: Cut,
-    ) -> Self {
-        Self { total, masses: Masses::Row(Box::new(Others { without, max, cut })) }
     }
 
     /// What a token has of it.

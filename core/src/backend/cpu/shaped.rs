@@ -34,8 +34,8 @@ use super::search::{Kept, locate_top_k};
 use super::simd::Simd;
 use super::team::Team;
 use super::tokens::{self, Places, say_first, take};
-use super::whole::{self, Whole, is_confirmed, whole};
-use super::without::{self, Without};
+use super::whole::{self, Whole, weigh_left, whole};
+use super::without::Copies;
 use crate::arithmetic::adaptive::{Drawn, logit, probability};
 use crate::arithmetic::key::{key32, value32};
 use crate::arithmetic::mass::Scale;
@@ -61,7 +61,7 @@ pub struct Buffers {
     /// The kept tokens' probabilities before adaptive-p changed them.
     before: Vec<f32>,
     whole: whole::Buffers,
-    without: without::Buffers,
+    copies: Copies,
     /// The masses of the blocks of a row that is drawn from by these.
     block_masses: Vec<u64>,
 }
@@ -142,7 +142,7 @@ pub fn sample<S: Simd, E: Element>(
     }
 }
 
-/// Samples a row of which all tokens up to a cut are kept but those that are left out; again, if a guess of which these are was wrong.
+/// Samples a row of which all tokens up to a cut are kept but those that are left out.
 fn sample_whole<S: Simd, E: Element>(
     scanned: &ScannedRow<'_, S, E>,
     row: &Row<'_>,
@@ -151,16 +151,9 @@ fn sample_whole<S: Simd, E: Element>(
     stages: Stages<'_>,
     slot: Slot<'_>,
 ) {
-    let Buffers { whole: left, without, block_masses, .. } = &mut *buffers;
     let all = at(scanned, kept.temperature);
-    let left_out = &left.left_out[..];
-    let without = (!left_out.is_empty()).then(|| Without::new(all, left_out, without));
-    let drawn_from = without.as_ref().map_or(all, |without| without.row(kept.first));
-    let masses = drawn_from.masses_up_to(kept.cut, block_masses);
-    if !is_confirmed(&all, masses.iter().sum(), &mut kept, stages.search, left) {
-        drop(without);
-        return sample_whole(scanned, row, kept, buffers, stages, slot);
-    }
+    let WeighedBlocks { row: drawn_from, masses, is_all } =
+        weigh_whole(all, &mut kept, buffers, stages.search);
     let Slot { outcome, draws, inspection, accepted, .. } = slot;
     let Stages { tokens, inspect: inspecting, proposed, .. } = stages;
     let Whole { count, cut, .. } = kept;
@@ -173,8 +166,8 @@ fn sample_whole<S: Simd, E: Element>(
         kept_mass,
     });
     if let Some((asked, inspection)) = row.inspect().zip(inspection) {
-        *inspection = match (outcome.status, &without) {
-            (RowStatus::Ok, None) => inspect(&all, asked, Sampled::Kept(kept), draws, inspecting),
+        *inspection = match (outcome.status, is_all) {
+            (RowStatus::Ok, true) => inspect(&all, asked, Sampled::Kept(kept), draws, inspecting),
             (status, _) => say(&all, asked, status, draws, inspecting, |asked, buffers| {
                 inspect(&drawn_from, asked, Sampled::Kept(kept), draws, buffers)
             }),
@@ -227,30 +220,40 @@ pub fn propose<'a, S: Simd, E: Element>(
         Found::Whole(kept) => kept,
         Found::Listed(_) => return Proposed::list(&buffers.kept, few),
     };
-    let Buffers { whole: left, without, block_masses, .. } = buffers;
     let row = at(&scanned, kept.temperature);
-    let mut total = total_mass(row, &kept, &left.left_out, without, block_masses);
-    if !is_confirmed(&row, total, &mut kept, search, left) {
-        total = total_mass(row, &kept, &left.left_out, without, block_masses);
-    }
-    let Whole { cut, first, .. } = kept;
-    match left.left_out.is_empty() {
-        true => Proposed::row(total, UpTo { row, cut }),
-        false => Proposed::without(total, Without::new(row, &left.left_out, without), first, cut),
-    }
+    let WeighedBlocks { row, masses, .. } = weigh_whole(row, &mut kept, buffers, search);
+    Proposed::row(masses.iter().sum(), UpTo { row, cut: kept.cut })
 }
 
-/// The mass of what is kept of a row.
-fn total_mass<S: Simd, E: Element>(
-    row: ScannedRow<'_, S, E>,
-    kept: &Whole,
-    left_out: &[u32],
-    without: &mut without::Buffers,
-    masses: &mut Vec<u64>,
-) -> u64 {
-    let without = (!left_out.is_empty()).then(|| Without::new(row, left_out, without));
-    let left = without.as_ref().map_or(row, |without| without.row(kept.first));
-    left.masses_up_to(kept.cut, masses).iter().sum()
+/// What is left of a row without the tokens that are left out.
+struct WeighedBlocks<'a, S, E> {
+    row: ScannedRow<'a, S, E>,
+    /// What is kept in every block.
+    masses: &'a [u64],
+    /// Whether nothing is left out.
+    is_all: bool,
+}
+
+/// Weighs what is kept of a row, block by block, and again, where a guess of what is left out is wrong.
+fn weigh_whole<'a, S: Simd, E: Element>(
+    row: ScannedRow<'a, S, E>,
+    kept: &mut Whole,
+    buffers: &'a mut Buffers,
+    search: &mut nucleus::Buffers,
+) -> WeighedBlocks<'a, S, E> {
+    let Buffers { whole, copies, block_masses, .. } = buffers;
+    let is_all = loop {
+        let is_all = whole.left_out.is_empty();
+        if !is_all {
+            copies.leave_out(&row, &whole.left_out);
+        }
+        let left = if is_all { row } else { copies.row(row, kept.first) };
+        if weigh_left(&row, &left, kept, block_masses, search, whole) {
+            break is_all;
+        }
+    };
+    let row = if is_all { row } else { copies.row(row, kept.first) };
+    WeighedBlocks { row, masses: block_masses, is_all }
 }
 
 /// Finds what a row is drawn from: the first of the kept tokens, where the row is greedy.
@@ -422,7 +425,7 @@ fn find_by_chain<S: Simd, E: Element>(
             false => Cut::ties(tied.x),
         };
         let (count, first) = (range.len() as u64, groups.x()[groups.group(range.start)]);
-        return Found::Whole(Whole { count, cut, first, temperature, guessed: None });
+        return Found::Whole(Whole { count, cut, first, temperature, guess: None });
     }
     groups.of_row(row, of_row);
     let left = chain::cut(row.s, groups, params, start);
