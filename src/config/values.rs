@@ -108,7 +108,7 @@ pub fn copy_threads(text: &str) -> Result<usize, String> {
 
 /// Permissions of a socket's file, in octal: `600`, `0660`. Its owner must be able to connect.
 pub fn mode(text: &str) -> Result<u32, String> {
-    match u32::from_str_radix(text, 8) {
+    match u32::from_str_radix(text.trim(), 8) {
         Ok(mode @ 0..=0o777) if mode & 0o600 == 0o600 => Ok(mode),
         _ => Err("write octal permissions that let the owner connect: 0600, 0660, 0666".into()),
     }
@@ -116,20 +116,21 @@ pub fn mode(text: &str) -> Result<u32, String> {
 
 /// A number of bytes: `1048576`, `64KiB`, `16MiB`, `2GiB`; at least 1.
 pub fn bytes(text: &str) -> Result<usize, String> {
+    let text = text.trim();
     let (number, shift) = match text {
         _ if text.ends_with("KiB") => (&text[..text.len() - 3], 10),
         _ if text.ends_with("MiB") => (&text[..text.len() - 3], 20),
         _ if text.ends_with("GiB") => (&text[..text.len() - 3], 30),
         _ => (text, 0),
     };
-    let number = count(number.trim_end())
+    let number = count(number)
         .map_err(|error| format!("{error} (write bytes, or a number with KiB, MiB or GiB)"))?;
     number.checked_mul(1 << shift).ok_or_else(|| "is more than this machine can address".into())
 }
 
 /// A number of bytes, or 0 for none.
 pub fn bytes_or_none(text: &str) -> Result<usize, String> {
-    if matches!(text, "0" | "0KiB" | "0MiB" | "0GiB") { Ok(0) } else { bytes(text) }
+    if matches!(text.trim(), "0" | "0KiB" | "0MiB" | "0GiB") { Ok(0) } else { bytes(text) }
 }
 
 /// A span of time: `250us`, `20ms`, `1.5s`, `5m`, `1h 30m`, or `0`.
@@ -162,7 +163,7 @@ pub fn fraction(text: &str) -> Result<f64, String> {
 }
 
 fn digits(text: &str) -> Result<usize, String> {
-    text.parse().map_err(|error: ParseIntError| match error.kind() {
+    text.trim().parse().map_err(|error: ParseIntError| match error.kind() {
         IntErrorKind::PosOverflow => format!("must be at most {}", usize::MAX),
         _ => "must be a whole number".into(),
     })
@@ -209,6 +210,20 @@ mod tests {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
         assert!(timeout("0s").is_err());
+    }
+
+    #[test]
+    fn space_around_a_number_does_not_matter() {
+        assert_eq!(count(" 7\t"), Ok(7));
+        assert_eq!(count32(" 7 "), Ok(7));
+        assert_eq!(number(1..=9)(" 7 "), Ok(7));
+        assert_eq!((threads(" 0 "), copy_threads(" 1\n")), (Ok(0), Ok(1)));
+        assert_eq!(mode(" 0600 "), Ok(0o600));
+        assert_eq!((bytes(" 2 GiB "), bytes_or_none(" 0 ")), (Ok(2 << 30), Ok(0)));
+        assert_eq!(duration(" 5m "), Ok(Duration::from_secs(300)));
+        for wrong in ["1 0", " ", ""] {
+            assert!(count(wrong).is_err() && number(0..=99)(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]
