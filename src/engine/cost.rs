@@ -17,14 +17,15 @@
 //! tokens that tie with top_k's     SEARCH                     as above, where the profile keeps them
 //! logprobs of a distribution       PASS                       0.4 ns a token
 //! a sum that further cuts need     PASS                       0.1 to 0.4 ns a token
+//! XTC, and no other further cut    PASS                       0.05 ns a token, or as above where a guess is wrong
 //! kept ids, continuations          PASS                       0.2 ns a token
 //! the same of a listed row         LISTED                     20 ns a token
 //! a token by its place             FIRST                      30 ns
 //! a token by its id                NAMED, COUNT               60 ns, and up to 0.8 ns or (32 bits) 11 ns a token of the row
 //! a draft by probability           PASS                       0.3 ns a token
 //! a weight of a proposal           WEIGHT                     20 ns
-//! probabilities of a proposal      DENSE                      1 to 4 ns a token
-//! the row of a proposal            itself, and PROPOSAL       3.5 ns a token
+//! probabilities of a proposal      DENSE                      3.5 ns a token, and 7 of peaked rows
+//! the row of a proposal            itself, and PROPOSAL       0.5 ns a token
 //! the same, where it is listed     itself, and LISTED         20 ns a token
 //! ```
 
@@ -68,8 +69,8 @@ const ORDER_16: PerToken = PerToken::new(1 << 20, 38);
 const ORDER_32: PerToken = PerToken::new(256 << 10, 170);
 const PASS: PerToken = PerToken::new(8 << 10, 4);
 const LISTED: PerToken = PerToken::new(0, 240);
-const DENSE: PerToken = PerToken::new(32 << 10, 30);
-const PROPOSAL: PerToken = PerToken::new(0, 40);
+const DENSE: PerToken = PerToken::new(16 << 10, 80);
+const PROPOSAL: PerToken = PerToken::new(0, 8);
 
 /// What counting the ranks of named tokens takes at most, by the size of a logit.
 const fn count_max(dtype: Dtype) -> PerToken {
@@ -115,6 +116,9 @@ fn of_cuts(row: &Row<'_>) -> u64 {
             Dtype::F32 => ORDER_32.of(row),
         };
     }
+    if params.keeps_all_but_few() {
+        return PASS.of(row) * (1 + u64::from(params.sums_of_cuts()));
+    }
     if params.orders_tokens() {
         let sums = PASS.of(row) * u64::from(params.sums_of_cuts());
         let first = ORDERED * u64::from(params.ordered_first().unwrap_or(0));
@@ -130,7 +134,8 @@ fn is_listed(row: &Row<'_>) -> bool {
     let params = row.params();
     // As many as the row has are all.
     let are_few = |k: u32| k <= SHORT && k < row.vocab_size();
-    params.orders_tokens() && !params.keeps_all() && !params.ordered_first().is_some_and(are_few)
+    let are_cut = !params.keeps_all() && !params.keeps_all_but_few();
+    params.orders_tokens() && are_cut && !params.ordered_first().is_some_and(are_few)
 }
 
 fn of_adjustments(lists: &AdjustmentsSpec) -> u64 {
@@ -213,7 +218,8 @@ mod tests {
             ParamsSpec { top_a: 0.2, ..off },
             ParamsSpec { eta_cutoff: 1e-4, ..off },
             ParamsSpec { mirostat_tau: 5.0, ..off },
-            ParamsSpec { xtc_probability: 1.0, ..off },
+            ParamsSpec { xtc_probability: 1.0, xtc_threshold: 0.01, ..off },
+            ParamsSpec { xtc_probability: 1.0, min_p: 0.01, ..off },
             ParamsSpec { adaptive_target: Some(0.3), ..off },
             ParamsSpec { profile: Profile::Hf, top_p: 0.95, ..off },
             ParamsSpec { profile: Profile::Llamacpp, mirostat_tau: 5.0, top_k: 50, ..off },
@@ -271,6 +277,9 @@ mod tests {
         }
         for profile in [Profile::Logitd, Profile::Llamacpp] {
             let off = of_profile(profile);
+            // What XTC may take is looked for among few.
+            let xtc = row(Dtype::F16, ParamsSpec { xtc_probability: 1.0, ..off });
+            assert_eq!(cost(&xtc) - cost(&row(Dtype::F16, off)), PASS.of(&xtc), "{profile:?}");
             let specs = [off, ParamsSpec { dynatemp_range: 0.2, ..off }];
             let [plain, dynamic] = specs.map(|spec| row(Dtype::F16, spec));
             assert_eq!(cost(&dynamic) - cost(&plain), PASS.of(&plain), "{profile:?}");
@@ -358,10 +367,10 @@ mod tests {
         for (spec, rule, measured) in [
             (off, Rule::Rejection(Proposal::Point), 1.0),
             (off, sparse, 4.5),
-            (off, dense, 12.0),
-            (off, from(off), 20.0),
-            (off, from(ParamsSpec { profile: Profile::Vllm, ..off }), 20.0),
-            (off, from(ParamsSpec { dynatemp_range: 0.2, ..off }), 22.0),
+            (off, dense, 33.0),
+            (off, from(off), 4.9),
+            (off, from(ParamsSpec { profile: Profile::Vllm, ..off }), 4.9),
+            (off, from(ParamsSpec { dynatemp_range: 0.2, ..off }), 6.9),
             (off, from(typical), 105.0),
             (typical, from(typical), 127.0),
             (off, by_probability, 3.0),
