@@ -1,5 +1,6 @@
 //! Targets, TLS and tokens.
 
+use super::uncopied::Transport;
 use super::version::Version;
 use super::{Client, Error, Options};
 use http::uri::Authority;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Status};
 
@@ -102,10 +104,11 @@ impl Builder {
             .connect()
             .await
             .map_err(|error| Error::Connect { target, reason: deepest(&error) })?;
-        let service = SamplerServiceClient::with_interceptor(channel, bearer.clone())
-            .max_decoding_message_size(RESPONSE_BYTES_MAX)
-            // Refused by the server, which says what it takes.
-            .max_encoding_message_size(usize::MAX);
+        let service =
+            SamplerServiceClient::new(Transport(InterceptedService::new(channel, bearer.clone())))
+                .max_decoding_message_size(RESPONSE_BYTES_MAX)
+                // Refused by the server, which says what it takes.
+                .max_encoding_message_size(usize::MAX);
         let version = Version::new(service.clone());
         Ok(Client { service, bearer, options: self.options, version })
     }

@@ -37,6 +37,7 @@ mod error;
 mod region;
 mod split;
 mod stream;
+mod uncopied;
 mod verify;
 mod version;
 
@@ -61,9 +62,10 @@ use std::future::Future;
 use std::time::Duration;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
+use uncopied::{HasLogits, Transport};
 use version::Version;
 
-type Service = SamplerServiceClient<InterceptedService<Channel, Bearer>>;
+type Service = SamplerServiceClient<Transport<InterceptedService<Channel, Bearer>>>;
 
 /// A connection to a server. Cheap to clone; clones share the connection, which is made again when it
 /// breaks.
@@ -139,12 +141,13 @@ impl Client {
         send: impl Fn(Service, tonic::Request<M>) -> F,
     ) -> Result<R, Error>
     where
-        M: Clone,
+        M: HasLogits + Clone,
         F: Future<Output = Result<tonic::Response<R>, tonic::Status>>,
     {
         let mut attempt = 0;
         loop {
-            let sent = self.request(message.clone());
+            let mut sent = self.request(message.clone());
+            uncopied::beside(&mut sent);
             let error = match send(self.service.clone(), sent).await {
                 Ok(response) => return Ok(response.into_inner()),
                 Err(status) => Error::from(status),
