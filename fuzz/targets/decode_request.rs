@@ -23,7 +23,7 @@ use logitd::server::pool::Pool;
 use logitd::server::envelope::Arity;
 use logitd::server::frames::{Admissions, Admitted, Bounds, Gate, Messages};
 use logitd::server::intake::{self, RequestFields};
-use logitd::server::line::Line;
+use logitd::server::line::{Lane, Line};
 use logitd::server::room::Rooms;
 use logitd::server::unread::Patience;
 use logitd::server::{Error, beam, by_row, convert, evaluate, verify};
@@ -326,7 +326,7 @@ fn body(
             engine: ENGINE.clone(),
             shares: [None, None],
             line: Line::new(QUEUE_BYTES_MAX, Duration::ZERO),
-            places: Line::nowhere(),
+            lane: Lane::nowhere(),
         }),
         bounds: Bounds {
             message_bytes_max: MESSAGE_BYTES_MAX,

@@ -371,12 +371,12 @@ pub struct ConnectionConfig {
     pub stream_window_bytes: usize,
 
     /// HTTP/2 flow-control window of a connection, up to 2GiB - 1
-    #[arg(long, value_name = "BYTES", env = "LOGITD_CONNECTION_WINDOW_BYTES", default_value = "16MiB", value_parser = bytes)]
+    #[arg(long, value_name = "BYTES", env = "LOGITD_CONNECTION_WINDOW_BYTES", default_value = "32MiB", value_parser = bytes)]
     pub connection_window_bytes: usize,
 
     /// The windows of all connections together, which bound what may have come and has found no room yet. Each
     /// connection gets up to a sixteenth of what is left of them, and at least 64KiB
-    #[arg(long, value_name = "BYTES", env = "LOGITD_WINDOW_BYTES_MAX", default_value = "256MiB", value_parser = bytes)]
+    #[arg(long, value_name = "BYTES", env = "LOGITD_WINDOW_BYTES_MAX", default_value = "512MiB", value_parser = bytes)]
     pub window_bytes_max: usize,
 }
 

@@ -166,6 +166,11 @@ impl Engine {
         self.shared().permits.time_for(bytes)
     }
 
+    /// The longest wait that refusals name.
+    pub fn retry_after_max(&self) -> Duration {
+        self.shared().permits.retry_after_max()
+    }
+
     /// The bytes of permits that have been given back.
     pub fn freed(&self) -> &Freed {
         &self.shared().permits.freed

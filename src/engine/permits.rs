@@ -144,6 +144,11 @@ impl Permits {
         self.limits.told(seconds)
     }
 
+    /// The longest wait that refusals name.
+    pub fn retry_after_max(&self) -> Duration {
+        self.limits.retry_after_max
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing in here panics half way through a change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

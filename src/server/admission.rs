@@ -9,7 +9,7 @@ use super::envelope::Arity;
 use super::error::Error;
 use super::frames::{Admissions, Bounds, Gate, Messages};
 use super::intake::{self, RequestFields};
-use super::line::Line;
+use super::line::Lane;
 use super::metrics::{self, RequestWatch};
 use super::service::Sampler;
 use super::state::Shared;
@@ -55,7 +55,7 @@ impl Admission {
         let headers = request.headers();
         let peer = request.extensions().get().copied();
         let account = request.extensions().get().cloned();
-        let open = || Account::open(GroupId::default(), &self.shared.limits, Line::nowhere());
+        let open = || Account::open(GroupId::default(), &self.shared.limits, Lane::nowhere());
         let account = account.unwrap_or_else(open);
         let token = self.shared.credentials.check(headers)?;
         let deadline = timeout(headers)?.and_then(|timeout| Instant::now().checked_add(timeout));

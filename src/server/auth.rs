@@ -1,6 +1,6 @@
 //! Bearer tokens: who may sample, and how much of the queue one of them may fill.
 
-use super::account::{Budget, Held};
+use super::budget::{Budget, Held};
 use super::error::Error;
 use crate::engine::{GroupId, Priority};
 use http::HeaderMap;

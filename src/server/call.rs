@@ -1,7 +1,8 @@
 //! A call: who makes it, until when its answer is wanted, and what it may hold.
 
-use super::account::{Account, Held};
+use super::account::Account;
 use super::auth::Token;
+use super::budget::Held;
 use super::error::Error;
 use super::frames::Admissions;
 use crate::engine::Source;
@@ -44,7 +45,7 @@ mod tests {
     use super::*;
     use crate::engine::GroupId;
     use crate::server::auth::{TokenLimits, Tokens};
-    use crate::server::line::Line;
+    use crate::server::line::Lane;
     use logitd_proto::Limits;
 
     #[test]
@@ -60,7 +61,7 @@ mod tests {
                 deadline: None,
                 token: token.map(|token| tokens.find(token).unwrap()),
                 peer: None,
-                account: Account::open(address, &Limits::default(), Line::nowhere()),
+                account: Account::open(address, &Limits::default(), Lane::nowhere()),
                 admissions: Admissions::default(),
             };
             call.source()

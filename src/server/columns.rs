@@ -1,7 +1,7 @@
 //! Requests with columns, and answers in them: they are counted here, become messages where the request is checked, and
 //! results become columns again when they are there.
 
-use super::account::Held;
+use super::budget::Held;
 use super::call::Call;
 use super::convert;
 use super::error::Error;

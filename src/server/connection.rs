@@ -1,10 +1,11 @@
 //! From sockets to HTTP/2: accepting, TLS, limits, keepalive, and the end of connections that nobody uses.
 
-use super::account::{Account, Budget};
+use super::account::Account;
 use super::authority::Rewriter;
+use super::budget::Budget;
 use super::credentials::Credentials;
 use super::front::{Front, WAY_OUT};
-use super::line::Line;
+use super::line::Lane;
 use super::listen::{Connection, Listener};
 use super::log::Sparse;
 use super::places::{Origin, Places};
@@ -232,8 +233,8 @@ impl Connections {
     ) {
         let (connection_window, stream_window) =
             (self.limits.connection_window_bytes, self.limits.stream_window_bytes);
-        let places = Line::places(connection_window, stream_window);
-        let account = Account::open(address, &self.account_limits, places);
+        let lane = Lane::new(connection_window, stream_window);
+        let account = Account::open(address, &self.account_limits, lane);
         let window = self.windows.grant(connection_window);
         let http = self.http(Arc::clone(&account), window.bytes);
         let activity = Arc::new(Activity::default());

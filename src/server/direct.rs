@@ -13,7 +13,7 @@ use super::envelope::Arity;
 use super::error::Error;
 use super::frames::{Admissions, Admitted};
 use super::intake::{self, Intake, RequestFields};
-use super::line::Line;
+use super::line::Lane;
 use super::log::Sparse;
 use super::metrics::{self, RequestWatch};
 use super::pool::Buffer;
@@ -128,7 +128,7 @@ async fn call(
         deadline: None,
         token,
         peer: Some(peer),
-        account: Account::open(GroupId::of(peer.pid), &shared.limits, Line::nowhere()),
+        account: Account::open(GroupId::of(peer.pid), &shared.limits, Lane::nowhere()),
         admissions: Admissions::default(),
     }))
 }
@@ -270,7 +270,7 @@ impl Connection {
             if stream.take(part).read_to_end(buffer).await? < part as usize {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            if let Err(error) = found.arrived(buffer.len(), &rooms.line) {
+            if let Err(error) = rooms.arrived(found, buffer.len()) {
                 room = Err(error);
             }
         }

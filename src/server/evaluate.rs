@@ -1,7 +1,7 @@
 //! Evaluations, from message to answer: what is asked is counted and finds room before it is unfolded, a grid of a hundred
 //! bytes being thousands of sets.
 
-use super::account::Held;
+use super::budget::Held;
 use super::call::Call;
 use super::convert::{self, Lent};
 use super::error::Error;

@@ -188,19 +188,30 @@ impl<B> Messages<B> {
                 }
                 (!chunk.is_empty()).then_some(Ok(chunk))
             }
-            State::Payload { left, arrived, intake, room } => {
-                let chunk = self.rest.split_to((*left).min(self.rest.len()));
-                *left -= chunk.len();
-                *arrived += chunk.len();
+            State::Payload { left, arrived, room, .. } => {
+                let here = (*left).min(self.rest.len());
                 let rooms = self.gate.rooms.as_ref().expect("it has found room");
-                let read = room.arrived(*arrived, &rooms.line);
-                match read.and_then(|()| intake.read(&chunk, room.is_whole())) {
+                let charged = room.arrived(*arrived + here, &rooms.line);
+                if charged.is_err() && self.wait_with_payload(here) {
+                    return None;
+                }
+                let State::Payload { left, arrived, intake, room } = &mut self.state else {
+                    return None;
+                };
+                let chunk = self.rest.split_to(here);
+                *left -= here;
+                *arrived += here;
+                match charged.and_then(|()| intake.read(&chunk, room.is_whole())) {
                     Ok(()) if *left == 0 => Some(Ok(self.end_payload())),
                     Ok(()) => {
-                        self.wait_with_payload();
+                        self.wait_with_payload(0);
                         None
                     }
-                    Err(error) => self.refuse_payload(&chunk, error),
+                    Err(error) => {
+                        let (length, rooms) = (*left + *arrived, self.gate.rooms.as_ref());
+                        let told = rooms.expect("it has found room").told(length, error);
+                        self.refuse_payload(&chunk, told)
+                    }
                 }
             }
             State::Refused { left, id, error } => {
@@ -272,20 +283,19 @@ impl<B> Messages<B> {
         Ok(None)
     }
 
-    /// Has a message wait that is being taken apart, if it lacks room and there is a place for it.
-    fn wait_with_payload(&mut self) {
-        let State::Payload { left, arrived, room, .. } = &self.state else { return };
-        let (left, arrived) = (*left, *arrived);
+    /// Has a message wait that is being taken apart, if it lacks room and there is a place for it; so many bytes of it are
+    /// here that have not been looked at. Whether it does.
+    fn wait_with_payload(&mut self, here: usize) -> bool {
+        let State::Payload { left, arrived, room, .. } = &self.state else { return false };
+        let (left, arrived, length) = (*left, *arrived, *left + *arrived);
         let rooms = self.gate.rooms.as_ref().filter(|_| room.lack().is_some());
-        let Some((rooms, place)) =
-            rooms.and_then(|rooms| Some((rooms, rooms.place(left + arrived, arrived)?)))
-        else {
-            return;
-        };
+        let place = rooms.and_then(|rooms| Some((rooms, rooms.place(length, arrived + here)?)));
+        let Some((rooms, place)) = place else { return false };
         let state = std::mem::replace(&mut self.state, State::Over);
-        let State::Payload { intake, room, .. } = state else { return };
-        let room = rooms.wait(Some(room), left + arrived, arrived, place);
+        let State::Payload { intake, room, .. } = state else { return false };
+        let room = rooms.wait(Some(room), length, arrived + here, place);
         self.state = State::Waiting { left, arrived, begun: Begun::Payload(intake), room };
+        true
     }
 
     /// Goes on with a message that has waited.

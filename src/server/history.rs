@@ -1,6 +1,6 @@
 //! Histories that lie in shared memory, read into the requests that name them.
 
-use super::account::Held;
+use super::budget::Held;
 use super::call::Call;
 use super::convert;
 use super::error::Error;

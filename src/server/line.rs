@@ -1,17 +1,23 @@
 //! The line of large messages for which there is no room yet.
 //!
 //! A large message that is refused has cost its sender as much as one that is answered, and comes again. So it is
-//! left unread for a while instead, in the order of arrival, until there is room for all of it. HTTP/2 stops its
+//! left unread for a while instead, until there is room for all of it. HTTP/2 stops its
 //! sender after a window's worth of bytes; since those count against the window of the connection too, the messages
 //! of a connection that wait are bounded by its places.
+//!
+//! The messages of a connection wait in the order of their arrival ([`Lane`]), and only the first of them stands in
+//! the line, so connections take turns, and many messages of one do not come before one of another. A message that lacks
+//! room of its connection's or its token's own share waits for that before it stands in the line.
 //!
 //! Waiting is worth something only while room is given back. Clients that announce messages and do not send them can
 //! occupy half of the engine's bytes for as long as they are waited for: where little is given back for a
 //! [`TICK`], nobody waits any longer, and messages find room as they would without a line.
 //! Nobody waits longer than `--room-wait`, so messages that have half arrived cannot wait for one another for ever.
 
-use super::account::Budget;
-use crate::engine::Freed;
+use super::budget::Budget;
+use super::error::Error;
+use super::schedule::Schedule;
+use crate::engine::{Freed, Refused};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -33,9 +39,22 @@ pub enum Lack {
     Unsent,
     /// Bytes of the engine.
     Queue,
+    /// Bytes that its connection or its token may have.
+    Share,
 }
 
-/// Large messages of all connections that wait.
+impl Lack {
+    /// That for which a message is refused, where waiting may help.
+    pub fn of(error: &Error) -> Option<Self> {
+        match error {
+            Error::Refused(Refused::Overloaded { .. }) => Some(Self::Queue),
+            Error::Full { .. } => Some(Self::Share),
+            _ => None,
+        }
+    }
+}
+
+/// Large messages of all connections that wait, the first of each connection.
 #[derive(Debug)]
 pub struct Line {
     /// For what is reserved and has not arrived.
@@ -66,19 +85,6 @@ impl Line {
         })
     }
 
-    /// Places for the waiting messages of one connection with these windows.
-    pub fn places(connection_window: usize, stream_window: usize) -> Arc<Budget> {
-        let (part, whole) = WINDOW_PART;
-        let places_max = connection_window / whole * part / stream_window.max(1);
-        let what = "messages that wait for room";
-        Budget::new("the connection", what, "connection_window_bytes", places_max)
-    }
-
-    /// No places, where a message cannot be left unread.
-    pub fn nowhere() -> Arc<Budget> {
-        Self::places(0, 1)
-    }
-
     /// Whether somebody waits, whom others must not overtake.
     pub fn is_busy(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0
@@ -103,19 +109,72 @@ impl Line {
     }
 }
 
-/// A message that waits, counted as long as it does.
-pub struct Waiting(Arc<Line>);
+/// Large messages of one connection that wait, and those that were refused.
+#[derive(Debug)]
+pub struct Lane {
+    /// Places for those that wait.
+    pub places: Arc<Budget>,
+    /// Held by the first of them; the others wait for it in their order.
+    pub first: Mutex<()>,
+    /// When those that are refused come again.
+    pub schedule: Schedule,
+    waiting: AtomicUsize,
+    places_max: usize,
+}
 
-impl Waiting {
-    /// From now on.
-    pub fn begin(line: &Arc<Line>) -> Self {
-        line.waiting.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(line))
+impl Lane {
+    /// Of a connection with these windows.
+    pub fn new(connection_window: usize, stream_window: usize) -> Arc<Self> {
+        let (part, whole) = WINDOW_PART;
+        let places_max = connection_window / whole * part / stream_window.max(1);
+        let what = "messages that wait for room";
+        Arc::new(Self {
+            places: Budget::new("the connection", what, "connection_window_bytes", places_max),
+            first: Mutex::new(()),
+            schedule: Schedule::default(),
+            waiting: AtomicUsize::new(0),
+            places_max,
+        })
+    }
+
+    /// One without places, where a message cannot be left unread.
+    pub fn nowhere() -> Arc<Self> {
+        Self::new(0, 1)
+    }
+
+    /// Whether it has places at all.
+    pub fn has_places(&self) -> bool {
+        self.places_max > 0
+    }
+
+    /// Whether a message waits, which others of the connection must not overtake.
+    pub fn is_busy(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
     }
 }
 
-impl Drop for Waiting {
+/// A message that waits, counted as long as it does.
+pub struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    /// In the line, from now on.
+    pub fn in_line(line: &'a Line) -> Self {
+        Self::among(&line.waiting)
+    }
+
+    /// Among those of its connection, from now on.
+    pub fn in_lane(lane: &'a Lane) -> Self {
+        Self::among(&lane.waiting)
+    }
+
+    fn among(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, Ordering::Relaxed);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

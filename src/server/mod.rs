@@ -13,6 +13,7 @@ pub mod authority;
 #[doc(hidden)] // As `frames`.
 pub mod beam;
 mod borrow;
+mod budget;
 #[doc(hidden)] // As `frames`.
 pub mod by_row;
 mod call;
@@ -46,6 +47,7 @@ mod recording;
 pub mod room;
 mod run;
 mod sample;
+mod schedule;
 mod scrape;
 mod service;
 mod state;
@@ -68,8 +70,8 @@ use crate::config::{Address, Config};
 use crate::engine::{Engine, Evaluations};
 use crate::plane::Regions;
 use crate::record::Recorder;
-use account::{ANSWERS, Budget};
 use admission::Admission;
+use budget::{ANSWERS, Budget};
 use connection::Connections;
 use credentials::Credentials;
 use device_memory::CudaMemory;

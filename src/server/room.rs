@@ -6,9 +6,9 @@
 //! engine's bytes are ever reserved for what has not arrived, and a message beyond that goes on being charged
 //! byte by byte, unless it is large and waits for a while ([`line`](super::line)).
 
-use super::account::{Budget, Held};
+use super::budget::{Budget, Held};
 use super::error::Error;
-use super::line::{Lack, Line};
+use super::line::{Lack, Lane, Line};
 use crate::engine::{Engine, Permit, Refused};
 use std::sync::Arc;
 
@@ -24,25 +24,33 @@ pub struct Rooms {
     pub shares: [Option<Arc<Budget>>; 2],
     /// Where large messages of all connections wait.
     pub line: Arc<Line>,
-    /// Places of the connection in that line.
-    pub places: Arc<Budget>,
+    /// Those of the connection, and its refused ones.
+    pub lane: Arc<Lane>,
 }
 
 impl Rooms {
     /// Room for a message of `length` bytes of which so many have arrived, as much as is charged for them;
     /// refused where the whole would not fit now.
     pub fn take(&self, length: usize, arrived: usize) -> Result<Room, Error> {
+        self.try_take(length, arrived).map_err(|error| self.told(length, error))
+    }
+
+    /// Charges what has arrived of a message; refused where there is no room for it.
+    pub fn arrived(&self, room: &mut Room, arrived: usize) -> Result<(), Error> {
+        room.arrived(arrived, &self.line).map_err(|error| self.told(room.length, error))
+    }
+
+    /// The same as [`take`](Self::take), where the sender need not hear of a refusal.
+    pub fn try_take(&self, length: usize, arrived: usize) -> Result<Room, Error> {
         let permit = self.engine.reserve(0, length)?;
         let [connection, token] = &self.shares;
-        let share = |of: &Option<Arc<Budget>>| {
-            let taken = of.as_ref().map(|of| of.take(length)).transpose();
-            taken.map_err(|error| self.told(error))
-        };
+        let share = |of: &Option<Arc<Budget>>| of.as_ref().map(|of| of.take(length)).transpose();
         let shares = Shares([share(connection)?, share(token)?]);
         let mut room = Room {
             reserved: None,
             permit,
             shares,
+            lane: Arc::clone(&self.lane),
             length,
             whole: false,
             lack: None,
@@ -52,12 +60,24 @@ impl Rooms {
         Ok(room)
     }
 
-    /// A refusal that says to come again not before half of what its connection or token holds is answered.
-    fn told(&self, mut error: Error) -> Error {
+    /// A refusal of a message of so many bytes that says when to come again: not before half of what its connection or
+    /// token holds is answered, and behind the messages of the connection that were refused before.
+    pub fn told(&self, length: usize, mut error: Error) -> Error {
         if let Error::Full { held, retry_after, .. } = &mut error {
             *retry_after = self.engine.time_for(*held / 2).max(*retry_after);
         }
+        if let Error::Full { retry_after, .. }
+        | Error::Refused(Refused::Overloaded { retry_after, .. }) = &mut error
+        {
+            let most = self.engine.retry_after_max();
+            *retry_after = self.lane.schedule.tell(length, *retry_after, most);
+        }
         error
+    }
+
+    /// Whether its connection or its token has no room for so many bytes more at present.
+    pub fn lack_share(&self, bytes: usize) -> bool {
+        self.shares.iter().flatten().any(|share| !share.has_room(bytes))
     }
 }
 
@@ -72,6 +92,7 @@ pub struct Room {
     reserved: Option<Held>,
     permit: Permit,
     shares: Shares,
+    lane: Arc<Lane>,
     length: usize,
     /// Whether all of it is charged.
     whole: bool,
@@ -98,7 +119,11 @@ impl Room {
             }
         }
         self.whole = missing == 0;
-        self.hold(arrived)
+        let held = self.hold(arrived);
+        if let Err(error) = &held {
+            self.lack = self.lack.or(Lack::of(error)).filter(|_| missing > 0);
+        }
+        held
     }
 
     /// Charges all of it, if there is room, or says what is lacking.
@@ -110,8 +135,7 @@ impl Room {
         };
         match self.hold(self.length) {
             Ok(()) => (self.whole, self.reserved) = (true, Some(reserved)),
-            Err(Error::Refused(Refused::Overloaded { .. })) => return Some(Lack::Queue),
-            Err(_) => {}
+            Err(error) => return Lack::of(&error),
         }
         None
     }
@@ -122,6 +146,11 @@ impl Room {
         }
         self.permit.resize(0, bytes)?;
         self.shares.0.iter_mut().flatten().try_for_each(|share| share.resize(bytes))
+    }
+
+    /// Bytes of it that are not charged yet.
+    pub fn uncharged(&self) -> usize {
+        self.length - self.permit.bytes()
     }
 
     /// Whether there is room for all of it, or only for what is here.
@@ -141,6 +170,7 @@ impl Room {
 
     /// The parts that go on with the request.
     pub fn into_parts(self) -> (Permit, Shares) {
+        self.lane.schedule.taken(self.length);
         (self.permit, self.shares)
     }
 }
@@ -158,7 +188,7 @@ mod tests {
             Engine::start(config, vec![Box::new(Reference::default()) as Box<dyn Backend>]);
         let share = Budget::new("the connection", "bytes", "connection_bytes_max", share);
         let line = Line::new(queue_bytes_max, Duration::ZERO);
-        Rooms { engine, shares: [Some(share), None], line, places: Line::nowhere() }
+        Rooms { engine, shares: [Some(share), None], line, lane: Lane::nowhere() }
     }
 
     fn held(room: &Room) -> usize {

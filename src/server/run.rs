@@ -1,7 +1,7 @@
 //! Rows on their way through the engine, whatever they were asked with: room is taken for them and for their answer, and
 //! both are held until it is there.
 
-use super::account::Held;
+use super::budget::Held;
 use super::call::Call;
 use super::error::Error;
 use super::metrics;

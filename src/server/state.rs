@@ -1,6 +1,6 @@
 //! What all calls of a server share.
 
-use super::account::Budget;
+use super::budget::Budget;
 use super::call::Call;
 use super::credentials::Credentials;
 use super::frames::{Bounds, Gate};
@@ -84,7 +84,7 @@ impl Shared {
             engine: self.engine.clone(),
             shares: [Some(Arc::clone(&call.account.bytes)), token],
             line: Arc::clone(&self.line),
-            places: Arc::clone(&call.account.places),
+            lane: Arc::clone(&call.account.lane),
         }
     }
 

@@ -10,7 +10,8 @@
 //! then they go at once, which saves a small call a second write. A connection that takes none of what is so
 //! left is cut off whole ([`stuck`]).
 
-use super::account::{Account, Budget, Held};
+use super::account::Account;
+use super::budget::{Budget, Held};
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};

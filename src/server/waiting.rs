@@ -1,15 +1,15 @@
 //! Large messages that wait for room.
 //!
 //! A large message that is refused has cost its sender as much as one that is answered, and comes again. So it is
-//! left unread for a while instead, in the order of arrival ([`line`](super::line)), until there is room for all of it.
+//! left unread for a while instead, in its turn ([`line`](super::line)), until there is room for all of it.
 
-use super::account::Held;
+use super::budget::Held;
 use super::error::Error;
 use super::line::{Lack, TICK, WAITING_BYTES_MIN, Waiting};
 use super::room::{Room, Rooms};
-use crate::engine::Refused;
 use std::future::Future;
 use std::pin::Pin;
+use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// Resolves when a message has waited for room.
@@ -34,33 +34,42 @@ struct Arriving {
 impl Arriving {
     /// Looks for room, and says what is lacking; an error is a refusal for which waiting is no help.
     fn look(&mut self, rooms: &Rooms) -> Result<Option<Lack>, Error> {
-        match &mut self.room {
-            Some(room) => room.arrived(self.arrived, &rooms.line)?,
-            None => match rooms.take(self.length, self.arrived) {
-                Ok(room) => self.room = Some(room),
-                Err(Error::Refused(Refused::Overloaded { .. })) => return Ok(Some(Lack::Queue)),
-                Err(error) => return Err(error),
-            },
+        let looked = match &mut self.room {
+            Some(room) => room.arrived(self.arrived, &rooms.line),
+            None => rooms.try_take(self.length, self.arrived).map(|room| self.room = Some(room)),
+        };
+        match looked {
+            Ok(()) => Ok(self.room.as_ref().and_then(Room::lack)),
+            Err(error) => Lack::of(&error).ok_or(error).map(Some),
         }
-        Ok(self.room.as_ref().and_then(Room::lack))
+    }
+
+    /// Bytes of it that are not charged yet.
+    fn uncharged(&self) -> usize {
+        self.room.as_ref().map_or(self.length, Room::uncharged)
     }
 }
 
 impl Rooms {
     /// Room for a message of `length` bytes of which so many have arrived; or, where it is large, a wait for room.
     pub fn find(&self, length: usize, arrived: usize) -> Result<Found, Error> {
-        if self.line.is_busy()
-            && let Some(place) = self.place(length, arrived)
-        {
+        let found = self.try_find(length, arrived);
+        found.map_err(|error| self.told(length, error))
+    }
+
+    fn try_find(&self, length: usize, arrived: usize) -> Result<Found, Error> {
+        if (self.line.is_busy() || self.lane.is_busy()) && self.may_wait(length, arrived) {
+            // One without a place must not overtake those that wait.
+            let place = self.lane.places.take(1)?;
             return Ok(Found::Wait(self.wait(None, length, arrived, place)));
         }
         let wait = |room, place| Found::Wait(self.wait(room, length, arrived, place));
-        match self.take(length, arrived) {
+        match self.try_take(length, arrived) {
             Ok(room) if room.lack().is_some() => Ok(match self.place(length, arrived) {
                 Some(place) => wait(Some(room), place),
                 None => Found::Room(room),
             }),
-            Err(error @ Error::Refused(Refused::Overloaded { .. })) => {
+            Err(error) if Lack::of(&error).is_some() => {
                 self.place(length, arrived).map(|place| wait(None, place)).ok_or(error)
             }
             found => found.map(Found::Room),
@@ -69,9 +78,12 @@ impl Rooms {
 
     /// A place to wait at, for a message that is large and not all here.
     pub fn place(&self, length: usize, arrived: usize) -> Option<Held> {
+        self.may_wait(length, arrived).then(|| self.lane.places.take(1).ok()).flatten()
+    }
+
+    fn may_wait(&self, length: usize, arrived: usize) -> bool {
         let large = length >= WAITING_BYTES_MIN && arrived < length;
-        let waits = large && !self.line.wait_max.is_zero();
-        waits.then(|| self.places.take(1).ok()).flatten()
+        large && self.lane.has_places() && !self.line.wait_max.is_zero()
     }
 
     /// Waits, at a place, until there is room for all of the message or waiting is in vain; then it has whatever room
@@ -81,12 +93,17 @@ impl Rooms {
     }
 
     async fn waited(self, mut message: Arriving, place: Held) -> Result<Room, Error> {
-        let (line, waiting) = (&self.line, Waiting::begin(&self.line));
+        let waiting = Waiting::in_lane(&self.lane);
         let in_turn = async {
-            let _first = line.first.lock().await;
-            self.wait_first(&mut message).await
+            let _first = self.lane.first.lock().await;
+            loop {
+                self.share_has_room(&message).await;
+                if self.wait_in_line(&mut message).await != Some(Lack::Share) {
+                    return;
+                }
+            }
         };
-        let _ = timeout_at(Instant::now() + line.wait_max, in_turn).await;
+        let _ = timeout_at(Instant::now() + self.line.wait_max, in_turn).await;
         drop((waiting, place));
         let Arriving { room, length, arrived } = message;
         match room {
@@ -101,21 +118,43 @@ impl Rooms {
         }
     }
 
-    /// Waits as the first in the line.
-    async fn wait_first(&self, message: &mut Arriving) {
-        while let Ok(Some(lack)) = message.look(self) {
-            let before = self.freed(lack);
-            if self.line.has_stalled(lack, before, message.length) {
+    /// Waits, as the first of its connection, until the connection and the token have room for the rest of a message.
+    async fn share_has_room(&self, message: &Arriving) {
+        loop {
+            // Listens before it looks, so that no news falls between the two.
+            let [connection, token] =
+                self.shares.each_ref().map(|share| share.as_ref().map(|share| share.news()));
+            if !self.lack_share(message.uncharged()) {
                 return;
+            }
+            tokio::select! {
+                () = heard(connection) => {}
+                () = heard(token) => {}
+            }
+        }
+    }
+
+    /// Waits as the first of its connection, and in the line; what is lacking then, where waiting has ended for that.
+    async fn wait_in_line(&self, message: &mut Arriving) -> Option<Lack> {
+        let (line, _waiting) = (&self.line, Waiting::in_line(&self.line));
+        let _first = line.first.lock().await;
+        while let Ok(Some(lack)) = message.look(self) {
+            if lack == Lack::Share {
+                return Some(lack);
+            }
+            let before = self.freed(lack);
+            if line.has_stalled(lack, before, message.length) {
+                return None;
             }
             if !self.finds_room_within_a_tick(message).await {
                 let freed = self.freed(lack);
-                if freed - before < self.line.least(message.length) {
-                    self.line.stalls(lack, freed);
-                    return;
+                if freed - before < line.least(message.length) {
+                    line.stalls(lack, freed);
+                    return None;
                 }
             }
         }
+        None
     }
 
     /// Looks for room whenever some is given back. False when the time is over.
@@ -127,7 +166,7 @@ impl Rooms {
                 () = self.line.arrived.news() => {}
                 () = self.engine.freed().news() => {}
             }
-            if !matches!(message.look(self), Ok(Some(_))) {
+            if !matches!(message.look(self), Ok(Some(Lack::Unsent | Lack::Queue))) {
                 return true;
             }
         }
@@ -136,16 +175,25 @@ impl Rooms {
     fn freed(&self, lack: Lack) -> u64 {
         match lack {
             Lack::Unsent => self.line.arrived.bytes(),
-            Lack::Queue => self.engine.freed().bytes(),
+            Lack::Queue | Lack::Share => self.engine.freed().bytes(),
         }
+    }
+}
+
+/// Resolves with the news of a share; never, where there is none.
+async fn heard(news: Option<Notified<'_>>) {
+    match news {
+        Some(news) => news.await,
+        None => std::future::pending().await,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::line::Line;
+    use super::super::line::{Lane, Line};
     use super::*;
-    use crate::engine::{Engine, EngineConfig};
+    use crate::engine::{Engine, EngineConfig, Refused};
+    use crate::server::budget::Budget;
     use logitd_core::backend::{Backend, reference::Reference};
     use std::time::Duration;
 
@@ -153,13 +201,26 @@ mod tests {
     const QUEUE: usize = 16 * MIB;
     const WAIT_MAX: Duration = Duration::from_secs(5);
 
+    /// Of another connection to the same server.
+    fn beside(rooms: &Rooms) -> Rooms {
+        Rooms { lane: Lane::new(16, 3), ..rooms.clone() }
+    }
+
+    fn retry_after(found: Result<Found, Error>) -> Duration {
+        match found.err().expect("it is refused") {
+            Error::Full { retry_after, .. } => retry_after,
+            Error::Refused(Refused::Overloaded { retry_after, .. }) => retry_after,
+            error => panic!("{error}"),
+        }
+    }
+
     /// Of a connection with four places, before an engine of 16 MiB.
     fn rooms() -> Rooms {
         let config = EngineConfig { queue_bytes_max: QUEUE, ..Default::default() };
         let engine =
             Engine::start(config, vec![Box::new(Reference::default()) as Box<dyn Backend>]);
         let line = Line::new(QUEUE, WAIT_MAX);
-        Rooms { engine, shares: [None, None], line, places: Line::places(16, 3) }
+        Rooms { engine, shares: [None, None], line, lane: Lane::new(16, 3) }
     }
 
     fn wait(rooms: &Rooms, length: usize, arrived: usize) -> Wait {
@@ -256,6 +317,94 @@ mod tests {
         assert!(rooms.find(4 * MIB, 0).is_err(), "no place is left");
         drop(waiting);
         drop(wait(&rooms, 4 * MIB, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_take_turns_however_many_messages_of_one_wait() {
+        let many = rooms();
+        let one = beside(&many);
+        let full = whole(&many, QUEUE);
+        let mut of_many = Vec::new();
+        for _ in 0..3 {
+            of_many.push(tokio::spawn(wait(&many, 8 * MIB, 4 * MIB)));
+            tokio::task::yield_now().await;
+        }
+        let of_one = tokio::spawn(wait(&one, 8 * MIB, 4 * MIB));
+        tokio::task::yield_now().await;
+        drop(full);
+        // There is room for two.
+        let of_one = of_one.await.unwrap().expect("there is room");
+        let first = of_many.remove(0).await.unwrap().expect("there is room");
+        assert!(first.is_whole() && of_one.is_whole());
+        assert!(of_many.iter().all(|other| !other.is_finished()));
+        drop((first, of_one));
+        for other in of_many {
+            assert!(other.await.unwrap().expect("there is room").is_whole());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_waits_for_a_share_and_in_nobodys_way() {
+        let share = |of, limit| Some(Budget::new(of, "bytes", "a_limit", limit));
+        let shares = [share("the connection", 6 * MIB), share("the token", 8 * MIB)];
+        let bounded = Rooms { shares, ..rooms() };
+        let [other, same_token] = [beside(&bounded), beside(&bounded)];
+        let same_token = Rooms { shares: [None, same_token.shares[1].clone()], ..same_token };
+        let other = Rooms { shares: [None, None], ..other };
+
+        let first = whole(&bounded, 4 * MIB);
+        let second = tokio::spawn(wait(&bounded, 4 * MIB, MIB));
+        tokio::task::yield_now().await;
+        assert!(!bounded.line.is_busy() && bounded.lane.is_busy());
+        assert!(matches!(other.find(4 * MIB, MIB), Ok(Found::Room(_))));
+        assert!(matches!(bounded.find(2 * MIB, MIB), Ok(Found::Wait(_))), "it would overtake");
+        let of_token = whole(&same_token, 4 * MIB);
+        drop(first);
+        let second = second.await.unwrap().expect("both have room");
+        assert!(second.is_whole());
+        let third = tokio::spawn(wait(&same_token, 4 * MIB, MIB));
+        tokio::task::yield_now().await;
+        drop(of_token);
+        assert!(third.await.unwrap().expect("the token has room").is_whole());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_grows_beyond_a_share_waits_for_it() {
+        let share = Budget::new("the connection", "bytes", "a_limit", 10 * MIB);
+        let rooms = Rooms { shares: [Some(share), None], ..rooms() };
+        // Both are announced before either has come.
+        let [mut first, mut second] = [0, 0].map(|_| rooms.take(6 * MIB, 0).unwrap());
+        rooms.arrived(&mut first, MIB).unwrap();
+        assert!(first.is_whole());
+        rooms.arrived(&mut second, MIB).unwrap();
+        assert!(rooms.arrived(&mut second, 5 * MIB).is_err());
+        assert_eq!(second.lack(), Some(Lack::Share));
+        let place = rooms.place(6 * MIB, 5 * MIB).expect("a place");
+        let second = tokio::spawn(rooms.wait(Some(second), 6 * MIB, 5 * MIB, place));
+        tokio::task::yield_now().await;
+        drop(first);
+        assert!(second.await.unwrap().expect("there is room").is_whole());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refused_messages_are_told_to_come_one_after_another() {
+        let rooms = rooms();
+        let _waiting: Vec<_> = (0..4).map(|_| rooms.lane.places.take(1).unwrap()).collect();
+        let busy = Waiting::in_lane(&rooms.lane);
+        let refused = || retry_after(rooms.find(4 * MIB, 0));
+        let least = refused();
+        // 40 messages a second are taken of this connection, and none of another.
+        for _ in 0..4 {
+            let (_, _) = whole(&rooms, 4 * MIB).into_parts();
+        }
+        sleep(Duration::from_millis(100)).await;
+        let told: Vec<u128> = (0..4).map(|_| refused().as_millis()).collect();
+        assert_eq!(told, [25, 50, 75, 100], "though there is room");
+        let beside = beside(&rooms);
+        let _full = whole(&rooms, QUEUE);
+        let _places: Vec<_> = (0..4).map(|_| beside.lane.places.take(1).unwrap()).collect();
+        assert!(retry_after(beside.find(4 * MIB, 0)) <= least);
+        drop(busy);
     }
 
     #[tokio::test(start_paused = true)]

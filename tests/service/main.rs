@@ -15,6 +15,7 @@ mod evaluate;
 #[path = "../fake_cuda/mod.rs"]
 mod fake_cuda;
 mod faults;
+mod goodput;
 mod harness;
 mod hostile;
 mod load;
