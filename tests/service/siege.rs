@@ -332,10 +332,13 @@ impl Attack {
         sent.await;
     }
 
-    /// Opens a connection with this window a stream, makes calls on it, and reads what comes for a while.
+    /// Opens a connection with this window a stream, makes calls on it, and reads what comes for a while. The calls come
+    /// once the server has said how large its own windows are: else it may cut the connection off for more bytes than it
+    /// has allowed, and that is another attack.
     async fn send(&self, place: &Place, window: u32, calls: u32, call: fn(u32) -> Vec<u8>) {
         let attempt = async {
             let mut connection = Frames::try_connect(&place.address, window).await.ok()?;
+            while connection.next().await?.kind != frames::WINDOW_UPDATE {}
             let calls: Vec<u8> = (0..calls).flat_map(|n| call(2 * n + 1)).collect();
             connection.socket.write_all(&calls).await.ok()?;
             loop {
