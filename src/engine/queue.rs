@@ -36,6 +36,9 @@ use std::time::{Duration, Instant};
 /// A source that has sent a request is expected to send another within this time.
 const RECENT: Duration = Duration::from_secs(1);
 
+/// A queue is long from so many batches of [`Config::shared_cost`] on.
+const LONG_BATCHES: u64 = 16;
+
 /// Something with rows in it, at least one; a cheap handle.
 pub(super) trait Item: Clone {
     /// The number of rows.
@@ -412,6 +415,11 @@ impl<T: Item> Queue<T> {
         let mut sources = self.senders.recent(now).chain(waiting);
         let first = sources.next();
         sources.any(|source| Some(source) != first)
+    }
+
+    /// Whether more waits than many batches have while several sources send requests.
+    pub fn is_long(&self) -> bool {
+        self.waiting.cost / LONG_BATCHES >= self.config.shared_cost
     }
 
     /// The priorities in the order in which they fill the batch: those passed over for too long, the

@@ -14,7 +14,7 @@ use super::device::Device;
 use super::queue::{Part, Ready};
 use super::verify::Sampler;
 use super::work::{Letter, Ran, Work};
-use super::yielding::Yielding;
+use super::yielding::{self, Yielding};
 use super::{DeviceState, Failure, Refused, Shared, State, Wake};
 use logitd_core::backend::{Backend, DeviceError};
 use logitd_core::batch::{Results, Row};
@@ -31,8 +31,8 @@ pub(super) struct Worker {
     backend: Box<dyn Backend>,
     sampler: Option<Sampler>,
     batch: Batch,
-    /// Whether the present batch is one while several sources send requests.
-    is_shared: bool,
+    /// After how much computing to yield, while several sources send requests.
+    stretch: Option<Duration>,
     yielding: Yielding,
 }
 
@@ -62,7 +62,7 @@ impl Worker {
         sampler: Option<Sampler>,
     ) -> Self {
         let (batch, yielding) = (Batch::default(), Yielding::default());
-        Self { shared, device, at, backend, sampler, batch, is_shared: false, yielding }
+        Self { shared, device, at, backend, sampler, batch, stretch: None, yielding }
     }
 
     /// Runs until the engine stops or the device is lost with nothing to take its place.
@@ -117,8 +117,9 @@ impl Worker {
             state = self.shared.wait(state, left);
         };
         let Batch { parts, expired, .. } = &mut self.batch;
-        self.is_shared = state.queue.is_shared(now);
+        let is_shared = state.queue.is_shared(now);
         state.queue.take_batch(self.at, now, parts, expired);
+        self.stretch = is_shared.then(|| yielding::stretch(state.queue.is_long()));
         self.shared.gauge(&state);
         let wake = match state.queue.ready(now) {
             Ready::Now => state.wake(),
@@ -165,8 +166,8 @@ impl Worker {
             compute: busy - copy,
             device: &Arc::clone(&self.device.info),
         });
-        if self.is_shared {
-            self.yielding.give(busy);
+        if let Some(stretch) = self.stretch {
+            self.yielding.give(busy, stretch);
         }
         Ok(())
     }
@@ -211,7 +212,7 @@ impl Worker {
 
     /// Takes the device out. The worker that comes back has another one.
     fn replace(self, error: DeviceError) -> Option<Self> {
-        let Self { shared, device, at, backend, sampler, mut batch, is_shared, yielding } = self;
+        let Self { shared, device, at, backend, sampler, mut batch, stretch, yielding } = self;
         tracing::error!(device = %error.device, reason = %error.reason, "device taken out");
         let _ = catch_unwind(AssertUnwindSafe(|| drop(backend)));
 
@@ -246,7 +247,7 @@ impl Worker {
                     backend,
                     sampler,
                     batch,
-                    is_shared,
+                    stretch,
                     yielding,
                 });
             }

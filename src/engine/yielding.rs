@@ -5,27 +5,40 @@
 //! every step of a call. A worker that gives way ([`yield_now`]) about every millisecond makes these waits short. Where no other
 //! thread is ready on its core, that takes a microsecond.
 //!
+//! Where much waits in the queue ([`Queue::is_long`](super::queue::Queue::is_long)) a millisecond is long: the worker has no end of work, and who
+//! asks for little waits for it at each step. There the worker yields every tenth of a millisecond. It does not do so always:
+//! where small calls alone keep the core busy, their threads do more at once when they have it for longer, a tenth more calls in all.
+//!
 //! A program that computes on the same core takes all of its own share each time it is given way to, and gives none of it
 //! back (Linux from 6.18 on): the worker would be left with a fifth of the core instead of a half. The two are told apart
-//! by how long they keep the core. Serving several large answers may take as long now and then, but not four times in a row:
+//! by how long they keep the core. Serving many calls that come at once may take as long several times in a row, but not twelve times:
 //!
 //! ```text
-//! giving way took less than 2.5 ms                        pause = pause / 2
-//! as long for the fourth time in a row, or one after it   pause = 2 * pause + 1, up to 255
-//! the worker does not give way for as many times as `pause` says
+//! yielding took less than 2.5 ms                          pause = pause / 2
+//! as long for the twelfth time in a row, or one after it  pause = 2 * pause + 0.8 ms, up to 0.2 s
+//! the worker does not yield while it computes for so much longer as `pause` says
 //! ```
+//!
+//! After one that took long the worker computes for 0.8 ms in any case, so that it is never left with nothing.
 
 use std::thread::yield_now;
 use std::time::{Duration, Instant};
 
 /// A worker gives way once it has computed for so long.
 const STRETCH: Duration = Duration::from_micros(800);
+/// The same while much waits.
+const STRETCH_IN_LONG_QUEUE: Duration = Duration::from_micros(100);
 /// A program that computes keeps the core until the first tick after its slice (1.4 to 3 ms by the number of cores) is over. A
 /// thread that serves calls has less to do: converting, encoding and writing an answer of a megabyte takes it 1 ms.
 const LONG: Duration = Duration::from_micros(2500);
 /// So many in a row are no accident.
-const LONG_MANY: u32 = 4;
-const PAUSE_MAX: u32 = 255;
+const LONG_MANY: u32 = 12;
+const PAUSE_MAX: Duration = Duration::from_millis(200);
+
+/// How long a worker computes before it gives way; much may wait in the queue.
+pub(super) fn stretch(is_queue_long: bool) -> Duration {
+    if is_queue_long { STRETCH_IN_LONG_QUEUE } else { STRETCH }
+}
 
 /// When a worker gives way next.
 #[derive(Debug, Default)]
@@ -33,28 +46,26 @@ pub(super) struct Yielding {
     computed: Duration,
     /// How many times in a row it took long.
     long: u32,
-    pause: u32,
-    left: u32,
+    pause: Duration,
 }
 
 impl Yielding {
-    /// Gives way after so much computing, where it is time.
-    pub fn give(&mut self, computed: Duration) {
-        if self.is_due(computed) {
+    /// Gives way after so much computing, where it is time: after a `stretch` of it.
+    pub fn give(&mut self, computed: Duration, stretch: Duration) {
+        if self.is_due(computed, stretch) {
             let start = Instant::now();
             yield_now();
             self.took(start.elapsed());
         }
     }
 
-    fn is_due(&mut self, computed: Duration) -> bool {
+    fn is_due(&mut self, computed: Duration, stretch: Duration) -> bool {
         self.computed += computed;
-        if self.computed < STRETCH {
-            return false;
+        let stretch = if self.long > 0 { STRETCH } else { stretch };
+        let is_due = self.computed >= stretch + self.pause;
+        if is_due {
+            self.computed = Duration::ZERO;
         }
-        self.computed = Duration::ZERO;
-        let is_due = self.left == 0;
-        self.left = self.left.saturating_sub(1);
         is_due
     }
 
@@ -63,9 +74,8 @@ impl Yielding {
         self.pause = match self.long {
             0 => self.pause / 2,
             1..LONG_MANY => self.pause,
-            _ => (2 * self.pause + 1).min(PAUSE_MAX),
+            _ => (2 * self.pause + STRETCH).min(PAUSE_MAX),
         };
-        self.left = self.pause;
     }
 }
 
@@ -77,7 +87,7 @@ mod tests {
     fn given(yielding: &mut Yielding, computed_ms: u64, took: Duration) -> usize {
         let mut count = 0;
         for _ in 0..computed_ms {
-            if yielding.is_due(Duration::from_millis(1)) {
+            if yielding.is_due(Duration::from_millis(1), STRETCH) {
                 yielding.took(took);
                 count += 1;
             }
@@ -90,15 +100,17 @@ mod tests {
         let mut yielding = Yielding::default();
         assert_eq!(given(&mut yielding, 1000, Duration::from_micros(300)), 1000);
         let short = Duration::from_micros(100);
-        let count = (0..1000).filter(|_| yielding.is_due(short)).count();
+        let count = (0..1000).filter(|_| yielding.is_due(short, STRETCH)).count();
         assert_eq!(count, 125, "batches of 0.1 ms count together");
+        let count = (0..1000).filter(|_| yielding.is_due(short, STRETCH_IN_LONG_QUEUE)).count();
+        assert_eq!(count, 1000, "much waits");
     }
 
     #[test]
     fn it_goes_on_beside_threads_that_take_long_now_and_then() {
         let mut yielding = Yielding::default();
         for _ in 0..100 {
-            assert_eq!(given(&mut yielding, 3, Duration::from_millis(4)), 3);
+            assert_eq!(given(&mut yielding, 11, Duration::from_millis(4)), 11);
             assert_eq!(given(&mut yielding, 1, Duration::from_millis(1)), 1);
         }
     }
@@ -108,7 +120,9 @@ mod tests {
         let mut yielding = Yielding::default();
         given(&mut yielding, 1000, Duration::from_millis(4));
         let count = given(&mut yielding, 10_000, Duration::from_millis(4));
-        assert!((30..50).contains(&count), "{count} times in 10 s, 4 ms each");
+        assert!((30..60).contains(&count), "{count} times in 10 s, 4 ms each");
+        let short = Duration::from_micros(100);
+        assert!(!yielding.is_due(short, STRETCH_IN_LONG_QUEUE), "however much waits");
         // And as before soon after it has ended.
         given(&mut yielding, 1000, Duration::from_micros(1));
         assert_eq!(given(&mut yielding, 100, Duration::from_micros(1)), 100);

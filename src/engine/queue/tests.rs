@@ -714,6 +714,20 @@ fn a_row_dearer_than_a_shared_batch_is_taken_all_the_same() {
 }
 
 #[test]
+fn a_queue_is_long_from_sixteen_shared_batches_on() {
+    let mut queue = shared_queue(Duration::ZERO, 2 * size(1, 1).cost);
+    let (source, now) = (source_of(0, 0), Instant::now());
+    let mut push = |rows| {
+        let sizes = vec![size(1, 1); rows];
+        let (priority, deadline, home) = (Normal, None, None);
+        let request = Request { id: 0, sizes, source, priority, deadline, home };
+        queue.push(Rc::new(request), source, priority, deadline, now);
+        queue.is_long()
+    };
+    assert_eq!([push(1), push(30), push(1)], [false, false, true]);
+}
+
+#[test]
 fn groups_share_equally_however_many_connections_one_of_them_has() {
     let mut bench = Bench::new(Duration::ZERO);
     for _ in 0..40 {
