@@ -268,8 +268,8 @@ mod tests {
         let mut mixed = config(&[&shm[..], &["--queue-bytes-max=512MiB"]].concat());
         mixed.fit(&granting(1 << 30, 1 << 20));
         assert_eq!(mixed.work.queue_bytes_max, 512 << 20);
-        // 256 MiB are left: 32 for each of three, and 160 for the 4064 + 480 + 224 that they want beyond that.
-        assert_eq!(mixed.shm.shm_bytes_max, (32 + 136) << 20);
+        // 256 MiB are left: 32 for each of three, and 160 for the 4064 + 480 + 480 that they want beyond that.
+        assert_eq!(mixed.shm.shm_bytes_max, (32 + 129) << 20);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What a connection holds.
 
-use super::budget::{ANSWERS, Budget};
+use super::budget::{ANSWERS, Budget, CONNECTION_BYTES_MAX};
 use super::line::Lane;
 use crate::engine::{ConnectionId, GroupId, Source};
 use logitd_proto::Limits;
@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicUsize;
 use tokio::sync::Semaphore;
 
 /// Calls of a connection that begin at once. A call has most of its work when it begins (its message is decoded and
-/// checked), and a hundred that come together would hold up the calls of all others.
+/// checked: some 20 us), and a hundred that come together would hold up the calls of all others.
 const BEGINS_AT_ONCE: usize = 4;
 
 /// A connection, and what it holds.
@@ -42,7 +42,7 @@ impl Account {
         let what = "bytes of requests";
         Arc::new(Self {
             source: Source { group: address, connection: ConnectionId::next() },
-            bytes: Budget::new(who, what, "connection_bytes_max", bytes_max),
+            bytes: Budget::new(who, what, CONNECTION_BYTES_MAX, bytes_max),
             answers: Budget::new(who, ANSWERS, "answer_bytes_max", answers_max),
             lane,
             begins: Semaphore::new(BEGINS_AT_ONCE),

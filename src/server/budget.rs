@@ -18,6 +18,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(20);
 /// What is counted of answers.
 pub const ANSWERS: &str = "bytes of answers awaited or unread";
 
+/// The limit on the bytes of a connection's requests.
+pub const CONNECTION_BYTES_MAX: &str = "connection_bytes_max";
+
 /// A bound on what is held, and how much that is.
 #[derive(Debug)]
 pub struct Budget {

@@ -7,14 +7,15 @@
 //!
 //! The messages of a connection wait in the order of their arrival ([`Lane`]), and only the first of them stands in
 //! the line, so connections take turns, and many messages of one do not come before one of another. A message that lacks
-//! room of its connection's or its token's own share waits for that before it stands in the line.
+//! room of its connection's own share waits for that before it stands in the line. For that of its token it does not wait: where a proxy
+//! has one connection for all, the messages of one token would have the places of the others.
 //!
 //! Waiting is worth something only while room is given back. Clients that announce messages and do not send them can
 //! occupy half of the engine's bytes for as long as they are waited for: where little is given back for a
 //! [`TICK`], nobody waits any longer, and messages find room as they would without a line.
 //! Nobody waits longer than `--room-wait`, so messages that have half arrived cannot wait for one another for ever.
 
-use super::budget::Budget;
+use super::budget::{Budget, CONNECTION_BYTES_MAX};
 use super::error::Error;
 use super::schedule::Schedule;
 use crate::engine::{Freed, Refused};
@@ -39,7 +40,7 @@ pub enum Lack {
     Unsent,
     /// Bytes of the engine.
     Queue,
-    /// Bytes that its connection or its token may have.
+    /// Bytes that its connection may have.
     Share,
 }
 
@@ -48,7 +49,7 @@ impl Lack {
     pub fn of(error: &Error) -> Option<Self> {
         match error {
             Error::Refused(Refused::Overloaded { .. }) => Some(Self::Queue),
-            Error::Full { .. } => Some(Self::Share),
+            Error::Full { name: CONNECTION_BYTES_MAX, .. } => Some(Self::Share),
             _ => None,
         }
     }

@@ -74,11 +74,6 @@ impl Rooms {
         }
         error
     }
-
-    /// Whether its connection or its token has no room for so many bytes more at present.
-    pub fn lack_share(&self, bytes: usize) -> bool {
-        self.shares.iter().flatten().any(|share| !share.has_room(bytes))
-    }
 }
 
 /// The shares of a connection and a token that a request holds until it is answered.

@@ -9,7 +9,6 @@ use super::line::{Lack, TICK, WAITING_BYTES_MIN, Waiting};
 use super::room::{Room, Rooms};
 use std::future::Future;
 use std::pin::Pin;
-use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// Resolves when a message has waited for room.
@@ -118,19 +117,16 @@ impl Rooms {
         }
     }
 
-    /// Waits, as the first of its connection, until the connection and the token have room for the rest of a message.
+    /// Waits, as the first of its connection, until the connection has room for the rest of a message.
     async fn share_has_room(&self, message: &Arriving) {
+        let [Some(share), _] = &self.shares else { return };
         loop {
             // Listens before it looks, so that no news falls between the two.
-            let [connection, token] =
-                self.shares.each_ref().map(|share| share.as_ref().map(|share| share.news()));
-            if !self.lack_share(message.uncharged()) {
+            let news = share.news();
+            if share.has_room(message.uncharged()) {
                 return;
             }
-            tokio::select! {
-                () = heard(connection) => {}
-                () = heard(token) => {}
-            }
+            news.await;
         }
     }
 
@@ -180,20 +176,12 @@ impl Rooms {
     }
 }
 
-/// Resolves with the news of a share; never, where there is none.
-async fn heard(news: Option<Notified<'_>>) {
-    match news {
-        Some(news) => news.await,
-        None => std::future::pending().await,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::line::{Lane, Line};
     use super::*;
     use crate::engine::{Engine, EngineConfig, Refused};
-    use crate::server::budget::Budget;
+    use crate::server::budget::{Budget, CONNECTION_BYTES_MAX};
     use logitd_core::backend::{Backend, reference::Reference};
     use std::time::Duration;
 
@@ -345,12 +333,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_message_waits_for_a_share_and_in_nobodys_way() {
-        let share = |of, limit| Some(Budget::new(of, "bytes", "a_limit", limit));
-        let shares = [share("the connection", 6 * MIB), share("the token", 8 * MIB)];
-        let bounded = Rooms { shares, ..rooms() };
-        let [other, same_token] = [beside(&bounded), beside(&bounded)];
-        let same_token = Rooms { shares: [None, same_token.shares[1].clone()], ..same_token };
-        let other = Rooms { shares: [None, None], ..other };
+        let share = Budget::new("the connection", "bytes", CONNECTION_BYTES_MAX, 6 * MIB);
+        let bounded = Rooms { shares: [Some(share), None], ..rooms() };
+        let other = Rooms { shares: [None, None], ..beside(&bounded) };
 
         let first = whole(&bounded, 4 * MIB);
         let second = tokio::spawn(wait(&bounded, 4 * MIB, MIB));
@@ -358,19 +343,23 @@ mod tests {
         assert!(!bounded.line.is_busy() && bounded.lane.is_busy());
         assert!(matches!(other.find(4 * MIB, MIB), Ok(Found::Room(_))));
         assert!(matches!(bounded.find(2 * MIB, MIB), Ok(Found::Wait(_))), "it would overtake");
-        let of_token = whole(&same_token, 4 * MIB);
         drop(first);
-        let second = second.await.unwrap().expect("both have room");
-        assert!(second.is_whole());
-        let third = tokio::spawn(wait(&same_token, 4 * MIB, MIB));
-        tokio::task::yield_now().await;
-        drop(of_token);
-        assert!(third.await.unwrap().expect("the token has room").is_whole());
+        assert!(second.await.unwrap().expect("the connection has room").is_whole());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_the_share_of_a_token() {
+        let share = Budget::new("token Ann", "bytes", "token_bytes_max", 6 * MIB);
+        let bounded = Rooms { shares: [None, Some(share)], ..rooms() };
+        let _first = whole(&bounded, 4 * MIB);
+        // Its messages would have the places of other tokens, where a proxy has one connection for all.
+        assert!(matches!(bounded.find(4 * MIB, MIB), Err(Error::Full { .. })));
+        assert!(!bounded.lane.is_busy());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_message_that_grows_beyond_a_share_waits_for_it() {
-        let share = Budget::new("the connection", "bytes", "a_limit", 10 * MIB);
+        let share = Budget::new("the connection", "bytes", CONNECTION_BYTES_MAX, 10 * MIB);
         let rooms = Rooms { shares: [Some(share), None], ..rooms() };
         // Both are announced before either has come.
         let [mut first, mut second] = [0, 0].map(|_| rooms.take(6 * MIB, 0).unwrap());

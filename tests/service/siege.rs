@@ -30,10 +30,10 @@ const PACE: Duration = Duration::from_millis(5);
 /// How long an attacker holds what it has.
 const HOLD: Duration = Duration::from_secs(1);
 /// What the honest client's 99th percentile may grow by, with room for a machine that others use too. The goal is 3. With one core
-/// for the server it was 2.0 and 2.3 beside all attackers, and 1.0 beside [`Attack::Greedy`] alone (3.0 to 4.5 and 2.4 while
-/// workers gave way every 0.8 ms however long the queue, and all calls of a connection began at once). The busy loop's own
-/// percentile is between 2.2 and 4.4 ms from run to run, that beside all attackers between 6.3 and 6.5.
-const SLOWER_MAX: f64 = 4.0;
+/// for the server it was 2.7 and 2.8 beside all attackers (3.9 while workers yielded every 0.8 ms however long the queue, and all calls
+/// of a connection began at once). The busy loop's own percentile is between 2.0 and 4.4 ms from run to run, that beside all
+/// attackers between 5.9 and 6.5 (10.5 then).
+const SLOWER_MAX: f64 = 6.0;
 
 #[test]
 #[ignore = "takes as long as LOGITD_SOAK_S says; .ci/run soak and the long mode run it"]
