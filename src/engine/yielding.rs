@@ -6,7 +6,7 @@
 //! thread is ready on its core, that takes a microsecond.
 //!
 //! Where much waits in the queue ([`Queue::is_long`](super::queue::Queue::is_long)) a millisecond is long: the worker has no end of work, and who
-//! asks for little waits for it at each step. There the worker yields every tenth of a millisecond. It does not do so always:
+//! asks for little waits for it at each step. There the worker yields after every batch that took a tenth of a millisecond. It does not do so always:
 //! where small calls alone keep the core busy, their threads do more at once when they have it for longer, a tenth more calls in all.
 //!
 //! A program that computes on the same core takes all of its own share each time it is given way to, and gives none of it

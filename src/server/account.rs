@@ -6,11 +6,6 @@ use crate::engine::{ConnectionId, GroupId, Source};
 use logitd_proto::Limits;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use tokio::sync::Semaphore;
-
-/// Calls of a connection that begin at once. A call has most of its work when it begins (its message is decoded and
-/// checked: some 20 us), and a hundred that come together would hold up the calls of all others.
-const BEGINS_AT_ONCE: usize = 4;
 
 /// A connection, and what it holds.
 #[derive(Debug)]
@@ -23,8 +18,6 @@ pub struct Account {
     pub answers: Arc<Budget>,
     /// Its messages that wait for room, and those that were refused.
     pub lane: Arc<Lane>,
-    /// Turns of calls that begin.
-    pub begins: Semaphore,
     /// Bytes of answers that the transport has and the client has not taken.
     pub unread: AtomicUsize,
     /// How often the client has taken some.
@@ -45,7 +38,6 @@ impl Account {
             bytes: Budget::new(who, what, CONNECTION_BYTES_MAX, bytes_max),
             answers: Budget::new(who, ANSWERS, "answer_bytes_max", answers_max),
             lane,
-            begins: Semaphore::new(BEGINS_AT_ONCE),
             unread: AtomicUsize::new(0),
             taken: AtomicUsize::new(0),
             loose: AtomicUsize::new(0),

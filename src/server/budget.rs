@@ -1,7 +1,7 @@
 //! Budgets of bytes and rows: what the server, a connection or a token may hold at once.
 //!
-//! As with the engine's permits, what is asked for is taken at once or refused, never waited for, and given back
-//! when its [`Held`] is dropped.
+//! As with the engine's permits, what is asked for is taken at once or refused, and given back when its [`Held`] is dropped.
+//! Who would wait for it is told when some is given back ([`Budget::news`]), and asks again.
 
 use super::error::Error;
 use metrics::Gauge;

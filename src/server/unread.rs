@@ -280,14 +280,10 @@ where
 /// Runs a call's task to its end, or until its answer has been unread for too long.
 async fn run(call: impl Future, unread: Arc<Unread>, patience: Arc<Patience>) {
     let mut call = pin!(UNREAD.scope(Arc::clone(&unread), call));
-    // Its turn is over with the first step.
-    let mut turn = unread.account.begins.acquire().await.ok();
     // There while something is unread: most calls are done before they need it.
     let mut outstayed: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
     poll_fn(|cx| {
-        let ended = call.as_mut().poll(cx);
-        drop(turn.take());
-        if ended.is_ready() {
+        if call.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
         if !unread.any() {

@@ -30,9 +30,9 @@ const PACE: Duration = Duration::from_millis(5);
 /// How long an attacker holds what it has.
 const HOLD: Duration = Duration::from_secs(1);
 /// What the honest client's 99th percentile may grow by, with room for a machine that others use too. The goal is 3. With one core
-/// for the server it was 2.7 to 3.4 beside all attackers (3.9 while workers yielded every 0.8 ms however long the queue, and all calls
-/// of a connection began at once): the busy loop's own percentile is 2.0 to 2.7 ms from run to run, that beside all attackers 5.9 to
-/// 7.4 (10.5 then). Most of the rest are [`Attack::Resets`], which connect 780 times a second.
+/// for the server it was 2.7 to 3.4 times beside all attackers (3.9 while workers yielded every 0.8 ms however long the queue): 2.0 to
+/// 2.7 ms beside the busy loop, and 5.9 to 7.4 ms (10.5 then) beside the attackers. Most of what remains is for [`Attack::Resets`],
+/// which connects 780 times a second.
 const SLOWER_MAX: f64 = 6.0;
 
 #[test]

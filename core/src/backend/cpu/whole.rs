@@ -181,7 +181,7 @@ pub fn weigh_left<S: Simd, E: Element>(
 /// The mass of a row, nearly: `weighed` is that of the blocks whose first tokens are at least `least`, without what is left out and relative to
 /// `first`, and `of_maxima` that of the first tokens of all blocks.
 ///
-/// On real rows the others have once to twice what their first tokens have, and a tenth of the row.
+/// On real rows the blocks that are not weighed have one to two times the mass of their first tokens: 1.4 is taken.
 fn guess_mass<S: Simd, E: Element>(
     row: &ScannedRow<'_, S, E>,
     weighed: u64,
